@@ -1,0 +1,1 @@
+"""Loads a root into one immutable `Atlas`; all faults at once, each with file, line and column."""

@@ -1,0 +1,126 @@
+"""The atlas in memory: every record of a root, checked, immutable, with ids resolved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from lvlm_atlas.atlas.bibliography import Paper
+from lvlm_atlas.fault import AtlasError, suggestion
+from lvlm_atlas.schema.measurement import Measurement
+from lvlm_atlas.schema.technique import Technique
+from lvlm_atlas.schema.vocabulary import PositionTerm, Term, Vocabulary
+
+
+class UnknownIdError(AtlasError):
+    """An id that the atlas does not hold; the message carries the nearest one."""
+
+
+class SplitIdError(AtlasError):
+    """An id that was split into several; the message names them."""
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """All records of one root. Build it with `load`, which reports every fault of the root at once."""
+
+    root: Path
+    """Folder that holds taxonomy/, catalog/ and papers.bib."""
+    vocabularies: Mapping[str, Vocabulary]
+    """Vocabularies by name (`stage`, `bound`, …)."""
+    techniques: Mapping[str, Technique]
+    """Techniques by id, ids ascending."""
+    redirects: Mapping[str, tuple[str, ...]]
+    """Technique ids that forward, with the ids they forward to."""
+    papers: Mapping[str, Paper]
+    """Works by key of papers.bib."""
+    measurements: Mapping[str, Measurement]
+    """Measurement records by id."""
+    paths: Mapping[str, Path]
+    """File of each technique, relative to the root."""
+
+    def technique(self, id_or_alias: str) -> Technique:
+        """The technique of that id, former id, name or alias (case, spaces and hyphens do not matter).
+
+        Raises:
+            UnknownIdError: there is none; the message suggests the nearest.
+            SplitIdError: the id was split into several.
+        """
+        wanted = self._ids.get(_folded(id_or_alias))
+        if wanted is None:
+            known = [*self.techniques, *self.redirects]
+            raise UnknownIdError(f"no technique {id_or_alias!r}; {suggestion(id_or_alias, known)}")
+        if len(wanted) > 1:
+            raise SplitIdError(f"technique {id_or_alias!r} was split into {', '.join(wanted)}; name one of them")
+        return self.techniques[wanted[0]]
+
+    def term(self, vocabulary: str, id_: str) -> Term:
+        """The term of that id; a moved id gives the term it moved to.
+
+        Raises:
+            UnknownIdError: no such vocabulary or term; the message suggests the nearest.
+            SplitIdError: the term was split into several.
+        """
+        if vocabulary not in self.vocabularies:
+            raise UnknownIdError(f"no vocabulary {vocabulary!r}; {suggestion(vocabulary, self.vocabularies)}")
+        terms = self._terms[vocabulary]
+        term = terms.get(id_)
+        while term is not None and term.moved:
+            term = terms.get(term.moved)
+        if term is None:
+            raise UnknownIdError(f"no {vocabulary} {id_!r}; {suggestion(id_, terms)}")
+        if term.split:
+            raise SplitIdError(f"{vocabulary} {id_!r} was split into {', '.join(term.split)}; name one of them")
+        return term
+
+    def terms(self, vocabulary: str) -> tuple[Term, ...]:
+        """The live terms of a vocabulary, in the order of its file."""
+        return tuple(term for term in self.vocabularies[vocabulary].terms if not term.gone)
+
+    def narrower(self, vocabulary: str, id_: str) -> frozenset[str]:
+        """The term's id and the ids of all terms below it."""
+        found = {self.term(vocabulary, id_).id}
+        while True:
+            more = {t.id for t in self.terms(vocabulary) if t.parent in found} - found
+            if not more:
+                return frozenset(found)
+            found |= more
+
+    def root_family(self, technique: Technique) -> str:
+        """The family of a technique, where its `family` is a subfamily."""
+        term = self.term("family", technique.family)
+        return term.parent or term.id
+
+    def place(self, technique: Technique) -> int:
+        """Where in the pipeline a technique first acts, from 1."""
+        positions = (self.term("position", id_) for id_ in technique.acts_at)
+        return min(p.order for p in positions if isinstance(p, PositionTerm) and p.order is not None)
+
+    @cached_property
+    def _terms(self) -> dict[str, dict[str, Term]]:
+        return {name: {t.id: t for t in v.terms} for name, v in self.vocabularies.items()}
+
+    @cached_property
+    def _ids(self) -> dict[str, tuple[str, ...]]:
+        """Folded id, name or alias → ids. An id wins over another entry's alias."""
+        found: dict[str, tuple[str, ...]] = {}
+        for technique in self.techniques.values():
+            for word in (technique.name, *technique.aliases):
+                found.setdefault(_folded(word), (technique.id,))
+        for old in self.redirects:
+            found[_folded(old)] = self._targets(old)
+        found.update({_folded(id_): (id_,) for id_ in self.techniques})
+        return found
+
+    def _targets(self, old: str) -> tuple[str, ...]:
+        """Where a former id leads in the end."""
+        ends: list[str] = []
+        for new in self.redirects[old]:
+            ends += self._targets(new) if new in self.redirects else [new]
+        return tuple(ends)
+
+
+def _folded(word: str) -> str:
+    return "".join(ch for ch in word.casefold() if ch.isalnum())

@@ -1,0 +1,157 @@
+"""The bibliography: `papers.bib`, every work once."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lvlm_atlas.atlas.document import DocumentError, read_text
+from lvlm_atlas.fault import Fault, FaultsError
+
+BIB = Path("papers.bib")
+MAX_BYTE = 4 * 1024 * 1024
+"""Largest papers.bib; a work takes half a kilobyte."""
+
+_KEY = re.compile(r"[A-Za-z0-9:_-]{1,64}")
+_ARXIV = re.compile(r"\d{4}\.\d{4,5}(?:v\d+)?|[a-z-]+(?:\.[A-Z]{2})?/\d{7}(?:v\d+)?")
+_VENUES = ("journal", "booktitle", "publisher", "school", "institution", "howpublished")
+
+
+@dataclass(frozen=True)
+class Paper:
+    """One work of the bibliography."""
+
+    key: str
+    title: str
+    authors: tuple[str, ...]
+    """As `Last, First`, in the paper's order."""
+    year: int
+    venue: str
+    """Where it appeared; `arXiv` if nowhere else."""
+    url: str
+    arxiv: str | None
+    doi: str | None
+    bibtex: str
+    """The entry as it stands in papers.bib."""
+    line: int
+    """Line of papers.bib where it begins, from 1."""
+
+
+class Papers(Mapping[str, Paper]):
+    """The works under a root by key. The file is parsed at first use: most commands never cite.
+
+    Raises (at first use):
+        FaultsError: papers.bib has faults.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    @cached_property
+    def _papers(self) -> dict[str, Paper]:
+        papers, faults = read_papers(self._root)
+        if faults:
+            raise FaultsError(faults)
+        return papers
+
+    def __getitem__(self, key: str) -> Paper:
+        return self._papers[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._papers)
+
+    def __len__(self) -> int:
+        return len(self._papers)
+
+
+def read_papers(root: Path) -> tuple[dict[str, Paper], list[Fault]]:
+    """The sound works of papers.bib by key, in the file's order, and every fault of the file."""
+    if not (root / BIB).exists() and not (root / BIB).is_symlink():
+        return {}, [_fault(1, "missing-file", "there is no papers.bib", "add the file; it holds the works cited")]
+    try:
+        text = read_text(root, BIB, MAX_BYTE)
+    except DocumentError as error:
+        return {}, [error.fault]
+    papers, faults = {}, []
+    for block in _blocks(text):
+        paper, found = _paper(block)
+        faults += found
+        if paper:
+            papers[paper.key] = paper
+    return papers, faults
+
+
+def _blocks(text: str) -> list[Any]:
+    # Imported here: it takes 40 ms, and most commands never read the bibliography.
+    import bibtexparser  # noqa: PLC0415
+    from bibtexparser import middlewares as m  # noqa: PLC0415
+
+    logging.getLogger("bibtexparser").addHandler(logging.NullHandler())  # it prints what our faults say better
+    names = [m.SeparateCoAuthors(), m.SplitNameParts(), m.LatexDecodingMiddleware(), m.MergeNameParts(style="last")]
+    return list(bibtexparser.parse_string(text, append_middleware=names).blocks)
+
+
+def _paper(block: Any) -> tuple[Paper | None, list[Fault]]:
+    """The work of a block of the file, and what is wrong with it; neither for comments and strings."""
+    import bibtexparser.model as bib  # noqa: PLC0415
+
+    line = (block.start_line or 0) + 1
+    if isinstance(block, bib.DuplicateBlockKeyBlock):
+        message, repair = f"the key {block.key!r} is already taken", "remove one of the two, or rename it"
+        return None, [_fault(line, "duplicate-paper", message, repair)]
+    if isinstance(block, bib.DuplicateFieldKeyBlock):
+        twice = ", ".join(sorted(block.duplicate_keys))
+        return None, [_fault(line, "duplicate-field", f"the entry gives {twice} twice", "keep one")]
+    if isinstance(block, bib.ParsingFailedBlock):
+        detail = " ".join(str(block.error).split()) or "the entry does not end"
+        return None, [_fault(line, "bibtex-syntax", detail[:200], "close its braces and quotes, commas between fields")]
+    if isinstance(block, bib.ImplicitComment):
+        stray = [row for row in block.comment.split("\n") if row.strip() and not row.lstrip().startswith("%")]
+        if stray:
+            message, repair = f"{stray[0].strip()[:40]!r} lies outside any entry", "begin the entry with @, or the line with %"
+            return None, [_fault(line, "bibtex-syntax", message, repair)]
+    if not isinstance(block, bib.Entry):
+        return None, []
+    return _checked(block, line)
+
+
+def _checked(entry: Any, line: int) -> tuple[Paper | None, list[Fault]]:
+    given = {field.key.lower(): field for field in entry.fields}
+    faults = []
+
+    def refuse(key: str, rule: str, message: str, repair: str) -> None:
+        start = given[key].start_line if key in given else None
+        faults.append(_fault(line if start is None else start + 1, rule, f"{entry.key!r} {message}", repair))
+
+    values = {key: field.value if isinstance(field.value, list) else " ".join(str(field.value).split())
+              for key, field in given.items()}  # fmt: skip
+    authors = tuple(name for name in values.get("author", ()) if name not in ("", "others"))
+    year, arxiv = values.get("year", ""), values.get("eprint")
+    if not _KEY.fullmatch(entry.key):
+        refuse("", "bad-value", "is no key of a work", "use letters, digits, `:`, `_` and `-`, as chen2024fastv")
+    for key in ("title", "author", "year", "url"):
+        if not values.get(key):
+            refuse(key, "missing-field", f"lacks {key}", f"add {key} = {{…}}")
+    if year and not re.fullmatch(r"[12]\d{3}", year):
+        refuse("year", "bad-value", f"has the year {year!r}", "give four digits")
+    if values.get("url") and not re.fullmatch(r"https?://[^\s<>\"']+", values["url"]):
+        refuse("url", "bad-value", f"has the url {values['url'][:60]!r}", "give an address that begins with https://")
+    if arxiv and values.get("archiveprefix", "").lower() == "arxiv" and not _ARXIV.fullmatch(arxiv):
+        refuse("eprint", "bad-value", f"has the arXiv number {arxiv!r}", "write it as 2403.06764")
+    if faults:
+        return None, faults
+    venue = next((values[key] for key in _VENUES if values.get(key)), "arXiv")
+    is_arxiv = values.get("archiveprefix", "").lower() == "arxiv"
+    return Paper(
+        key=entry.key, title=values["title"], authors=authors, year=int(year), venue=venue, url=values["url"],
+        arxiv=arxiv if is_arxiv else None, doi=values.get("doi"), bibtex=entry.raw, line=line,
+    ), []  # fmt: skip
+
+
+def _fault(line: int, rule: str, message: str, repair: str) -> Fault:
+    return Fault(path=BIB, line=line, rule=rule, message=message, repair=repair)

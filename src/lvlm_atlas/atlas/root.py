@@ -1,0 +1,20 @@
+"""Where the knowledge lies: beside the code in a wheel, at the repository root in a checkout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def data_root() -> Path:
+    """Folder that holds taxonomy/, catalog/, papers.bib and site/.
+
+    Raises:
+        FileNotFoundError: neither place has a taxonomy.
+    """
+    places = (_PACKAGE / "_data", _PACKAGE.parents[1])
+    for root in places:
+        if (root / "taxonomy").is_dir():
+            return root
+    raise FileNotFoundError(f"no taxonomy/ in {' or '.join(map(str, places))}")

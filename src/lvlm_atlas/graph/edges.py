@@ -1,0 +1,113 @@
+"""Interaction edges: those that entries state, and those that rules derive from what entries declare."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from lvlm_atlas.atlas.atlas import Atlas
+from lvlm_atlas.graph.derivation import RULES
+from lvlm_atlas.schema.vocabulary import InteractionTerm
+
+Evidence = Literal["reported", "reasoned", "derived", "predicted", "measured"]
+"""What an edge rests on: the terms of the vocabulary `evidence`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edge:
+    """One statement about two things, with its reason and where that comes from."""
+
+    start: str
+    """What the statement is about: a technique, in an interaction."""
+    kind: str
+    """What is stated: an interaction's id, or the field of the entry that states it."""
+    end: str
+    """What it is related to."""
+    symmetric: bool = False
+    """Whether it may be read from either end."""
+    reason: str
+    """Why, for a reader."""
+    evidence: Evidence
+    """What it rests on."""
+    paper: str | None = None
+    """Key of the source, if somebody wrote it."""
+    place: str | None = None
+    """Where in the source."""
+    rules: tuple[str, ...] = ()
+    """Ids of the rules that derive it; a stated edge may be derived as well."""
+
+    @property
+    def source(self) -> str:
+        """Where to look it up: paper and place, or the rule's id."""
+        written = ", ".join(filter(None, (self.paper, self.place)))
+        derived = f"rule {', '.join(self.rules)}" if self.rules else ""
+        return "; also ".join(filter(None, (written, derived)))
+
+    @property
+    def ends(self) -> frozenset[str]:
+        """Both ends, whichever way it points."""
+        return frozenset((self.start, self.end))
+
+    def other(self, id_: str) -> str:
+        """The end that is not `id_`."""
+        return self.end if id_ == self.start else self.start
+
+    def key(self) -> tuple[str, object]:
+        """Kind and ends, equal for two edges that state the same."""
+        return self.kind, self.ends if self.symmetric else (self.start, self.end)
+
+
+def interactions(atlas: Atlas) -> tuple[Edge, ...]:
+    """All interaction edges, in a fixed order.
+
+    Entries may state an edge twice, from both ends: both statements stay. An edge that an entry states is
+    not derived again: the statement has the better reason, and notes the rules that agree with it.
+    """
+    stated = list(_stated(atlas))
+    derived = defaultdict(list)
+    for edge in _derived(atlas):
+        derived[edge.key()].append(edge)
+    known = {edge.key() for edge in stated}
+    edges = [
+        replace(edge, rules=tuple(rule for twin in derived.get(edge.key(), ()) for rule in twin.rules))
+        for edge in stated
+    ]
+    edges += [edge for key, twins in derived.items() if key not in known for edge in twins]
+    return tuple(sorted(edges, key=lambda edge: (edge.start, edge.kind, edge.end, edge.source, edge.reason)))
+
+
+def _stated(atlas: Atlas) -> Iterable[Edge]:
+    for technique in atlas.techniques.values():
+        for said in technique.interactions:
+            yield Edge(
+                start=technique.id,
+                kind=said.kind,
+                end=atlas.technique(said.with_).id,
+                symmetric=_is_symmetric(atlas, said.kind),
+                reason=said.reason,
+                evidence=said.evidence,
+                paper=said.source.paper,
+                place=said.source.place,
+            )
+
+
+def _derived(atlas: Atlas) -> Iterable[Edge]:
+    for rule in RULES:
+        symmetric = _is_symmetric(atlas, rule.kind)
+        for start, end, reason in rule.pairs(atlas):
+            yield Edge(
+                start=start,
+                kind=rule.kind,
+                end=end,
+                symmetric=symmetric,
+                reason=reason,
+                evidence="derived",
+                rules=(rule.id,),
+            )
+
+
+def _is_symmetric(atlas: Atlas, kind: str) -> bool:
+    term = atlas.term("interaction", kind)
+    return isinstance(term, InteractionTerm) and term.symmetric

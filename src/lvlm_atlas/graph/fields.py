@@ -1,0 +1,192 @@
+"""The fields of a query: what each compares, how a value is written, an example. The one table of them."""
+
+from __future__ import annotations
+
+import operator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from lvlm_atlas.atlas.atlas import Atlas
+from lvlm_atlas.fault import AtlasError, suggestion
+from lvlm_atlas.schema.technique import Technique
+
+Test = Callable[[Technique], str | None]
+"""Says what in a technique meets a condition, or None."""
+
+COMPARISONS: dict[str, Callable[[int, int], bool]] = {
+    ":": operator.eq,
+    "=": operator.eq,
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+"""What may stand between a field and its value; only numbers have an order."""
+
+
+class UnknownValueError(AtlasError):
+    """A value that a field cannot have; the message carries the nearest."""
+
+
+def folded(word: str) -> str:
+    """The word with nothing but letters and digits, so that `KV-cache`, `kv_cache` and `kv cache` are one."""
+    return "".join(ch for ch in word.casefold() if ch.isalnum())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field(ABC):
+    """One field."""
+
+    name: str
+    """As written in a query."""
+    doc: str
+    """What it compares, in a line."""
+    example: str
+    """A condition that uses it."""
+    aliases: tuple[str, ...] = ()
+    """Other names a query may use."""
+    ordered: bool = False
+    """Whether `<`, `<=`, `>` and `>=` make sense."""
+
+    @abstractmethod
+    def known(self, atlas: Atlas) -> tuple[str, ...]:
+        """The values it can have, for help and completion."""
+
+    @abstractmethod
+    def test(self, atlas: Atlas, comparison: str, value: str) -> Test:
+        """The test for `name comparison value`.
+
+        Raises:
+            AtlasError: the field has no such value.
+        """
+
+    def _choose(self, value: str, known: Iterable[str]) -> str:
+        """The known value that is meant."""
+        words = {folded(word): word for word in known}
+        if folded(value) not in words:
+            raise UnknownValueError(f"{self.name} is never {value!r}; {suggestion(value, words.values())}")
+        return words[folded(value)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TermField(Field):
+    """A field whose values are the terms of a vocabulary; a broader term finds the narrower ones."""
+
+    vocabulary: str
+    """Which vocabulary."""
+    of: Callable[[Technique], Iterable[str]]
+    """The term ids of a technique."""
+
+    def known(self, atlas: Atlas) -> tuple[str, ...]:
+        return tuple(term.id for term in atlas.terms(self.vocabulary))
+
+    def test(self, atlas: Atlas, comparison: str, value: str) -> Test:
+        wanted = atlas.narrower(self.vocabulary, term_named(atlas, self.vocabulary, value, self.name))
+        return lambda t: _said(self.name, (id_ for id_ in self.of(t) if id_ in wanted))
+
+
+def term_named(atlas: Atlas, vocabulary: str, word: str, field: str) -> str:
+    """The id of a term from its id, name or alias; case, spaces, `-` and `_` do not matter.
+
+    Raises:
+        UnknownValueError: there is none; the message suggests the nearest.
+    """
+    terms = atlas.terms(vocabulary)
+    gone = {folded(term.id): term.id for term in atlas.vocabularies[vocabulary].terms if term.gone}
+    ids = {folded(alias): term.id for term in terms for alias in (*term.aliases, term.name or term.id)}
+    ids |= gone | {folded(term.id): term.id for term in terms}
+    if folded(word) not in ids:
+        raise UnknownValueError(f"{field} is never {word!r}; {suggestion(word, [term.id for term in terms])}")
+    return atlas.term(vocabulary, ids[folded(word)]).id
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReliefField(Field):
+    """The walls a technique moves: `stage/bound`, or either alone."""
+
+    def known(self, atlas: Atlas) -> tuple[str, ...]:
+        stages, bounds = ([term.id for term in atlas.terms(name)] for name in ("stage", "bound"))
+        return (*stages, *bounds, *(f"{stage}/{bound}" for stage in stages for bound in bounds))
+
+    def test(self, atlas: Atlas, comparison: str, value: str) -> Test:
+        stage, slash, bound = value.partition("/")
+        if not slash:
+            try:
+                stage, bound = term_named(atlas, "stage", value, self.name), ""
+            except UnknownValueError:
+                both = [term.id for name in ("stage", "bound") for term in atlas.terms(name)]
+                stage, bound = "", self._bound(atlas, value, both)
+        else:
+            stage = term_named(atlas, "stage", stage, f"the stage of {self.name}")
+            bound = term_named(atlas, "bound", bound, f"the bound of {self.name}")
+        stages = atlas.narrower("stage", stage) if stage else None
+        bounds = atlas.narrower("bound", bound) if bound else None
+        return lambda t: _said(
+            self.name,
+            (
+                f"{relief.stage}/{relief.bound}"
+                for relief in t.relieves
+                if (stages is None or relief.stage in stages) and (bounds is None or relief.bound in bounds)
+            ),
+        )
+
+    def _bound(self, atlas: Atlas, value: str, known: Iterable[str]) -> str:
+        try:
+            return term_named(atlas, "bound", value, self.name)
+        except UnknownValueError:
+            raise UnknownValueError(f"{self.name} is never {value!r}; {suggestion(value, known)}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChoiceField(Field):
+    """A field with a few fixed values."""
+
+    choices: tuple[str, ...]
+    """The values."""
+    of: Callable[[Atlas, Technique], Iterable[str]]
+    """Those that a technique has."""
+
+    def known(self, atlas: Atlas) -> tuple[str, ...]:
+        return self.choices
+
+    def test(self, atlas: Atlas, comparison: str, value: str) -> Test:
+        wanted = self._choose(value, self.choices)
+        return lambda t: f"{self.name}: {wanted}" if wanted in self.of(atlas, t) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperField(Field):
+    """The works that define a technique, by key."""
+
+    def known(self, atlas: Atlas) -> tuple[str, ...]:
+        return tuple(atlas.papers)
+
+    def test(self, atlas: Atlas, comparison: str, value: str) -> Test:
+        wanted = self._choose(value, atlas.papers)
+        return lambda t: f"paper: {wanted}" if wanted in (t.paper, *t.also) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class YearField(Field):
+    """The year of the introducing paper."""
+
+    def known(self, atlas: Atlas) -> tuple[str, ...]:
+        years = {atlas.papers[t.paper].year for t in atlas.techniques.values()}
+        return tuple(map(str, sorted(years)))
+
+    def test(self, atlas: Atlas, comparison: str, value: str) -> Test:
+        if not (value.isascii() and value.isdigit() and len(value) == 4):
+            raise UnknownValueError(f"{self.name} is a number such as 2025, got {value!r}")
+        compare = COMPARISONS[comparison]
+
+        def test(technique: Technique) -> str | None:
+            year = atlas.papers[technique.paper].year
+            return f"year: {year}" if compare(year, int(value)) else None
+
+        return test
+
+
+def _said(name: str, values: Iterable[str]) -> str | None:
+    listed = ", ".join(dict.fromkeys(values))
+    return f"{name}: {listed}" if listed else None

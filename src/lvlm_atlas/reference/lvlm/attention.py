@@ -1,0 +1,93 @@
+"""Attention, and the rows of it that a technique may ask for.
+
+B batch, H query heads, G key-value heads, M queries, S keys, R rows, d head dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def rotate(x_BHNd: Tensor, position_BN: Tensor, theta: float) -> Tensor:
+    """Rotary position embedding, halves convention: (x1, x2) → (x1 cos − x2 sin, x2 cos + x1 sin).
+
+    Angles are position · theta^(−2i/d), computed in float32.
+    """
+    d = x_BHNd.shape[-1]
+    exponent_d = torch.arange(0, d, 2, device=x_BHNd.device, dtype=torch.float32) / d
+    angle_BNd = position_BN[..., None].float() * theta**-exponent_d
+    cos_B1Nd, sin_B1Nd = (f(angle_BNd)[:, None].to(x_BHNd.dtype) for f in (torch.cos, torch.sin))
+    first, second = x_BHNd.chunk(2, dim=-1)
+    return torch.cat([first * cos_B1Nd - second * sin_B1Nd, second * cos_B1Nd + first * sin_B1Nd], dim=-1)
+
+
+def share_heads(x_BGSd: Tensor, heads: int) -> Tensor:
+    """Repeat each key-value head for its group of query heads: (B, G, S, d) → (B, H, S, d)."""
+    return x_BGSd.repeat_interleave(heads // x_BGSd.shape[1], dim=1)
+
+
+def attend(query_BHMd: Tensor, key_BGSd: Tensor, value_BGSd: Tensor, mask_MS: Tensor | None = None) -> Tensor:
+    """Softmax attention through torch's fused kernel; never forms the map. Returns (B, H, M, d).
+
+    Args:
+        query_BHMd: queries.
+        key_BGSd: keys; G divides H.
+        value_BGSd: values.
+        mask_MS: True where a query may look; None means everywhere.
+    """
+    heads = query_BHMd.shape[1]
+    return functional.scaled_dot_product_attention(
+        query_BHMd, share_heads(key_BGSd, heads), share_heads(value_BGSd, heads), attn_mask=mask_MS
+    )
+
+
+def causal_mask(length: int, device: torch.device) -> Tensor:
+    """(N, N), True where the key is not after the query."""
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril()
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A layer's attention, formed row by row on demand, so that a technique pays for what it reads.
+
+    Columns are the tokens alive when the probe is read: pruning or merging after the layer is replayed
+    on the rows.
+    """
+
+    query_BHNd: Tensor
+    key_BGNd: Tensor
+    causal: bool
+    on_read: Callable[[int], None] = lambda _entries: None
+    """Told how many score entries a read computes."""
+    bias_BN: Tensor | None = None
+    """Added to the logits of each key, as in the layer itself."""
+    replayed: tuple[Callable[[Tensor], Tensor], ...] = ()
+
+    def rows(self, index: slice = slice(None)) -> Tensor:
+        """Softmax rows (B, H, R, N) of the queries in `index`, float32; all rows by default."""
+        heads, length = self.query_BHNd.shape[1:3]
+        row_R = torch.arange(length, device=self.query_BHNd.device)[index]
+        key_BHNd = share_heads(self.key_BGNd, heads)
+        query_BHRd = self.query_BHNd[:, :, row_R]
+        logit_BHRN = (query_BHRd.float() @ key_BHNd.float().mT) * self.query_BHNd.shape[-1] ** -0.5
+        if self.bias_BN is not None:
+            logit_BHRN = logit_BHRN + self.bias_BN[:, None, None, :].float()
+        visible = length * len(row_R)
+        if self.causal:
+            later_RN = torch.arange(length, device=row_R.device)[None, :] > row_R[:, None]
+            logit_BHRN = logit_BHRN.masked_fill(later_RN, float("-inf"))
+            visible = int((row_R + 1).sum())
+        self.on_read(visible * heads * self.query_BHNd.shape[0])
+        weight_BHRN: Tensor = logit_BHRN.softmax(dim=-1)
+        for replay in self.replayed:
+            weight_BHRN = replay(weight_BHRN)
+        return weight_BHRN
+
+    def then(self, replay: Callable[[Tensor], Tensor]) -> Probe:
+        """The probe after a change of the tokens: `replay` maps (B, H, R, N) to the new columns."""
+        return replace(self, replayed=(*self.replayed, replay))

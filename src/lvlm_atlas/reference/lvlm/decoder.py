@@ -1,0 +1,109 @@
+"""The language model: Llama's decoder, parameter names as in published checkpoints.
+
+B batch, N prompt tokens, M tokens of a step, S cached entries, H heads, G key-value heads, d head dimension.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lvlm_atlas.reference.lvlm.attention import rotate
+from lvlm_atlas.reference.lvlm.config import TextConfig
+
+
+class RmsNorm(nn.Module):
+    """x / rms(x) · weight, the mean taken in float32."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(config.hidden_size))
+        self.eps = config.rms_norm_eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, D) → (…, D)."""
+        wide = x.float()
+        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * normed.to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Projections and rotary embedding; who attends to what is decided outside."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        heads, groups, d = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        self.head_dim, self.theta = d, config.rope_theta
+        self.q_proj = nn.Linear(config.hidden_size, heads * d, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, groups * d, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, groups * d, bias=False)
+        self.o_proj = nn.Linear(heads * d, config.hidden_size, bias=False)
+
+    def project(self, x_BND: Tensor, position_BN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated queries (B, H, N, d), rotated keys and values (B, G, N, d)."""
+        q, k, v = (
+            proj(x_BND).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        return rotate(q, position_BN, self.theta), rotate(k, position_BN, self.theta), v
+
+
+class Mlp(nn.Module):
+    """SwiGLU: down(silu(gate(x)) · up(x))."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, D) → (…, D)."""
+        out: Tensor = self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
+
+
+class Layer(nn.Module):
+    """Pre-norm decoder layer; attention is split in two so that its caller decides how to attend."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.self_attn = Attention(config)
+        self.mlp = Mlp(config)
+        self.input_layernorm = RmsNorm(config)
+        self.post_attention_layernorm = RmsNorm(config)
+
+    def project(self, x_BND: Tensor, position_BN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of the layer."""
+        return self.self_attn.project(self.input_layernorm(x_BND), position_BN)
+
+    def finish(self, x_BND: Tensor, attended_BHNd: Tensor) -> Tensor:
+        """The layer's output from its input and what attention gave."""
+        x_BND = x_BND + self.self_attn.o_proj(attended_BHNd.transpose(1, 2).flatten(2))
+        out: Tensor = x_BND + self.mlp(self.post_attention_layernorm(x_BND))
+        return out
+
+
+class Decoder(nn.Module):
+    """Embedding, layers and final norm."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.norm = RmsNorm(config)
+
+
+class LanguageModel(nn.Module):
+    """The decoder with its head."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.model = Decoder(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def logits(self, x_BND: Tensor) -> Tensor:
+        """(B, N, D) → (B, N, C), float32."""
+        out: Tensor = self.lm_head(self.model.norm(x_BND))
+        return out.float()

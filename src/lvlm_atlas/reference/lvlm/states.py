@@ -1,0 +1,112 @@
+"""What flows through the LVLM: patches in the encoder, tokens in the decoder, entries into the cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lvlm_atlas.reference.lvlm.attention import Probe
+
+
+def take(x: Tensor, index_BK: Tensor) -> Tensor:
+    """Gather along axis 1 by an index of each row: (B, N, …) and (B, K) → (B, K, …)."""
+    shape = index_BK.shape + (1,) * (x.dim() - 2)
+    return x.gather(1, index_BK.reshape(shape).expand(*index_BK.shape, *x.shape[2:]))
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Tokens inside the encoder. Frames are its batch."""
+
+    hidden_FND: Tensor
+    prefix: int
+    """Leading tokens that are no patches (1: the class token); dropped on the way to the adapter."""
+    attention: Probe | None = None
+    """Attention of the last layer that ran; columns are the tokens here."""
+    key_FHNd: Tensor | None = None
+    """Keys of the last layer that ran, for the tokens here."""
+    size_FN: Tensor | None = None
+    """How many patches each token stands for; None means one each. Its log is added to attention logits."""
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """Tokens inside the decoder."""
+
+    hidden_BND: Tensor
+    position_BN: Tensor
+    """Position ids, as the rotary embedding sees them."""
+    vision_BN: Tensor
+    """True where a token is visual."""
+    index_BN: Tensor
+    """Place of each token in the assembled prompt; it never changes."""
+    attention: Probe | None = None
+    """Attention of the layer before; columns are the tokens here. None at the LLM's input."""
+
+    @property
+    def length(self) -> int:
+        """Tokens alive."""
+        return self.hidden_BND.shape[1]
+
+    def keep(self, index_BK: Tensor) -> Sequence:
+        """Only the tokens at these places, with their position ids."""
+        return replace(
+            self,
+            hidden_BND=take(self.hidden_BND, index_BK),
+            position_BN=take(self.position_BN, index_BK),
+            vision_BN=take(self.vision_BN, index_BK),
+            index_BN=take(self.index_BN, index_BK),
+            attention=self.attention and self.attention.then(lambda weight: take_columns(weight, index_BK)),
+        )
+
+    def keep_vision(self, index_BK: Tensor) -> Sequence:
+        """Every text token, and of the vision tokens those of these ranks among them (ascending)."""
+        place_BV = self.vision_places()
+        keep_BN = ~self.vision_BN
+        keep_BN = keep_BN.scatter(1, place_BV.gather(1, index_BK), value=True)
+        return self.keep(places_of(keep_BN))
+
+    def vision_places(self) -> Tensor:
+        """Places of the vision tokens (B, V), ascending."""
+        return places_of(self.vision_BN)
+
+    def renumber(self) -> Sequence:
+        """The same tokens with position ids 0 … N − 1."""
+        return replace(
+            self, position_BN=torch.arange(self.length, device=self.hidden_BND.device).expand_as(self.position_BN)
+        )
+
+
+@dataclass(frozen=True)
+class Entries:
+    """What a layer is about to cache. Heads may keep different tokens, but equally many."""
+
+    key_BGSd: Tensor
+    value_BGSd: Tensor
+    vision_BGS: Tensor
+    """True where an entry is visual."""
+    index_BGS: Tensor
+    """Place of each entry's token in the assembled prompt."""
+
+    def keep(self, index_BGK: Tensor) -> Entries:
+        """Only the entries at these places, head by head."""
+        wide = index_BGK[..., None].expand(*index_BGK.shape, self.key_BGSd.shape[-1])
+        return Entries(
+            self.key_BGSd.gather(2, wide),
+            self.value_BGSd.gather(2, wide),
+            self.vision_BGS.gather(2, index_BGK),
+            self.index_BGS.gather(2, index_BGK),
+        )
+
+
+def places_of(mask_BN: Tensor) -> Tensor:
+    """Indices of the True elements of each row (B, K); every row must have equally many."""
+    return mask_BN.nonzero()[:, 1].reshape(mask_BN.shape[0], -1)
+
+
+def take_columns(weight_BHRN: Tensor, index_BK: Tensor) -> Tensor:
+    """Columns of attention rows: (B, H, R, N) and (B, K) → (B, H, R, K)."""
+    index = index_BK[:, None, None, :].expand(*weight_BHRN.shape[:3], index_BK.shape[1])
+    return weight_BHRN.gather(3, index)

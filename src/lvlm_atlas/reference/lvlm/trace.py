@@ -1,0 +1,57 @@
+"""What a run did, counted while it ran: the ground on which declared effects are judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass
+class Trace:
+    """Counts of one run. Lists go by layer unless they say otherwise; prefill unless they say decode."""
+
+    frames_in: int = 0
+    """Frames of the request."""
+    frames: int = 0
+    """Frames that enter the encoder."""
+    frame_index: Tensor | None = None
+    """Which frames those are."""
+    encoder_tokens: list[int] = field(default_factory=list)
+    """Tokens (class token included) that enter each encoder layer, then those that leave the last; a frame."""
+    vision_tokens: int = 0
+    """Vision tokens that leave the adapter, all frames."""
+    text_tokens: int = 0
+    """Text tokens of the prompt."""
+    kept: list[Tensor] = field(default_factory=list)
+    """Places in the assembled prompt (B, N) of the tokens that enter each LLM layer."""
+    llm_tokens: list[int] = field(default_factory=list)
+    """Tokens that enter each LLM layer."""
+    llm_vision_tokens: list[int] = field(default_factory=list)
+    """Vision tokens among them."""
+    score_entries: list[int] = field(default_factory=list)
+    """Attention scores computed, over all heads."""
+    probe_entries: int = 0
+    """Attention scores computed again for techniques that read them, encoder and LLM, all layers."""
+    kv_entries: list[int] = field(default_factory=list)
+    """Cache entries per key-value head, once the prompt is in."""
+    kv_vision_entries: list[float] = field(default_factory=list)
+    """Vision entries among them, mean over heads."""
+    kv_index: list[Tensor] = field(default_factory=list)
+    """Places in the assembled prompt (B, G, S) of the cached entries."""
+    kv_byte: list[int] = field(default_factory=list)
+    """Bytes of the cache, once the prompt is in."""
+    kv_byte_end: int = 0
+    """Bytes of the whole cache at the end."""
+    target_passes: int = 0
+    """Forward passes of the target after prefill."""
+    draft_lengths: list[int] = field(default_factory=list)
+    """Tokens drafted in each round."""
+    accepted_lengths: list[int] = field(default_factory=list)
+    """Drafted tokens accepted in each round."""
+    draft_tokens: int = 0
+    """Prompt tokens that the draft prefilled."""
+    draft_passes: int = 0
+    """Forward passes of the draft model after its prefill."""
+    output_tokens: int = 0
+    """Tokens generated."""

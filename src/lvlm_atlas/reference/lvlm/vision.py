@@ -1,0 +1,146 @@
+"""The vision tower: CLIP's ViT, parameter names as in published checkpoints.
+
+F frames (the encoder's batch), N tokens, H heads, d head dimension, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from lvlm_atlas.reference.lvlm.attention import Probe, attend
+from lvlm_atlas.reference.lvlm.config import LVLMConfig, VisionConfig
+from lvlm_atlas.reference.lvlm.points import EncoderLayer, Stack
+from lvlm_atlas.reference.lvlm.states import Patches
+
+
+class Embeddings(nn.Module):
+    """Patches of the image, a class token in front, learned positions."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.class_embedding = nn.Parameter(torch.randn(width))
+        self.patch_embedding = nn.Conv2d(3, width, config.patch_size, config.patch_size, bias=False)
+        self.position_embedding = nn.Embedding(config.patches + 1, width)
+
+    def forward(self, frames_F3HW: Tensor) -> Tensor:
+        """(F, 3, H, W) → (F, 1 + patches, D)."""
+        patch_FND = self.patch_embedding(frames_F3HW).flatten(2).mT
+        class_F1D = self.class_embedding.expand(len(patch_FND), 1, -1)
+        return torch.cat([class_F1D, patch_FND], dim=1) + self.position_embedding.weight
+
+
+class Attention(nn.Module):
+    """Bidirectional attention; a token that stands for s patches counts s times."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.heads = config.num_attention_heads
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, x_FND: Tensor, size_FN: Tensor | None, on_read: Callable[[int], None]) -> tuple[Tensor, Probe]:
+        """Output (F, N, D), and the layer's attention for those who read it."""
+        q_FHNd, k_FHNd, v_FHNd = (
+            proj(x_FND).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        bias_FN = None if size_FN is None else size_FN.log().to(x_FND.dtype)
+        mask = None if bias_FN is None else bias_FN[:, None, None, :]
+        out_FND = attend(q_FHNd, k_FHNd, v_FHNd, mask).transpose(1, 2).flatten(2)
+        return self.out_proj(out_FND), Probe(q_FHNd, k_FHNd, causal=False, on_read=on_read, bias_BN=bias_FN)
+
+
+class Mlp(nn.Module):
+    """Two linear layers with CLIP's quick GELU, x · sigmoid(1.702 x)."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, D) → (…, D)."""
+        hidden = self.fc1(x)
+        out: Tensor = self.fc2(hidden * torch.sigmoid(1.702 * hidden))
+        return out
+
+
+class Layer(nn.Module):
+    """Pre-norm encoder layer, with room for techniques between attention and MLP."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.layer_norm1 = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.self_attn = Attention(config)
+        self.layer_norm2 = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.mlp = Mlp(config)
+
+    def forward(
+        self, patches: Patches, between: Callable[[Patches], Patches], on_read: Callable[[int], None]
+    ) -> Patches:
+        """Run the layer; `between` sees the patches after attention, before the MLP."""
+        out_FND, probe = self.self_attn(self.layer_norm1(patches.hidden_FND), patches.size_FN, on_read)
+        patches = between(
+            replace(
+                patches, hidden_FND=patches.hidden_FND + out_FND, attention=probe, key_FHNd=probe.key_BGNd
+            )
+        )
+        hidden_FND = patches.hidden_FND
+        return replace(patches, hidden_FND=hidden_FND + self.mlp(self.layer_norm2(hidden_FND)))
+
+
+class Encoder(nn.Module):
+    """The layers."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+
+
+class VisionTransformer(nn.Module):
+    """CLIP's ViT. The last layers and the final norm exist for the checkpoint's sake; LLaVA leaves them out."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.embeddings = Embeddings(config)
+        self.pre_layrnorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)  # the checkpoints' spelling
+        self.encoder = Encoder(config)
+        self.post_layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+
+
+class VisionTower(nn.Module):
+    """The encoder as LLaVA uses it."""
+
+    def __init__(self, config: LVLMConfig) -> None:
+        super().__init__()
+        self.vision_model = VisionTransformer(config.vision)
+        self.layers_run = config.encoder_layers
+
+    def forward(
+        self, frames_F3HW: Tensor, stack: Stack, on_layer: Callable[[int], None], on_read: Callable[[int], None]
+    ) -> Patches:
+        """Hidden states of `vision_feature_layer`, class token still in front.
+
+        `on_layer` is told how many tokens enter each layer, and how many leave the last.
+        """
+        model = self.vision_model
+        patches = Patches(model.pre_layrnorm(model.embeddings(frames_F3HW)), prefix=1)
+        for index in range(self.layers_run):
+            on_layer(patches.hidden_FND.shape[1])
+
+            def between(patches: Patches, layer: int = index) -> Patches:
+                for technique in stack.at(EncoderLayer):
+                    patches = technique.encoder_layer(layer, self.layers_run, patches)
+                return patches
+
+            patches = model.encoder.layers[index](patches, between, on_read)
+        on_layer(patches.hidden_FND.shape[1])
+        return patches

@@ -1,0 +1,101 @@
+"""A record of something we measured: what, on which machine, with which versions. Written by the tool."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from lvlm_atlas.schema.record import Id, Record, Ref, Text
+from lvlm_atlas.schema.technique import Setting
+
+
+class Machine(Record):
+    """Where it ran."""
+
+    device: Text
+    """Name of the device that computed."""
+    kind: Literal["cpu", "cuda"]
+    """Kind of the device."""
+    python: str
+    """Version of Python."""
+    torch: str
+    """Version of torch."""
+    cuda: str | None = None
+    """Version of CUDA, on a GPU."""
+    system: Text
+    """Operating system and processor family."""
+
+
+class Workload(Record):
+    """What it ran on."""
+
+    preset: str
+    """Configuration of the reference LVLM."""
+    dtype: Literal["float32", "bfloat16", "float16"]
+    """Type of weights and activations."""
+    seed: int
+    """Seed of weights and inputs."""
+    frames: int = Field(ge=1)
+    """Frames of the request."""
+    text_tokens: int = Field(ge=1)
+    """Text tokens of the prompt."""
+    output_tokens: int = Field(ge=1)
+    """Tokens generated."""
+
+
+class Counts(Record):
+    """What the trace of a run counted."""
+
+    encoder_tokens: tuple[int, ...]
+    """Tokens that enter each encoder layer, and those that leave the last; a frame."""
+    llm_tokens: tuple[int, ...]
+    """Tokens that enter each LLM layer in prefill."""
+    score_entries: tuple[int, ...]
+    """Attention scores computed in prefill, per LLM layer, over all heads."""
+    kv_entries: tuple[int, ...]
+    """Cache entries per key-value head after prefill, per LLM layer."""
+    kv_byte: int
+    """Bytes of the cache after prefill."""
+    target_passes: int
+    """Forward passes of the target after prefill."""
+    output_tokens: int
+    """Tokens generated."""
+
+
+class SmokeResult(Record):
+    """The outcome of one technique's smoke test."""
+
+    technique: Annotated[Id, Ref("technique")]
+    """The technique that ran."""
+    setting: dict[str, Setting]
+    """The parameters it ran with."""
+    passed: tuple[str, ...]
+    """Checks that held."""
+    failed: dict[str, str] = Field(default_factory=dict)
+    """Checks that did not hold, with what was seen."""
+    counts: Counts | None = None
+    """What the trace counted; absent if the run did not finish."""
+    baseline: Counts | None = None
+    """The same request without techniques."""
+
+
+class Measurement(Record):
+    """One run of the tool over some techniques."""
+
+    id: Id
+    """Permanent id, equal to the file's name."""
+    kind: Literal["smoke"]
+    """What was measured."""
+    date: str = Field(pattern=r"^\d{4}-\d{2}-\d{2}$")
+    """Day of the run."""
+    commit: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}(-dirty)?$")
+    """Commit of the code, where it ran in a checkout."""
+    version: str
+    """Version of lvlm-atlas."""
+    machine: Machine
+    """Where it ran."""
+    workload: Workload
+    """What it ran on."""
+    results: tuple[SmokeResult, ...] = Field(min_length=1)
+    """One a technique and setting."""

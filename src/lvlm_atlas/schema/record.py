@@ -1,0 +1,95 @@
+"""The base of every record, and the small types that records share."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+
+class Record(BaseModel):
+    """Base of all records: unknown keys are faults, values are not coerced, records never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+@dataclass(frozen=True)
+class Ref:
+    """Marks a string as the id of something defined elsewhere; the rules resolve it.
+
+    `to` is a vocabulary (`stage`, `bound`, …), or `technique` or `paper`.
+    """
+
+    to: str
+
+
+ID_PATTERN = r"^[a-z0-9]+(?:[-.][a-z0-9]+)*$"
+Id = Annotated[str, StringConstraints(pattern=ID_PATTERN, max_length=64)]
+"""Lower-case words joined by `-` (quantities also by `.`). An id means one thing for ever."""
+
+PaperKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9:_-]+$", max_length=64), Ref("paper")]
+"""A key of `papers.bib`."""
+
+
+def _one_line(text: str) -> str:
+    if re.search(r"[\x00-\x08\x0b-\x1f\x7f]", text):
+        raise ValueError("holds a control character")
+    if re.search(r"<\s*/?\s*[A-Za-z!]", text):
+        raise ValueError("holds HTML; write plain text, `code` marks and *emphasis* only")
+    if not text.strip():
+        raise ValueError("is empty")
+    return " ".join(text.split())
+
+
+Text = Annotated[str, AfterValidator(_one_line)]
+"""Plain text of one paragraph; white space is folded, HTML is refused."""
+
+
+class Source(Record):
+    """Where a statement or a number can be looked up."""
+
+    paper: PaperKey
+    """Key of the work in papers.bib."""
+    place: Text
+    """Where in it: a section, table, figure or equation, or `official repository, README`."""
+
+
+def refs_in(record: BaseModel) -> list[tuple[tuple[str | int, ...], str, str]]:
+    """Every reference a record makes: its location (keys and indices), what it refers to, and the id."""
+    found: list[tuple[tuple[str | int, ...], str, str]] = []
+    for name, field in type(record).model_fields.items():
+        marks = [mark.to for mark in field.metadata if isinstance(mark, Ref)]
+        _collect(getattr(record, name), (field.alias or name,), marks, field.annotation, found)
+    return found
+
+
+def _collect(
+    value: Any,
+    loc: tuple[str | int, ...],
+    marks: list[str],
+    annotation: Any,
+    found: list[tuple[tuple[str | int, ...], str, str]],
+) -> None:
+    """Walk a field's value along its annotation and note each marked string."""
+    marks = marks or _marks(annotation)
+    if isinstance(value, BaseModel):
+        found.extend((loc + inner, to, id_) for inner, to, id_ in refs_in(value))
+    elif isinstance(value, str):
+        found.extend((loc, to, value) for to in marks)
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            _collect(item, (*loc, index), marks, annotation, found)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _collect(item, (*loc, key), marks, annotation, found)
+
+
+def _marks(annotation: Any) -> list[str]:
+    """The `Ref` marks anywhere inside an annotation such as `tuple[Annotated[str, Ref("x")], ...]`."""
+    own = [mark.to for mark in getattr(annotation, "__metadata__", ()) if isinstance(mark, Ref)]
+    return own or [to for part in getattr(annotation, "__args__", ()) for to in _marks(part)]
+
+
+NonEmpty = Field(min_length=1)

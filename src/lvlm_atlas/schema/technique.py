@@ -1,0 +1,234 @@
+"""An entry of the catalog: one technique, as one paper describes it and one reference runs it."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from lvlm_atlas.schema.effect import Effect, Overhead
+from lvlm_atlas.schema.record import Id, PaperKey, Record, Ref, Source, Text
+
+Setting = bool | int | float | str
+"""A value of a parameter."""
+
+_NUMBER = r"(?:-?inf|-?\d+(?:\.\d+)?)"
+RANGE = re.compile(rf"^([\[(])\s*({_NUMBER})\s*,\s*({_NUMBER})\s*([\])])$")
+
+
+class Parameter(Record):
+    """A knob of a technique: an argument of its reference, of the same name."""
+
+    symbol: Text | None = None
+    """How the paper writes it."""
+    type: Literal["int", "float", "bool", "choice"]
+    """Kind of its values."""
+    default: Setting
+    """The paper's, or its code's, default."""
+    range: str | None = Field(default=None, pattern=RANGE.pattern)
+    """Interval of legal values, as `[0, 1)`; `inf` is allowed."""
+    choices: tuple[Setting, ...] = ()
+    """The legal values, where they are few."""
+    unit: Text | None = None
+    """Unit of its values; absent means a count or a share."""
+    doc: Text
+    """What it does."""
+
+    @model_validator(mode="after")
+    def _default_is_legal(self) -> Parameter:
+        if self.type in ("int", "float") and not (self.range or self.choices):
+            raise ValueError("has no `range` and no `choices`; give one, e.g. range: '[0, 1]'")
+        if self.type == "choice" and not self.choices:
+            raise ValueError("is a choice without `choices`; list them")
+        problem = self.problem_with(self.default)
+        if problem:
+            raise ValueError(f"default {problem}")
+        return self
+
+    def problem_with(self, value: Setting) -> str | None:
+        """Why `value` is illegal, or None if it is legal."""
+        kinds = {"int": (int,), "float": (int, float), "bool": (bool,), "choice": (bool, int, float, str)}
+        if not isinstance(value, kinds[self.type]) or (self.type in ("int", "float") and isinstance(value, bool)):
+            return f"{value!r} is not of type {self.type}"
+        if self.choices and not any(value == choice and type(value) is type(choice) for choice in self.choices):
+            return f"{value!r} is not one of {', '.join(map(str, self.choices))}"
+        match = RANGE.match(self.range) if self.range else None
+        if match and not isinstance(value, str):
+            low, high = float(match[2]), float(match[3])
+            inside = (value > low or (match[1] == "[" and value == low)) and (
+                value < high or (match[4] == "]" and value == high)
+            )
+            if not inside or math.isnan(value):
+                return f"{value!r} lies outside {self.range}"
+        return None
+
+
+class Relief(Record):
+    """A wall that the technique moves."""
+
+    stage: Annotated[Id, Ref("stage")]
+    """The stage that gets cheaper."""
+    bound: Annotated[Id, Ref("bound")]
+    """The resource that is saved there."""
+
+
+class Interaction(Record):
+    """A typed edge to another technique, with its reason."""
+
+    kind: Annotated[Id, Ref("interaction")]
+    """Kind of the edge, read from this entry to the target."""
+    with_: Annotated[Id, Ref("technique")] = Field(alias="with")
+    """The other technique."""
+    reason: Text
+    """Why, in one or two sentences."""
+    evidence: Literal["reported", "reasoned"]
+    """`reported`: the source states it. `reasoned`: it follows from the two mechanisms, no experiment."""
+    source: Source
+    """Where the statement, or the mechanism it is argued from, can be read."""
+
+
+class Reported(Record):
+    """A number that a source reports, with the setting it belongs to."""
+
+    claim: Text
+    """What was measured."""
+    value: Text
+    """The number as printed, with its unit and its baseline."""
+    setting: Text
+    """Model, data, ratio and hardware, as far as the source says."""
+    source: Source
+    """Where it is printed."""
+
+
+class Pitfall(Record):
+    """A way to get the technique wrong, and the test that a wrong implementation fails."""
+
+    mistake: Text
+    """What goes wrong."""
+    test: str = Field(pattern=r"^test_[a-z0-9_]+$")
+    """Name of the test, in the technique's test file."""
+
+
+class Step(Record):
+    """One step of the algorithm."""
+
+    does: Text
+    """What happens, with shapes and formulas in the project's letters."""
+    code: str | None = Field(default=None, pattern=r"^[a-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$")
+    """The function or method of the reference's module that does it."""
+
+
+class Upstream(Record):
+    """The authors' own code."""
+
+    repository: str = Field(pattern=r"^[A-Za-z0-9-]+/[A-Za-z0-9._-]+$")
+    """`owner/name` on GitHub."""
+    license: Text | None = None
+    """Its licence; absent means that it names none."""
+    commit: str | None = Field(default=None, pattern=r"^[0-9a-f]{7,40}$")
+    """The commit that was read."""
+
+
+class Technique(Record):
+    """One technique. Everything here is authored; what can be computed is computed."""
+
+    id: Id
+    """Permanent id, equal to the file's name."""
+    name: Text
+    """The technique's own name."""
+    aliases: tuple[Text, ...] = ()
+    """Other names and spellings that people search for."""
+    summary: Text = Field(max_length=280)
+    """What it does and what that buys, in one sentence."""
+    paper: PaperKey
+    """The work that introduces it."""
+    also: tuple[PaperKey, ...] = ()
+    """Further works that define it."""
+    stage: Annotated[Id, Ref("stage")]
+    """The stage the survey files it under."""
+    family: Annotated[Id, Ref("family")]
+    """Its family, or subfamily where there is one."""
+    modality: tuple[Annotated[Id, Ref("modality")], ...] = Field(min_length=1)
+    """Inputs it applies to."""
+    training: Annotated[Id, Ref("training")]
+    """What must be trained before it can be used."""
+    query_aware: bool
+    """Whether its choice depends on the prompt's text."""
+    acts_at: tuple[Annotated[Id, Ref("position")], ...] = Field(min_length=1)
+    """The extension points it uses, in pipeline order."""
+    relieves: tuple[Relief, ...] = Field(min_length=1)
+    """The walls it moves."""
+    mechanism: tuple[Annotated[Id, Ref("mechanism")], ...] = Field(min_length=1)
+    """How it saves."""
+    signals: tuple[Annotated[Id, Ref("signal")], ...] = Field(min_length=1)
+    """What it decides by."""
+    needs: tuple[Annotated[Id, Ref("need")], ...] = ()
+    """What must be there for it to work."""
+    explanation: Text
+    """How it works and why, in a paragraph."""
+    algorithm: tuple[Step, ...] = Field(min_length=1)
+    """The algorithm, step by step."""
+    parameters: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], Parameter]
+    """Its knobs, by the name of the reference's argument."""
+    effects: tuple[Effect, ...] = Field(min_length=1)
+    """What it does to the request's state."""
+    overheads: tuple[Overhead, ...] = ()
+    """What it costs."""
+    interactions: tuple[Interaction, ...] = ()
+    """How it gets along with others, as far as somebody wrote or argued it; rules derive more."""
+    reported: tuple[Reported, ...] = ()
+    """Numbers that sources report. Ours are in the measurements."""
+    pitfalls: tuple[Pitfall, ...] = ()
+    """Known ways to get it wrong."""
+    status: Literal["implemented", "described"]
+    """Whether a reference runs."""
+    reference: str | None = Field(default=None, pattern=r"^lvlm_atlas\.reference\.techniques\.[a-z0-9_]+:[A-Z]\w*$")
+    """The torch reference as `module:Class`."""
+    neutral: dict[str, Setting] | None = None
+    """A setting under which the run equals the run without the technique."""
+    trials: tuple[dict[str, Setting], ...] = ()
+    """Settings under which it bites on the tiny model; smoke and conformance run them."""
+    upstream: Upstream | None = None
+    """The authors' code."""
+    verified: Annotated[Id, Ref("verification")]
+    """Against what the entry was checked."""
+    updated: str = Field(pattern=r"^\d{4}-\d{2}-\d{2}$")
+    """Day of the last change of substance, quoted, as `'2026-11-22'`."""
+
+    @field_validator("summary")
+    @classmethod
+    def _is_a_sentence(cls, text: str) -> str:
+        if not text.endswith((".", "!", "?")):
+            raise ValueError("is not a sentence; end it with a full stop")
+        return text
+
+    @model_validator(mode="after")
+    def _implemented_runs(self) -> Technique:
+        if self.status == "implemented":
+            missing = [key for key in ("reference", "neutral") if getattr(self, key) is None]
+            missing += [] if self.trials else ["trials"]
+            if missing:
+                raise ValueError(f"is implemented but lacks {', '.join(f'`{key}`' for key in missing)}")
+        elif self.reference:
+            raise ValueError("has a `reference` but is only described; set `status: implemented`")
+        return self
+
+
+class Moved(Record):
+    """An id that forwards: the technique was renamed."""
+
+    id: Id
+    """The old id, equal to the file's name."""
+    moved: Annotated[Id, Ref("technique")]
+    """The new id."""
+
+
+class Split(Record):
+    """An id that forwards: the technique was split into several."""
+
+    id: Id
+    """The old id, equal to the file's name."""
+    split: tuple[Annotated[Id, Ref("technique")], ...] = Field(min_length=2)
+    """The ids it was split into."""
