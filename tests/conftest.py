@@ -1,4 +1,4 @@
-"""Fixtures and options that every test shares."""
+"""Options and fixtures that tests of several floors share."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 
-ROOT = Path(__file__).resolve().parents[1]
+from lvlm_atlas.rules.sample import sound, write
 
-# Derandomised: a red run is red again; differing examples would make a failure come and go.
-settings.register_profile("atlas", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "atlas"))
+# Derandomised in CI: a red run is red again, and a green one does not hide that examples differ.
+settings.register_profile("ci", derandomize=True, deadline=None)
+settings.register_profile("local", deadline=None)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,14 +23,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def device(request: pytest.FixtureRequest) -> str:
     """Where tensors live; a missing GPU skips the test, visibly."""
+    import torch
+
     name: str = request.config.getoption("--device")
-    torch = pytest.importorskip("torch")
     if name.startswith("cuda") and not torch.cuda.is_available():
         pytest.skip("no CUDA device here")
     return name
 
 
 @pytest.fixture(scope="session")
-def root() -> Path:
-    """The checkout."""
-    return ROOT
+def checkout() -> Path:
+    """The checkout: the root of the real atlas."""
+    return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Root of a small sound atlas of two made-up techniques, alone in its folder."""
+    return write(sound(), tmp_path / "atlas")

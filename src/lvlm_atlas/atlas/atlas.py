@@ -48,8 +48,8 @@ class Atlas:
             UnknownIdError: there is none; the message suggests the nearest.
             SplitIdError: the id was split into several.
         """
-        wanted = self._ids.get(_folded(id_or_alias))
-        if wanted is None:
+        wanted = self._ids.get(folded(id_or_alias))
+        if not wanted:
             known = [*self.techniques, *self.redirects]
             raise UnknownIdError(f"no technique {id_or_alias!r}; {suggestion(id_or_alias, known)}")
         if len(wanted) > 1:
@@ -67,8 +67,11 @@ class Atlas:
             raise UnknownIdError(f"no vocabulary {vocabulary!r}; {suggestion(vocabulary, self.vocabularies)}")
         terms = self._terms[vocabulary]
         term = terms.get(id_)
-        while term is not None and term.moved:
-            term = terms.get(term.moved)
+        for _ in terms:  # at most as many steps as there are terms: forwards may run in a circle
+            if term is not None and term.moved:
+                term = terms.get(term.moved)
+        if term is not None and term.moved:
+            term = None
         if term is None:
             raise UnknownIdError(f"no {vocabulary} {id_!r}; {suggestion(id_, terms)}")
         if term.split:
@@ -108,19 +111,26 @@ class Atlas:
         found: dict[str, tuple[str, ...]] = {}
         for technique in self.techniques.values():
             for word in (technique.name, *technique.aliases):
-                found.setdefault(_folded(word), (technique.id,))
+                found.setdefault(folded(word), (technique.id,))
         for old in self.redirects:
-            found[_folded(old)] = self._targets(old)
-        found.update({_folded(id_): (id_,) for id_ in self.techniques})
+            found[folded(old)] = self._targets(old)
+        found.update({folded(id_): (id_,) for id_ in self.techniques})
         return found
 
     def _targets(self, old: str) -> tuple[str, ...]:
-        """Where a former id leads in the end."""
-        ends: list[str] = []
-        for new in self.redirects[old]:
-            ends += self._targets(new) if new in self.redirects else [new]
+        """The techniques that a former id leads to in the end; none if it leads in a circle or nowhere."""
+        ends: dict[str, None] = {}
+        ahead, seen = [old], {old}
+        while ahead:
+            id_ = ahead.pop(0)
+            if id_ in self.techniques:
+                ends[id_] = None
+            more = [new for new in self.redirects.get(id_, ()) if new not in seen]
+            seen.update(more)
+            ahead += more
         return tuple(ends)
 
 
-def _folded(word: str) -> str:
+def folded(word: str) -> str:
+    """A word as searches compare it: letters and digits, without case."""
     return "".join(ch for ch in word.casefold() if ch.isalnum())

@@ -31,7 +31,7 @@ class DocumentError(AtlasError):
 
 
 def read_text(root: Path, path: Path, max_byte: int = MAX_BYTE) -> str:
-    """Text of a regular file under `root`, given relative to it. Line ends come as `\\n`, without a BOM.
+    """Text of a regular file under `root`, given relative to it, with Unix line ends and no byte order mark.
 
     Raises:
         DocumentError: it is a link, no file, unreadable, larger than `max_byte`, or not plain UTF-8 text.
@@ -46,7 +46,7 @@ def read_text(root: Path, path: Path, max_byte: int = MAX_BYTE) -> str:
     try:
         info = file.lstat()
         if stat.S_ISLNK(info.st_mode):
-            what = f"this links to {os.readlink(file)!r} and is not followed"
+            what = f"this links to {str(file.readlink())!r} and is not followed"
             raise refuse("symbolic-link", what, "put the file itself here")
         if not stat.S_ISREG(info.st_mode):
             raise refuse("not-a-file", "this is no regular file", "put a text file here")

@@ -116,7 +116,7 @@ def _misfit(error: Any, walked: _Walk, found: dict[Loc, Place]) -> _Misfit:
         return _Misfit(loc, "wrong-type", f"{name} is {got}", _retype(kind, value, raw, doc))
     if kind == "value_error":
         return _own(loc, str(context["error"]))
-    return _Misfit(loc, "bad-value", *_limit(kind, name, got, value, context, doc), at_key=walked.at_key)
+    return _Misfit(loc, "bad-value", *_limit(error, name, doc), at_key=walked.at_key)
 
 
 def _retype(kind: str, value: Any, raw: str | None, doc: str) -> str:
@@ -138,7 +138,9 @@ def _own(loc: Loc, text: str) -> _Misfit:
     return _Misfit(loc, rule, " ".join(f"{where} {what}".split()), repair or "correct it")
 
 
-def _limit(kind: str, name: str, got: str, value: Any, context: Any, doc: str) -> tuple[str, str]:
+def _limit(error: Any, name: str, doc: str) -> tuple[str, str]:
+    """What is wrong with a value of the right kind, and the repair."""
+    kind, value, context, got = error["type"], error["input"], error.get("ctx", {}), value_shown(error["input"])
     if kind == "string_pattern_mismatch":
         return f"{name} is {got}", _PATTERN_WORDS.get(context["pattern"], f"write it as its field asks{doc}")
     if kind == "string_too_long":

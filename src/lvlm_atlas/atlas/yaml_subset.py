@@ -35,7 +35,7 @@ _PROBLEMS = {
     "null": ("ambiguous-value", "{!r} is nothing to some readers", "write null, or quote the word"),
     "date": ("ambiguous-value", "{!r} is a date to YAML", "quote it: '{}'"),
     "clock": ("ambiguous-value", "{!r} is a number to base 60 in YAML", "quote it: '{}'"),
-    "base": ("ambiguous-value", "{!r} is read as octal, hexadecimal or grouped digits", "write it plainly, or quote it"),
+    "base": ("ambiguous-value", "{!r} is octal, hexadecimal or grouped digits", "write it plainly, or quote it"),
     "infinite": ("ambiguous-value", "{!r} is not a finite number", "give a finite number, or quote it"),
     "merge": ("yaml-feature", "{!r} is a merge mark, which entries may not use", "write the keys out, or quote it"),
 }
@@ -103,7 +103,7 @@ def _document(parser: Any, places: dict[Loc, Place] | None) -> dict[str, Any]:
     return data
 
 
-def _mapping(parser: Any, places: dict[Loc, Place] | None) -> dict[str, Any]:
+def _mapping(parser: Any, places: dict[Loc, Place] | None) -> dict[str, Any]:  # noqa: PLR0912 - the hot loop
     """Read events up to the end of the mapping that is next. One loop, no recursion: depth costs no stack."""
     get, mapping_end, scalar_event = parser.get_event, yaml.MappingEndEvent, yaml.ScalarEvent
     root: dict[str, Any] = {}
@@ -138,7 +138,7 @@ def _mapping(parser: Any, places: dict[Loc, Place] | None) -> dict[str, Any]:
             key = _key(event, value, here, places, stack)
             continue
         if places is not None:
-            _note(places, _loc(stack, here, key), event, stack)
+            _note(places, _loc(stack, here, key), event)
         if kind is not scalar_event:
             if len(stack) >= MAX_DEPTH - 1:
                 raise _fault(event, "too-deep", f"nested deeper than {MAX_DEPTH} levels", "flatten the record")
@@ -199,7 +199,7 @@ def _loc(stack: list[tuple[Any, str | int | None]], here: Any, key: str | int | 
     return tuple(len(box) if step is None else step for box, step in steps)
 
 
-def _note(places: dict[Loc, Place], loc: Loc, event: Any, stack: Any) -> None:
+def _note(places: dict[Loc, Place], loc: Loc, event: Any) -> None:
     at = (event.start_mark.line + 1, event.start_mark.column + 1)
     key = places[loc].key if loc in places else at
     raw = event.value if isinstance(event, yaml.ScalarEvent) else None

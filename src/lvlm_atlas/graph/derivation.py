@@ -70,9 +70,7 @@ def map_without_kernel(atlas: Atlas) -> Pairs:
     recomputed beside the kernel.
     """
     readers = [t for t in atlas.techniques.values() if "attention-map" in t.needs]
-    kernels = [
-        t for t in atlas.techniques.values() if "attention" in t.acts_at and "sparse-attention" in t.mechanism
-    ]
+    kernels = [t for t in atlas.techniques.values() if "attention" in t.acts_at and "sparse-attention" in t.mechanism]
     for reader in readers:
         for kernel in kernels:
             if reader is not kernel:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from lvlm_atlas.atlas.atlas import Atlas
+from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.graph.derivation import RULES
 from lvlm_atlas.schema.vocabulary import InteractionTerm
 
@@ -84,13 +85,20 @@ def _stated(atlas: Atlas) -> Iterable[Edge]:
             yield Edge(
                 start=technique.id,
                 kind=said.kind,
-                end=atlas.technique(said.with_).id,
+                end=_target(atlas, technique.id, said.with_),
                 symmetric=_is_symmetric(atlas, said.kind),
                 reason=said.reason,
                 evidence=said.evidence,
                 paper=said.source.paper,
                 place=said.source.place,
             )
+
+
+def _target(atlas: Atlas, entry: str, target: str) -> str:
+    try:
+        return atlas.technique(target).id
+    except AtlasError as error:
+        raise AtlasError(f"{atlas.paths[entry]}: interactions: {error}; `lvlm-atlas check` lists such faults") from None
 
 
 def _derived(atlas: Atlas) -> Iterable[Edge]:

@@ -38,14 +38,14 @@ class Word:
 class Condition:
     """A field compared with a value."""
 
-    field: str
+    name: str
     comparison: str
     value: str
     column: int = field(default=1, compare=False)
     value_column: int = field(default=1, compare=False)
 
     def __str__(self) -> str:
-        return f"{self.field}{self.comparison}{quoted(self.value)}"
+        return f"{self.name}{self.comparison}{quoted(self.value)}"
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import operator
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from lvlm_atlas.atlas.atlas import Atlas
@@ -23,6 +25,7 @@ COMPARISONS: dict[str, Callable[[int, int], bool]] = {
     "<": operator.lt,
 }
 """What may stand between a field and its value; only numbers have an order."""
+_YEAR = re.compile(r"([<>]=?|=)?([0-9]{4})")
 
 
 class UnknownValueError(AtlasError):
@@ -54,8 +57,8 @@ class Field(ABC):
         """The values it can have, for help and completion."""
 
     @abstractmethod
-    def test(self, atlas: Atlas, comparison: str, value: str) -> Test:
-        """The test for `name comparison value`.
+    def test(self, atlas: Atlas, value: str) -> Test:
+        """The test for `name:value`; in an ordered field the value may begin with a comparison.
 
         Raises:
             AtlasError: the field has no such value.
@@ -79,11 +82,17 @@ class TermField(Field):
     """The term ids of a technique."""
 
     def known(self, atlas: Atlas) -> tuple[str, ...]:
+        """All live terms."""
         return tuple(term.id for term in atlas.terms(self.vocabulary))
 
-    def test(self, atlas: Atlas, comparison: str, value: str) -> Test:
+    def ids(self, atlas: Atlas, technique: Technique) -> tuple[str, ...]:
+        """The terms of a technique, once each, former ids followed."""
+        return tuple(dict.fromkeys(atlas.term(self.vocabulary, id_).id for id_ in self.of(technique)))
+
+    def test(self, atlas: Atlas, value: str) -> Test:
+        """Whether the term, or one below it, is among the technique's."""
         wanted = atlas.narrower(self.vocabulary, term_named(atlas, self.vocabulary, value, self.name))
-        return lambda t: _said(self.name, (id_ for id_ in self.of(t) if id_ in wanted))
+        return lambda t: _said(self.name, (id_ for id_ in self.ids(atlas, t) if id_ in wanted))
 
 
 def term_named(atlas: Atlas, vocabulary: str, word: str, field: str) -> str:
@@ -106,20 +115,13 @@ class ReliefField(Field):
     """The walls a technique moves: `stage/bound`, or either alone."""
 
     def known(self, atlas: Atlas) -> tuple[str, ...]:
+        """Stages, bounds, and pairs of them."""
         stages, bounds = ([term.id for term in atlas.terms(name)] for name in ("stage", "bound"))
         return (*stages, *bounds, *(f"{stage}/{bound}" for stage in stages for bound in bounds))
 
-    def test(self, atlas: Atlas, comparison: str, value: str) -> Test:
-        stage, slash, bound = value.partition("/")
-        if not slash:
-            try:
-                stage, bound = term_named(atlas, "stage", value, self.name), ""
-            except UnknownValueError:
-                both = [term.id for name in ("stage", "bound") for term in atlas.terms(name)]
-                stage, bound = "", self._bound(atlas, value, both)
-        else:
-            stage = term_named(atlas, "stage", stage, f"the stage of {self.name}")
-            bound = term_named(atlas, "bound", bound, f"the bound of {self.name}")
+    def test(self, atlas: Atlas, value: str) -> Test:
+        """Whether a wall of that stage and bound is relieved."""
+        stage, bound = self._split(atlas, value)
         stages = atlas.narrower("stage", stage) if stage else None
         bounds = atlas.narrower("bound", bound) if bound else None
         return lambda t: _said(
@@ -127,15 +129,24 @@ class ReliefField(Field):
             (
                 f"{relief.stage}/{relief.bound}"
                 for relief in t.relieves
-                if (stages is None or relief.stage in stages) and (bounds is None or relief.bound in bounds)
+                if (stages is None or atlas.term("stage", relief.stage).id in stages)
+                and (bounds is None or atlas.term("bound", relief.bound).id in bounds)
             ),
         )
 
-    def _bound(self, atlas: Atlas, value: str, known: Iterable[str]) -> str:
-        try:
-            return term_named(atlas, "bound", value, self.name)
-        except UnknownValueError:
-            raise UnknownValueError(f"{self.name} is never {value!r}; {suggestion(value, known)}") from None
+    def _split(self, atlas: Atlas, value: str) -> tuple[str, str]:
+        """Stage and bound of a value; one of them may be empty."""
+        stage, slash, bound = value.partition("/")
+        if slash:
+            return (
+                term_named(atlas, "stage", stage, f"the stage of {self.name}"),
+                term_named(atlas, "bound", bound, f"the bound of {self.name}"),
+            )
+        for vocabulary in ("stage", "bound"):
+            with suppress(UnknownValueError):
+                id_ = term_named(atlas, vocabulary, value, self.name)
+                return (id_, "") if vocabulary == "stage" else ("", id_)
+        raise UnknownValueError(f"{self.name} is never {value!r}; {suggestion(value, self.known(atlas))}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,10 +158,12 @@ class ChoiceField(Field):
     of: Callable[[Atlas, Technique], Iterable[str]]
     """Those that a technique has."""
 
-    def known(self, atlas: Atlas) -> tuple[str, ...]:
+    def known(self, atlas: Atlas) -> tuple[str, ...]:  # noqa: ARG002 other fields look there
+        """The choices."""
         return self.choices
 
-    def test(self, atlas: Atlas, comparison: str, value: str) -> Test:
+    def test(self, atlas: Atlas, value: str) -> Test:
+        """Whether the technique has that choice."""
         wanted = self._choose(value, self.choices)
         return lambda t: f"{self.name}: {wanted}" if wanted in self.of(atlas, t) else None
 
@@ -160,9 +173,11 @@ class PaperField(Field):
     """The works that define a technique, by key."""
 
     def known(self, atlas: Atlas) -> tuple[str, ...]:
+        """All keys of the bibliography."""
         return tuple(atlas.papers)
 
-    def test(self, atlas: Atlas, comparison: str, value: str) -> Test:
+    def test(self, atlas: Atlas, value: str) -> Test:
+        """Whether that work defines the technique."""
         wanted = self._choose(value, atlas.papers)
         return lambda t: f"paper: {wanted}" if wanted in (t.paper, *t.also) else None
 
@@ -172,17 +187,20 @@ class YearField(Field):
     """The year of the introducing paper."""
 
     def known(self, atlas: Atlas) -> tuple[str, ...]:
+        """The years of the techniques' papers."""
         years = {atlas.papers[t.paper].year for t in atlas.techniques.values()}
         return tuple(map(str, sorted(years)))
 
-    def test(self, atlas: Atlas, comparison: str, value: str) -> Test:
-        if not (value.isascii() and value.isdigit() and len(value) == 4):
+    def test(self, atlas: Atlas, value: str) -> Test:
+        """Whether the year compares so with that of the technique's paper."""
+        match = _YEAR.fullmatch(value)
+        if not match:
             raise UnknownValueError(f"{self.name} is a number such as 2025, got {value!r}")
-        compare = COMPARISONS[comparison]
+        compare, wanted = COMPARISONS[match[1] or ":"], int(match[2])
 
         def test(technique: Technique) -> str | None:
             year = atlas.papers[technique.paper].year
-            return f"year: {year}" if compare(year, int(value)) else None
+            return f"year: {year}" if compare(year, wanted) else None
 
         return test
 

@@ -38,10 +38,11 @@ STRING: /"[^"]*"/
 %ignore /\s+/
 """
 
+_CONDITION = frozenset({"WORD", "STRING", "FIELD", "RELATION", "LPAR", "_NOT", "_MINUS"})
+"""What may begin a condition."""
 _WANTED = {
-    "VALUE": "a value", "STRING": "a phrase in quotes", "WORD": "a word", "FIELD": "a field", "RELATION": "a relation",
-    "COMPARISON": "`:`", "RPAR": "`)`", "LPAR": "`(`", "COMMA": "`,`", "_NOT": "`not`", "_MINUS": "`-`",
-    "_AND": "`and`", "_OR": "`or`", "$END": "the end",
+    "WORD": "a word", "VALUE": "a value", "STRING": "a phrase in quotes", "COMPARISON": "`:`", "RPAR": "`)`",
+    "COMMA": "`,`", "_AND": "`and`", "_OR": "`or`", "$END": "the end",
 }  # fmt: skip
 
 
@@ -121,7 +122,8 @@ def _explained(text: str, error: UnexpectedInput) -> QueryError:
         at = len(text.rstrip()) if error.token.type == "$END" else at
     elif isinstance(error, UnexpectedCharacters):
         expected = set(error.allowed or ())
-    wanted = [words for name, words in _WANTED.items() if name in expected]
+    wanted = ["a condition"] if expected >= _CONDITION else []
+    wanted += [words for name, words in _WANTED.items() if name in expected - (_CONDITION if wanted else set())]
     if text[at : at + 1] == '"':
         return QueryError(text, at + 1, "this quotation mark is not closed")
     found = repr(text[at:].split(maxsplit=1)[0]) if text[at:].strip() else "the end"

@@ -65,7 +65,7 @@ def relation_named(atlas: Atlas, word: str) -> Relation:
 
 
 def reading(atlas: Atlas, edge: Edge, subject: str) -> str:
-    """How `edge` reads from `subject`: `conflicts with`, `is fed by`, …"""
+    """How `edge` reads from `subject`: `conflicts with`, `is fed by` and so on."""
     term = atlas.term("interaction", edge.kind)
     backwards = not edge.symmetric and subject == edge.end
     if backwards and isinstance(term, InteractionTerm) and term.inverse:

@@ -96,9 +96,11 @@ def _check(value: object) -> float | str:
 Amount = Annotated[
     float | str,
     PlainValidator(_check),
-    WithJsonSchema({
-        "anyOf": [{"type": "number"}, {"type": "string"}],
-        "description": "A number, or an arithmetic expression over parameters and symbols.",
-    }),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "number"}, {"type": "string"}],
+            "description": "A number, or an arithmetic expression over parameters and symbols.",
+        }
+    ),
 ]
 """A number, or an arithmetic expression over the entry's parameters and the taxonomy's symbols."""

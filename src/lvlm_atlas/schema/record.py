@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
@@ -12,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 class Record(BaseModel):
     """Base of all records: unknown keys are faults, values are not coerced, records never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, defer_build=True)
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,10 @@ class Ref:
     """
 
     to: str
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, Any]:
+        """Carry the mark into the JSON Schema, where `schema.export` puts the known ids in its place."""
+        return {**handler(core), "x-ref": self.to}
 
 
 ID_PATTERN = r"^[a-z0-9]+(?:[-.][a-z0-9]+)*$"
@@ -59,31 +64,38 @@ class Source(Record):
 def refs_in(record: BaseModel) -> list[tuple[tuple[str | int, ...], str, str]]:
     """Every reference a record makes: its location (keys and indices), what it refers to, and the id."""
     found: list[tuple[tuple[str | int, ...], str, str]] = []
-    for name, field in type(record).model_fields.items():
-        marks = [mark.to for mark in field.metadata if isinstance(mark, Ref)]
-        _collect(getattr(record, name), (field.alias or name,), marks, field.annotation, found)
+    for name, key, marks in _marked_fields(type(record)):
+        _collect(getattr(record, name), (key,), marks, found)
     return found
 
 
 def _collect(
     value: Any,
     loc: tuple[str | int, ...],
-    marks: list[str],
-    annotation: Any,
+    marks: tuple[str, ...],
     found: list[tuple[tuple[str | int, ...], str, str]],
 ) -> None:
-    """Walk a field's value along its annotation and note each marked string."""
-    marks = marks or _marks(annotation)
+    """Walk a field's value and note each string, if the field is marked, and each record inside it."""
     if isinstance(value, BaseModel):
         found.extend((loc + inner, to, id_) for inner, to, id_ in refs_in(value))
     elif isinstance(value, str):
         found.extend((loc, to, value) for to in marks)
     elif isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
-            _collect(item, (*loc, index), marks, annotation, found)
+            _collect(item, (*loc, index), marks, found)
     elif isinstance(value, dict):
         for key, item in value.items():
-            _collect(item, (*loc, key), marks, annotation, found)
+            _collect(item, (*loc, key), marks, found)
+
+
+@lru_cache(maxsize=128)
+def _marked_fields(model: type[BaseModel]) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
+    """Each field's name, its key in the text, and what its strings refer to."""
+    marked = []
+    for name, field in model.model_fields.items():
+        own = [mark.to for mark in field.metadata if isinstance(mark, Ref)]
+        marked.append((name, field.alias or name, tuple(own or _marks(field.annotation))))
+    return tuple(marked)
 
 
 def _marks(annotation: Any) -> list[str]:

@@ -116,7 +116,7 @@ class Step(Record):
 
     does: Text
     """What happens, with shapes and formulas in the project's letters."""
-    code: str | None = Field(default=None, pattern=r"^[a-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$")
+    code: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$")
     """The function or method of the reference's module that does it."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -84,13 +84,16 @@ class Cache:
     """What each layer kept of the prompt; its tensors `vision_BGS` and `index_BGS` tell the entries apart."""
     next_position: int
     """Position id of the next token: the true length, whatever was evicted."""
+    parents: list[int] = field(default_factory=list)
+    """The unsettled tokens: for each the one it follows, counted from the oldest; −1 is the last settled token."""
 
     def retain(self, index_K: Tensor) -> None:
-        """Of the last step's tokens keep those at these places, drop the others, and settle."""
+        """Of the unsettled tokens keep those at these places, each the child of the one before, and settle."""
         for store in self.stores:
             store.retain(index_K)
             store.settle()
         self.next_position += len(index_K)
+        self.parents.clear()
 
     @property
     def byte(self) -> int:

@@ -120,7 +120,7 @@ class LVLM(nn.Module):
         trace.frames_in = len(index_K)
         for technique in stack.at(SelectFrames):
             chosen = technique.select_frames(request).cpu()
-            is_image = request.prompt_N == self.config.image_token_id
+            is_image = request.prompt_N == request.image_token_id
             kept_N = ~is_image
             kept_N[is_image.nonzero()[:, 0][chosen]] = True
             request = replace(request, frames_F3HW=request.frames_F3HW[chosen], prompt_N=request.prompt_N[kept_N])
@@ -171,7 +171,16 @@ class LVLM(nn.Module):
         return Sequence(hidden_ND[None], place_1N, vision_N[None], place_1N)
 
     def prepare(self, request: Request, stack: Stack, trace: Trace) -> Sequence:
-        """The assembled prompt, techniques up to the LLM's input applied."""
+        """The assembled prompt, techniques up to the LLM's input applied.
+
+        Raises:
+            ValueError: the request's placeholder is not the model's, or there is not one a frame.
+        """
+        if request.image_token_id != self.config.image_token_id:
+            raise ValueError(
+                f"the request marks its frames with token {request.image_token_id}, the model with "
+                f"{self.config.image_token_id}; give the request the model's `image_token_id`"
+            )
         request = self.select(request, stack, trace)
         sequence = self.assemble(request.prompt_N, self.encode(request.frames_F3HW, stack, trace))
         trace.vision_tokens = int(sequence.vision_BN.sum())
@@ -222,22 +231,24 @@ class LVLM(nn.Module):
         """Logits (M, C) after each of M new tokens; their entries are added to the cache, unsettled.
 
         Args:
-            token_M: the last token of the text, then drafted ones.
-            cache: the cache; its `next_position` is the first token's position.
-            parent_M: for each token after the first, the node it follows (−1: the first token). Absent
-                means a chain.
+            token_M: tokens that nobody has settled yet.
+            cache: the cache; tokens of earlier steps that are still unsettled may be followed, too.
+            parent_M: the unsettled token that each one follows, counted from the oldest; −1 is the last
+                settled token. Absent means that each follows the one before.
         """
+        old = len(cache.parents)
         if parent_M is None:
-            parent_M = torch.arange(len(token_M) - 1) - 1
-        seen_MM = ancestors(parent_M)
-        depth_M = seen_MM.sum(1) - 1
+            parent_M = torch.arange(old, old + len(token_M)) - 1
+        cache.parents += parent_M.tolist()
+        seen_MU = ancestors(torch.tensor(cache.parents))[1 + old :, 1:]
+        depth_M = seen_MU.sum(1) - 1
         position_1M = (cache.next_position + depth_M)[None].to(self.device)
         hidden = self.language_model.model.embed_tokens(token_M.to(self.device))[None]
         for layer, store in zip(self._layers(), cache.stores, strict=True):
             query, key, value = layer.project(hidden, position_1M)
-            past = store.length
+            settled = store.length - old
             store.append(key, value)
-            mask_MS = functional.pad(seen_MM, (past, 0), value=True).to(self.device)
+            mask_MS = functional.pad(seen_MU, (settled, 0), value=True).to(self.device)
             hidden = layer.finish(hidden, attend(query, *store.read(), mask_MS))
         return self.language_model.logits(hidden)[0]
 
@@ -249,13 +260,13 @@ class LVLM(nn.Module):
 
         Raises:
             StackError: the techniques cannot run together; the message says why.
-            ValueError: the prompt does not have one placeholder a frame.
+            ValueError: the prompt does not have one placeholder of the model's a frame.
         """
         techniques, trace = Stack(tuple(stack)), Trace()
         prefill = self.prefill(self.prepare(request, techniques, trace), techniques, trace)
         loop = techniques.owner(BeginDecoding)
         drafter = (
-            loop.begin_decoding(self, request, prefill, techniques)
+            loop.begin_decoding(self, request, prefill, techniques, trace)
             if loop
             else PlainDrafter(self.config.text.vocab_size)
         )
@@ -264,8 +275,9 @@ class LVLM(nn.Module):
         chosen_from = [prefill.logits_C]
         while not self._ended(tokens, chosen_from, request, techniques):
             proposal = drafter.propose(tokens)
-            last = torch.tensor(tokens[-1:])
-            logits_MC = self.step(torch.cat([last, proposal.token_M.cpu()]), cache, proposal.parent_M.cpu())
+            token_M = torch.cat([torch.tensor(tokens[-1:]), proposal.token_M.cpu()])
+            parent_M = torch.cat([torch.tensor([-1]), proposal.parent_M.cpu() + 1])
+            logits_MC = self.step(token_M, cache, parent_M)
             verdict = drafter.verify(proposal, distribution(logits_MC, request.temperature), generator)
             cache.retain(torch.tensor([0, *(node + 1 for node in verdict.path)], device=self.device))
             trace.target_passes += 1

@@ -16,6 +16,7 @@ from lvlm_atlas.reference.lvlm.attention import Probe
 from lvlm_atlas.reference.lvlm.cache import Store
 from lvlm_atlas.reference.lvlm.request import Request
 from lvlm_atlas.reference.lvlm.states import Entries, Patches, Sequence
+from lvlm_atlas.reference.lvlm.trace import Trace
 
 if TYPE_CHECKING:
     from lvlm_atlas.reference.lvlm.decoding import Drafter
@@ -115,8 +116,8 @@ class BeginDecoding(Protocol):
     retain_attention: ClassVar[bool]
     """Whether prefill must keep every layer's attention for it."""
 
-    def begin_decoding(self, target: LVLM, request: Request, prefill: Prefill, stack: Stack) -> Drafter:
-        """A drafter for this request, its own prefill done."""
+    def begin_decoding(self, target: LVLM, request: Request, prefill: Prefill, stack: Stack, trace: Trace) -> Drafter:
+        """A drafter for this request, its own prefill done; it notes in `trace` what its draft model does."""
 
 
 @runtime_checkable

@@ -19,11 +19,18 @@ class Request:
     """Frames of one image set or video, normalised pixels."""
     prompt_N: Tensor
     """Token ids, with one placeholder (`image_token_id`) for each frame, in order."""
+    image_token_id: int
+    """The placeholder, the one of the model that answers."""
     max_new_tokens: int = 16
     temperature: float = 0.0
     """0 decodes greedily."""
     seed: int = 0
     """Seed of every random draw of the run."""
+
+    @property
+    def text_N(self) -> Tensor:  # noqa: N802 - names carry shapes
+        """The prompt without its placeholders."""
+        return self.prompt_N[self.prompt_N != self.image_token_id]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +69,7 @@ def random_request(
     return Request(
         frames_F3HW=pixels,
         prompt_N=torch.cat([words[:before], image, words[before:]]),
+        image_token_id=config.image_token_id,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         seed=seed,

@@ -1,0 +1,29 @@
+# `make serve` builds and serves the site; `make test` sets up what the tests need and passes them.
+VENV ?= .venv
+PORT ?= 8000
+PYTHON := $(VENV)/bin/python
+
+.PHONY: serve test check bench clean
+.DELETE_ON_ERROR:
+
+serve: $(VENV)/.installed-site
+	$(VENV)/bin/lvlm-atlas check
+	PORT=$(PORT) $(VENV)/bin/lvlm-atlas serve
+
+test: $(VENV)/.installed-dev
+	scripts/chromium
+	scripts/check $(VENV)
+	$(PYTHON) -m pytest
+
+check: $(VENV)/.installed-dev
+	scripts/check $(VENV)
+
+bench: $(VENV)/.installed-dev
+	$(PYTHON) tests/benchmarks/run.py
+
+$(VENV)/.installed-%: pyproject.toml constraints.txt scripts/setup
+	scripts/setup $(VENV) $*
+	touch $@
+
+clean:
+	rm -rf build dist $(VENV)

@@ -1,0 +1,5 @@
+"""`python -m lvlm_atlas`."""
+
+from lvlm_atlas.cli import main
+
+main()

@@ -1,0 +1,48 @@
+"""The JSON Schemas that editors read while an entry is written. Committed, so that a fresh checkout completes keys."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lvlm_atlas.atlas.loader import SCHEMAS, TAXONOMY, inspect
+from lvlm_atlas.atlas.root import data_root
+from lvlm_atlas.fault import FaultsError
+from lvlm_atlas.schema.export import json_schema
+from lvlm_atlas.schema.measurement import Measurement
+from lvlm_atlas.schema.technique import Technique
+from lvlm_atlas.schema.vocabulary import AnyVocabulary
+
+_KINDS: dict[str, Any] = {"technique": Technique, "vocabulary": AnyVocabulary, "measurement": Measurement}
+
+
+def editor_schemas(root: Path | None = None) -> dict[Path, str]:
+    """Text of each schema file, by its path relative to the root.
+
+    Raises:
+        FaultsError: the taxonomy has faults, so its terms are not known.
+    """
+    inspection = inspect(root)
+    faults = [fault for fault in inspection.faults if fault.path.is_relative_to(TAXONOMY)]
+    if faults:
+        raise FaultsError(faults)
+    vocabularies = inspection.atlas.vocabularies
+    return {
+        SCHEMAS / f"{name}.json": json.dumps(json_schema(kind, vocabularies), indent=1, ensure_ascii=False) + "\n"
+        for name, kind in _KINDS.items()
+    }
+
+
+def write_editor_schemas(root: Path | None = None) -> tuple[Path, ...]:
+    """Write the schema files under the root and return their paths.
+
+    Raises:
+        FaultsError: the taxonomy has faults.
+    """
+    root = root or data_root()
+    texts = editor_schemas(root)
+    (root / SCHEMAS).mkdir(exist_ok=True)
+    for path, text in texts.items():
+        (root / path).write_text(text, encoding="utf-8")
+    return tuple(texts)

@@ -1,0 +1,244 @@
+"""The commands, by journey: browse and query, contribute, run, publish."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lvlm_atlas.cli.options import Device, Dtype, Format, Listing, Root, opened, root_of
+
+app = typer.Typer(
+    name="lvlm-atlas",
+    help="An executable knowledge base of efficient inference for large vision-language models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+BROWSE, CONTRIBUTE, PUBLISH = "Browse and query", "Contribute", "Publish"
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        typer.echo(f"lvlm-atlas {version('lvlm-atlas')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+@app.command("list", rich_help_panel=BROWSE)
+def list_(
+    query: Annotated[str | None, typer.Argument(help="Only what this query finds.")] = None,
+    format_: Format = Listing.table,
+    root: Root = None,
+) -> None:
+    """List techniques, all or those that a query finds."""
+    from lvlm_atlas.cli.output import print_rows
+    from lvlm_atlas.cli.rows import TECHNIQUE_COLUMNS, by_pipeline, technique_row
+
+    atlas = opened(root)
+    answer = atlas.query(query) if query else None
+    found = [row.technique for row in answer.rows] if answer else list(atlas.atlas.techniques.values())
+    rows = [technique_row(atlas, technique) for technique in by_pipeline(atlas, found)]
+    print_rows(rows, TECHNIQUE_COLUMNS, format_)
+    if not rows:
+        typer.echo(answer.why_empty if answer else "the catalog is empty", err=True)
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel=BROWSE)
+def show(
+    id_: Annotated[str, typer.Argument(metavar="ID", help="Id, former id, name or alias of a technique.")],
+    json_: Annotated[bool, typer.Option("--json", help="Print the entry and its edges as JSON.")] = False,
+    root: Root = None,
+) -> None:
+    """Show a technique: what its page says."""
+    atlas = opened(root)
+    technique = atlas.technique(id_)
+    if json_:
+        import json
+
+        from lvlm_atlas.cli.rows import technique_row
+
+        typer.echo(json.dumps(technique_row(atlas, technique), indent=2, ensure_ascii=False))
+        return
+    from lvlm_atlas.cli.output import console
+    from lvlm_atlas.cli.sheet import sheet
+
+    console().print(sheet(atlas, technique))
+
+
+@app.command(rich_help_panel=BROWSE)
+def query(
+    expression: Annotated[str, typer.Argument(help="Such as: relieves:decoding/memory and not training:finetune")],
+    explain: Annotated[bool, typer.Option("--explain", help="Say why each row is there, with its evidence.")] = False,
+    format_: Format = Listing.table,
+    root: Root = None,
+) -> None:
+    """Find techniques by fields and relations. Exit 0: rows, 1: none, 2: bad query.
+
+    Fields compare (stage:prefilling, year>=2024), relations connect (composes-with(fastv), within(fastv, 2)),
+    and, or, not and parentheses join them. `lvlm-atlas fields` lists all of them.
+    """
+    from lvlm_atlas.cli.output import print_rows
+    from lvlm_atlas.cli.rows import TECHNIQUE_COLUMNS, answer_row
+
+    atlas = opened(root)
+    answer = atlas.query(expression)
+    rows = [answer_row(atlas, row) for row in answer.rows]
+    columns = ("id", "because") if explain else TECHNIQUE_COLUMNS
+    if explain and format_ in (Listing.table, Listing.csv, Listing.md):
+        rows = [{**row, "because": row["because_text"]} for row in rows]
+    print_rows([{k: v for k, v in row.items() if k != "because_text"} for row in rows], columns, format_)
+    if not rows:
+        typer.echo(answer.why_empty, err=True)
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel=BROWSE)
+def fields(format_: Format = Listing.table, root: Root = None) -> None:
+    """List the fields and relations that a query may use."""
+    from lvlm_atlas.cli.output import print_rows
+    from lvlm_atlas.cli.rows import grammar_rows
+
+    print_rows(grammar_rows(opened(root)), ("id", "meaning", "example"), format_)
+
+
+@app.command(rich_help_panel=BROWSE)
+def graph(
+    id_: Annotated[str, typer.Argument(metavar="ID", help="Id, former id, name or alias of a technique.")],
+    depth: Annotated[int, typer.Option(min=1, max=6, help="How many edges away.")] = 1,
+    format_: Format = Listing.table,
+    root: Root = None,
+) -> None:
+    """Show how a technique is related to others: each edge with its reason and evidence."""
+    from lvlm_atlas.cli.output import print_rows
+    from lvlm_atlas.cli.rows import edge_row, neighbourhood
+
+    atlas = opened(root)
+    edges = neighbourhood(atlas, atlas.technique(id_).id, depth)
+    print_rows([edge_row(edge) for edge in edges], ("id", "evidence", "reason", "source"), format_)
+    if not edges:
+        typer.echo(f"no interaction of {id_} is known; that does not mean that it is compatible with all", err=True)
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel=CONTRIBUTE)
+def check(
+    paths: Annotated[list[Path] | None, typer.Argument(help="Report only the faults of these files.")] = None,
+    format_: Annotated[str, typer.Option("--format", "-f", help="text, json or github.")] = "text",
+    root: Root = None,
+) -> None:
+    """Check every record: one line a fault, all faults in one run. Exit 0: none, 1: faults, 2: bad usage."""
+    from lvlm_atlas.cli.faults import print_faults
+    from lvlm_atlas.rules.check import check as run
+
+    folder = root_of(root)
+    faults = run(folder, paths or None)
+    print_faults(faults, format_, folder)
+    if any(fault.level == "error" for fault in faults):
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel=CONTRIBUTE)
+def new(
+    id_: Annotated[str, typer.Argument(metavar="ID", help="Id of the new technique, such as my-method.")],
+    family: Annotated[str, typer.Option(help="Family or subfamily; `lvlm-atlas terms family` lists them.")],
+    acts_at: Annotated[str, typer.Option("--acts-at", help="Extension point that it uses.")],
+    paper: Annotated[str, typer.Option(help="Key of its paper in papers.bib.")],
+    name: Annotated[str | None, typer.Option(help="Its name; default: the id.")] = None,
+    root: Root = None,
+) -> None:
+    """Write the files of a new technique: entry, reference, test. `check` then says what to fill in."""
+    from lvlm_atlas.scaffold import scaffold
+
+    for path in scaffold(opened(root), id_, family=family, acts_at=acts_at, paper=paper, name=name):
+        typer.echo(f"wrote {path}")
+    typer.echo(f"next: fill in what `lvlm-atlas check` names, then `lvlm-atlas smoke {id_}`")
+
+
+@app.command(rich_help_panel=BROWSE)
+def terms(
+    vocabulary: Annotated[str | None, typer.Argument(help="Which vocabulary; default: name them all.")] = None,
+    format_: Format = Listing.table,
+    root: Root = None,
+) -> None:
+    """List the vocabularies, or the terms of one with their definitions."""
+    from lvlm_atlas.cli.output import print_rows
+    from lvlm_atlas.cli.rows import term_rows
+
+    print_rows(term_rows(opened(root), vocabulary), ("id", "name", "definition"), format_)
+
+
+@app.command(rich_help_panel=CONTRIBUTE)
+def smoke(
+    ids: Annotated[list[str] | None, typer.Argument(help="Techniques; default: all that have a reference.")] = None,
+    device: Annotated[Device, typer.Option(help="Where to run.")] = Device.cpu,
+    dtype: Annotated[Dtype, typer.Option(help="Type of weights and activations.")] = Dtype.float32,
+    record: Annotated[bool, typer.Option("--record", help="Write a record under catalog/measurements.")] = False,
+    time_s: Annotated[float, typer.Option("--time-s", min=1, help="Seconds that one technique may take.")] = 120,
+    memory_gib: Annotated[float, typer.Option("--memory-gib", min=0.1, help="Memory that one may take.")] = 4,
+    root: Root = None,
+) -> None:
+    """Run the references on the tiny LVLM and check what every reference must hold. Needs the torch extra."""
+    from lvlm_atlas.cli.smoke import run_smoke
+
+    failed = run_smoke(
+        root_of(root), ids or [], device.value, dtype.value, record=record, time_s=time_s, memory_gib=memory_gib
+    )
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel=CONTRIBUTE)
+def schema(root: Root = None) -> None:
+    """Write the JSON schemas by which editors complete and check the YAML files."""
+    from lvlm_atlas.atlas.editor_schema import write_editor_schemas
+
+    for path in write_editor_schemas(root_of(root)):
+        typer.echo(f"wrote {path}")
+
+
+@app.command(rich_help_panel=PUBLISH)
+def export(
+    format_: Annotated[str, typer.Option("--format", "-f", help="json, graphml, mermaid or dot.")] = "json",
+    root: Root = None,
+) -> None:
+    """Print the knowledge graph for other tools."""
+    from lvlm_atlas.graph.exports import export as run
+
+    sys.stdout.write(run(opened(root), format_))
+
+
+@app.command(rich_help_panel=PUBLISH)
+def build(
+    out: Annotated[Path, typer.Option("--out", help="Folder to write the site to.")] = Path("build/site"),
+    root: Root = None,
+) -> None:
+    """Build the site. Needs the site extra."""
+    from lvlm_atlas.site.build import build as run
+
+    typer.echo(f"built {run(opened(root), out)}")
+
+
+@app.command(rich_help_panel=PUBLISH)
+def serve(
+    port: Annotated[int, typer.Option(envvar="PORT", min=0, max=65535, help="0 takes a free one.")] = 8000,
+    out: Annotated[Path, typer.Option("--out", help="Folder to write the site to.")] = Path("build/site"),
+    root: Root = None,
+) -> None:
+    """Build the site and serve it on this machine. Needs the site extra."""
+    from lvlm_atlas.site.build import build as run
+    from lvlm_atlas.site.serve import serve as start
+
+    start(run(opened(root), out), port)

@@ -1,0 +1,50 @@
+"""Prints faults: as lines, as JSON, or as annotations that GitHub shows beside the code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+from lvlm_atlas.fault import AtlasError, Fault, suggestion
+
+FORMATS = ("text", "json", "github")
+
+
+def print_faults(faults: Sequence[Fault], format_: str, root: Path) -> None:
+    """Print the faults, and for people how many there are.
+
+    Raises:
+        AtlasError: no such format.
+    """
+    if format_ not in FORMATS:
+        raise AtlasError(f"--format: no format {format_!r}; {suggestion(format_, FORMATS)}")
+    if format_ == "json":
+        keys = ("path", "line", "column", "level", "rule", "message", "repair")
+        typer.echo(json.dumps([{key: _plain(getattr(fault, key)) for key in keys} for fault in faults], indent=2))
+        return
+    for fault in faults:
+        typer.echo(_annotation(fault) if format_ == "github" else str(fault))
+    errors = sum(fault.level == "error" for fault in faults)
+    warnings = len(faults) - errors
+    said = f"{errors} fault{'s' * (errors != 1)}" + (f", {warnings} to look at" if warnings else "")
+    typer.echo(f"{root}: {said if faults else 'no faults'}", err=True)
+
+
+def _plain(value: object) -> object:
+    return value.as_posix() if isinstance(value, Path) else value
+
+
+def _annotation(fault: Fault) -> str:
+    """A workflow command; its data and properties escape what would end them."""
+    place = f"file={_escaped(fault.path.as_posix())},line={fault.line},col={fault.column},title={_escaped(fault.rule)}"
+    text = f"{fault.message}; {fault.repair}".replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return f"::{fault.level} {place}::{text}"
+
+
+def _escaped(text: str) -> str:
+    for char, code in (("%", "%25"), ("\r", "%0D"), ("\n", "%0A"), (":", "%3A"), (",", "%2C")):
+        text = text.replace(char, code)
+    return text

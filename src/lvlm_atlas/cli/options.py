@@ -1,0 +1,75 @@
+"""Options that commands share, and the atlas they point at."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lvlm_atlas.fault import AtlasError
+
+if TYPE_CHECKING:
+    from lvlm_atlas.graph.knowledge import KnowledgeBase
+
+Root = Annotated[
+    Path | None,
+    typer.Option(
+        "--root",
+        envvar="LVLM_ATLAS_ROOT",
+        help="Folder with taxonomy/, catalog/ and papers.bib; default: the one that comes with the package.",
+        show_default=False,
+    ),
+]
+
+
+class Listing(StrEnum):
+    """How a list is printed."""
+
+    table = "table"
+    json = "json"
+    jsonl = "jsonl"
+    csv = "csv"
+    md = "md"
+    ids = "ids"
+
+
+Format = Annotated[Listing, typer.Option("--format", "-f", help="How to print.")]
+
+
+class Device(StrEnum):
+    """Where references run."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Dtype(StrEnum):
+    """Type of weights and activations."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+def root_of(root: Path | None) -> Path:
+    """The folder that a command works on.
+
+    Raises:
+        AtlasError: there is no such folder, or no taxonomy in it.
+    """
+    from lvlm_atlas.atlas.root import data_root
+
+    if root is None:
+        return data_root()
+    if not (root / "taxonomy").is_dir():
+        raise AtlasError(f"--root: {root} holds no taxonomy/; point it at a folder with taxonomy/ and catalog/")
+    return root
+
+
+def opened(root: Path | None) -> KnowledgeBase:
+    """The knowledge base that a command works on."""
+    from lvlm_atlas import load
+
+    return load(root_of(root))

@@ -1,0 +1,69 @@
+"""Prints rows in the format asked for: a table for people, the rest for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from lvlm_atlas.cli.options import Listing
+
+Row = Mapping[str, Any]
+"""A row: values by column. A row has an `id`."""
+
+
+def console() -> Console:
+    """Standard output; plain and unwrapped where it is no terminal."""
+    width = None if sys.stdout.isatty() else max(Console().width, 100)
+    return Console(soft_wrap=False, highlight=False, width=width)
+
+
+def print_rows(rows: Sequence[Row], columns: Sequence[str], listing: Listing) -> None:
+    """Print the rows. `columns` are those a table shows; JSON formats print every key."""
+    match listing:
+        case Listing.table:
+            _table(rows, columns)
+        case Listing.json:
+            typer.echo(json.dumps([dict(row) for row in rows], indent=2, ensure_ascii=False))
+        case Listing.jsonl:
+            for row in rows:
+                typer.echo(json.dumps(dict(row), ensure_ascii=False))
+        case Listing.csv:
+            text = io.StringIO()
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerow(columns)
+            writer.writerows([_cell(row[name]) for name in columns] for row in rows)
+            typer.echo(text.getvalue(), nl=False)
+        case Listing.md:
+            typer.echo("| " + " | ".join(columns) + " |\n|" + " --- |" * len(columns))
+            for row in rows:
+                cells = (_cell(row[name]).replace("|", "\\|").replace("\n", " ") for name in columns)
+                typer.echo("| " + " | ".join(cells) + " |")
+        case Listing.ids:
+            for row in rows:
+                typer.echo(row["id"])
+
+
+def _table(rows: Sequence[Row], columns: Sequence[str]) -> None:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=False)
+    for name in columns:
+        table.add_column(name, overflow="fold", no_wrap=name == "id", style="bold" if name == "id" else "")
+    for row in rows:
+        table.add_row(*(_cell(row[name]) for name in columns))
+    console().print(table)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_cell, value))
+    if value is None:
+        return ""
+    return str(value)

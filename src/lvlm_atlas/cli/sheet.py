@@ -1,0 +1,101 @@
+"""A technique for the terminal: what its page says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from lvlm_atlas.graph.edges import Edge
+from lvlm_atlas.graph.knowledge import KnowledgeBase
+from lvlm_atlas.graph.relations import relations
+from lvlm_atlas.schema.formula import effect_formula, overhead_formula
+from lvlm_atlas.schema.technique import Parameter, Technique
+
+
+def sheet(atlas: KnowledgeBase, technique: Technique) -> Group:
+    """Everything a reader wants to know, answer first."""
+    paper = atlas.atlas.papers[technique.paper]
+    parts: list[RenderableType] = [
+        Text.assemble((technique.name, "bold"), f"  {technique.id}", ("" if technique.reference else "  (described)")),
+        Text(technique.summary),
+        Text(""),
+        _facts(atlas, technique),
+    ]
+    parts += _section("How it works", [Text(technique.explanation)])
+    steps = (f"{number}. {step.does}" for number, step in enumerate(technique.algorithm, start=1))
+    parts += _section("Algorithm", map(Text, steps))
+    parts += _section("Parameters", [_parameters(technique)] if technique.parameters else [])
+    parts += _section("Effects", (_noted(effect_formula(e), e.note) for e in technique.effects))
+    parts += _section("Overheads", (_noted(f"{o.stage}: {overhead_formula(o)}", o.why) for o in technique.overheads))
+    parts += _section("Interactions", (_edge(atlas, technique, e) for e in atlas.interactions(technique.id)))
+    reported = (
+        _noted(f"{r.claim}: {r.value}", f"{r.setting}  [{r.source.paper}, {r.source.place}]")
+        for r in technique.reported
+    )
+    parts += _section("Reported by its sources", reported)
+    parts += _section("Pitfalls", (Text(f"• {pitfall.mistake}") for pitfall in technique.pitfalls))
+    parts += _section(
+        "Paper", [Text(f"{'; '.join(paper.authors)} ({paper.year}). {paper.title}. {paper.venue}. {paper.url}")]
+    )
+    return Group(*parts)
+
+
+def _facts(atlas: KnowledgeBase, technique: Technique) -> Table:
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column(overflow="fold")
+    rows = {
+        "stage": technique.stage,
+        "family": technique.family,
+        "acts at": ", ".join(technique.acts_at),
+        "relieves": ", ".join(f"{relief.stage}/{relief.bound}" for relief in technique.relieves),
+        "training": technique.training,
+        "decides by": ", ".join(technique.signals) + (", the prompt" if technique.query_aware else ""),
+        "needs": ", ".join(technique.needs) or "nothing special",
+        "reference": technique.reference or "none yet",
+        "checked": f"against {technique.verified}, {technique.updated}",
+        "entry": str(atlas.atlas.paths[technique.id]),
+    }
+    for name, value in rows.items():
+        facts.add_row(name, value)
+    return facts
+
+
+def _section(title: str, body: Iterable[RenderableType]) -> list[RenderableType]:
+    lines = list(body)
+    if not lines:
+        return []
+    return [Text(""), Text(title, style="bold"), *(Padding(line, (0, 0, 0, 2)) for line in lines)]
+
+
+def _parameters(technique: Technique) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("name", "symbol", "default", "legal", "meaning"):
+        table.add_column(column, overflow="fold")
+    for name, parameter in technique.parameters.items():
+        table.add_row(name, parameter.symbol or "", str(parameter.default), _legal(parameter), parameter.doc)
+    return table
+
+
+def _legal(parameter: Parameter) -> str:
+    return parameter.range or ", ".join(map(str, parameter.choices)) or parameter.type
+
+
+def _noted(line: str, note: str | None) -> Text:
+    return Text.assemble(f"• {line}", *([(f"\n  {note}", "dim")] if note else []))
+
+
+def _edge(atlas: KnowledgeBase, technique: Technique, edge: Edge) -> Text:
+    """An edge, read from the technique that is shown."""
+    reading = next(r.reads for r in relations(atlas.atlas) if r.holds(edge, technique.id))
+    return Text.assemble(
+        f"• {reading} ",
+        (edge.other(technique.id), "bold"),
+        f" [{edge.evidence}]",
+        (f"\n  {edge.reason}  [{edge.source}]", "dim"),
+    )

@@ -1,0 +1,66 @@
+"""Runs smoke tests with a progress bar and prints what came of them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import typer
+
+from lvlm_atlas import load
+from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.schema.measurement import SmokeResult
+
+
+def run_smoke(
+    root: Path, ids: list[str], device: str, dtype: str, *, record: bool, time_s: float, memory_gib: float
+) -> int:
+    """Run, print and perhaps record; returns how many trials failed.
+
+    Raises:
+        AtlasError: torch or the GPU is missing, or an id is unknown.
+    """
+    try:
+        import psutil  # noqa: F401
+        import torch
+    except ImportError:
+        raise AtlasError("smoke tests need torch; install it with: pip install 'lvlm-atlas[torch]'") from None
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from lvlm_atlas.lab.record import record as write
+    from lvlm_atlas.lab.smoke import WORKLOAD, Bounds, jobs_for, smoke
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise AtlasError("--device cuda: torch sees no CUDA device here; run on a machine with one, or leave it out")
+    atlas = load(root)
+    every = [t for t in atlas.atlas.techniques.values() if t.reference]
+    chosen = list({t.id: t for t in map(atlas.technique, ids)}.values()) or every
+    workload = WORKLOAD.model_copy(update={"dtype": dtype})
+    jobs = jobs_for(chosen, workload, device)
+    bounds = Bounds(time_s=time_s, memory_byte=int(memory_gib * 2**30))
+    results: list[SmokeResult] = []
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task(f"{len(jobs)} techniques on {device}, {dtype}", total=len(jobs))
+        for answer in smoke(jobs, bounds=bounds, workers=1 if device == "cuda" else None):
+            results += answer.results
+            progress.advance(task)
+    results.sort(key=lambda result: result.technique)
+    _print(results)
+    failed = sum(bool(result.failed) for result in results)
+    if record and failed:
+        typer.echo("not recorded: a record holds runs that passed", err=True)
+    elif record:
+        typer.echo(f"recorded in {write(root, workload, device, results)}")
+    return failed
+
+
+def _print(results: list[SmokeResult]) -> None:
+    for result in results:
+        setting = ", ".join(f"{name}={value}" for name, value in result.setting.items())
+        outcome = f"{len(result.passed)} checks passed" if not result.failed else "FAILED"
+        typer.echo(f"{result.technique}({setting}): {outcome}")
+        for check, seen in result.failed.items():
+            typer.echo(f"    {check}: {seen}")
+    failed = sum(bool(result.failed) for result in results)
+    typer.echo(f"{len(results) - failed} of {len(results)} trials passed", err=True)

@@ -1,0 +1,110 @@
+"""The knowledge base for other tools: JSON, GraphML, Mermaid, Graphviz. The same bytes from the same data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping
+
+import networkx as nx
+
+from lvlm_atlas.graph.edges import Edge
+from lvlm_atlas.graph.knowledge import KnowledgeBase
+
+FORMAT = "lvlm-atlas-graph/1"
+"""Names the layout of the JSON; the number rises when a key changes its meaning."""
+
+
+def to_json(kb: KnowledgeBase) -> str:
+    """The graph as node-link data (for `networkx.node_link_graph(…, edges="edges")`) beside every entry."""
+    atlas = kb.atlas
+    document = {
+        "format": FORMAT,
+        "graph": nx.node_link_data(kb.graph, edges="edges"),
+        "techniques": {id_: t.model_dump(mode="json", by_alias=True) for id_, t in atlas.techniques.items()},
+        "redirects": {id_: list(ids) for id_, ids in atlas.redirects.items()},
+        "vocabularies": {
+            name: [term.model_dump(mode="json", exclude_none=True) for term in atlas.terms(name)]
+            for name in atlas.vocabularies
+        },
+        "papers": {
+            key: {
+                "title": paper.title,
+                "authors": list(paper.authors),
+                "year": paper.year,
+                "venue": paper.venue,
+                "url": paper.url,
+                "arxiv": paper.arxiv,
+                "doi": paper.doi,
+            }
+            for key, paper in atlas.papers.items()
+        },
+        "measurements": {id_: m.model_dump(mode="json") for id_, m in atlas.measurements.items()},
+    }
+    return json.dumps(document, ensure_ascii=False, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def to_graphml(kb: KnowledgeBase) -> str:
+    """The whole graph as GraphML, every attribute as text; what a node lacks is left out."""
+    flat: nx.MultiDiGraph[str] = nx.MultiDiGraph()
+    for node, data in kb.graph.nodes(data=True):
+        flat.add_node(node, **{name: str(value) for name, value in data.items() if value is not None})
+    for start, end, key, data in kb.graph.edges(keys=True, data=True):
+        flat.add_edge(start, end, key=key, **{name: str(value) for name, value in data.items()})
+    return "\n".join(nx.generate_graphml(flat)) + "\n"
+
+
+def to_mermaid(kb: KnowledgeBase, ids: Collection[str] | None = None) -> str:
+    """Techniques and their interactions as a Mermaid flowchart; of some techniques, if given."""
+    chosen, edges = _drawn(kb, ids)
+    # Mermaid's own words (`end`, `class`) and our hyphens are no node names, so nodes are numbered.
+    names = {id_: f"n{number}" for number, id_ in enumerate(chosen)}
+    lines = ["flowchart LR"]
+    lines += [f'  {names[id_]}["{_mermaid(kb.atlas.techniques[id_].name)}"]' for id_ in chosen]
+    lines += [
+        f'  {names[edge.start]} {"---" if edge.symmetric else "-->"}|"{_mermaid(edge.kind)}"| {names[edge.end]}'
+        for edge in edges
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def to_dot(kb: KnowledgeBase, ids: Collection[str] | None = None) -> str:
+    """Techniques and their interactions in Graphviz' language; of some techniques, if given."""
+    chosen, edges = _drawn(kb, ids)
+    lines = ["digraph atlas {", "  rankdir=LR;"]
+    lines += [f"  {_dot(id_)} [label={_dot(kb.atlas.techniques[id_].name)}];" for id_ in chosen]
+    for edge in edges:
+        arrow = ", dir=none" if edge.symmetric else ""
+        lines.append(
+            f"  {_dot(edge.start)} -> {_dot(edge.end)} "
+            f"[label={_dot(edge.kind)}, tooltip={_dot(f'{edge.reason} ({edge.evidence}: {edge.source})')}{arrow}];"
+        )
+    return "\n".join([*lines, "}"]) + "\n"
+
+
+EXPORTS: Mapping[str, Callable[[KnowledgeBase], str]] = {
+    "json": to_json,
+    "graphml": to_graphml,
+    "mermaid": to_mermaid,
+    "dot": to_dot,
+}
+"""Every export by its name."""
+
+
+def _drawn(kb: KnowledgeBase, ids: Collection[str] | None) -> tuple[list[str], list[Edge]]:
+    """The techniques to draw, and one edge for each kind between two of them."""
+    chosen = {kb.technique(id_).id for id_ in (kb.atlas.techniques if ids is None else ids)}
+    edges: dict[object, Edge] = {}
+    for edge in kb.edges:
+        if edge.ends <= chosen:
+            edges.setdefault(edge.key(), edge)
+    return sorted(chosen), list(edges.values())
+
+
+def _mermaid(text: str) -> str:
+    """The text with everything that Mermaid reads as a sign written as an entity."""
+    return "".join(ch if ch.isalnum() or ch in " -.,:()/" else f"#{ord(ch)};" for ch in text)
+
+
+def _dot(text: str) -> str:
+    """A quoted string of Graphviz' language."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'

@@ -1,0 +1,112 @@
+"""The atlas as a networkx graph: techniques, terms and papers as nodes, every relation as a typed edge."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+import networkx as nx
+
+from lvlm_atlas.atlas.atlas import Atlas
+from lvlm_atlas.graph.edges import Edge
+from lvlm_atlas.graph.field_table import FIELDS
+from lvlm_atlas.graph.fields import TermField
+from lvlm_atlas.schema.record import refs_in
+from lvlm_atlas.schema.technique import Technique
+
+
+def network(atlas: Atlas, interactions: Iterable[Edge]) -> nx.MultiDiGraph[str]:
+    """The whole graph; its nodes and edges come in the same order each time.
+
+    A technique's node is its id, a term's `vocabulary:id`, a paper's `paper:key`.
+    """
+    graph: nx.MultiDiGraph[str] = nx.MultiDiGraph()
+    for technique in atlas.techniques.values():
+        graph.add_node(
+            technique.id, kind="technique", name=technique.name, summary=technique.summary, status=technique.status
+        )
+    for vocabulary in sorted(atlas.vocabularies):
+        for term in atlas.terms(vocabulary):
+            graph.add_node(f"{vocabulary}:{term.id}", kind="term", name=term.name, summary=term.definition)
+    for paper in sorted(atlas.papers.values(), key=lambda paper: paper.key):
+        graph.add_node(f"paper:{paper.key}", kind="paper", name=paper.title, year=paper.year)
+    keys: Counter[tuple[str, str, str]] = Counter()
+    for edge in (*interactions, *_of_techniques(atlas), *_of_terms(atlas)):
+        place = (edge.start, edge.end, edge.kind)
+        graph.add_edge(
+            edge.start,
+            edge.end,
+            key=f"{edge.kind}.{keys[place]}",
+            kind=edge.kind,
+            direction="symmetric" if edge.symmetric else "directed",
+            reason=edge.reason,
+            evidence=edge.evidence,
+            # Node-link data and most graph tools keep the names `source` and `target` for the ends.
+            provenance=edge.source,
+        )
+        keys[place] += 1
+    return graph
+
+
+def undirected(interactions: Iterable[Edge], kind: str | None = None) -> nx.Graph[str]:
+    """Which techniques any interaction joins, or any of one kind, whichever way it points."""
+    graph: nx.Graph[str] = nx.Graph()
+    graph.add_edges_from((edge.start, edge.end) for edge in interactions if kind in (None, edge.kind))
+    return graph
+
+
+def paths_from(graph: nx.Graph[str], start: str, hops: int) -> dict[str, list[str]]:
+    """A shortest path to each node at most `hops` steps away, `start` itself left out."""
+    if start not in graph:
+        return {}
+    paths: dict[str, list[str]] = nx.single_source_shortest_path(graph, start, cutoff=hops)
+    return {end: path for end, path in paths.items() if end != start}
+
+
+def _of_techniques(atlas: Atlas) -> Iterator[Edge]:
+    """What an entry declares in terms of the vocabularies, and the works behind it."""
+    for technique in atlas.techniques.values():
+        for field in FIELDS:
+            # `bound` reads what `relieves` says; the edge comes from the latter and names the stage.
+            if isinstance(field, TermField) and field.name != "bound":
+                for id_ in field.ids(atlas, technique):
+                    yield _declared(atlas, technique, field.name.replace("_", "-"), f"{field.vocabulary}:{id_}")
+        for relief in technique.relieves:
+            yield _declared(atlas, technique, "relieves", _node(atlas, "bound", relief.bound), f" at {relief.stage}")
+        for key in dict.fromkeys((technique.paper, *technique.also)):
+            yield _declared(atlas, technique, "paper", f"paper:{key}")
+
+
+def _declared(atlas: Atlas, technique: Technique, kind: str, end: str, more: str = "") -> Edge:
+    return Edge(
+        start=technique.id,
+        kind=kind,
+        end=end,
+        reason=f"The entry declares it{more}.",
+        evidence="reported",
+        paper=technique.paper,
+        place=f"entry {atlas.paths[technique.id].as_posix()}",
+    )
+
+
+def _of_terms(atlas: Atlas) -> Iterator[Edge]:
+    """A term's broader term, and the terms of other vocabularies that it names."""
+    for vocabulary in sorted(atlas.vocabularies):
+        for term in atlas.terms(vocabulary):
+            ends = [(str(loc[0]), _node(atlas, to, id_)) for loc, to, id_ in refs_in(term)]
+            ends += [("parent", _node(atlas, vocabulary, term.parent))] if term.parent else []
+            for kind, end in ends:
+                yield Edge(
+                    start=f"{vocabulary}:{term.id}",
+                    kind=kind,
+                    end=end,
+                    reason="The taxonomy declares it.",
+                    evidence="reported",
+                    paper=term.source.paper if term.source else None,
+                    place=term.source.place if term.source else None,
+                )
+
+
+def _node(atlas: Atlas, to: str, id_: str) -> str:
+    """The node that a reference means; a former id of a term gives the term's node."""
+    return f"{to}:{id_ if to == 'paper' else atlas.term(to, id_).id}"

@@ -1,0 +1,33 @@
+"""What a worker process is asked to do, and what it answers; both travel as JSON."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from lvlm_atlas.schema.measurement import SmokeResult, Workload
+from lvlm_atlas.schema.record import Record
+from lvlm_atlas.schema.technique import Setting
+
+
+class Job(Record):
+    """The smoke test of one technique."""
+
+    technique: str
+    """Id of the technique."""
+    reference: str
+    """Its reference, as `module:Class`."""
+    neutral: dict[str, Setting]
+    """The setting that changes nothing."""
+    trials: tuple[dict[str, Setting], ...] = Field(min_length=1)
+    """The settings to run."""
+    workload: Workload
+    """The model and the request."""
+    device: str
+    """`cpu` or `cuda`."""
+
+
+class Answer(Record):
+    """What came of a job."""
+
+    results: tuple[SmokeResult, ...]
+    """One a trial."""

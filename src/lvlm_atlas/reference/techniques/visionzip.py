@@ -1,0 +1,124 @@
+"""VisionZip: the patches that the class token attends to most, and a few tokens that sum up the rest.
+
+Paper: yang2025visionzip, sec. 3; code: dvlab-research/VisionZip, visionzip/clip_encoder.py and main.py.
+
+Symbols: D → dominant (class token included), C → contextual, hidden states → hidden_BND, attention of the class
+token → cls_attention_BHN, keys averaged over heads ("metric") → metric_BNd.
+
+Departs:
+1. Where D + C reaches the number of tokens, the technique leaves the patches as they are; upstream reorders them at
+   equality and fails beyond. `compress` follows upstream at equality and refuses what is beyond.
+2. The class token's attention is a float32 softmax; upstream's has the type of the weights.
+3. High-resolution tiling (AnyRes), where upstream puts kept patches of the tiles back in spatial order, is not in
+   our dialect; every frame is compressed on its own, as upstream does with a batch of images.
+4. The variant whose adapter is tuned after compression is not here.
+
+B batch (frames), N tokens with the class token first, R tokens left over, H heads, d head dimension, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lvlm_atlas.reference.lvlm.states import Patches, places_of, take
+
+
+def dominant_mask(cls_attention_BHN: Tensor, dominant: int) -> Tensor:
+    """(B, N), True at the class token and at the `dominant` − 1 patches it attends to most, summed over heads.
+
+    Args:
+        cls_attention_BHN: the class token's row of attention, its own column first.
+        dominant: tokens to keep, the class token included.
+    """
+    score_BP = cls_attention_BHN[..., 1:].sum(dim=1)
+    best_BK = score_BP.topk(dominant - 1, dim=1).indices + 1
+    kept_BN = torch.zeros_like(cls_attention_BHN[:, 0], dtype=torch.bool)
+    kept_BN[:, 0] = True
+    return kept_BN.scatter(1, best_BK, value=True)
+
+
+def contextual_tokens(hidden_BRD: Tensor, metric_BRd: Tensor, contextual: int) -> Tensor:
+    """Sum up R tokens in `contextual` ones: (B, R, D) → (B, C, D).
+
+    Targets stand at every ⌊R / C⌋-th place, C of them. Each other token goes to the target with the most similar
+    metric, and a target becomes itself *plus* the mean of what went to it.
+
+    Args:
+        hidden_BRD: the tokens.
+        metric_BRd: what similarity is measured on.
+        contextual: tokens to return, at most R.
+    """
+    tokens, device = hidden_BRD.shape[1], hidden_BRD.device
+    step = max(1, tokens // contextual)
+    target_C = torch.arange(0, tokens, step, device=device)[:contextual]
+    other_O = torch.ones(tokens, dtype=torch.bool, device=device).index_fill(0, target_C, value=False).nonzero()[:, 0]
+    unit_BRd = metric_BRd / metric_BRd.norm(dim=-1, keepdim=True)
+    nearest_BO = (unit_BRd[:, other_O] @ unit_BRd[:, target_C].mT).argmax(dim=2)
+    member_BOC = torch.nn.functional.one_hot(nearest_BO, contextual).to(hidden_BRD.dtype)
+    count_BC1 = member_BOC.sum(dim=1).clamp(min=1)[..., None]
+    return hidden_BRD[:, target_C] + member_BOC.mT @ hidden_BRD[:, other_O] / count_BC1
+
+
+def compress(
+    hidden_BND: Tensor, cls_attention_BHN: Tensor, metric_BNd: Tensor, dominant: int = 191, contextual: int = 30
+) -> Tensor:
+    """Dominant tokens in their order, class token first, then contextual ones: (B, dominant + contextual, D).
+
+    Args:
+        hidden_BND: features, class token first.
+        cls_attention_BHN: the class token's row of the same layer's attention.
+        metric_BNd: the same layer's keys, averaged over heads.
+        dominant: tokens kept as they are, the class token included.
+        contextual: tokens made of the others.
+
+    Raises:
+        ValueError: there are fewer tokens than asked for.
+    """
+    tokens = hidden_BND.shape[1]
+    if dominant + contextual > tokens:
+        raise ValueError(f"dominant + contextual must be at most {tokens}, the tokens, got {dominant} + {contextual}")
+    kept_BN = dominant_mask(cls_attention_BHN, dominant)
+    kept_BK, rest_BR = places_of(kept_BN), places_of(~kept_BN)
+    summed_BCD = contextual_tokens(take(hidden_BND, rest_BR), take(metric_BNd, rest_BR), contextual)
+    return torch.cat([take(hidden_BND, kept_BK), summed_BCD], dim=1)
+
+
+@dataclass(frozen=True)
+class VisionZip:
+    """At `encoder-output`: leaves `dominant` + `contextual` tokens of each frame; the class token is one of them.
+
+    Raises:
+        ValueError: a parameter lies outside its range.
+    """
+
+    dominant: int = 191
+    contextual: int = 30
+
+    def __post_init__(self) -> None:
+        for name in ("dominant", "contextual"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    def encoder_output(self, patches: Patches) -> Patches:
+        """The compressed patches; none of them is dropped on the way to the adapter.
+
+        Raises:
+            ValueError: there is not one class token, or an earlier technique left no attention or keys.
+        """
+        if patches.prefix != 1:
+            raise ValueError(f"VisionZip reads the attention of one class token, the encoder has {patches.prefix}")
+        if self.dominant + self.contextual >= patches.hidden_FND.shape[1]:
+            return patches
+        if patches.attention is None or patches.key_FHNd is None:
+            raise ValueError("VisionZip reads the encoder's attention and keys, which these patches come without")
+        hidden_FND = compress(
+            patches.hidden_FND,
+            patches.attention.rows(slice(0, 1))[:, :, 0],
+            patches.key_FHNd.mean(1),
+            self.dominant,
+            self.contextual,
+        )
+        return Patches(hidden_FND, prefix=0)  # a contextual token has no attention or key of its own

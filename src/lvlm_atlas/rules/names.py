@@ -1,0 +1,149 @@
+"""Ids, names and aliases are each taken once, and files lie where their contents say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from lvlm_atlas.atlas.atlas import folded
+from lvlm_atlas.atlas.loader import TECHNIQUES, Inspection
+from lvlm_atlas.atlas.yaml_subset import Loc
+from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.rules.rule import Files, Finding, rule
+from lvlm_atlas.rules.sample import ALPHA, BETA
+from lvlm_atlas.schema.measurement import Measurement
+from lvlm_atlas.schema.technique import Moved, Split, Technique
+from lvlm_atlas.schema.vocabulary import FamilyTerm, Term
+
+
+@rule(
+    id="id-is-file-name",
+    message="the id is {id!r}, the file's name says {stem!r}",
+    repair="rename the file to {id}.yaml, or correct the id",
+    why="A reader finds the file of an id without searching.",
+    example=lambda files: files.update({ALPHA.replace("alpha", "alfa"): files.pop(ALPHA)}),
+)
+def id_is_file_name(inspection: Inspection) -> Iterator[Finding]:
+    """Techniques, redirects and measurements."""
+    for path, record in inspection.records.items():
+        if isinstance(record, Technique | Moved | Split | Measurement) and record.id != path.stem:
+            yield Finding(path=path, loc=("id",), words={"id": record.id, "stem": path.stem})
+
+
+@rule(
+    id="folder-is-stage-and-family",
+    message="the file lies in {folder}",
+    repair="move it to {wanted}",
+    why="The folder is the list of a family's techniques; no other is kept.",
+    example=lambda files: files.update({"catalog/techniques/alpha.yaml": files.pop(ALPHA)}),
+)
+def folder_is_stage_and_family(inspection: Inspection) -> Iterator[Finding]:
+    """Techniques. Silent where stage or family are unknown, which other rules tell."""
+    for path, technique in inspection.of(Technique):
+        places = _stage_and_family(inspection, technique)
+        if places is None:
+            continue
+        wanted = TECHNIQUES / places[0].id / places[1].id
+        if path.parent != wanted:
+            yield Finding(path=path, words={"folder": path.parent, "wanted": f"{wanted}/"})
+
+
+def _wrong_stage(files: Files) -> None:
+    data = files.pop(ALPHA)
+    data["stage"] = "decoding"
+    files["catalog/techniques/decoding/token-pruning/alpha.yaml"] = data
+
+
+@rule(
+    id="family-of-stage",
+    message="family {family!r} belongs to stage {wanted!r}, not {stage!r}",
+    repair="set stage: {wanted}, or choose a family of {stage}",
+    why="An entry filed under another stage than its family breaks every table by stage.",
+    example=_wrong_stage,
+)
+def family_of_stage(inspection: Inspection) -> Iterator[Finding]:
+    """Techniques."""
+    for path, technique in inspection.of(Technique):
+        places = _stage_and_family(inspection, technique)
+        if places is None:
+            continue
+        stage, family = places
+        if family.stage is not None and family.stage != stage.id:
+            words = {"family": family.id, "wanted": family.stage, "stage": stage.id}
+            yield Finding(path=path, loc=("stage",), words=words)
+
+
+def _same_id(files: Files) -> None:
+    files[ALPHA.replace("alpha.yaml", "beta.yaml")] = {"id": "beta", "moved": "alpha"}
+
+
+@rule(
+    id="duplicate-id",
+    message="{id!r} is already the id of {other}",
+    repair="rename one of the two",
+    why="An id means one thing for ever.",
+    example=_same_id,
+)
+def duplicate_id(inspection: Inspection) -> Iterator[Finding]:
+    """Techniques and redirects among themselves, and measurements."""
+    first: dict[tuple[bool, str], Path] = {}
+    for path, record in inspection.records.items():
+        if isinstance(record, Technique | Moved | Split | Measurement):
+            other = first.setdefault((isinstance(record, Measurement), record.id), path)
+            if other != path:
+                yield Finding(path=path, loc=("id",), words={"id": record.id, "other": other})
+
+
+@rule(
+    id="ambiguous-name",
+    message="{word!r} also names {other}",
+    repair="choose another name or alias for one of the two",
+    why="A search for the word would find one of the two by chance.",
+    example=lambda files: files[BETA].update(aliases=["alpha-PRUNING"]),
+)
+def ambiguous_name(inspection: Inspection) -> Iterator[Finding]:
+    """Ids, names and aliases of techniques, compared as `Atlas.technique` does."""
+    owners: dict[str, str] = {}
+    words: list[tuple[Path, Loc, str, str]] = []
+    for path, record in inspection.records.items():
+        if isinstance(record, Technique | Moved | Split):
+            owners.setdefault(folded(record.id), record.id)
+        if isinstance(record, Technique):
+            words.append((path, ("name",), record.name, record.id))
+            words += [(path, ("aliases", i), alias, record.id) for i, alias in enumerate(record.aliases)]
+    for path, loc, word, id_ in words:
+        owner = owners.setdefault(folded(word), id_)
+        # The old name of a renamed technique is its name still.
+        if owner != id_ and id_ not in inspection.atlas.redirects.get(owner, ()):
+            yield Finding(path=path, loc=loc, words={"word": word, "other": owner})
+
+
+_LISTS = ("acts_at", "modality", "mechanism", "signals", "needs", "also", "relieves")
+
+
+@rule(
+    id="repeated-item",
+    message="{item} stands twice in `{key}`",
+    repair="remove one",
+    why="Counts over the catalog would count it twice.",
+    example=lambda files: files[ALPHA]["mechanism"].append("pruning"),
+)
+def repeated_item(inspection: Inspection) -> Iterator[Finding]:
+    """Lists of ids in techniques."""
+    for path, technique in inspection.of(Technique):
+        for key in _LISTS:
+            items = getattr(technique, key)
+            for index, item in enumerate(items):
+                if item in items[:index]:
+                    shown = item if isinstance(item, str) else f"{item.stage}, {item.bound}"
+                    yield Finding(path=path, loc=(key, index), words={"item": repr(shown), "key": key})
+
+
+def _stage_and_family(inspection: Inspection, technique: Technique) -> tuple[Term, FamilyTerm] | None:
+    """The live stage and root family of a technique, or None where either is unknown."""
+    atlas = inspection.atlas
+    try:
+        stage, family = atlas.term("stage", technique.stage), atlas.term("family", atlas.root_family(technique))
+    except AtlasError:
+        return None
+    return (stage, family) if isinstance(family, FamilyTerm) else None

@@ -1,0 +1,189 @@
+"""A complete catalog of two made-up techniques: what the rules' examples break, and tests start from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lvlm_atlas.rules.rule import Files
+
+ALPHA = "catalog/techniques/prefilling/token-pruning/alpha.yaml"
+BETA = "catalog/techniques/decoding/kv-compression/beta.yaml"
+RUN = "catalog/measurements/first-run.yaml"
+BIB = "papers.bib"
+
+_SOURCE = {"paper": "doe2025alpha", "place": "sec. 1"}
+
+
+def sound() -> Files:
+    """The files of a catalog without a fault; a fresh copy at each call."""
+    return {
+        **{f"taxonomy/{name}.yaml": _vocabulary(name, terms) for name, terms in _terms().items()},
+        ALPHA: _alpha(),
+        BETA: _beta(),
+        RUN: _run(),
+        BIB: _work("doe2025alpha", "Alpha"),
+    }
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes equal parts out instead of referring to the first, since entries may not use aliases."""
+
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002
+        return True
+
+
+def as_yaml(data: Mapping[str, Any]) -> str:
+    """A record as YAML that the atlas reads."""
+    return yaml.dump(data, Dumper=_Plain, sort_keys=False, allow_unicode=True)
+
+
+def write(files: Mapping[str, Any], root: Path) -> Path:
+    """Write the files under `root` and return it. Strings are written as they are, other data as YAML."""
+    for name, data in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = data if isinstance(data, str) else as_yaml(data)
+        path.write_text(text, encoding="utf-8")
+    return root
+
+
+def _work(key: str, title: str) -> str:
+    return (
+        f"@misc{{{key},\n  title = {{{title}}},\n  author = {{Doe, Jane and Roe, Richard}},\n"
+        f"  year = {{2025}},\n  url = {{https://example.org/{key}}},\n}}\n"
+    )
+
+
+def unused_work() -> str:
+    """A work that nothing in the sample cites, as it would stand in papers.bib."""
+    return _work("roe2024omega", "Omega")
+
+
+def _vocabulary(name: str, terms: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    common = {"definition": "A word of the sample.", "source": _SOURCE}
+    return {
+        "vocabulary": name,
+        "definition": f"The sample's words for {name}.",
+        "terms": [{"id": id_, "name": id_, **common, **extra} for id_, extra in terms.items()],
+    }
+
+
+def _terms() -> dict[str, dict[str, dict[str, Any]]]:
+    return {
+        "stage": {"encoding": {"order": 1}, "prefilling": {"order": 2, "metric": "ttft"}, "decoding": {"order": 3}},
+        "bound": {"compute": {}, "memory": {}, "memory-capacity": {"parent": "memory"}},
+        "family": {
+            "token-pruning": {"stage": "prefilling"},
+            "token-pruning.by-attention": {"parent": "token-pruning"},
+            "kv-compression": {"stage": "decoding"},
+        },
+        "mechanism": {"pruning": {}, "eviction": {}},
+        "signal": {"attention": {}, "recency": {}},
+        "position": {
+            "llm-input": {"order": 6, "stage": "prefilling"},
+            "llm-layer": {"order": 7, "stage": "prefilling"},
+            "cache-tokens": {"order": 9, "stage": "decoding"},
+        },
+        "interaction": {
+            "composes-with": {"symmetric": True},
+            "conflicts-with": {"symmetric": True},
+            "cascades-to": {"inverse": "is fed by"},
+        },
+        "quantity": {
+            "vision-tokens": {"position": "llm-input"},
+            "llm.vision-tokens": {"position": "llm-layer"},
+            "kv.tokens": {"position": "cache-tokens"},
+        },
+        "symbol": {"N": {}, "N_v": {}, "L": {}, "d": {}},
+        "metric": {"ttft": {"unit": "s", "better": "lower"}},
+        "evidence": {"reported": {}, "reasoned": {}},
+        "training": {"none": {}},
+        "modality": {"image": {}, "video": {}},
+        "need": {"attention-map": {}},
+        "verification": {"code": {}},
+    }
+
+
+def _alpha() -> dict[str, Any]:
+    return {
+        "id": "alpha",
+        "name": "Alpha",
+        "aliases": ["Alpha pruning"],
+        "summary": "Drops the vision tokens that later layers look at least.",
+        "paper": "doe2025alpha",
+        "stage": "prefilling",
+        "family": "token-pruning.by-attention",
+        "modality": ["image", "video"],
+        "training": "none",
+        "query_aware": True,
+        "acts_at": ["llm-layer"],
+        "relieves": [{"stage": "prefilling", "bound": "compute"}, {"stage": "decoding", "bound": "memory-capacity"}],
+        "mechanism": ["pruning"],
+        "signals": ["attention"],
+        "needs": ["attention-map"],
+        "explanation": "Tokens that receive little attention early receive little attention later.",
+        "algorithm": [{"does": "Rank the tokens by the attention they receive.", "code": "rank"}],
+        "parameters": {
+            "keep_ratio": {"type": "float", "default": 0.5, "range": "(0, 1]", "doc": "Share of tokens kept."},
+            "layer": {"type": "int", "default": 2, "range": "[1, inf)", "doc": "The layer after which they go."},
+        },
+        "effects": [{"quantity": "llm.vision-tokens", "scale": "keep_ratio", "from_layer": "layer"}],
+        "overheads": [{"stage": "prefilling", "flop": "2 * N * d", "why": "One row of attention is formed again."}],
+        "interactions": [
+            {
+                "kind": "cascades-to",
+                "with": "beta",
+                "reason": "Fewer tokens reach the cache.",
+                "evidence": "reasoned",
+                "source": dict(_SOURCE),
+            }
+        ],
+        "neutral": {"keep_ratio": 1.0},
+        "trials": [{"keep_ratio": 0.25, "layer": 1}],
+        "status": "described",
+        "verified": "code",
+        "updated": "2026-11-22",
+    }
+
+
+def _beta() -> dict[str, Any]:
+    return {
+        "id": "beta",
+        "name": "Beta",
+        "summary": "Keeps the latest entries of the cache.",
+        "paper": "doe2025alpha",
+        "stage": "decoding",
+        "family": "kv-compression",
+        "modality": ["image"],
+        "training": "none",
+        "query_aware": False,
+        "acts_at": ["cache-tokens"],
+        "relieves": [{"stage": "decoding", "bound": "memory"}],
+        "mechanism": ["eviction"],
+        "signals": ["recency"],
+        "explanation": "Recent tokens matter most.",
+        "algorithm": [{"does": "Keep the last entries."}],
+        "parameters": {"budget": {"type": "int", "default": 64, "range": "[1, inf)", "doc": "Entries kept."}},
+        "effects": [{"quantity": "kv.tokens", "cap": "budget"}],
+        "status": "described",
+        "verified": "code",
+        "updated": "2026-11-22",
+    }
+
+
+def _run() -> dict[str, Any]:
+    return {
+        "id": "first-run",
+        "kind": "smoke",
+        "date": "2026-11-22",
+        "version": "0.1.0",
+        "machine": {"device": "CPU", "kind": "cpu", "python": "3.11", "torch": "2.9", "system": "Linux"},
+        "workload": {
+            "preset": "tiny", "dtype": "float32", "seed": 0, "frames": 1, "text_tokens": 8, "output_tokens": 4,
+        },
+        "results": [{"technique": "alpha", "setting": {"keep_ratio": 0.25}, "passed": ["runs"]}],
+    }  # fmt: skip

@@ -1,0 +1,87 @@
+"""The same knowledge for programs: a JSON file a technique, one for the whole atlas, and which version it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from lvlm_atlas.atlas.bibliography import Paper
+from lvlm_atlas.graph.edges import Edge
+from lvlm_atlas.graph.exports import to_json
+from lvlm_atlas.graph.knowledge import KnowledgeBase
+from lvlm_atlas.schema.technique import Technique
+
+FORMAT = "lvlm-atlas-technique/1"
+"""Names the layout of a technique's JSON; the number rises when a key changes its meaning."""
+
+
+@dataclass(frozen=True)
+class Edition:
+    """Which data the pages show, and which survey they cover."""
+
+    kb: KnowledgeBase
+
+    @cached_property
+    def whole(self) -> str:
+        """The whole atlas as JSON."""
+        return to_json(self.kb)
+
+    @cached_property
+    def digest(self) -> str:
+        """Eight digits that differ whenever the data do."""
+        return hashlib.sha256(self.whole.encode()).hexdigest()[:8]
+
+    @property
+    def date(self) -> str:
+        """Day of the latest change of an entry."""
+        return max((t.updated for t in self.kb.atlas.techniques.values()), default="1980-01-01")
+
+    @property
+    def name(self) -> str:
+        """The version, for people."""
+        return f"{self.date} ({self.digest})"
+
+    @property
+    def survey(self) -> Paper:
+        """The survey: the work that the stages are taken from."""
+        papers = (term.source.paper for term in self.kb.atlas.terms("stage") if term.source)
+        return self.kb.atlas.papers[next(papers)]
+
+    def technique(self, technique: Technique) -> str:
+        """One technique as JSON: the entry as it stands, and what the atlas adds to it."""
+        kb, id_ = self.kb, technique.id
+        paper = kb.atlas.papers[technique.paper]
+        return _dumped({
+            "format": FORMAT,
+            "data": {"date": self.date, "digest": self.digest, "survey": self.survey.arxiv or self.survey.key},
+            "technique": technique.model_dump(mode="json", by_alias=True, exclude_none=True),
+            "paper": {"key": paper.key, "title": paper.title, "authors": list(paper.authors), "year": paper.year,
+                      "venue": paper.venue, "url": paper.url, "arxiv": paper.arxiv, "bibtex": paper.bibtex},
+            "interactions": [_edge(edge) for edge in kb.interactions(id_)],
+            "compatibility": {
+                other: kb.relation(id_, other).value for other in sorted(kb.atlas.techniques) if other != id_
+            },
+            "measured": [
+                {"measurement": m.id, **result.model_dump(mode="json", exclude_none=True)}
+                for m in kb.atlas.measurements.values() for result in m.results if result.technique == id_
+            ],
+        })  # fmt: skip
+
+    def forwarding(self, old: str, new: Iterable[str]) -> str:
+        """A former id as JSON: where it leads."""
+        return _dumped({"format": FORMAT, "id": old, "now": list(new)})
+
+
+def _edge(edge: Edge) -> dict[str, Any]:
+    return {
+        "start": edge.start, "kind": edge.kind, "end": edge.end, "symmetric": edge.symmetric,
+        "reason": edge.reason, "evidence": edge.evidence, "source": edge.source,
+    }  # fmt: skip
+
+
+def _dumped(document: dict[str, Any]) -> str:
+    return json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False) + "\n"

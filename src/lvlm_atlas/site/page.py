@@ -1,0 +1,123 @@
+"""A page before it is rendered, and what the pages are built from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from markupsafe import Markup
+
+from lvlm_atlas.atlas.atlas import Atlas
+from lvlm_atlas.graph.knowledge import KnowledgeBase
+from lvlm_atlas.schema.technique import Technique
+from lvlm_atlas.schema.vocabulary import Term
+from lvlm_atlas.site.data import Edition
+from lvlm_atlas.site.markup import plain
+from lvlm_atlas.site.routes import FIXED, Routes, relative, routes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """One page: where it lies, what it is called, and the template that makes it."""
+
+    path: str
+    title: str
+    template: str
+    description: str = ""
+    context: Mapping[str, Any] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    hide: tuple[str, ...] = ()
+    """Parts of the theme that the page leaves out."""
+    search: bool = True
+    """Whether the search finds it."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """The knowledge base as the pages see it."""
+
+    kb: KnowledgeBase
+
+    @property
+    def atlas(self) -> Atlas:
+        """Its records."""
+        return self.kb.atlas
+
+    @cached_property
+    def routes(self) -> Routes:
+        """Where its pages lie."""
+        return routes(self.atlas)
+
+    @cached_property
+    def edition(self) -> Edition:
+        """Which version it is."""
+        return Edition(self.kb)
+
+    @cached_property
+    def techniques(self) -> tuple[Technique, ...]:
+        """All techniques, by stage, place in the pipeline and name."""
+        stages = [term.id for term in self.atlas.terms("stage")]
+        return tuple(
+            sorted(
+                self.atlas.techniques.values(),
+                key=lambda t: (stages.index(t.stage), self.atlas.place(t), t.name.casefold(), t.id),
+            )
+        )
+
+    def of_stage(self, stage: str) -> list[Technique]:
+        """Techniques filed under a stage."""
+        return [t for t in self.techniques if t.stage == stage]
+
+    def of_family(self, family: str) -> list[Technique]:
+        """Techniques of a family and of the subfamilies below it."""
+        narrower = self.atlas.narrower("family", family)
+        return [t for t in self.techniques if t.family in narrower]
+
+    def relieving(self, stage: str | None, bound: str | None) -> list[Technique]:
+        """Techniques that relieve a bound (or one below it) at a stage; None means any."""
+        bounds = self.atlas.narrower("bound", bound) if bound else None
+        return [
+            t
+            for t in self.techniques
+            if any(stage in (None, r.stage) and (bounds is None or r.bound in bounds) for r in t.relieves)
+        ]
+
+    def families(self, *, stage: str | None = None, parent: str | None = None) -> list[Term]:
+        """The families of a stage, or the subfamilies of a family."""
+        return [
+            term
+            for term in self.atlas.terms("family")
+            if (term.parent == parent if parent else term.parent is None and getattr(term, "stage", None) == stage)
+        ]
+
+
+@dataclass(frozen=True)
+class Links:
+    """The links of one page to others."""
+
+    content: Content
+    here: str
+
+    def link(self, kind: str, id_: str, label: object = None) -> Markup:
+        """A Markdown link to a thing, by default with its name."""
+        shown = label if isinstance(label, Markup) else plain(self.name(kind, id_) if label is None else label)
+        return Markup("[") + shown + Markup(f"]({self.content.routes.markdown(self.here, kind, id_)})")  # noqa: S704
+
+    def page(self, name: str, label: str, anchor: str = "") -> Markup:
+        """A Markdown link to a page that there is one of."""
+        return Markup(f"[{plain(label)}]({relative(self.here, FIXED[name])}{anchor})")  # noqa: S704
+
+    def href(self, kind: str, id_: str) -> str:
+        """The address of a thing as the built page needs it, for HTML and drawings."""
+        return self.content.routes.html(self.here, kind, id_)
+
+    def name(self, kind: str, id_: str) -> str:
+        """What a thing is called."""
+        atlas = self.content.atlas
+        if kind == "technique":
+            return atlas.techniques[id_].name if id_ in atlas.techniques else id_
+        if kind == "paper":
+            return atlas.papers[id_].title
+        return atlas.term(kind, id_).name or id_

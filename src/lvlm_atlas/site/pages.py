@@ -1,0 +1,148 @@
+"""From records to the list of pages. Every technique, stage, family, bound and paper has one."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+from lvlm_atlas.atlas.atlas import SplitIdError
+from lvlm_atlas.graph.guide import guide
+from lvlm_atlas.schema.record import refs_in
+from lvlm_atlas.schema.technique import Technique
+from lvlm_atlas.schema.vocabulary import StageTerm, Term
+from lvlm_atlas.site.markup import bare
+from lvlm_atlas.site.page import Content, Page
+from lvlm_atlas.site.routes import FIXED
+from lvlm_atlas.site.technique import technique_page
+
+FULL_WIDTH = ("navigation", "toc")
+
+
+def pages(content: Content) -> tuple[Page, ...]:
+    """All pages, in the order of the navigation."""
+    return (
+        _home(content),
+        Page(path=FIXED["matrix"], title="Matrix", template="matrix.md.j2", hide=FULL_WIDTH,
+             description="Stages, families and the techniques in them at one glance."),
+        Page(path=FIXED["techniques"], title="Techniques", template="techniques.md.j2", hide=("toc",),
+             description="All techniques in one table."),
+        *(technique_page(content, technique) for technique in content.techniques),
+        *_former(content),
+        Page(path=FIXED["stages"], title="Stages", template="stages.md.j2",
+             description="The stages of inference and what limits them."),
+        *_terms(content, "stage"),
+        Page(path=FIXED["bounds"], title="Bottlenecks", template="bounds.md.j2",
+             description="What can limit inference, and what relieves it.", context={"walls": walls(content)}),
+        *_terms(content, "bound"),
+        Page(path="families/index.md", title="Families", template="families.md.j2",
+             description="The families of techniques, with those not yet described."),
+        *_terms(content, "family"),
+        Page(path=FIXED["papers"], title="Papers", template="papers.md.j2",
+             description="Every work the atlas cites.", context={"cited": _cited(content)}),
+        *_papers(content),
+        Page(path=FIXED["glossary"], title="Glossary", template="glossary.md.j2",
+             description="Every word that entries use, with its definition."),
+        Page(path=FIXED["tags"], title="Tags", template="tags.md.j2", search=False),
+        Page(path=FIXED["query"], title="Ask the atlas", template="query.md", context={"guide": guide(content.atlas)},
+             description="The query language, for the shell and for Python."),
+        Page(path=FIXED["contribute"], title="Contribute", template="contribute.md",
+             description="Add or repair an entry, from the first command to the page."),
+        Page(path=FIXED["about"], title="About the data", template="about.md",
+             description="What is reported, derived and measured, and how to cite."),
+    )  # fmt: skip
+
+
+def walls(content: Content) -> list[tuple[Term, Term, list[Technique]]]:
+    """Each stage with each bound that limits it or that some technique relieves there, and those techniques."""
+    found = []
+    for stage in content.atlas.terms("stage"):
+        own = getattr(stage, "bound", None)
+        relieved = {r.bound for t in content.techniques for r in t.relieves if r.stage == stage.id}
+        for bound in content.atlas.terms("bound"):
+            at = content.relieving(stage.id, bound.id) if bound.id in relieved else []
+            narrower = content.atlas.narrower("bound", bound.id) - {bound.id}
+            if at or (bound.id == own and not narrower & relieved):
+                found.append((stage, bound, at))
+    return found
+
+
+def _home(content: Content) -> Page:
+    goals: dict[str, list[str]] = defaultdict(list)
+    for stage in content.atlas.terms("stage"):
+        if isinstance(stage, StageTerm) and stage.metric:
+            goals[stage.metric].append(stage.id)
+    return Page(
+        path=FIXED["home"], title="LVLM Atlas", template="home.md.j2", hide=FULL_WIDTH,
+        description="An executable knowledge base of efficient inference for large vision-language models.",
+        context={"walls": walls(content), "goals": goals},
+    )  # fmt: skip
+
+
+def _terms(content: Content, kind: str) -> Iterator[Page]:
+    for term in content.atlas.terms(kind):
+        if kind == "family" and term.parent:
+            continue
+        yield _term(content, kind, term)
+        if kind == "family":
+            yield from (_term(content, kind, sub) for sub in content.families(parent=term.id))
+
+
+def _term(content: Content, kind: str, term: Term) -> Page:
+    return Page(
+        path=content.routes.path(kind, term.id), title=term.name or term.id, template=f"{kind}.md.j2",
+        description=bare(term.definition or ""), context={"term": term},
+    )  # fmt: skip
+
+
+def _former(content: Content) -> Iterator[Page]:
+    """A page for each id that was split: it lets the reader choose. Renamed ones are redirects."""
+    for old in content.atlas.redirects:
+        try:
+            content.atlas.technique(old)
+        except SplitIdError:
+            yield Page(
+                path=content.routes.path("technique", old), title=f"{old} (split)", template="split.md.j2",
+                context={"old": old, "new": final(content, old)},
+                description=f"The id {old} was split.",
+            )  # fmt: skip
+
+
+def final(content: Content, old: str) -> list[str]:
+    """The techniques that a former id leads to in the end."""
+    redirects = content.atlas.redirects
+    ends: list[str] = []
+    for new in redirects[old]:
+        ends += final(content, new) if new in redirects else [new]
+    return list(dict.fromkeys(ends))
+
+
+def _cited(content: Content) -> dict[str, list[Technique]]:
+    """Which techniques' entries cite each work, by key."""
+    found: dict[str, list[Technique]] = {key: [] for key in content.atlas.papers}
+    for technique in content.techniques:
+        for key in _papers_of(technique):
+            if key in found:
+                found[key].append(technique)
+    return found
+
+
+def _papers_of(technique: Technique) -> Iterable[str]:
+    return sorted({id_ for _, to, id_ in refs_in(technique) if to == "paper"})
+
+
+def _papers(content: Content) -> Iterator[Page]:
+    cited = _cited(content)
+    words = defaultdict(list)
+    for name in content.atlas.vocabularies:
+        for term in content.atlas.terms(name):
+            if term.source:
+                words[term.source.paper].append((name, term.id))
+    for key, paper in content.atlas.papers.items():
+        introduces = [t for t in content.techniques if key in (t.paper, *t.also)]
+        yield Page(
+            path=content.routes.path("paper", key), title=paper.title, template="paper.md.j2",
+            description=f"{paper.title} ({paper.year})",
+            context={"paper": paper, "introduces": introduces, "words": words[key],
+                     "cites": [t for t in cited[key] if t not in introduces]},
+            search=not introduces,  # its title must lead to the technique, whose page has it too
+        )  # fmt: skip

@@ -1,0 +1,90 @@
+"""The page of a technique: what it does, what that saves and costs, and how it gets along with others."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from lvlm_atlas.graph.edges import Edge
+from lvlm_atlas.graph.relations import reading
+from lvlm_atlas.schema.measurement import Measurement, SmokeResult
+from lvlm_atlas.schema.technique import Technique
+from lvlm_atlas.site.markup import bare
+from lvlm_atlas.site.page import Content, Page
+from lvlm_atlas.site.source import source_of
+from lvlm_atlas.site.words import formula
+
+
+def technique_page(content: Content, technique: Technique) -> Page:
+    """The page."""
+    atlas, kb = content.atlas, content.kb
+    source = source_of(technique.reference)
+    others = [t for t in content.techniques if t.id != technique.id]
+    verdicts = [(other, kb.relation(technique.id, other.id)) for other in others]
+    path = content.routes.path("technique", technique.id)
+    return Page(
+        path=path,
+        title=technique.name,
+        template="technique.md.j2",
+        description=bare(technique.summary),
+        tags=_tags(content, technique),
+        context={
+            "t": technique,
+            "paper": atlas.papers[technique.paper],
+            "source": source,
+            "steps": [(step, source.lines(step.code) if source and step.code else None) for step in technique.algorithm],
+            "effects": [formula(effect, technique.parameters) for effect in technique.effects],
+            "edges": _rows(content, technique),
+            "verdicts": {value: [other for other, verdict in verdicts if verdict.value == value]
+                         for value in ("works", "breaks", "unknown")},
+            "measured": _measured(content, technique),
+            "spellings": spellings([technique.name, technique.id, *technique.aliases]),
+            "file": atlas.paths[technique.id].as_posix(),
+            "stem": path.rpartition("/")[2].removesuffix(".md"),
+        },
+    )  # fmt: skip
+
+
+def spellings(names: Iterable[str]) -> list[str]:
+    """The names with the ways in which readers may type them: in one word, in several, with hyphens.
+
+    A search splits words at hyphens and capitals, so that `pyramiddrop` would miss `PyramidDrop`.
+    """
+    found: list[str] = []
+    for name in names:
+        words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_]+", name)
+        if len(words) <= 4:
+            found += [name, "".join(words).lower(), " ".join(words).lower(), "-".join(words).lower()]
+        else:
+            found.append(name)
+    return list(dict.fromkeys(word for word in found if word))
+
+
+def _rows(content: Content, technique: Technique) -> list[tuple[str, str, Edge]]:
+    """How the technique stands to each other one, as: reading, the other's id, the edge; stated ones first."""
+    rows = [
+        (reading(content.atlas, edge, technique.id), edge.other(technique.id), edge)
+        for edge in content.kb.interactions(technique.id)
+    ]
+    return sorted(rows, key=lambda row: (row[2].evidence == "derived", row[1], row[0]))
+
+
+def _measured(content: Content, technique: Technique) -> list[tuple[Measurement, SmokeResult]]:
+    """Our own runs of it, the latest first."""
+    found = [
+        (measurement, result)
+        for measurement in content.atlas.measurements.values()
+        for result in measurement.results
+        if result.technique == technique.id
+    ]
+    return sorted(found, key=lambda pair: (pair[0].date, pair[0].id), reverse=True)
+
+
+def _tags(content: Content, technique: Technique) -> tuple[str, ...]:
+    """What to browse by: mechanisms, inputs, and what it asks of its user."""
+    atlas = content.atlas
+    names = [atlas.term("mechanism", id_).name or id_ for id_ in technique.mechanism]
+    names += [atlas.term("modality", id_).name or id_ for id_ in technique.modality]
+    names.append("Training-free" if technique.training == "none" else f"Training: {technique.training}")
+    names.append("Query-aware" if technique.query_aware else "Query-agnostic")
+    return tuple(dict.fromkeys([*names, technique.status.capitalize()]))

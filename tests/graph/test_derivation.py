@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from lvlm_atlas.atlas.atlas import Atlas
+from lvlm_atlas.graph.derivation import RULES
+from lvlm_atlas.graph.edges import interactions
+from lvlm_atlas.graph.knowledge import KnowledgeBase
+from lvlm_atlas.schema.vocabulary import PositionTerm, Vocabulary
+
+MakeAtlas = Callable[..., Atlas]
+SPARSE = {
+    "acts_at": ["attention"],
+    "mechanism": ["sparse-attention"],
+    "effects": [{"quantity": "attention.density", "scale": 0.5}],
+}
+RESIZE = {"acts_at": ["pixels"], "effects": [{"quantity": "pixels", "scale": 0.5}]}
+BUILDS = {
+    "kind": "builds-on",
+    "reason": "It does.",
+    "evidence": "reported",
+    "source": {"paper": "doe2025sample", "place": "p. 1"},
+}
+
+
+def derived(rule: str, atlas: Atlas) -> set[tuple[str, str]]:
+    found = {e.id: e for e in RULES}[rule]
+    return {(start, end) for start, end, _ in found.pairs(atlas)}
+
+
+def effect(quantity: str, **change: Any) -> list[dict[str, Any]]:
+    return [{"quantity": quantity, **(change or {"scale": 0.5})}]
+
+
+def test_every_rule_has_an_id_of_its_own_and_says_why() -> None:
+    assert len({rule.id for rule in RULES}) == len(RULES) >= 3
+    assert all(rule.why.endswith(".") and rule.kind for rule in RULES)
+
+
+def test_no_rule_derives_that_two_techniques_compose(kb: KnowledgeBase) -> None:
+    assert "composes-with" not in {rule.kind for rule in RULES}
+    assert {edge.kind for edge in kb.edges if edge.evidence == "derived"} == {"conflicts-with", "cascades-to"}
+
+
+def test_a_derived_edge_names_its_rule_and_a_stated_one_its_paper(kb: KnowledgeBase) -> None:
+    for edge in kb.edges:
+        assert edge.source.startswith("rule " if edge.evidence == "derived" else "doe2025sample, sec. 4")
+
+
+def test_each_exclusive_place_has_room_for_one(atlas_of: MakeAtlas, vocabularies: dict[str, Vocabulary]) -> None:
+    places = [term for term in vocabularies["position"].terms if isinstance(term, PositionTerm) and not term.gone]
+    assert {place.exclusive for place in places} == {True, False}
+    for place in places:
+        atlas = atlas_of(a={"acts_at": [place.id]}, b={"acts_at": [place.id]})
+        assert derived("exclusive-slot", atlas) == ({("a", "b")} if place.exclusive else set())
+
+
+def test_different_exclusive_places_do_not_exclude_each_other(atlas_of: MakeAtlas) -> None:
+    assert not derived("exclusive-slot", atlas_of(a={"acts_at": ["attention"]}, b={"acts_at": ["decode-loop"]}))
+
+
+def test_a_builder_and_its_base_still_share_no_slot_and_the_reason_says_so(atlas_of: MakeAtlas) -> None:
+    atlas = atlas_of(a=SPARSE, b={**SPARSE, "interactions": [{**BUILDS, "with": "a"}]})
+    (conflict,) = (edge for edge in interactions(atlas) if edge.kind == "conflicts-with")
+    assert "B builds on A and already includes it." in conflict.reason
+
+
+def test_who_needs_the_map_conflicts_with_the_kernel_that_never_forms_it(atlas_of: MakeAtlas) -> None:
+    assert derived("map-without-kernel", atlas_of(kernel=SPARSE, reader={"needs": ["attention-map"]})) == {
+        ("kernel", "reader")
+    }
+
+
+@pytest.mark.parametrize(
+    ("kernel", "reader"),
+    [
+        pytest.param(SPARSE, {"needs": ["attention-row"]}, id="rows can be recomputed"),
+        pytest.param(SPARSE, {"needs": ["encoder-attention"]}, id="the encoder's map is another one"),
+        pytest.param({**SPARSE, "mechanism": ["architecture"]}, {"needs": ["attention-map"]}, id="not a sparse kernel"),
+        pytest.param({**SPARSE, "acts_at": ["cache-tokens"]}, {"needs": ["attention-map"]}, id="not at the operator"),
+    ],
+)
+def test_no_conflict_over_the_map_where(atlas_of: MakeAtlas, kernel: dict[str, Any], reader: dict[str, Any]) -> None:
+    assert not derived("map-without-kernel", atlas_of(kernel=kernel, reader=reader))
+
+
+@pytest.mark.parametrize(
+    ("up", "down"),
+    [
+        ({"acts_at": ["frames"], "effects": effect("frames", set=8)}, RESIZE),
+        ({"acts_at": ["encoder-output"], "effects": effect("vision-tokens", set=64)}, {}),
+        ({"acts_at": ["llm-input"], "effects": effect("vision-tokens", cap=64)}, SPARSE),
+        ({}, {"acts_at": ["cache-tokens"], "effects": effect("kv.tokens")}),
+        ({"effects": effect("llm.vision-tokens", at_most="N_v")}, SPARSE),
+    ],
+)
+def test_fewer_tokens_cascade_to_what_acts_later(atlas_of: MakeAtlas, up: dict[str, Any], down: dict[str, Any]) -> None:
+    atlas = atlas_of(up=up, down=down)
+    assert derived("upstream-tokens", atlas) == {("up", "down")}
+    ((_, _, reason),) = next(rule for rule in RULES if rule.id == "upstream-tokens").pairs(atlas)
+    assert all(f"`{t.effects[0].quantity}`" in reason for t in atlas.techniques.values())
+
+
+@pytest.mark.parametrize(
+    ("up", "down"),
+    [
+        pytest.param({}, {}, id="both act at the same place"),
+        pytest.param({"acts_at": ["cache-tokens"], "effects": effect("kv.tokens")}, SPARSE, id="the cache comes later"),
+        pytest.param({"effects": effect("llm.vision-tokens", scale=1.5)}, SPARSE, id="tokens are added"),
+        pytest.param({"effects": effect("llm.vision-tokens", at_least=8)}, SPARSE, id="only a lower bound is known"),
+        pytest.param({}, {"acts_at": ["stop"], "effects": effect("output-tokens")}, id="output tokens do not depend"),
+    ],
+)
+def test_nothing_cascades_where(atlas_of: MakeAtlas, up: dict[str, Any], down: dict[str, Any]) -> None:
+    assert not derived("upstream-tokens", atlas_of(up=up, down=down))
+
+
+def test_an_effect_happens_at_the_last_place_before_its_quantitys_own(atlas_of: MakeAtlas) -> None:
+    # `hybrid` only looks at the encoder's output; it drops tokens between LLM layers, after `middle`.
+    hybrid = {"acts_at": ["encoder-output", "llm-layer"], "effects": effect("llm.vision-tokens")}
+    middle = {"acts_at": ["llm-input"], "effects": effect("vision-tokens")}
+    assert derived("upstream-tokens", atlas_of(hybrid=hybrid, middle=middle)) == {("middle", "hybrid")}

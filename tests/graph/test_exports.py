@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+
+import networkx as nx
+import pytest
+
+from lvlm_atlas.atlas.atlas import Atlas
+from lvlm_atlas.graph.exports import EXPORTS, to_dot, to_graphml, to_json, to_mermaid
+from lvlm_atlas.graph.knowledge import KnowledgeBase
+from lvlm_atlas.schema.technique import Technique
+
+NASTY = 'A "quoted" \\ [end] 1 < 2 > | #quot; ; % é'
+
+
+@pytest.fixture
+def nasty(atlas_of: Callable[..., Atlas]) -> KnowledgeBase:
+    slot = {"acts_at": ["decode-loop"]}
+    return KnowledgeBase(atlas_of(end={**slot, "name": NASTY}, subgraph={**slot}))
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_an_export_gives_the_same_text_each_time(kb: KnowledgeBase, name: str) -> None:
+    text = EXPORTS[name](kb)
+    assert text == EXPORTS[name](KnowledgeBase(kb.atlas))
+    assert text.endswith("\n")
+
+
+def test_the_json_reads_back_as_the_graph_and_the_entries(kb: KnowledgeBase) -> None:
+    document = json.loads(to_json(kb))
+    graph = nx.node_link_graph(document["graph"], edges="edges")
+    assert nx.utils.graphs_equal(graph, kb.graph)
+    for id_, entry in document["techniques"].items():
+        assert Technique.model_validate_json(json.dumps(entry)) == kb.technique(id_)
+    assert list(document) == sorted(document)
+
+
+@pytest.mark.parametrize("which", ["kb", "nasty"])
+def test_the_graphml_is_read_back_by_networkx(which: str, request: pytest.FixtureRequest) -> None:
+    kb = request.getfixturevalue(which)
+    graph = nx.parse_graphml(to_graphml(kb), force_multigraph=True)
+    assert set(graph) == set(kb.graph)
+    assert {(a, b, data["kind"], data["reason"]) for a, b, data in graph.edges(data=True)} == {
+        (a, b, data["kind"], data["reason"]) for a, b, data in kb.graph.edges(data=True)
+    }
+    names = {node: data["name"] for node, data in kb.graph.nodes(data=True) if "name" in data}
+    assert {node: data["name"] for node, data in graph.nodes(data=True) if "name" in data} == names
+
+
+def test_mermaid_quotes_what_it_would_take_for_signs(nasty: KnowledgeBase) -> None:
+    header, *lines = to_mermaid(nasty).splitlines()
+    assert header == "flowchart LR"
+    assert re.fullmatch(r'  n0\["[^"\[\]<>|\\%{}]*"\]', lines[0])
+    codes = re.sub(r"#(\d+);", lambda match: chr(int(match[1])), lines[0])
+    assert codes == f'  n0["{NASTY}"]'
+    assert lines[2] == '  n0 ---|"conflicts-with"| n1'
+
+
+def test_dot_quotes_backslashes_and_quotation_marks(nasty: KnowledgeBase) -> None:
+    text = to_dot(nasty)
+    assert r'"end" [label="A \"quoted\" \\ [end]' in text
+    assert '"end" -> "subgraph" [label="conflicts-with"' in text
+    assert "dir=none" in text
+
+
+@pytest.mark.skipif(shutil.which("dot") is None, reason="graphviz is not installed")
+def test_graphviz_reads_the_dot(nasty: KnowledgeBase) -> None:
+    subprocess.run(["dot", "-Tplain"], input=to_dot(nasty), text=True, check=True, capture_output=True)
+
+
+def test_a_drawing_of_some_techniques_holds_them_and_what_joins_them(kb: KnowledgeBase) -> None:
+    text = to_dot(kb, ["minference", "XAttention"])
+    assert text.count("[label=") == 3
+    assert '"minference" -> "xattention" [label="conflicts-with"' in text
+    assert "fastv" not in text
+    assert to_mermaid(kb, []) == "flowchart LR\n"

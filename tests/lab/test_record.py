@@ -1,0 +1,57 @@
+"""Measurement records: whole or not at all, never overwritten, and readable by the loader."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lvlm_atlas.atlas.loader import load
+from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.lab import record as module
+from lvlm_atlas.lab.record import record, write_whole
+from lvlm_atlas.lab.smoke import WORKLOAD
+from lvlm_atlas.rules.check import check
+from lvlm_atlas.schema.measurement import SmokeResult
+
+
+def result(technique: str) -> SmokeResult:
+    return SmokeResult(technique=technique, setting={"keep_ratio": 0.5}, passed=("runs", "shapes"))
+
+
+def test_a_record_is_read_back_as_it_was_written(root: Path) -> None:
+    first = next(iter(load(root).techniques))
+    path = record(root, WORKLOAD, "cpu", [result(first)])
+    (measurement,) = load(root).measurements.values()
+    assert measurement.id == path.stem
+    assert measurement.results == (result(first),)
+    assert measurement.workload == WORKLOAD
+    assert measurement.machine.kind == "cpu"
+    assert [fault for fault in check(root) if fault.path.parts[:2] == ("catalog", "measurements")] == []
+
+
+def test_a_second_record_of_the_day_gets_a_name_of_its_own(root: Path) -> None:
+    first = next(iter(load(root).techniques))
+    one, two = (record(root, WORKLOAD, "cpu", [result(first)]) for _ in range(2))
+    assert one != two
+    assert len(load(root).measurements) == 2
+
+
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = tmp_path / "record.yaml"
+    kept.write_text("old")
+
+    def broken(self: Path, target: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module.Path, "replace", broken)
+    with pytest.raises(OSError, match="No space"):
+        write_whole(kept, "new")
+    assert [file.name for file in tmp_path.iterdir()] == ["record.yaml"]
+    assert kept.read_text() == "old"
+
+
+def test_a_root_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "catalog").write_text("in the way")
+    with pytest.raises(AtlasError, match="cannot write a record under"):
+        record(tmp_path, WORKLOAD, "cpu", [result("x")])

@@ -1,0 +1,181 @@
+"""The smoke run: every reference passes, and none takes the run down."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from dataclasses import fields
+from pathlib import Path
+from pkgutil import resolve_name
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lvlm_atlas import load
+from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.lab.job import Job
+from lvlm_atlas.lab.smoke import WORKLOAD, Bounds, jobs_for, smoke
+from lvlm_atlas.reference.lvlm.points import EXCLUSIVE, POINTS, points_of
+from lvlm_atlas.schema.measurement import SmokeResult
+from lvlm_atlas.schema.technique import Technique
+from lvlm_atlas.schema.vocabulary import PositionTerm
+
+ATLAS = load(Path(__file__).resolve().parents[2])
+IMPLEMENTED = [t for t in ATLAS.atlas.techniques.values() if t.reference]
+
+
+def only(technique: Technique) -> str:
+    return technique.id
+
+
+@pytest.fixture(scope="module")
+def outcomes(device: str) -> dict[str, list[SmokeResult]]:
+    jobs = jobs_for(IMPLEMENTED, WORKLOAD, device)
+    return {answer.results[0].technique: list(answer.results) for answer in smoke(jobs)}
+
+
+@pytest.mark.parametrize("technique", IMPLEMENTED, ids=only)
+def test_every_reference_passes_the_smoke_test(outcomes: dict[str, list[SmokeResult]], technique: Technique) -> None:
+    results = outcomes[technique.id]
+    assert len(results) == len(technique.trials)
+    assert [result.failed for result in results] == [{}] * len(results)
+    assert all(len(result.passed) == 9 for result in results)
+
+
+@pytest.mark.parametrize("technique", IMPLEMENTED, ids=only)
+def test_parameters_of_the_entry_are_the_arguments_of_the_reference(technique: Technique) -> None:
+    reference = resolve_name(str(technique.reference))
+    arguments = {f.name: f.default for f in fields(reference)}
+    entry = {name: parameter.default for name, parameter in technique.parameters.items()}
+    assert entry.items() <= arguments.items()
+    extra = {name: arguments[name] for name in arguments.keys() - entry.keys()}
+    assert set(extra.values()) <= {None}, f"arguments that the entry does not name: {extra}"
+
+
+@pytest.mark.parametrize("technique", IMPLEMENTED, ids=only)
+def test_a_reference_acts_where_its_entry_says(technique: Technique) -> None:
+    built = resolve_name(str(technique.reference))(**technique.trials[0])
+    assert points_of(built) == technique.acts_at
+
+
+@pytest.mark.parametrize("technique", IMPLEMENTED, ids=only)
+def test_a_reference_reads_whole_attention_maps_exactly_where_its_entry_needs_them(technique: Technique) -> None:
+    reference = resolve_name(str(technique.reference))
+    assert getattr(reference, "needs_attention_map", False) == ("attention-map" in technique.needs)
+
+
+@pytest.mark.parametrize("technique", IMPLEMENTED, ids=only)
+def test_every_step_of_the_algorithm_names_code_that_is_there(technique: Technique) -> None:
+    module = str(technique.reference).split(":")[0]
+    for step in technique.algorithm:
+        if step.code:
+            assert callable(resolve_name(f"{module}:{step.code}"))
+
+
+@pytest.mark.parametrize("technique", IMPLEMENTED, ids=only)
+def test_every_pitfall_has_its_test(technique: Technique, checkout: Path) -> None:
+    file = checkout / "tests" / "reference" / "techniques" / f"test_{technique.id.replace('-', '_')}.py"
+    text = file.read_text("utf-8")
+    missing = [pitfall.test for pitfall in technique.pitfalls if f"def {pitfall.test}(" not in text]
+    assert not missing, f"{file.name} lacks {missing}"
+
+
+@pytest.mark.parametrize("technique", IMPLEMENTED, ids=only)
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_reference_refuses_what_its_entry_calls_illegal(technique: Technique, data: st.DataObject) -> None:
+    if not technique.parameters:
+        pytest.skip("it has no parameters")
+    name = data.draw(st.sampled_from(sorted(technique.parameters)))
+    parameter = technique.parameters[name]
+    numbers = st.integers(-4, 4) if parameter.type == "int" else st.sampled_from([-3.0, -0.5, 0.0, 0.5, 1.0, 1.5, 9.0])
+    value = data.draw(numbers if parameter.type in ("int", "float") else st.sampled_from(["no such choice", 3]))
+    if parameter.type == "bool" or parameter.problem_with(value) is None:
+        return
+    with pytest.raises(ValueError, match=name):
+        resolve_name(str(technique.reference))(**{**technique.trials[0], name: value})
+
+
+def test_the_taxonomy_and_the_code_agree_on_the_extension_points() -> None:
+    terms = {t.id: t for t in ATLAS.atlas.terms("position") if isinstance(t, PositionTerm)}
+    order = sorted(POINTS, key=lambda id_: (terms[id_].order, list(POINTS).index(id_)))
+    assert order == list(POINTS)
+    assert {id_ for id_, term in terms.items() if term.exclusive} == set(EXCLUSIVE)
+
+
+BAD = """
+    import os, sys, time
+    class Raises:
+        def llm_input(self, sequence): raise RuntimeError("no such luck")
+    class Exits:
+        def llm_input(self, sequence): os._exit(7)
+    class Hangs:
+        def llm_input(self, sequence): time.sleep(600)
+    class Grows:
+        def llm_input(self, sequence):
+            self.hoard = bytearray(3 * 2**30)
+            for at in range(0, len(self.hoard), 4096): self.hoard[at] = 1
+            time.sleep(600)
+    class Prints:
+        def llm_input(self, sequence): print("{not json}"); sys.exit("so there")
+"""
+
+
+@pytest.fixture
+def bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module of references that misbehave, importable by the workers."""
+    (tmp_path / "bad_references.py").write_text(textwrap.dedent(BAD))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]))
+
+
+def job(name: str) -> Job:
+    return Job(
+        technique="bad",
+        reference=f"bad_references:{name}",
+        neutral={},
+        trials=({},),
+        workload=WORKLOAD.model_copy(update={"frames": 1, "output_tokens": 1}),
+        device="cpu",
+    )
+
+
+@pytest.mark.usefixtures("bad")
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Raises", "RuntimeError: no such luck"),
+        ("Exits", "the process ended with 7"),
+        ("Prints", "the process ended with 1: so there"),
+        ("Grows", "more than 1024"),
+        ("Missing", "AttributeError"),
+    ],
+)
+def test_a_reference_that_misbehaves_fails_alone(name: str, said: str) -> None:
+    bounds = Bounds(time_s=60, memory_byte=2**30)
+    (answer,) = smoke([job(name)], bounds=bounds)
+    assert said in answer.results[0].failed["runs"]
+
+
+@pytest.mark.usefixtures("bad")
+def test_a_reference_that_hangs_is_stopped_and_the_others_finish() -> None:
+    answers = list(smoke([job("Hangs"), job("Raises")], bounds=Bounds(time_s=12), workers=2))
+    said = sorted(answer.results[0].failed["runs"] for answer in answers)
+    assert said == ["RuntimeError: no such luck", "took longer than 12 s and was stopped"]
+
+
+@pytest.mark.usefixtures("bad")
+def test_leaving_early_leaves_no_process_behind() -> None:
+    import psutil
+
+    answers = smoke([job("Raises"), job("Hangs"), job("Hangs")], workers=2)
+    next(answers)
+    answers.close()
+    workers = [p for p in psutil.Process().children(recursive=True) if "lvlm_atlas.lab.worker" in " ".join(p.cmdline())]
+    assert workers == []
+
+
+def test_a_technique_that_is_only_described_cannot_be_run() -> None:
+    described = IMPLEMENTED[0].model_copy(update={"reference": None})
+    with pytest.raises(AtlasError, match="is only described"):
+        jobs_for([described], WORKLOAD, "cpu")

@@ -1,0 +1,309 @@
+"""The LVLM: one answer however it is computed, extension points in order, counts that add up."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from lvlm_atlas.reference.lvlm import LVLM, Stack, StackError, Trace, random_request
+from lvlm_atlas.reference.lvlm.cache import PlainStore
+from lvlm_atlas.reference.lvlm.config import PRESETS
+from lvlm_atlas.reference.lvlm.decoding import PlainDrafter, ancestors, distribution
+from lvlm_atlas.reference.lvlm.points import EXCLUSIVE, POINTS, points_of
+from lvlm_atlas.reference.lvlm.request import Request
+
+
+@pytest.fixture(scope="module", params=sorted(PRESETS))
+def lvlm(request: pytest.FixtureRequest, device: str) -> LVLM:
+    return LVLM.random(request.param, device=device)
+
+
+def test_decoding_with_a_cache_equals_reading_everything_again(lvlm: LVLM) -> None:
+    request = random_request(lvlm.config)
+    answer = lvlm.run(request)
+    for told in range(1, len(answer.tokens_N)):
+        prompt = torch.cat([request.prompt_N, answer.tokens_N[:told]])
+        again = lvlm.run(dataclasses.replace(request, prompt_N=prompt, max_new_tokens=1))
+        torch.testing.assert_close(again.logits_NC[0], answer.logits_NC[told], atol=1e-4, rtol=1e-4)
+
+
+def test_a_token_sees_nothing_that_follows_it(lvlm: LVLM) -> None:
+    request = random_request(lvlm.config)
+    inputs = lvlm.prepare(request, Stack(), Trace())
+    with torch.inference_mode():
+        longer = lvlm.prefill(inputs, Stack(), Trace())
+        shorter = lvlm.prefill(inputs.keep(torch.arange(20, device=lvlm.device)[None]), Stack(), Trace())
+    for long_store, short_store in zip(longer.cache.stores, shorter.cache.stores, strict=True):
+        torch.testing.assert_close(long_store.read()[0][:, :, :20], short_store.read()[0])
+
+
+def test_a_drafted_tree_gives_each_path_the_logits_of_a_chain(lvlm: LVLM) -> None:
+    request = random_request(lvlm.config, frames=1)
+    tokens, parents = torch.tensor([5, 6, 7, 8, 9]), torch.tensor([-1, 0, 0, 1, 3])
+    with torch.inference_mode():
+        inputs = lvlm.prepare(request, Stack(), Trace())
+        tree = lvlm.step(tokens, lvlm.prefill(inputs, Stack(), Trace()).cache, parents)
+        for path in ([0], [0, 1], [0, 2], [0, 1, 3], [0, 1, 3, 4]):
+            chain = lvlm.step(tokens[path], lvlm.prefill(inputs, Stack(), Trace()).cache)
+            torch.testing.assert_close(chain[-1], tree[path[-1]], atol=1e-4, rtol=1e-4)
+
+
+def test_ancestors_of_a_tree_by_hand() -> None:
+    seen = ancestors(torch.tensor([-1, 0, 0, 2]))
+    assert seen.int().tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [1, 1, 0, 1, 0],
+        [1, 1, 0, 1, 1],
+    ]
+
+
+def test_what_was_drafted_and_rejected_leaves_no_trace_in_the_cache(lvlm: LVLM) -> None:
+    request = random_request(lvlm.config, frames=1)
+    with torch.inference_mode():
+        inputs = lvlm.prepare(request, Stack(), Trace())
+        one, two = (lvlm.prefill(inputs, Stack(), Trace()).cache for _ in range(2))
+        lvlm.step(torch.tensor([5, 6, 7]), one)
+        one.retain(torch.tensor([0, 1], device=lvlm.device))
+        lvlm.step(torch.tensor([5, 6]), two)
+        two.retain(torch.tensor([0, 1], device=lvlm.device))
+    assert one.next_position == two.next_position
+    for mine, theirs in zip(one.stores, two.stores, strict=True):
+        torch.testing.assert_close(mine.read()[0], theirs.read()[0], atol=1e-5, rtol=1e-5)
+
+
+def test_the_trace_of_a_plain_run_counts_what_the_shapes_say(lvlm: LVLM) -> None:
+    config, trace = lvlm.config, lvlm.run(random_request(lvlm.config)).trace
+    patches, layers = config.vision.patches, config.text.num_hidden_layers
+    assert trace.encoder_tokens == [patches + 1] * (config.encoder_layers + 1)
+    assert trace.vision_tokens == 6 * patches
+    assert trace.text_tokens == 16
+    length = 6 * patches + 16
+    assert trace.llm_tokens == trace.kv_entries == [length] * layers
+    assert trace.score_entries == [config.text.num_attention_heads * length * (length + 1) // 2] * layers
+    element = 2 * config.text.num_key_value_heads * config.text.head_dim * 4
+    assert trace.kv_byte == [length * element] * layers
+    assert trace.kv_byte_end == (length + 11) * element * layers
+    assert trace.target_passes == 11
+    assert trace.probe_entries == 0
+
+
+def test_the_encoder_stops_at_the_feature_layer(device: str) -> None:
+    plain = LVLM.random(device=device)
+    changed = LVLM.random(device=device)
+    with torch.no_grad():
+        for weight in changed.vision_tower.vision_model.encoder.layers[-1].parameters():
+            weight.fill_(9.0)
+    request = random_request(plain.config, max_new_tokens=2)
+    assert torch.equal(plain.run(request).logits_NC, changed.run(request).logits_NC)
+
+
+def test_sampling_repeats_under_a_seed_and_differs_under_another(lvlm: LVLM) -> None:
+    def sample(seed: int) -> list[int]:
+        request = dataclasses.replace(random_request(lvlm.config, temperature=1.5), seed=seed)
+        return lvlm.run(request).tokens_N.tolist()
+
+    assert sample(1) == sample(1)
+    assert len({tuple(sample(seed)) for seed in range(5)}) > 1
+
+
+def test_a_temperature_of_zero_is_one_hot_at_the_argmax() -> None:
+    assert distribution(torch.tensor([[0.1, 3.0, 2.0]]), 0.0).tolist() == [[0.0, 1.0, 0.0]]
+
+
+def test_weights_are_the_same_for_a_seed_and_differ_for_another(device: str) -> None:
+    one, two, other = (LVLM.random(seed=seed, device=device) for seed in (3, 3, 4))
+    assert torch.equal(one.language_model.lm_head.weight, two.language_model.lm_head.weight)
+    assert not torch.equal(one.language_model.lm_head.weight, other.language_model.lm_head.weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_lower_precision_runs_and_stays_finite(dtype: torch.dtype, device: str) -> None:
+    lvlm = LVLM.random(dtype=dtype, device=device)
+    assert lvlm.run(random_request(lvlm.config)).logits_NC.isfinite().all()
+
+
+def test_the_end_token_ends_the_answer(device: str) -> None:
+    lvlm = LVLM.random(device=device)
+    first = int(lvlm.run(random_request(lvlm.config)).tokens_N[0])
+    lvlm.config = dataclasses.replace(lvlm.config, eos_token_id=first)
+    assert lvlm.run(random_request(lvlm.config)).tokens_N.tolist() == [first]
+
+
+def test_a_prompt_without_a_placeholder_a_frame_is_refused(device: str) -> None:
+    lvlm = LVLM.random(device=device)
+    request = random_request(lvlm.config, frames=2)
+    broken = dataclasses.replace(request, prompt_N=request.prompt_N[request.prompt_N != lvlm.config.image_token_id])
+    with pytest.raises(ValueError, match="0 image placeholders for 2 frames"):
+        lvlm.run(broken)
+
+
+def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ValueError, match="no preset 'huge'; there are tiny"):
+        LVLM.random("huge")
+
+
+class Recorder:
+    """Acts at every point, changes nothing, and notes when it was called."""
+
+    retain_attention = False
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def select_frames(self, request: Request) -> Tensor:
+        self.calls.append("frames")
+        return torch.arange(len(request.frames_F3HW))
+
+    def resize(self, frames_F3HW: Tensor) -> Tensor:
+        self.calls.append("pixels")
+        return frames_F3HW
+
+    def encoder_layer(self, layer, layers, patches):
+        self.calls.append("encoder-layer")
+        return patches
+
+    def encoder_output(self, patches):
+        self.calls.append("encoder-output")
+        return patches
+
+    def adapt(self, lvlm, hidden_FND):
+        self.calls.append("adapter")
+        return lvlm.multi_modal_projector(hidden_FND)
+
+    def llm_input(self, sequence):
+        self.calls.append("llm-input")
+        return sequence
+
+    def llm_layer(self, layer, layers, sequence):
+        self.calls.append("llm-layer")
+        assert (sequence.attention is None) == (layer == 0)
+        return sequence
+
+    def attend(self, layer, query_BHNd, key_BGNd, value_BGNd):
+        from lvlm_atlas.reference.lvlm.attention import attend, causal_mask
+
+        self.calls.append("attention")
+        length = query_BHNd.shape[2]
+        return attend(query_BHNd, key_BGNd, value_BGNd, causal_mask(length, query_BHNd.device)), 0
+
+    def compress_cache(self, layer, layers, entries, attention):
+        self.calls.append("cache-tokens")
+        return entries
+
+    def new_store(self, layer):
+        self.calls.append("cache-bits")
+        return PlainStore()
+
+    def begin_decoding(self, target, request, *_):
+        self.calls.append("decode-loop")
+        return PlainDrafter(target.config.text.vocab_size)
+
+    def stop(self, tokens, logits_NC) -> bool:
+        self.calls.append("stop")
+        return False
+
+
+def test_a_technique_that_does_nothing_at_every_point_changes_nothing(lvlm: LVLM) -> None:
+    request = random_request(lvlm.config)
+    plain, recorded = lvlm.run(request), lvlm.run(request, [Recorder()])
+    assert torch.equal(plain.tokens_N, recorded.tokens_N)
+    torch.testing.assert_close(plain.logits_NC, recorded.logits_NC)
+
+
+def test_the_points_are_met_in_pipeline_order(lvlm: LVLM) -> None:
+    recorder = Recorder()
+    assert points_of(recorder) == tuple(POINTS)
+    lvlm.run(random_request(lvlm.config), [recorder])
+    assert list(dict.fromkeys(recorder.calls)) == list(POINTS)
+    assert recorder.calls.count("encoder-layer") == lvlm.config.encoder_layers
+    assert recorder.calls.count("llm-layer") == lvlm.config.text.num_hidden_layers
+
+
+@pytest.mark.parametrize("position", EXCLUSIVE)
+def test_two_owners_of_an_exclusive_point_are_refused_with_the_reason(position: str) -> None:
+    method = next(name for name in vars(POINTS[position]) if not name.startswith("_") and name != "retain_attention")
+    owner = type("Owner", (), {method: getattr(Recorder, method), "retain_attention": False})
+    Stack((owner(),))
+    with pytest.raises(StackError, match=f"Owner and Owner both own '{position}'"):
+        Stack((owner(), owner()))
+
+
+def test_a_reader_of_whole_maps_and_a_kernel_without_maps_are_refused() -> None:
+    reader = type("Reader", (), {"compress_cache": Recorder.compress_cache, "needs_attention_map": True})()
+    kernel = type("Kernel", (), {"attend": Recorder.attend})()
+    with pytest.raises(StackError, match=r"Reader reads the whole attention map .* the kernel of Kernel never forms"):
+        Stack((reader, kernel))
+
+
+@pytest.mark.parametrize("thing", [object(), Recorder, 3])
+def test_what_acts_nowhere_is_refused_rather_than_ignored(thing: object) -> None:
+    with pytest.raises(StackError, match="acts at no extension point"):
+        Stack((thing,))
+
+
+class FirstFrames:
+    def select_frames(self, request: Request) -> Tensor:
+        return torch.tensor([0, 2])
+
+
+class EveryOtherVisionToken:
+    def __init__(self, layer: int) -> None:
+        self.layer = layer
+
+    def llm_layer(self, layer, layers, sequence):
+        if layer != self.layer:
+            return sequence
+        vision = sequence.vision_places().shape[1]
+        return sequence.keep_vision(torch.arange(0, vision, 2, device=sequence.hidden_BND.device)[None])
+
+
+def test_dropped_frames_take_their_placeholders_along(lvlm: LVLM) -> None:
+    request = random_request(lvlm.config, frames=4)
+    trace = lvlm.run(request, [FirstFrames()]).trace
+    assert (trace.frames_in, trace.frames, trace.vision_tokens) == (4, 2, 2 * lvlm.config.vision.patches)
+    is_image = request.prompt_N == lvlm.config.image_token_id
+    fewer = torch.cat(
+        [request.prompt_N[~is_image][:4], request.prompt_N[is_image][:2], request.prompt_N[~is_image][4:]]
+    )
+    by_hand = dataclasses.replace(request, frames_F3HW=request.frames_F3HW[[0, 2]], prompt_N=fewer)
+    assert torch.equal(lvlm.run(request, [FirstFrames()]).logits_NC, lvlm.run(by_hand).logits_NC)
+
+
+def test_techniques_at_one_point_apply_in_the_order_given(lvlm: LVLM) -> None:
+    patches = lvlm.config.vision.patches
+    trace = lvlm.run(random_request(lvlm.config, frames=2), [EveryOtherVisionToken(1), EveryOtherVisionToken(2)]).trace
+    assert trace.llm_vision_tokens[:3] == [2 * patches, patches, patches // 2]
+    assert all((index.diff(dim=-1) > 0).all() for index in trace.kept)
+
+
+def test_a_pruned_layer_equals_masking_what_was_pruned(lvlm: LVLM) -> None:
+    """Dropping tokens with their position ids kept is the same as never attending to them."""
+    request = random_request(lvlm.config, frames=1, max_new_tokens=1)
+    pruned = lvlm.run(request, [EveryOtherVisionToken(1)])
+    kept = pruned.trace.kept[1][0]
+
+    class Mask:
+        def attend(self, layer, query_BHNd, key_BGNd, value_BGNd):
+            from lvlm_atlas.reference.lvlm.attention import attend, causal_mask
+
+            mask = causal_mask(query_BHNd.shape[2], query_BHNd.device)
+            if layer >= 1:
+                dead = torch.ones_like(mask[0])
+                dead[kept] = False
+                mask = mask & ~dead[None, :] | torch.eye(len(mask), dtype=torch.bool, device=mask.device)
+            return attend(query_BHNd, key_BGNd, value_BGNd, mask), 0
+
+    torch.testing.assert_close(pruned.logits_NC, lvlm.run(request, [Mask()]).logits_NC, atol=1e-4, rtol=1e-4)
+
+
+def test_a_stopper_ends_the_answer(lvlm: LVLM) -> None:
+    class AfterThree:
+        def stop(self, tokens, logits_NC) -> bool:
+            return len(tokens) >= 3
+
+    assert len(lvlm.run(random_request(lvlm.config), [AfterThree()]).tokens_N) == 3

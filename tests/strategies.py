@@ -1,0 +1,72 @@
+"""Texts and data of entries, sound and broken, for property tests and benchmarks."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from lvlm_atlas.rules.sample import ALPHA, as_yaml, sound
+
+
+def synthetic_entry(i: int) -> str:
+    """YAML text of a sound technique of the sample taxonomy, some 80 lines; ids, names and numbers vary with `i`."""
+    entry = sound()[ALPHA]
+    edge = entry["interactions"][0]
+    entry |= {"id": f"synthetic-{i}", "name": f"Synthetic {i}", "aliases": [f"syn {i}", f"made-up no. {i}"]}
+    entry["parameters"]["keep_ratio"]["default"] = (i % 9 + 1) / 10
+    entry["interactions"] = [edge] if i == 0 else [edge, {**edge, "kind": "cascades-to", "with": f"synthetic-{i - 1}"}]
+    entry["reported"] = [
+        {"claim": f"FLOPs, case {k}", "value": f"{i + k} %", "setting": "made up", "source": edge["source"]}
+        for k in range(2)
+    ]
+    return "# yaml-language-server: $schema=../../../../taxonomy/schema/technique.json\n" + as_yaml(entry)
+
+
+def synthetic_files(n: int) -> dict[str, str]:
+    """`n` synthetic entries by path, to be written beside the files of `sound()`."""
+    folder = ALPHA.rpartition("/")[0]
+    return {f"{folder}/synthetic-{i}.yaml": synthetic_entry(i) for i in range(n)}
+
+
+bytes_of_a_file = st.binary(max_size=400)
+
+_TEXT = as_yaml(sound()[ALPHA])
+_SHARDS = ("&a ", "*a", "!!str ", "<<: ", "{", "[", "}", "]", ": ", "- ", "\t", "\n", "'", '"', "|", "---\n", "\x00",
+           "null", "1e999", "2026-11-22", "yes", "0o17", "\ufeff", "\r", "é", "<b>", "%", "? ")  # fmt: skip
+
+
+@st.composite
+def mutated_texts(draw: st.DrawFn) -> str:
+    """The text of a sound entry with a few stretches cut out, repeated or replaced."""
+    text = _TEXT
+    for _ in range(draw(st.integers(1, 3))):
+        start = draw(st.integers(0, len(text)))
+        end = min(len(text), start + draw(st.integers(0, 60)))
+        put = draw(st.one_of(st.sampled_from(_SHARDS), st.text(max_size=8), st.just(text[start:end] * 2)))
+        text = text[:start] + put + text[end:]
+    return text
+
+
+_scalars = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=12),
+    st.sampled_from(["alpha", "keep_ratio", "llm.vision-tokens", "2 * N", "0/0", "9**9**9", "(" * 60]),
+)  # fmt: skip
+values = st.recursive(
+    _scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8) | st.integers(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@st.composite
+def distorted_entries(draw: st.DrawFn) -> object:
+    """The data of a sound entry with a few keys replaced by anything, or anything at all."""
+    if draw(st.integers(0, 9)) == 0:
+        return draw(values)
+    entry = sound()[ALPHA]
+    for key in draw(st.lists(st.sampled_from(sorted(entry)), min_size=1, max_size=3)):
+        target = entry
+        if isinstance(entry[key], list) and entry[key] and isinstance(entry[key][0], dict) and draw(st.booleans()):
+            target = entry[key][0]
+            key = draw(st.sampled_from(sorted(target)))  # noqa: PLW2901
+        target[key] = draw(values)
+    return entry
