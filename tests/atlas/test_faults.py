@@ -21,39 +21,62 @@ def _replace(old: str, new: str) -> Edit:
 
 CASES: dict[str, tuple[Edit, str, str, str]] = {
     # what is broken: (edit, the line that is to be named, rule, part of message or repair)
-    "wrong stage": (_replace("stage: prefilling", "stage: prefiling"), "stage: prefiling", "unknown-term", "prefilling"),
+    "wrong stage": (
+        _replace("stage: prefilling", "stage: prefiling"), "stage: prefiling", "unknown-term", "prefilling",
+    ),
     "missing key": (_replace("verified: code\n", ""), "id: alpha", "missing-key", "`verified`"),
     "missing nested key": (_replace("- does:", "- dooes:"), "- dooes:", "unknown-key", "'does'"),
     "unknown key": (_replace("summary:", "sumary:"), "sumary:", "unknown-key", "did you mean 'summary'?"),
     "duplicate key": (_replace("paper: doe", "name: Beta\npaper: doe"), "name: Beta", "duplicate-key", "'name'"),
     "unknown technique": (_replace("with: beta", "with: betta"), "with: betta", "unknown-technique", "'beta'"),
-    "bad bib key": (_replace("paper: doe2025alpha", "paper: doe2026"), "paper: doe2026", "unknown-paper", "doe2025alpha"),
-    "default out of range": (_replace("default: 0.5", "default: 1.5"), "keep_ratio:", "bad-value", "outside (0, 1]"),
-    "trial out of range": (_replace("- keep_ratio: 0.25", "- keep_ratio: 0"), "- keep_ratio: 0", "illegal-setting", "(0, 1]"),
+    "bad bib key": (
+        _replace("paper: doe2025alpha", "paper: doe2026"), "paper: doe2026", "unknown-paper", "doe2025alpha",
+    ),
+    "default out of range": (
+        _replace("default: 0.5", "default: 1.5"), "keep_ratio:", "bad-value", "outside (0, 1]",
+    ),
+    "trial out of range": (
+        _replace("- keep_ratio: 0.25", "- keep_ratio: 0"), "- keep_ratio: 0", "illegal-setting", "(0, 1]",
+    ),
     "expression naming nothing": (
-        _replace("scale: keep_ratio", "scale: keep_rate"), "scale: keep_rate", "unknown-name-in-expression", "keep_ratio",
+        _replace("scale: keep_ratio", "scale: keep_rate"),
+        "scale: keep_rate",
+        "unknown-name-in-expression",
+        "keep_ratio",
     ),
     "expression that calls": (
         _replace("scale: keep_ratio", "scale: open('x')"), "scale: open", "bad-value", "may",
     ),
     "html": (_replace("Drops the", "Drops <b>the</b>"), "summary: Drops", "html-in-text", "plain text"),
     "number for text": (_replace("name: Alpha", "name: 2403.06760"), "name: 2403", "wrong-type", "'2403.06760'"),
-    "text for a list": (_replace("mechanism:\n- pruning", "mechanism: pruning"), "mechanism:", "wrong-type", "[pruning]"),
-    "text for a truth value": (_replace("query_aware: true", "query_aware: often"), "query_aware", "wrong-type", "true or"),
+    "text for a list": (
+        _replace("mechanism:\n- pruning", "mechanism: pruning"), "mechanism:", "wrong-type", "[pruning]",
+    ),
+    "text for a truth value": (
+        _replace("query_aware: true", "query_aware: often"), "query_aware", "wrong-type", "true or",
+    ),
     "yes for true": (_replace("query_aware: true", "query_aware: yes"), "query_aware", "ambiguous-value", "true"),
     "a date": (_replace("'2026-11-22'", "2026-11-22"), "updated:", "ambiguous-value", "'2026-11-22'"),
-    "unknown quantity": (_replace("llm.vision-tokens", "llm.vision"), "quantity:", "bad-value", "llm.vision-tokens"),
+    "unknown quantity": (
+        _replace("llm.vision-tokens", "llm.vision"), "quantity:", "bad-value", "llm.vision-tokens",
+    ),
     "missing quantity": (_replace("- quantity: llm.vision-tokens\n ", "-"), "- scale:", "missing-key", "quantity"),
-    "two changes at once": (_replace("scale: keep_ratio", "scale: 1\n  set: 2"), "quantity:", "bad-value", "exactly one"),
+    "two changes at once": (
+        _replace("scale: keep_ratio", "scale: 1\n  set: 2"), "quantity:", "bad-value", "exactly one",
+    ),
     "closed choice": (_replace("status: described", "status: descried"), "status:", "bad-value", "'described'"),
     "too long": (_replace("Drops the", "Drops " + "x" * 300), "summary:", "bad-value", "280"),
     "bad parameter name": (_replace("layer:\n    type", "Layer:\n    type"), "Layer:", "bad-value", "lower-case"),
-    "empty value": (_replace("explanation: Tokens", "explanation:\nx-ignored: Tokens"), "explanation:", "wrong-type", "text"),
+    "empty value": (
+        _replace("explanation: Tokens", "explanation:\nx-ignored: Tokens"), "explanation:", "wrong-type", "text",
+    ),
     "octal": (_replace("default: 2", "default: 0o2"), "default: 0o2", "ambiguous-value", "octal"),
     "clock": (_replace("name: Alpha", "name: 12:30"), "name:", "ambiguous-value", "base 60"),
     "infinite": (_replace("default: 0.5", "default: .inf"), "default:", "ambiguous-value", "finite"),
     "huge": (_replace("default: 0.5", "default: 1e999"), "default:", "ambiguous-value", "large"),
-    "a mapping as setting": (_replace("- keep_ratio: 0.25", "- keep_ratio: {a: b}"), "- keep_ratio:", "wrong-type", "mapping"),
+    "a mapping as setting": (
+        _replace("- keep_ratio: 0.25", "- keep_ratio: {a: b}"), "- keep_ratio:", "wrong-type", "mapping",
+    ),
 }  # fmt: skip
 
 

@@ -44,6 +44,7 @@ ENTRIES: dict[str, dict[str, Any]] = {
     "fastv": {
         "name": "FastV", "aliases": ["fast vision"], "acts_at": ["llm-layer"], "needs": ["attention-row"],
         "effects": [{"quantity": "llm.vision-tokens", "from_layer": 2, **SCALE}], "query_aware": True,
+        "overheads": [{"stage": "prefilling", "attention_rows": 1, "why": "It reads a row."}],
         "summary": "Drops half of the visual tokens after the second layer.",
         "interactions": [interaction("composes-with", "kivi"), interaction("shifts-bottleneck-to", "h2o", "reasoned")],
     },

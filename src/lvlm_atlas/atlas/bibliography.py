@@ -143,7 +143,7 @@ def _checked(entry: Any, line: int, plain: Callable[[str], str]) -> tuple[Paper 
     if not _KEY.fullmatch(entry.key):
         refuse("", "bad-value", "is no key of a work", "use letters, digits, `:`, `_` and `-`, as chen2024fastv")
     for key in ("title", "author", "year", "url"):
-        if not values.get(key):
+        if not (authors if key == "author" else values.get(key)):
             refuse(key, "missing-field", f"lacks {key}", f"add {key} = {{…}}")
     if year and not re.fullmatch(r"[12]\d{3}", year):
         refuse("year", "bad-value", f"has the year {year!r}", "give four digits")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -46,8 +46,11 @@ def validate(adapter: TypeAdapter[Any], document: Document, root: Path) -> tuple
         return adapter.validate_python(document.data), []
     except ValidationError as error:
         errors = error.errors(include_url=False)
+    inside = {e["loc"][:end] for e in errors for end in range(len(e["loc"]))}
+    # A list whose only item is wrong counts as empty too; the item's own fault says it better.
+    errors = [e for e in errors if e["type"] != "too_short" or e["loc"] not in inside]
     found = places(root, document.path)
-    misfits = {(m.loc, m.rule): m for m in _misfits(errors, adapter._type, document.data, found)}
+    misfits = {(m.loc, m.rule): m for m in _misfits(errors, adapter._type, found)}
     faults = []
     for misfit in misfits.values():
         line, column = place_of(found, misfit.loc, misfit.at_key)
@@ -78,10 +81,10 @@ def value_shown(value: Any) -> str:
     return {True: "true", False: "false"}[value] if isinstance(value, bool) else f"the number {value}"
 
 
-def _misfits(errors: list[Any], root_type: Any, data: Any, found: dict[Loc, Place]) -> Iterator[_Misfit]:
+def _misfits(errors: list[Any], root_type: Any, found: dict[Loc, Place]) -> Iterator[_Misfit]:
     scalar_unions: dict[Loc, list[Any]] = {}
     for error in errors:
-        walked = _walk(root_type, data, error["loc"])
+        walked = _walk(root_type, error["loc"])
         if walked.branch:
             scalar_unions.setdefault(walked.loc, []).append(error)
         else:
@@ -170,15 +173,15 @@ class _Walk:
     """Whether it is the key that is wrong, not its value."""
 
 
-def _walk(kind: Any, data: Any, loc: Loc) -> _Walk:
-    """Follow pydantic's location through types and data; the tags it puts in appear in no YAML."""
+def _walk(kind: Any, loc: Loc) -> _Walk:
+    """Follow pydantic's location through the types; the tags it puts in appear in no YAML."""
     walk = _Walk(())
     for step in loc:
-        kind, tag = _unwrapped(kind, data)
+        kind, discriminator = _unwrapped(kind)
         if step == "[key]":
             return replace(walk, at_key=True)
-        if step == tag:
-            kind = next(m for m in get_args(kind) if tag in _tags(m))
+        if discriminator:  # this step is the tag: no key of the text, but the member of the union
+            kind = next(m for m in get_args(kind) if step in get_args(m.model_fields[discriminator].annotation))
             continue
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             fields = _fields(kind)
@@ -190,39 +193,23 @@ def _walk(kind: Any, data: Any, loc: Loc) -> _Walk:
             kind = get_args(kind)[0 if get_origin(kind) is tuple else 1]
         else:
             return replace(walk, branch=True)
-        data = _step(data, step)
     return walk
 
 
-def _step(data: Any, step: str | int) -> Any:
-    try:
-        return data[step]
-    except (KeyError, IndexError, TypeError):
-        return None
-
-
-def _unwrapped(kind: Any, data: Any) -> tuple[Any, str | None]:
-    """A type without `Annotated` and `| None`; of a tagged union, also the tag in the data."""
-    discriminator = None
+def _unwrapped(kind: Any) -> tuple[Any, str | None]:
+    """A type without `Annotated` and `| None`; of a tagged union, also the key that holds the tag."""
+    discriminator: str | None = None
     while True:
         if get_origin(kind) is Annotated:
             kind, *marks = get_args(kind)
-            discriminator = discriminator or next((m.discriminator for m in marks if isinstance(m, FieldInfo)), None)
+            found = (mark.discriminator for mark in marks if isinstance(mark, FieldInfo))
+            discriminator = next((key for key in found if isinstance(key, str)), discriminator)
             continue
         rest = [part for part in get_args(kind) if part is not NoneType]
         if len(rest) == 1 and len(get_args(kind)) == 2 and get_origin(kind) is not tuple:
             kind = rest[0]
             continue
-        tag = data.get(discriminator) if discriminator and isinstance(data, dict) else None
-        return kind, tag if isinstance(tag, str) else None
-
-
-def _tags(model: Any) -> tuple[str, ...]:
-    """Values by which a member of a tagged union is told."""
-    for field in model.model_fields.values():
-        if get_origin(field.annotation) is Literal:
-            return get_args(field.annotation)
-    return ()
+        return kind, discriminator
 
 
 @lru_cache(maxsize=256)

@@ -68,9 +68,10 @@ def show(
     if json_:
         import json
 
-        from lvlm_atlas.cli.rows import technique_row
+        from lvlm_atlas.cli.rows import edge_row, technique_row
 
-        typer.echo(json.dumps(technique_row(atlas, technique), indent=2, ensure_ascii=False))
+        edges = [edge_row(edge) for edge in atlas.interactions(technique.id)]
+        typer.echo(json.dumps({**technique_row(atlas, technique), "edges": edges}, indent=2, ensure_ascii=False))
         return
     from lvlm_atlas.cli.output import console
     from lvlm_atlas.cli.sheet import sheet
@@ -123,12 +124,12 @@ def graph(
 ) -> None:
     """Show how a technique is related to others: each edge with its reason and evidence."""
     from lvlm_atlas.cli.output import print_rows
-    from lvlm_atlas.cli.rows import edge_row, neighbourhood
+    from lvlm_atlas.cli.rows import neighbour_row
+    from lvlm_atlas.graph.neighbourhood import neighbourhood
 
-    atlas = opened(root)
-    edges = neighbourhood(atlas, atlas.technique(id_).id, depth)
-    print_rows([edge_row(edge) for edge in edges], ("id", "evidence", "reason", "source"), format_)
-    if not edges:
+    rows = [neighbour_row(neighbour) for neighbour in neighbourhood(opened(root), id_, depth)]
+    print_rows(rows, ("relation", "evidence", "reason", "source"), format_)
+    if not rows:
         typer.echo(f"no interaction of {id_} is known; that does not mean that it is compatible with all", err=True)
         raise typer.Exit(1)
 
@@ -215,9 +216,12 @@ def export(
     root: Root = None,
 ) -> None:
     """Print the knowledge graph for other tools."""
-    from lvlm_atlas.graph.exports import export as run
+    from lvlm_atlas.fault import AtlasError, suggestion
+    from lvlm_atlas.graph.exports import EXPORTS
 
-    sys.stdout.write(run(opened(root), format_))
+    if format_ not in EXPORTS:
+        raise AtlasError(f"--format: no format {format_!r}; {suggestion(format_, EXPORTS)}")
+    sys.stdout.write(EXPORTS[format_](opened(root)))
 
 
 @app.command(rich_help_panel=PUBLISH)

@@ -55,7 +55,9 @@ def print_rows(rows: Sequence[Row], columns: Sequence[str], listing: Listing) ->
 def _table(rows: Sequence[Row], columns: Sequence[str]) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=False)
     for name in columns:
-        table.add_column(name, overflow="fold", no_wrap=name == "id", style="bold" if name == "id" else "")
+        table.add_column(
+            name, overflow="fold", no_wrap=name == "id" and len(columns) > 3, style="bold" if name == columns[0] else ""
+        )
     for row in rows:
         table.add_row(*(_cell(row[name]) for name in columns))
     console().print(table)

@@ -7,9 +7,9 @@ from typing import Any
 
 from lvlm_atlas.graph.answer import Row as Found
 from lvlm_atlas.graph.edges import Edge
-from lvlm_atlas.graph.field_table import FIELDS
+from lvlm_atlas.graph.guide import guide
 from lvlm_atlas.graph.knowledge import KnowledgeBase
-from lvlm_atlas.graph.relations import relations
+from lvlm_atlas.graph.neighbourhood import Neighbour
 from lvlm_atlas.schema.technique import Technique
 
 TECHNIQUE_COLUMNS = ("id", "stage", "family", "acts_at", "relieves", "training")
@@ -22,13 +22,13 @@ def by_pipeline(atlas: KnowledgeBase, techniques: Iterable[Technique]) -> list[T
 
 
 def technique_row(atlas: KnowledgeBase, technique: Technique) -> dict[str, Any]:
-    """A technique: its entry, with short forms of what a table shows, and its file."""
-    entry = technique.model_dump(mode="json", by_alias=True, exclude_none=True)
+    """A technique: its entry, with its reliefs as `stage/bound`, and its file."""
+    # No warnings: an amount keeps the type it was written with, and pydantic would remark on each whole number.
+    entry = technique.model_dump(mode="json", by_alias=True, exclude_none=True, warnings=False)
     return {
         **entry,
         "relieves": [f"{relief.stage}/{relief.bound}" for relief in technique.relieves],
         "file": atlas.atlas.paths[technique.id].as_posix(),
-        "edges": [edge_row(edge) for edge in atlas.interactions(technique.id)],
     }
 
 
@@ -60,41 +60,17 @@ def edge_row(edge: Edge) -> dict[str, Any]:
     }
 
 
-def neighbourhood(atlas: KnowledgeBase, id_: str, depth: int) -> list[Edge]:
-    """The edges that a walk of `depth` steps from a technique can take."""
-    near = {id_} if depth == 1 else {id_, *(t.id for t in atlas.within(id_, depth - 1))}
-    return [edge for edge in atlas.edges if edge.ends & near]
+def neighbour_row(neighbour: Neighbour) -> dict[str, Any]:
+    """An edge as a walk outwards from a technique meets it."""
+    words = f"{neighbour.id} {neighbour.reads} {neighbour.other}"
+    return {"step": neighbour.step, "relation": words, **edge_row(neighbour.edge)}
 
 
 def grammar_rows(atlas: KnowledgeBase) -> list[dict[str, Any]]:
-    """The fields and relations of the query language."""
-    rows: list[dict[str, Any]] = [
-        {"id": field.name, "meaning": field.doc, "example": field.example, "values": list(field.known(atlas.atlas))}
-        for field in FIELDS
-    ]
-    rows += [
-        {
-            "id": f"{relation.name}(X)",
-            "meaning": f"Techniques that stand in the relation “{relation.reads}” to X.",
-            "example": f"{relation.name}(fastv)",
-        }
-        for relation in relations(atlas.atlas)
-    ]
-    rows.append(
-        {
-            "id": "unknown-with(X)",
-            "meaning": "No edge settles the compatibility with X.",
-            "example": "unknown-with(fastv)",
-        }
-    )
-    rows.append(
-        {
-            "id": "within(X, N)",
-            "meaning": "At most N interactions away from X; a third argument restricts them to one relation.",
-            "example": "within(fastv, 2, conflicts-with)",
-        }
-    )
-    return rows
+    """The fields, relations and operators of the query language."""
+    language = guide(atlas.atlas)
+    entries = (*language.fields, *language.relations, *language.operators)
+    return [{"id": e.written, "meaning": e.doc, "example": e.example, "values": list(e.values)} for e in entries]
 
 
 def term_rows(atlas: KnowledgeBase, vocabulary: str | None) -> list[dict[str, Any]]:

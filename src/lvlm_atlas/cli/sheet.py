@@ -12,7 +12,7 @@ from rich.text import Text
 
 from lvlm_atlas.graph.edges import Edge
 from lvlm_atlas.graph.knowledge import KnowledgeBase
-from lvlm_atlas.graph.relations import relations
+from lvlm_atlas.graph.relations import reading
 from lvlm_atlas.schema.formula import effect_formula, overhead_formula
 from lvlm_atlas.schema.technique import Parameter, Technique
 
@@ -92,9 +92,8 @@ def _noted(line: str, note: str | None) -> Text:
 
 def _edge(atlas: KnowledgeBase, technique: Technique, edge: Edge) -> Text:
     """An edge, read from the technique that is shown."""
-    reading = next(r.reads for r in relations(atlas.atlas) if r.holds(edge, technique.id))
     return Text.assemble(
-        f"• {reading} ",
+        f"• {reading(atlas.atlas, edge, technique.id)} ",
         (edge.other(technique.id), "bold"),
         f" [{edge.evidence}]",
         (f"\n  {edge.reason}  [{edge.source}]", "dim"),

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Annotated, Any
 
 from pydantic import PlainValidator, WithJsonSchema
-from simpleeval import EvalWithCompoundTypes, InvalidExpression
+from simpleeval import DEFAULT_OPERATORS, EvalWithCompoundTypes, InvalidExpression
 
 FUNCTIONS: Mapping[str, Callable[..., float]] = {
     "abs": abs,
@@ -30,6 +30,16 @@ _ALLOWED = (
     ast.UnaryOp, ast.USub, ast.Not, ast.IfExp, ast.BoolOp, ast.And, ast.Or,
     ast.Compare, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq,
 )  # fmt: skip
+
+
+def _power(base: float, exponent: float) -> float:
+    """`base ** exponent`, where it fits a float: integers would grow for minutes first."""
+    as_float: float = float(base) ** float(exponent)
+    exact: float = base**exponent if isinstance(base, int) and isinstance(exponent, int) else as_float
+    return exact
+
+
+_OPERATORS = {**DEFAULT_OPERATORS, ast.Pow: _power}
 
 
 @lru_cache(maxsize=4096)
@@ -73,14 +83,15 @@ def evaluate(amount: float | str, names: Mapping[str, Any]) -> float:
     if missing:
         raise ValueError(f"{amount!r} needs {', '.join(missing)}")
     try:
-        value = EvalWithCompoundTypes(names=dict(names), functions=dict(FUNCTIONS)).eval(amount.strip())
+        value: float = EvalWithCompoundTypes(_OPERATORS, dict(FUNCTIONS), dict(names)).eval(amount.strip())
+        finite = isinstance(value, int | float) and math.isfinite(value)
     except (InvalidExpression, ArithmeticError, TypeError, ValueError) as error:
         raise ValueError(f"{amount!r}: {error}") from None
     if isinstance(value, bool):
         return int(value)
-    if not isinstance(value, int | float) or not math.isfinite(value):
+    if not finite:
         raise ValueError(f"{amount!r} gives {value!r}, not a finite number")
-    return value
+    return value if isinstance(value, int) else float(value)
 
 
 def _check(value: object) -> float | str:
@@ -94,7 +105,7 @@ def _check(value: object) -> float | str:
 
 
 Amount = Annotated[
-    float | str,
+    int | float | str,
     PlainValidator(_check),
     WithJsonSchema(
         {

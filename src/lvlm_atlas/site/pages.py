@@ -11,7 +11,7 @@ from lvlm_atlas.schema.record import refs_in
 from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.schema.vocabulary import StageTerm, Term
 from lvlm_atlas.site.markup import bare
-from lvlm_atlas.site.page import Content, Page
+from lvlm_atlas.site.content import Content, Page
 from lvlm_atlas.site.routes import FIXED
 from lvlm_atlas.site.technique import technique_page
 

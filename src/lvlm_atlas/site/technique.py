@@ -10,7 +10,7 @@ from lvlm_atlas.graph.relations import reading
 from lvlm_atlas.schema.measurement import Measurement, SmokeResult
 from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.site.markup import bare
-from lvlm_atlas.site.page import Content, Page
+from lvlm_atlas.site.content import Content, Page
 from lvlm_atlas.site.source import source_of
 from lvlm_atlas.site.words import formula
 

@@ -2,6 +2,7 @@
 
 import heapq
 import math
+from dataclasses import replace
 from statistics import fmean
 
 import pytest
@@ -117,7 +118,7 @@ def test_the_technique_never_splits_until_no_frame_is_left() -> None:
 @given(
     st.lists(st.integers(0, 6), min_size=1, max_size=70),
     st.integers(1, 20),
-    st.sampled_from([-1.0, 0.1, 0.3, 0.55, 0.8, math.inf]),
+    st.sampled_from([-1.0, 0.1003, 0.3007, 0.5501, 0.8009, math.inf]),  # no gap of such scores equals one of these
     st.integers(0, 4),
 )
 def test_the_choice_is_that_of_a_plain_recursion(scores: list[int], budget: int, gap: float, depth: int) -> None:
@@ -127,8 +128,7 @@ def test_the_choice_is_that_of_a_plain_recursion(scores: list[int], budget: int,
     def choose(places: range, level: int) -> set[int]:
         ranked = sorted(places, key=lambda place: (-relevance[place], place))
         stands_out = (
-            bool(ranked)
-            and fmean(relevance[p] for p in ranked[:budget]) - fmean(relevance[p] for p in places) > gap + 1e-12
+            bool(ranked) and fmean(relevance[p] for p in ranked[:budget]) - fmean(relevance[p] for p in places) > gap
         )
         if stands_out or level == depth:
             return set(ranked[: budget // 2**level])
@@ -210,12 +210,11 @@ def test_the_answer_is_that_to_the_chosen_frames_alone(device: str) -> None:
     lvlm = LVLM.random(device=device)
     request = random_request(lvlm.config)
     technique = AdaptiveKeyframeSampling(max_frames=2, gap_threshold=NEVER, matcher=Fixed(0, 5, 1, 2, 9, 3))  # type: ignore[arg-type]
-    chosen = random_request(lvlm.config, frames=2)
-    chosen = type(chosen)(
+    # Text, six placeholders, text: two of the placeholders remain.
+    chosen = replace(
+        request,
         frames_F3HW=request.frames_F3HW[[1, 4]],
-        prompt_N=torch.cat([request.prompt_N[:4], request.prompt_N[4:6], request.prompt_N[10:]]),
-        image_token_id=request.image_token_id,
-        max_new_tokens=request.max_new_tokens,
+        prompt_N=torch.cat([request.prompt_N[:6], request.prompt_N[10:]]),
     )
     assert torch.equal(lvlm.run(request, [technique]).logits_NC, lvlm.run(chosen).logits_NC)
 

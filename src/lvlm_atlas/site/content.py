@@ -1,4 +1,4 @@
-"""A page before it is rendered, and what the pages are built from."""
+"""What pages are made of: the knowledge base as they see it, a page before it is rendered, and its links."""
 
 from __future__ import annotations
 

@@ -1,0 +1,129 @@
+"""Builds the site: pages from the knowledge base, then HTML from the pages, in a folder that appears at once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+
+from lvlm_atlas.atlas.root import data_root
+from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.graph.knowledge import KnowledgeBase
+
+OUT = Path("build/site")
+DOCS = Path("build/docs")
+MARK = ".lvlm-atlas"
+"""A file that says that a folder is ours, and may be replaced."""
+
+
+def build(kb: KnowledgeBase, out: Path = OUT, *, docs: Path = DOCS, strict: bool = True) -> Path:
+    """Build the site into `out`, its Markdown into `docs`; both are replaced, and only if the build succeeds.
+
+    With `strict`, a link or anchor that leads nowhere fails the build.
+
+    Raises:
+        AtlasError: an extra is missing, a folder is not ours to replace, or the build failed.
+    """
+    out, docs = out.absolute(), docs.absolute()
+    if out == docs or out in docs.parents or docs in out.parents:
+        raise AtlasError(f"{out} and {docs} lie in each other; choose two folders side by side")
+    with _replacing(docs) as new_docs, _replacing(out) as new_out:
+        generate(kb, new_docs, site_dir=os.path.relpath(out, docs))
+        _run_mkdocs(kb, new_docs, new_out, strict=strict)
+    return out
+
+
+def generate(kb: KnowledgeBase, folder: Path, *, site_dir: str = "../site") -> Path:
+    """Write `mkdocs.yml` and all pages into an empty folder; `mkdocs build -f` builds the site from them.
+
+    Raises:
+        AtlasError: the extra `site` is not installed, or a template is faulty.
+    """
+    _require("jinja2", "mkdocs", "material", "mkdocs_redirects", "pygments")
+    from lvlm_atlas.site.config import configuration
+    from lvlm_atlas.site.content import Content
+    from lvlm_atlas.site.pages import final, pages
+    from lvlm_atlas.site.render import environment, render
+
+    source = _source(kb.atlas.root)
+    content, templates = Content(kb), environment(source)
+    made = pages(content)
+    files = {page.path: render(content, page, templates) for page in made}
+    for technique in content.techniques:
+        stem = content.routes.path("technique", technique.id).removesuffix(".md")
+        files[f"{stem}.json"] = content.edition.technique(technique)
+        files[f"{stem}.yaml"] = (kb.atlas.root / kb.atlas.paths[technique.id]).read_text(encoding="utf-8")
+    for old in kb.atlas.redirects:
+        files[f"techniques/{old}.json"] = content.edition.forwarding(old, final(content, old))
+    files["atlas.json"] = content.edition.whole
+    for path, text in files.items():
+        place = folder / "pages" / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text, encoding="utf-8", newline="\n")
+    shutil.copytree(source / "assets", folder / "pages" / "assets")
+    config = configuration(content, made, source / "mkdocs.yml", site_dir)
+    (folder / "mkdocs.yml").write_text(config, encoding="utf-8", newline="\n")
+    return folder
+
+
+def _source(root: Path) -> Path:
+    """The site's templates: the root's own, or those of the package."""
+    own = root / "site"
+    return own if (own / "mkdocs.yml").is_file() else data_root() / "site"
+
+
+def _require(*modules: str) -> None:
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        raise AtlasError(f"the site needs {', '.join(missing)}; run: pip install 'lvlm-atlas[site]'")
+
+
+def _run_mkdocs(kb: KnowledgeBase, docs: Path, out: Path, *, strict: bool) -> None:
+    day = max((t.updated for t in kb.atlas.techniques.values()), default="1980-01-01")
+    epoch = int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp())
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "-f", str(docs / "mkdocs.yml"), "-d", str(out)]
+    quiet = {"NO_MKDOCS_2_WARNING": "1", "DISABLE_MKDOCS_2_WARNING": "true", "SOURCE_DATE_EPOCH": str(epoch)}
+    done = subprocess.run(  # noqa: S603  our own interpreter and arguments
+        command + ["--strict"] * strict, env=os.environ | quiet, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise AtlasError(f"the site does not build: {_summary(done.stderr or done.stdout)}")
+
+
+def _summary(log: str) -> str:
+    """What mkdocs found, in one line."""
+    faults = [line.split("-", 1)[1].strip() for line in log.splitlines() if line.startswith(("WARNING", "ERROR"))]
+    faults = faults or [line.strip() for line in log.splitlines() if line.strip()][-1:] or ["mkdocs said nothing"]
+    more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
+    return "; ".join(faults[:3]) + more
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """A new folder beside `folder`, which takes its place if all goes well and vanishes if not."""
+    if folder.exists() and not folder.is_dir():
+        raise AtlasError(f"{folder} is a file; name a folder for the site")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MARK).is_file():
+        raise AtlasError(f"{folder} holds files that are not ours; empty it or name another folder")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise AtlasError(f"cannot write beside {folder}: {error.strerror}") from None
+    new, old = work / "new", work / "old"
+    try:
+        new.mkdir()
+        yield new
+        (new / MARK).write_text("Made by lvlm-atlas; replaced at the next build.\n", encoding="utf-8")
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)

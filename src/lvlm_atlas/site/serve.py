@@ -1,0 +1,68 @@
+"""Shows the built site on this machine."""
+
+from __future__ import annotations
+
+import errno
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from lvlm_atlas.fault import AtlasError
+
+HOST = "127.0.0.1"
+
+
+class _Handler(SimpleHTTPRequestHandler):
+    """Files of the site, its own page for what is not there, and no log."""
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the base class names it so
+        """Say nothing: the terminal keeps the address."""
+
+    def end_headers(self) -> None:
+        self.send_header("Cache-Control", "no-cache")
+        super().end_headers()
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        page = Path(self.directory) / "404.html"
+        if code != 404 or not page.is_file():
+            super().send_error(code, message, explain)
+            return
+        body = page.read_bytes()
+        self.send_response(code)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+
+def server(folder: Path, port: int) -> ThreadingHTTPServer:
+    """A server of the built site; port 0 picks a free one.
+
+    Raises:
+        AtlasError: there is no built site, or the port cannot be had.
+    """
+    if not (folder / "index.html").is_file():
+        raise AtlasError(f"there is no built site in {folder}; run: lvlm-atlas build")
+    try:
+        return ThreadingHTTPServer((HOST, port), partial(_Handler, directory=str(folder)))
+    except OverflowError:
+        raise AtlasError(f"the port is 0 to 65535, got {port}") from None
+    except OSError as error:
+        why = "is taken" if error.errno == errno.EADDRINUSE else f"cannot be had ({error.strerror})"
+        raise AtlasError(f"port {port} {why}; name another, or --port 0 for any free one") from None
+
+
+def serve(folder: Path, port: int = 8000) -> None:
+    """Serve the built site on this machine alone until interrupted.
+
+    Raises:
+        AtlasError: there is no built site, or the port cannot be had.
+    """
+    with server(folder, port) as running:
+        print(f"Serving {folder} at http://{HOST}:{running.server_port}/ (Ctrl-C ends)", flush=True)  # noqa: T201
+        try:
+            running.serve_forever()
+        except KeyboardInterrupt:
+            print()  # noqa: T201  leaves the `^C` of the terminal on its own line

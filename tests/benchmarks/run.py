@@ -1,0 +1,77 @@
+"""`make bench`: start-up against the bare libraries, and loading as the catalog grows.
+
+Timings are ratios within one run on one machine; they say nothing about another.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from lvlm_atlas.atlas.loader import load  # noqa: E402
+from lvlm_atlas.rules.sample import sound, write  # noqa: E402
+from strategies import synthetic_files  # noqa: E402
+
+COMMANDS = {
+    "import pydantic, yaml, typer": [sys.executable, "-c", "import pydantic, yaml, typer"],
+    "lvlm-atlas list": [sys.executable, "-m", "lvlm_atlas", "list"],
+    "lvlm-atlas show fastv": [sys.executable, "-m", "lvlm_atlas", "show", "fastv"],
+    "lvlm-atlas query 'within(fastv, 2)'": [sys.executable, "-m", "lvlm_atlas", "query", "within(fastv, 2)"],
+}
+
+
+def wall_s(command: list[str]) -> float:
+    """Seconds that a process takes from start to end."""
+    begin = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - begin
+
+
+def start_up(console: Console, rounds: int = 9) -> None:
+    """Median wall time of each command, interleaved, as a ratio to the bare imports."""
+    times: dict[str, list[float]] = {name: [] for name in COMMANDS}
+    for _ in track(range(rounds), "start-up", console=console, transient=True):
+        for name, command in COMMANDS.items():
+            times[name].append(wall_s(command))
+    medians = {name: statistics.median(seen) for name, seen in times.items()}
+    bare = next(iter(medians.values()))
+    table = Table(title=f"start-up, median of {rounds} rounds (target for list and show: at most 3.0)")
+    for column in ("command", "s", "ratio"):
+        table.add_column(column, justify="left" if column == "command" else "right")
+    for name, median in medians.items():
+        table.add_row(name, f"{median:.3f}", f"{median / bare:.2f}")
+    console.print(table)
+
+
+def loading(console: Console) -> None:
+    """Wall time to load catalogs of synthetic entries."""
+    table = Table(title="loading synthetic entries (target: 1,000 in at most 1.5 s, linear)")
+    for column in ("entries", "s", "ms an entry"):
+        table.add_column(column, justify="right")
+    with tempfile.TemporaryDirectory() as folder:
+        for count in track((100, 1_000, 10_000), "loading", console=console, transient=True):
+            root = write(sound() | synthetic_files(count), Path(folder) / str(count))
+            seen = []
+            for _ in range(3):
+                begin = time.perf_counter()
+                load(root)
+                seen.append(time.perf_counter() - begin)
+            best = min(seen)
+            table.add_row(f"{count:,}", f"{best:.3f}", f"{1_000 * best / count:.3f}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    start_up(Console())
+    loading(Console())

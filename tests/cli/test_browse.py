@@ -1,0 +1,174 @@
+"""The commands that browse and query: formats, exit codes, errors that suggest."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from lvlm_atlas import load
+
+ATLAS = load()
+IDS = sorted(ATLAS.atlas.techniques)
+
+
+def test_a_list_has_every_technique_in_pipeline_order(run) -> None:
+    said = run("list", "--format", "ids")
+    assert said.code == 0
+    ids = said.out.split()
+    assert sorted(ids) == IDS
+    places = [ATLAS.atlas.place(ATLAS.technique(id_)) for id_ in ids]
+    assert places == sorted(places)
+
+
+def test_every_format_holds_the_same_rows(run) -> None:
+    ids = run("list", "-f", "ids").out.split()
+    assert [row["id"] for row in json.loads(run("list", "-f", "json").out)] == ids
+    assert [json.loads(line)["id"] for line in run("list", "-f", "jsonl").out.splitlines()] == ids
+    assert [row["id"] for row in csv.DictReader(io.StringIO(run("list", "-f", "csv").out))] == ids
+    assert [line.split("|")[1].strip() for line in run("list", "-f", "md").out.splitlines()[2:]] == ids
+    table = run("list").out
+    assert all(id_ in table for id_ in ids)
+
+
+@pytest.mark.parametrize("columns", ["60", "80", "200"])
+def test_a_table_in_a_terminal_is_no_wider_than_the_terminal(columns: str) -> None:
+    script = (
+        "import pty, os, sys; os.environ['COLUMNS'] = sys.argv[1]; "
+        "pty.spawn([sys.executable, '-m', 'lvlm_atlas', 'list'])"
+    )
+    environment = {**os.environ, "TERM": "dumb", "NO_COLOR": "1"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script, columns],
+        capture_output=True, text=True, check=True, env=environment, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert max(len(line.rstrip("\r\n")) for line in done.stdout.splitlines()) <= int(columns)
+
+
+@pytest.mark.parametrize("id_", IDS)
+def test_a_sheet_says_what_its_entry_says(run, id_: str) -> None:
+    technique = ATLAS.technique(id_)
+    said = run("show", id_)
+    text = " ".join(said.out.split())
+    assert said.code == 0
+    for part in (technique.name, technique.stage, technique.family, ATLAS.atlas.papers[technique.paper].title):
+        assert " ".join(part.split()) in text
+    for name in technique.parameters:
+        assert name in text
+    for edge in ATLAS.interactions(id_):
+        assert edge.other(id_) in text
+
+
+def test_a_name_an_alias_and_another_spelling_show_the_same(run) -> None:
+    assert run("show", "fastv").out == run("show", "FastV").out == run("show", "fast-v").out
+
+
+def test_json_of_a_sheet_is_the_entry(run) -> None:
+    shown = json.loads(run("show", "kivi", "--json").out)
+    assert shown["parameters"]["bits"]["default"] == ATLAS.technique("kivi").parameters["bits"].default
+    assert shown["file"].endswith("kivi.yaml")
+
+
+@pytest.mark.parametrize("columns", [60, 100])
+def test_a_sheet_fits_the_width_it_is_given(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    from rich.console import Console
+
+    from lvlm_atlas.cli.sheet import sheet
+
+    stream = io.StringIO()
+    Console(file=stream, width=columns).print(sheet(ATLAS, ATLAS.technique("fastv")))
+    assert max(map(len, stream.getvalue().splitlines())) <= columns
+
+
+@pytest.mark.parametrize(
+    ("arguments", "suggestion"),
+    [
+        (("show", "fastvv"), "did you mean 'fastv'?"),
+        (("graph", "tomee"), "did you mean 'tome'?"),
+        (("query", "stage:prefiling"), "did you mean 'prefilling'?"),
+        (("query", "stge:prefilling"), "did you mean 'stage'?"),
+        (("query", "composes-wth(fastv)"), "did you mean 'composes-with'?"),
+        (("query", "composes-with(fastw)"), "did you mean 'fastv'?"),
+        (("list", "training:non"), "did you mean 'none'?"),
+        (("terms", "stag"), "did you mean 'stage'?"),
+        (("smoke", "fastvv"), "did you mean 'fastv'?"),
+        (("export", "--format", "graphm"), "did you mean 'graphml'?"),
+        (("check", "--format", "jso"), "did you mean 'json'?"),
+    ],
+)
+def test_a_misspelt_word_is_an_error_with_a_suggestion(run, arguments: tuple[str, ...], suggestion: str) -> None:
+    said = run(*arguments)
+    assert said.code == 2
+    assert said.out == ""
+    assert suggestion in said.err
+
+
+def test_an_answer_has_exit_zero_and_no_answer_exit_one_with_its_cause(run) -> None:
+    assert run("query", "stage:decoding and training:none").code == 0
+    said = run("query", "stage:encoding and effect:kv.bits")
+    assert said.code == 1
+    assert "kv.bits" in said.err
+
+
+@pytest.mark.parametrize("bad", ["", "(", "stage:", "and", "a" * 2000, "within(fastv, x)"])
+def test_a_bad_query_is_one_clear_error(run, bad: str) -> None:
+    said = run("query", bad)
+    assert said.code == 2
+    assert said.err
+
+
+def test_explain_says_why_with_the_evidence(run) -> None:
+    said = run("query", "conflicts-with(speculative-sampling)", "--explain", "-f", "jsonl")
+    row = json.loads(said.out.splitlines()[0])
+    edge = row["because"][0]["edges"][0]
+    assert {"kind", "evidence", "reason", "source"} <= edge.keys()
+    assert edge["reason"]
+    assert edge["reason"].split()[0] in run("query", "conflicts-with(speculative-sampling)", "--explain").out
+
+
+def test_the_graph_command_prints_each_edge_with_its_reason(run) -> None:
+    rows = json.loads(run("graph", "fastv", "-f", "json").out)
+    assert {row["id"] for row in rows} == {row["id"] for row in json.loads(run("show", "fastv", "--json").out)["edges"]}
+    deeper = json.loads(run("graph", "fastv", "--depth", "2", "-f", "json").out)
+    assert len(deeper) >= len(rows)
+
+
+def test_every_vocabulary_can_be_listed(run) -> None:
+    for row in json.loads(run("terms", "-f", "json").out):
+        listed = json.loads(run("terms", row["id"], "-f", "json").out)
+        assert listed
+        assert all(term["definition"] for term in listed)
+
+
+def test_the_query_language_explains_itself_and_its_examples_run(run) -> None:
+    for row in json.loads(run("fields", "-f", "json").out):
+        assert run("query", row["example"]).code in (0, 1)
+
+
+@pytest.mark.parametrize("format_", ["json", "graphml", "mermaid", "dot"])
+def test_exports_name_every_technique(run, format_: str) -> None:
+    said = run("export", "--format", format_)
+    assert said.code == 0
+    assert all(id_ in said.out for id_ in IDS)
+
+
+def test_a_reader_that_goes_away_ends_the_command_quietly() -> None:
+    command = f"{sys.executable} -m lvlm_atlas export --format json | head -c 10"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+
+
+def test_no_command_that_needs_no_tensor_imports_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['lvlm-atlas', 'show', 'fastv']\n"
+        "from lvlm_atlas.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "assert 'torch' not in sys.modules and 'networkx' not in sys.modules, 'imported'\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
