@@ -28,6 +28,12 @@ def synthetic_files(n: int) -> dict[str, str]:
 
 
 bytes_of_a_file = st.binary(max_size=400)
+bibtex_like = st.lists(
+    st.sampled_from(["@misc{a,", "@string{", "@comment{", "title", " = ", "{", "}", '"', "author", ",", "\n", " and ",
+                     "\\", "\\'e", "$", "%", "#", "year", "2024", "url", "{https://e.org}", "@", "(", ")", "~"])
+    | st.text(max_size=4),
+    max_size=40,
+).map("".join)  # fmt: skip
 
 _TEXT = as_yaml(sound()[ALPHA])
 _SHARDS = ("&a ", "*a", "!!str ", "<<: ", "{", "[", "}", "]", ": ", "- ", "\t", "\n", "'", '"', "|", "---\n", "\x00",
@@ -63,10 +69,10 @@ def distorted_entries(draw: st.DrawFn) -> object:
     if draw(st.integers(0, 9)) == 0:
         return draw(values)
     entry = sound()[ALPHA]
-    for key in draw(st.lists(st.sampled_from(sorted(entry)), min_size=1, max_size=3)):
-        target = entry
-        if isinstance(entry[key], list) and entry[key] and isinstance(entry[key][0], dict) and draw(st.booleans()):
-            target = entry[key][0]
-            key = draw(st.sampled_from(sorted(target)))  # noqa: PLW2901
-        target[key] = draw(values)
+    for key in draw(st.lists(st.sampled_from(sorted(entry)), min_size=1, max_size=3, unique=True)):
+        first = entry[key][0] if isinstance(entry[key], list) else None
+        if isinstance(first, dict) and draw(st.booleans()):
+            first[draw(st.sampled_from(sorted(first)))] = draw(values)
+        else:
+            entry[key] = draw(values)
     return entry

@@ -51,9 +51,7 @@ class FaultsError(AtlasError):
 def suggestion(word: str, known: Iterable[str]) -> str:
     """`did you mean 'x'?` for the nearest of the known words, else a list of what there is."""
     words = sorted(set(known))
-    near = get_close_matches(word, words, n=1, cutoff=0.6) or get_close_matches(
-        word.lower(), words, n=1, cutoff=0.6
-    )
+    near = get_close_matches(word, words, n=1, cutoff=0.6) or get_close_matches(word.lower(), words, n=1, cutoff=0.6)
     if near:
         return f"did you mean {near[0]!r}?"
     if not words:

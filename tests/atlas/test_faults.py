@@ -109,6 +109,14 @@ def test_a_key_with_a_line_break_still_gives_one_line(root: Path) -> None:
     assert "\n" not in str(fault)
 
 
+def test_a_file_of_faults_is_cut_short(root: Path) -> None:
+    (root / ALPHA).write_text("".join(f"key_{i}: x\n" for i in range(20_000)) + "? " + "x" * 10_000 + "\n: y\n")
+    faults = check(root)
+    assert len(faults) == 201
+    assert "more faults" in str(faults)
+    assert max(len(str(fault)) for fault in faults) < 500
+
+
 def test_a_fault_in_a_vocabulary_is_placed_through_the_tag_of_its_kind(root: Path) -> None:
     file = root / "taxonomy/stage.yaml"
     text = file.read_text().replace("order: 2", "order: two")

@@ -38,9 +38,7 @@ def read_text(root: Path, path: Path, max_byte: int = MAX_BYTE) -> str:
     """
 
     def refuse(rule: str, message: str, repair: str, line: int = 1, column: int = 1) -> DocumentError:
-        return DocumentError(
-            Fault(path=path, line=line, column=column, rule=rule, message=message, repair=repair)
-        )
+        return DocumentError(Fault(path=path, line=line, column=column, rule=rule, message=message, repair=repair))
 
     file = root / path
     try:

@@ -18,6 +18,9 @@ from lvlm_atlas.atlas.yaml_subset import Loc, Place
 from lvlm_atlas.fault import Fault, suggestion
 from lvlm_atlas.schema.record import ID_PATTERN
 
+MAX_FAULT = 200
+"""Faults of one file that are told; a file with more is broken in one way many times over."""
+
 _KINDS = {
     "string_type": "text", "int_type": "a whole number", "int_from_float": "a whole number",
     "float_type": "a number", "bool_type": "true or false", "tuple_type": "a list", "list_type": "a list",
@@ -49,8 +52,9 @@ def validate(adapter: TypeAdapter[Any], document: Document, root: Path) -> tuple
     inside = {e["loc"][:end] for e in errors for end in range(len(e["loc"]))}
     # A list whose only item is wrong counts as empty too; the item's own fault says it better.
     errors = [e for e in errors if e["type"] != "too_short" or e["loc"] not in inside]
+    beyond = len(errors) - MAX_FAULT
     found = places(root, document.path)
-    misfits = {(m.loc, m.rule): m for m in _misfits(errors, adapter._type, found)}
+    misfits = {(m.loc, m.rule): m for m in _misfits(errors[:MAX_FAULT], adapter._type, found)}
     faults = []
     for misfit in misfits.values():
         line, column = place_of(found, misfit.loc, misfit.at_key)
@@ -60,6 +64,9 @@ def validate(adapter: TypeAdapter[Any], document: Document, root: Path) -> tuple
                 message=misfit.message, repair=misfit.repair,
             )
         )  # fmt: skip
+    if beyond > 0:
+        message, repair = f"{beyond} more faults are not listed", "correct those above first"
+        faults.append(Fault(path=document.path, rule="too-many-faults", message=message, repair=repair))
     return None, faults
 
 
@@ -67,6 +74,7 @@ def shown(loc: Loc) -> str:
     """A location as entries are talked about: `effects[0].scale`."""
     parts = [f"[{step}]" if isinstance(step, int) else f".{step}" for step in loc]
     text = "".join(parts).removeprefix(".")
+    text = text if len(text) <= 120 else f"{text[:117]}…"
     return f"`{text}`" if text.isprintable() else repr(text)
 
 
@@ -101,7 +109,7 @@ def _misfit(error: Any, walked: _Walk, found: dict[Loc, Place]) -> _Misfit:
     if kind == "missing":
         return _Misfit(loc, "missing-key", f"the key {name} is missing", f"add it{doc}")
     if kind == "extra_forbidden":
-        word = str(loc[-1])
+        word = str(loc[-1])[:80]
         return _Misfit(loc, "unknown-key", f"the key {name} is unknown", suggestion(word, walked.keys), at_key=True)
     if kind == "union_tag_not_found":
         tag = (*loc, context["discriminator"].strip("'"))

@@ -12,7 +12,7 @@ from lvlm_atlas.graph.knowledge import KnowledgeBase
 from lvlm_atlas.graph.neighbourhood import Neighbour
 from lvlm_atlas.schema.technique import Technique
 
-TECHNIQUE_COLUMNS = ("id", "stage", "family", "acts_at", "relieves", "training")
+TECHNIQUE_COLUMNS = ("id", "stage", "acts_at", "saves", "training")
 """What a table of techniques shows."""
 
 
@@ -23,13 +23,22 @@ def by_pipeline(atlas: KnowledgeBase, techniques: Iterable[Technique]) -> list[T
 
 def technique_row(atlas: KnowledgeBase, technique: Technique) -> dict[str, Any]:
     """A technique: its entry, with its reliefs as `stage/bound`, and its file."""
-    # No warnings: an amount keeps the type it was written with, and pydantic would remark on each whole number.
-    entry = technique.model_dump(mode="json", by_alias=True, exclude_none=True, warnings=False)
+    entry = technique.model_dump(mode="json", by_alias=True, exclude_none=True)
     return {
         **entry,
         "relieves": [f"{relief.stage}/{relief.bound}" for relief in technique.relieves],
+        "saves": _saves(technique),
         "file": atlas.atlas.paths[technique.id].as_posix(),
     }
+
+
+def _saves(technique: Technique) -> str:
+    """The reliefs by stage, in words that a narrow column can break."""
+    stages = dict.fromkeys(relief.stage for relief in technique.relieves)
+    return "; ".join(
+        f"{stage}: {', '.join(relief.bound for relief in technique.relieves if relief.stage == stage)}"
+        for stage in stages
+    )
 
 
 def answer_row(atlas: KnowledgeBase, row: Found) -> dict[str, Any]:

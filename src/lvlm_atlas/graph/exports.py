@@ -20,10 +20,7 @@ def to_json(kb: KnowledgeBase) -> str:
     document = {
         "format": FORMAT,
         "graph": nx.node_link_data(kb.graph, edges="edges"),
-        # No warnings: an amount keeps the type it was written with, and pydantic would remark on each whole number.
-        "techniques": {
-            id_: t.model_dump(mode="json", by_alias=True, warnings=False) for id_, t in atlas.techniques.items()
-        },
+        "techniques": {id_: t.model_dump(mode="json", by_alias=True) for id_, t in atlas.techniques.items()},
         "redirects": {id_: list(ids) for id_, ids in atlas.redirects.items()},
         "vocabularies": {
             name: [term.model_dump(mode="json", exclude_none=True) for term in atlas.terms(name)]

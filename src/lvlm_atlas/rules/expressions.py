@@ -167,4 +167,3 @@ def _symbols(inspection: Inspection) -> dict[str, str]:
     """Symbols of the taxonomy with their names."""
     vocabulary = inspection.atlas.vocabularies.get("symbol")
     return {term.id: term.name or term.id for term in vocabulary.terms if not term.gone} if vocabulary else {}
-

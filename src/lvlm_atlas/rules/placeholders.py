@@ -27,7 +27,7 @@ def _left_open(files: Files) -> None:
 def placeholder(inspection: Inspection) -> Iterator[Finding]:
     """Techniques."""
     for path, technique in inspection.of(Technique):
-        for loc, text in _texts(technique.model_dump(mode="json", by_alias=True, warnings=False), ()):
+        for loc, text in _texts(technique.model_dump(mode="json", by_alias=True), ()):
             if PLACEHOLDER in text:
                 yield Finding(path=path, loc=loc, words={"text": text})
 

@@ -23,19 +23,21 @@ MARK = ".lvlm-atlas"
 """A file that says that a folder is ours, and may be replaced."""
 
 
-def build(kb: KnowledgeBase, out: Path = OUT, *, docs: Path = DOCS, strict: bool = True) -> Path:
+def build(kb: KnowledgeBase, out: Path = OUT, *, docs: Path | None = None, strict: bool = True) -> Path:
     """Build the site into `out`, its Markdown into `docs`; both are replaced, and only if the build succeeds.
 
-    With `strict`, a link or anchor that leads nowhere fails the build.
+    Without `docs`, the Markdown of the default site goes to `build/docs`, that of another is not kept. With
+    `strict`, a link or anchor that leads nowhere fails the build.
 
     Raises:
         AtlasError: an extra is missing, a folder is not ours to replace, or the build failed.
     """
-    out, docs = out.absolute(), docs.absolute()
-    if out == docs or out in docs.parents or docs in out.parents:
+    docs = docs or (DOCS if out == OUT else None)
+    out = out.absolute()
+    if docs and (out == docs.absolute() or out in docs.absolute().parents or docs.absolute() in out.parents):
         raise AtlasError(f"{out} and {docs} lie in each other; choose two folders side by side")
-    with _replacing(docs) as new_docs, _replacing(out) as new_out:
-        generate(kb, new_docs, site_dir=os.path.relpath(out, docs))
+    with _replacing(out) as new_out, _replacing(docs.absolute()) if docs else _passing() as new_docs:
+        generate(kb, new_docs, site_dir=os.path.relpath(out, docs) if docs else "../site")
         _run_mkdocs(kb, new_docs, new_out, strict=strict)
     return out
 
@@ -103,6 +105,13 @@ def _summary(log: str) -> str:
     faults = faults or [line.strip() for line in log.splitlines() if line.strip()][-1:] or ["mkdocs said nothing"]
     more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
     return "; ".join(faults[:3]) + more
+
+
+@contextmanager
+def _passing() -> Iterator[Path]:
+    """A folder that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="lvlm-atlas-") as folder:
+        yield Path(folder)
 
 
 @contextmanager

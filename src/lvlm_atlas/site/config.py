@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from lvlm_atlas.atlas.atlas import AtlasError, SplitIdError
+from lvlm_atlas.atlas.atlas import SplitIdError
+from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.site.content import Content, Page
 from lvlm_atlas.site.markup import attribute, external
 from lvlm_atlas.site.routes import FIXED

@@ -84,6 +84,14 @@ class Content:
             if any(stage in (None, r.stage) and (bounds is None or r.bound in bounds) for r in t.relieves)
         ]
 
+    def reaching(self, stage: str) -> list[Technique]:
+        """Techniques filed elsewhere that relieve a bound of this stage."""
+        return [t for t in self.relieving(stage, None) if t.stage != stage]
+
+    def filed_under(self, family: str) -> list[Technique]:
+        """Techniques of exactly this family."""
+        return [t for t in self.techniques if t.family == family]
+
     def families(self, *, stage: str | None = None, parent: str | None = None) -> list[Term]:
         """The families of a stage, or the subfamilies of a family."""
         return [
@@ -91,6 +99,31 @@ class Content:
             for term in self.atlas.terms("family")
             if (term.parent == parent if parent else term.parent is None and getattr(term, "stage", None) == stage)
         ]
+
+    def places(self, stage: str) -> list[Term]:
+        """The places of the pipeline that lie in a stage."""
+        return [term for term in self.atlas.terms("position") if getattr(term, "stage", None) == stage]
+
+    def below(self, kind: str, id_: str) -> list[Term]:
+        """The terms directly below one."""
+        return [term for term in self.atlas.terms(kind) if term.parent == id_]
+
+    @cached_property
+    def own_bounds(self) -> frozenset[str]:
+        """The bounds that limit a stage in general."""
+        bounds = (getattr(stage, "bound", None) for stage in self.atlas.terms("stage"))
+        return frozenset(bound for bound in bounds if bound)
+
+    def has_page(self, kind: str, id_: str) -> bool:
+        """Whether a term has a page of its own, beside its place in the glossary."""
+        return (kind, id_) in self.routes.paths
+
+    @cached_property
+    def coverage(self) -> tuple[int, int]:
+        """How many of the finest families have a described technique, and how many there are."""
+        families = self.atlas.terms("family")
+        leaves = [f.id for f in families if not self.below("family", f.id)]
+        return sum(bool(self.of_family(leaf)) for leaf in leaves), len(leaves)
 
 
 @dataclass(frozen=True)

@@ -15,18 +15,19 @@ from markupsafe import Markup
 
 _PLAIN = frozenset(" ,;()/'%.?-")
 """Signs that mean nothing inside a line."""
+_SPACE = re.compile(r"\s+")
 _UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff\ufeff]")
 _MARKS = re.compile(r"`([^`]+)`|(?<![\w*])\*(?=[^\s*])([^*`]*[^\s*`])\*(?![\w*])")
 
 
 def plain(value: object) -> Markup:
     """The text as it stands; white space is folded."""
-    return _part(" ".join(clean(str(value)).split()))
+    return _part(_SPACE.sub(" ", clean(str(value))))
 
 
 def text(value: str) -> Markup:
     """The text with its `code` marks and *emphasis*, the only marks that entries may use."""
-    folded, done, at = " ".join(clean(value).split()), Markup(), 0
+    folded, done, at = _SPACE.sub(" ", clean(value)).strip(), Markup(), 0
     for mark in _MARKS.finditer(folded):
         done += _part(folded[at : mark.start()])
         done += code(mark[1]) if mark[1] is not None else Markup("<em>") + _part(mark[2]) + Markup("</em>")
@@ -36,7 +37,7 @@ def text(value: str) -> Markup:
 
 def code(value: object) -> Markup:
     """A formula, a name or a value in code type."""
-    return Markup("<code>") + _part(" ".join(clean(str(value)).split())) + Markup("</code>")
+    return Markup("<code>") + plain(value) + Markup("</code>")
 
 
 def listed(items: Iterable[object], separator: str = ", ") -> Markup:
@@ -75,10 +76,11 @@ def clean(value: str) -> str:
 
 def _part(value: str) -> Markup:
     """A stretch of a line: its first sign might begin a list or the like, so that only a letter stays as it is."""
-    return Markup("".join(ch if _harmless(ch, at) else f"&#{ord(ch)};" for at, ch in enumerate(value)))  # noqa: S704
+    first = len(value) - len(value.lstrip())
+    return Markup("".join(ch if _harmless(ch, at > first) else f"&#{ord(ch)};" for at, ch in enumerate(value)))  # noqa: S704
 
 
-def _harmless(ch: str, at: int) -> bool:
-    if at == 0:
+def _harmless(ch: str, inside: bool) -> bool:
+    if not inside:
         return ch.isalpha() or ch == " "
     return ch.isalnum() or ch in _PLAIN or not ch.isascii()

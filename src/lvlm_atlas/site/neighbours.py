@@ -71,7 +71,8 @@ def _columns(kb: KnowledgeBase, technique: Technique) -> tuple[dict[int, list[_N
     joined: dict[str, list[Edge]] = defaultdict(list)
     for edge in kb.interactions(technique.id):
         joined[edge.other(technique.id)].append(edge)
-    here, columns = kb.atlas.place(technique), {-1: [], 0: [], 1: []}  # type: dict[int, list[_Neighbour]]
+    here = kb.atlas.place(technique)
+    columns: dict[int, list[_Neighbour]] = {-1: [], 0: [], 1: []}
     for id_, edges in joined.items():
         other = kb.technique(id_)
         there = kb.atlas.place(other)
@@ -116,13 +117,14 @@ def _node(kb: KnowledgeBase, neighbour: _Neighbour, centre: str, x: float, y: fl
     technique = neighbour.technique
     reads = list(dict.fromkeys(reading(kb.atlas, edge, centre) for edge in neighbour.edges))
     middle = kb.technique(centre).name
+    shown = ", ".join(reads) if len(", ".join(reads)) <= 24 else f"{reads[0]} (+{len(reads) - 1})"
     return tag(
         "a",
         tag("title", escape(clean(f"{middle} {' and '.join(reads)} {technique.name}"))),
         tag("rect", x=x, y=y, width=_W, height=_H, rx=8, class_="la-node"),
         tag("rect", x=x, y=y, width=4, height=_H, rx=2, class_="la-edge-bar"),
         label(_short(technique.name, 20), x + 14, y + 18, "la-t la-strong"),
-        label(_short(", ".join(reads), 27), x + 14, y + 33, "la-t la-small"),
+        label(_short(shown, 25), x + 14, y + 33, "la-t la-small"),
         href=href("technique", technique.id),
         class_=f"la-s{stage_number(kb.atlas, technique.stage)}",
     )

@@ -10,8 +10,8 @@ from lvlm_atlas.graph.guide import guide
 from lvlm_atlas.schema.record import refs_in
 from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.schema.vocabulary import StageTerm, Term
-from lvlm_atlas.site.markup import bare
 from lvlm_atlas.site.content import Content, Page
+from lvlm_atlas.site.markup import bare
 from lvlm_atlas.site.routes import FIXED
 from lvlm_atlas.site.technique import technique_page
 
@@ -60,8 +60,7 @@ def walls(content: Content) -> list[tuple[Term, Term, list[Technique]]]:
         relieved = {r.bound for t in content.techniques for r in t.relieves if r.stage == stage.id}
         for bound in content.atlas.terms("bound"):
             at = content.relieving(stage.id, bound.id) if bound.id in relieved else []
-            narrower = content.atlas.narrower("bound", bound.id) - {bound.id}
-            if at or (bound.id == own and not narrower & relieved):
+            if at or (bound.id == own and not relieved):
                 found.append((stage, bound, at))
     return found
 

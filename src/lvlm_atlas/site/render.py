@@ -41,7 +41,8 @@ def environment(folder: Path) -> Environment:
         "setting": words.setting,
         "overhead": words.overhead,
     }
-    made.globals |= {"listed": markup.listed, "external": markup.external, "fenced": markup.fenced, "counted": words.counted}
+    made.globals |= {name: getattr(markup, name) for name in ("listed", "external", "fenced")}
+    made.globals["counted"] = words.counted
     return made
 
 

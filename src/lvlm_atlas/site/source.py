@@ -24,7 +24,9 @@ class Lines:
     first: int
     last: int
 
-    def __str__(self) -> str:
+    @property
+    def label(self) -> str:
+        """As in `lines 3–7`."""
         return f"line {self.first}" if self.first == self.last else f"lines {self.first}–{self.last}"
 
     @property
@@ -56,9 +58,9 @@ class Source:
 
     def html(self) -> Markup:
         """The source with colours and line numbers that are links, as one block of HTML."""
-        from pygments import highlight
-        from pygments.formatters.html import HtmlFormatter
-        from pygments.lexers.python import PythonLexer
+        from pygments import highlight  # type: ignore[import-untyped]
+        from pygments.formatters.html import HtmlFormatter  # type: ignore[import-untyped]
+        from pygments.lexers.python import PythonLexer  # type: ignore[import-untyped]
 
         rows = highlight(clean(self.text), PythonLexer(stripnl=False), HtmlFormatter(nowrap=True)).splitlines()
         numbered = (

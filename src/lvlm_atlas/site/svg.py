@@ -21,7 +21,7 @@ Href = Callable[[str, str], str]
 
 FLOW = {
     "encoding": ("N_v vision tokens", "of N_p patches"),
-    "prefilling": ("KV cache", "N_v + N_t entries a layer"),
+    "prefilling": ("KV cache", "N_v + N_t entries"),
     "decoding": ("answer", "N_o output tokens"),
 }
 """What leaves each stage of a request."""
@@ -29,10 +29,8 @@ FLOW = {
 
 def tag(name: str, *children: str, **attributes: str | float) -> str:
     """An element; `class_` and `stroke_width` give `class` and `stroke-width`."""
-    given = "".join(
-        f" {key.rstrip('_').replace('_', '-')}={quoteattr(clean(f'{value:g}' if isinstance(value, float) else str(value)))}"
-        for key, value in attributes.items()
-    )
+    shown = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in attributes.items()}
+    given = "".join(f" {key.rstrip('_').replace('_', '-')}={quoteattr(clean(value))}" for key, value in shown.items())
     return f"<{name}{given}>{''.join(children)}</{name}>"
 
 
@@ -41,7 +39,9 @@ def label(content: str, x: float, y: float, class_: str = "la-t", anchor: str = 
     return tag("text", escape(clean(content)), x=x, y=y, class_=class_, text_anchor=anchor)
 
 
-def drawing(body: Iterable[str], width: float, height: float, *, id_: str, title: str, desc: str, links: bool) -> Markup:
+def drawing(
+    body: Iterable[str], width: float, height: float, *, id_: str, title: str, desc: str, links: bool
+) -> Markup:
     """The whole drawing, with the words that stand for it."""
     return Markup(  # noqa: S704  `tag` and `escape` escape
         tag(
@@ -70,13 +70,13 @@ def pipeline(atlas: Atlas, href: Href, *, tall: bool) -> Markup:
     stages = [term for term in atlas.terms("stage") if isinstance(term, StageTerm)]
     request = [stage for stage in stages if stage.bound]
     around = [stage for stage in stages if not stage.bound]
-    width, box = (400.0, 360.0) if tall else (1120.0, 228.0)
-    x, y, body = (20.0, 66.0) if tall else (112.0, 40.0), 0.0, []
+    width, box = (400.0, 360.0) if tall else (1240.0, 236.0)
+    x, y, body = (20.0, 66.0) if tall else (130.0, 4.0), 0.0, []
     left, top = x
     depth = max((len(_positions(atlas, stage.id)) for stage in request), default=0)
-    body += [label("image or video", 20 if tall else 6, 22 if tall else 74, "la-t la-strong"),
-             label("F × H × W pixels", 20 if tall else 6, 40 if tall else 92)]  # fmt: skip
-    body.append(_arrow(200, 46, 200, 62) if tall else _arrow(6, 108, 106, 108))
+    body += [label("image or video", 20 if tall else 4, 22 if tall else 38, "la-t la-strong"),
+             label("F × H × W pixels", 20 if tall else 4, 40 if tall else 56, "la-t la-small")]  # fmt: skip
+    body.append(_arrow(200, 46, 200, 62) if tall else _arrow(4, 72, 124, 72))
     for stage in request:
         rows = -(-len(_positions(atlas, stage.id)) // 2) if tall else depth
         height = 104 + 22 * rows
@@ -88,12 +88,13 @@ def pipeline(atlas: Atlas, href: Href, *, tall: bool) -> Markup:
             top += height + 46
         else:
             gap = left + box
-            body += [label(what, gap + 56, 74, "la-t la-strong", "middle"), label(much, gap + 56, 92, "la-t la-small", "middle")]
-            body.append(_arrow(gap + 6, 108, gap + 106, 108))
-            left, y = left + box + 112, max(y, top + height)
+            body.append(label(what, gap + 67, 38, "la-t la-strong", "middle"))
+            body.append(label(much, gap + 67, 56, "la-t la-small", "middle"))
+            body.append(_arrow(gap + 6, 72, gap + 128, 72))
+            left, y = left + box + 134, max(y, top + height)
     for stage in around:
         at = top if tall else y + 14
-        body.append(_span(stage, atlas, href, 20 if tall else 112, at, box if tall else left - 112 - 112))
+        body.append(_span(stage, atlas, href, 20 if tall else 130, at, box if tall else left - 134 - 130))
         top, y = at + 60, at + 60
     return drawing(
         body, width, (top if tall else y) + 6, id_=f"la-pipeline-{'tall' if tall else 'wide'}",
@@ -106,7 +107,7 @@ def _stage(
     atlas: Atlas, stage: StageTerm, href: Href, x: float, y: float, width: float, height: float, *, columns: int
 ) -> str:
     bound = atlas.term("bound", stage.bound or "").name or ""
-    metric = atlas.term("metric", stage.metric).name if stage.metric else ""
+    metric = (atlas.term("metric", stage.metric).name if stage.metric else None) or ""
     head = [
         tag("rect", x=x, y=y, width=width, height=height, rx=10, class_="la-box"),
         tag("rect", x=x, y=y, width=5, height=height, rx=2.5, class_="la-edge-bar"),

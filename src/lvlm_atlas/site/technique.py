@@ -9,8 +9,8 @@ from lvlm_atlas.graph.edges import Edge
 from lvlm_atlas.graph.relations import reading
 from lvlm_atlas.schema.measurement import Measurement, SmokeResult
 from lvlm_atlas.schema.technique import Technique
-from lvlm_atlas.site.markup import bare
 from lvlm_atlas.site.content import Content, Page
+from lvlm_atlas.site.markup import bare
 from lvlm_atlas.site.source import source_of
 from lvlm_atlas.site.words import formula
 
@@ -32,7 +32,9 @@ def technique_page(content: Content, technique: Technique) -> Page:
             "t": technique,
             "paper": atlas.papers[technique.paper],
             "source": source,
-            "steps": [(step, source.lines(step.code) if source and step.code else None) for step in technique.algorithm],
+            "steps": [
+                (step, source.lines(step.code) if source and step.code else None) for step in technique.algorithm
+            ],
             "effects": [formula(effect, technique.parameters) for effect in technique.effects],
             "edges": _rows(content, technique),
             "verdicts": {value: [other for other, verdict in verdicts if verdict.value == value]

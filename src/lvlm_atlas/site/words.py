@@ -40,13 +40,11 @@ def formula(effect: Effect, parameters: Mapping[str, Parameter]) -> Formula:
 
     where = Markup("")
     if isinstance(effect, KvBits):
-        change = listed(
-            [Markup("K in ") + amount(effect.key), Markup("V in ") + amount(effect.value)]
-            + [Markup("groups of ") + amount(effect.group_size) + Markup(", each plus ")
-               + amount(effect.group_overhead_bit) + Markup(" bit")]
-        )  # fmt: skip
+        group = amount(effect.group_size) + Markup(", each plus ") + amount(effect.group_overhead_bit)
+        change = Markup("K in ") + amount(effect.key) + Markup(", V in ") + amount(effect.value)
+        change += Markup(" bit, in groups of ") + group + Markup(" bit")
         kept = [(effect.full_precision_keys, "keys"), (effect.full_precision_values, "values")]
-        if newest := [Markup("the newest ") + amount(n) + Markup(f" {what}") for n, what in kept if n != 0]:
+        if newest := [Markup("the newest ") + amount(n) + plain(f" {what}") for n, what in kept if n != 0]:
             change += Markup("; unquantised: ") + listed(newest)
     elif isinstance(effect, Speculation):
         change = listed([
@@ -76,9 +74,9 @@ def _change(effect: Change, amount: _Shown) -> Markup:
     if effect.cap is not None:
         return Markup("at most ") + amount(effect.cap)
     if effect.remove is not None:
-        return Markup("− ") + amount(effect.remove) + Markup(" a layer" if isinstance(effect, Schedule) else "")
+        return Markup("− ") + amount(effect.remove) + plain(" a layer" if isinstance(effect, Schedule) else "")
     bounds = [(effect.at_least, "at least "), (effect.at_most, "at most ")]
-    shown = [Markup(words) + amount(value) for value, words in bounds if value is not None]  # noqa: S704  our words
+    shown = [plain(words) + amount(value) for value, words in bounds if value is not None]
     return listed(shown) + Markup(": the input decides")
 
 
@@ -109,7 +107,8 @@ def legal(parameter: Parameter) -> Markup:
     """The values a parameter may take."""
     if parameter.choices:
         return listed((code(_setting(choice)) for choice in parameter.choices), " or ")
-    return code(parameter.range.replace("inf", "∞")) if parameter.range else plain("true or false")
+    interval = (parameter.range or "").replace("inf", "∞")
+    return code(interval).replace(" ", Markup("&#160;")) if interval else plain("true or false")
 
 
 def setting(values: Mapping[str, Setting]) -> Markup:

@@ -94,7 +94,8 @@ def test_the_earlier_of_two_equal_frames_is_kept(device: str) -> None:
 
 
 def test_an_odd_part_gives_its_middle_frame_to_the_right_half(device: str) -> None:
-    assert split(normalise(torch.arange(5.0, device=device)), 2, ALWAYS, -100, 1) == [Segment(0, 2, 1), Segment(2, 5, 1)]
+    scores = normalise(torch.arange(5.0, device=device))
+    assert split(scores, 2, ALWAYS, -100, 1) == [Segment(0, 2, 1), Segment(2, 5, 1)]
 
 
 def test_fewer_frames_than_the_budget_are_all_kept(device: str) -> None:

@@ -128,7 +128,7 @@ def sequence(hidden_ND: Tensor, vision: list[bool]) -> Sequence:
 
 
 def test_positions_are_numbered_anew_without_gaps(device: str) -> None:
-    hidden = torch.cat([torch.ones(1, 2), directions(0, 1, 2, 90, 91).float()[0], torch.ones(2, 2)]).to(device)
+    hidden = torch.cat([torch.ones(1, 2), directions(0, 3, 10, 90, 95).float()[0], torch.ones(2, 2)]).to(device)
     out = DivPrune(ratio=0.4).llm_input(sequence(hidden, [False] + [True] * 5 + [False] * 2))
     assert out.index_BN.tolist() == [[0, 3, 5, 6, 7]]
     assert out.position_BN.tolist() == [[0, 1, 2, 3, 4]]

@@ -18,7 +18,7 @@ def lvlm(device: str) -> LVLM:
 
 
 def by_hand(lvlm: LVLM, inputs: Sequence, dropped_N: Tensor, from_layer: int) -> tuple[list[Tensor], Tensor]:
-    """Each layer's attention (B, H, N, N) and the last logits, dropped tokens hidden from the others but not removed."""
+    """Each layer's attention (B, H, N, N) and the last logits, with dropped tokens hidden, not removed."""
     x_BND, maps = inputs.hidden_BND, []
     later_NN = torch.ones(inputs.length, inputs.length, dtype=torch.bool, device=lvlm.device).triu(1)
     for index, layer in enumerate(lvlm.language_model.model.layers):

@@ -231,9 +231,7 @@ def test_keys_and_attention_are_merged_along(device: str) -> None:
         for frame in range(2):
             mates = (matching.group_BN[frame] == group).nonzero()[:, 0]
             torch.testing.assert_close(after.key_FHNd[frame, :, group], keys[frame][:, mates].mean(1))
-            torch.testing.assert_close(
-                after.attention.rows()[frame, ..., group], rows[frame][..., mates].sum(-1)
-            )
+            torch.testing.assert_close(after.attention.rows()[frame, ..., group], rows[frame][..., mates].sum(-1))
 
 
 def test_without_proportional_attention_sizes_weigh_in_merging_only(device: str) -> None:

@@ -66,7 +66,8 @@ def test_tokens_behind_the_last_target_are_members(device: str) -> None:
 
 def test_metrics_are_compared_by_angle(device: str) -> None:
     metric = directions(0, 40, 50, 80, device=device) * torch.tensor([1.0, 1, 9, 1], device=device)[:, None]
-    assert contextual_tokens(column(1.0, 2, 4, 6, device=device), metric, 2).flatten().tolist() == [1.0, 4 + (2 + 6) / 2]
+    hidden = column(1.0, 2, 4, 6, device=device)
+    assert contextual_tokens(hidden, metric, 2).flatten().tolist() == [1, 4 + (2 + 6) / 2]
 
 
 def test_targets_are_counted_among_the_tokens_left_over(device: str) -> None:

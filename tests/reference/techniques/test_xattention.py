@@ -139,8 +139,8 @@ def test_a_planted_stripe_is_found(device: str) -> None:
     assert keep[4:, 4].all()
     assert keep.sum() < 60  # of 136: the first column, the diagonal, the stripe and little else
 
-    code = torch.eye(128, device=device).repeat_interleave(2, 0)[None, None] * 12
-    slanted = code.roll(32, dims=2)  # the query at n looks for the keys around n − 32
+    code = torch.eye(256, device=device)[None, None] * 512**0.5
+    slanted = code.roll(33, dims=2)  # the query at n looks for the key at n − 33; even distances fall between samples
     keep = select_blocks(antidiagonal_mass(slanted, code, 16, 4), 0.5, first_chunk=0)[0, 0]
     assert keep.diagonal(-2).all()
     assert keep.sum() < 60
