@@ -13,6 +13,8 @@ import pytest
 import lvlm_atlas
 from lvlm_atlas.site.build import build
 
+CHECKOUT = Path(__file__).resolve().parents[2]
+
 ODD = "A|B *star* 1_2_3 `tick|<q>` [x](y.md) {{ z }} {: #id } <3 && \"q\" 'r' \\ $m$ ~~s~~ ![i](j) #h :smile: ½"
 
 FIRST = """\
@@ -111,11 +113,11 @@ PAPER = """
 
 
 @pytest.fixture(scope="session")
-def odd_root(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def odd_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root whose entries hold whatever a page could stumble over."""
     made = tmp_path_factory.mktemp("odd")
-    shutil.copytree(root / "taxonomy", made / "taxonomy")
-    (made / "papers.bib").write_text((root / "papers.bib").read_text(encoding="utf-8") + PAPER, encoding="utf-8")
+    shutil.copytree(CHECKOUT / "taxonomy", made / "taxonomy")
+    (made / "papers.bib").write_text((CHECKOUT / "papers.bib").read_text(encoding="utf-8") + PAPER, encoding="utf-8")
     files = {
         "techniques/prefilling/token-compression/fastv": FIRST,
         "techniques/decoding/kv-cache-compression/kivi": SECOND,
@@ -145,9 +147,9 @@ def odd_site(odd: lvlm_atlas.KnowledgeBase, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="session")
-def catalog(root: Path) -> lvlm_atlas.KnowledgeBase:
+def catalog() -> lvlm_atlas.KnowledgeBase:
     """The catalog of the checkout, loaded."""
-    return lvlm_atlas.load(root)
+    return lvlm_atlas.load(CHECKOUT)
 
 
 @pytest.fixture(scope="session")

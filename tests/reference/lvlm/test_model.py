@@ -102,6 +102,23 @@ def test_the_encoder_stops_at_the_feature_layer(device: str) -> None:
     assert torch.equal(plain.run(request).logits_NC, changed.run(request).logits_NC)
 
 
+def test_sizes_weigh_in_attention_only_where_they_are_proportional(device: str) -> None:
+    class Sizes:
+        def __init__(self, proportional: bool) -> None:
+            self.proportional = proportional
+
+        def encoder_layer(self, layer, layers, patches):
+            size_FN = 1.0 + torch.arange(patches.hidden_FND.shape[1], device=patches.hidden_FND.device)
+            size_FN = size_FN.expand(patches.hidden_FND.shape[:2])
+            return dataclasses.replace(patches, size_FN=size_FN, proportional=self.proportional)
+
+    lvlm = LVLM.random(device=device)
+    request = random_request(lvlm.config, frames=1, max_new_tokens=1)
+    plain, without, with_ = (lvlm.run(request, stack).logits_NC for stack in ([], [Sizes(False)], [Sizes(True)]))
+    torch.testing.assert_close(plain, without)
+    assert not torch.allclose(plain, with_)
+
+
 def test_sampling_repeats_under_a_seed_and_differs_under_another(lvlm: LVLM) -> None:
     def sample(seed: int) -> list[int]:
         request = dataclasses.replace(random_request(lvlm.config, temperature=1.5), seed=seed)

@@ -159,9 +159,7 @@ def test_drafted_tokens_stay_exact_and_leave_no_trace_when_rejected(device: str)
     before = [x.clone() for x in store.read()]
     store.append(key[:, :, 30:], value[:, :, 30:])
     during = store.read()
-    assert torch.equal(during[0][:, :, 30:], key[:, :, 30:]), (
-        "none is quantised before it settles"
-    )
+    assert torch.equal(during[0][:, :, 30:], key[:, :, 30:]), "none is quantised before it settles"
     assert torch.equal(during[1][:, :, 30:], value[:, :, 30:])
     assert all(torch.equal(a[:, :, :30], b) for a, b in zip(during, before, strict=True))
     store.retain(torch.tensor([0, 1, 5], device=device))

@@ -239,11 +239,12 @@ def test_without_proportional_attention_sizes_weigh_in_merging_only(device: str)
     key = directions(0, 1, 90, device=device).float()[:, None]
     plain = ToMe(r=1, proportional_attention=False)
     once = plain.encoder_layer(0, 2, patches(hidden, key, prefix=0))
-    assert once.size_FN is None
+    assert not once.proportional
     twice = plain.encoder_layer(1, 2, once)
-    assert twice.size_FN is None
+    assert not twice.proportional
     torch.testing.assert_close(twice.hidden_FND[0, 0, 0], torch.tensor(3.0, device=device))
     weighed = ToMe(r=1).encoder_layer(0, 2, patches(hidden, key, prefix=0))
+    assert weighed.proportional
     assert weighed.size_FN is not None
     assert weighed.size_FN.tolist() == [[1, 2]]
 

@@ -28,7 +28,9 @@ class Patches:
     key_FHNd: Tensor | None = None
     """Keys of the last layer that ran, for the tokens here."""
     size_FN: Tensor | None = None
-    """How many patches each token stands for; None means one each. Its log is added to attention logits."""
+    """How many patches each token stands for; None means one each."""
+    proportional: bool = True
+    """Whether a token that stands for s patches counts s times in attention: log s is added to its logits."""
 
 
 @dataclass(frozen=True)

@@ -87,11 +87,10 @@ class Layer(nn.Module):
         self, patches: Patches, between: Callable[[Patches], Patches], on_read: Callable[[int], None]
     ) -> Patches:
         """Run the layer; `between` sees the patches after attention, before the MLP."""
-        out_FND, probe = self.self_attn(self.layer_norm1(patches.hidden_FND), patches.size_FN, on_read)
+        size_FN = patches.size_FN if patches.proportional else None
+        out_FND, probe = self.self_attn(self.layer_norm1(patches.hidden_FND), size_FN, on_read)
         patches = between(
-            replace(
-                patches, hidden_FND=patches.hidden_FND + out_FND, attention=probe, key_FHNd=probe.key_BGNd
-            )
+            replace(patches, hidden_FND=patches.hidden_FND + out_FND, attention=probe, key_FHNd=probe.key_BGNd)
         )
         hidden_FND = patches.hidden_FND
         return replace(patches, hidden_FND=hidden_FND + self.mlp(self.layer_norm2(hidden_FND)))

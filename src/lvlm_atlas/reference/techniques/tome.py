@@ -122,14 +122,6 @@ def schedule(r: int, inflect: float, layers: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class CountedPatches(Patches):
-    """Patches whose sizes weigh in merging but not in attention: proportional attention is off."""
-
-    count_FN: Tensor | None = None
-    """What `size_FN` would be."""
-
-
-@dataclass(frozen=True)
 class ToMe:
     """At `encoder-layer`: merges tokens between attention and MLP.
 
@@ -161,19 +153,17 @@ class ToMe:
         )
         if matching.count == patches.hidden_FND.shape[1]:
             return patches
-        before_FN = patches.count_FN if isinstance(patches, CountedPatches) else patches.size_FN
-        hidden_FKD, size_FK = merge_wavg(matching, patches.hidden_FND, before_FN)
-        key_FKD, _ = merge_wavg(matching, key_FNHd.flatten(2), before_FN)
+        hidden_FKD, size_FK = merge_wavg(matching, patches.hidden_FND, patches.size_FN)
+        key_FKD, _ = merge_wavg(matching, key_FNHd.flatten(2), patches.size_FN)
 
         def in_groups(weight_BHRN: Tensor) -> Tensor:
             return weight_BHRN @ matching.assignment(weight_BHRN.dtype)[:, None]
 
-        merged = replace(
+        return replace(
             patches,
             hidden_FND=hidden_FKD,
             key_FHNd=key_FKD.reshape(*size_FK.shape, *key_FNHd.shape[2:]).transpose(1, 2),
-            attention=patches.attention.then(in_groups) if patches.attention else None,
+            attention=patches.attention and patches.attention.then(in_groups),
+            size_FN=size_FK,
+            proportional=self.proportional_attention,
         )
-        if self.proportional_attention:
-            return replace(merged, size_FN=size_FK)
-        return CountedPatches(**{**vars(merged), "count_FN": size_FK})

@@ -1,0 +1,113 @@
+"""What has a page, what the pages say, and how old ids are followed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import lvlm_atlas
+from lvlm_atlas.site.config import configuration, navigation, redirects
+from lvlm_atlas.site.content import Content
+from lvlm_atlas.site.pages import pages, walls
+from lvlm_atlas.site.routes import built, routes
+from lvlm_atlas.site.technique import spellings
+
+BASES = ["odd", "catalog"]
+
+
+@pytest.fixture(params=BASES)
+def content(request: pytest.FixtureRequest) -> Content:
+    return Content(request.getfixturevalue(request.param))
+
+
+def entries(nav: Any) -> Iterator[str]:
+    for item in nav:
+        value = next(iter(item.values())) if isinstance(item, dict) else item
+        if isinstance(value, str):
+            yield value
+        else:
+            yield from entries(value)
+
+
+def test_every_record_has_a_page_and_each_page_stands_once_in_the_navigation(content: Content) -> None:
+    made = pages(content)
+    paths = [page.path for page in made]
+    atlas = content.atlas
+    wanted = [("technique", id_) for id_ in atlas.techniques] + [("paper", key) for key in atlas.papers]
+    wanted += [(kind, term.id) for kind in ("stage", "family", "bound") for term in atlas.terms(kind)]
+    assert {content.routes.path(*thing) for thing in wanted} <= set(paths)
+    assert len(paths) == len(set(map(str.casefold, paths)))
+    assert sorted(entries(navigation(content, made))) == sorted(paths)
+
+
+def test_a_renamed_id_is_redirected_and_a_split_one_lets_the_reader_choose(
+    odd: lvlm_atlas.KnowledgeBase, odd_site: Path, read: Callable[[Path], Any]
+) -> None:
+    assert redirects(Content(odd)) == {"techniques/kivi-2bit.md": "techniques/kivi.md"}
+    assert 'url=kivi.html"' in (odd_site / "techniques/kivi-2bit.html").read_text(encoding="utf-8")
+    assert {"kivi.html", "fastv.html"} <= set(read(odd_site / "techniques/both.html").links)
+
+
+def test_an_id_that_is_the_name_of_a_list_gets_another_file(odd: lvlm_atlas.KnowledgeBase) -> None:
+    assert routes(odd.atlas).path("technique", "index") == "techniques/index_.md"
+
+
+def test_families_without_techniques_are_shown_as_not_yet_described(odd_site: Path) -> None:
+    assert "not yet described" in (odd_site / "matrix.html").read_text(encoding="utf-8")
+    assert "has an entry here so far" in (odd_site / "families/sparse-attention/index.html").read_text(encoding="utf-8")
+
+
+def test_a_pair_that_nobody_settled_is_listed_as_not_known(odd_site: Path) -> None:
+    html = (odd_site / "techniques/fastv.html").read_text(encoding="utf-8")
+    _, _, unknown = html.partition("Not known: nobody")
+    assert re.match(r"[^<]*</dt>\s*<dd><a href=\"index_.html\">Lonely</a></dd>", unknown)
+
+
+def test_reported_and_measured_numbers_stand_in_two_blocks(odd_site: Path) -> None:
+    html = (odd_site / "techniques/fastv.html").read_text(encoding="utf-8")
+    reported = html[html.index("la-numbers--reported") : html.index("la-numbers--measured")]
+    measured = html[html.index("la-numbers--measured") :]
+    assert "45 &#124; %" in reported
+    assert "Not measured here" in reported
+    assert "40,960" in measured
+    assert "40,960" not in reported
+
+
+def test_every_page_names_the_data_and_the_survey(odd: lvlm_atlas.KnowledgeBase, odd_site: Path) -> None:
+    edition = Content(odd).edition
+    for page in odd_site.rglob("*.html"):
+        html = page.read_text(encoding="utf-8")
+        if "Redirecting" not in html:
+            assert edition.digest in html, page
+            assert f"arXiv {edition.survey.arxiv}" in html, page
+
+
+def test_the_bottlenecks_follow_from_what_entries_relieve(odd: lvlm_atlas.KnowledgeBase) -> None:
+    found = {(stage.id, bound.id): [t.id for t in techniques] for stage, bound, techniques in walls(Content(odd))}
+    assert found["prefilling", "compute"] == ["fastv"]
+    assert found["decoding", "memory-capacity"] == ["kivi", "index"]
+    assert found["encoding", "compute"] == []
+
+
+@pytest.mark.parametrize("typed", ["PyramidDrop", "pyramiddrop", "pyramid-drop", "pyramid drop"])
+def test_a_name_is_found_however_it_is_typed(typed: str) -> None:
+    assert typed in spellings(["PyramidDrop"])
+
+
+def test_only_the_three_agreed_plugins_and_no_overrides_are_used(odd: lvlm_atlas.KnowledgeBase) -> None:
+    content = Content(odd)
+    config = yaml.safe_load(configuration(content, pages(content), Path(__file__).resolve().parents[2] / "site/mkdocs.yml", "../site"))
+    assert {next(iter(p)) if isinstance(p, dict) else p for p in config["plugins"]} == {"search", "tags", "redirects"}
+    assert not {"hooks", "extra_javascript"} & set(config)
+    assert "custom_dir" not in config["theme"]
+    assert config["theme"]["font"] is False
+
+
+def test_html_files_lie_where_routes_say(odd: lvlm_atlas.KnowledgeBase, odd_site: Path) -> None:
+    content = Content(odd)
+    assert all((odd_site / built(page.path)).is_file() for page in pages(content))

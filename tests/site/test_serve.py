@@ -1,0 +1,71 @@
+"""The built site on this machine: its pages, its own page for what is missing, clear words for a taken port."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.site.serve import HOST, serve, server
+
+
+@pytest.fixture
+def address(odd_site: Path) -> Iterator[str]:
+    with server(odd_site, 0) as running:
+        thread = threading.Thread(target=running.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://{HOST}:{running.server_port}"
+        running.shutdown()
+        thread.join()
+
+
+def test_pages_and_data_are_served(address: str) -> None:
+    with urllib.request.urlopen(f"{address}/techniques/fastv.json") as answer:
+        assert answer.headers["Content-Type"] == "application/json"
+
+
+def test_what_is_not_there_gets_the_sites_own_page(address: str) -> None:
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(f"{address}/nothing.html")
+    with caught.value as answer:
+        assert answer.code == 404
+        assert b"LVLM Atlas" in answer.read()
+
+
+def test_nothing_outside_the_site_is_served(address: str) -> None:
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(f"{address}/../../../../etc/hostname")
+    caught.value.close()
+
+
+def test_a_taken_port_is_named(odd_site: Path) -> None:
+    with server(odd_site, 0) as running, pytest.raises(AtlasError, match=f"port {running.server_port} is taken"):
+        serve(odd_site, running.server_port)
+
+
+def test_a_port_out_of_range_is_named(odd_site: Path) -> None:
+    with pytest.raises(AtlasError, match="0 to 65535, got 70000"):
+        serve(odd_site, 70000)
+
+
+def test_an_unbuilt_site_is_named(tmp_path: Path) -> None:
+    with pytest.raises(AtlasError, match="run: lvlm-atlas build"):
+        serve(tmp_path, 0)
+
+
+def test_an_interrupt_ends_it_quietly(odd_site: Path) -> None:
+    code = f"from pathlib import Path; from lvlm_atlas.site.serve import serve; serve(Path({str(odd_site)!r}), 0)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as ran:
+        assert ran.stdout is not None
+        assert ran.stdout.readline().startswith("Serving ")
+        ran.send_signal(signal.SIGINT)
+        _, errors = ran.communicate(timeout=20)
+    assert (ran.returncode, errors) == (0, "")
