@@ -13,9 +13,7 @@ import pytest
 import lvlm_atlas
 from lvlm_atlas.site.build import build
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-
-ODD = "A|B *star* 1_2_3 `tick|<q>` [x](y.md) {{ z }} {: #id } <3 && \"q\" 'r' \\ $m$ ~~s~~ ![i](j) #h :smile: ½"
+ODD = "A|B *star* 1_2_3 `tick|<3` [x](y.md) {{ z }} {: #id } <3 && \"q\" 'r' \\ $m$ ~~s~~ ![i](j) #h :smile: ½"
 
 FIRST = """\
 id: fastv
@@ -82,7 +80,14 @@ verified: paper
 updated: '2026-11-21'
 """
 
-THIRD = SECOND.replace("id: kivi", "id: index").replace("name: KIVI", "name: Lonely").replace("cache-bits", "stop")
+THIRD = (
+    SECOND[: SECOND.index("effects:")]
+    .replace("id: kivi", "id: index")
+    .replace("name: KIVI", "name: Lonely")
+    .replace("cache-bits", "stop")
+    + "effects: [{quantity: output-tokens, cap: bits}]\n"
+    + SECOND[SECOND.index("status:") :]
+)
 
 SMOKE = """\
 id: first-run
@@ -113,11 +118,11 @@ PAPER = """
 
 
 @pytest.fixture(scope="session")
-def odd_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def odd_root(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root whose entries hold whatever a page could stumble over."""
     made = tmp_path_factory.mktemp("odd")
-    shutil.copytree(CHECKOUT / "taxonomy", made / "taxonomy")
-    (made / "papers.bib").write_text((CHECKOUT / "papers.bib").read_text(encoding="utf-8") + PAPER, encoding="utf-8")
+    shutil.copytree(checkout / "taxonomy", made / "taxonomy")
+    (made / "papers.bib").write_text((checkout / "papers.bib").read_text(encoding="utf-8") + PAPER, encoding="utf-8")
     files = {
         "techniques/prefilling/token-compression/fastv": FIRST,
         "techniques/decoding/kv-cache-compression/kivi": SECOND,
@@ -147,9 +152,9 @@ def odd_site(odd: lvlm_atlas.KnowledgeBase, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="session")
-def catalog() -> lvlm_atlas.KnowledgeBase:
+def catalog(checkout: Path) -> lvlm_atlas.KnowledgeBase:
     """The catalog of the checkout, loaded."""
-    return lvlm_atlas.load(CHECKOUT)
+    return lvlm_atlas.load(checkout)
 
 
 @pytest.fixture(scope="session")

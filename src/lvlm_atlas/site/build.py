@@ -90,7 +90,8 @@ def _require(*modules: str) -> None:
 def _run_mkdocs(kb: KnowledgeBase, docs: Path, out: Path, *, strict: bool) -> None:
     day = max((t.updated for t in kb.atlas.techniques.values()), default="1980-01-01")
     epoch = int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp())
-    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "-f", str(docs / "mkdocs.yml"), "-d", str(out)]
+    # No `--quiet`: it hides warnings from the count that makes a strict build fail.
+    command = [sys.executable, "-m", "mkdocs", "build", "-f", str(docs / "mkdocs.yml"), "-d", str(out)]
     quiet = {"NO_MKDOCS_2_WARNING": "1", "DISABLE_MKDOCS_2_WARNING": "true", "SOURCE_DATE_EPOCH": str(epoch)}
     done = subprocess.run(  # noqa: S603  our own interpreter and arguments
         command + ["--strict"] * strict, env=os.environ | quiet, capture_output=True, text=True, check=False

@@ -99,6 +99,4 @@ def _lines(pairs: Iterable[tuple[str, str]]) -> str:
 
 def _escaped(value: object) -> object:
     """Runs over everything that a template prints."""
-    if isinstance(value, Markup) or value is None or not isinstance(value, str | int | float):
-        return value
-    return markup.plain(value)
+    return markup.plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value

@@ -61,8 +61,8 @@ def serve(folder: Path, port: int = 8000) -> None:
         AtlasError: there is no built site, or the port cannot be had.
     """
     with server(folder, port) as running:
-        print(f"Serving {folder} at http://{HOST}:{running.server_port}/ (Ctrl-C ends)", flush=True)  # noqa: T201
         try:
+            print(f"Serving {folder} at http://{HOST}:{running.server_port}/ (Ctrl-C ends)", flush=True)  # noqa: T201
             running.serve_forever()
         except KeyboardInterrupt:
             print()  # noqa: T201  leaves the `^C` of the terminal on its own line

@@ -1,6 +1,6 @@
 """KIVI: 2-bit keys per channel, 2-bit values per token, the most recent part in full precision.
 
-Paper: liu2024kivi, sec. 3 (asymmetric quantiser, per-channel keys, per-token values, residual of R tokens).
+Paper: liu2024kivi; quantiser and schedule as in the official code (`quant/new_pack.py`, `models/llama_kivi.py`).
 Symbols: b → `bits`; g → `group_size`; R → `residual_length`; scale s → `scale`; zero point z → `zero`.
 
 Settled entries are held as KIVI holds them after the same number of tokens, whether they settle one by one or

@@ -1,9 +1,8 @@
 """SpecVLM: a draft that sees a tenth of the video, chosen by the target's attention, drafts a tree of tokens.
 
-Paper: ji2025specvlm, sec. 4 (verifier-guided two-stage pruning, tree drafting). Symbols: drop → `drop_rate`;
-attention mass θ (`percentage` in the official code) → `mass`; N_v → V; kept tokens → K.
-What the paper leaves open follows the official code: the numbers of its two-stage selection, its tree of 25
-nodes (`mc_sim_7b_63`) and its chain of 5.
+Paper: ji2025specvlm; selection, trees (`mc_sim_7b_63` of 25 nodes, `chain` of 5) and greedy acceptance as in the
+official code (`utils/utils.py`, `tree_choices/choices.py`, `decoding/tree_decoding.py`).
+Symbols: drop → `drop_rate`; attention mass θ, `percentage` in the code → `mass`; N_v → V; kept tokens → K.
 
 Departs:
 1. The target prefills in one pass and its text rows are formed again from queries and keys; the official code
