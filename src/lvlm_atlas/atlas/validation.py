@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from lvlm_atlas.atlas.document import Document, place_of, places
 from lvlm_atlas.atlas.yaml_subset import Loc, Place
 from lvlm_atlas.fault import Fault, suggestion
+from lvlm_atlas.schema.field_docs import field_docs
 from lvlm_atlas.schema.record import ID_PATTERN
 
 MAX_FAULT = 200
@@ -105,7 +106,7 @@ def _misfits(errors: list[Any], root_type: Any, found: dict[Loc, Place]) -> Iter
 def _misfit(error: Any, walked: _Walk, found: dict[Loc, Place]) -> _Misfit:
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
     loc, name, got = walked.loc, shown(walked.loc), value_shown(error["input"])
-    doc = f": {walked.field.description}" if walked.field and walked.field.description else ""
+    doc = f": {walked.doc}" if walked.doc else ""
     if kind == "missing":
         return _Misfit(loc, "missing-key", f"the key {name} is missing", f"add it{doc}")
     if kind == "extra_forbidden":
@@ -174,7 +175,8 @@ class _Walk:
     loc: Loc
     keys: tuple[str, ...] = ()
     """Keys that may stand beside the last one."""
-    field: FieldInfo | None = None
+    doc: str = ""
+    """What the field is for."""
     branch: bool = False
     """Whether the error is one branch of a union of plain values."""
     at_key: bool = False
@@ -194,10 +196,10 @@ def _walk(kind: Any, loc: Loc) -> _Walk:
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             fields = _fields(kind)
             field = fields.get(str(step))
-            walk = _Walk((*walk.loc, step), tuple(fields), field)
+            walk = _Walk((*walk.loc, step), tuple(fields), _doc(kind, str(step)))
             kind = _typed(field) if field else None
         elif get_origin(kind) in (tuple, dict) and not (isinstance(step, str) and get_origin(kind) is tuple):
-            walk = replace(_Walk((*walk.loc, step)), field=walk.field)
+            walk = _Walk((*walk.loc, step), doc=walk.doc)
             kind = get_args(kind)[0 if get_origin(kind) is tuple else 1]
         else:
             return replace(walk, branch=True)
@@ -224,6 +226,12 @@ def _unwrapped(kind: Any) -> tuple[Any, str | None]:
 def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
     """A model's fields by the key that the text uses."""
     return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
+def _doc(model: type[BaseModel], key: str) -> str:
+    """What the field under a key of the text is for."""
+    names = {field.alias or name: name for name, field in model.model_fields.items()}
+    return field_docs(model).get(names.get(key, ""), "")
 
 
 def _typed(field: FieldInfo) -> Any:

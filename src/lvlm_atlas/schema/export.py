@@ -5,9 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core.core_schema import ModelSchema
 
+from lvlm_atlas.schema.field_docs import field_docs
 from lvlm_atlas.schema.vocabulary import Vocabulary
+
+
+class _WithDescriptions(GenerateJsonSchema):
+    """Describes each property by its field's docstring."""
+
+    def model_schema(self, schema: ModelSchema) -> dict[str, Any]:
+        """The schema of one model."""
+        made = super().model_schema(schema)
+        model = schema["cls"]
+        if issubclass(model, BaseModel):
+            names = {field.alias or name: name for name, field in model.model_fields.items()}
+            docs = field_docs(model)
+            for key, node in made.get("properties", {}).items():
+                if key in names and names[key] in docs:
+                    node["description"] = docs[names[key]]
+        return made
 
 
 def json_schema(model: Any, vocabularies: Mapping[str, Vocabulary]) -> dict[str, Any]:
@@ -15,7 +34,7 @@ def json_schema(model: Any, vocabularies: Mapping[str, Vocabulary]) -> dict[str,
 
     Techniques and papers are not listed: the schema would change with every entry.
     """
-    schema = TypeAdapter(model).json_schema(by_alias=True)
+    schema = TypeAdapter(model).json_schema(by_alias=True, schema_generator=_WithDescriptions)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_with_terms(schema, vocabularies)}
 
 
