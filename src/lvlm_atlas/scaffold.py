@@ -11,10 +11,11 @@ from datetime import date
 from pathlib import Path
 from string import Template
 
+from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.fault import AtlasError, suggestion
 from lvlm_atlas.graph.knowledge import KnowledgeBase
 from lvlm_atlas.schema.record import ID_PATTERN
-from lvlm_atlas.schema.vocabulary import FamilyTerm
+from lvlm_atlas.schema.vocabulary import FamilyTerm, QuantityTerm
 
 _POINTS = Path(__file__).parent / "reference" / "lvlm" / "points.py"
 
@@ -40,7 +41,8 @@ def scaffold(
     position = records.term("position", acts_at).id
     stage = root_term.stage if isinstance(root_term, FamilyTerm) else None
     module = id_.replace("-", "_")
-    names = {
+    point = _point(position)
+    names = point | {
         "id": id_,
         "name": name or id_,
         "class_name": "".join(word.capitalize() for word in id_.split("-")),
@@ -50,7 +52,8 @@ def scaffold(
         "position": position,
         "paper": paper,
         "today": date.today().isoformat(),
-    } | _point(position)
+        "effect": EFFECTS.get(position) or f"- quantity: {_quantity(records, position)}\n  scale: keep_ratio",
+    }
     root = records.root
     files = {
         root / "catalog" / "techniques" / (stage or "") / root_term.id / f"{id_}.yaml": ENTRY,
@@ -77,6 +80,17 @@ def _write(files: dict[Path, str], root: Path) -> list[Path]:
             path.unlink(missing_ok=True)
         raise AtlasError(f"cannot write {written[-1]}: {error.strerror}; nothing was kept") from None
     return [path.relative_to(root) for path in written]
+
+
+def _quantity(records: Atlas, position: str) -> str:
+    """The first quantity that is decided at a position, or after it."""
+    order = [term.id for term in records.terms("position")]
+    decided = {
+        term.position: term.id
+        for term in reversed(records.terms("quantity"))
+        if isinstance(term, QuantityTerm) and term.position
+    }
+    return next(decided[place] for place in order[order.index(position) :] if place in decided)
 
 
 def _point(position: str) -> dict[str, str]:
@@ -123,6 +137,24 @@ def _imports(tree: ast.Module, method: ast.FunctionDef) -> str:
     return "\n".join(sorted(lines, key=lambda line: ("lvlm_atlas" in line, line)))
 
 
+EFFECTS = {
+    "cache-bits": """\
+- quantity: kv.bits
+  key: 16 * keep_ratio
+  value: 16 * keep_ratio
+  group_size: d
+  group_overhead_bit: 32""",
+    "decode-loop": """\
+- quantity: speculation
+  draft_length: 4
+  draft_nodes: 4
+  draft_passes: 4
+  accepted_at_most: 4
+  draft_vision_tokens: keep_ratio * N_v
+  exact: greedy""",
+}
+"""Effects of another form than a change of one count, by position."""
+
 ENTRY = Template("""\
 # yaml-language-server: $$schema=../../../../taxonomy/schema/technique.json
 id: $id
@@ -154,8 +186,7 @@ parameters:
     range: (0, 1]
     doc: FILL IN what it does.
 effects:
-- quantity: vision-tokens
-  scale: keep_ratio
+$effect
 overheads: []
 interactions: []
 reported: []

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-LINE = re.compile(r"^(?P<path>[^:]+):(?P<line>\d+):(?P<column>\d+): (?P<rule>[a-z-]+): .+; .+$")
+LINE = re.compile(r"^(?P<path>[^:]+):(?P<line>\d+):(?P<column>\d+): (?P<rule>[a-z0-9-]+): .+; .+$")
 
 
 def entry(root: Path) -> Path:

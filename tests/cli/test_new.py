@@ -46,7 +46,15 @@ def test_the_three_files_are_written_for_every_extension_point(run, clone: Path,
             ast.parse((clone / path).read_text("utf-8"))
 
 
-def test_check_names_every_place_to_fill_in_and_nothing_else(run, clone: Path) -> None:
+@pytest.mark.parametrize("position", POSITIONS)
+def test_an_entry_for_every_extension_point_lacks_nothing_but_what_is_to_fill_in(
+    run, clone: Path, position: str
+) -> None:
+    new(run, clone, **{"acts-at": position})
+    assert {fault.rule for fault in check(clone)} == {"placeholder"}
+
+
+def test_check_names_every_place_to_fill_in(run, clone: Path) -> None:
     new(run, clone)
     faults = check(clone)
     assert {fault.rule for fault in faults} == {"placeholder"}
