@@ -8,13 +8,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lvlm_atlas.atlas.loader import load as _load
 from lvlm_atlas.atlas.root import data_root
 from lvlm_atlas.fault import AtlasError, Fault, FaultsError
-from lvlm_atlas.graph.knowledge import KnowledgeBase
 
-__all__ = ["AtlasError", "Fault", "FaultsError", "KnowledgeBase", "data_root", "load"]
+if TYPE_CHECKING:
+    from lvlm_atlas.graph.knowledge import KnowledgeBase
+
+__all__ = ["AtlasError", "Fault", "FaultsError", "data_root", "load"]
 
 
 def load(root: Path | str | None = None) -> KnowledgeBase:
@@ -23,4 +25,8 @@ def load(root: Path | str | None = None) -> KnowledgeBase:
     Raises:
         FaultsError: files have faults; the error holds them all.
     """
-    return KnowledgeBase(_load(Path(root) if root is not None else None))
+    # Imported here, since every part of the package imports this file first.
+    from lvlm_atlas.atlas.loader import load as read  # noqa: PLC0415
+    from lvlm_atlas.graph.knowledge import KnowledgeBase  # noqa: PLC0415
+
+    return KnowledgeBase(read(Path(root) if root is not None else None))

@@ -23,11 +23,12 @@ from lvlm_atlas.atlas.loader import load  # noqa: E402
 from lvlm_atlas.rules.sample import sound, write  # noqa: E402
 from strategies import synthetic_files  # noqa: E402
 
+PROGRAM = str(Path(sys.executable).with_name("lvlm-atlas"))
 COMMANDS = {
     "import pydantic, yaml, typer": [sys.executable, "-c", "import pydantic, yaml, typer"],
-    "lvlm-atlas list": [sys.executable, "-m", "lvlm_atlas", "list"],
-    "lvlm-atlas show fastv": [sys.executable, "-m", "lvlm_atlas", "show", "fastv"],
-    "lvlm-atlas query 'within(fastv, 2)'": [sys.executable, "-m", "lvlm_atlas", "query", "within(fastv, 2)"],
+    "lvlm-atlas list": [PROGRAM, "list"],
+    "lvlm-atlas show fastv": [PROGRAM, "show", "fastv"],
+    "lvlm-atlas query 'within(fastv, 2)'": [PROGRAM, "query", "within(fastv, 2)"],
 }
 
 

@@ -43,16 +43,20 @@ def list_(
     root: Root = None,
 ) -> None:
     """List techniques, all or those that a query finds."""
+    from lvlm_atlas.atlas.loader import load
     from lvlm_atlas.cli.output import print_rows
-    from lvlm_atlas.cli.rows import TECHNIQUE_COLUMNS, by_pipeline, technique_row
+    from lvlm_atlas.cli.rows import TECHNIQUE_COLUMNS, technique_rows
 
-    atlas = opened(root)
-    answer = atlas.query(query) if query else None
-    found = [row.technique for row in answer.rows] if answer else list(atlas.atlas.techniques.values())
-    rows = [technique_row(atlas, technique) for technique in by_pipeline(atlas, found)]
-    print_rows(rows, TECHNIQUE_COLUMNS, format_)
-    if not rows:
-        typer.echo(answer.why_empty if answer else "the catalog is empty", err=True)
+    if query:
+        atlas = opened(root)
+        answer = atlas.query(query)
+        records, found, why = atlas.atlas, [row.technique for row in answer.rows], answer.why_empty
+    else:
+        records = load(root_of(root))
+        found, why = list(records.techniques.values()), "the catalog is empty"
+    print_rows(technique_rows(records, found, format_), TECHNIQUE_COLUMNS, format_)
+    if not found:
+        typer.echo(why, err=True)
         raise typer.Exit(1)
 
 
@@ -68,10 +72,10 @@ def show(
     if json_:
         import json
 
-        from lvlm_atlas.cli.rows import edge_row, technique_row
+        from lvlm_atlas.cli.rows import edge_row, whole_row
 
         edges = [edge_row(edge) for edge in atlas.interactions(technique.id)]
-        typer.echo(json.dumps({**technique_row(atlas, technique), "edges": edges}, indent=2, ensure_ascii=False))
+        typer.echo(json.dumps({**whole_row(atlas.atlas, technique), "edges": edges}, indent=2, ensure_ascii=False))
         return
     from lvlm_atlas.cli.output import console
     from lvlm_atlas.cli.sheet import sheet
@@ -92,15 +96,16 @@ def query(
     and, or, not and parentheses join them. `lvlm-atlas fields` lists all of them.
     """
     from lvlm_atlas.cli.output import print_rows
-    from lvlm_atlas.cli.rows import TECHNIQUE_COLUMNS, answer_row
+    from lvlm_atlas.cli.rows import TECHNIQUE_COLUMNS, reasons, technique_rows
 
     atlas = opened(root)
     answer = atlas.query(expression)
-    rows = [answer_row(atlas, row) for row in answer.rows]
-    columns = ("id", "because") if explain else TECHNIQUE_COLUMNS
-    if explain and format_ in (Listing.table, Listing.csv, Listing.md):
-        rows = [{**row, "because": row["because_text"]} for row in rows]
-    print_rows([{k: v for k, v in row.items() if k != "because_text"} for row in rows], columns, format_)
+    rows = technique_rows(atlas.atlas, [row.technique for row in answer.rows], format_)
+    if explain:
+        why = {row.technique.id: reasons(row) for row in answer.rows}
+        kind = "edges" if format_ in (Listing.json, Listing.jsonl) else "text"
+        rows = [{**row, "because": why[row["id"]][kind]} for row in rows]
+    print_rows(rows, ("id", "because") if explain else TECHNIQUE_COLUMNS, format_)
     if not rows:
         typer.echo(answer.why_empty, err=True)
         raise typer.Exit(1)
@@ -112,7 +117,7 @@ def fields(format_: Format = Listing.table, root: Root = None) -> None:
     from lvlm_atlas.cli.output import print_rows
     from lvlm_atlas.cli.rows import grammar_rows
 
-    print_rows(grammar_rows(opened(root)), ("id", "meaning", "example"), format_)
+    print_rows(grammar_rows(opened(root).atlas), ("id", "meaning", "example"), format_)
 
 
 @app.command(rich_help_panel=BROWSE)
@@ -178,7 +183,7 @@ def terms(
     from lvlm_atlas.cli.output import print_rows
     from lvlm_atlas.cli.rows import term_rows
 
-    print_rows(term_rows(opened(root), vocabulary), ("id", "name", "definition"), format_)
+    print_rows(term_rows(opened(root).atlas, vocabulary), ("id", "name", "definition"), format_)
 
 
 @app.command(rich_help_panel=CONTRIBUTE)

@@ -3,33 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lvlm_atlas.graph.answer import Row as Found
-from lvlm_atlas.graph.edges import Edge
-from lvlm_atlas.graph.guide import guide
-from lvlm_atlas.graph.knowledge import KnowledgeBase
-from lvlm_atlas.graph.neighbourhood import Neighbour
+from lvlm_atlas.atlas.atlas import Atlas
+from lvlm_atlas.cli.options import Listing
 from lvlm_atlas.schema.technique import Technique
+
+if TYPE_CHECKING:
+    from lvlm_atlas.graph.answer import Row as Found
+    from lvlm_atlas.graph.edges import Edge
+    from lvlm_atlas.graph.neighbourhood import Neighbour
 
 TECHNIQUE_COLUMNS = ("id", "stage", "acts_at", "saves", "training")
 """What a table of techniques shows."""
 
 
-def by_pipeline(atlas: KnowledgeBase, techniques: Iterable[Technique]) -> list[Technique]:
+def by_pipeline(atlas: Atlas, techniques: Iterable[Technique]) -> list[Technique]:
     """The techniques in the order in which a request meets them."""
-    return sorted(techniques, key=lambda t: (atlas.atlas.place(t), t.id))
+    return sorted(techniques, key=lambda t: (atlas.place(t), t.id))
 
 
-def technique_row(atlas: KnowledgeBase, technique: Technique) -> dict[str, Any]:
-    """A technique: its entry, with its reliefs as `stage/bound`, and its file."""
-    entry = technique.model_dump(mode="json", by_alias=True, exclude_none=True)
+def technique_rows(atlas: Atlas, techniques: Iterable[Technique], listing: Listing) -> list[dict[str, Any]]:
+    """The techniques in pipeline order: whole entries where a program reads them, else what a table shows."""
+    ordered = by_pipeline(atlas, techniques)
+    if listing in (Listing.json, Listing.jsonl):
+        return [whole_row(atlas, technique) for technique in ordered]
+    return [table_row(technique) for technique in ordered]
+
+
+def table_row(technique: Technique) -> dict[str, Any]:
+    """What a table shows of a technique."""
     return {
-        **entry,
-        "relieves": [f"{relief.stage}/{relief.bound}" for relief in technique.relieves],
+        "id": technique.id,
+        "stage": technique.stage,
+        "acts_at": list(technique.acts_at),
         "saves": _saves(technique),
-        "file": atlas.atlas.paths[technique.id].as_posix(),
+        "training": technique.training,
     }
+
+
+def whole_row(atlas: Atlas, technique: Technique) -> dict[str, Any]:
+    """A technique's whole entry, with what a table shows, and its file."""
+    entry = technique.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return {**entry, **table_row(technique), "file": atlas.paths[technique.id].as_posix()}
 
 
 def _saves(technique: Technique) -> str:
@@ -41,8 +57,8 @@ def _saves(technique: Technique) -> str:
     )
 
 
-def answer_row(atlas: KnowledgeBase, row: Found) -> dict[str, Any]:
-    """A row of an answer, with its reasons."""
+def reasons(row: Found) -> dict[str, Any]:
+    """Why a row is in an answer: `edges` for programs, `text` for people."""
     because = [
         {"condition": reason.condition, "found": reason.found, "edges": [edge_row(edge) for edge in reason.edges]}
         for reason in row.because
@@ -51,7 +67,7 @@ def answer_row(atlas: KnowledgeBase, row: Found) -> dict[str, Any]:
         "\n".join([f"{reason.condition} ← {reason.found}", *(f"  {_said(edge)}" for edge in reason.edges)])
         for reason in row.because
     )
-    return {**technique_row(atlas, row.technique), "because": because, "because_text": text}
+    return {"edges": because, "text": text}
 
 
 def edge_row(edge: Edge) -> dict[str, Any]:
@@ -75,25 +91,25 @@ def neighbour_row(neighbour: Neighbour) -> dict[str, Any]:
     return {"step": neighbour.step, "relation": words, **edge_row(neighbour.edge)}
 
 
-def grammar_rows(atlas: KnowledgeBase) -> list[dict[str, Any]]:
+def grammar_rows(atlas: Atlas) -> list[dict[str, Any]]:
     """The fields, relations and operators of the query language."""
-    language = guide(atlas.atlas)
+    from lvlm_atlas.graph.guide import guide
+
+    language = guide(atlas)
     entries = (*language.fields, *language.relations, *language.operators)
     return [{"id": e.written, "meaning": e.doc, "example": e.example, "values": list(e.values)} for e in entries]
 
 
-def term_rows(atlas: KnowledgeBase, vocabulary: str | None) -> list[dict[str, Any]]:
+def term_rows(atlas: Atlas, vocabulary: str | None) -> list[dict[str, Any]]:
     """The vocabularies, or the terms of one."""
     if vocabulary is None:
         return [
             {"id": name, "name": f"{len(v.terms)} terms", "definition": v.definition}
-            for name, v in sorted(atlas.atlas.vocabularies.items())
+            for name, v in sorted(atlas.vocabularies.items())
         ]
-    if vocabulary not in atlas.atlas.vocabularies:
-        atlas.atlas.term(vocabulary, "")  # raises, and suggests
-    return [
-        term.model_dump(mode="json", exclude_none=True, exclude_defaults=True) for term in atlas.atlas.terms(vocabulary)
-    ]
+    if vocabulary not in atlas.vocabularies:
+        atlas.term(vocabulary, "")  # raises, and suggests
+    return [term.model_dump(mode="json", exclude_none=True, exclude_defaults=True) for term in atlas.terms(vocabulary)]
 
 
 def _said(edge: Edge) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from lvlm_atlas import load
-from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.cli.tensors import need_torch
 from lvlm_atlas.schema.measurement import SmokeResult
 
 
@@ -20,19 +20,14 @@ def run_smoke(
     Raises:
         AtlasError: torch or the GPU is missing, or an id is unknown.
     """
-    try:
-        import psutil  # noqa: F401
-        import torch
-    except ImportError:
-        raise AtlasError("smoke tests need torch; install it with: pip install 'lvlm-atlas[torch]'") from None
+    need_torch("smoke tests", device)
     from rich.console import Console
     from rich.progress import Progress
 
+    from lvlm_atlas.lab.isolation import Bounds
     from lvlm_atlas.lab.record import record as write
-    from lvlm_atlas.lab.smoke import WORKLOAD, Bounds, jobs_for, smoke
+    from lvlm_atlas.lab.smoke import WORKLOAD, jobs_for, smoke
 
-    if device == "cuda" and not torch.cuda.is_available():
-        raise AtlasError("--device cuda: torch sees no CUDA device here; run on a machine with one, or leave it out")
     atlas = load(root)
     every = [t for t in atlas.atlas.techniques.values() if t.reference]
     chosen = list({t.id: t for t in map(atlas.technique, ids)}.values()) or every

@@ -84,6 +84,13 @@ class Content:
             if any(stage in (None, r.stage) and (bounds is None or r.bound in bounds) for r in t.relieves)
         ]
 
+    def savings(self, technique: Technique) -> list[tuple[str, list[str]]]:
+        """What a technique relieves: each bound with the stages at which it does."""
+        found: dict[str, list[str]] = {}
+        for relief in technique.relieves:
+            found.setdefault(relief.bound, []).append(relief.stage)
+        return list(found.items())
+
     def reaching(self, stage: str) -> list[Technique]:
         """Techniques filed elsewhere that relieve a bound of this stage."""
         return [t for t in self.relieving(stage, None) if t.stage != stage]
@@ -137,6 +144,13 @@ class Links:
         """A Markdown link to a thing, by default with its name."""
         shown = label if isinstance(label, Markup) else plain(self.name(kind, id_) if label is None else label)
         return Markup("[") + shown + Markup(f"]({self.content.routes.markdown(self.here, kind, id_)})")  # noqa: S704
+
+    def cite(self, key: str, place: str | None = None) -> Markup:
+        """A work as people cite it, `Chen et al. 2024, sec. 3`, linked to its page."""
+        paper = self.content.atlas.papers[key]
+        last = paper.authors[0].split(",")[0] if paper.authors else paper.title
+        link = self.link("paper", key, f"{last}{' et al.' if len(paper.authors) > 1 else ''} {paper.year}")
+        return link + Markup(", ") + plain(place) if place else link
 
     def page(self, name: str, label: str, anchor: str = "") -> Markup:
         """A Markdown link to a page that there is one of."""

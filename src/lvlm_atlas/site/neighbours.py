@@ -18,7 +18,7 @@ from lvlm_atlas.site.svg import Href, drawing, label, stage_number, tag
 MOST = 8
 """Techniques drawn in a column; the table beside the drawing has them all."""
 _WEIGHT = ("conflicts-with", "requires", "diminishes", "composes-with", "supersedes", "builds-on")
-_W, _H, _ROW, _GAP = 170.0, 42.0, 54.0, 86.0
+_W, _H, _ROW, _GAP = 188.0, 42.0, 54.0, 86.0
 
 
 @dataclass(frozen=True)

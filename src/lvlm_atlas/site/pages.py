@@ -53,7 +53,10 @@ def pages(content: Content) -> tuple[Page, ...]:
 
 
 def walls(content: Content) -> list[tuple[Term, Term, list[Technique]]]:
-    """Each stage with each bound that limits it or that some technique relieves there, and those techniques."""
+    """Each stage with each bound that limits it or that some technique relieves there.
+
+    With those techniques, the ones filed under the stage first.
+    """
     found = []
     for stage in content.atlas.terms("stage"):
         own = getattr(stage, "bound", None)
@@ -61,7 +64,7 @@ def walls(content: Content) -> list[tuple[Term, Term, list[Technique]]]:
         for bound in content.atlas.terms("bound"):
             at = content.relieving(stage.id, bound.id) if bound.id in relieved else []
             if at or (bound.id == own and not relieved):
-                found.append((stage, bound, at))
+                found.append((stage, bound, sorted(at, key=lambda t: t.stage != stage.id)))
     return found
 
 

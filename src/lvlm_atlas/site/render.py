@@ -36,7 +36,6 @@ def environment(folder: Path) -> Environment:
         "text": markup.text,
         "code": markup.code,
         "attribute": lambda value: Markup(markup.attribute(value)),  # noqa: S704  escaped
-        "number": words.number,
         "legal": words.legal,
         "setting": words.setting,
         "overhead": words.overhead,
@@ -54,7 +53,7 @@ def render(content: Content, page: Page, templates: Environment) -> str:
     atlas = content.atlas
     tools: dict[str, Any] = {
         "title": page.title, "content": content, "atlas": atlas, "edition": content.edition,
-        "link": links.link, "page": links.page, "href": links.href, "name": links.name,
+        "link": links.link, "cite": links.cite, "page": links.page, "href": links.href, "name": links.name,
         "figure": figure,
         "pipeline": lambda: _both(pipeline(atlas, links.href, tall=False), pipeline(atlas, links.href, tall=True)),
         "strip": lambda t: strip(atlas, t.acts_at, t.name),

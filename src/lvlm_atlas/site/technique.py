@@ -40,7 +40,7 @@ def technique_page(content: Content, technique: Technique) -> Page:
             "verdicts": {value: [other for other, verdict in verdicts if verdict.value == value]
                          for value in ("works", "breaks", "unknown")},
             "measured": _measured(content, technique),
-            "spellings": spellings([technique.name, technique.id, *technique.aliases]),
+            "spellings": spellings([technique.name, technique.id, *(a for a in technique.aliases if len(a) <= 40)]),
             "file": atlas.paths[technique.id].as_posix(),
             "stem": path.rpartition("/")[2].removesuffix(".md"),
         },
@@ -50,16 +50,16 @@ def technique_page(content: Content, technique: Technique) -> Page:
 def spellings(names: Iterable[str]) -> list[str]:
     """The names with the ways in which readers may type them: in one word, in several, with hyphens.
 
-    A search splits words at hyphens and capitals, so that `pyramiddrop` would miss `PyramidDrop`.
+    A search splits words at hyphens and capitals, so that `pyramiddrop` would miss `PyramidDrop`. Names written in
+    several words are found by these.
     """
     found: list[str] = []
     for name in names:
         words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_]+", name)
-        if len(words) <= 4:
-            found += [name, "".join(words).lower(), " ".join(words).lower(), "-".join(words).lower()]
-        else:
-            found.append(name)
-    return list(dict.fromkeys(word for word in found if word))
+        found.append(name)
+        if " " not in name and len(words) > 1:
+            found += ["".join(words).lower(), " ".join(words).lower(), "-".join(words).lower()]
+    return list(dict.fromkeys(found))
 
 
 def _rows(content: Content, technique: Technique) -> list[tuple[str, str, Edge]]:

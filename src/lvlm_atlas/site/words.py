@@ -83,7 +83,8 @@ def _change(effect: Change, amount: _Shown) -> Markup:
 def overhead(cost: Overhead) -> Markup:
     """A declared cost as formulas."""
     units = [(cost.flop, "FLOP"), (cost.byte, "bytes"), (cost.attention_rows, "attention rows a head")]
-    return listed(code(number(value)) + plain(f" {unit}") for value, unit in units if value is not None)
+    costs = listed(code(number(value)) + plain(f" {unit}") for value, unit in units if value is not None)
+    return plain("at most ") + costs if cost.upper_bound else costs
 
 
 def number(value: Amount) -> str:

@@ -1,0 +1,104 @@
+"""The site as a reader meets it: by mouse, by keyboard, on a phone, in the dark, with the network cut."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+PHONE = {"viewport": {"width": 390, "height": 844}}
+DARK = {"color_scheme": "dark"}
+KINDS = [
+    "index.html", "matrix.html", "techniques/index.html", "techniques/fastv.html", "techniques/specvlm-ji.html",
+    "stages/index.html", "stages/prefilling.html", "bounds/index.html", "bounds/compute.html", "families/index.html",
+    "families/token-compression/index.html", "families/token-compression/attention-guided.html",
+    "families/sparse-attention/index.html", "papers/index.html", "papers/chen2024fastv.html", "glossary.html",
+    "tags.html", "guide/query.html", "guide/contribute.html", "guide/about.html",
+]  # fmt: skip
+
+
+def test_from_home_over_the_matrix_to_a_technique(watched: Any) -> None:
+    page = watched.open("index.html")
+    page.get_by_role("link", name="See the matrix").click()
+    page.locator(".la-matrix").get_by_role("link", name="FastV").click()
+    page.wait_for_url("**/techniques/fastv.html")
+    assert page.locator("h1").inner_text().startswith("FastV")
+    page.locator(".la-lines").first.click()
+    line = page.locator(".la-line:target")
+    assert line.count() == 1
+    assert line.is_visible()
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["FastV", "fastv", "fast-v", "fast v", "An Image is Worth 1/2 Tokens After Layer 2"],
+)
+def test_search_finds_a_technique_however_it_is_typed(watched: Any, typed: str) -> None:
+    page = watched.open("index.html")
+    page.locator(".md-search__input").click()
+    page.locator(".md-search__input").press_sequentially(typed)
+    first = page.locator(".md-search-result__list > li").first
+    first.wait_for()
+    page.wait_for_timeout(300)  # the list is sorted anew after each letter
+    href = first.locator("a").first.get_attribute("href") or ""
+    assert "/techniques/fastv.html" in href
+
+
+@pytest.mark.parametrize("watched", [PHONE, PHONE | DARK], indirect=True, ids=["light", "dark"])
+def test_a_phone_never_scrolls_a_page_sideways(watched: Any) -> None:
+    wide = {}
+    for kind in KINDS:
+        page = watched.open(kind)
+        width = page.evaluate("Math.max(document.documentElement.scrollWidth, document.body.scrollWidth)")
+        if width > 390:
+            wide[kind] = width
+    assert not wide
+
+
+@pytest.mark.parametrize("watched", [{}, DARK], indirect=True, ids=["light", "dark"])
+def test_the_scheme_follows_the_system_and_can_be_switched(watched: Any) -> None:
+    page = watched.open("techniques/fastv.html")
+    scheme = "document.body.getAttribute('data-md-color-scheme')"
+    ground = "getComputedStyle(document.querySelector('.la-node')).fill"
+    before, drawn = page.evaluate(scheme), page.evaluate(ground)
+    page.locator(".md-header__option label:not([hidden])").first.click()
+    assert {before, page.evaluate(scheme)} == {"default", "slate"}
+    assert page.evaluate(ground) != drawn
+
+
+def test_the_neighbourhood_can_be_walked_by_keyboard(watched: Any) -> None:
+    page = watched.open("techniques/fastv.html")
+    nodes = page.locator("figure.la-neighbours svg a")
+    assert nodes.count() > 2
+    nodes.first.focus()
+    page.keyboard.press("Tab")
+    focused = page.evaluate("document.activeElement.getAttribute('href')")
+    assert focused == nodes.nth(1).get_attribute("href")
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"**/techniques/{focused}")
+
+
+def test_the_drawing_and_the_table_have_the_same_links(watched: Any) -> None:
+    page = watched.open("techniques/fastv.html")
+    links = "links => links.map(link => link.href.baseVal ?? link.getAttribute('href'))"
+    drawn = page.locator("figure.la-neighbours svg a").evaluate_all(links)
+    listed = page.locator(".la-edges td:nth-child(2) a").evaluate_all(links)
+    assert set(drawn) == set(listed)
+
+
+def test_one_of_the_two_shapes_of_the_pipeline_is_shown(watched: Any) -> None:
+    page = watched.open("index.html")
+    for width, shape in ((1280, "wide"), (390, "tall")):
+        page.set_viewport_size({"width": width, "height": 800})
+        shown = [name for name in ("wide", "tall") if page.locator(f"figure.la-{name}").is_visible()]
+        assert shown == [shape]
+
+
+def test_pages_can_be_read_without_scripts_and_with_the_network_cut(browser: Any, address: str) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{address}/techniques/fastv.html")
+    context.set_offline(True)
+    assert page.locator("figure.la-neighbours svg a").first.is_visible()
+    assert page.locator(".la-facts dd").first.is_visible()
+    context.close()
