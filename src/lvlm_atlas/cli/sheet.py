@@ -13,7 +13,8 @@ from rich.text import Text
 from lvlm_atlas.graph.edges import Edge
 from lvlm_atlas.graph.knowledge import KnowledgeBase
 from lvlm_atlas.graph.relations import reading
-from lvlm_atlas.schema.formula import effect_formula, overhead_formula
+from lvlm_atlas.schema.effect import Effect
+from lvlm_atlas.schema.formula import as_text, change, cost, layers
 from lvlm_atlas.schema.technique import Parameter, Technique
 
 
@@ -30,8 +31,8 @@ def sheet(atlas: KnowledgeBase, technique: Technique) -> Group:
     steps = (f"{number}. {step.does}" for number, step in enumerate(technique.algorithm, start=1))
     parts += _section("Algorithm", map(Text, steps))
     parts += _section("Parameters", [_parameters(technique)] if technique.parameters else [])
-    parts += _section("Effects", (_noted(effect_formula(e), e.note) for e in technique.effects))
-    parts += _section("Overheads", (_noted(f"{o.stage}: {overhead_formula(o)}", o.why) for o in technique.overheads))
+    parts += _section("Effects", (_noted(_effect(e), e.note) for e in technique.effects))
+    parts += _section("Overheads", (_noted(f"{o.stage}: {as_text(cost(o))}", o.why) for o in technique.overheads))
     parts += _section("Interactions", (_edge(atlas, technique, e) for e in atlas.interactions(technique.id)))
     reported = (
         _noted(f"{r.claim}: {r.value}", f"{r.setting}  [{r.source.paper}, {r.source.place}]")
@@ -80,6 +81,11 @@ def _parameters(technique: Technique) -> Table:
     for name, parameter in technique.parameters.items():
         table.add_row(name, parameter.symbol or "", str(parameter.default), _legal(parameter), parameter.doc)
     return table
+
+
+def _effect(effect: Effect) -> str:
+    where = layers(effect)
+    return as_text((f"{effect.quantity} ", *change(effect), *((" ", *where) if where else ())))
 
 
 def _legal(parameter: Parameter) -> str:

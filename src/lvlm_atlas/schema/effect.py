@@ -184,7 +184,10 @@ class Overhead(Record):
     byte: Amount | None = None
     """Bytes of memory traffic or storage added."""
     attention_rows: Amount | None = None
-    """Query rows of softmax attention that must be formed and kept, per head, over all layers."""
+    """Query rows of softmax attention that must be formed and kept, per head, over all layers. In the LLM they are
+    the last rows of a layer, each as long as the causal mask leaves it."""
+    upper_bound: bool = False
+    """Whether these amounts are the most that it can be, where the input decides."""
     why: Text
     """What the cost is."""
 

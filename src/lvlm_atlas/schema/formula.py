@@ -1,71 +1,114 @@
-"""Effects and overheads as a reader's formulas: `llm.vision-tokens × keep_ratio, from layer 2`."""
+"""Effects and overheads as a reader's formulas: `× keep_ratio from layer 2`. Terminal and site show the same words."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from lvlm_atlas.schema.effect import Change, Effect, KvBits, KvResident, KvTokens, Overhead, Schedule, Speculation
+from lvlm_atlas.schema.expression import Amount
+
+EXACT = {
+    "distribution": "output distribution unchanged",
+    "greedy": "greedy output unchanged",
+    "no": "output may change",
+}
+"""What speculation leaves of the target's output, in words."""
 
 
-def effect_formula(effect: Effect) -> str:
-    """One effect in a line."""
+@dataclass(frozen=True)
+class Value:
+    """An amount inside a formula; whoever shows the formula decides how it looks."""
+
+    amount: Amount
+
+
+Words = tuple[str | Value, ...]
+"""A formula: words and amounts, in order."""
+
+
+def change(effect: Effect) -> Words:
+    """What becomes of the effect's quantity."""
     if isinstance(effect, KvBits):
-        return (
-            f"K in {effect.key} bits, V in {effect.value} bits, + {effect.group_overhead_bit} bits per "
-            f"{effect.group_size} numbers; in full precision: {effect.full_precision_keys} keys, "
-            f"{effect.full_precision_values} values"
-        )
+        return _bits(effect)
     if isinstance(effect, Speculation):
-        return (
-            f"{effect.draft_length} tokens drafted in {effect.draft_passes} passes, {effect.draft_nodes} verified at "
-            f"once; accepted: {effect.accepted_at_least} to {effect.accepted_at_most}; draft sees "
-            f"{effect.draft_vision_tokens} vision tokens; {_exactness(effect.exact)}"
-        )
-    return _change(effect)
-
-
-def overhead_formula(overhead: Overhead) -> str:
-    """One overhead in a line."""
-    parts = (
-        (overhead.flop, "FLOP"),
-        (overhead.byte, "byte"),
-        (overhead.attention_rows, "rows of softmax attention a head"),
-    )
-    return " + ".join(f"{amount} {unit}" for amount, unit in parts if amount is not None)
-
-
-def _change(effect: Change) -> str:
-    of = f" ({effect.of})" if isinstance(effect, KvTokens) and effect.of != "all" else ""
-    name = f"{effect.quantity}{of}"  # type: ignore[attr-defined]  # every member of the union has one
-    rounded = {"nearest": "", "down": ", rounded down", "up": ", rounded up"}[effect.rounding]
-    if effect.set is not None:
-        text = f"{name} = {effect.set}"
-    elif effect.scale is not None:
-        text = f"{name} × {_bracketed(effect.scale)}{rounded}"
-    elif effect.cap is not None:
-        text = f"{name} ≤ {effect.cap}, whatever it was"
-    elif effect.remove is not None:
-        text = f"{name} − {_bracketed(effect.remove)}" + (" in each layer" if isinstance(effect, Schedule) else "")
-    else:
-        low = f"{effect.at_least} ≤ " if effect.at_least is not None else ""
-        high = f" ≤ {effect.at_most}" if effect.at_most is not None else ""
-        text = f"{low}{name}{high}, as the input decides"
-    if isinstance(effect, Schedule):
-        if effect.from_layer != 0:
-            text += f", from layer {effect.from_layer}"
-        if effect.to_layer is not None:
-            text += f", before layer {effect.to_layer}"
+        return _speculation(effect)
+    of = f" (of {effect.of} entries)" if isinstance(effect, KvTokens) and effect.of != "all" else ""
+    fetched: Words = ()
     if isinstance(effect, KvResident) and effect.fetch != 0:
-        text += f", {effect.fetch} fetched a step"
-    return text
+        fetched = ("; ", Value(effect.fetch), " fetched a step")
+    return (*_count(effect), of, *fetched)
 
 
-def _bracketed(amount: float | str) -> str:
-    plain = not isinstance(amount, str) or amount.replace("_", "").isalnum()
-    return str(amount) if plain else f"({amount})"
+def layers(effect: Effect) -> Words:
+    """From and up to which layer; nothing if it holds in all, or the quantity has none."""
+    if not isinstance(effect, Schedule) or (effect.from_layer == 0 and effect.to_layer is None):
+        return ()
+    end: Words = (" to before layer ", Value(effect.to_layer)) if effect.to_layer is not None else ()
+    return ("from layer ", Value(effect.from_layer), *end)
 
 
-def _exactness(exact: str) -> str:
-    return {
-        "distribution": "the output's distribution is the target's",
-        "greedy": "greedy output is the target's",
-        "no": "the output may differ from the target's",
-    }[exact]
+def cost(overhead: Overhead) -> Words:
+    """What is added."""
+    units = ((overhead.flop, "FLOP"), (overhead.byte, "bytes"), (overhead.attention_rows, "attention rows a head"))
+    costs = [(Value(amount), f" {unit}") for amount, unit in units if amount is not None]
+    return ("at most " if overhead.upper_bound else "", *_joined(costs, ", "))
+
+
+def written(amount: Amount) -> str:
+    """A number as short as it can be, or the expression as it stands, with signs that readers know."""
+    if isinstance(amount, str):
+        return amount.replace("**", "^").replace("*", "·").replace(" - ", " − ")
+    return f"{amount:g}" if abs(amount) < 1e6 or amount != int(amount) else f"{amount:,.0f}"
+
+
+def as_text(words: Words) -> str:
+    """The formula as plain text; an expression of several words stands between marks."""
+    shown = (written(part.amount) if isinstance(part, Value) else part for part in words)
+    marked = (
+        f"`{text}`" if isinstance(part, Value) and " " in text else text
+        for part, text in zip(words, shown, strict=True)
+    )
+    return "".join(marked)
+
+
+def _count(effect: Change) -> Words:
+    if effect.set is not None:
+        return ("= ", Value(effect.set))
+    if effect.scale is not None:
+        rounded = {"nearest": "", "down": ", rounded down", "up": ", rounded up"}[effect.rounding]
+        return ("× ", Value(effect.scale), rounded)
+    if effect.cap is not None:
+        return ("at most ", Value(effect.cap))
+    if effect.remove is not None:
+        return ("− ", Value(effect.remove), " a layer" if isinstance(effect, Schedule) else "")
+    bounds = [
+        (words, Value(amount))
+        for words, amount in (("at least ", effect.at_least), ("at most ", effect.at_most))
+        if amount is not None
+    ]
+    return (*_joined(bounds, ", "), ": the input decides")
+
+
+def _bits(effect: KvBits) -> Words:
+    kept = ((effect.full_precision_keys, " keys"), (effect.full_precision_values, " values"))
+    newest = [("the newest ", Value(amount), what) for amount, what in kept if amount != 0]
+    unquantised: Words = ("; unquantised: ", *_joined(newest, ", ")) if newest else ()
+    group: Words = (Value(effect.group_size), ", each plus ", Value(effect.group_overhead_bit), " bit")
+    return ("K in ", Value(effect.key), ", V in ", Value(effect.value), " bit, in groups of ", *group, *unquantised)
+
+
+def _speculation(effect: Speculation) -> Words:
+    return (
+        *("drafts ", Value(effect.draft_length), " tokens in ", Value(effect.draft_passes), " passes, "),
+        *("verifies ", Value(effect.draft_nodes), " at once, "),
+        *("accepts ", Value(effect.accepted_at_least), " to ", Value(effect.accepted_at_most), ", "),
+        *("draft sees ", Value(effect.draft_vision_tokens), " vision tokens, ", EXACT[effect.exact]),
+    )
+
+
+def _joined(parts: Sequence[Words], separator: str) -> Words:
+    joined: list[str | Value] = []
+    for part in parts:
+        joined += [separator, *part] if joined else part
+    return tuple(joined)

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from lvlm_atlas.schema.effect import Change, Effect, KvBits, KvTokens, Overhead, Schedule, Speculation
-from lvlm_atlas.schema.expression import evaluate, names_in
+from lvlm_atlas.schema import formula as formulas
+from lvlm_atlas.schema.effect import Effect, Overhead
+from lvlm_atlas.schema.expression import Amount, evaluate, names_in
 from lvlm_atlas.schema.measurement import Counts
 from lvlm_atlas.schema.technique import Parameter, Setting
 from lvlm_atlas.site.markup import code, listed, plain
-
-Amount = float | str
-_Shown = Callable[[Amount], Markup]
 
 
 @dataclass(frozen=True)
@@ -34,64 +32,22 @@ def formula(effect: Effect, parameters: Mapping[str, Parameter]) -> Formula:
     """An effect as a formula, with its value at the default parameters where these settle it."""
 
     def amount(value: Amount) -> Markup:
-        shown = code(number(value))
+        shown = code(formulas.written(value))
         default = at_default(value, parameters)
         return shown if default is None else shown + Markup(" (") + plain(default) + Markup(" at default)")
 
-    where = Markup("")
-    if isinstance(effect, KvBits):
-        group = amount(effect.group_size) + Markup(", each plus ") + amount(effect.group_overhead_bit)
-        change = Markup("K in ") + amount(effect.key) + Markup(", V in ") + amount(effect.value)
-        change += Markup(" bit, in groups of ") + group + Markup(" bit")
-        kept = [(effect.full_precision_keys, "keys"), (effect.full_precision_values, "values")]
-        if newest := [Markup("the newest ") + amount(n) + plain(f" {what}") for n, what in kept if n != 0]:
-            change += Markup("; unquantised: ") + listed(newest)
-    elif isinstance(effect, Speculation):
-        change = listed([
-            Markup("drafts ") + amount(effect.draft_length) + Markup(" tokens in ")
-            + amount(effect.draft_passes) + Markup(" passes"),
-            Markup("verifies ") + amount(effect.draft_nodes) + Markup(" at once"),
-            Markup("accepts ") + amount(effect.accepted_at_least) + Markup(" to ") + amount(effect.accepted_at_most),
-            Markup("draft sees ") + amount(effect.draft_vision_tokens) + Markup(" vision tokens"),
-            plain({"distribution": "output distribution unchanged", "greedy": "greedy output unchanged",
-                   "no": "output may change"}[effect.exact]),
-        ])  # fmt: skip
-    else:
-        change = _change(effect, amount)
-        if isinstance(effect, KvTokens) and effect.of != "all":
-            change += plain(f" (of {effect.of} entries)")
-        if isinstance(effect, Schedule) and (effect.from_layer != 0 or effect.to_layer is not None):
-            where = Markup("from layer ") + amount(effect.from_layer)
-            where += Markup(" to before layer ") + amount(effect.to_layer) if effect.to_layer is not None else ""
-    return Formula(effect.quantity, change, where, effect.note)
-
-
-def _change(effect: Change, amount: _Shown) -> Markup:
-    if effect.set is not None:
-        return Markup("= ") + amount(effect.set)
-    if effect.scale is not None:
-        return Markup("× ") + amount(effect.scale)
-    if effect.cap is not None:
-        return Markup("at most ") + amount(effect.cap)
-    if effect.remove is not None:
-        return Markup("− ") + amount(effect.remove) + plain(" a layer" if isinstance(effect, Schedule) else "")
-    bounds = [(effect.at_least, "at least "), (effect.at_most, "at most ")]
-    shown = [plain(words) + amount(value) for value, words in bounds if value is not None]
-    return listed(shown) + Markup(": the input decides")
+    return Formula(
+        effect.quantity, _marked(formulas.change(effect), amount), _marked(formulas.layers(effect), amount), effect.note
+    )
 
 
 def overhead(cost: Overhead) -> Markup:
     """A declared cost as formulas."""
-    units = [(cost.flop, "FLOP"), (cost.byte, "bytes"), (cost.attention_rows, "attention rows a head")]
-    costs = listed(code(number(value)) + plain(f" {unit}") for value, unit in units if value is not None)
-    return plain("at most ") + costs if cost.upper_bound else costs
+    return _marked(formulas.cost(cost), lambda value: code(formulas.written(value)))
 
 
-def number(value: Amount) -> str:
-    """A number as short as it can be, or the expression as it stands, with signs readers know."""
-    if isinstance(value, str):
-        return value.replace("**", "^").replace("*", "·").replace(" - ", " − ")
-    return f"{value:g}" if abs(value) < 1e6 or value != int(value) else f"{value:,.0f}"
+def _marked(words: formulas.Words, amount: Callable[[Amount], Markup]) -> Markup:
+    return Markup().join(amount(part.amount) if isinstance(part, formulas.Value) else plain(part) for part in words)
 
 
 def at_default(value: Amount, parameters: Mapping[str, Parameter]) -> str | None:
@@ -99,7 +55,7 @@ def at_default(value: Amount, parameters: Mapping[str, Parameter]) -> str | None
     if not isinstance(value, str) or not names_in(value) or not names_in(value) <= set(parameters):
         return None
     try:
-        return number(evaluate(value, {name: parameters[name].default for name in parameters}))
+        return formulas.written(evaluate(value, {name: parameters[name].default for name in parameters}))
     except ValueError:
         return None
 
