@@ -82,10 +82,26 @@ def test_every_question_of_the_guide_can_be_asked(catalog: lvlm_atlas.KnowledgeB
         catalog.query(entry.example)
 
 
-def test_the_python_of_the_guide_runs(copy: Path) -> None:
-    page = next(page for page in GUIDES if page.stem == "query")
-    (code,) = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
-    environment = ENVIRONMENT | {"PYTHONPATH": str(copy / "src")}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+def python(page: Path) -> str:
+    """The Python blocks of a page, one after the other."""
+    return "\n".join(re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S))
+
+
+@pytest.mark.parametrize("page", [page for page in GUIDES if python(page)], ids=lambda page: page.stem)
+def test_the_python_of_a_guide_runs(page: Path, copy: Path) -> None:
+    file = copy / f"{page.stem}_guide.py"  # a file, since dataclasses look up the source of their module
+    file.write_text(python(page), encoding="utf-8")
+    environment = ENVIRONMENT | {"PYTHONPATH": str(copy / "src"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, file], env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_python_of_the_query_guide_finds_something(copy: Path) -> None:
+    environment = ENVIRONMENT | {"PYTHONPATH": str(copy / "src")}
+    code = python(next(page for page in GUIDES if page.stem == "query"))
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert "kivi" in done.stdout
+
+
+def test_both_languages_are_found_at_all() -> None:
+    assert {page.stem for page in GUIDES if python(page)} == {"query", "reference"}

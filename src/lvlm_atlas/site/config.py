@@ -66,7 +66,7 @@ def navigation(content: Content, pages: Sequence[Page]) -> Nav:
         {"Bottlenecks": [FIXED["bounds"], *(term("bound", t.id) for t in atlas.terms("bound"))]},
         {"Families": families},
         {"Reference": [{"Papers": papers}, entry(FIXED["glossary"]), entry(FIXED["tags"])]},
-        {"Guides": [entry(FIXED[name]) for name in ("query", "contribute", "about")]},
+        {"Guides": [entry(FIXED[name]) for name in ("query", "contribute", "reference", "about")]},
     ]
 
 

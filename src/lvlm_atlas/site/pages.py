@@ -47,6 +47,8 @@ def pages(content: Content) -> tuple[Page, ...]:
              description="The query language, for the shell and for Python."),
         Page(path=FIXED["contribute"], title="Contribute", template="contribute.md",
              description="Add or repair an entry, from the first command to the page."),
+        Page(path=FIXED["reference"], title="Write a reference in 20 minutes", template="reference.md",
+             description="From a paper's formula to a torch reference that runs and is checked."),
         Page(path=FIXED["about"], title="About the data", template="about.md",
              description="What is reported, derived and measured, and how to cite."),
     )  # fmt: skip

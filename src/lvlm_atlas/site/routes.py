@@ -18,6 +18,7 @@ FIXED = {
     "tags": "tags.md",
     "query": "guide/query.md",
     "contribute": "guide/contribute.md",
+    "reference": "guide/reference.md",
     "about": "guide/about.md",
 } | {f"{kind}s": f"{folder}/index.md" for kind, folder in FOLDERS.items()}
 """Pages that there is one of."""

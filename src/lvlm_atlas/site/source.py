@@ -58,9 +58,9 @@ class Source:
 
     def html(self) -> Markup:
         """The source with colours and line numbers that are links, as one block of HTML."""
-        from pygments import highlight  # type: ignore[import-untyped]
-        from pygments.formatters.html import HtmlFormatter  # type: ignore[import-untyped]
-        from pygments.lexers.python import PythonLexer  # type: ignore[import-untyped]
+        from pygments import highlight
+        from pygments.formatters.html import HtmlFormatter
+        from pygments.lexers.python import PythonLexer
 
         rows = highlight(clean(self.text), PythonLexer(stripnl=False), HtmlFormatter(nowrap=True)).splitlines()
         numbered = (
