@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from lvlm_atlas import load
 from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.lab.isolation import Bounds
 from lvlm_atlas.lab.job import Job
-from lvlm_atlas.lab.smoke import WORKLOAD, Bounds, jobs_for, smoke
+from lvlm_atlas.lab.smoke import WORKLOAD, jobs_for, smoke
 from lvlm_atlas.reference.lvlm.points import EXCLUSIVE, POINTS, points_of
 from lvlm_atlas.schema.measurement import SmokeResult
 from lvlm_atlas.schema.technique import Technique

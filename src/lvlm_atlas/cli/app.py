@@ -207,6 +207,52 @@ def smoke(
 
 
 @app.command(rich_help_panel=CONTRIBUTE)
+def verify(
+    ids: Annotated[list[str] | None, typer.Argument(help="Techniques; default: all that have a reference.")] = None,
+    device: Annotated[Device, typer.Option(help="Where to run.")] = Device.cpu,
+    dtype: Annotated[Dtype, typer.Option(help="Type of weights and activations.")] = Dtype.float32,
+    every: Annotated[bool, typer.Option("--all", help="A row for each run, with its setting and request.")] = False,
+    format_: Format = Listing.table,
+    root: Root = None,
+) -> None:
+    """Hold what references do against what their entries declare. Exit 0: all hold, 1: not. Needs the torch extra."""
+    from lvlm_atlas.cli.verify import run_verify
+
+    if run_verify(root_of(root), ids or [], device.value, dtype.value, format_, every=every):
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel=BROWSE)
+def run(
+    checkpoint: Annotated[Path, typer.Option(help="Folder of a published model: config.json, safetensors.")],
+    prompt: Annotated[str, typer.Option(help="What to ask about the images.")],
+    image: Annotated[list[Path], typer.Option(help="An image file; repeat it for several.")],
+    stack: Annotated[
+        list[str] | None, typer.Option(help="A technique, such as fastv:layer=2,keep_ratio=0.5; repeat it, in order.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens after which the answer ends.")] = 64,
+    device: Annotated[Device, typer.Option(help="Where to run.")] = Device.cpu,
+    dtype: Annotated[Dtype | None, typer.Option(help="Type of the weights; default: the checkpoint's.")] = None,
+    format_: Format = Listing.table,
+    root: Root = None,
+) -> None:
+    """Answer with a published checkpoint, with a stack of techniques and without. Needs the transformers extra."""
+    from lvlm_atlas.cli.run import run_checkpoint
+
+    run_checkpoint(
+        opened(root),
+        checkpoint,
+        image,
+        prompt,
+        stack or [],
+        max_new_tokens=max_new_tokens,
+        device=device.value,
+        dtype=dtype.value if dtype else None,
+        listing=format_,
+    )
+
+
+@app.command(rich_help_panel=CONTRIBUTE)
 def schema(root: Root = None) -> None:
     """Write the JSON schemas by which editors complete and check the YAML files."""
     from lvlm_atlas.atlas.editor_schema import write_editor_schemas

@@ -56,7 +56,10 @@ def _table(rows: Sequence[Row], columns: Sequence[str]) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=False)
     for name in columns:
         table.add_column(
-            name, overflow="fold", no_wrap=name == "id" and len(columns) > 3, style="bold" if name == columns[0] else ""
+            name,
+            overflow="fold",
+            no_wrap=name in {"id", "entry"} and len(columns) > 3,
+            style="bold" if name == columns[0] else "",
         )
     for row in rows:
         table.add_row(*(_cell(row[name]) for name in columns))

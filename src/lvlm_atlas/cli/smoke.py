@@ -20,7 +20,7 @@ def run_smoke(
     Raises:
         AtlasError: torch or the GPU is missing, or an id is unknown.
     """
-    need_torch("smoke tests", device)
+    need_torch("smoke tests need", device)
     from rich.console import Console
     from rich.progress import Progress
 

@@ -9,12 +9,12 @@ def need_torch(what: str, device: str) -> None:
     """Make sure that references can run here.
 
     Raises:
-        AtlasError: torch or the GPU is missing; `what` are the runs that need it.
+        AtlasError: torch or the GPU is missing; `what` says who needs it, as in `smoke tests need`.
     """
     try:
         import psutil  # noqa: F401
         import torch
     except ImportError:
-        raise AtlasError(f"{what} need torch; install it with: pip install 'lvlm-atlas[torch]'") from None
+        raise AtlasError(f"{what} torch; install it with: pip install 'lvlm-atlas[torch]'") from None
     if device == "cuda" and not torch.cuda.is_available():
         raise AtlasError("--device cuda: torch sees no CUDA device here; run on a machine with one, or leave it out")

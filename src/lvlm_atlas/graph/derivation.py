@@ -101,10 +101,12 @@ def upstream_tokens(atlas: Atlas) -> Pairs:
     """
     techniques = atlas.techniques.values()
     supply = {
-        t.id: [(_place(atlas, t, e), e.quantity) for e in t.effects if e.quantity in _SUPPLY and _reduces(t, e)]
+        t.id: [(effect_place(atlas, t, e), e.quantity) for e in t.effects if e.quantity in _SUPPLY and _reduces(t, e)]
         for t in techniques
     }
-    demand = {t.id: [(_place(atlas, t, e), e.quantity) for e in t.effects if e.quantity in _DEMAND] for t in techniques}
+    demand = {
+        t.id: [(effect_place(atlas, t, e), e.quantity) for e in t.effects if e.quantity in _DEMAND] for t in techniques
+    }
     for up in techniques:
         for down in techniques:
             fed = [(s, d) for at, s in supply[up.id] for to, d in demand[down.id] if at < to]
@@ -118,7 +120,7 @@ def upstream_tokens(atlas: Atlas) -> Pairs:
                 )
 
 
-def _place(atlas: Atlas, technique: Technique, effect: Effect) -> int:
+def effect_place(atlas: Atlas, technique: Technique, effect: Effect) -> int:
     """Where an effect happens: the last place its technique acts at that is not past the quantity's own."""
     quantity = atlas.term("quantity", effect.quantity)
     home = quantity.position if isinstance(quantity, QuantityTerm) else None

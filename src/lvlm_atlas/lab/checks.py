@@ -59,21 +59,8 @@ def deterministic(runs: Runs) -> str | None:
 
 
 def neutral_is_identity(runs: Runs) -> str | None:
-    """At its neutral setting the technique changes no answer.
-
-    Where two tokens lie closer than the tolerance, either may be chosen, and the answers are compared up to there.
-    """
-    for place, (mine, theirs) in enumerate(zip(runs.neutral.logits_NC, runs.baseline.logits_NC, strict=False)):
-        distance = _distance(mine, theirs)
-        if distance > runs.tolerance:
-            return f"logits of token {place} differ by {distance:.3g}, more than {runs.tolerance:g}"
-        if runs.neutral.tokens_N[place] != runs.baseline.tokens_N[place]:
-            first, second = theirs.topk(2).values.tolist()
-            tie = first - second <= 2 * runs.tolerance
-            return None if tie else f"token {place} differs, and the choice was not close"
-    if len(runs.neutral.tokens_N) != len(runs.baseline.tokens_N):
-        return f"{len(runs.neutral.tokens_N)} tokens instead of {len(runs.baseline.tokens_N)}"
-    return None
+    """At its neutral setting the technique changes no answer."""
+    return answers_differ(runs.neutral, runs.baseline, runs.tolerance)
 
 
 def kept_in_order(runs: Runs) -> str | None:
@@ -125,6 +112,24 @@ CHECKS: Mapping[str, Callable[[Runs], str | None]] = {
     )
 }
 """Checks by name; each returns None, or what it saw."""
+
+
+def answers_differ(mine: Result, theirs: Result, tolerance: float) -> str | None:
+    """Where two answers differ, or None.
+
+    Where two tokens lie closer than the tolerance, either may be chosen, and the answers are compared up to there.
+    """
+    for place, (ours, other) in enumerate(zip(mine.logits_NC, theirs.logits_NC, strict=False)):
+        distance = _distance(ours, other)
+        if distance > tolerance:
+            return f"logits of token {place} differ by {distance:.3g}, more than {tolerance:g}"
+        if mine.tokens_N[place] != theirs.tokens_N[place]:
+            first, second = other.topk(2).values.tolist()
+            tie = first - second <= 2 * tolerance
+            return None if tie else f"token {place} differs, and the choice was not close"
+    if len(mine.tokens_N) != len(theirs.tokens_N):
+        return f"{len(mine.tokens_N)} tokens instead of {len(theirs.tokens_N)}"
+    return None
 
 
 def counts(trace: Trace) -> dict[str, object]:

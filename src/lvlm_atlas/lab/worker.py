@@ -1,90 +1,21 @@
-"""The process that runs one technique's smoke test: `python -m lvlm_atlas.lab.worker JOB ANSWER`.
+"""The process that carries out one job: `python -m lvlm_atlas.lab.worker MODULE:FUNCTION JOB ANSWER`.
 
-It stands alone, so that a reference that hangs, eats memory or exits takes nothing else down.
+The function makes an answer of a job; its annotation says of which kind. The process stands alone, so that a
+reference that hangs, eats memory or exits takes nothing else down.
 """
 
 from __future__ import annotations
 
 import pkgutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import get_type_hints
 
 import torch
 
-from lvlm_atlas.lab.checks import CHECKS, TOLERANCE, Runs
-from lvlm_atlas.lab.job import Answer, Job
-from lvlm_atlas.reference.lvlm import LVLM, Result, random_request
-from lvlm_atlas.schema.measurement import Counts, SmokeResult
-from lvlm_atlas.schema.technique import Setting
-
-
-def carry_out(job: Job) -> Answer:
-    """Run every trial of the job and check it."""
-    work = job.workload
-    dtype: torch.dtype = getattr(torch, work.dtype)
-    lvlm = LVLM.random(work.preset, seed=work.seed, dtype=dtype, device=job.device)
-    request = random_request(
-        lvlm.config,
-        frames=work.frames,
-        text_tokens=work.text_tokens,
-        max_new_tokens=work.output_tokens,
-        seed=work.seed,
-    )
-    baseline = lvlm.run(request)
-
-    def run(setting: dict[str, Setting]) -> Result:
-        return lvlm.run(request, _stack(job.reference, setting))
-
-    return Answer(results=tuple(_trial(job, setting, lvlm, request, baseline, run) for setting in job.trials))
-
-
-def _trial(job: Job, setting: dict[str, Setting], lvlm: LVLM, request: Any, baseline: Result, run: Any) -> SmokeResult:
-    try:
-        runs = Runs(
-            request,
-            lvlm.config.text.vocab_size,
-            TOLERANCE[lvlm.dtype],
-            baseline,
-            run(setting),
-            run(setting),
-            run(job.neutral),
-        )
-    except Exception as error:  # noqa: BLE001 - whatever a reference raises is its result
-        return SmokeResult(
-            technique=job.technique, setting=setting, passed=(), failed={"runs": f"{type(error).__name__}: {error}"}
-        )
-    seen = {name: check(runs) for name, check in CHECKS.items()}
-    return SmokeResult(
-        technique=job.technique,
-        setting=setting,
-        passed=("runs", *(name for name, problem in seen.items() if problem is None)),
-        failed={name: problem for name, problem in seen.items() if problem is not None},
-        counts=_counts(runs.result),
-        baseline=_counts(baseline),
-    )
-
-
-def _stack(reference: str, setting: dict[str, Setting]) -> Sequence[Any]:
-    return [pkgutil.resolve_name(reference)(**setting)]
-
-
-def _counts(result: Result) -> Counts:
-    trace = result.trace
-    return Counts(
-        encoder_tokens=tuple(trace.encoder_tokens),
-        llm_tokens=tuple(trace.llm_tokens),
-        score_entries=tuple(trace.score_entries),
-        kv_entries=tuple(trace.kv_entries),
-        kv_byte=sum(trace.kv_byte),
-        target_passes=trace.target_passes,
-        output_tokens=trace.output_tokens,
-    )
-
-
 if __name__ == "__main__":
     torch.set_num_threads(1)  # several workers run side by side
-    job_file, answer_file = map(Path, sys.argv[1:])
-    answer = carry_out(Job.model_validate_json(job_file.read_bytes()))
-    answer_file.write_text(answer.model_dump_json(), encoding="utf-8")
+    task = pkgutil.resolve_name(sys.argv[1])
+    job_file, answer_file = map(Path, sys.argv[2:])
+    answer = task(get_type_hints(task)["job"].model_validate_json(job_file.read_bytes()))
+    answer_file.write_text(answer.model_dump_json(by_alias=True), encoding="utf-8")

@@ -16,7 +16,7 @@ from lvlm_atlas.reference.lvlm.points import EXCLUSIVE, POINTS, points_of
 from lvlm_atlas.reference.lvlm.request import Request
 
 
-@pytest.fixture(scope="module", params=sorted(PRESETS))
+@pytest.fixture(scope="module", params=[name for name in PRESETS if name.startswith("tiny")])
 def lvlm(request: pytest.FixtureRequest, device: str) -> LVLM:
     return LVLM.random(request.param, device=device)
 
@@ -96,7 +96,7 @@ def test_the_encoder_stops_at_the_feature_layer(device: str) -> None:
     plain = LVLM.random(device=device)
     changed = LVLM.random(device=device)
     with torch.no_grad():
-        for weight in changed.vision_tower.vision_model.encoder.layers[-1].parameters():
+        for weight in changed.dialect.vision_tower.vision_model.encoder.layers[-1].parameters():
             weight.fill_(9.0)
     request = random_request(plain.config, max_new_tokens=2)
     assert torch.equal(plain.run(request).logits_NC, changed.run(request).logits_NC)
@@ -147,7 +147,7 @@ def test_lower_precision_runs_and_stays_finite(dtype: torch.dtype, device: str) 
 def test_the_end_token_ends_the_answer(device: str) -> None:
     lvlm = LVLM.random(device=device)
     first = int(lvlm.run(random_request(lvlm.config)).tokens_N[0])
-    lvlm.config = dataclasses.replace(lvlm.config, eos_token_id=first)
+    lvlm.config = dataclasses.replace(lvlm.config, eos_token_ids=(first,))
     assert lvlm.run(random_request(lvlm.config)).tokens_N.tolist() == [first]
 
 
@@ -190,7 +190,7 @@ class Recorder:
 
     def adapt(self, lvlm, hidden_FND):
         self.calls.append("adapter")
-        return lvlm.multi_modal_projector(hidden_FND)
+        return lvlm.dialect.adapter(hidden_FND)
 
     def llm_input(self, sequence):
         self.calls.append("llm-input")

@@ -1,11 +1,11 @@
 """Attention, and the rows of it that a technique may ask for.
 
-B batch, H query heads, G key-value heads, M queries, S keys, R rows, d head dimension.
+B batch, H query heads, G key-value heads, M queries, S keys, R rows, A axes of a position, d head dimension.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,14 +13,25 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def rotate(x_BHNd: Tensor, position_BN: Tensor, theta: float) -> Tensor:
+def rotate(x_BHNd: Tensor, position_BN: Tensor, theta: float, sections: Sequence[int] = ()) -> Tensor:
     """Rotary position embedding, halves convention: (x1, x2) → (x1 cos − x2 sin, x2 cos + x1 sin).
 
     Angles are position · theta^(−2i/d), computed in float32.
+
+    Args:
+        x_BHNd: queries or keys.
+        position_BN: position ids; (B, N, A) where a token has one on each of A axes.
+        theta: base of the frequencies.
+        sections: of the d/2 frequencies, how many follow the first axis, the second, …; they sum to d/2.
+            Empty means that all follow the first.
     """
     d = x_BHNd.shape[-1]
     exponent_d = torch.arange(0, d, 2, device=x_BHNd.device, dtype=torch.float32) / d
-    angle_BNd = position_BN[..., None].float() * theta**-exponent_d
+    on_axis_BNd = position_BN[..., None]
+    if position_BN.dim() == 3:
+        axis_d = [axis for axis, width in enumerate(sections or (d // 2,)) for _ in range(width)]
+        on_axis_BNd = position_BN[..., axis_d]
+    angle_BNd = on_axis_BNd.float() * theta**-exponent_d
     cos_B1Nd, sin_B1Nd = (f(angle_BNd)[:, None].to(x_BHNd.dtype) for f in (torch.cos, torch.sin))
     first, second = x_BHNd.chunk(2, dim=-1)
     return torch.cat([first * cos_B1Nd - second * sin_B1Nd, second * cos_B1Nd + first * sin_B1Nd], dim=-1)
@@ -31,18 +42,30 @@ def share_heads(x_BGSd: Tensor, heads: int) -> Tensor:
     return x_BGSd.repeat_interleave(heads // x_BGSd.shape[1], dim=1)
 
 
-def attend(query_BHMd: Tensor, key_BGSd: Tensor, value_BGSd: Tensor, mask_MS: Tensor | None = None) -> Tensor:
+def attend(
+    query_BHMd: Tensor,
+    key_BGSd: Tensor,
+    value_BGSd: Tensor,
+    mask_MS: Tensor | None = None,
+    *,
+    causal: bool = False,
+) -> Tensor:
     """Softmax attention through torch's fused kernel; never forms the map. Returns (B, H, M, d).
 
     Args:
         query_BHMd: queries.
-        key_BGSd: keys; G divides H.
+        key_BGSd: keys; G divides H, and shared heads are not copied.
         value_BGSd: values.
-        mask_MS: True where a query may look; None means everywhere.
+        mask_MS: True where a query may look, or what to add to the logits; None means everywhere.
+        causal: each query looks at the keys up to its own place; M = S, no mask is formed or may be given.
     """
-    heads = query_BHMd.shape[1]
     return functional.scaled_dot_product_attention(
-        query_BHMd, share_heads(key_BGSd, heads), share_heads(value_BGSd, heads), attn_mask=mask_MS
+        query_BHMd,
+        key_BGSd,
+        value_BGSd,
+        attn_mask=mask_MS,
+        is_causal=causal,
+        enable_gqa=query_BHMd.shape[1] != key_BGSd.shape[1],
     )
 
 
@@ -70,11 +93,13 @@ class Probe:
 
     def rows(self, index: slice = slice(None)) -> Tensor:
         """Softmax rows (B, H, R, N) of the queries in `index`, float32; all rows by default."""
-        heads, length = self.query_BHNd.shape[1:3]
+        heads, length, d = self.query_BHNd.shape[1:]
+        groups = self.key_BGNd.shape[1]
         row_R = torch.arange(length, device=self.query_BHNd.device)[index]
-        key_BHNd = share_heads(self.key_BGNd, heads)
-        query_BHRd = self.query_BHNd[:, :, row_R]
-        logit_BHRN = (query_BHRd.float() @ key_BHNd.float().mT) * self.query_BHNd.shape[-1] ** -0.5
+        # Queries of a group lie side by side, so that its keys are read once and never repeated.
+        query_BGRd = self.query_BHNd[:, :, index].float().reshape(-1, groups, heads // groups * len(row_R), d)
+        logit_BGRN = query_BGRd @ self.key_BGNd.float().mT * d**-0.5
+        logit_BHRN = logit_BGRN.reshape(-1, heads, len(row_R), length)
         if self.bias_BN is not None:
             logit_BHRN = logit_BHRN + self.bias_BN[:, None, None, :].float()
         visible = length * len(row_R)

@@ -15,10 +15,13 @@ class Store(Protocol):
     """Holds the keys and values of one layer. A technique at `cache-bits` brings its own."""
 
     def append(self, key_BGMd: Tensor, value_BGMd: Tensor) -> None:
-        """Add entries at the end; they are unsettled: they may still be taken back."""
+        """Add entries at the end; they are unsettled: they may still be taken back.
+
+        The store takes the tensors over: their owner changes them no more, the store may.
+        """
 
     def read(self) -> tuple[Tensor, Tensor]:
-        """All keys and values (B, G, S, d), in order of arrival."""
+        """All keys and values (B, G, S, d), in order of arrival; valid until the store changes."""
 
     def retain(self, index_K: Tensor) -> None:
         """Of the unsettled entries keep those at these places (ascending), drop the others."""
@@ -32,47 +35,62 @@ class Store(Protocol):
 
     @property
     def byte(self) -> int:
-        """Bytes that the stored tensors take."""
+        """Bytes that the stored entries take."""
 
 
 class PlainStore:
-    """Keeps keys and values as they come."""
+    """Keeps keys and values as they come, with room to grow: a step copies its own entries, not the cache."""
+
+    HEADROOM = 8
+    """Room is made for one part in so many of the entries."""
 
     def __init__(self) -> None:
         self._key = self._value = torch.empty(0)
-        self._settled = 0
+        self._length = self._settled = 0
 
     def append(self, key_BGMd: Tensor, value_BGMd: Tensor) -> None:
         """See `Store`."""
-        if self.length:
-            key_BGMd = torch.cat([self._key, key_BGMd], dim=2)
-            value_BGMd = torch.cat([self._value, value_BGMd], dim=2)
-        self._key, self._value = key_BGMd, value_BGMd
+        end = self._length + key_BGMd.shape[2]
+        if self._length == 0:
+            self._key, self._value = key_BGMd, value_BGMd
+        else:
+            if end > self._key.shape[2]:
+                room = end + end // self.HEADROOM + 16
+                self._key, self._value = (self._grown(x, room) for x in (self._key, self._value))
+            self._key[:, :, self._length : end] = key_BGMd
+            self._value[:, :, self._length : end] = value_BGMd
+        self._length = end
 
     def read(self) -> tuple[Tensor, Tensor]:
         """See `Store`."""
-        return self._key, self._value
+        return self._key[:, :, : self._length], self._value[:, :, : self._length]
 
     def retain(self, index_K: Tensor) -> None:
         """See `Store`."""
-        if len(index_K) == self.length - self._settled:
-            return
-        kept = torch.cat([torch.arange(self._settled, device=index_K.device), self._settled + index_K])
-        self._key, self._value = self._key[:, :, kept], self._value[:, :, kept]
+        end = self._settled + len(index_K)
+        if end < self._length:
+            for x in (self._key, self._value):
+                x[:, :, self._settled : end] = x[:, :, self._settled + index_K]
+        self._length = end
 
     def settle(self) -> None:
         """See `Store`."""
-        self._settled = self.length
+        self._settled = self._length
 
     @property
     def length(self) -> int:
         """See `Store`."""
-        return self._key.shape[2] if self._key.dim() == 4 else 0
+        return self._length
 
     @property
     def byte(self) -> int:
-        """See `Store`."""
-        return self._key.nbytes + self._value.nbytes
+        """See `Store`; room to grow does not count."""
+        return sum(x.nbytes for x in self.read()) if self._length else 0
+
+    def _grown(self, x_BGSd: Tensor, room: int) -> Tensor:
+        grown = x_BGSd.new_empty(*x_BGSd.shape[:2], room, x_BGSd.shape[3])
+        grown[:, :, : self._length] = x_BGSd[:, :, : self._length]
+        return grown
 
 
 @dataclass
@@ -81,9 +99,14 @@ class Cache:
 
     stores: list[Store]
     prompt: list[Entries]
-    """What each layer kept of the prompt; its tensors `vision_BGS` and `index_BGS` tell the entries apart."""
-    next_position: int
-    """Position id of the next token: the true length, whatever was evicted."""
+    """What each layer kept of the prompt; its tensors `vision_BGS` and `index_BGS` tell the entries apart.
+
+    Decoding does not read it; it is emptied when the decode loop begins, so that a store is the only holder.
+    """
+    next_position: Tensor
+    """Position id (B,) of the next token: the true length, whatever was evicted."""
+    real_BN: Tensor | None = None
+    """False where the prompt has padding; None means nowhere."""
     parents: list[int] = field(default_factory=list)
     """The unsettled tokens: for each the one it follows, counted from the oldest; −1 is the last settled token."""
 
@@ -92,7 +115,7 @@ class Cache:
         for store in self.stores:
             store.retain(index_K)
             store.settle()
-        self.next_position += len(index_K)
+        self.next_position = self.next_position + len(index_K)
         self.parents.clear()
 
     @property

@@ -1,4 +1,4 @@
-"""Shapes of the reference LVLM."""
+"""Shapes of the reference LVLM. Fields that a published configuration has keep its names."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ class VisionConfig:
     num_hidden_layers: int
     num_attention_heads: int
     layer_norm_eps: float = 1e-5
+    hidden_act: str = "quick_gelu"
+    """A name in `ACTIVATIONS`."""
 
     @property
     def patches(self) -> int:
@@ -27,7 +29,7 @@ class VisionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
-    """A Llama decoder."""
+    """A decoder of Llama's kind."""
 
     vocab_size: int
     hidden_size: int
@@ -37,11 +39,25 @@ class TextConfig:
     num_key_value_heads: int
     rms_norm_eps: float = 1e-5
     rope_theta: float = 10_000.0
+    rope_sections: tuple[int, ...] = ()
+    """Of a head's d/2 frequencies, how many follow each axis of the position; empty means one axis for all."""
+    head_width: int | None = None
+    """Width of a head where it is not hidden_size / num_attention_heads."""
+    qkv_bias: bool = False
+    """Whether the projections to queries, keys and values have biases."""
+    output_bias: bool = False
+    """Whether attention's output projection has one."""
+    mlp_bias: bool = False
+    """Whether the MLP's projections have them."""
+    tie_word_embeddings: bool = False
+    """Whether the head is the embedding, one tensor."""
+    hidden_act: str = "silu"
+    """A name in `ACTIVATIONS`."""
 
     @property
     def head_dim(self) -> int:
         """Width of a head."""
-        return self.hidden_size // self.num_attention_heads
+        return self.head_width or self.hidden_size // self.num_attention_heads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +68,16 @@ class LVLMConfig:
     text: TextConfig
     image_token_id: int
     """Placeholder in the prompt, one for each frame."""
-    eos_token_id: int | None = None
-    """Token that ends the answer; None means that only the limit ends it."""
+    eos_token_ids: tuple[int, ...] = ()
+    """Tokens that end the answer; none means that only the limit ends it."""
     vision_feature_layer: int = -2
     """Index into the encoder's hidden states, embeddings first; -2 leaves out the last layer."""
     vision_feature_select_strategy: str = "default"
     """`default` drops the class token, `full` keeps it."""
+    projector_hidden_act: str = "gelu"
+    """A name in `ACTIVATIONS`."""
+    projector_bias: bool = True
+    """Whether the adapter's projections have biases."""
 
     @property
     def encoder_layers(self) -> int:
@@ -105,5 +125,25 @@ PRESETS = {
         ),
         image_token_id=127,
     ),
+    "llava-1.5-7b": LVLMConfig(
+        vision=VisionConfig(
+            image_size=336,
+            patch_size=14,
+            hidden_size=1024,
+            intermediate_size=4096,
+            num_hidden_layers=24,
+            num_attention_heads=16,
+        ),
+        text=TextConfig(
+            vocab_size=32_064,
+            hidden_size=4096,
+            intermediate_size=11_008,
+            num_hidden_layers=32,
+            num_attention_heads=32,
+            num_key_value_heads=32,
+        ),
+        image_token_id=32_000,
+        eos_token_ids=(2,),
+    ),
 }
-"""Configurations by name; weights are random."""
+"""Configurations by name; weights are random. Those called tiny are for tests, the others have published shapes."""

@@ -1,14 +1,16 @@
-"""The language model: Llama's decoder, parameter names as in published checkpoints.
+"""The language model: a decoder of Llama's kind, parameter names as in published checkpoints.
 
 B batch, N prompt tokens, M tokens of a step, S cached entries, H heads, G key-value heads, d head dimension.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from lvlm_atlas.reference.lvlm.activation import ACTIVATIONS
 from lvlm_atlas.reference.lvlm.attention import rotate
 from lvlm_atlas.reference.lvlm.config import TextConfig
 
@@ -34,33 +36,35 @@ class Attention(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         heads, groups, d = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        self.head_dim, self.theta = d, config.rope_theta
-        self.q_proj = nn.Linear(config.hidden_size, heads * d, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, groups * d, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, groups * d, bias=False)
-        self.o_proj = nn.Linear(heads * d, config.hidden_size, bias=False)
+        self.head_dim, self.theta, self.sections = d, config.rope_theta, config.rope_sections
+        self.q_proj = nn.Linear(config.hidden_size, heads * d, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(config.hidden_size, groups * d, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(config.hidden_size, groups * d, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(heads * d, config.hidden_size, bias=config.output_bias)
 
     def project(self, x_BND: Tensor, position_BN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated queries (B, H, N, d), rotated keys and values (B, G, N, d)."""
+        """Rotated queries (B, H, N, d), rotated keys and values (B, G, N, d); positions as in `rotate`."""
         q, k, v = (
             proj(x_BND).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
-        return rotate(q, position_BN, self.theta), rotate(k, position_BN, self.theta), v
+        q, k = (rotate(x, position_BN, self.theta, self.sections) for x in (q, k))
+        return q, k, v
 
 
 class Mlp(nn.Module):
-    """SwiGLU: down(silu(gate(x)) · up(x))."""
+    """Gated: down(act(gate(x)) · up(x)); SwiGLU where act is silu."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+        self.act = ACTIVATIONS[config.hidden_act]
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, D) → (…, D)."""
-        out: Tensor = self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
+        out: Tensor = self.down_proj(self.act(self.gate_proj(x)) * self.up_proj(x))
         return out
 
 
@@ -102,6 +106,18 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.model = Decoder(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.tied = config.tie_word_embeddings
+        self.tie()
+
+    def tie(self) -> None:
+        """Make the head the embedding's own tensor, where the configuration says so."""
+        if self.tied:
+            self.lm_head.weight = self.model.embed_tokens.weight
+
+    @property
+    def layers(self) -> Iterator[Layer]:
+        """The decoder layers."""
+        return (layer for layer in self.model.layers if isinstance(layer, Layer))
 
     def logits(self, x_BND: Tensor) -> Tensor:
         """(B, N, D) → (B, N, C), float32."""

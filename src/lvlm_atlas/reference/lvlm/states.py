@@ -39,13 +39,15 @@ class Sequence:
 
     hidden_BND: Tensor
     position_BN: Tensor
-    """Position ids, as the rotary embedding sees them."""
+    """Position ids, as the rotary embedding sees them; (B, N, A) where they have A axes."""
     vision_BN: Tensor
     """True where a token is visual."""
     index_BN: Tensor
     """Place of each token in the assembled prompt; it never changes."""
     attention: Probe | None = None
     """Attention of the layer before; columns are the tokens here. None at the LLM's input."""
+    real_BN: Tensor | None = None
+    """False where a token is padding, which nothing attends to; None means nowhere."""
 
     @property
     def length(self) -> int:
@@ -61,6 +63,7 @@ class Sequence:
             vision_BN=take(self.vision_BN, index_BK),
             index_BN=take(self.index_BN, index_BK),
             attention=self.attention and self.attention.then(lambda weight: take_columns(weight, index_BK)),
+            real_BN=None if self.real_BN is None else take(self.real_BN, index_BK),
         )
 
     def keep_vision(self, index_BK: Tensor) -> Sequence:
@@ -75,10 +78,10 @@ class Sequence:
         return places_of(self.vision_BN)
 
     def renumber(self) -> Sequence:
-        """The same tokens with position ids 0 … N − 1."""
-        return replace(
-            self, position_BN=torch.arange(self.length, device=self.hidden_BND.device).expand_as(self.position_BN)
-        )
+        """The same tokens with position ids 0 … N − 1, on every axis."""
+        place_N = torch.arange(self.length, device=self.hidden_BND.device)
+        place_N = place_N.reshape(-1, *(1,) * (self.position_BN.dim() - 2))
+        return replace(self, position_BN=place_N.expand_as(self.position_BN))
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from lvlm_atlas.reference.lvlm.cache import Store
+    from lvlm_atlas.reference.lvlm.states import Entries, Sequence
 
 
 @dataclass
@@ -55,3 +60,20 @@ class Trace:
     """Forward passes of the draft model after its prefill."""
     output_tokens: int = 0
     """Tokens generated."""
+
+    def note_probe(self, entries: int) -> None:
+        """A technique read that many scores."""
+        self.probe_entries += entries
+
+    def note_tokens(self, sequence: Sequence) -> None:
+        """These tokens enter the next LLM layer."""
+        self.kept.append(sequence.index_BN)
+        self.llm_tokens.append(sequence.length)
+        self.llm_vision_tokens.append(int(sequence.vision_BN.sum()))
+
+    def note_cache(self, entries: Entries, store: Store) -> None:
+        """The next LLM layer has cached these entries of the prompt."""
+        self.kv_entries.append(store.length)
+        self.kv_vision_entries.append(float(entries.vision_BGS.sum(-1).float().mean()))
+        self.kv_index.append(entries.index_BGS)
+        self.kv_byte.append(store.byte)

@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from lvlm_atlas.reference.lvlm.activation import ACTIVATIONS
 from lvlm_atlas.reference.lvlm.attention import Probe, attend
 from lvlm_atlas.reference.lvlm.config import LVLMConfig, VisionConfig
 from lvlm_atlas.reference.lvlm.points import EncoderLayer, Stack
@@ -59,17 +60,17 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with CLIP's quick GELU, x · sigmoid(1.702 x)."""
+    """Two linear layers with an activation between them."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.act = ACTIVATIONS[config.hidden_act]
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, D) → (…, D)."""
-        hidden = self.fc1(x)
-        out: Tensor = self.fc2(hidden * torch.sigmoid(1.702 * hidden))
+        out: Tensor = self.fc2(self.act(self.fc1(x)))
         return out
 
 

@@ -1,0 +1,145 @@
+"""Answers a prompt with a published checkpoint, with and without a stack of techniques, and prints both beside."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from lvlm_atlas.cli.options import Listing
+from lvlm_atlas.cli.output import print_rows
+from lvlm_atlas.fault import AtlasError, suggestion
+from lvlm_atlas.graph.knowledge import KnowledgeBase
+from lvlm_atlas.schema.technique import Parameter, Setting, Technique
+
+if TYPE_CHECKING:
+    from lvlm_atlas.reference.lvlm import Result, Trace
+
+NEEDS = "needs transformers; install it with: pip install 'lvlm-atlas[transformers]'"
+
+
+def run_checkpoint(
+    atlas: KnowledgeBase,
+    checkpoint: Path,
+    images: Sequence[Path],
+    prompt: str,
+    specs: Sequence[str],
+    *,
+    max_new_tokens: int,
+    device: str,
+    dtype: str | None,
+    listing: Listing,
+) -> None:
+    """Run and print.
+
+    Raises:
+        AtlasError: an extra, the GPU or a file is missing, a technique or a value of its parameters is not one, or
+            the techniques do not run together or on this model.
+    """
+    chosen = [parse(atlas, spec) for spec in specs]
+    try:
+        import torch
+
+        from lvlm_atlas.reference.lvlm import LVLM
+        from lvlm_atlas.reference.lvlm.processor import Processor
+    except ImportError:
+        raise AtlasError(f"run: {NEEDS}") from None
+    if device == "cuda" and not torch.cuda.is_available():
+        raise AtlasError("--device cuda: torch sees no CUDA device here; run on a machine with one, or leave it out")
+    stack = [_built(technique, setting, spec) for (technique, setting), spec in zip(chosen, specs, strict=True)]
+    try:
+        lvlm = LVLM.from_pretrained(checkpoint, dtype=getattr(torch, dtype) if dtype else None, device=device)
+        processor = Processor(checkpoint)
+        request = processor.request(lvlm, images, prompt, max_new_tokens)
+        plain = lvlm.run(request)
+        result = lvlm.run(request, stack) if stack else None
+        words = [processor.words(each.tokens_N) for each in (plain, result) if each]
+    except ImportError:
+        raise AtlasError(f"run: {NEEDS}") from None
+    except ValueError as error:
+        raise AtlasError(f"run: {' '.join(str(error).split())}") from None
+    _print(plain, result, words, listing)
+
+
+def parse(atlas: KnowledgeBase, spec: str) -> tuple[Technique, dict[str, Setting]]:
+    """A technique and a setting of its parameters, from `id` or `id:name=value,name=value`.
+
+    Raises:
+        AtlasError: no such technique, parameter or value; the technique is only described.
+    """
+    id_, _, rest = spec.partition(":")
+    technique = atlas.technique(id_.strip())
+    if technique.reference is None:
+        raise AtlasError(f"--stack {spec}: {technique.id} is only described, it has no reference to run; leave it out")
+    setting: dict[str, Setting] = {}
+    for pair in filter(None, (part.strip() for part in rest.split(","))):
+        name, equals, text = (part.strip() for part in pair.partition("="))
+        if not equals:
+            raise AtlasError(f"--stack {spec}: {pair!r} sets nothing; write name=value")
+        if name not in technique.parameters:
+            raise AtlasError(
+                f"--stack {spec}: {technique.id} has no parameter {name!r}; {suggestion(name, technique.parameters)}"
+            )
+        if name in setting:
+            raise AtlasError(f"--stack {spec}: {name} is set twice; leave one out")
+        setting[name] = value_of(technique.parameters[name], text)
+        problem = technique.parameters[name].problem_with(setting[name])
+        if problem:
+            raise AtlasError(f"--stack {spec}: {name}: {problem}")
+    return technique, setting
+
+
+def value_of(parameter: Parameter, text: str) -> Setting:
+    """The value that a text spells for a parameter; the text itself where it spells none."""
+    for choice in parameter.choices:
+        if str(choice).lower() == text.lower():
+            return choice
+    if parameter.type == "bool":
+        return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(text.lower(), text)
+    for kind in (int, float) if parameter.type in ("int", "float") else ():
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _built(technique: Technique, setting: dict[str, Setting], spec: str) -> Any:
+    try:
+        return pkgutil.resolve_name(str(technique.reference))(**setting)
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise AtlasError(f"--stack {spec}: {error}") from None
+
+
+def _print(plain: Result, result: Result | None, words: Sequence[str], listing: Listing) -> None:
+    columns = ("without", "with") if result else ("without",)
+    counted = [dict(_counts(each.trace)) for each in (plain, result) if each]
+    rows = [{"id": name, **{c: count[name] for c, count in zip(columns, counted, strict=True)}} for name in counted[0]]
+    answers = {"id": "answer", **dict(zip(columns, words, strict=True))}
+    if listing is Listing.table:
+        for column in columns:
+            typer.echo(f"{column}: {answers[column]}")
+        print_rows(rows, ("id", *columns), listing)
+    else:
+        print_rows([answers, *rows], ("id", *columns), listing)
+
+
+def _counts(trace: Trace) -> Iterable[tuple[str, str]]:
+    yield "vision tokens", str(trace.vision_tokens)
+    yield "text tokens", str(trace.text_tokens)
+    yield "tokens per LLM layer", runs(trace.llm_tokens)
+    yield "score entries per LLM layer", runs(trace.score_entries)
+    yield "scores read by techniques", str(trace.probe_entries)
+    yield "KV bytes per LLM layer", runs(trace.kv_byte)
+    yield "KV bytes at the end", str(trace.kv_byte_end)
+    yield "target passes", str(trace.target_passes)
+    yield "output tokens", str(trace.output_tokens)
+
+
+def runs(numbers: Sequence[int]) -> str:
+    """Numbers of layers, equal neighbours together: `400 x 2, 208 x 2`."""
+    return ", ".join(f"{number} x {len(list(layers))}" for number, layers in groupby(numbers))

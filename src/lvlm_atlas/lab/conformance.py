@@ -1,0 +1,140 @@
+"""Whether references do what their entries declare: jobs for the runs, and what the answers amount to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from lvlm_atlas.atlas.atlas import Atlas
+from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.lab.settings import SHAPES, authored, generated
+from lvlm_atlas.lab.setup import places
+from lvlm_atlas.lab.verification import Item, Outcome, Part, Plan, Row, StackAnswer, StackJob
+from lvlm_atlas.schema.formula import as_text, change, cost, layers
+from lvlm_atlas.schema.technique import Setting, Technique
+
+
+@dataclass(frozen=True)
+class Line:
+    """A quantity of one technique over all its runs."""
+
+    technique: str
+    quantity: str
+    formulas: tuple[str, ...]
+    """What the entry declares about it; empty where it should stay unchanged."""
+    runs: int
+    held: int
+    """Runs in which all that is counted of it was as declared."""
+    bites: int
+    """Runs that the declaration is needed to explain."""
+    mismatches: tuple[tuple[Outcome, Row], ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What verification found about one technique."""
+
+    technique: str
+    lines: tuple[Line, ...]
+    faults: tuple[str, ...]
+    """What else is wrong: runs that crash, settings that never run, declarations that never bite."""
+    refused: int
+    """Runs that the reference refused with a reason."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether everything is as declared."""
+        return not self.faults and not any(line.mismatches for line in self.lines)
+
+
+def item(atlas: Atlas, technique: Technique) -> Item:
+    """A technique with the places of its effects.
+
+    Raises:
+        AtlasError: it has no reference.
+    """
+    if technique.reference is None:
+        raise AtlasError(f"{technique.id} is only described, it has no reference to run; leave it out")
+    return Item(technique=technique, places=places(atlas, technique))
+
+
+def job_for(atlas: Atlas, technique: Technique, dtype: str, device: str) -> StackJob:
+    """Every setting that the entry names on every request, and each generated one on one request."""
+    plans = [Plan(settings=(setting,), shape=shape) for setting in authored(technique) for shape in SHAPES]
+    plans += [
+        Plan(settings=(setting,), shape=SHAPES[number % len(SHAPES)])
+        for number, setting in enumerate(generated(technique))
+    ]
+    return StackJob.model_validate(
+        {"items": (item(atlas, technique),), "plans": tuple(plans), "dtype": dtype, "device": device}
+    )
+
+
+def report(answer: StackAnswer) -> Report:
+    """What the runs of one technique amount to."""
+    technique, outcomes = answer.job.items[0].technique, answer.outcomes
+    quantities = dict.fromkeys(row.quantity for outcome in outcomes for row in outcome.rows)
+    lines = tuple(_line(technique, quantity, outcomes) for quantity in quantities)
+    refused = sum(outcome.refused is not None for outcome in outcomes)
+    return Report(technique.id, lines, tuple(_faults(answer, technique)), refused)
+
+
+def _line(technique: Technique, quantity: str, outcomes: Iterable[Outcome]) -> Line:
+    parts, formulas = _declarations(technique, quantity)
+    ran = [outcome for outcome in outcomes if outcome.rows]
+    mismatches = tuple(
+        (outcome, row) for outcome in ran for row in outcome.rows if row.quantity == quantity and not row.holds
+    )
+    return Line(
+        technique.id,
+        quantity,
+        tuple(formulas),
+        runs=len(ran),
+        held=len(ran) - len({id(outcome) for outcome, _ in mismatches}),
+        bites=sum(any(part in outcome.bites for part in parts) for outcome in ran),
+        mismatches=mismatches,
+    )
+
+
+def _declarations(technique: Technique, quantity: str) -> tuple[list[Part], list[str]]:
+    """What a technique declares about a quantity: which declarations, and their formulas."""
+    parts, formulas = [], []
+    for index, effect in enumerate(technique.effects):
+        if effect.quantity == quantity:
+            parts.append(Part(item=0, kind="effects", index=index))
+            formulas.append(as_text((*change(effect), " ", *layers(effect))).strip())
+    for index, overhead in enumerate(technique.overheads):
+        if quantity == "overhead" and overhead.attention_rows is not None:
+            parts.append(Part(item=0, kind="overheads", index=index))
+            formulas.append(as_text(cost(overhead.model_copy(update={"flop": None, "byte": None}))))
+    return parts, formulas
+
+
+def _faults(answer: StackAnswer, technique: Technique) -> Iterator[str]:
+    if answer.problem is not None:
+        yield answer.problem
+        return
+    for outcome in answer.outcomes:
+        if outcome.crashed:
+            yield f"{shown(outcome.plan)}: {outcome.crashed}"
+    for setting in (*technique.trials, technique.neutral or {}):
+        tried = [outcome for outcome in answer.outcomes if outcome.plan.settings == (setting,)]
+        if all(outcome.refused for outcome in tried):
+            yield f"{setting_shown(setting)}: never runs; {tried[0].refused}"
+    bitten = {(part.kind, part.index) for outcome in answer.outcomes for part in outcome.bites}
+    for index, effect in enumerate(technique.effects):
+        if ("effects", index) not in bitten:
+            yield f"effects[{index}] ({effect.quantity}) is never exercised: every run is explained without it"
+    for index, overhead in enumerate(technique.overheads):
+        if overhead.attention_rows is not None and ("overheads", index) not in bitten:
+            yield f"overheads[{index}] (attention_rows) is never exercised: every run is explained without it"
+
+
+def shown(plan: Plan) -> str:
+    """A plan in words."""
+    return f"{' + '.join(map(setting_shown, plan.settings))} on {plan.shape}"
+
+
+def setting_shown(setting: Mapping[str, Setting]) -> str:
+    """A setting in words."""
+    return ", ".join(f"{name}={value}" for name, value in setting.items()) or "defaults"

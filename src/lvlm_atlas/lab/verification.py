@@ -1,0 +1,109 @@
+"""Runs of stacks whose trace is held against what their entries declare; job and answer travel as JSON."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from lvlm_atlas.schema.record import Record
+from lvlm_atlas.schema.technique import Setting, Technique
+
+
+class Shape(Record):
+    """A model and a request."""
+
+    preset: str
+    """Configuration of the reference LVLM."""
+    frames: int
+    text_tokens: int
+    output_tokens: int
+    """Tokens asked for."""
+    temperature: float = 0.0
+    """0 decodes greedily."""
+
+    def __str__(self) -> str:
+        drawn = f", temperature {self.temperature:g}" if self.temperature else ""
+        return f"{self.preset}, {self.frames} frames, {self.text_tokens} text, {self.output_tokens} out{drawn}"
+
+
+class Item(Record):
+    """A technique of a stack."""
+
+    technique: Technique
+    places: tuple[int, ...]
+    """Where in the pipeline each of its effects happens."""
+
+
+class Plan(Record):
+    """One run."""
+
+    settings: tuple[dict[str, Setting], ...]
+    """The setting of each technique."""
+    shape: Shape
+
+
+class StackJob(Record):
+    """Runs of one stack."""
+
+    items: tuple[Item, ...] = Field(min_length=1)
+    """The stack, in order."""
+    plans: tuple[Plan, ...]
+    dtype: Literal["float32", "bfloat16", "float16"]
+    """Type of weights and activations."""
+    device: str
+    """`cpu` or `cuda`."""
+
+
+class Row(Record):
+    """One measure of one run."""
+
+    measure: str
+    """A quantity of the taxonomy, perhaps with `: detail`."""
+    declared: tuple[tuple[float, float], ...]
+    """Lower and upper bound; one pair, or one a layer."""
+    observed: tuple[float, ...] | None
+    """What the trace counted; None if it does not count that."""
+    holds: bool
+
+    @property
+    def quantity(self) -> str:
+        """The quantity of the taxonomy."""
+        return self.measure.split(":")[0]
+
+
+class Part(Record):
+    """One declaration of a technique in the stack."""
+
+    item: int
+    """Index of the technique."""
+    kind: Literal["effects", "overheads"]
+    index: int
+
+
+class Outcome(Record):
+    """What came of one plan."""
+
+    plan: Plan
+    refused: str | None = None
+    """Why the reference refused to run; nothing else is then set."""
+    crashed: str | None = None
+    """The error of another kind that ended the run."""
+    rows: tuple[Row, ...] = ()
+    bites: tuple[Part, ...] = ()
+    """Declarations without which the others would not explain the trace."""
+
+
+class StackAnswer(Record):
+    """What came of a job."""
+
+    job: StackJob
+    outcomes: tuple[Outcome, ...] = ()
+    """One a plan."""
+    problem: str | None = None
+    """What became of the process that should have answered."""
+
+
+def lost(job: StackJob, problem: str) -> StackAnswer:
+    """The answer of a job whose process gave none."""
+    return StackAnswer(job=job, problem=problem)

@@ -1,0 +1,142 @@
+"""Published formats: what a config.json says, and how tensors are called.
+
+Absent keys of a config.json mean the format's defaults, which stand here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lvlm_atlas.reference.lvlm.activation import ACTIVATIONS
+from lvlm_atlas.reference.lvlm.config import LVLMConfig, TextConfig, VisionConfig
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Format:
+    """One `model_type`."""
+
+    config: Callable[[Json], LVLMConfig]
+    """The model's shapes.
+
+    Raises:
+        ValueError: the configuration asks for what the reference does not do.
+        KeyError, TypeError: a value is missing or of another kind.
+    """
+    names: tuple[tuple[str, str], ...]
+    """Beginnings of a tensor's published name and what stands there in the reference; the first that fits counts."""
+    ignored: tuple[str, ...] = ()
+    """Ends of names of tensors that the reference computes itself."""
+
+    def name(self, published: str) -> str | None:
+        """The reference's name of a tensor; None where it has none by that name."""
+        for theirs, ours in self.names:
+            if published.startswith(theirs):
+                return ours + published.removeprefix(theirs)
+        return None
+
+
+def only(raw: Json, key: str, *supported: object) -> Any:
+    """The value of `key`, which may be absent: then the first of those supported.
+
+    Raises:
+        ValueError: another value.
+    """
+    value = raw.get(key)
+    value = supported[0] if value is None else value
+    if value not in supported:
+        raise ValueError(f"{key} {value!r} is not supported; supported: {', '.join(map(str, supported))}")
+    return value
+
+
+def rotary(raw: Json, theta: float, *types: str) -> Json:
+    """What a text configuration says of its rotary embedding, in the older spelling or the newer.
+
+    Raises:
+        ValueError: it scales its frequencies.
+    """
+    said = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
+    only({"rope_type": said.get("rope_type", said.get("type"))}, "rope_type", "default", *types)
+    said.setdefault("rope_theta", raw.get("rope_theta", theta))
+    return said
+
+
+def end_tokens(*ids: int | list[int] | None) -> tuple[int, ...]:
+    """The first of several statements that says something."""
+    for said in ids:
+        if said is not None:
+            return tuple(said) if isinstance(said, list) else (said,)
+    return ()
+
+
+def llava_config(raw: Json) -> LVLMConfig:
+    """See `Format.config`."""
+    vision, text = raw.get("vision_config") or {}, raw.get("text_config") or {}
+    only(vision, "model_type", "clip_vision_model")
+    only(text, "model_type", "llama")
+    layer = raw.get("vision_feature_layer", -2)
+    if not isinstance(layer, int):
+        raise ValueError(f"vision_feature_layer {layer!r} is not supported; supported: one layer")
+    width, heads = text.get("hidden_size", 4096), text.get("num_attention_heads", 32)
+    attention_bias = bool(text.get("attention_bias", False))
+    return LVLMConfig(
+        vision=VisionConfig(
+            image_size=vision.get("image_size", 336),
+            patch_size=vision.get("patch_size", 14),
+            hidden_size=vision.get("hidden_size", 1024),
+            intermediate_size=vision.get("intermediate_size", 4096),
+            num_hidden_layers=vision.get("num_hidden_layers", 24),
+            num_attention_heads=vision.get("num_attention_heads", 16),
+            layer_norm_eps=vision.get("layer_norm_eps", 1e-5),
+            hidden_act=only(vision, "hidden_act", "quick_gelu", *ACTIVATIONS),
+        ),
+        text=TextConfig(
+            vocab_size=text.get("vocab_size", 32_000),
+            hidden_size=width,
+            intermediate_size=text.get("intermediate_size", 11_008),
+            num_hidden_layers=text.get("num_hidden_layers", 32),
+            num_attention_heads=heads,
+            num_key_value_heads=text.get("num_key_value_heads") or heads,
+            rms_norm_eps=text.get("rms_norm_eps", 1e-6),
+            rope_theta=rotary(text, 10_000.0)["rope_theta"],
+            head_width=text.get("head_dim"),
+            qkv_bias=attention_bias,
+            output_bias=attention_bias,
+            mlp_bias=bool(text.get("mlp_bias", False)),
+            tie_word_embeddings=bool(raw.get("tie_word_embeddings") or text.get("tie_word_embeddings")),
+            hidden_act=only(text, "hidden_act", "silu", *ACTIVATIONS),
+        ),
+        image_token_id=raw.get("image_token_index", raw.get("image_token_id", 32_000)),
+        eos_token_ids=end_tokens(raw.get("eos_token_id"), text.get("eos_token_id", 2)),
+        vision_feature_layer=layer,
+        vision_feature_select_strategy=only(raw, "vision_feature_select_strategy", "default", "full"),
+        projector_hidden_act=only(raw, "projector_hidden_act", "gelu", *ACTIVATIONS),
+        projector_bias=bool(raw.get("multimodal_projector_bias", True)),
+    )
+
+
+_TOWER = "dialect.vision_tower.vision_model."
+
+FORMATS: dict[str, Format] = {
+    "llava": Format(
+        config=llava_config,
+        names=(
+            # Three spellings: as first published, as classes had it later, as they write it now.
+            ("vision_tower.vision_model.", _TOWER),
+            ("model.vision_tower.vision_model.", _TOWER),
+            ("model.vision_tower.", _TOWER),
+            ("vision_tower.", _TOWER),
+            ("multi_modal_projector.", "dialect.adapter."),
+            ("model.multi_modal_projector.", "dialect.adapter."),
+            ("language_model.model.", "language_model.model."),
+            ("language_model.lm_head.", "language_model.lm_head."),
+            ("model.language_model.", "language_model.model."),
+            ("lm_head.", "language_model.lm_head."),
+        ),
+        ignored=(".position_ids", ".rotary_emb.inv_freq"),
+    ),
+}
+"""Formats by `model_type`."""

@@ -1,0 +1,205 @@
+"""Checkpoints: published folders load in every spelling, and what is wrong with one is said once and clearly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lvlm_atlas.reference.lvlm import LVLM
+from lvlm_atlas.reference.lvlm.checkpoint import read_config
+
+
+@pytest.fixture
+def folder(llava: Callable[..., nn.Module], save: Callable[..., Path], tmp_path: Path) -> Path:
+    """A published folder in many shards."""
+    return save(llava(), tmp_path / "model", max_shard_size="20KB")
+
+
+@pytest.fixture
+def rewritten(folder: Path) -> Callable[[Callable[[dict[str, torch.Tensor]], None]], Path]:
+    """The folder with its tensors changed by a function, in one file."""
+    from safetensors.torch import load_file, save_file
+
+    def rewrite(change: Callable[[dict[str, torch.Tensor]], None]) -> Path:
+        tensors: dict[str, torch.Tensor] = {}
+        for shard in folder.glob("*.safetensors"):
+            tensors |= load_file(shard)
+            shard.unlink()
+        (folder / "model.safetensors.index.json").unlink()
+        change(tensors)
+        save_file(tensors, folder / "model.safetensors")
+        return folder
+
+    return rewrite
+
+
+def configured(folder: Path, **changes: Any) -> Path:
+    raw = json.loads((folder / "config.json").read_text())
+    for key, value in changes.items():
+        part, _, leaf = key.rpartition("__")
+        (raw[part] if part else raw)[leaf] = value
+    (folder / "config.json").write_text(json.dumps(raw))
+    return folder
+
+
+def same(one: LVLM, two: LVLM) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+def renamed(rules: dict[str, str]) -> Callable[[dict[str, torch.Tensor]], None]:
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        for name in list(tensors):
+            theirs = next(prefix for prefix in rules if name.startswith(prefix))
+            tensors[rules[theirs] + name.removeprefix(theirs)] = tensors.pop(name)
+
+    return change
+
+
+AS_FIRST_PUBLISHED = {
+    "vision_tower.": "vision_tower.vision_model.",
+    "multi_modal_projector.": "multi_modal_projector.",
+    "language_model.": "language_model.",
+}
+AS_IN_LATER_CLASSES = {
+    "vision_tower.": "model.vision_tower.vision_model.",
+    "multi_modal_projector.": "model.multi_modal_projector.",
+    "language_model.lm_head.": "lm_head.",
+    "language_model.model.": "model.language_model.",
+}
+
+
+@pytest.mark.parametrize("spelling", [AS_FIRST_PUBLISHED, AS_IN_LATER_CLASSES])
+def test_every_spelling_of_the_names_gives_the_same_model(folder: Path, rewritten: Any, spelling: Any) -> None:
+    sharded = LVLM.from_pretrained(folder)
+    assert same(sharded, LVLM.from_pretrained(rewritten(renamed(spelling))))
+
+
+def test_tensors_that_are_computed_may_be_there(folder: Path, rewritten: Any) -> None:
+    sharded = LVLM.from_pretrained(folder)
+
+    def add(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["vision_tower.vision_model.embeddings.position_ids"] = torch.arange(17)[None]
+        tensors["language_model.model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(6)
+
+    assert same(sharded, LVLM.from_pretrained(rewritten(add)))
+
+
+def test_a_published_configuration_may_leave_defaults_out(tmp_path: Path) -> None:
+    """As llava-hf/llava-1.5-7b-hf has it."""
+    raw = {
+        "model_type": "llava",
+        "image_token_index": 32000,
+        "vision_feature_layer": -2,
+        "vision_feature_select_strategy": "default",
+        "text_config": {"model_type": "llama", "rms_norm_eps": 1e-5, "vocab_size": 32064},
+        "vision_config": {
+            "model_type": "clip_vision_model",
+            "hidden_size": 1024,
+            "image_size": 336,
+            "intermediate_size": 4096,
+            "num_attention_heads": 16,
+            "num_hidden_layers": 24,
+            "patch_size": 14,
+        },
+    }
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    from lvlm_atlas.reference.lvlm.config import PRESETS
+
+    assert read_config(tmp_path) == PRESETS["llava-1.5-7b"]
+
+
+def test_end_tokens_come_from_the_generation_config_where_it_names_them(folder: Path) -> None:
+    assert read_config(folder).eos_token_ids == ()
+    (folder / "generation_config.json").write_text('{"eos_token_id": [7, 9]}')
+    assert read_config(folder).eos_token_ids == (7, 9)
+
+
+def test_weights_take_the_type_asked_for(folder: Path) -> None:
+    lvlm = LVLM.from_pretrained(folder, dtype=torch.bfloat16)
+    assert {weight.dtype for weight in lvlm.parameters()} == {torch.bfloat16}
+
+
+def test_a_tied_head_is_one_tensor(llava: Any, save: Any, tmp_path: Path) -> None:
+    folder = save(llava(text={"tie_word_embeddings": True}, tie_word_embeddings=True), tmp_path)
+    lvlm = LVLM.from_pretrained(folder)
+    assert lvlm.language_model.lm_head.weight is lvlm.language_model.model.embed_tokens.weight
+
+
+def drop(*names: str) -> Callable[[dict[str, torch.Tensor]], None]:
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        for name in names:
+            del tensors[name]
+
+    return change
+
+
+def test_missing_and_unexpected_tensors_are_one_error(rewritten: Any) -> None:
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        del tensors["language_model.model.norm.weight"]
+        for index in range(7):
+            tensors[f"extra.{index}"] = torch.ones(1)
+
+    with pytest.raises(ValueError, match="the tensors do not fit") as error:
+        LVLM.from_pretrained(rewritten(change))
+    said = str(error.value)
+    assert "1 missing: language_model.model.norm.weight" in said
+    assert "7 unexpected: extra.0, extra.1, extra.2, extra.3, extra.4, …" in said
+    assert "\n" not in said
+
+
+def test_a_tensor_of_another_shape_is_named_with_both_shapes(rewritten: Any) -> None:
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["language_model.model.norm.weight"] = torch.ones(47)
+
+    with pytest.raises(
+        ValueError, match=r"1 of another shape: language_model\.model\.norm\.weight \(47,\), not \(48,\)"
+    ):
+        LVLM.from_pretrained(rewritten(change))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model_type": "blip"}, "model_type 'blip' is not supported; supported: llava"),
+        ({"text_config__model_type": "mistral"}, "model_type 'mistral' is not supported; supported: llama"),
+        ({"vision_config__hidden_act": "mish"}, "hidden_act 'mish' is not supported; supported: quick_gelu, gelu"),
+        ({"text_config__rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "rope_type 'linear' is not"),
+        ({"vision_feature_layer": [-2, -5]}, "vision_feature_layer [-2, -5] is not supported; supported: one layer"),
+        ({"text_config": [1]}, "a value is missing or of the wrong kind"),
+    ],
+)
+def test_a_configuration_that_asks_for_more_is_refused_with_what_there_is(
+    folder: Path, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match="config") as error:
+        LVLM.from_pretrained(configured(folder, **changes))
+    assert said in str(error.value)
+    assert str(folder / "config.json") in str(error.value)
+
+
+def test_a_folder_that_is_none_or_holds_no_weights_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"config\.json: cannot be read: No such file or directory"):
+        LVLM.from_pretrained(tmp_path / "nowhere")
+    for file in folder.glob("model*"):
+        file.unlink()
+    with pytest.raises(ValueError, match=r"holds neither model\.safetensors nor model\.safetensors\.index\.json"):
+        LVLM.from_pretrained(folder)
+    (folder / "model.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(ValueError, match="cannot be read as safetensors"):
+        LVLM.from_pretrained(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="is no JSON"):
+        LVLM.from_pretrained(folder)
+
+
+def test_a_shard_that_is_gone_is_named(folder: Path) -> None:
+    gone = sorted(folder.glob("model-*"))[1]
+    gone.unlink()
+    with pytest.raises(ValueError, match=gone.name):
+        LVLM.from_pretrained(folder)
