@@ -170,7 +170,9 @@ def new(
 
     for path in scaffold(opened(root), id_, family=family, acts_at=acts_at, paper=paper, name=name):
         typer.echo(f"wrote {path}")
-    typer.echo(f"next: fill in what `lvlm-atlas check` names, then `lvlm-atlas smoke {id_}`")
+    typer.echo(
+        f"next: fill in what `lvlm-atlas check` names, then `lvlm-atlas smoke {id_}` and `lvlm-atlas verify {id_}`"
+    )
 
 
 @app.command(rich_help_panel=BROWSE)
