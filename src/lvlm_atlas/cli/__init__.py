@@ -8,6 +8,8 @@ import sys
 
 def main() -> None:
     """Run `lvlm-atlas`. Exit codes: 0 done, 1 faults or an empty answer, 2 bad usage, 130 interrupted."""
+    # Our records use no plugin of pydantic's, and looking for some in every installed package takes its time.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     from lvlm_atlas.cli.app import app
     from lvlm_atlas.fault import AtlasError
 

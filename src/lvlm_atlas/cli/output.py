@@ -23,7 +23,7 @@ Row = Mapping[str, Any]
 def console() -> Console:
     """Standard output; plain and unwrapped where it is no terminal."""
     width = None if sys.stdout.isatty() else max(Console().width, 100)
-    return Console(soft_wrap=False, highlight=False, width=width)
+    return Console(soft_wrap=False, highlight=False, markup=False, emoji=False, width=width)
 
 
 def print_rows(rows: Sequence[Row], columns: Sequence[str], listing: Listing) -> None:

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.fault import AtlasError
-from lvlm_atlas.graph.answer import Answer
 from lvlm_atlas.graph.edges import Edge, interactions
-from lvlm_atlas.graph.field_table import field_named
 from lvlm_atlas.graph.relations import relation_named
 from lvlm_atlas.graph.verdict import Verdict, verdict
 from lvlm_atlas.schema.technique import Technique
 
 if TYPE_CHECKING:
     import networkx as nx
+
+    from lvlm_atlas.graph.answer import Answer
 
 # networkx takes 0.2 s to import and lark 0.1 s; what a caller does not use is not imported.
 # ruff: noqa: PLC0415
@@ -70,6 +70,8 @@ class KnowledgeBase:
         Raises:
             AtlasError: there is no such field, or the field has no such value.
         """
+        from lvlm_atlas.graph.field_table import field_named
+
         found = list(self.atlas.techniques.values())
         for name, given in conditions.items():
             field = field_named(name)
