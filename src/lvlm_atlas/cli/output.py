@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 import typer
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 
 from lvlm_atlas.cli.options import Listing
@@ -20,10 +21,18 @@ Row = Mapping[str, Any]
 """A row: values by column. A row has an `id`."""
 
 
-def console() -> Console:
-    """Standard output; plain and unwrapped where it is no terminal."""
-    width = None if sys.stdout.isatty() else max(Console().width, 100)
-    return Console(soft_wrap=False, highlight=False, markup=False, emoji=False, width=width)
+def show(renderable: RenderableType) -> None:
+    """Print for people: at the terminal's width, or, where output is no terminal, plain and without trailing blanks."""
+    if sys.stdout.isatty():
+        _console(sys.stdout, None).print(renderable)
+        return
+    text = io.StringIO()
+    _console(text, None if "COLUMNS" in os.environ else 100).print(renderable)
+    typer.echo("\n".join(line.rstrip() for line in text.getvalue().splitlines()))
+
+
+def _console(file: TextIO, width: int | None) -> Console:
+    return Console(file=file, soft_wrap=False, highlight=False, markup=False, emoji=False, width=width)
 
 
 def print_rows(rows: Sequence[Row], columns: Sequence[str], listing: Listing) -> None:
@@ -63,7 +72,7 @@ def _table(rows: Sequence[Row], columns: Sequence[str]) -> None:
         )
     for row in rows:
         table.add_row(*(_cell(row[name]) for name in columns))
-    console().print(table)
+    show(table)
 
 
 def _cell(value: object) -> str:

@@ -15,7 +15,7 @@ from lvlm_atlas.graph.knowledge import KnowledgeBase
 from lvlm_atlas.graph.relations import reading
 from lvlm_atlas.schema.effect import Effect
 from lvlm_atlas.schema.formula import as_text, change, cost, layers
-from lvlm_atlas.schema.technique import Parameter, Technique
+from lvlm_atlas.schema.technique import Parameter, Setting, Technique
 
 
 def sheet(atlas: KnowledgeBase, technique: Technique) -> Group:
@@ -79,13 +79,18 @@ def _parameters(technique: Technique) -> Table:
     for column in ("name", "symbol", "default", "legal", "meaning"):
         table.add_column(column, overflow="fold")
     for name, parameter in technique.parameters.items():
-        table.add_row(name, parameter.symbol or "", str(parameter.default), _legal(parameter), parameter.doc)
+        table.add_row(name, parameter.symbol or "", _value(parameter.default), _legal(parameter), parameter.doc)
     return table
 
 
 def _effect(effect: Effect) -> str:
     where = layers(effect)
     return as_text((f"{effect.quantity} ", *change(effect), *((" ", *where) if where else ())))
+
+
+def _value(value: Setting) -> str:
+    """A value as YAML writes it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _legal(parameter: Parameter) -> str:
