@@ -7,8 +7,10 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -69,6 +71,22 @@ def test_a_sheet_says_what_its_entry_says(run, id_: str) -> None:
 
 def test_a_name_an_alias_and_another_spelling_show_the_same(run) -> None:
     assert run("show", "fastv").out == run("show", "FastV").out == run("show", "fast-v").out
+
+
+def test_a_former_id_is_followed_and_a_split_one_names_its_heirs(run, checkout: Path, tmp_path: Path) -> None:
+    for name in ("taxonomy", "catalog"):
+        shutil.copytree(checkout / name, tmp_path / name)
+    shutil.copy(checkout / "papers.bib", tmp_path)
+    folder = tmp_path / "catalog/techniques/decoding/speculative-decoding"
+    (folder / "drafting.yaml").write_text("id: drafting\nmoved: speculative-sampling\n")
+    (folder / "speculation.yaml").write_text("id: speculation\nsplit: [speculative-sampling, specvlm-ji]\n")
+    for command in ("show", "graph"):
+        followed, direct = (run(command, id_, "--root", tmp_path) for id_ in ("drafting", "speculative-sampling"))
+        assert followed.out == direct.out
+        assert "drafting is now speculative-sampling" in followed.err
+        split = run(command, "speculation", "--root", tmp_path)
+        assert (split.code, "was split into speculative-sampling, specvlm-ji" in split.err) == (2, True)
+    assert "drafting" not in run("list", "--root", tmp_path, "-f", "ids").out.split()
 
 
 def test_json_of_a_sheet_is_the_entry(run) -> None:

@@ -21,21 +21,26 @@ WORDS = [
 SIDE, PATCH = 56, 7
 
 
+def tokenizer_of(words: list[str], special: list[str]) -> Any:
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    plain = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
+    plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=plain, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>",
+        additional_special_tokens=special,
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny published LLaVA with its tokenizer and processor."""
     transformers = pytest.importorskip("transformers")
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     folder = tmp_path_factory.mktemp("checkpoint")
-    words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=words, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>",
-        additional_special_tokens=["<image>"],
-    )  # fmt: skip
+    tokenizer = tokenizer_of(WORDS, ["<image>"])
     config = transformers.LlavaConfig(
         vision_config=transformers.CLIPVisionConfig(
             hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, image_size=SIDE,
@@ -56,6 +61,37 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels, tokenizer, patch_size=PATCH, vision_feature_select_strategy="default", num_additional_image_tokens=1
         ).save_pretrained(folder)
         transformers.LlavaForConditionalGeneration(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny published Qwen2.5-VL with its tokenizer and processor."""
+    transformers = pytest.importorskip("transformers")
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    folder = tmp_path_factory.mktemp("qwen")
+    words = [*WORDS, "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"]
+    config = transformers.Qwen2_5_VLConfig(
+        vision_config={
+            "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 4, "patch_size": 4, "window_size": 16,
+            "out_hidden_size": 48, "fullatt_block_indexes": [1],
+        },
+        text_config={
+            "vocab_size": len(words), "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 4,
+            "num_attention_heads": 3, "num_key_value_heads": 1, "bos_token_id": None, "eos_token_id": None,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]},
+        },
+        image_token_id=words.index("<|image_pad|>"),
+        video_token_id=words.index("<|video_pad|>"),
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tokenizer_of(words, words[-4:]).save_pretrained(folder)
+        Qwen2VLImageProcessorPil(patch_size=4, size={"shortest_edge": 64, "longest_edge": 64 * 40}).save_pretrained(
+            folder
+        )
+        transformers.Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
     return folder
 
 
@@ -186,3 +222,25 @@ def test_without_the_extra_it_says_what_to_install(
     assert got.code == 2
     assert "pip install 'lvlm-atlas[transformers]'" in got.err
     assert got.err.count("\n") == 1
+
+
+def test_qwen_answers_with_a_stack_and_refuses_what_breaks_its_grid(run: Any, qwen: Path, image: Path) -> None:
+    said = run(*ask(qwen, image, "--image", image, "--stack", "fastv", "-f", "json"))
+    assert said.code == 0, said.err
+    got = rows(said)
+    tokens = int(got["vision tokens"]["without"])
+    assert tokens > 0
+    assert tokens % 2 == 0
+    assert got["tokens per LLM layer"]["with"] == f"{tokens + 3} x 2, {tokens // 2 + 3} x 2"
+    refused = run(*ask(qwen, image, "--stack", "tome"))
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "ToMe leaves" in refused.err
+
+
+def test_images_of_two_sizes_for_qwen_are_one_line(run: Any, qwen: Path, image: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (30, 90)).save(tmp_path / "tall.png")
+    got = run(*ask(qwen, image, "--image", tmp_path / "tall.png"))
+    assert (got.code, got.err.count("\n")) == (2, 1)
+    assert "must be of one size for this model" in got.err

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lvlm_atlas.cli.options import Device, Dtype, Format, Listing, Root, opened, root_of
+from lvlm_atlas.cli.options import Device, Dtype, Format, Listing, Root, named, opened, root_of
 
 app = typer.Typer(
     name="lvlm-atlas",
@@ -68,7 +68,7 @@ def show(
 ) -> None:
     """Show a technique: what its page says."""
     atlas = opened(root)
-    technique = atlas.technique(id_)
+    technique = named(atlas, id_)
     if json_:
         import json
 
@@ -132,7 +132,8 @@ def graph(
     from lvlm_atlas.cli.rows import neighbour_row
     from lvlm_atlas.graph.neighbourhood import neighbourhood
 
-    rows = [neighbour_row(neighbour) for neighbour in neighbourhood(opened(root), id_, depth)]
+    atlas = opened(root)
+    rows = [neighbour_row(neighbour) for neighbour in neighbourhood(atlas, named(atlas, id_).id, depth)]
     print_rows(rows, ("relation", "evidence", "reason", "source"), format_)
     if not rows:
         typer.echo(f"no interaction of {id_} is known; that does not mean that it is compatible with all", err=True)

@@ -12,6 +12,7 @@ from lvlm_atlas.fault import AtlasError
 
 if TYPE_CHECKING:
     from lvlm_atlas.graph.knowledge import KnowledgeBase
+    from lvlm_atlas.schema.technique import Technique
 
 Root = Annotated[
     Path | None,
@@ -73,3 +74,15 @@ def opened(root: Path | None) -> KnowledgeBase:
     from lvlm_atlas import load
 
     return load(root_of(root))
+
+
+def named(atlas: KnowledgeBase, id_: str) -> Technique:
+    """The technique that is meant; a former id is followed, and that is said on standard error.
+
+    Raises:
+        AtlasError: there is none of that id, or it was split.
+    """
+    technique = atlas.technique(id_)
+    if id_ in atlas.atlas.redirects:
+        typer.echo(f"{id_} is now {technique.id}", err=True)
+    return technique
