@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-IMAGE = 95
-"""Placeholder of the small models."""
+IMAGE, VIDEO = 95, 94
+"""Placeholders of the small models."""
 
 
 @pytest.fixture(scope="session")
@@ -60,6 +60,49 @@ def llava(transformers: Any) -> Callable[..., nn.Module]:
             **top,
         )
         return shaken(transformers.LlavaForConditionalGeneration(config), seed)
+
+    return make
+
+
+@pytest.fixture
+def qwen(transformers: Any) -> Callable[..., nn.Module]:
+    """A small `Qwen2_5_VLForConditionalGeneration`; keywords go to its configurations."""
+
+    def make(
+        vision: dict[str, Any] | None = None, text: dict[str, Any] | None = None, seed: int = 0, **top: Any
+    ) -> nn.Module:
+        config = transformers.Qwen2_5_VLConfig(
+            vision_config={
+                "depth": 4,
+                "hidden_size": 32,
+                "intermediate_size": 48,
+                "num_heads": 4,
+                "patch_size": 4,
+                "window_size": 16,
+                "out_hidden_size": 48,
+                "fullatt_block_indexes": [1, 3],
+                "tokens_per_second": 2,
+            }
+            | (vision or {}),
+            text_config={
+                "vocab_size": 96,
+                "hidden_size": 48,
+                "intermediate_size": 80,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 3,
+                "num_key_value_heads": 1,
+                "bos_token_id": None,
+                "eos_token_id": None,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]},
+            }
+            | (text or {}),
+            image_token_id=IMAGE,
+            video_token_id=VIDEO,
+            vision_start_token_id=92,
+            vision_end_token_id=93,
+            **top,
+        )
+        return shaken(transformers.Qwen2_5_VLForConditionalGeneration(config), seed)
 
     return make
 

@@ -109,7 +109,7 @@ def test_a_published_configuration_may_leave_defaults_out(tmp_path: Path) -> Non
         },
     }
     (tmp_path / "config.json").write_text(json.dumps(raw))
-    from lvlm_atlas.reference.lvlm.config import PRESETS
+    from lvlm_atlas.reference.lvlm.presets import PRESETS
 
     assert read_config(tmp_path) == PRESETS["llava-1.5-7b"]
 
@@ -129,14 +129,6 @@ def test_a_tied_head_is_one_tensor(llava: Any, save: Any, tmp_path: Path) -> Non
     folder = save(llava(text={"tie_word_embeddings": True}, tie_word_embeddings=True), tmp_path)
     lvlm = LVLM.from_pretrained(folder)
     assert lvlm.language_model.lm_head.weight is lvlm.language_model.model.embed_tokens.weight
-
-
-def drop(*names: str) -> Callable[[dict[str, torch.Tensor]], None]:
-    def change(tensors: dict[str, torch.Tensor]) -> None:
-        for name in names:
-            del tensors[name]
-
-    return change
 
 
 def test_missing_and_unexpected_tensors_are_one_error(rewritten: Any) -> None:
@@ -166,7 +158,7 @@ def test_a_tensor_of_another_shape_is_named_with_both_shapes(rewritten: Any) -> 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model_type": "blip"}, "model_type 'blip' is not supported; supported: llava"),
+        ({"model_type": "blip"}, "model_type 'blip' is not supported; supported: llava, qwen2_5_vl"),
         ({"text_config__model_type": "mistral"}, "model_type 'mistral' is not supported; supported: llama"),
         ({"vision_config__hidden_act": "mish"}, "hidden_act 'mish' is not supported; supported: quick_gelu, gelu"),
         ({"text_config__rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "rope_type 'linear' is not"),
@@ -198,8 +190,122 @@ def test_a_folder_that_is_none_or_holds_no_weights_is_refused(folder: Path, tmp_
         LVLM.from_pretrained(folder)
 
 
+def test_one_shard_is_open_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import safetensors
+
+    class Counted:
+        now = most = opened = 0
+
+        def __init__(self, *arguments: Any, **more: Any) -> None:
+            self.file = safe_open(*arguments, **more)
+
+        def __enter__(self) -> Any:
+            Counted.now, Counted.opened = Counted.now + 1, Counted.opened + 1
+            Counted.most = max(Counted.most, Counted.now)
+            return self.file.__enter__()
+
+        def __exit__(self, *error: Any) -> Any:
+            Counted.now -= 1
+            return self.file.__exit__(*error)
+
+    safe_open = safetensors.safe_open
+    monkeypatch.setattr(safetensors, "safe_open", Counted)
+    LVLM.from_pretrained(folder)
+    assert (Counted.now, Counted.most) == (0, 1)
+    assert Counted.opened == len(list(folder.glob("model-*"))) > 5
+
+
 def test_a_shard_that_is_gone_is_named(folder: Path) -> None:
     gone = sorted(folder.glob("model-*"))[1]
     gone.unlink()
     with pytest.raises(ValueError, match=gone.name):
         LVLM.from_pretrained(folder)
+
+
+def test_qwen_loads_in_both_spellings_and_from_an_older_configuration(qwen: Any, save: Any, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = save(qwen(), tmp_path)
+    first = LVLM.from_pretrained(folder)
+    spelling = {
+        "visual.": "model.visual.",
+        "model.": "model.language_model.",
+        "lm_head.": "lm_head.",
+    }
+    tensors = load_file(folder / "model.safetensors")
+    renamed(spelling)(tensors)
+    assert any(name.startswith("model.visual.merger.") for name in tensors)
+    save_file(tensors, folder / "model.safetensors")
+    assert same(first, LVLM.from_pretrained(folder))
+
+    raw = json.loads((folder / "config.json").read_text())
+    rope = raw["text_config"].pop("rope_parameters")
+    raw |= {key: value for key, value in raw.pop("text_config").items() if key != "model_type"}
+    raw |= {
+        "rope_theta": rope["rope_theta"],
+        "rope_scaling": {"type": "mrope", "mrope_section": rope["mrope_section"]},
+    }
+    raw["vision_config"]["in_chans"] = raw["vision_config"].pop("in_channels")
+    del raw["vision_config"]["rope_parameters"]
+    (folder / "config.json").write_text(json.dumps(raw))
+    assert read_config(folder) == first.config
+
+
+def test_a_published_qwen_configuration_is_read(tmp_path: Path) -> None:
+    """As Qwen/Qwen2.5-VL-7B-Instruct has it."""
+    raw = {
+        "model_type": "qwen2_5_vl",
+        "eos_token_id": 151645,
+        "hidden_act": "silu",
+        "hidden_size": 3584,
+        "image_token_id": 151655,
+        "intermediate_size": 18944,
+        "max_window_layers": 28,
+        "num_attention_heads": 28,
+        "num_hidden_layers": 28,
+        "num_key_value_heads": 4,
+        "rms_norm_eps": 1e-06,
+        "rope_theta": 1000000.0,
+        "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+        "sliding_window": 32768,
+        "tie_word_embeddings": False,
+        "use_sliding_window": False,
+        "video_token_id": 151656,
+        "vision_config": {
+            "depth": 32,
+            "hidden_act": "silu",
+            "hidden_size": 1280,
+            "intermediate_size": 3420,
+            "num_heads": 16,
+            "in_chans": 3,
+            "out_hidden_size": 3584,
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+            "spatial_patch_size": 14,
+            "window_size": 112,
+            "fullatt_block_indexes": [7, 15, 23, 31],
+            "tokens_per_second": 2,
+            "temporal_patch_size": 2,
+        },
+        "vocab_size": 152064,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [151645, 151643]}')
+    from lvlm_atlas.reference.lvlm.presets import PRESETS
+
+    assert read_config(tmp_path) == PRESETS["qwen2.5-vl-7b"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"text_config__use_sliding_window": True}, "use_sliding_window True is not supported; supported: False"),
+        ({"vision_config__out_hidden_size": 47}, "out_hidden_size 47 is not supported; supported: 48"),
+        ({"vision_config__in_channels": 1}, "in_channels 1 is not supported; supported: 3"),
+    ],
+)
+def test_a_qwen_that_asks_for_more_is_refused(
+    qwen: Any, save: Any, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        LVLM.from_pretrained(configured(save(qwen(), tmp_path), **changes))

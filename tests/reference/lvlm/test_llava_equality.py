@@ -63,6 +63,11 @@ def inputs(lvlm: LVLM, images: int, batch: int) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "pixel_values": pixels}
 
 
+def one_placeholder_a_frame(ids_N: Tensor) -> Tensor:
+    repeated = (ids_N == IMAGE) & (ids_N.roll(1) == IMAGE)
+    return ids_N[~repeated]
+
+
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("images", [1, 3])
 def test_prefill_and_greedy_answers_are_those_of_the_published_class(
@@ -83,7 +88,7 @@ def test_a_run_without_techniques_decodes_the_same(pair: tuple[Any, LVLM], greed
     processed = inputs(ours, 3, 1)
     request = Request(
         frames_F3HW=processed["pixel_values"],
-        prompt_N=ours.dialect.collapse(processed["input_ids"][0]),
+        prompt_N=one_placeholder_a_frame(processed["input_ids"][0]),
         image_token_id=IMAGE,
         max_new_tokens=STEPS,
     )

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lvlm_atlas.reference.lvlm import LVLM
-from lvlm_atlas.reference.lvlm.config import PRESETS
+from lvlm_atlas.reference.lvlm.presets import PRESETS
 from lvlm_atlas.reference.lvlm.weights import DRAWN_ON_DEVICE, fill
 
 
@@ -21,6 +21,17 @@ def test_llava_has_the_parameters_of_the_published_model() -> None:
     assert numbers(lvlm.dialect.adapter) == 20_979_712
     # Vicuna's, and the 64 rows by which the published folder pads embedding and head.
     assert numbers(lvlm.language_model) == 6_738_415_616 + 2 * 64 * 4096
+
+
+@pytest.mark.parametrize(
+    ("preset", "adapter", "decoder"),
+    [("qwen2.5-vl-3b", 36_708_608, 3_085_938_688), ("qwen2.5-vl-7b", 44_574_464, 7_615_616_512)],
+)
+def test_qwen_has_the_parameters_of_the_published_models(preset: str, adapter: int, decoder: int) -> None:
+    lvlm = LVLM.empty(PRESETS[preset])
+    assert numbers(lvlm.dialect.vision_tower) == 631_975_680
+    assert numbers(lvlm.dialect.adapter) == adapter
+    assert numbers(lvlm.language_model) == decoder
 
 
 @pytest.mark.parametrize("preset", PRESETS)

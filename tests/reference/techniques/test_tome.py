@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lvlm_atlas.reference.lvlm import LVLM, random_request
 from lvlm_atlas.reference.lvlm.attention import Probe
-from lvlm_atlas.reference.lvlm.config import PRESETS
+from lvlm_atlas.reference.lvlm.presets import PRESETS
 from lvlm_atlas.reference.lvlm.states import Patches
 from lvlm_atlas.reference.lvlm.vision import Attention
 from lvlm_atlas.reference.techniques.tome import (

@@ -13,10 +13,27 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def rotate(x_BHNd: Tensor, position_BN: Tensor, theta: float, sections: Sequence[int] = ()) -> Tensor:
+def turn(x_BHNd: Tensor, angle_BNd: Tensor) -> Tensor:
     """Rotary position embedding, halves convention: (x1, x2) → (x1 cos − x2 sin, x2 cos + x1 sin).
 
-    Angles are position · theta^(−2i/d), computed in float32.
+    Args:
+        x_BHNd: queries or keys.
+        angle_BNd: d/2 angles of each token, float32; B may be 1.
+    """
+    cos_B1Nd, sin_B1Nd = (f(angle_BNd)[:, None].to(x_BHNd.dtype) for f in (torch.cos, torch.sin))
+    first, second = x_BHNd.chunk(2, dim=-1)
+    return torch.cat([first * cos_B1Nd - second * sin_B1Nd, second * cos_B1Nd + first * sin_B1Nd], dim=-1)
+
+
+def frequencies(d: int, theta: float, device: torch.device) -> Tensor:
+    """theta^(−2i/d) for i = 0 … d/2 − 1, float32."""
+    exponent_d = torch.arange(0, d, 2, device=device, dtype=torch.float32) / d
+    frequency_d: Tensor = theta**-exponent_d
+    return frequency_d
+
+
+def rotate(x_BHNd: Tensor, position_BN: Tensor, theta: float, sections: Sequence[int] = ()) -> Tensor:
+    """`turn` by angles position · theta^(−2i/d).
 
     Args:
         x_BHNd: queries or keys.
@@ -26,15 +43,11 @@ def rotate(x_BHNd: Tensor, position_BN: Tensor, theta: float, sections: Sequence
             Empty means that all follow the first.
     """
     d = x_BHNd.shape[-1]
-    exponent_d = torch.arange(0, d, 2, device=x_BHNd.device, dtype=torch.float32) / d
     on_axis_BNd = position_BN[..., None]
     if position_BN.dim() == 3:
         axis_d = [axis for axis, width in enumerate(sections or (d // 2,)) for _ in range(width)]
         on_axis_BNd = position_BN[..., axis_d]
-    angle_BNd = on_axis_BNd.float() * theta**-exponent_d
-    cos_B1Nd, sin_B1Nd = (f(angle_BNd)[:, None].to(x_BHNd.dtype) for f in (torch.cos, torch.sin))
-    first, second = x_BHNd.chunk(2, dim=-1)
-    return torch.cat([first * cos_B1Nd - second * sin_B1Nd, second * cos_B1Nd + first * sin_B1Nd], dim=-1)
+    return turn(x_BHNd, on_axis_BNd.float() * frequencies(d, theta, x_BHNd.device))
 
 
 def share_heads(x_BGSd: Tensor, heads: int) -> Tensor:
@@ -89,6 +102,8 @@ class Probe:
     """Told how many score entries a read computes."""
     bias_BN: Tensor | None = None
     """Added to the logits of each key, as in the layer itself."""
+    window_N: Tensor | None = None
+    """A token sees those of its own window alone; None means that there is one."""
     replayed: tuple[Callable[[Tensor], Tensor], ...] = ()
 
     def rows(self, index: slice = slice(None)) -> Tensor:
@@ -107,6 +122,10 @@ class Probe:
             later_RN = torch.arange(length, device=row_R.device)[None, :] > row_R[:, None]
             logit_BHRN = logit_BHRN.masked_fill(later_RN, float("-inf"))
             visible = int((row_R + 1).sum())
+        if self.window_N is not None:
+            elsewhere_RN = self.window_N[None, :] != self.window_N[row_R, None]
+            logit_BHRN = logit_BHRN.masked_fill(elsewhere_RN, float("-inf"))
+            visible = int((~elsewhere_RN).sum())
         self.on_read(visible * heads * self.query_BHNd.shape[0])
         weight_BHRN: Tensor = logit_BHRN.softmax(dim=-1)
         for replay in self.replayed:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lvlm_atlas.reference.lvlm.config import LVLMConfig
+from lvlm_atlas.reference.lvlm.config import Config
 from lvlm_atlas.reference.lvlm.formats import FORMATS, Format, end_tokens
 from lvlm_atlas.reference.lvlm.weights import assign
 
@@ -26,7 +26,7 @@ SHOWN = 5
 """Names that an error lists."""
 
 
-def read_config(folder: Path) -> LVLMConfig:
+def read_config(folder: Path) -> Config:
     """The shapes that a folder's config.json and, for the end tokens, generation_config.json state.
 
     Raises:

@@ -22,6 +22,11 @@ class VisionConfig:
     """A name in `ACTIVATIONS`."""
 
     @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of a frame, pixels."""
+        return (self.image_size, self.image_size)
+
+    @property
     def patches(self) -> int:
         """Patches of an image: (image_size / patch_size)²."""
         return (self.image_size // self.patch_size) ** 2
@@ -85,65 +90,73 @@ class LVLMConfig:
         states = self.vision.num_hidden_layers + 1
         return self.vision_feature_layer % states
 
+    @property
+    def placeholders(self) -> tuple[int, ...]:
+        """Tokens that a request may mark its frames with; the first is the usual one."""
+        return (self.image_token_id,)
 
-PRESETS = {
-    "tiny": LVLMConfig(
-        vision=VisionConfig(
-            image_size=56,
-            patch_size=7,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-        ),
-        text=TextConfig(
-            vocab_size=128,
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-        ),
-        image_token_id=127,
-    ),
-    "tiny-mha": LVLMConfig(
-        vision=VisionConfig(
-            image_size=42,
-            patch_size=7,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-        ),
-        text=TextConfig(
-            vocab_size=128,
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            num_key_value_heads=4,
-        ),
-        image_token_id=127,
-    ),
-    "llava-1.5-7b": LVLMConfig(
-        vision=VisionConfig(
-            image_size=336,
-            patch_size=14,
-            hidden_size=1024,
-            intermediate_size=4096,
-            num_hidden_layers=24,
-            num_attention_heads=16,
-        ),
-        text=TextConfig(
-            vocab_size=32_064,
-            hidden_size=4096,
-            intermediate_size=11_008,
-            num_hidden_layers=32,
-            num_attention_heads=32,
-            num_key_value_heads=32,
-        ),
-        image_token_id=32_000,
-        eos_token_ids=(2,),
-    ),
-}
-"""Configurations by name; weights are random. Those called tiny are for tests, the others have published shapes."""
+
+@dataclass(frozen=True, kw_only=True)
+class WindowVisionConfig:
+    """Qwen2.5-VL's vision transformer: windows, some layers with full attention, native resolution."""
+
+    patch_size: int = 14
+    """Side of a patch, pixels."""
+    temporal_patch_size: int = 2
+    """Frames of a temporal patch; a still is repeated to fill one."""
+    spatial_merge_size: int = 2
+    """Side of the square of patches that become one token."""
+    window_size: int = 112
+    """Side of an attention window, pixels."""
+    full_attention_layers: tuple[int, ...] = (7, 15, 23, 31)
+    """Layers whose patches attend to all of their temporal patch."""
+    hidden_size: int = 1280
+    intermediate_size: int = 3420
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 16
+    hidden_act: str = "silu"
+    """A name in `ACTIVATIONS`."""
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10_000.0
+    frame_size: tuple[int, int] = (336, 448)
+    """Height and width of the frames of a random request, pixels; the tower takes others too."""
+
+    @property
+    def patches(self) -> int:
+        """Patches of a frame of that size."""
+        return self.frame_size[0] // self.patch_size * (self.frame_size[1] // self.patch_size)
+
+    @property
+    def factor(self) -> int:
+        """Side of the square of pixels that becomes one token."""
+        return self.patch_size * self.spatial_merge_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowLVLMConfig:
+    """An LVLM in the Qwen2.5-VL dialect."""
+
+    vision: WindowVisionConfig
+    text: TextConfig
+    image_token_id: int = 151_655
+    """Placeholder of stills, one for each."""
+    video_token_id: int = 151_656
+    """Placeholder of a video's frames, one for each."""
+    tokens_per_second: int = 2
+    """Temporal position ids of a second of video."""
+    eos_token_ids: tuple[int, ...] = ()
+    """Tokens that end the answer; none means that only the limit ends it."""
+
+    @property
+    def encoder_layers(self) -> int:
+        """Encoder layers that run: all."""
+        return self.vision.num_hidden_layers
+
+    @property
+    def placeholders(self) -> tuple[int, ...]:
+        """Tokens that a request may mark its frames with; the first is the usual one: frames are a video's."""
+        return (self.video_token_id, self.image_token_id)
+
+
+Config = LVLMConfig | WindowLVLMConfig
+"""A configuration in one of the dialects."""

@@ -18,10 +18,10 @@ from lvlm_atlas.reference.lvlm.config import TextConfig
 class RmsNorm(nn.Module):
     """x / rms(x) · weight, the mean taken in float32."""
 
-    def __init__(self, config: TextConfig) -> None:
+    def __init__(self, width: int, eps: float) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(config.hidden_size))
-        self.eps = config.rms_norm_eps
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, D) → (…, D)."""
@@ -55,12 +55,12 @@ class Attention(nn.Module):
 class Mlp(nn.Module):
     """Gated: down(act(gate(x)) · up(x)); SwiGLU where act is silu."""
 
-    def __init__(self, config: TextConfig) -> None:
+    def __init__(self, width: int, inner: int, act: str, *, bias: bool) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
-        self.act = ACTIVATIONS[config.hidden_act]
+        self.gate_proj = nn.Linear(width, inner, bias=bias)
+        self.up_proj = nn.Linear(width, inner, bias=bias)
+        self.down_proj = nn.Linear(inner, width, bias=bias)
+        self.act = ACTIVATIONS[act]
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, D) → (…, D)."""
@@ -74,9 +74,9 @@ class Layer(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.self_attn = Attention(config)
-        self.mlp = Mlp(config)
-        self.input_layernorm = RmsNorm(config)
-        self.post_attention_layernorm = RmsNorm(config)
+        self.mlp = Mlp(config.hidden_size, config.intermediate_size, config.hidden_act, bias=config.mlp_bias)
+        self.input_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
 
     def project(self, x_BND: Tensor, position_BN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of the layer."""
@@ -96,7 +96,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
-        self.norm = RmsNorm(config)
+        self.norm = RmsNorm(config.hidden_size, config.rms_norm_eps)
 
 
 class LanguageModel(nn.Module):

@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from lvlm_atlas.reference.lvlm.activation import ACTIVATIONS
-from lvlm_atlas.reference.lvlm.config import LVLMConfig, TextConfig, VisionConfig
+from lvlm_atlas.reference.lvlm.config import (
+    Config,
+    LVLMConfig,
+    TextConfig,
+    VisionConfig,
+    WindowLVLMConfig,
+    WindowVisionConfig,
+)
 
 Json = Mapping[str, Any]
 
@@ -19,7 +26,7 @@ Json = Mapping[str, Any]
 class Format:
     """One `model_type`."""
 
-    config: Callable[[Json], LVLMConfig]
+    config: Callable[[Json], Config]
     """The model's shapes.
 
     Raises:
@@ -118,6 +125,50 @@ def llava_config(raw: Json) -> LVLMConfig:
     )
 
 
+def qwen_config(raw: Json) -> WindowLVLMConfig:
+    """See `Format.config`; older folders state the decoder beside the rest, not in `text_config`."""
+    vision, text = raw.get("vision_config") or {}, raw.get("text_config") or raw
+    only({"use_sliding_window": text.get("use_sliding_window")}, "use_sliding_window", False)
+    only({"in_channels": vision.get("in_channels", vision.get("in_chans"))}, "in_channels", 3)
+    said = rotary(text, 1_000_000.0, "mrope")
+    heads = text.get("num_attention_heads", 64)
+    config = WindowLVLMConfig(
+        vision=WindowVisionConfig(
+            patch_size=vision.get("patch_size", 14),
+            temporal_patch_size=vision.get("temporal_patch_size", 2),
+            spatial_merge_size=vision.get("spatial_merge_size", 2),
+            window_size=vision.get("window_size", 112),
+            full_attention_layers=tuple(vision.get("fullatt_block_indexes", (7, 15, 23, 31))),
+            hidden_size=vision.get("hidden_size", 3584),
+            intermediate_size=vision.get("intermediate_size", 3420),
+            num_hidden_layers=vision.get("depth", 32),
+            num_attention_heads=vision.get("num_heads", 16),
+            hidden_act=only(vision, "hidden_act", "silu", *ACTIVATIONS),
+            rope_theta=rotary(vision, 10_000.0, "axial")["rope_theta"],
+        ),
+        text=TextConfig(
+            vocab_size=text.get("vocab_size", 152_064),
+            hidden_size=text.get("hidden_size", 8192),
+            intermediate_size=text.get("intermediate_size", 29_568),
+            num_hidden_layers=text.get("num_hidden_layers", 80),
+            num_attention_heads=heads,
+            num_key_value_heads=text.get("num_key_value_heads", 8) or heads,
+            rms_norm_eps=text.get("rms_norm_eps", 1e-5),
+            rope_theta=said["rope_theta"],
+            rope_sections=tuple(said.get("mrope_section", (16, 24, 24))),
+            qkv_bias=True,
+            tie_word_embeddings=bool(raw.get("tie_word_embeddings") or text.get("tie_word_embeddings")),
+            hidden_act=only(text, "hidden_act", "silu", *ACTIVATIONS),
+        ),
+        image_token_id=raw.get("image_token_id", 151_655),
+        video_token_id=raw.get("video_token_id", 151_656),
+        tokens_per_second=vision.get("tokens_per_second", 4),
+        eos_token_ids=end_tokens(raw.get("eos_token_id"), text.get("eos_token_id", 151_645)),
+    )
+    only({"out_hidden_size": vision.get("out_hidden_size")}, "out_hidden_size", config.text.hidden_size)
+    return config
+
+
 _TOWER = "dialect.vision_tower.vision_model."
 
 FORMATS: dict[str, Format] = {
@@ -137,6 +188,19 @@ FORMATS: dict[str, Format] = {
             ("lm_head.", "language_model.lm_head."),
         ),
         ignored=(".position_ids", ".rotary_emb.inv_freq"),
+    ),
+    "qwen2_5_vl": Format(
+        config=qwen_config,
+        names=(
+            ("visual.merger.", "dialect.adapter."),
+            ("model.visual.merger.", "dialect.adapter."),
+            ("visual.", "dialect.vision_tower."),
+            ("model.visual.", "dialect.vision_tower."),
+            ("lm_head.", "language_model.lm_head."),
+            ("model.language_model.", "language_model.model."),
+            ("model.", "language_model.model."),
+        ),
+        ignored=(".inv_freq",),
     ),
 }
 """Formats by `model_type`."""

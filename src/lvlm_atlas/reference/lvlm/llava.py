@@ -15,7 +15,8 @@ from torch.nn import functional
 from lvlm_atlas.reference.lvlm.activation import ACTIVATIONS
 from lvlm_atlas.reference.lvlm.config import LVLMConfig
 from lvlm_atlas.reference.lvlm.points import Stack
-from lvlm_atlas.reference.lvlm.prompt import Prompt, places_in_text
+from lvlm_atlas.reference.lvlm.prompt import Clip, Prompt, Seen, expand, places_in_text, same_size
+from lvlm_atlas.reference.lvlm.request import Request
 from lvlm_atlas.reference.lvlm.states import Patches
 from lvlm_atlas.reference.lvlm.vision import VisionTower
 
@@ -44,23 +45,27 @@ class Llava(nn.Module):
         self.vision_tower = VisionTower(config)
         self.adapter = Projector(config)
 
-    def clips(self, pixel_values: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Frames (F, 3, H, W) of all images, which the tower takes at once.
-
-        Raises:
-            ValueError: the pixels have another shape.
-        """
+    def clips(self, pixel_values: Tensor | None = None) -> tuple[Clip, ...]:
+        """See `Dialect`: frames (F, 3, H, W) of all images at once."""
         if pixel_values is None:
             return ()
         side = self.config.vision.image_size
         if pixel_values.shape[1:] != (3, side, side):
             raise ValueError(f"pixel_values must be (F, 3, {side}, {side}), got {tuple(pixel_values.shape)}")
-        return (pixel_values,)
+        return (Clip(pixel_values),)
+
+    def stills(self, clips: Seq[Clip]) -> Tensor:
+        """See `Dialect`."""
+        return same_size([clip.frames_F3HW for clip in clips])
+
+    def clip(self, request: Request) -> Clip:
+        """See `Dialect`."""
+        return Clip(request.frames_F3HW)
 
     def patches(
         self, frames_F3HW: Tensor, stack: Stack, on_layer: Callable[[int], None], on_read: Callable[[int], None]
     ) -> Patches:
-        """What the tower makes of frames; those of another size are resized to its own."""
+        """See `Dialect`: frames of another size are resized to the tower's."""
         side = self.config.vision.image_size
         if frames_F3HW.shape[-2:] != (side, side):
             frames_F3HW = functional.interpolate(frames_F3HW, (side, side), mode="bicubic", antialias=True)
@@ -68,41 +73,23 @@ class Llava(nn.Module):
         return out
 
     def features(self, patches: Patches) -> Tensor:
-        """What the adapter gets (F, N, D_v): without the class token, unless the configuration keeps it."""
+        """See `Dialect`: without the class token, unless the configuration keeps it."""
         if self.config.vision_feature_select_strategy == "full":
             return patches.hidden_FND
         return patches.hidden_FND[:, patches.prefix :]
 
-    def expand(self, prompt_N: Tensor, vision: Seq[Tensor]) -> Tensor:
-        """Token ids (1, N) with each placeholder repeated for its frame's vision tokens.
+    def seen(self, tokens_TND: Tensor, patches: Patches, clip: Clip) -> Seen:  # noqa: ARG002
+        """See `Dialect`: positions do not depend on the patches."""
+        return Seen(tokens_TND)
 
-        Raises:
-            ValueError: the prompt has not one placeholder a frame.
-        """
-        is_image_N = prompt_N == self.config.image_token_id
-        placeholders, frames = int(is_image_N.sum()), sum(len(vision_FND) for vision_FND in vision)
-        if placeholders != frames:
-            raise ValueError(f"the prompt has {placeholders} image placeholders for {frames} frames; give one a frame")
-        repeat_N = torch.ones_like(prompt_N)
-        repeat_N[is_image_N] = torch.tensor([len(v) for vision_FND in vision for v in vision_FND], dtype=torch.long)
-        return prompt_N.repeat_interleave(repeat_N)[None]
+    def expand(self, request: Request, seen: Seen) -> Tensor:
+        """See `Dialect`."""
+        frames, tokens = seen.tokens_TND.shape[:2]
+        return expand(request.prompt_N, request.image_token_id, [tokens] * frames)
 
-    def collapse(self, ids_N: Tensor) -> Tensor:
-        """The inverse for the ids of a published processor: one placeholder a frame."""
-        is_image_N = ids_N == self.config.image_token_id
-        tokens = self.config.vision.patches + (self.config.vision_feature_select_strategy == "full")
-        first_N = (is_image_N.cumsum(0) - 1) % tokens == 0
-        return ids_N[~is_image_N | first_N]
-
-    def prompt(self, ids_BN: Tensor, real_BN: Tensor | None, vision: Seq[Tensor]) -> Prompt:
-        """The assembled prompt.
-
-        Args:
-            ids_BN: token ids, a placeholder a vision token.
-            real_BN: False where a token is padding.
-            vision: vision tokens (F, N, D) of each clip.
-        """
-        flat = [vision_FND.flatten(0, 1) for vision_FND in vision]
+    def prompt(self, ids_BN: Tensor, real_BN: Tensor | None, seen: Seq[Seen]) -> Prompt:
+        """See `Dialect`."""
+        flat = [each.tokens_TND.flatten(0, 1) for each in seen]
         vision_VD = torch.cat(flat) if flat else torch.empty(0)
         is_vision_BN = ids_BN == self.config.image_token_id
         return Prompt(ids_BN, is_vision_BN, vision_VD, places_in_text(ids_BN, real_BN), real_BN)

@@ -6,7 +6,6 @@ B batch, F frames, N tokens, M new tokens of a step, C vocabulary, D width.
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,23 @@ from torch import Tensor, nn
 
 from lvlm_atlas.reference.lvlm.answer import answer
 from lvlm_atlas.reference.lvlm.cache import Cache
-from lvlm_atlas.reference.lvlm.config import PRESETS, LVLMConfig
+from lvlm_atlas.reference.lvlm.config import Config, LVLMConfig, WindowLVLMConfig
 from lvlm_atlas.reference.lvlm.decoder import LanguageModel
+from lvlm_atlas.reference.lvlm.dialect import Dialect
 from lvlm_atlas.reference.lvlm.llava import Llava
-from lvlm_atlas.reference.lvlm.points import Adapt, EncoderOutput, LlmInput, Resize, SelectFrames, Stack
+from lvlm_atlas.reference.lvlm.points import (
+    Adapt,
+    EncoderOutput,
+    LlmInput,
+    Resize,
+    SelectFrames,
+    Stack,
+    needs_whole_grid,
+)
 from lvlm_atlas.reference.lvlm.prefill import Prefill, prefill
-from lvlm_atlas.reference.lvlm.prompt import real_tokens
+from lvlm_atlas.reference.lvlm.presets import PRESETS
+from lvlm_atlas.reference.lvlm.prompt import Clip, Seen, real_tokens
+from lvlm_atlas.reference.lvlm.qwen import QwenVL
 from lvlm_atlas.reference.lvlm.request import Request, Result
 from lvlm_atlas.reference.lvlm.states import Sequence
 from lvlm_atlas.reference.lvlm.step import advance
@@ -30,13 +40,22 @@ from lvlm_atlas.reference.lvlm.weights import fill
 __all__ = ["LVLM", "Prefill"]
 
 
+def dialect_of(config: Config) -> Dialect:
+    """The dialect that a configuration is written in."""
+    match config:
+        case LVLMConfig():
+            return Llava(config)
+        case WindowLVLMConfig():
+            return QwenVL(config)
+
+
 class LVLM(nn.Module):
     """Vision tower, adapter, decoder; techniques act at its extension points."""
 
-    def __init__(self, config: LVLMConfig) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.dialect = Llava(config)
+        self.dialect = dialect_of(config)
         self.language_model = LanguageModel(config.text)
 
     @classmethod
@@ -58,7 +77,7 @@ class LVLM(nn.Module):
         return fill(cls.empty(PRESETS[preset]), seed=seed, dtype=dtype, device=device)
 
     @classmethod
-    def empty(cls, config: LVLMConfig) -> LVLM:
+    def empty(cls, config: Config) -> LVLM:
         """A model of these shapes on the meta device: no memory, no weights."""
         with torch.device("meta"):
             return cls(config).eval()
@@ -149,25 +168,25 @@ class LVLM(nn.Module):
         trace.frames_in = len(index_K)
         for technique in stack.at(SelectFrames):
             chosen = technique.select_frames(request).cpu()
-            is_image = request.prompt_N == request.image_token_id
-            kept_N = ~is_image
-            kept_N[is_image.nonzero()[:, 0][chosen]] = True
-            request = replace(request, frames_F3HW=request.frames_F3HW[chosen], prompt_N=request.prompt_N[kept_N])
-            index_K = index_K[chosen]
+            request, index_K = request.keep_frames(chosen), index_K[chosen]
         trace.frames, trace.frame_index = len(index_K), index_K
         return request
 
-    def encode(self, frames_F3HW: Tensor, stack: Stack, trace: Trace) -> Tensor:
-        """Vision tokens (F, N, D) of each frame."""
-        frames_F3HW = frames_F3HW.to(self.device, self.dtype)
+    def encode(self, clip: Clip, stack: Stack, trace: Trace) -> Seen:
+        """What encoder and adapter make of a clip.
+
+        Raises:
+            StackError: a technique leaves what the model's adapter or positions cannot take.
+        """
+        frames_F3HW = clip.frames_F3HW.to(self.device, self.dtype)
         for resizing in stack.at(Resize):
             frames_F3HW = resizing.resize(frames_F3HW)
         patches = self.dialect.patches(frames_F3HW, stack, trace.encoder_tokens.append, trace.note_probe)
         for technique in stack.at(EncoderOutput):
-            patches = technique.encoder_output(patches)
-        hidden_FND, owner = self.dialect.features(patches), stack.owner(Adapt)
-        tokens: Tensor = owner.adapt(self, hidden_FND) if owner else self.dialect.adapter(hidden_FND)
-        return tokens
+            patches = needs_whole_grid(patches, technique.encoder_output(patches), technique)
+        hidden_TND, owner = self.dialect.features(patches), stack.owner(Adapt)
+        tokens: Tensor = owner.adapt(self, hidden_TND) if owner else self.dialect.adapter(hidden_TND)
+        return self.dialect.seen(tokens, patches, clip)
 
     def prepare(self, request: Request, stack: Stack, trace: Trace) -> Sequence:
         """The assembled prompt, techniques up to the LLM's input applied.
@@ -175,15 +194,15 @@ class LVLM(nn.Module):
         Raises:
             ValueError: the request's placeholder is not the model's, or there is not one a frame.
         """
-        if request.image_token_id != self.config.image_token_id:
+        if request.image_token_id not in self.config.placeholders:
             raise ValueError(
                 f"the request marks its frames with token {request.image_token_id}, the model with "
-                f"{self.config.image_token_id}; give the request the model's `image_token_id`"
+                f"{' or '.join(map(str, self.config.placeholders))}; give the request a placeholder of the model"
             )
         request = self.select(request, stack, trace)
-        vision = [self.encode(request.frames_F3HW, stack, trace)]
-        ids_1N = self.dialect.expand(request.prompt_N, vision)
-        sequence = self.dialect.prompt(ids_1N, None, vision).embed(self.language_model.model.embed_tokens)
+        seen = self.encode(self.dialect.clip(request), stack, trace)
+        prompt = self.dialect.prompt(self.dialect.expand(request, seen), None, [seen])
+        sequence = prompt.embed(self.language_model.model.embed_tokens)
         trace.vision_tokens = int(sequence.vision_BN.sum())
         trace.text_tokens = sequence.length - trace.vision_tokens
         for technique in stack.at(LlmInput):
@@ -205,6 +224,6 @@ class LVLM(nn.Module):
     def _read(self, input_ids: Tensor, attention_mask: Tensor | None, processed: dict[str, Tensor | None]) -> Prefill:
         """Prefill of what a processor returns, without techniques."""
         stack, trace = Stack(), Trace()
-        vision = [self.encode(clip, stack, trace) for clip in self.dialect.clips(**processed)]
-        prompt = self.dialect.prompt(input_ids, real_tokens(attention_mask), vision)
+        seen = [self.encode(clip, stack, trace) for clip in self.dialect.clips(**processed)]
+        prompt = self.dialect.prompt(input_ids, real_tokens(attention_mask), seen)
         return self.prefill(prompt.embed(self.language_model.model.embed_tokens), stack, trace)

@@ -193,5 +193,20 @@ class Stack:
         return next(self.at(point), None)
 
 
+def needs_whole_grid(before: Patches, after: Patches, technique: object) -> Patches:
+    """`after`, if no merger follows that joins neighbours of a grid or all patches are still there.
+
+    Raises:
+        StackError: patches are gone that the merger needs.
+    """
+    if before.grid is None or (after.grid == before.grid and after.hidden_FND.shape == before.hidden_FND.shape):
+        return after
+    raise StackError(
+        f"{_name(technique)} leaves {after.hidden_FND.shape[1]} of {before.hidden_FND.shape[1]} patches, but this "
+        f"model's merger joins neighbours of the whole {before.grid[0]} × {before.grid[1]} grid; leave it out on "
+        f"this model"
+    )
+
+
 def _name(technique: object) -> str:
     return type(technique).__name__

@@ -39,7 +39,8 @@ def prefill(model: LanguageModel, inputs: Sequence, stack: Stack, trace: Trace) 
     """Run the prompt through the decoder and fill the cache."""
     store_owner, loop = stack.owner(NewStore), stack.owner(BeginDecoding)
     layers, retained = len(model.model.layers), []
-    cache = Cache([], [], next_position=inputs.position_BN.flatten(1).amax(1) + 1, real_BN=inputs.real_BN)
+    last_BA = inputs.position_BN[:, -1].reshape(len(inputs.position_BN), -1)
+    cache = Cache([], [], next_position=last_BA.amax(1) + 1, real_BN=inputs.real_BN)
     sequence = inputs
     for index, layer in enumerate(model.layers):
         for technique in stack.at(LlmLayer):

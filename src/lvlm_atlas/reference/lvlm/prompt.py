@@ -1,16 +1,43 @@
-"""The assembled prompt: token ids with a place for each vision token, and how it becomes the decoder's input.
+"""From clips to the assembled prompt: what the encoder takes, what it gives, where it stands among the words.
 
-B batch, N tokens, V vision tokens of all rows, D width.
+B batch, F frames, T units that the encoder takes on their own (a frame, or a temporal patch), N tokens,
+V vision tokens of all rows, A axes of a position, D width.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from lvlm_atlas.reference.lvlm.states import Sequence
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Frames of one size, which the tower takes at once."""
+
+    frames_F3HW: Tensor
+    time_T: Tensor | None = None
+    """Of a video, when each temporal patch was: in temporal position ids, not yet whole. None: stills."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What encoder and adapter made of a clip."""
+
+    tokens_TND: Tensor
+    grid: tuple[int, int] | None = None
+    """Rows and columns of a unit's tokens, where positions tell them; else None."""
+    time_T: Tensor | None = None
+    """As in `Clip`."""
+
+    def apart(self) -> Iterator[Seen]:
+        """Each unit on its own: the stills of a clip."""
+        return (replace(self, tokens_TND=token_ND[None]) for token_ND in self.tokens_TND)
 
 
 @dataclass(frozen=True)
@@ -36,14 +63,33 @@ class Prompt:
         device = embed_tokens.weight.device
         places, tokens = int(self.vision_BN.sum()), len(self.vision_VD)
         if places != tokens:
-            raise ValueError(f"the prompt has places for {places} vision tokens, the encoder gave {tokens}")
+            raise places_error(places, tokens)
         vision_BN = self.vision_BN.to(device)
         hidden_BND = embed_tokens(self.ids_BN.to(device).masked_fill(vision_BN, 0))
         if tokens:
             hidden_BND = hidden_BND.index_put((vision_BN,), self.vision_VD.to(hidden_BND.dtype))
         place_BN = torch.arange(self.ids_BN.shape[1], device=device).expand(self.ids_BN.shape)
         real_BN = None if self.real_BN is None else self.real_BN.to(device)
-        return Sequence(hidden_BND, self.position_BN.to(device), vision_BN, place_BN, real_BN=real_BN)
+        position_BN = self.position_BN.to(device)
+        return Sequence(hidden_BND, position_BN, vision_BN, place_BN, real_BN=real_BN, origin_BN=position_BN)
+
+
+def same_size(frames: Seq[Tensor]) -> Tensor:
+    """Frames (F, 3, H, W) one after the other.
+
+    Raises:
+        ValueError: they differ in size.
+    """
+    sizes = {tuple(each.shape[-2:]) for each in frames}
+    if len(sizes) > 1:
+        said = ", ".join(f"{height} × {width}" for height, width in sorted(sizes))
+        raise ValueError(f"the images of a request must be of one size for this model, got {said} pixels; resize them")
+    return torch.cat(list(frames))
+
+
+def places_error(places: int, tokens: int) -> ValueError:
+    """The error of a prompt that does not fit its clips."""
+    return ValueError(f"the prompt has places for {places} vision tokens, the encoder gave {tokens}")
 
 
 def real_tokens(attention_mask: Tensor | None) -> Tensor | None:
@@ -58,3 +104,19 @@ def places_in_text(ids_BN: Tensor, real_BN: Tensor | None) -> Tensor:
     if real_BN is None:
         return torch.arange(ids_BN.shape[1], device=ids_BN.device).expand(ids_BN.shape)
     return (real_BN.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def expand(prompt_N: Tensor, placeholder: int, tokens_F: Seq[int]) -> Tensor:
+    """Token ids (1, N) with each placeholder repeated for its frame's vision tokens.
+
+    Raises:
+        ValueError: the prompt has not one placeholder a frame.
+    """
+    is_frame_N = prompt_N == placeholder
+    if int(is_frame_N.sum()) != len(tokens_F):
+        raise ValueError(
+            f"the prompt has {int(is_frame_N.sum())} image placeholders for {len(tokens_F)} frames; give one a frame"
+        )
+    repeat_N = torch.ones_like(prompt_N)
+    repeat_N[is_frame_N] = torch.tensor(tokens_F, dtype=prompt_N.dtype)
+    return prompt_N.repeat_interleave(repeat_N)[None]

@@ -29,6 +29,8 @@ class Patches:
     """Keys of the last layer that ran, for the tokens here."""
     size_FN: Tensor | None = None
     """How many patches each token stands for; None means one each."""
+    grid: tuple[int, int] | None = None
+    """Rows and columns of the patches where a merger joins neighbours, so that all must be there; else None."""
     proportional: bool = True
     """Whether a token that stands for s patches counts s times in attention: log s is added to its logits."""
 
@@ -48,6 +50,8 @@ class Sequence:
     """Attention of the layer before; columns are the tokens here. None at the LLM's input."""
     real_BN: Tensor | None = None
     """False where a token is padding, which nothing attends to; None means nowhere."""
+    origin_BN: Tensor | None = None
+    """Position ids of the assembled prompt, dropped tokens and all; None means 0, 1, …"""
 
     @property
     def length(self) -> int:
@@ -78,10 +82,16 @@ class Sequence:
         return places_of(self.vision_BN)
 
     def renumber(self) -> Sequence:
-        """The same tokens with position ids 0 … N − 1, on every axis."""
-        place_N = torch.arange(self.length, device=self.hidden_BND.device)
-        place_N = place_N.reshape(-1, *(1,) * (self.position_BN.dim() - 2))
-        return replace(self, position_BN=place_N.expand_as(self.position_BN))
+        """The same tokens with the position ids that nobody has any more closed up: 0 … N − 1 on one axis.
+
+        On several axes, an id that a token still has on any of them stays, and what lies above a gap moves down.
+        """
+        rows = [
+            close_up(position_N, None if self.origin_BN is None else self.origin_BN[row])
+            for row, position_N in enumerate(self.position_BN)
+        ]
+        position_BN = torch.stack(rows)
+        return replace(self, position_BN=position_BN, origin_BN=position_BN)
 
 
 @dataclass(frozen=True)
@@ -104,6 +114,14 @@ class Entries:
             self.vision_BGS.gather(2, index_BGK),
             self.index_BGS.gather(2, index_BGK),
         )
+
+
+def close_up(position_N: Tensor, origin_N: Tensor | None) -> Tensor:
+    """Position ids, each less by how many smaller ids of `origin_N` (None: 0, 1, …) are gone; any shape."""
+    kept = set(position_N.flatten().tolist())
+    all_ = range(max(kept, default=-1) + 1) if origin_N is None else origin_N.flatten().tolist()
+    gone = torch.tensor(sorted(set(all_) - kept), dtype=position_N.dtype, device=position_N.device)
+    return position_N - torch.searchsorted(gone, position_N.contiguous())
 
 
 def places_of(mask_BN: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ def fill(model: Model, *, seed: int, dtype: torch.dtype, device: torch.device | 
             weight = torch.empty_like(shape, dtype=dtype, device=device)
             if name.endswith("bias"):
                 weight.zero_()
-            elif "norm" in name:
+            elif "norm" in name or "ln_q" in name:
                 weight.fill_(1)
             else:
                 fan_in = 1 if "embed" in name and weight.dim() < 3 else weight[0].numel()

@@ -1,0 +1,79 @@
+"""What dialects differ in: everything between pixels and the decoder.
+
+B batch, F frames, T units that the encoder takes on their own, N tokens, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from lvlm_atlas.reference.lvlm.points import Stack
+from lvlm_atlas.reference.lvlm.prompt import Clip, Prompt, Seen
+from lvlm_atlas.reference.lvlm.request import Request
+from lvlm_atlas.reference.lvlm.states import Patches
+
+
+class Dialect(Protocol):
+    """A vision tower, an adapter, and how a prompt holds what they give."""
+
+    @property
+    def adapter(self) -> nn.Module:
+        """From the encoder's features (T, N, D_v) to vision tokens (T, N', D)."""
+
+    @property
+    def clips(self) -> Callable[..., tuple[Clip, ...]]:
+        """A function of the fields that a published processor returns besides ids and mask: their frames.
+
+        It raises ValueError where a field has a wrong shape, and TypeError for a field that is none of the dialect's.
+        """
+
+    def stills(self, clips: Seq[Clip]) -> Tensor:
+        """The images (F, 3, H, W) of clips, as a request has them.
+
+        Raises:
+            ValueError: they differ in size.
+        """
+
+    def clip(self, request: Request) -> Clip:
+        """The frames of a request."""
+
+    def patches(
+        self, frames_F3HW: Tensor, stack: Stack, on_layer: Callable[[int], None], on_read: Callable[[int], None]
+    ) -> Patches:
+        """What the tower makes of frames, techniques in its layers applied.
+
+        `on_layer` is told how many tokens enter each layer, and how many leave the last.
+        """
+
+    def features(self, patches: Patches) -> Tensor:
+        """What of it the adapter gets (T, N, D_v)."""
+
+    def seen(self, tokens_TND: Tensor, patches: Patches, clip: Clip) -> Seen:
+        """The vision tokens with what positions need to know of them.
+
+        Raises:
+            StackError: their number is none that the dialect has positions for.
+        """
+
+    def expand(self, request: Request, seen: Seen) -> Tensor:
+        """Token ids (1, N), a placeholder a vision token.
+
+        Raises:
+            ValueError: the prompt has not one placeholder a frame.
+        """
+
+    def prompt(self, ids_BN: Tensor, real_BN: Tensor | None, seen: Seq[Seen]) -> Prompt:
+        """The assembled prompt; clips stand in the order of their placeholders.
+
+        Args:
+            ids_BN: token ids, a placeholder a vision token.
+            real_BN: False where a row is padded; None means nowhere.
+            seen: the vision tokens of each clip.
+
+        Raises:
+            ValueError: the places do not fit the clips.
+        """

@@ -1,0 +1,66 @@
+"""Positions on three axes (M-RoPE): time, row and column of a picture's tokens, one count for text.
+
+N tokens, T temporal patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from lvlm_atlas.reference.lvlm.prompt import Seen
+
+
+def in_order(ids_N: Tensor, waiting: Mapping[int, Iterator[Seen]]) -> Iterator[int | Seen]:
+    """What a row is made of: lengths of text and, between them, pictures.
+
+    Args:
+        ids_N: token ids, a placeholder a vision token.
+        waiting: the pictures of each placeholder, in order; a row takes those that it holds.
+
+    Raises:
+        ValueError: placeholders do not stand in a row as long as their picture.
+    """
+    ids, place, text = ids_N.tolist(), 0, 0
+    while place < len(ids):
+        if ids[place] not in waiting:
+            place, text = place + 1, text + 1
+            continue
+        if text:
+            yield text
+            text = 0
+        picture = next(waiting[ids[place]], None)
+        tokens = picture.tokens_TND[..., 0].numel() if picture else 1
+        if picture is None or ids[place : place + tokens] != [ids[place]] * tokens:
+            raise ValueError(f"the placeholders from token {place} on do not fit their picture, which has {tokens}")
+        yield picture
+        place += tokens
+    if text:
+        yield text
+
+
+def positions(pieces: Iterable[int | Seen]) -> Tensor:
+    """Position ids (N, 3) of a row. What follows a picture counts on from behind its longer side.
+
+    So do the published classes since transformers 5; before, text also waited for the end of a video's time, which
+    differs where a video lasts for more ids than its longer side has tokens.
+    """
+    start, parts = 0, [torch.empty(0, 3, dtype=torch.long)]
+    for piece in pieces:
+        if isinstance(piece, int):
+            parts.append(torch.arange(start, start + piece)[:, None].expand(-1, 3))
+            start += piece
+        else:
+            parts.append(start + inside(piece))
+            start += max(piece.grid or (0,))
+    return torch.cat(parts)
+
+
+def inside(picture: Seen) -> Tensor:
+    """Time, row and column (N, 3) of a picture's tokens, from 0; times are rounded down."""
+    rows, columns = picture.grid or (0, 0)
+    time_T = torch.zeros(1) if picture.time_T is None else picture.time_T.cpu()
+    axes = torch.meshgrid(time_T.long(), torch.arange(rows), torch.arange(columns), indexing="ij")
+    return torch.stack(axes, dim=-1).flatten(0, 2)
