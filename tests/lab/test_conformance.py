@@ -89,7 +89,7 @@ def test_it_holds_in_half_precision(technique: Technique, dtype: str, device: st
 
 
 OFF = {
-    "at_most": "- 1", "accepted_at_most": "- 1", "draft_length": "- 1", "accepted_at_least": "+ 99",
+    "at_most": "- 1", "accepted_at_most": "- 1", "accepted_at_least": "+ 99",
     "attention_rows": "// 2",
 }  # fmt: skip
 """How a declaration is made wrong, where it is not by one more."""

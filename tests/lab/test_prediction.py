@@ -113,6 +113,7 @@ def test_speculation_bounds_rounds_and_the_cache_at_the_end() -> None:
         "speculation", draft_length=3, draft_nodes=5, draft_passes=3, accepted_at_most=3,
         draft_vision_tokens="N_v // 4", exact="greedy",
     )  # fmt: skip
+    assert numbers("speculation: draft length", member(draft)) == [3]
     assert numbers("speculation: draft nodes", member(draft)) == [5]
     assert numbers("speculation: draft vision tokens", member(draft)) == [16]
     assert numbers("speculation: accepted", member(draft)) == [(0, 3)]

@@ -117,12 +117,13 @@ class _Walk:
 
     def _decoding(self) -> None:
         (self.output,) = self._settle("output-tokens", [self._after(OutputTokens, self.output, "N_o")])
-        nodes = passes = accepted = vision = NONE
+        length = nodes = passes = accepted = vision = NONE
         for member, effect in self._effects(Speculation):
             amount = self._names(member).amount
-            nodes, passes, vision = map(amount, (effect.draft_nodes, effect.draft_passes, effect.draft_vision_tokens))
-            most = min(amount(effect.accepted_at_most).high, amount(effect.draft_length).high)
-            accepted = Interval(amount(effect.accepted_at_least).low, most)
+            length, nodes = amount(effect.draft_length), amount(effect.draft_nodes)
+            passes, vision = amount(effect.draft_passes), amount(effect.draft_vision_tokens)
+            accepted = Interval(amount(effect.accepted_at_least).low, amount(effect.accepted_at_most).high)
+        self._settle("speculation: draft length", [length])
         self._settle("speculation: draft nodes", [nodes])
         self._settle("speculation: draft passes", [passes])
         self._settle("speculation: draft vision tokens", [vision])

@@ -213,7 +213,8 @@ def test_the_trace_counts_the_tree_and_both_caches(tree: bool, nodes: int, devic
     request = random_request(lvlm.config, max_new_tokens=16, seed=3)
     trace = lvlm.run(request, [SpecVlmJi(tree=tree)]).trace
     rounds, accepted = trace.target_passes, sum(trace.accepted_lengths)
-    assert trace.draft_lengths == [nodes] * rounds
+    assert trace.draft_nodes == [nodes] * rounds
+    assert trace.draft_lengths == [5] * rounds
     assert trace.draft_passes == 5 * rounds
     assert trace.draft_tokens == 16 + 38
     assert 0 < accepted <= 5 * rounds

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.decoding import PlainDrafter, distribution, draw
+from lvlm_atlas.reference.lvlm.decoding import PlainDrafter, ancestors, distribution, draw
 from lvlm_atlas.reference.lvlm.points import BeginDecoding, Stack, Stop
 from lvlm_atlas.reference.lvlm.prefill import Prefill
 from lvlm_atlas.reference.lvlm.request import Request, Result
@@ -43,7 +43,8 @@ def answer(lvlm: LVLM, request: Request, prefill: Prefill, stack: Stack, trace: 
         path = [0, *(node + 1 for node in verdict.path)]
         cache.retain(torch.tensor(path, device=lvlm.device))
         trace.target_passes += 1
-        trace.draft_lengths.append(len(proposal.token_M))
+        trace.draft_nodes.append(len(proposal.token_M))
+        trace.draft_lengths.append(int(ancestors(proposal.parent_M.cpu()).sum(1).max()) - 1)
         trace.accepted_lengths.append(len(verdict.path))
         told = [*(int(proposal.token_M[node]) for node in verdict.path), verdict.token]
         for row, token in zip(path, told, strict=True):

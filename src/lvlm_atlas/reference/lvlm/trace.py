@@ -50,8 +50,10 @@ class Trace:
     """Bytes of the whole cache at the end."""
     target_passes: int = 0
     """Forward passes of the target after prefill."""
+    draft_nodes: list[int] = field(default_factory=list)
+    """Tokens drafted in each round, all branches."""
     draft_lengths: list[int] = field(default_factory=list)
-    """Tokens drafted in each round."""
+    """Tokens on the longest drafted path of each round."""
     accepted_lengths: list[int] = field(default_factory=list)
     """Drafted tokens accepted in each round."""
     draft_tokens: int = 0

@@ -159,7 +159,7 @@ class XAttention:
         """See `Attend`."""
         batch, heads, length = query_BHNd.shape[:3]
         if layer < self.dense_layers:
-            out_BHNd = attend(query_BHNd, key_BGNd, value_BGNd, causal_mask(length, query_BHNd.device))
+            out_BHNd = attend(query_BHNd, key_BGNd, value_BGNd, causal=True)
             return out_BHNd, batch * heads * length * (length + 1) // 2
         mass_BHJJ = antidiagonal_mass(query_BHNd, share_heads(key_BGNd, heads), self.block_size, self.stride)
         first_chunk = -(-chunk_tokens(length) // self.block_size)
