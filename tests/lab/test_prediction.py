@@ -17,6 +17,7 @@ from lvlm_atlas.lab.setup import Member, Setup
 from lvlm_atlas.schema.effect import Effect, Frames, LlmVisionTokens, Overhead
 
 SETUP = Setup(
+    frames_a_patch=1, patches_a_token=1,
     frames=4, patches=16, prefix=1, encoder_layers=3, encoder_heads=2, encoder_width=8, text_tokens=10, layers=4,
     heads=4, kv_heads=2, width=32, head_dim=8, element_byte=2, output_tokens=6,
 )  # fmt: skip

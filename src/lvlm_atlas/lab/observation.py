@@ -55,7 +55,9 @@ def setup_of(lvlm: LVLM, request: Request) -> Setup:
     return Setup(
         frames=len(request.frames_F3HW),
         patches=config.vision.patches,
-        prefix=1,
+        frames_a_patch=config.frames_a_patch,
+        patches_a_token=config.patches_a_token,
+        prefix=config.class_tokens,
         encoder_layers=config.encoder_layers,
         encoder_heads=config.vision.num_attention_heads,
         encoder_width=config.vision.hidden_size,

@@ -6,6 +6,7 @@ values of those before it in the pipeline, so that a wrong declaration shows whe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
@@ -73,7 +74,8 @@ class _Walk:
         self.patches = tokens[-1] + -prefix
         layer = Interval(min(n.low for n in tokens[:-1]), max(n.high for n in tokens[:-1])) * self.setup.encoder_heads
         self.scores_read = sum((rows * layer for rows in self._rows("encoding")), NONE)
-        self.vision = self._settle("vision-tokens", [self._after(VisionTokens, self.frames * self.patches, "N_v")])[0]
+        handed_on = self._handed_on(self.frames, self.patches)
+        self.vision = self._settle("vision-tokens", [self._after(VisionTokens, handed_on, "N_v")])[0]
 
     def _llm(self) -> None:
         vision = [self._names().amount("N_v")] * self.setup.layers
@@ -157,10 +159,15 @@ class _Walk:
             value = changed(effect, value, names, whole=whole)
         return value
 
+    def _handed_on(self, frames: Interval, patches: Interval) -> Interval:
+        """Vision tokens that encoder and adapter make of so many patches a frame."""
+        deep = Interval(*(math.ceil(n / self.setup.frames_a_patch) for n in (frames.low, frames.high)))
+        return deep * patches * (1 / self.setup.patches_a_token)
+
     def _names(self, member: Member | None = None, **values: Interval) -> Names:
         """What names stand for at this point; `values` go before the state."""
         state = {"F": self.frames, "N_p": self.patches, "N_o": self.output, **values}
-        state.setdefault("N_v", state["F"] * state["N_p"] if self.vision is None else self.vision)
+        state.setdefault("N_v", self._handed_on(state["F"], state["N_p"]) if self.vision is None else self.vision)
         state.setdefault("N", state["N_v"] + self.setup.text_tokens)
         return Names({**self.setup.symbols, **state, **(member.parameters if member else {})})
 

@@ -17,8 +17,10 @@ SHAPES = (
     Shape(preset="tiny", frames=2, text_tokens=40, output_tokens=9),
     Shape(preset="tiny-mha", frames=6, text_tokens=12, output_tokens=5),
     Shape(preset="tiny", frames=9, text_tokens=24, output_tokens=3),
+    Shape(preset="tiny-window", frames=6, text_tokens=16, output_tokens=12),
+    Shape(preset="tiny-window", frames=3, text_tokens=9, output_tokens=6),
 )
-"""Few and many frames, little and much text, short and long answers, shared and separate key-value heads."""
+"""Both dialects, few and many frames, little and much text, short and long answers, shared and separate heads."""
 JOINT = 6
 """Settings drawn in all parameters at once."""
 

@@ -19,6 +19,10 @@ class Setup:
     frames: int
     patches: int
     """Patches of a frame."""
+    frames_a_patch: int
+    """Frames that one patch spans; the last patches of a video may be filled up."""
+    patches_a_token: int
+    """Patches that the adapter makes one vision token of."""
     prefix: int
     """Tokens that the encoder sees besides the patches and does not hand on: the class token."""
     encoder_layers: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +91,13 @@ class LVLMConfig:
         states = self.vision.num_hidden_layers + 1
         return self.vision_feature_layer % states
 
+    class_tokens: ClassVar[int] = 1
+    """Tokens that the encoder puts in front of the patches."""
+    frames_a_patch: ClassVar[int] = 1
+    """Frames that one patch spans."""
+    patches_a_token: ClassVar[int] = 1
+    """Patches that the adapter makes one vision token of."""
+
     @property
     def placeholders(self) -> tuple[int, ...]:
         """Tokens that a request may mark its frames with; the first is the usual one."""
@@ -151,6 +159,19 @@ class WindowLVLMConfig:
     def encoder_layers(self) -> int:
         """Encoder layers that run: all."""
         return self.vision.num_hidden_layers
+
+    class_tokens: ClassVar[int] = 0
+    """Tokens that the encoder puts in front of the patches."""
+
+    @property
+    def frames_a_patch(self) -> int:
+        """Frames that one patch spans."""
+        return self.vision.temporal_patch_size
+
+    @property
+    def patches_a_token(self) -> int:
+        """Patches that the adapter makes one vision token of."""
+        return self.vision.spatial_merge_size**2
 
     @property
     def placeholders(self) -> tuple[int, ...]:
