@@ -113,6 +113,12 @@ def test_a_missing_extra_is_one_clear_error(elsewhere: Path, tmp_path: Path, com
     assert len(said.stderr.splitlines()) == 1
 
 
+def test_nothing_is_written_into_the_installed_package(elsewhere: Path, tmp_path: Path) -> None:
+    said = lvlm_atlas(elsewhere, tmp_path, "schema")
+    assert said.returncode == 2
+    assert "point --root at a checkout" in said.stderr
+
+
 def test_the_base_install_is_light(elsewhere: Path) -> None:
     code = "import importlib.util as u; print([n for n in ('torch', 'mkdocs', 'jinja2', 'numpy') if u.find_spec(n)])"
     assert subprocess.check_output([elsewhere, "-c", code], text=True).strip() == "[]"

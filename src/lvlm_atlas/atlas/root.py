@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lvlm_atlas.fault import AtlasError
+
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -18,3 +20,14 @@ def data_root() -> Path:
         if (root / "taxonomy").is_dir():
             return root
     raise FileNotFoundError(f"no taxonomy/ in {' or '.join(map(str, places))}")
+
+
+def authored_root(root: Path) -> Path:
+    """The root, if people keep files there.
+
+    Raises:
+        AtlasError: it is the data of the installed package, which the next update replaces.
+    """
+    if root == _PACKAGE / "_data":
+        raise AtlasError(f"{root} belongs to the installed package; point --root at a checkout or a catalog of yours")
+    return root

@@ -259,8 +259,9 @@ def run(
 def schema(root: Root = None) -> None:
     """Write the JSON schemas by which editors complete and check the YAML files."""
     from lvlm_atlas.atlas.editor_schema import write_editor_schemas
+    from lvlm_atlas.atlas.root import authored_root
 
-    for path in write_editor_schemas(root_of(root)):
+    for path in write_editor_schemas(authored_root(root_of(root))):
         typer.echo(f"wrote {path}")
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import typer
 
 from lvlm_atlas import load
+from lvlm_atlas.atlas.root import authored_root
 from lvlm_atlas.cli.tensors import need_torch
+from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.schema.measurement import SmokeResult
 
 
@@ -28,9 +30,13 @@ def run_smoke(
     from lvlm_atlas.lab.record import record as write
     from lvlm_atlas.lab.smoke import WORKLOAD, jobs_for, smoke
 
+    if record:
+        authored_root(root)
     atlas = load(root)
     every = [t for t in atlas.atlas.techniques.values() if t.reference]
     chosen = list({t.id: t for t in map(atlas.technique, ids)}.values()) or every
+    if not chosen:
+        raise AtlasError("no technique of this catalog has a reference to run")
     workload = WORKLOAD.model_copy(update={"dtype": dtype})
     jobs = jobs_for(chosen, workload, device)
     bounds = Bounds(time_s=time_s, memory_byte=int(memory_gib * 2**30))
