@@ -11,7 +11,7 @@ serve: $(VENV)/.installed-site
 	PORT=$(PORT) $(VENV)/bin/lvlm-atlas serve
 
 test: $(VENV)/.installed-dev
-	scripts/chromium
+	scripts/chromium $(VENV)
 	scripts/check $(VENV)
 	$(PYTHON) -m pytest
 

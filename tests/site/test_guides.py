@@ -59,7 +59,20 @@ def test_the_commands_of_a_guide_run_as_shown(page: Path, copy: Path) -> None:
 
 def test_the_commands_are_found_at_all() -> None:
     shown = {arguments[1] for page in GUIDES for arguments, _ in commands(page)}
-    assert shown == {"query", "show", "graph", "fields", "terms", "export", "new", "check", "smoke", "schema", "serve"}
+    assert shown == {
+        "query",
+        "show",
+        "graph",
+        "fields",
+        "terms",
+        "export",
+        "new",
+        "check",
+        "smoke",
+        "verify",
+        "schema",
+        "serve",
+    }
 
 
 def test_serve_shows_the_site(odd_root: Path, checkout: Path, tmp_path: Path) -> None:
