@@ -1,6 +1,6 @@
 """Adaptive keyframe sampling (AKS): frames that match the question, spread over the video.
 
-Paper: tang2025aks, sec. 3; code: ncTimTang/AKS, frame_select.py. The paper's TOP (never split) and BIN (always
+Paper: tang2025aks; code: ncTimTang/AKS, frame_select.py. The paper's TOP (never split) and BIN (always
 split) are the limits `gap_threshold` → −∞ and → ∞ of its ADA, which is what stands here.
 
 Symbols: M → max_frames, s_thr (code: t1) → gap_threshold, t2 → std_threshold, maximal depth → max_depth,

@@ -1,6 +1,6 @@
 """DivPrune: the vision tokens that lie farthest apart, chosen before the first LLM layer.
 
-Paper: alvar2025divprune, sec. 3; code: vbdi/divprune, LLaVA/llava/model/llava_arch.py (`DivPrune`).
+Paper: alvar2025divprune; code: vbdi/divprune, LLaVA/llava/model/llava_arch.py (`DivPrune`).
 
 Symbols: r → ratio, M → keep, the tokens of the visual input → x_BVD, their pairwise distance d → distance_BVV.
 

@@ -1,6 +1,6 @@
 """LOOK-M: cuts the cache once after prefill, vision entries first, and folds what it evicts into what it keeps.
 
-Paper: wan2024lookm, sec. 3 (text-prior eviction, then averaged, pivotal or weighted merging).
+Paper: wan2024lookm (text-prior eviction, then averaged, pivotal or weighted merging).
 
 Symbols: N → `heavy`, M → `recent`, their shares of the cache → `hh_ratio`, `recent_ratio`; the accumulated attention
 A_s → `score_BGS`; conserved and evicted entries → kept (K) and evicted (E); the similarity matrix → `similarity_BGEK`.

@@ -1,6 +1,6 @@
 """VisionZip: the patches that the class token attends to most, and a few tokens that sum up the rest.
 
-Paper: yang2025visionzip, sec. 3; code: dvlab-research/VisionZip, visionzip/clip_encoder.py and main.py.
+Paper: yang2025visionzip; code: dvlab-research/VisionZip, visionzip/clip_encoder.py and main.py.
 
 Symbols: D → dominant (class token included), C → contextual, hidden states → hidden_BND, attention of the class
 token → cls_attention_BHN, keys averaged over heads ("metric") → metric_BNd.

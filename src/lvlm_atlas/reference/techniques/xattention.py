@@ -1,6 +1,6 @@
 """XAttention: block-sparse prefill attention; sums along strided antidiagonals tell which blocks matter.
 
-Paper: xu2025xattention, sec. 2 (antidiagonal scoring, threshold block selection).
+Paper: xu2025xattention (antidiagonal scoring, threshold block selection).
 
 Symbols: B → `block_size`, S → `stride`, τ → `threshold`; block scores → `mass_BHJJ` (query block, key block).
 
