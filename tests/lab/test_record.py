@@ -31,7 +31,7 @@ def test_a_record_is_read_back_as_it_was_written(root: Path) -> None:
 
 def test_a_second_record_of_the_day_gets_a_name_of_its_own(root: Path) -> None:
     first = next(iter(load(root).techniques))
-    before = load(root).measurements.keys()
+    before = set(load(root).measurements)
     paths = [record(root, WORKLOAD, "cpu", [result(first)]) for _ in range(2)]
     assert load(root).measurements.keys() - before == {path.stem for path in paths}
     assert len(set(paths)) == 2

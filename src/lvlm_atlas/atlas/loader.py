@@ -5,9 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -67,32 +67,60 @@ class Inspection:
 def load(root: Path | None = None) -> Atlas:
     """The atlas under `root`; by default the one that comes with the package.
 
-    papers.bib is read when a paper is first asked for. References are not resolved here: `rules.check` does that.
+    papers.bib and measurements are read when one is first asked for. References are not resolved here:
+    `rules.check` does that.
 
     Raises:
         FaultsError: files have faults; the error holds them all.
         FileNotFoundError: no root is given and the package lies beside no atlas.
     """
     root = root or data_root()
-    records, faults = _records(root)
+    records, faults = _records(root, (TAXONOMY, TECHNIQUES))
     if faults:
         raise FaultsError(faults)
-    return _atlas(root, records, Papers(root))
+    return replace(_atlas(root, records, Papers(root)), measurements=Measurements(root))
+
+
+class Measurements(Mapping[str, Measurement]):
+    """The measurement records under a root by id, read at first use: they grow with every run, and few ask for them.
+
+    Raises (at first use):
+        FaultsError: records have faults.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    @cached_property
+    def _read(self) -> dict[str, Measurement]:
+        records, faults = _records(self._root, (MEASUREMENTS,))
+        if faults:
+            raise FaultsError(faults)
+        return {record.id: record for record in records.values() if isinstance(record, Measurement)}
+
+    def __getitem__(self, id_: str) -> Measurement:
+        return self._read[id_]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read)
+
+    def __len__(self) -> int:
+        return len(self._read)
 
 
 def inspect(root: Path | None = None) -> Inspection:
     """Everything that can be read under `root`, with the faults of the rest. Never raises for the contents of files."""
     root = root or data_root()
-    records, faults = _records(root)
+    records, faults = _records(root, (TAXONOMY, TECHNIQUES, MEASUREMENTS))
     papers, bib_faults = read_papers(root)
     return Inspection(_atlas(root, records, papers), records, tuple(sorted(faults + bib_faults)))
 
 
-def _records(root: Path) -> tuple[dict[Path, BaseModel], list[Fault]]:
+def _records(root: Path, folders: Collection[Path]) -> tuple[dict[Path, BaseModel], list[Fault]]:
     records: dict[Path, BaseModel] = {}
     faults: list[Fault] = []
     with _without_gc():
-        for path in _files(root, faults):
+        for path in _files(root, folders, faults):
             try:
                 document = read(root, path)
             except DocumentError as error:
@@ -102,16 +130,16 @@ def _records(root: Path) -> tuple[dict[Path, BaseModel], list[Fault]]:
             faults += found
             if record is not None:
                 records[path] = record
-    if not any(fault.path.is_relative_to(TAXONOMY) for fault in faults):
+    if TAXONOMY in folders and not any(fault.path.is_relative_to(TAXONOMY) for fault in faults):
         faults += _missing_vocabularies(records)
     return records, faults
 
 
-def _files(root: Path, faults: list[Fault]) -> Iterator[Path]:
+def _files(root: Path, folders: Collection[Path], faults: list[Fault]) -> Iterator[Path]:
     """Files of records, relative to the root, paths ascending; whatever else lies there is a fault."""
     if not (root / TAXONOMY).is_dir():
         faults.append(_fault(TAXONOMY, "missing-file", f"there is no folder {TAXONOMY}", "give a root that holds one"))
-    for folder in (TAXONOMY, TECHNIQUES, MEASUREMENTS):
+    for folder in folders:
         yield from _walk(root, folder, faults)
 
 
