@@ -105,6 +105,13 @@ def test_the_wheel_works_away_from_the_checkout(elsewhere: Path, checkout: Path,
     assert lvlm_atlas(elsewhere, tmp_path, "query", "within(fastv, 2)").returncode == 0
 
 
+@pytest.mark.parametrize("kind", ["models", "hardware", "workloads", "measurements"])
+def test_the_wheel_holds_every_record(elsewhere: Path, checkout: Path, tmp_path: Path, kind: str) -> None:
+    code = f"from lvlm_atlas.atlas.loader import load; print(*(record.id for record in load().{kind}.values()))"
+    read = subprocess.check_output([elsewhere, "-c", code], text=True, cwd=tmp_path)
+    assert sorted(read.split()) == sorted(path.stem for path in (checkout / "catalog" / kind).glob("*.yaml"))
+
+
 @pytest.mark.parametrize(("command", "extra"), [("smoke", "torch"), ("build", "site")])
 def test_a_missing_extra_is_one_clear_error(elsewhere: Path, tmp_path: Path, command: str, extra: str) -> None:
     said = lvlm_atlas(elsewhere, tmp_path, command)

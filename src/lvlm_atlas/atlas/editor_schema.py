@@ -10,11 +10,17 @@ from lvlm_atlas.atlas.loader import SCHEMAS, TAXONOMY, inspect
 from lvlm_atlas.atlas.root import data_root
 from lvlm_atlas.fault import FaultsError
 from lvlm_atlas.schema.export import json_schema
+from lvlm_atlas.schema.hardware import Hardware
 from lvlm_atlas.schema.measurement import Measurement
+from lvlm_atlas.schema.model import Model
 from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.schema.vocabulary import AnyVocabulary
+from lvlm_atlas.schema.workload import Workload
 
-_KINDS: dict[str, Any] = {"technique": Technique, "vocabulary": AnyVocabulary, "measurement": Measurement}
+_KINDS: dict[str, Any] = {
+    "technique": Technique, "vocabulary": AnyVocabulary, "measurement": Measurement,
+    "model": Model, "hardware": Hardware, "workload": Workload,
+}  # fmt: skip
 
 
 def editor_schemas(root: Path | None = None) -> dict[Path, str]:

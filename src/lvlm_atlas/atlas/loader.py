@@ -5,10 +5,11 @@ from __future__ import annotations
 import gc
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -21,7 +22,6 @@ from lvlm_atlas.atlas.root import data_root
 from lvlm_atlas.atlas.validation import validate
 from lvlm_atlas.atlas.yaml_subset import Loc
 from lvlm_atlas.fault import Fault, FaultsError
-from lvlm_atlas.schema.measurement import Measurement
 from lvlm_atlas.schema.record import ID_PATTERN, refs_in
 from lvlm_atlas.schema.technique import Moved, Split, Technique
 from lvlm_atlas.schema.vocabulary import AnyVocabulary, Vocabulary
@@ -30,6 +30,16 @@ TAXONOMY = Path("taxonomy")
 SCHEMAS = TAXONOMY / "schema"
 TECHNIQUES = Path("catalog/techniques")
 MEASUREMENTS = Path("catalog/measurements")
+MODELS = Path("catalog/models")
+HARDWARE = Path("catalog/hardware")
+WORKLOADS = Path("catalog/workloads")
+KINDS: Mapping[Path, str] = {
+    MEASUREMENTS: "measurement.Measurement",
+    MODELS: "model.Model",
+    HARDWARE: "hardware.Hardware",
+    WORKLOADS: "workload.Workload",
+}
+"""Folders whose records are read one at a time, when they are asked for, and their type in `lvlm_atlas.schema`."""
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -67,8 +77,8 @@ class Inspection:
 def load(root: Path | None = None) -> Atlas:
     """The atlas under `root`; by default the one that comes with the package.
 
-    papers.bib and measurements are read when one is first asked for. References are not resolved here:
-    `rules.check` does that.
+    papers.bib is read when a work is first asked for, and so is each measurement, model, device and workload, one
+    file at a time. References are not resolved here: `rules.check` does that.
 
     Raises:
         FaultsError: files have faults; the error holds them all.
@@ -78,40 +88,80 @@ def load(root: Path | None = None) -> Atlas:
     records, faults = _records(root, (TAXONOMY, TECHNIQUES))
     if faults:
         raise FaultsError(faults)
-    return replace(_atlas(root, records, Papers(root)), measurements=Measurements(root))
+    return _with_shelves(_atlas(root, records, Papers(root)))
 
 
-class Measurements(Mapping[str, Measurement]):
-    """The measurement records under a root by id, read at first use: they grow with every run, and few ask for them.
+def shelves(root: Path | None = None) -> Atlas:
+    """What `load` reads only when it is asked for: works, measurements, models, devices, workloads. No techniques.
 
-    Raises (at first use):
-        FaultsError: records have faults.
+    Raises:
+        FileNotFoundError: no root is given and the package lies beside no atlas.
+    """
+    root = root or data_root()
+    return _with_shelves(_atlas(root, {}, Papers(root)))
+
+
+def _with_shelves(atlas: Atlas) -> Atlas:
+    kinds = {
+        name: Records(atlas.root, folder)
+        for name, folder in (
+            ("measurements", MEASUREMENTS), ("models", MODELS), ("hardware", HARDWARE), ("workloads", WORKLOADS),
+        )
+    }  # fmt: skip
+    return replace(atlas, **kinds)  # type: ignore[arg-type]
+
+
+class Records(Mapping[str, Any]):
+    """The records in a folder of `KINDS` by id, each read when it is asked for: commands pay for what they use.
+
+    Ids are the names of the files, which the rules hold together with what the files say.
+
+    Raises (at use):
+        FaultsError: the file asked for has faults, or the folder holds files that are no records.
     """
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, root: Path, folder: Path) -> None:
+        self._root, self._folder = root, folder
+        self._read: dict[str, BaseModel] = {}
 
     @cached_property
-    def _read(self) -> dict[str, Measurement]:
-        records, faults = _records(self._root, (MEASUREMENTS,))
+    def _paths(self) -> dict[str, Path]:
+        faults: list[Fault] = []
+        paths = _by_stem(_walk(self._root, self._folder, faults))
         if faults:
             raise FaultsError(faults)
-        return {record.id: record for record in records.values() if isinstance(record, Measurement)}
+        return paths
 
-    def __getitem__(self, id_: str) -> Measurement:
+    def __getitem__(self, id_: str) -> Any:
+        if id_ not in self._read:
+            record, faults = _record(self._root, self._paths[id_])
+            if record is None:
+                raise FaultsError(faults)
+            self._read[id_] = record
         return self._read[id_]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._read)
+        return iter(self._paths)
 
     def __len__(self) -> int:
-        return len(self._read)
+        return len(self._paths)
+
+    def __contains__(self, id_: object) -> bool:
+        return id_ in self._paths  # without reading the file
+
+
+def _by_stem(paths: Iterable[Path]) -> dict[str, Path]:
+    """Paths by the ids that they say; of two with one id the first counts, and a rule tells."""
+    found: dict[str, Path] = {}
+    for path in paths:
+        found.setdefault(path.stem, path)
+    return dict(sorted(found.items()))
 
 
 def inspect(root: Path | None = None) -> Inspection:
     """Everything that can be read under `root`, with the faults of the rest. Never raises for the contents of files."""
     root = root or data_root()
-    records, faults = _records(root, (TAXONOMY, TECHNIQUES, MEASUREMENTS))
+    records, faults = _records(root, (TAXONOMY, TECHNIQUES, *KINDS))
     papers, bib_faults = read_papers(root)
     return Inspection(_atlas(root, records, papers), records, tuple(sorted(faults + bib_faults)))
 
@@ -121,18 +171,22 @@ def _records(root: Path, folders: Collection[Path]) -> tuple[dict[Path, BaseMode
     faults: list[Fault] = []
     with _without_gc():
         for path in _files(root, folders, faults):
-            try:
-                document = read(root, path)
-            except DocumentError as error:
-                faults.append(error.fault)
-                continue
-            record, found = validate(_adapter(_kind(path, document.data)), document, root)
+            record, found = _record(root, path)
             faults += found
             if record is not None:
                 records[path] = record
     if TAXONOMY in folders and not any(fault.path.is_relative_to(TAXONOMY) for fault in faults):
         faults += _missing_vocabularies(records)
     return records, faults
+
+
+def _record(root: Path, path: Path) -> tuple[BaseModel | None, list[Fault]]:
+    """The record of a file, or None and every fault of it."""
+    try:
+        document = read(root, path)
+    except DocumentError as error:
+        return None, [error.fault]
+    return validate(_adapter(_kind(path, document.data)), document, root)
 
 
 def _files(root: Path, folders: Collection[Path], faults: list[Fault]) -> Iterator[Path]:
@@ -148,7 +202,7 @@ def _walk(root: Path, folder: Path, faults: list[Fault]) -> list[Path]:
 
     def unreadable(error: OSError) -> None:
         where = Path(error.filename).relative_to(root)
-        if where != folder or (root / where).exists():  # a catalog may have no measurements yet
+        if where != folder or (root / where).exists():  # a catalog may have no measurements, or no models of its own
             reason = os.strerror(error.errno or 0)
             faults.append(_fault(where, "unreadable", f"the folder cannot be read: {reason}", "make it readable"))
 
@@ -188,8 +242,10 @@ def _kind(path: Path, data: Mapping[str, Any]) -> Any:
     """The type of record that a file should hold."""
     if path.parts[0] == TAXONOMY.name:
         return AnyVocabulary
-    if path.is_relative_to(MEASUREMENTS):
-        return Measurement
+    folder = _folder(path)
+    if folder in KINDS:
+        module, _, name = KINDS[folder].rpartition(".")
+        return getattr(import_module(f"lvlm_atlas.schema.{module}"), name)
     return Moved if "moved" in data else Split if "split" in data else Technique
 
 
@@ -214,7 +270,6 @@ def _atlas(root: Path, records: Mapping[Path, BaseModel], papers: Mapping[str, A
     vocabularies: dict[str, Vocabulary] = {}
     techniques: dict[str, Technique] = {}
     redirects: dict[str, tuple[str, ...]] = {}
-    measurements: dict[str, Measurement] = {}
     paths: dict[str, Path] = {}
     for path, record in records.items():
         if isinstance(record, Vocabulary):
@@ -226,13 +281,23 @@ def _atlas(root: Path, records: Mapping[Path, BaseModel], papers: Mapping[str, A
             redirects.setdefault(record.id, (record.moved,))
         elif isinstance(record, Split):
             redirects.setdefault(record.id, record.split)
-        elif isinstance(record, Measurement):
-            measurements.setdefault(record.id, record)
     redirects = {old: new for old, new in redirects.items() if old not in techniques}
     return Atlas(
         root=root, vocabularies=vocabularies, techniques=dict(sorted(techniques.items())), redirects=redirects,
-        papers=papers, measurements=measurements, paths=paths,
+        papers=papers, paths=paths, measurements=_of_folder(records, MEASUREMENTS),
+        models=_of_folder(records, MODELS), hardware=_of_folder(records, HARDWARE),
+        workloads=_of_folder(records, WORKLOADS),
     )  # fmt: skip
+
+
+def _of_folder(records: Mapping[Path, BaseModel], folder: Path) -> dict[str, Any]:
+    """The sound records of a folder, under the ids of their files."""
+    return {id_: records[path] for id_, path in _by_stem(p for p in records if _folder(p) == folder).items()}
+
+
+def _folder(path: Path) -> Path:
+    """The folder of a kind of records that a file lies in, such as catalog/models."""
+    return Path(*path.parts[:2])
 
 
 @contextmanager

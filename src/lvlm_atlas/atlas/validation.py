@@ -138,7 +138,8 @@ def _retype(kind: str, value: Any, raw: str | None, doc: str) -> str:
     if kind == "string_type" and isinstance(value, bool | int | float):
         return f"quote it: '{raw if raw and len(raw) < 60 else value}'"
     if wanted == "a list":
-        return f"write a list: [{value}]" if isinstance(value, str) and len(value) < 40 else "write a list"
+        short = isinstance(value, str) and value.isprintable() and len(value) < 40
+        return f"write a list: [{value}]" if short else "write a list"
     return f"give {wanted}{doc}"
 
 

@@ -13,6 +13,7 @@ from lvlm_atlas.atlas.yaml_subset import Loc
 from lvlm_atlas.fault import suggestion
 from lvlm_atlas.rules.rule import Files, Finding, rule
 from lvlm_atlas.rules.sample import ALPHA
+from lvlm_atlas.schema.effect import Typical
 from lvlm_atlas.schema.expression import Amount, evaluate, names_in
 from lvlm_atlas.schema.technique import Setting, Technique
 
@@ -144,6 +145,9 @@ def amounts_in(technique: Technique) -> Iterator[tuple[Loc, float | str]]:
                 amount = getattr(record, name)
                 if amount is not None:
                     yield (key, index, name), amount
+            for name in type(record).model_fields:
+                if isinstance(typical := getattr(record, name), Typical):
+                    yield (key, index, name, "value"), typical.value
 
 
 @lru_cache(maxsize=64)

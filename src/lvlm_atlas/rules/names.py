@@ -11,9 +11,15 @@ from lvlm_atlas.atlas.yaml_subset import Loc
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.rules.rule import Files, Finding, rule
 from lvlm_atlas.rules.sample import ALPHA, BETA
+from lvlm_atlas.schema.hardware import Hardware
 from lvlm_atlas.schema.measurement import Measurement
+from lvlm_atlas.schema.model import Model
 from lvlm_atlas.schema.technique import Moved, Split, Technique
 from lvlm_atlas.schema.vocabulary import FamilyTerm, Term
+from lvlm_atlas.schema.workload import Workload
+
+_Own = Technique | Moved | Split | Measurement | Model | Hardware | Workload
+"""Records with a file of their own."""
 
 
 @rule(
@@ -24,9 +30,9 @@ from lvlm_atlas.schema.vocabulary import FamilyTerm, Term
     example=lambda files: files.update({ALPHA.replace("alpha", "alfa"): files.pop(ALPHA)}),
 )
 def id_is_file_name(inspection: Inspection) -> Iterator[Finding]:
-    """Techniques, redirects and measurements."""
+    """Every record of the catalog."""
     for path, record in inspection.records.items():
-        if isinstance(record, Technique | Moved | Split | Measurement) and record.id != path.stem:
+        if isinstance(record, _Own) and record.id != path.stem:
             yield Finding(path=path, loc=("id",), words={"id": record.id, "stem": path.stem})
 
 
@@ -85,11 +91,11 @@ def _same_id(files: Files) -> None:
     example=_same_id,
 )
 def duplicate_id(inspection: Inspection) -> Iterator[Finding]:
-    """Techniques and redirects among themselves, and measurements."""
-    first: dict[tuple[bool, str], Path] = {}
+    """Techniques and redirects among themselves, and each other kind of record."""
+    first: dict[tuple[str, str], Path] = {}
     for path, record in inspection.records.items():
-        if isinstance(record, Technique | Moved | Split | Measurement):
-            other = first.setdefault((isinstance(record, Measurement), record.id), path)
+        if isinstance(record, _Own):
+            other = first.setdefault((path.parts[1], record.id), path)
             if other != path:
                 yield Finding(path=path, loc=("id",), words={"id": record.id, "other": other})
 
@@ -102,17 +108,19 @@ def duplicate_id(inspection: Inspection) -> Iterator[Finding]:
     example=lambda files: files[BETA].update(aliases=["alpha-PRUNING"]),
 )
 def ambiguous_name(inspection: Inspection) -> Iterator[Finding]:
-    """Ids, names and aliases of techniques, compared as `Atlas.technique` does."""
-    owners: dict[str, str] = {}
+    """Ids, names and aliases of techniques, of models and of devices, compared as the atlas looks them up."""
+    owners: dict[tuple[str, str], str] = {}
     words: list[tuple[Path, Loc, str, str]] = []
     for path, record in inspection.records.items():
-        if isinstance(record, Technique | Moved | Split):
-            owners.setdefault(folded(record.id), record.id)
-        if isinstance(record, Technique):
+        if isinstance(record, Technique | Moved | Split | Model | Hardware):
+            owners.setdefault((path.parts[1], folded(record.id)), record.id)
+        if isinstance(record, Technique | Model | Hardware):
             words.append((path, ("name",), record.name, record.id))
             words += [(path, ("aliases", i), alias, record.id) for i, alias in enumerate(record.aliases)]
+        if isinstance(record, Model):
+            words += [(path, ("hf_id",), word, record.id) for word in (record.hf_id, record.hf_id.partition("/")[2])]
     for path, loc, word, id_ in words:
-        owner = owners.setdefault(folded(word), id_)
+        owner = owners.setdefault((path.parts[1], folded(word)), id_)
         # The old name of a renamed technique is its name still.
         if owner != id_ and id_ not in inspection.atlas.redirects.get(owner, ()):
             yield Finding(path=path, loc=loc, words={"word": word, "other": owner})

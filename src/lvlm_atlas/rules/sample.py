@@ -1,4 +1,4 @@
-"""A complete catalog of two made-up techniques: what the rules' examples break, and tests start from."""
+"""A complete catalog of made-up records: what the rules' examples break, and tests start from."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from lvlm_atlas.rules.rule import Files
 ALPHA = "catalog/techniques/prefilling/token-pruning/alpha.yaml"
 BETA = "catalog/techniques/decoding/kv-compression/beta.yaml"
 RUN = "catalog/measurements/first-run.yaml"
+MODEL = "catalog/models/gamma.yaml"
+DEVICE = "catalog/hardware/delta.yaml"
+WORKLOAD = "catalog/workloads/short-clip.yaml"
 BIB = "papers.bib"
 
 _SOURCE = {"paper": "doe2025alpha", "place": "sec. 1"}
@@ -25,6 +28,9 @@ def sound() -> Files:
         ALPHA: _alpha(),
         BETA: _beta(),
         RUN: _run(),
+        MODEL: _model(),
+        DEVICE: _device(),
+        WORKLOAD: _workload(),
         BIB: _work("doe2025alpha", "Alpha"),
     }
 
@@ -186,4 +192,47 @@ def _run() -> dict[str, Any]:
             "preset": "tiny", "dtype": "float32", "seed": 0, "frames": 1, "text_tokens": 8, "output_tokens": 4,
         },
         "results": [{"technique": "alpha", "setting": {"keep_ratio": 0.25}, "passed": ["runs"]}],
+    }  # fmt: skip
+
+
+_READ = {"source": "made up", "verified": "code"}
+
+
+def _model() -> dict[str, Any]:
+    heads = {"layers": 4, "heads": 4, "head_dim": 16}
+    return {
+        "id": "gamma", "name": "Gamma", "hf_id": "doe/gamma-chat", "year": 2025, "dtype": "bf16",
+        "vision": {
+            "name": "Tiny ViT", **heads, "layers_needed": 3, "hidden": 32, "mlp": 64, "gated_mlp": False,
+            "activation": "gelu", "norm": "layernorm", "patch_size": 14, "image_size": 28, "cls_token": True,
+            "position": "learned", "attention": "full", **_READ,
+        },
+        "adapter": {"type": "linear", "widths": [32, 64], "merge": 1, "steps": "One matrix.", **_READ},
+        "llm": {
+            "name": "Tiny LLM", **heads, "hidden": 64, "intermediate": 128, "kv_heads": 2, "vocab": 100,
+            "tied_embeddings": True, "qkv_bias": False, "qk_norm": False, **_READ,
+        },
+        "injection": {"type": "concat", "where": "first", "verified": "code"},
+        "params": {"vision": 1000, "adapter": 10, "llm": 100, "total": 1110, **_READ},
+        "tokens": {
+            "image": {"rule": "fixed", "params": {"tile": 28, "patch": 14, "class_token": True, "token_per_tile": 4}},
+            "formula": "(28/14)^2 = 4",
+            "examples": [{"image": [28, 28], "vit_tokens": 5, "llm_tokens": 4}],
+            **_READ,
+        },
+    }  # fmt: skip
+
+
+def _device() -> dict[str, Any]:
+    return {
+        "id": "delta", "name": "Delta", "aliases": ["D1"], "vendor": "Doe", "year": 2025, "architecture": "first",
+        "peak_tflop_s": {"fp16": 100, "bf16": 100, "fp8": 200}, "bandwidth_gb_s": 1000, "memory_gb": 16,
+        "host_link": {"type": "PCIe", "per_direction_gb_s": 32}, **_READ,
+    }  # fmt: skip
+
+
+def _workload() -> dict[str, Any]:
+    return {
+        "id": "short-clip", "name": "Short clip", "description": "A clip.", "rationale": "Made up.",
+        "videos": [{"width": 64, "height": 64, "duration_s": 5}], "text_tokens": 8, "output_tokens": 4,
     }  # fmt: skip

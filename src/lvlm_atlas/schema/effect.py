@@ -11,9 +11,20 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from lvlm_atlas.schema.expression import Amount
-from lvlm_atlas.schema.record import Id, Record, Ref, Text
+from lvlm_atlas.schema.record import Id, Record, Ref, Source, Text
 
 CHANGES = ("set", "scale", "cap", "remove")
+
+
+class Typical(Record):
+    """A value that somebody saw, where data decide. Estimates take it unless told another; a run may see others."""
+
+    value: Amount
+    """The value, between the bounds."""
+    setting: Text
+    """Where it was seen: model, data, parameters."""
+    source: Source
+    """Who reports it, or the numbers it is computed from."""
 
 
 class Change(Record):
@@ -31,6 +42,8 @@ class Change(Record):
     """Lower bound of the new value, where the input decides."""
     at_most: Amount | None = None
     """Upper bound of the new value, where the input decides."""
+    typical: Typical | None = None
+    """A value between the bounds for estimates, with its source; without one they take the bound that saves least."""
     rounding: Literal["nearest", "down", "up"] = "nearest"
     """How a scaled count becomes whole; `nearest` rounds halves to even."""
     note: Text | None = None
@@ -45,6 +58,8 @@ class Change(Record):
                 f"says {', '.join(given + bounds) or 'no change'}; give exactly one of "
                 f"{', '.join(CHANGES)}, or bounds (at_least, at_most)"
             )
+        if self.typical and given:
+            raise ValueError(f"says exactly what it does (`{given[0]}`), so there is no `typical` value; drop it")
         return self
 
 
@@ -143,6 +158,10 @@ class Speculation(Record):
     """Drafted tokens accepted in a round, at least."""
     accepted_at_most: Amount
     """Drafted tokens accepted in a round, at most; one token of the target's own comes on top."""
+    accepted: Typical | None = None
+    """Drafted tokens accepted in a round on average, for estimates; without it they take the least."""
+    draft_cost: Typical | None = None
+    """Time of a draft pass in decoding steps of the target, for estimates; without it a pass costs a whole step."""
     draft_vision_tokens: Amount
     """Vision tokens in the draft's own cache, at `N_v` in the target's."""
     exact: Literal["distribution", "greedy", "no"]
@@ -175,14 +194,17 @@ Effect = Annotated[
 
 
 class Overhead(Record):
-    """What a technique adds at a stage. At least one of `flop`, `byte`, `attention_rows` is given."""
+    """What a technique adds at a stage. At least one of its four costs is given."""
 
     stage: Annotated[Id, Ref("stage")]
     """The stage that pays."""
     flop: Amount | None = None
-    """Floating-point operations added, in the symbols' terms."""
+    """Floating-point operations added for a request, in the symbols' terms; in decoding, at each step. They cover
+    `attention_rows`, if both are given."""
     byte: Amount | None = None
-    """Bytes of memory traffic or storage added."""
+    """Bytes of memory traffic added, for a request; in decoding, at each step."""
+    memory_byte: Amount | None = None
+    """Bytes of device memory occupied on top."""
     attention_rows: Amount | None = None
     """Query rows of softmax attention that must be formed and kept, per head, over all layers. In the LLM they are
     the last rows of a layer, each as long as the causal mask leaves it."""
@@ -193,6 +215,6 @@ class Overhead(Record):
 
     @model_validator(mode="after")
     def _costs_something(self) -> Overhead:
-        if self.flop is None and self.byte is None and self.attention_rows is None:
-            raise ValueError("names no cost; give `flop`, `byte` or `attention_rows`")
+        if all(cost is None for cost in (self.flop, self.byte, self.memory_byte, self.attention_rows)):
+            raise ValueError("names no cost; give `flop`, `byte`, `memory_byte` or `attention_rows`")
         return self

@@ -50,7 +50,12 @@ def layers(effect: Effect) -> Words:
 
 def cost(overhead: Overhead) -> Words:
     """What is added."""
-    units = ((overhead.flop, "FLOP"), (overhead.byte, "bytes"), (overhead.attention_rows, "attention rows a head"))
+    units = (
+        (overhead.flop, "FLOP"),
+        (overhead.byte, "bytes moved"),
+        (overhead.memory_byte, "bytes kept"),
+        (overhead.attention_rows, "attention rows a head"),
+    )
     costs = [(Value(amount), f" {unit}") for amount, unit in units if amount is not None]
     return ("at most " if overhead.upper_bound else "", *_joined(costs, ", "))
 

@@ -1,0 +1,1 @@
+"""Asks the engine about the catalog: records in, estimates and plans out."""

@@ -1,0 +1,133 @@
+"""Records of the catalog as the engine takes them: plain dataclasses in bytes and FLOP/s."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from lvlm_atlas.roofline import deployment, device, model, workload
+from lvlm_atlas.schema.hardware import Efficiency, Hardware
+from lvlm_atlas.schema.model import Adapter, Llm, Model, Parameters, Tokens, Vision
+from lvlm_atlas.schema.workload import Workload
+
+MEGA, GIGA, TERA = 1e6, 1e9, 1e12
+
+
+def model_spec(record: Model) -> model.Model:
+    """The engine's view of a model."""
+    return model.Model(
+        id=record.id,
+        name=record.name,
+        dtype=record.dtype,
+        encoder=_encoder(record.vision, record.params),
+        adapter=_adapter(record.adapter, record.params),
+        llm=_llm(record.llm, record.params),
+        tokens=_tokens(record.tokens),
+    )
+
+
+def device_spec(record: Hardware) -> device.Device:
+    """The engine's view of an accelerator."""
+    peaks: Mapping[str, float] = record.peak_tflop_s.model_dump(exclude_none=True)
+    host = record.host_link.per_direction_gb_s
+    return device.Device(
+        id=record.id,
+        name=record.name,
+        peak_flop_s={dtype: peak * TERA for dtype, peak in peaks.items()},
+        bandwidth_byte_s=record.bandwidth_gb_s * GIGA,
+        memory_byte=record.memory_gb * GIGA,
+        link_byte_s=record.link.bidirectional_gb_s / 2 * GIGA if record.link else None,
+        host_link_byte_s=host * GIGA if host else None,
+        tdp_w=record.tdp_w,
+        typical=_typical(record.efficiency),
+    )
+
+
+def _typical(found: Efficiency | None) -> deployment.Efficiency:
+    """What was found on the device; the factors that nobody names are those of the general preset."""
+    general = deployment.TYPICAL
+    if found is None:
+        return general
+    named = {
+        "compute": found.prefill_flop,
+        "bandwidth": found.bandwidth,
+        "kernel_floor_s": found.kernel_us and found.kernel_us / MEGA,
+        "reserve_byte": found.memory_reserve_gb and found.memory_reserve_gb * GIGA,
+    }
+    own: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
+    return replace(general, **own, sources={**general.sources, **dict.fromkeys(own, found.source)})
+
+
+def workload_spec(record: Workload) -> workload.Workload:
+    """The engine's view of a workload."""
+    return workload.Workload(
+        id=record.id,
+        images=tuple(workload.Image(each.width, each.height, each.count) for each in record.images),
+        videos=tuple(
+            workload.Video(each.width, each.height, each.duration_s, each.sample_fps, each.source_fps)
+            for each in record.videos
+        ),
+        text_tokens=record.text_tokens,
+        output_tokens=record.output_tokens,
+        turns=record.turns,
+        batch=record.batch,
+    )
+
+
+def _encoder(vision: Vision, params: Parameters) -> model.Encoder:
+    return model.Encoder(
+        layers=vision.layers,
+        layers_needed=vision.layers_needed,
+        hidden=vision.hidden,
+        mlp=vision.mlp,
+        gated_mlp=vision.gated_mlp,
+        heads=vision.heads,
+        head_dim=vision.head_dim,
+        patch_size=vision.patch_size,
+        temporal_patch_size=vision.temporal_patch_size,
+        class_token=vision.cls_token,
+        full_attention_layers=frozenset(vision.window.full_attention_layers) if vision.window else None,
+        parameters=params.vision,
+    )
+
+
+def _adapter(adapter: Adapter, params: Parameters) -> model.Adapter:
+    return model.Adapter(
+        widths=adapter.widths,
+        copies=adapter.copies,
+        queries=adapter.queries,
+        heads=adapter.heads,
+        parameters=params.adapter,
+    )
+
+
+def _llm(llm: Llm, params: Parameters) -> model.Llm:
+    window = llm.sliding_window
+    return model.Llm(
+        layers=llm.layers,
+        hidden=llm.hidden,
+        intermediate=llm.intermediate,
+        heads=llm.heads,
+        kv_heads=llm.kv_heads,
+        head_dim=llm.head_dim,
+        vocab=llm.vocab,
+        tied_embeddings=llm.tied_embeddings,
+        experts=model.Experts(**dict(llm.experts)) if llm.experts else None,
+        latent=model.LatentAttention(**dict(llm.mla)) if llm.mla else None,
+        window=window.tokens if window else None,
+        local_layers=frozenset(range(llm.layers)) - {*window.global_layers} if window else frozenset(),
+        cross_layers=frozenset(llm.cross_attention_layers),
+        parameters=params.llm,
+    )
+
+
+def _tokens(tokens: Tokens) -> model.TokenRule:
+    video = tokens.video
+    video_params: dict[str, Any] = {**video.params, **dict(video.sampling)} if video else {}
+    return model.TokenRule(
+        image=tokens.image.rule,
+        image_params=tokens.image.params,
+        video=video.rule if video else None,
+        video_params=video_params,
+    )

@@ -1,0 +1,148 @@
+"""How a model runs on its devices: types of numbers, parallelism, kernels, and how near they come to the peaks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from lvlm_atlas.fault import AtlasError, suggestion
+
+BITS: Mapping[str, int] = {
+    "fp32": 32, "tf32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "fp4": 4, "int4": 4, "int2": 2,
+}  # fmt: skip
+"""Bits of a number of each type."""
+_LONG = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "half": "fp16"}
+
+
+def dtype_named(name: str) -> str:
+    """The short name of a type of numbers.
+
+    Raises:
+        AtlasError: there is no such type.
+    """
+    short = _LONG.get(name.lower(), name.lower())
+    if short not in BITS:
+        raise AtlasError(f"no type of numbers {name!r}; {suggestion(name, [*BITS, *_LONG])}")
+    return short
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Efficiency:
+    """How near kernels come to the peaks, and where each factor is from. All 1 and 0: the roofline's bound."""
+
+    name: str = "ideal"
+    """Name of the preset, or `custom`."""
+    compute: float = 1.0
+    """Share of peak FLOP/s reached."""
+    bandwidth: float = 1.0
+    """Share of peak memory bandwidth reached."""
+    kernel_floor_s: float = 0.0
+    """Time that each kernel takes on top."""
+    kv_traffic: float = 1.0
+    """Bytes moved for each cached byte that a decoding step reads; 1 with a kernel that reads the cache in place."""
+    reserve_byte: float = 0.0
+    """Device memory taken by anything but weights, cache and activations."""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Where each factor is from."""
+
+
+IDEAL = Efficiency(sources={"all factors": "1 by definition: the estimate is a bound that no kernel beats"})
+
+TYPICAL = Efficiency(
+    name="typical",
+    compute=0.38,
+    bandwidth=0.8,
+    kernel_floor_s=3e-6,
+    reserve_byte=3.5e9,
+    sources={
+        "compute": "inference-sim, hardware_config.json: whole-step share of the dense peak, calibrated for vLLM "
+        "prefill; 0.38 on A100, 0.45 on H100, 0.32 on L40S",
+        "bandwidth": "ai-dynamo/aiconfigurator, system files: 0.8 of the peak, which its authors call a correction "
+        "from observations",
+        "kernel_floor_s": "ai-dynamo/aiconfigurator, system files: 3 microseconds a kernel",
+        "reserve_byte": "ai-dynamo/aiconfigurator, system files: 3.5 GB",
+    },
+)
+
+SURVEY = Efficiency(
+    name="survey",
+    kernel_floor_s=(36.25e-3 - 16.38e-3) / (28 * 13 + 1),
+    kv_traffic=13.15e-3 * 864,
+    sources={
+        "compute": "1; table 8 says nothing of it",
+        "bandwidth": "1; the intercept of table 8 is read as kernel floors instead",
+        "kernel_floor_s": "survey, table 8: least squares over the three rows give 36.25 ms without cache, 19.87 ms "
+        "over the time of one read of the weights on an L40S, spread over 28 layers of 13 kernels and 1 for the output",
+        "kv_traffic": "survey, table 8: 13.15 ms per GB of cache, 11.4 times one read at 864 GB/s",
+    },
+)
+
+PRESETS: Mapping[str, Efficiency] = {each.name: each for each in (IDEAL, TYPICAL, SURVEY)}
+"""Presets by name."""
+
+
+def efficiency_named(name: str) -> Efficiency:
+    """The preset of that name.
+
+    Raises:
+        AtlasError: there is none.
+    """
+    if name not in PRESETS:
+        raise AtlasError(f"no efficiency preset {name!r}; {suggestion(name, PRESETS)}")
+    return PRESETS[name]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """How the model is run.
+
+    Raises:
+        AtlasError: a number is not finite, or outside its range.
+    """
+
+    weight_dtype: str | None = None
+    """Type of the weights; None: the model's."""
+    activation_dtype: str | None = None
+    """Type of the activations, in which products are computed; None: 16 bits, as the model's."""
+    kv_dtype: str | None = None
+    """Type of the cache; None: that of the activations."""
+    tensor_parallel: int = 1
+    """Devices that share each layer."""
+    pipeline_parallel: int = 1
+    """Groups of layers on devices of their own."""
+    attention: Literal["fused", "materialised"] = "fused"
+    """Whether prefill attention keeps scores on chip and skips what the causal mask hides, or writes and reads the
+    whole square."""
+    unused_layers: bool = True
+    """Whether encoder layers behind the features used run all the same, as in transformers."""
+    efficiency: Efficiency = IDEAL
+    """How near kernels come to the peaks."""
+    price_usd_h: float | None = None
+    """Price of a device for an hour."""
+
+    def on(self, typical: Efficiency) -> Deployment:
+        """The same deployment; the preset `typical` stands for what was found on the device."""
+        return replace(self, efficiency=typical) if self.efficiency == TYPICAL else self
+
+    def __post_init__(self) -> None:
+        for name in ("tensor_parallel", "pipeline_parallel"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise AtlasError(f"{name} is {getattr(self, name)!r}; give a whole number of devices, 1 or more")
+        price = self.price_usd_h
+        if price is not None and not (math.isfinite(price) and price >= 0):
+            raise AtlasError(f"price_usd_h is {price!r}; give a price of 0 or more")
+        for name in ("compute", "bandwidth"):
+            share = getattr(self.efficiency, name)
+            if not 0 < share <= 1:
+                raise AtlasError(f"efficiency {name} is {share!r}; give a share above 0, 1 at most")
+        for name, least in (("kernel_floor_s", 0.0), ("kv_traffic", 1.0), ("reserve_byte", 0.0)):
+            number = getattr(self.efficiency, name)
+            if not (math.isfinite(number) and number >= least):
+                raise AtlasError(f"efficiency {name} is {number!r}; give a number of {least:g} or more")
+
+    @property
+    def devices(self) -> int:
+        """Devices in all."""
+        return self.tensor_parallel * self.pipeline_parallel

@@ -1,0 +1,155 @@
+"""What the engine must know of a model: shapes, not weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoder:
+    """The vision encoder."""
+
+    layers: int
+    """Layers that the released code runs."""
+    layers_needed: int
+    """Layers up to the one whose features are used; servers that do not load the rest run these."""
+    hidden: int
+    """Width of the hidden states."""
+    mlp: int
+    """Width of the MLP."""
+    gated_mlp: bool
+    """Whether the MLP has a gate, so three matrices."""
+    heads: int
+    """Attention heads."""
+    head_dim: int
+    """Width of a head."""
+    patch_size: int
+    """Side of a patch in pixels."""
+    temporal_patch_size: int = 1
+    """Frames that share a patch."""
+    class_token: bool = False
+    """Whether each sequence carries a class token."""
+    full_attention_layers: frozenset[int] | None = None
+    """The layers that attend to the whole sequence where the others attend in windows; None: all of them."""
+    parameters: int
+    """Parameters, unused layers included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """What maps patches to the width of the LLM."""
+
+    widths: tuple[int, ...]
+    """Input width, hidden widths, output width of its chain of linear layers; of a resampler: encoder width, LLM
+    width."""
+    copies: int = 1
+    """How many chains of these shapes run on the same rows: the main one and those of deepstack."""
+    queries: int = 0
+    """Learned queries of a resampler, a sequence; 0: no resampler."""
+    heads: int = 0
+    """Heads of a resampler's cross-attention."""
+    parameters: int
+    """Parameters of all copies."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experts:
+    """A mixture of experts in place of the dense MLP."""
+
+    routed: int
+    """Experts to choose from."""
+    top_k: int
+    """Experts that a token uses."""
+    shared: int
+    """Experts that every token uses on top."""
+    intermediate: int
+    """Width of one expert's MLP."""
+    dense_layers: int
+    """Leading layers that keep a dense MLP."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatentAttention:
+    """Multi-head latent attention: the cache holds one latent and one rotary key a token, for all heads."""
+
+    kv_lora_rank: int
+    """Width of the latent."""
+    rope_dim: int
+    """Width of the rotary key, shared by the heads."""
+    nope_dim: int
+    """Width of a head's query and key without position."""
+    v_dim: int
+    """Width of a head's value."""
+    q_lora_rank: int | None = None
+    """Width of the query's latent; None: queries are projected directly."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Llm:
+    """The language model."""
+
+    layers: int
+    """Transformer layers, cross-attention layers included."""
+    hidden: int
+    """Width of the hidden states."""
+    intermediate: int
+    """Width of the gated MLP of a dense layer."""
+    heads: int
+    """Query heads."""
+    kv_heads: int
+    """Key-value heads."""
+    head_dim: int
+    """Width of a head; heads times it need not be the hidden width."""
+    vocab: int
+    """Rows of the output matrix."""
+    tied_embeddings: bool
+    """Whether input and output matrix are one."""
+    experts: Experts | None = None
+    """The mixture of experts; None: dense."""
+    latent: LatentAttention | None = None
+    """Multi-head latent attention; None: keys and values are cached per head."""
+    window: int | None = None
+    """Width of the sliding window of the local layers, in tokens."""
+    local_layers: frozenset[int] = frozenset()
+    """The layers that attend in the sliding window."""
+    cross_layers: frozenset[int] = frozenset()
+    """The layers that attend to the vision tokens instead of to the sequence."""
+    parameters: int
+    """Parameters, embeddings included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRule:
+    """How images and videos become patches and tokens: a rule of `roofline.tokens` and its constants."""
+
+    image: str
+    """Name of the rule for images: a function of `roofline.tokens`."""
+    image_params: Mapping[str, Any] = field(default_factory=dict)
+    """Its keyword arguments."""
+    video: str | None = None
+    """Name of the rule for videos; None: the model has none."""
+    video_params: Mapping[str, Any] = field(default_factory=dict)
+    """Its keyword arguments."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A vision-language model."""
+
+    id: str
+    """Its id."""
+    name: str
+    """Its name."""
+    dtype: str
+    """Type of the released weights."""
+    encoder: Encoder
+    adapter: Adapter
+    llm: Llm
+    tokens: TokenRule
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of all parts."""
+        return self.encoder.parameters + self.adapter.parameters + self.llm.parameters

@@ -1,0 +1,54 @@
+"""What a request asks for, in pixels, seconds and tokens; models turn it into patches and vision tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """Images of one size."""
+
+    width: int
+    """Pixels."""
+    height: int
+    """Pixels."""
+    count: int = 1
+    """How many of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """A video and how often it is looked at."""
+
+    width: int
+    """Pixels."""
+    height: int
+    """Pixels."""
+    duration_s: float
+    """Length."""
+    sample_fps: float = 2.0
+    """Frames a second that are read, before the model's own limits."""
+    source_fps: float = 30.0
+    """Frames a second that the file holds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """One request: its visual input, its prompt and its answer."""
+
+    id: str = "request"
+    """Its id."""
+    images: tuple[Image, ...] = ()
+    """Its images."""
+    videos: tuple[Video, ...] = ()
+    """Its videos."""
+    text_tokens: int = 128
+    """Text tokens of the prompt, markers around images included."""
+    output_tokens: int = 256
+    """Tokens generated, the one that prefilling yields included."""
+    turns: int = 1
+    """Questions about the same visual input, one after the other: each has `text_tokens` and `output_tokens`, and
+    finds the cache of those before it."""
+    batch: int = 1
+    """Such requests processed together."""
