@@ -48,7 +48,9 @@ class Efficiency:
     """Where each factor is from."""
 
 
-IDEAL = Efficiency(sources={"all factors": "1 by definition: the estimate is a bound that no kernel beats"})
+IDEAL = Efficiency(
+    sources={"all factors": "1 by definition: a bound for these operators; only fusing more of them moves less"}
+)
 
 TYPICAL = Efficiency(
     name="typical",
@@ -127,6 +129,8 @@ class Deployment:
         return replace(self, efficiency=typical) if self.efficiency == TYPICAL else self
 
     def __post_init__(self) -> None:
+        if self.attention not in ("fused", "materialised"):
+            raise AtlasError(f"attention is {self.attention!r}; give fused or materialised")
         for name in ("tensor_parallel", "pipeline_parallel"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise AtlasError(f"{name} is {getattr(self, name)!r}; give a whole number of devices, 1 or more")

@@ -44,6 +44,8 @@ class Adapter:
     widths: tuple[int, ...]
     """Input width, hidden widths, output width of its chain of linear layers; of a resampler: encoder width, LLM
     width."""
+    merge: int = 1
+    """Neighbours of the patch grid that become one row; 1: rows are patches, whatever their order."""
     copies: int = 1
     """How many chains of these shapes run on the same rows: the main one and those of deepstack."""
     queries: int = 0

@@ -1,0 +1,110 @@
+"""The estimate as JSON: what programs may rely on. `contract_fields` tells names, units and meanings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lvlm_atlas.roofline.contract_fields import FORMAT
+from lvlm_atlas.roofline.operator import Operator
+from lvlm_atlas.roofline.stage import Stage
+from lvlm_atlas.roofline.state import State
+
+if TYPE_CHECKING:
+    from lvlm_atlas.roofline.estimate import Estimate
+
+
+def contract(estimate: Estimate, *, operators: bool = False) -> dict[str, Any]:
+    """The estimate as JSON data, with its operators on request. Numbers without a fraction are integers."""
+    state, memory, energy = estimate.state, estimate.memory, estimate.energy_j
+    found: dict[str, Any] = {
+        "format": FORMAT,
+        "model": estimate.model.id,
+        "hardware": estimate.device.id,
+        "workload": estimate.workload.id,
+        "stack": [each.label for each in estimate.stack],
+        "batch": estimate.workload.batch,
+        "tokens": _tokens(state),
+        "kv_byte": memory.kv_byte,
+        "kv_vision_byte": memory.kv_vision_byte,
+        "kv_text_byte": memory.kv_byte - memory.kv_vision_byte,
+        "kv_peak_byte": memory.kv_peak_byte,
+        "weight_byte": memory.weight_byte,
+        "activation_byte": memory.activation_byte,
+        "device_byte": memory.device_byte,
+        "stages": {name: _stage(stage, estimate.deployment.devices) for name, stage in estimate.stages.items()},
+        "flop": dict(estimate.flop),
+        "ttft_s": estimate.ttft_s,
+        "tpot_s": estimate.tpot_s,
+        "total_s": estimate.total_s,
+        "tokens_per_s": estimate.tokens_s if estimate.tpot_s else None,
+        "energy_j": energy,
+        "energy_j_per_token": None if energy is None else energy / estimate.output_tokens,
+        "cost_usd": estimate.cost_usd,
+        "visual_kv_share": estimate.visual_kv_share,
+        "bottleneck": estimate.bottleneck,
+        "ridge_flop_per_byte": estimate.device.ridge(estimate.dtype),
+        "fits": estimate.fits,
+        "assumptions": list(estimate.assumptions),
+    }
+    if operators:
+        found["operators"] = [
+            _operator(name, each) for name, stage in estimate.stages.items() for each in stage.operators
+        ]
+    return {key: whole(value) for key, value in found.items()}
+
+
+def whole(value: Any) -> Any:
+    """The same data, with numbers that have no fraction as integers."""
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else value
+    if isinstance(value, dict):
+        return {key: whole(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [whole(item) for item in value]
+    return value
+
+
+def _tokens(state: State) -> dict[str, Any]:
+    return {
+        "encoder": round(_encoder_token(state, 0)),
+        "vision": round(state.marker or state.vision),
+        "cross_attention": round(state.vision) if state.visual.cross_token else 0,
+        "text": state.text,
+        "output": state.output,
+        "encoder_layers": [_encoder_token(state, layer) for layer in range(_encoder_layers(state))],
+        "llm_layers": [state.text + n for n in state.sequence_vision],
+        "llm_vision_layers": list(state.vision_at),
+    }
+
+
+def _encoder_layers(state: State) -> int:
+    return len(state.encoder_patch[0]) - 1 if state.encoder_patch else 0
+
+
+def _encoder_token(state: State, layer: int) -> float:
+    """Tokens that enter an encoder layer, class tokens included."""
+    return sum(
+        each.sequences * (schedule[layer] + each.token - each.patch)
+        for each, schedule in zip(state.visual.patches, state.encoder_patch, strict=True)
+    )
+
+
+def _stage(stage: Stage, devices: int) -> dict[str, Any]:
+    return {
+        "time_s": stage.time_s,
+        "flop": stage.flop,
+        "byte": stage.byte,
+        "intensity": stage.intensity,
+        "bound": stage.bound,
+        "flop_per_s_device": stage.flop / stage.time_s / devices if stage.time_s else 0.0,
+    }
+
+
+def _operator(stage: str, each: Operator) -> dict[str, Any]:
+    work = each.work
+    return {
+        "stage": stage, "name": work.name, "kind": work.kind, "flop": work.flop, "byte": work.byte,
+        "weight_byte": work.weight_byte, "activation_byte": work.activation_byte, "kv_byte": work.kv_byte,
+        "link_byte": work.link_byte, "host_byte": work.host_byte, "intensity": each.intensity,
+        "time_s": each.time_s, "bound": each.bound,
+    }  # fmt: skip

@@ -1,0 +1,335 @@
+"""What many stacks cost on one request: what stacks share is worked out once.
+
+A stage depends on those techniques of a stack that change something up to it. So its time is kept by them, and a stack
+is the sum of a few times that other stacks have mostly asked for before. The numbers are those of `estimate` but for
+the order in which they are added up.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from lvlm_atlas.roofline import encoding, llm
+from lvlm_atlas.roofline.cache import held, mean_held
+from lvlm_atlas.roofline.decoding import passes
+from lvlm_atlas.roofline.deployment import Deployment
+from lvlm_atlas.roofline.device import Device
+from lvlm_atlas.roofline.kind import Kind, counted, places
+from lvlm_atlas.roofline.layout import layout, machine
+from lvlm_atlas.roofline.memory import device_byte, encoder_activation_byte, llm_activation_byte
+from lvlm_atlas.roofline.model import Model
+from lvlm_atlas.roofline.operator import Work
+from lvlm_atlas.roofline.pipeline import Walk, apply
+from lvlm_atlas.roofline.state import State
+from lvlm_atlas.roofline.transform import Applied
+from lvlm_atlas.roofline.workload import Workload
+
+_INPUT = ("frames", "pixels", "encoder.tokens", "vision-tokens")
+_EARLY = ("llm.vision-tokens", "attention.density", "kv.tokens", "kv.resident")
+"""Quantities whose changes come after the encoder's and before the number of tokens generated changes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a stack costs; see `Estimate`."""
+
+    encoding_s: float
+    """Time of encoding."""
+    prefilling_s: float
+    """Time of prefilling, all turns."""
+    decoding_s: float
+    """Time of decoding, all turns."""
+    ttft_s: float
+    """Time to the first token."""
+    tpot_s: float
+    """Time per output token after the first."""
+    device_byte: float
+    """What one device must hold."""
+
+    @property
+    def total_s(self) -> float:
+        """Time of the whole request."""
+        return self.encoding_s + self.prefilling_s + self.decoding_s
+
+
+@dataclass(frozen=True, slots=True)
+class _Entered:
+    """A request that has come up to the LLM."""
+
+    walk: Walk
+    state: State
+    """Its state, as if nothing followed."""
+    encoding_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """Decoding, without what techniques add."""
+
+    steps: int
+    """Tokens generated after the first of each answer."""
+    passes: float
+    """Passes of the model: plain steps, those of drafts in their share of one, and verifying passes."""
+    time_s: float
+    question_s: float
+    """Time in which further questions are read."""
+    device_byte: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Added:
+    """What a technique adds: seconds of the first two stages and of a step, bytes of a device."""
+
+    encoding_s: float
+    prefilling_s: float
+    step_s: float
+    device_byte: float
+
+
+class Costs:
+    """What stacks of some techniques cost on a request. A stack is a number: bit i stands for technique i.
+
+    Args:
+        model: the model.
+        device: the device.
+        workload: the request.
+        deployment: how the model is run.
+        techniques: the techniques, in pipeline order.
+
+    Raises:
+        AtlasError: as of `estimate`.
+    """
+
+    def __init__(
+        self, model: Model, device: Device, workload: Workload, deployment: Deployment, techniques: Sequence[Applied]
+    ) -> None:
+        self.workload, self.deployment, self.techniques = workload, deployment, techniques
+        self.lay = layout(model, workload.batch, deployment)
+        self.walls, _ = machine(device, self.lay, deployment)
+        self.plain = apply(model, workload, (), layers=self.lay.encoder_layers, element_byte=self.lay.kv_byte)
+        acts: dict[str, int] = defaultdict(int)
+        for index, each in enumerate(techniques):
+            for change in each.changes:
+                acts[change.quantity] |= 1 << index
+            acts["late"] |= bool(each.cache_bits or each.speculation) << index
+            acts["speculation"] |= bool(each.speculation) << index
+            acts["costly"] |= bool(each.overheads) << index
+            acts["costly-steps"] |= any(extra.stage == "decoding" for extra in each.overheads) << index
+        self._input = _union(acts, _INPUT)
+        self._early = _union(acts, _EARLY)
+        self._tokens = self._input | acts["llm.vision-tokens"]
+        self._prompt = self._tokens | acts["attention.density"]
+        self._cache = self._tokens | acts["kv.tokens"]
+        self._output = acts["output-tokens"]
+        self._loop = self._input | self._output | acts["speculation"]
+        self._steps = self._cache | acts["kv.resident"] | self._output | acts["late"]
+        self._costly, self._costly_steps = acts["costly"], acts["costly-steps"]
+        self._places = places(self.lay)
+        self._whole = (1.0,) * len(self._places)
+        self._entered: dict[int, _Entered] = {}
+        self._layers: dict[int, tuple[float, ...]] = {}
+        self._prompts: dict[int, float] = {}
+        self._prompt_layers: dict[Kind, float] = {}
+        self._caches: dict[int, tuple[list[float], list[float]]] = {}
+        self._rests: dict[tuple[float, float], float] = {}
+        self._activations: dict[int, float] = {}
+        self._floors: dict[int, tuple[int, float]] = {}
+        self._decodings: dict[int, _Decoded] = {}
+        self._additions: dict[tuple[int, int], _Added] = {}
+
+    def of(self, stack: int) -> Cost:
+        """What a stack costs."""
+        encoding_s = self._enter(stack & self._input).encoding_s
+        first_s = self._first_pass(stack & self._prompt)
+        decoded = self._decode(stack & self._steps)
+        step_s, device_byte = 0.0, decoded.device_byte
+        for index in _bits(stack & self._costly):
+            added = self._add(index, stack)
+            encoding_s += added.encoding_s
+            first_s += added.prefilling_s
+            step_s += added.step_s
+            device_byte += added.device_byte
+        decoding_s = decoded.time_s + decoded.passes * step_s
+        return Cost(
+            encoding_s, first_s + decoded.question_s, decoding_s, encoding_s + first_s,
+            decoding_s / decoded.steps if decoded.steps else 0.0, device_byte,
+        )  # fmt: skip
+
+    def floor(self, stack: int) -> Cost:
+        """What a stack costs at least, for little work: decoding without its attention, nothing that techniques add.
+
+        Both are left out because they are never negative; memory is not bounded at all.
+        """
+        encoding_s = self._enter(stack & self._input).encoding_s
+        first_s = self._first_pass(stack & self._prompt)
+        steps, decoding_s = self._least_decoding(stack & self._loop)
+        return Cost(
+            encoding_s, first_s, decoding_s, encoding_s + first_s, decoding_s / steps if steps else 0.0, 0.0,
+        )  # fmt: skip
+
+    def _least_decoding(self, stack: int) -> tuple[int, float]:
+        """Tokens after the first of each answer, and the time of decoding them but for attention."""
+        if stack not in self._floors:
+            entered = self._enter(stack & self._input)
+            walk = self._walk(stack, entered)
+            output = walk.output()
+            nodes, draft_passes, accepted, draft_cost = walk.speculation()
+            state = replace(
+                entered.state, output=output, draft_nodes=nodes, draft_passes=draft_passes, accepted=accepted,
+                draft_cost=draft_cost,
+            )  # fmt: skip
+            plain, rounds = passes(state, self.workload.turns)
+            seconds = sum(
+                times * self._rest(rows, rows) for rows, times in ((1.0, plain), (1 + nodes, rounds)) if times
+            )
+            self._floors[stack] = self.workload.turns * (output - 1), seconds
+        return self._floors[stack]
+
+    def _enter(self, stack: int) -> _Entered:
+        if stack not in self._entered:
+            walk = self._walk(stack)
+            made, encoder_patch, adapter_share, vision, marker = walk.handed_on()
+            state = replace(
+                self.plain, visual=made, encoder_patch=encoder_patch, adapter_share=adapter_share, vision=vision,
+                marker=marker,
+            )  # fmt: skip
+            self._entered[stack] = _Entered(walk, state, self._time_s(encoding.encoding(self.lay, state)))
+        return self._entered[stack]
+
+    def _walk(self, stack: int, after: _Entered | None = None) -> Walk:
+        """A walk of the techniques in `stack`, from the start or from where another has come."""
+        chosen = [self.techniques[index] for index in _bits(stack)]
+        walk = Walk(self.lay.model, self.workload, chosen, self.lay.encoder_layers, self.lay.kv_byte)
+        if after:
+            walk.symbols, walk.before = dict(after.walk.symbols), dict(after.walk.before)
+        return walk
+
+    def _token_layers(self, stack: int) -> tuple[float, ...]:
+        if stack not in self._layers:
+            entered = self._enter(stack & self._input)
+            self._layers[stack] = tuple(self._walk(stack, entered).token_layers(entered.state.vision))
+        return self._layers[stack]
+
+    def _first_pass(self, stack: int) -> float:
+        """Time of the pass over the prompt."""
+        if stack not in self._prompts:
+            entered, vision_at = self._enter(stack & self._input), self._token_layers(stack & self._tokens)
+            density = self._walk(stack, entered).densities(vision_at, entered.state.marker)
+            # What is cached does not matter here.
+            layers = counted(vision_at, density, self._whole, self._whole, self._places)
+            seconds = sum(count * self._prompt_layer(kind, entered.state) for kind, count in layers.items())
+            self._prompts[stack] = seconds + self._time_s(llm.prompt_rest(self.lay, entered.state, layers))
+        return self._prompts[stack]
+
+    def _prompt_layer(self, kind: Kind, state: State) -> float:
+        if kind not in self._prompt_layers:
+            self._prompt_layers[kind] = self._time_s(llm.prompt_layer(self.lay, state, kind, 1))
+        return self._prompt_layers[kind]
+
+    def _cached(self, stack: int) -> tuple[list[float], list[float]]:
+        if stack not in self._caches:
+            entered, vision_at = self._enter(stack & self._input), self._token_layers(stack & self._tokens)
+            self._caches[stack] = self._walk(stack, entered).cache(vision_at, entered.state.marker)
+        return self._caches[stack]
+
+    def _decode(self, stack: int) -> _Decoded:
+        if stack in self._decodings:
+            return self._decodings[stack]
+        entered, vision_at = self._enter(stack & self._input), self._token_layers(stack & self._tokens)
+        cached_vision, cached_text = self._cached(stack & self._cache)
+        walk = self._walk(stack, entered)
+        resident, fetch = walk.residency()
+        output = walk.output()
+        nodes, draft_passes, accepted, draft_cost = walk.speculation()
+        was = entered.state
+        state = State(
+            visual=was.visual, encoder_patch=was.encoder_patch, adapter_share=was.adapter_share, vision=was.vision,
+            marker=was.marker, text=was.text, vision_at=vision_at, density=self._whole, cached_vision=self._whole,
+            cached_text=self._whole, bits=walk.bits(), resident=resident, fetch=fetch, draft_nodes=nodes,
+            draft_passes=draft_passes, accepted=accepted, draft_cost=draft_cost, output=output, extras=(),
+        )  # fmt: skip
+        # What is alive in a layer does not matter here.
+        layers = counted(self._whole, self._whole, cached_vision, cached_text, self._places)
+        turns = self.workload.turns
+        plain, rounds = passes(state, turns)
+        seconds = question_s = 0.0
+        if plain or rounds:
+            means = [(kind, count, mean_held(self.lay, state, kind, turns)) for kind, count in layers.items()]
+            for rows, times in ((1.0, plain), (1 + nodes, rounds)):
+                if times:
+                    attention = (llm.step_attention(self.lay, state, kind, n, rows, found) for kind, n, found in means)
+                    seconds += times * (self._time_s(attention) + self._rest(rows, rows))
+        for turn in range(1, turns):
+            past = turn * output + (turn - 1) * state.text - 1
+            attention = (llm.question_attention(self.lay, state, kind, n, past) for kind, n in layers.items())
+            question_s += self._time_s(attention) + self._rest(state.text + 1, 1)
+        end = turns * output + (turns - 1) * state.text - 1
+        peak = self.lay.batch * sum(n * held(self.lay, state, kind, end).byte for kind, n in layers.items())
+        activation = self._activation(stack & self._tokens)
+        found = _Decoded(
+            turns * (output - 1), plain + rounds, seconds, question_s,
+            device_byte(self.lay, self.deployment, peak * resident, activation, 0),
+        )  # fmt: skip
+        self._decodings[stack] = found
+        return found
+
+    def _activation(self, stack: int) -> float:
+        """Room that activations take."""
+        if stack not in self._activations:
+            state = self._enter(stack & self._input).state
+            layers = counted(self._token_layers(stack), self._whole, self._whole, self._whole, self._places)
+            encoder, prompt = encoder_activation_byte(self.lay, state), llm_activation_byte(self.lay, state, layers)
+            self._activations[stack] = max(encoder, prompt)
+        return self._activations[stack]
+
+    def _rest(self, rows: float, last: float) -> float:
+        """Time of a pass over new tokens but for attention: the same for all stacks."""
+        if (rows, last) not in self._rests:
+            layers = counted(self._whole, self._whole, self._whole, self._whole, self._places)
+            self._rests[rows, last] = self._time_s(llm.rest(self.lay, layers, rows, last))
+        return self._rests[rows, last]
+
+    def _add(self, index: int, stack: int) -> _Added:
+        """What a technique adds in a stack."""
+        decodes = self._costly_steps >> index & 1
+        key = index, stack & (self._input | self._output | (self._cache if decodes else 0))
+        if key in self._additions:
+            return self._additions[key]
+        entered = self._enter(stack & self._input)
+        me = 1 << index
+        walk = self._walk(stack & self._output | me, entered)
+        if me & self._early:
+            walk.enter(self.techniques[index])
+        walk.output()
+        walk.stack = [self.techniques[index]]
+        cached = self._cached(stack & self._cache) if decodes else ((), ())
+        extras = tuple(walk.extras(sum(map(sum, cached)) / len(self._places)))
+        state = entered.state
+        found = _Added(
+            self._time_s(encoding.extras(self.lay, state, extras)),
+            self._time_s(llm.extras(self.lay, state, "prefilling", extras)),
+            self._time_s(llm.extras(self.lay, state, "decoding", extras)),
+            self.lay.batch * sum(extra.memory_byte for extra in extras) / self.deployment.devices,
+        )
+        self._additions[key] = found
+        return found
+
+    def _time_s(self, works: Iterable[Work]) -> float:
+        return sum(map(self.walls.time_s, works))
+
+
+def _union(acts: Mapping[str, int], quantities: Iterable[str]) -> int:
+    found = 0
+    for quantity in quantities:
+        found |= acts.get(quantity, 0)
+    return found
+
+
+def _bits(stack: int) -> Iterator[int]:
+    """Places of the ones in a number, ascending."""
+    while stack:
+        low = stack & -stack
+        yield low.bit_length() - 1
+        stack ^= low

@@ -1,0 +1,112 @@
+"""The work of the encoder and the adapter, operator by operator."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from lvlm_atlas.roofline.layout import Layout
+from lvlm_atlas.roofline.operator import Work
+from lvlm_atlas.roofline.state import Extra, State
+from lvlm_atlas.roofline.visual import Patches
+
+
+def encoding(layout: Layout, state: State) -> list[Work]:
+    """Encoder, adapter, and what techniques add before the LLM; for all requests of the batch."""
+    works: list[Work] = []
+    for each, schedule in zip(state.visual.patches, state.encoder_patch, strict=True):
+        works += _encoder(layout, each, schedule)
+    works += _adapter(layout, state)
+    works += extras(layout, state)
+    return works
+
+
+def _encoder(layout: Layout, shape: Patches, schedule: tuple[float, ...]) -> Iterator[Work]:
+    """All layers on the sequences of one shape; layers alike are taken together."""
+    encoder, b = layout.model.encoder, layout.activation_byte
+    count = layout.batch * shape.sequences
+    width = encoder.heads * encoder.head_dim
+    embedding = 3 * encoder.temporal_patch_size * encoder.patch_size**2
+    yield layout.linear(
+        "encoder.patch_embedding", count * shape.patch, embedding, encoder.hidden, shards=layout.encoder_shards
+    )
+    other = shape.token - shape.patch
+    windows = encoder.full_attention_layers is not None and shape.window_pair is not None
+    alike = Counter(
+        (schedule[i], schedule[i + 1], windows and i not in (encoder.full_attention_layers or ()))
+        for i in range(len(schedule) - 1)
+    )
+    for (enters, leaves, windowed), layers in alike.items():
+        rows, left = count * (enters + other), count * (leaves + other)
+        kept = enters / shape.patch if shape.patch else 0.0
+        # Fewer tokens in the same windows: kept evenly, each window has that share squared of its pairs.
+        pairs = (shape.window_pair or 0) * kept**2 if windowed else (enters + other) ** 2
+        shards = layout.encoder_shards
+        yield layout.linear("encoder.qkv", rows, encoder.hidden, 3 * width, layers, shards=shards)
+        scores = count * pairs * encoder.heads
+        yield Work(
+            "encoder.window_attention" if windowed else "encoder.attention", "attention",
+            flop=layers * 4 * count * pairs * width,
+            activation_byte=layers * b * (4 * rows * width + (4 * scores if layout.materialised else 0)),
+            kernels=layers * (3 if layout.materialised else 1), shards=shards,
+        )  # fmt: skip
+        yield layout.linear("encoder.output", rows, width, encoder.hidden, layers, shards=shards)
+        up = 2 if encoder.gated_mlp else 1
+        yield layout.linear("encoder.mlp_up", left, encoder.hidden, up * encoder.mlp, layers, shards=shards)
+        yield layout.linear("encoder.mlp_down", left, encoder.mlp, encoder.hidden, layers, shards=shards)
+        # Two norms and two residual sums move 10 widths a row, the activation reads and writes the MLP's.
+        yield Work(
+            "encoder.elementwise", "elementwise",
+            activation_byte=layers * b * (5 * (rows + left) * encoder.hidden + (up + 1) * left * encoder.mlp),
+            kernels=layers * 5,
+        )  # fmt: skip
+    through = sum(enters + other for enters in schedule[:-1])
+    yield from layout.all_reduce("encoder", count * through, encoder.hidden, layout.encoder_shards)
+
+
+def _adapter(layout: Layout, state: State) -> Iterator[Work]:
+    adapter = layout.model.adapter
+    rows = layout.batch * state.visual.adapter_token * state.adapter_share
+    if not rows:
+        return
+    if adapter.queries:
+        yield from _resampler(layout, state, rows)
+        return
+    for index, (into, out) in enumerate(zip(adapter.widths, adapter.widths[1:], strict=False)):
+        yield layout.linear(f"adapter.linear_{index}", rows, into, out, adapter.copies, shards=layout.encoder_shards)
+
+
+def _resampler(layout: Layout, state: State, rows: float) -> Iterator[Work]:
+    """One layer of cross-attention from learned queries to the patches of each sequence."""
+    adapter = layout.model.adapter
+    into, width = adapter.widths[0], adapter.widths[-1]
+    patches = layout.batch * sum(
+        each.sequences * schedule[-1]
+        for each, schedule in zip(state.visual.patches, state.encoder_patch, strict=True)
+    )  # fmt: skip
+    pairs = patches * adapter.queries
+    yield layout.linear("adapter.kv_projection", patches, into, width)
+    yield layout.linear("adapter.query", rows, width, width)
+    yield layout.linear("adapter.key_value", patches, width, 2 * width)
+    yield Work(
+        "adapter.attention", "attention", flop=4 * pairs * width,
+        activation_byte=layout.activation_byte * (2 * rows + 2 * patches) * width, kernels=1,
+    )  # fmt: skip
+    yield layout.linear("adapter.output", rows, width, width)
+    yield layout.linear("adapter.projection", rows, width, width)
+
+
+def extras(layout: Layout, state: State, added: Sequence[Extra] | None = None) -> Iterator[Work]:
+    """What techniques add. A row of attention that they read is formed again from queries and keys, and kept."""
+    encoder, b = layout.model.encoder, layout.activation_byte
+    sequences = sum(each.sequences for each in state.visual.patches)
+    tokens = state.visual.encoder_token / sequences if sequences else 0.0
+    for extra in state.extras if added is None else added:
+        if extra.stage == "encoding":
+            scores = extra.rows * tokens * encoder.heads
+            formed = 2 * scores * encoder.head_dim
+            yield Work(
+                f"technique: {extra.technique}", "technique",
+                flop=layout.batch * (formed if extra.flop is None else extra.flop),
+                activation_byte=layout.batch * (extra.byte + 2 * b * scores), kernels=1,
+            )  # fmt: skip

@@ -1,0 +1,182 @@
+"""The estimate: from a model, a device, a request and techniques to time, memory, energy and what bounds them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.roofline.assumptions import assumptions
+from lvlm_atlas.roofline.contract import contract
+from lvlm_atlas.roofline.decoding import decoding
+from lvlm_atlas.roofline.deployment import Deployment
+from lvlm_atlas.roofline.device import Device
+from lvlm_atlas.roofline.encoding import encoding
+from lvlm_atlas.roofline.kind import kinds
+from lvlm_atlas.roofline.layout import layout, machine
+from lvlm_atlas.roofline.llm import prompt, question
+from lvlm_atlas.roofline.memory import Memory, memory
+from lvlm_atlas.roofline.model import Model
+from lvlm_atlas.roofline.operator import Operator
+from lvlm_atlas.roofline.pipeline import apply
+from lvlm_atlas.roofline.stage import STAGES, Stage, summed
+from lvlm_atlas.roofline.state import State
+from lvlm_atlas.roofline.transform import Applied
+from lvlm_atlas.roofline.workload import Workload
+
+__all__ = ["STAGES", "Estimate", "Stage", "estimate"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What a request costs. Tokens are those of one request; bytes and FLOPs count the batch and all devices; times
+    are those of the batch.
+    """
+
+    model: Model
+    device: Device
+    workload: Workload
+    deployment: Deployment
+    stack: tuple[Applied, ...]
+    """The techniques, in pipeline order."""
+    dtype: str
+    """Type of numbers whose peak the products were held against."""
+    state: State
+    """What the stack leaves of the request."""
+    stages: Mapping[str, Stage]
+    """The stages by name."""
+    flop: Mapping[str, float]
+    """FLOPs of the passes over the prompt: `encoder_linear`, `adapter_linear`, `llm_linear` and `attention`."""
+    memory: Memory
+    """What lies in device memory."""
+    ttft_s: float
+    """Time to the first token: encoding and the first pass over the prompt."""
+    tpot_s: float
+    """Time per output token after the first, on average."""
+    total_s: float
+    """Time of the whole request, all turns."""
+    visual_kv_share: float
+    """Share of vision entries of the cache in the bytes that decoding moves: the visual memory wall."""
+    assumptions: tuple[str, ...]
+    """What was taken for granted."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether one device holds its part."""
+        return self.memory.device_byte <= self.device.memory_byte
+
+    @property
+    def output_tokens(self) -> int:
+        """Tokens generated, all turns and requests."""
+        return self.state.output * self.workload.turns * self.workload.batch
+
+    @property
+    def tokens_s(self) -> float:
+        """Tokens generated a second while decoding, all requests together."""
+        return self.workload.batch / self.tpot_s if self.tpot_s else math.inf
+
+    @property
+    def energy_j(self) -> float | None:
+        """Energy of the batch at the devices' thermal design power; None where that is not published."""
+        return None if self.device.tdp_w is None else self.total_s * self.device.tdp_w * self.deployment.devices
+
+    @property
+    def cost_usd(self) -> float | None:
+        """Cost of one request; None where no price is given."""
+        price = self.deployment.price_usd_h
+        return None if price is None else self.total_s / 3600 * price * self.deployment.devices / self.workload.batch
+
+    @property
+    def bottleneck(self) -> str:
+        """The stage that takes longest."""
+        return max(STAGES, key=lambda name: self.stages[name].time_s)
+
+    def to_dict(self, *, operators: bool = False) -> dict[str, Any]:
+        """The estimate as the JSON that `lvlm-atlas estimate --format json` prints: the fields of `contract`."""
+        return contract(self, operators=operators)
+
+
+def estimate(
+    model: Model,
+    device: Device,
+    workload: Workload,
+    deployment: Deployment | None = None,
+    stack: Sequence[Applied] = (),
+) -> Estimate:
+    """What a request costs on a device, with a stack of techniques or without.
+
+    Each operator takes the longer of its two walls, arithmetic and memory traffic (survey, eq. 10), plus the floor of
+    its kernels; operators follow one another. Decoding is evaluated at the mean length of the cache.
+
+    Args:
+        model: the model.
+        device: the device; several of them are alike.
+        workload: the request.
+        deployment: how the model is run; None: released types, one device, ideal kernels.
+        stack: techniques; those that act earlier in the pipeline come first.
+
+    Raises:
+        AtlasError: the request is nothing the model can take, or the deployment nothing that the device can run.
+    """
+    deployment = (deployment or Deployment()).on(device.typical)
+    _check(workload)
+    lay = layout(model, workload.batch, deployment)
+    walls, dtype = machine(device, lay, deployment)
+    state = apply(model, workload, stack, layers=lay.encoder_layers, element_byte=lay.kv_byte)
+    layers = kinds(lay, state)
+    turns, output = workload.turns, state.output
+
+    encode = [walls.run(work) for work in encoding(lay, state)]
+    first = [walls.run(work) for work in prompt(lay, state, layers)]
+    later: list[Operator] = []
+    for turn in range(1, turns):
+        past = turn * output + (turn - 1) * state.text - 1
+        later += [walls.run(work) for work in question(lay, state, layers, past)]
+    decode, tpot = decoding(lay, state, layers, walls, turns)
+
+    stages = {
+        "encoding": summed("encoding", encode),
+        "prefilling": summed("prefilling", first + later),
+        "decoding": summed("decoding", decode),
+    }
+    ttft = sum(each.time_s for each in (*encode, *first))
+    vision_byte = sum(each.work.vision_byte for each in decode)
+    return Estimate(
+        model=model, device=device, workload=workload, deployment=deployment,
+        stack=tuple(sorted(stack, key=lambda each: each.order)), dtype=dtype, state=state, stages=stages,
+        flop=_flop((*encode, *first)), memory=memory(lay, state, layers, deployment, workload),
+        ttft_s=ttft, tpot_s=tpot, total_s=sum(stage.time_s for stage in stages.values()),
+        visual_kv_share=vision_byte / stages["decoding"].byte if stages["decoding"].byte else 0.0,
+        assumptions=assumptions(lay, device, workload, deployment, dtype, stack),
+    )  # fmt: skip
+
+
+def _check(workload: Workload) -> None:
+    """Refuse numbers that no request has."""
+    for name, least in (("text_tokens", 0), ("output_tokens", 1), ("turns", 1), ("batch", 1)):
+        number = getattr(workload, name)
+        if not isinstance(number, int) or isinstance(number, bool) or number < least:
+            raise AtlasError(f"{name} is {number!r}; give a whole number of {least} or more")
+    for image in workload.images:
+        if not isinstance(image.count, int) or image.count < 1:
+            raise AtlasError(f"the number of images is {image.count!r}; give a whole number of 1 or more")
+    if not (workload.images or workload.videos or workload.text_tokens):
+        raise AtlasError("the request is empty; give it text, images or a video")
+    for video in workload.videos:
+        for name in ("duration_s", "sample_fps", "source_fps"):
+            number = getattr(video, name)
+            if not (math.isfinite(number) and number > 0):
+                raise AtlasError(f"a video's {name} is {number!r}; give a number above 0")
+
+
+def _flop(operators: Iterable[Operator]) -> dict[str, float]:
+    found = {"encoder_linear": 0.0, "adapter_linear": 0.0, "llm_linear": 0.0, "attention": 0.0, "technique": 0.0}
+    for each in operators:
+        work = each.work
+        if work.kind == "linear":
+            found[f"{work.name.split('.', 1)[0]}_linear"] += work.flop
+        elif work.kind in ("attention", "technique"):
+            found[work.kind] += work.flop
+    return found

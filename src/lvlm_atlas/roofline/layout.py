@@ -1,0 +1,145 @@
+"""A model as it lies on its devices: bytes of each number, shards, and what all operators share."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.roofline.deployment import BITS, Deployment, dtype_named
+from lvlm_atlas.roofline.device import Device
+from lvlm_atlas.roofline.model import Model
+from lvlm_atlas.roofline.operator import Machine, Work
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A model, the types of its numbers, and how its operators are split."""
+
+    model: Model
+    batch: int
+    """Requests processed together."""
+    weight_byte: float
+    """Bytes of a weight."""
+    activation_byte: float
+    """Bytes of an activation."""
+    kv_byte: float
+    """Bytes of a cached number that is not quantised."""
+    compute_dtype: str
+    """Type whose peak the products reach."""
+    materialised: bool
+    """Whether prefill attention writes its scores to memory."""
+    kv_traffic: float
+    """Bytes moved for each cached byte read."""
+    shards: int
+    """Devices that share each layer of the LLM."""
+    hops: int
+    """Times that the LLM's hidden states go on to another device: groups of layers but one."""
+    encoder_shards: int
+    """Devices that share each layer of the encoder: 1 where its heads cannot be split, so that each runs it whole."""
+    encoder_layers: int
+    """Encoder layers that run."""
+
+    def linear(
+        self, name: str, rows: float, into: int, out: int, layers: float = 1, *, shards: int = 1, matrices: int = 1,
+        weights: float | None = None,
+    ) -> Work:  # fmt: skip
+        """A product of `rows` rows with a matrix, in each of so many layers.
+
+        Args:
+            name: name of the operator.
+            rows: rows of the input.
+            into: width of the input.
+            out: width of the output.
+            layers: how many of them there are.
+            shards: devices that share it.
+            matrices: separate matrices of these shapes, each reading the input.
+            weights: matrices whose weights are read, where that differs from those used.
+        """
+        read = matrices if weights is None else weights
+        return Work(
+            name, "linear",
+            flop=layers * matrices * 2 * rows * into * out,
+            weight_byte=layers * read * into * out * self.weight_byte,
+            activation_byte=layers * matrices * rows * (into + out) * self.activation_byte,
+            kernels=layers * matrices, shards=shards,
+        )  # fmt: skip
+
+    def all_reduce(self, part: str, rows: float, width: int, shards: int) -> list[Work]:
+        """Two sums in each layer over all devices that share it, by rings; none where each is alone.
+
+        Args:
+            part: part of the model.
+            rows: rows of the hidden states, over all layers.
+            width: their width.
+            shards: devices that share a layer.
+        """
+        byte = 2 * rows * width * self.activation_byte
+        link = 2 * (shards - 1) / shards * byte
+        return [Work(f"{part}.all_reduce", "link", link_byte=link)] if shards > 1 else []
+
+
+def layout(model: Model, batch: int, deployment: Deployment) -> Layout:
+    """How the model lies on its devices.
+
+    Raises:
+        AtlasError: the heads cannot be split among the devices, or a type of numbers is unknown.
+    """
+    shards = deployment.tensor_parallel
+    heads = model.llm.heads
+    if heads % shards:
+        options = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
+        raise AtlasError(f"tensor_parallel is {shards}; {model.name} has {heads} heads, so give one of {options}")
+    if deployment.pipeline_parallel > model.llm.layers:
+        raise AtlasError(
+            f"pipeline_parallel is {deployment.pipeline_parallel}; {model.name} has {model.llm.layers} layers, "
+            "give that many at most"
+        )
+    weight = dtype_named(deployment.weight_dtype or model.dtype)
+    activation = dtype_named(deployment.activation_dtype or (model.dtype if BITS[weight] <= 16 else weight))
+    kv = dtype_named(deployment.kv_dtype) if deployment.kv_dtype else activation
+    encoder = model.encoder
+    return Layout(
+        model=model,
+        batch=batch,
+        weight_byte=BITS[weight] / 8,
+        activation_byte=BITS[activation] / 8,
+        kv_byte=BITS[kv] / 8,
+        compute_dtype=activation,
+        materialised=deployment.attention == "materialised",
+        kv_traffic=deployment.efficiency.kv_traffic,
+        shards=shards,
+        hops=deployment.pipeline_parallel - 1,
+        encoder_shards=1 if encoder.heads % shards else shards,
+        encoder_layers=encoder.layers if deployment.unused_layers else encoder.layers_needed,
+    )
+
+
+def machine(device: Device, layout: Layout, deployment: Deployment) -> tuple[Machine, str]:
+    """The device's two walls for this layout, and the type of numbers whose peak was taken.
+
+    Raises:
+        AtlasError: the device has no peak for the type of the activations.
+    """
+    dtype = layout.compute_dtype
+    # Sixteen bits are sixteen bits: a device without one of the two types runs the model in the other.
+    twin = {"bf16": "fp16", "fp16": "bf16"}.get(dtype)
+    if dtype not in device.peak_flop_s and twin in device.peak_flop_s:
+        dtype = str(twin)
+    if dtype not in device.peak_flop_s:
+        known = ", ".join(device.peak_flop_s)
+        raise AtlasError(f"{device.name} has no peak for activations of type {dtype}; give one of {known}")
+    efficiency = deployment.efficiency
+    link = device.link_byte_s or device.host_link_byte_s
+    if deployment.devices > 1 and link is None:
+        raise AtlasError(
+            f"{device.name} has no link to another device; give tensor_parallel and pipeline_parallel of 1"
+        )
+    walls = Machine(
+        device.peak_flop_s[dtype] * efficiency.compute,
+        device.bandwidth_byte_s * efficiency.bandwidth,
+        efficiency.kernel_floor_s,
+        link or math.inf,
+        device.host_link_byte_s or math.inf,
+    )
+    return walls, dtype

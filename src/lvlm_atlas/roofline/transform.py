@@ -1,0 +1,158 @@
+"""What a technique does to a request, as the engine takes it: changes of the state, and what they cost.
+
+Amounts are numbers or functions of the state: each receives what the symbols (`N_v`, `L`, …) and the technique's
+parameters stand for where it applies. No technique is known here by name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Names = Mapping[str, float]
+Amount = float | Callable[[Names], float]
+"""A number, or a function of what the names stand for."""
+How = Literal["set", "scale", "cap", "remove"]
+"""Whether an amount is the new value, a share of the old, a limit, or what is taken off."""
+
+_WHOLE: Mapping[str, Callable[[float], float]] = {"nearest": round, "down": math.floor, "up": math.ceil}
+
+
+def value(amount: Amount, names: Names) -> float:
+    """The number that an amount comes to."""
+    return amount(names) if callable(amount) else amount
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One count changes, in some layers if the quantity has layers."""
+
+    quantity: str
+    """What changes: `frames`, `pixels`, `encoder.tokens`, `vision-tokens`, `llm.vision-tokens`,
+    `attention.density`, `kv.tokens`, `kv.resident` or `output-tokens`."""
+    order: int
+    """Place in the pipeline; earlier places come first."""
+    how: How
+    """What the amount is."""
+    amount: Amount
+    rounding: Literal["nearest", "down", "up"] = "nearest"
+    """How a scaled count becomes whole."""
+    from_layer: Amount = 0
+    """The first layer with the new value."""
+    to_layer: Amount | None = None
+    """The first layer without it; None: to the end."""
+    of: Literal["all", "vision", "text"] = "all"
+    """Which cache entries are counted."""
+    before_adapter: bool = False
+    """Whether tokens change before the adapter, which then has fewer rows to map."""
+    fetch: Amount = 0
+    """Share of the cache fetched from the host at each step (`kv.resident`)."""
+
+    def apply(self, old: float, names: Names, *, whole: bool = True) -> float:
+        """The new value; a `whole` one is a count, rounded when scaled. Never negative."""
+        amount = value(self.amount, names)
+        if self.how == "set":
+            return amount
+        if self.how == "scale":
+            return _WHOLE[self.rounding](old * amount) if whole else old * amount
+        if self.how == "cap":
+            return min(old, amount)
+        return max(0.0, old - amount)
+
+
+def _settled(amount: Amount, names: Names) -> Amount:
+    """A number where a function says by its `names` that the entries do not decide."""
+    uses: Collection[str] = getattr(amount, "names", ("N",))
+    return amount if "N" in uses else value(amount, names)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheBits:
+    """Cached numbers are stored in fewer bits."""
+
+    order: int
+    key: Amount
+    """Bits of an element of K."""
+    value: Amount
+    """Bits of an element of V."""
+    group_size: Amount
+    """Numbers that share scale and zero point."""
+    group_overhead_bit: Amount
+    """Bits that a group adds."""
+    full_precision_keys: Amount = 0
+    """Recent keys that stay as they are, at N entries."""
+    full_precision_values: Amount = 0
+    """Recent values that stay as they are."""
+
+    def settled(self, names: Names) -> CacheBits:
+        """The same with numbers in place of formulas that do not depend on the entries `N`."""
+        return CacheBits(
+            order=self.order,
+            key=_settled(self.key, names),
+            value=_settled(self.value, names),
+            group_size=_settled(self.group_size, names),
+            group_overhead_bit=_settled(self.group_overhead_bit, names),
+            full_precision_keys=_settled(self.full_precision_keys, names),
+            full_precision_values=_settled(self.full_precision_values, names),
+        )
+
+    @property
+    def uneven(self) -> bool:
+        """Whether bytes may rise with the number of entries otherwise than on a line."""
+        return any(map(callable, (self.key, self.value, self.full_precision_keys, self.full_precision_values)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speculation:
+    """A draft proposes tokens, one pass of the target verifies them."""
+
+    order: int
+    draft_nodes: Amount
+    """Tokens that the target verifies in one pass."""
+    draft_passes: Amount
+    """Passes of the draft in a round."""
+    accepted: Amount
+    """Drafted tokens accepted in a round, on average; the target's own bonus token comes on top."""
+    draft_cost: Amount
+    """Time of a draft pass, in decoding steps of the target."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overhead:
+    """What a technique adds at a stage, for one request; in decoding, at each step."""
+
+    stage: Literal["encoding", "prefilling", "decoding"]
+    flop: Amount | None = None
+    """Floating-point operations; None: those of forming `attention_rows`, if any."""
+    byte: Amount = 0
+    """Memory traffic."""
+    attention_rows: Amount = 0
+    """Rows of softmax attention formed and kept, per head, over all layers."""
+    memory_byte: Amount = 0
+    """Device memory occupied on top."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """A technique at a setting, ready to be applied."""
+
+    id: str
+    """The technique."""
+    label: str
+    """Technique and setting, as a user writes them."""
+    parameters: Names
+    """What the parameters stand for."""
+    changes: tuple[Change, ...] = ()
+    cache_bits: tuple[CacheBits, ...] = ()
+    speculation: tuple[Speculation, ...] = ()
+    overheads: tuple[Overhead, ...] = ()
+    assumptions: tuple[str, ...] = ()
+    """What was taken where data decide."""
+
+    @property
+    def order(self) -> int:
+        """The first place in the pipeline at which it changes something."""
+        effects: tuple[Change | CacheBits | Speculation, ...] = (*self.changes, *self.cache_bits, *self.speculation)
+        return min((each.order for each in effects), default=0)

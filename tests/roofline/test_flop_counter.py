@@ -1,0 +1,384 @@
+"""The engine's FLOPs equal those that torch counts when the reference LVLM runs."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed, whose FLOP counter is the ground of these tests")
+
+# ruff: noqa: E402
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode, bmm_flop
+
+from lvlm_atlas import load
+from lvlm_atlas.planner.lowering import applied
+from lvlm_atlas.planner.planner import Planner
+from lvlm_atlas.planner.stack import Choice
+from lvlm_atlas.reference.lvlm import LVLM, Trace, random_request
+from lvlm_atlas.reference.lvlm.attention import attend
+from lvlm_atlas.reference.lvlm.cache import Cache, PlainStore
+from lvlm_atlas.reference.lvlm.config import Config, WindowLVLMConfig, WindowVisionConfig
+from lvlm_atlas.reference.lvlm.points import POINTS, Stack, points_of
+from lvlm_atlas.reference.lvlm.presets import PRESETS
+from lvlm_atlas.reference.lvlm.states import Patches
+from lvlm_atlas.reference.lvlm.step import advance
+from lvlm_atlas.reference.lvlm.windows import coordinates, to_patches, whole, windows_of
+from lvlm_atlas.roofline.deployment import Deployment
+from lvlm_atlas.roofline.estimate import Estimate, estimate
+from lvlm_atlas.roofline.model import Adapter, Encoder, Llm, Model, TokenRule
+from lvlm_atlas.roofline.workload import Image, Video, Workload
+from lvlm_atlas.schema.effect import Speculation
+from lvlm_atlas.schema.technique import Technique
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+TINY = [name for name in PRESETS if name.startswith("tiny")]
+LARGE = [name for name in PRESETS if not name.startswith("tiny")]
+SIZES = {"frames": 3, "text": 16, "output": 4}
+TECHNIQUES = {
+    id_: technique
+    for id_, technique in load(CHECKOUT).atlas.techniques.items()
+    if technique.reference and not any(isinstance(effect, Speculation) for effect in technique.effects)
+}
+"""Drafts are left out: what they run depends on what is accepted."""
+TRIALS = [(id_, i) for id_, technique in TECHNIQUES.items() for i in range(len(technique.trials))]
+
+
+LINEAR, ATTENTION = "linear", "attention"
+KINDS = {"convolution": LINEAR, "addmm": LINEAR, "mm": LINEAR, "bmm": ATTENTION}
+"""Layers with weights run as products of two matrices, attention as batches of them."""
+
+
+def model_of(config: Config) -> Model:
+    """The engine's view of a reference model. Parameters are not counted: no FLOP depends on them."""
+    vision, text = config.vision, config.text
+    windows = isinstance(config, WindowLVLMConfig)
+    encoder = Encoder(
+        layers=vision.num_hidden_layers,
+        layers_needed=config.encoder_layers,
+        hidden=vision.hidden_size,
+        mlp=vision.intermediate_size,
+        gated_mlp=windows,
+        heads=vision.num_attention_heads,
+        head_dim=vision.hidden_size // vision.num_attention_heads,
+        patch_size=vision.patch_size,
+        temporal_patch_size=config.frames_a_patch,
+        class_token=bool(config.class_tokens),
+        full_attention_layers=frozenset(config.vision.full_attention_layers) if windows else None,
+        parameters=1,
+    )
+    rows = vision.hidden_size * config.patches_a_token
+    return Model(
+        id="reference",
+        name="reference",
+        dtype="fp32",
+        encoder=encoder,
+        adapter=Adapter(widths=(rows, rows if windows else text.hidden_size, text.hidden_size), parameters=1),
+        llm=Llm(
+            layers=text.num_hidden_layers,
+            hidden=text.hidden_size,
+            intermediate=text.intermediate_size,
+            heads=text.num_attention_heads,
+            kv_heads=text.num_key_value_heads,
+            head_dim=text.head_dim,
+            vocab=text.vocab_size,
+            tied_embeddings=text.tie_word_embeddings,
+            parameters=1,
+        ),
+        tokens=_rule(config),
+    )
+
+
+def _rule(config: Config) -> TokenRule:
+    vision = config.vision
+    if not isinstance(config, WindowLVLMConfig):
+        fixed = {
+            "tile": config.vision.image_size,
+            "patch": vision.patch_size,
+            "class_token": True,
+            "token_per_tile": vision.patches,
+        }
+        return TokenRule(image="fixed", image_params=fixed)
+    merge = config.vision.spatial_merge_size
+    sizes = {
+        "patch": vision.patch_size,
+        "merge": merge,
+        "min_pixels": 1,
+        "max_pixels": 10**9,
+        "window": config.vision.window_size // (vision.patch_size * merge),
+    }
+    every_frame = {"min_frames": 1, "max_frames": 10**6, "multiple": 1}
+    video = {**sizes, **every_frame, "temporal": config.frames_a_patch, "total_pixels": 10**12}
+    return TokenRule(image="smart_resize", image_params=sizes, video="video_smart_resize", video_params=video)
+
+
+def workload_of(config: Config, *, frames: int, text: int, output: int) -> Workload:
+    """The engine's view of `random_request`."""
+    height, width = config.vision.frame_size
+    video = isinstance(config, WindowLVLMConfig)
+    return Workload(
+        images=() if video else (Image(width, height, frames),),
+        videos=(Video(width, height, frames, sample_fps=1, source_fps=1),) if video else (),
+        text_tokens=text,
+        output_tokens=output,
+    )
+
+
+class Counted:
+    """FLOPs that torch counts while it is entered; attention runs as plain products of matrices."""
+
+    def __init__(self) -> None:
+        self.flop: Counter[str] = Counter()
+        """FLOPs by kind of operator."""
+
+    def __enter__(self) -> Counted:
+        def products(a: Tensor, b: Tensor, *_: Any, **_more: Any) -> int:
+            flop = bmm_flop(a.shape, b.shape)
+            if len(b) > 1 and b.stride(0) == 0:  # one matrix for all of the batch: a layer with weights after all
+                self.flop.update({LINEAR: flop, ATTENTION: -flop})
+            return int(flop)
+
+        products._get_raw = True  # type: ignore[attr-defined]  # how torch is told to hand tensors over, not shapes
+        self._kernel = sdpa_kernel(SDPBackend.MATH)
+        self._counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.bmm: products})
+        self._kernel.__enter__()
+        self._counter.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._counter.__exit__(*error)
+        self._kernel.__exit__(*error)
+        for operator, flop in self._counter.get_flop_counts().get("Global", {}).items():
+            self.flop[KINDS[str(operator).removeprefix("aten.")]] += flop
+
+
+def watched(technique: object, own: Counted) -> object:
+    """The same technique; what it computes itself is counted in `own` too."""
+
+    def method(name: str) -> Any:
+        def call(_self: object, *args: Any) -> Any:
+            with own:
+                return getattr(technique, name)(*args)
+
+        return call
+
+    names = {name for point in points_of(technique) for name in vars(POINTS[point]) if not name.startswith("_")}
+    flags = {"needs_attention_map": getattr(technique, "needs_attention_map", False)}
+    return type(type(technique).__name__, (), {**{name: method(name) for name in names}, **flags})()
+
+
+def flop(found: Estimate, kind: str, stage: str | None = None, part: str = "") -> float:
+    """FLOPs of a kind of operator, in one stage or in all, of one part of the model or of all."""
+    stages = found.stages.values() if stage is None else [found.stages[stage]]
+    works = [each.work for one in stages for each in one.operators]
+    return sum(work.flop for work in works if work.kind == kind and work.name.startswith(part))
+
+
+def predicted(
+    planner: Planner,
+    preset: str,
+    stack: tuple[Choice, ...] = (),
+    *,
+    attention: Literal["fused", "materialised"] = "materialised",
+    **sizes: int,
+) -> Estimate:
+    """The engine's estimate of what `run` runs: encoder layers that are needed, whole squares of scores."""
+    config, device = PRESETS[preset], planner.device("h200")
+    deployment = Deployment(attention=attention, unused_layers=False)
+    techniques = [applied(planner.kb.atlas, each.technique, each.setting, each.outcomes) for each in stack]
+    return estimate(model_of(config), device, workload_of(config, **sizes), deployment, techniques)
+
+
+def run(preset: str, technique: object | None, **sizes: int) -> tuple[Counter[str], Counter[str], Trace]:
+    """FLOPs of the model's own, those of the technique, and the trace."""
+    lvlm = LVLM.random(preset)
+    request = random_request(
+        lvlm.config, frames=sizes["frames"], text_tokens=sizes["text"], max_new_tokens=sizes["output"]
+    )
+    own, all_ = Counted(), Counted()
+    with all_:
+        result = lvlm.run(request, [] if technique is None else [watched(technique, own)])
+    all_.flop.subtract(own.flop)
+    return all_.flop, own.flop, result.trace
+
+
+@cache
+def run_trial(preset: str, id_: str, trial: int) -> tuple[Counter[str], Counter[str], Trace, Choice]:
+    """A run with a trial of a technique, and the choice that the engine takes for it."""
+    technique = TECHNIQUES[id_]
+    setting = dict(technique.trials[trial])
+    try:
+        model, own, trace = run(preset, pkgutil.resolve_name(str(technique.reference))(**setting), **SIZES)
+    except ValueError as refusal:
+        pytest.skip(f"{id_} refuses {preset}: {refusal}")
+    heads, dense_layers = PRESETS[preset].text.num_attention_heads, int(setting.get("dense_layers", 0))
+    return model, own, trace, Choice(technique, setting, outcomes(technique, trace, heads, dense_layers))
+
+
+def outcomes(technique: Technique, trace: Trace, heads: int, dense_layers: int) -> dict[str, float]:
+    """What the data decided in a run, where the entry gives bounds alone."""
+    scores = sum(trace.score_entries[dense_layers:])
+    causal = sum(heads * n * (n + 1) / 2 for n in trace.llm_tokens[dense_layers:])
+    seen = {
+        "frames": ("frames", float(trace.frames)),
+        "kv.tokens": ("tokens", float(trace.kv_entries[-1])),
+        "attention.density": ("density", scores / causal),
+    }
+    return dict(
+        seen[effect.quantity]
+        for effect in technique.effects
+        if effect.quantity in seen and getattr(effect, "at_most", None) is not None
+    )
+
+
+@pytest.mark.parametrize(("frames", "output"), [(1, 1), (2, 2), (5, 9)])
+@pytest.mark.parametrize("preset", TINY)
+def test_linear_layers_and_attention_equal_those_of_a_run(
+    planner: Planner, preset: str, frames: int, output: int
+) -> None:
+    sizes = {"frames": frames, "text": 11, "output": output}
+    seen, _, _ = run(preset, None, **sizes)
+    found = predicted(planner, preset, **sizes)
+    assert seen == {kind: flop(found, kind) for kind in (LINEAR, ATTENTION)}
+
+
+@pytest.mark.parametrize("preset", TINY)
+@pytest.mark.parametrize(("id_", "trial"), TRIALS)
+def test_linear_layers_and_attention_equal_those_of_a_run_with_a_technique(
+    planner: Planner, preset: str, id_: str, trial: int
+) -> None:
+    model, _, trace, choice = run_trial(preset, id_, trial)
+    found = predicted(planner, preset, (choice,), **SIZES)
+    attention = flop(found, ATTENTION)
+    if "attend" in dir(pkgutil.resolve_name(str(TECHNIQUES[id_].reference))):
+        # The technique's own kernel: how many scores it needs is in the trace, what it does beside is its affair.
+        attention -= flop(found, ATTENTION, "prefilling")
+        fused = predicted(planner, preset, (choice,), attention="fused", **SIZES)
+        scores = 4 * PRESETS[preset].text.head_dim * sum(trace.score_entries)
+        assert flop(fused, ATTENTION, "prefilling") == pytest.approx(scores, rel=1e-12)
+    assert model[LINEAR] == flop(found, LINEAR)
+    assert model[ATTENTION] == pytest.approx(attention, rel=1e-12)
+
+
+@pytest.mark.parametrize("preset", TINY)
+@pytest.mark.parametrize(("id_", "trial"), TRIALS)
+def test_bytes_of_the_cache_equal_those_of_a_run_with_a_technique(
+    planner: Planner, preset: str, id_: str, trial: int
+) -> None:
+    """Once the prompt is in, and at the end, where quantisation has moved on."""
+    _, _, trace, choice = run_trial(preset, id_, trial)
+    memory = predicted(planner, preset, (choice,), **SIZES).memory
+    assert memory.kv_byte == pytest.approx(sum(trace.kv_byte), rel=1e-12)
+    assert memory.kv_peak_byte == pytest.approx(trace.kv_byte_end, rel=1e-12)
+    if trace.kv_vision_entries and not choice.technique.effects[0].quantity.startswith("kv"):
+        share = sum(trace.kv_vision_entries) / sum(trace.kv_entries)
+        assert memory.kv_vision_byte == pytest.approx(share * memory.kv_byte, rel=1e-12)
+
+
+def test_linear_layers_and_attention_equal_those_of_a_run_with_a_stack(planner: Planner) -> None:
+    settings = {"tome": {"r": 5}, "divprune": {"ratio": 0.7}, "fastv": {"keep_ratio": 0.4}, "kivi": {"group_size": 8}}
+    choices = [Choice(TECHNIQUES[id_], dict(setting)) for id_, setting in settings.items()]
+    stack = [pkgutil.resolve_name(str(each.technique.reference))(**each.setting) for each in choices]
+    own, all_ = Counted(), Counted()
+    lvlm = LVLM.random("tiny")
+    request = random_request(lvlm.config, frames=3, text_tokens=16, max_new_tokens=SIZES["output"])
+    with all_:
+        lvlm.run(request, [watched(each, own) for each in stack])
+    all_.flop.subtract(own.flop)
+    found = predicted(planner, "tiny", tuple(choices), **SIZES)
+    assert all_.flop == {kind: flop(found, kind) for kind in (LINEAR, ATTENTION)}
+
+
+@pytest.mark.parametrize("preset", TINY)
+@pytest.mark.parametrize(("id_", "trial"), [each for each in TRIALS if each[0] in ("fastv", "look-m")])
+def test_rows_of_attention_that_a_technique_reads_cost_what_torch_counts(
+    planner: Planner, preset: str, id_: str, trial: int
+) -> None:
+    _, own, _, choice = run_trial(preset, id_, trial)
+    if choice.setting.get("strict") is False:
+        pytest.skip("how much is evicted, and compared with what is kept, depends on the data")
+    assert own[ATTENTION] == flop(predicted(planner, preset, (choice,), **SIZES), "technique", "prefilling")
+
+
+@pytest.mark.parametrize("preset", TINY)
+@pytest.mark.parametrize("trial", range(len(TECHNIQUES["divprune"].trials)))
+def test_distances_of_divprune_cost_what_torch_counts(planner: Planner, preset: str, trial: int) -> None:
+    _, own, trace, choice = run_trial(preset, "divprune", trial)
+    comparisons = round(trace.vision_tokens * float(choice.setting["ratio"])) * trace.vision_tokens
+    assert own[ATTENTION] + comparisons == flop(predicted(planner, preset, (choice,), **SIZES), "technique")
+
+
+@pytest.mark.parametrize("preset", ["tiny", "tiny-mha"])
+@pytest.mark.parametrize("trial", range(len(TECHNIQUES["visionzip"].trials)))
+def test_compression_of_visionzip_costs_what_torch_counts(planner: Planner, preset: str, trial: int) -> None:
+    _, own, _, choice = run_trial(preset, "visionzip", trial)
+    vision, dominant, contextual = PRESETS[preset].vision, *map(int, choice.setting.values())
+    # The entry takes heads of width 64, as CLIP has them.
+    narrower = 64 - vision.hidden_size // vision.num_attention_heads
+    left = vision.patches + 1 - dominant - contextual
+    beside = 2 * SIZES["frames"] * left * contextual * narrower if left > 0 else 0
+    assert own[ATTENTION] + beside == flop(predicted(planner, preset, (choice,), **SIZES), "technique")
+
+
+@pytest.mark.parametrize("preset", LARGE)
+def test_published_shapes_equal_torch_on_the_meta_device(planner: Planner, preset: str) -> None:
+    lvlm, sizes = LVLM.empty(PRESETS[preset]), {"frames": 2, "text": 100, "output": 3}
+    found = predicted(planner, preset, **sizes)
+    vision = found.state.visual.llm_token
+    with Counted() as encoding, torch.inference_mode():
+        assert see(lvlm, sizes["frames"]) == vision
+    prefilling, decoding = language(lvlm, vision + sizes["text"], steps=sizes["output"] - 1)
+    for name, seen in (("encoding", encoding), ("prefilling", prefilling), ("decoding", decoding)):
+        assert seen.flop == {kind: flop(found, kind, name) for kind in (LINEAR, ATTENTION)}, name
+
+
+def see(lvlm: LVLM, frames: int) -> int:
+    """Run encoder and adapter on frames without content; how many vision tokens leave."""
+    config = lvlm.config
+    pixels = torch.empty(frames, 3, *config.vision.frame_size, device="meta")
+    if isinstance(config, WindowLVLMConfig):
+        patches = windowed(lvlm, config.vision, pixels)
+    else:
+        patches = lvlm.dialect.patches(pixels, Stack(), lambda _: None, lambda _: None)
+    return int(lvlm.dialect.adapter(lvlm.dialect.features(patches))[..., 0].numel())
+
+
+def windowed(lvlm: LVLM, config: WindowVisionConfig, pixels: Tensor) -> Patches:
+    """What `WindowTower.forward` does, with the windows found on the CPU: the meta device cannot count."""
+    tower = lvlm.dialect.vision_tower
+    rows, columns = (side // config.patch_size for side in config.frame_size)
+    place = coordinates(rows, columns, config, torch.device("cpu"))
+    angle = torch.empty(1, rows * columns, config.hidden_size // config.num_attention_heads // 2, device="meta")
+    patches = Patches(tower.patch_embed(to_patches(pixels, config)), prefix=0, grid=(rows, columns))
+    for index, block in enumerate(tower.blocks):
+        windows = whole(place) if index in config.full_attention_layers else windows_of(place, config)
+        patches = block(patches, angle, windows, lambda patches: patches, lambda _: None)
+    return patches
+
+
+def language(lvlm: LVLM, length: int, steps: int) -> tuple[Counted, Counted]:
+    """Run a prompt without content and a few steps."""
+    text, model = lvlm.config.text, lvlm.language_model
+    cache = Cache([], [], next_position=torch.zeros(1, dtype=torch.long, device="meta"))
+    hidden = torch.empty(1, length, text.hidden_size, device="meta")
+    position = torch.empty(1, length, 3 if text.rope_sections else 1, device="meta")
+    with Counted() as prefilling, torch.inference_mode():
+        for layer in model.layers:
+            query, key, value = layer.project(hidden, position)
+            store = PlainStore()
+            store.append(key, value)
+            store.settle()
+            cache.stores.append(store)
+            hidden = layer.finish(hidden, attend(query, key, value, causal=True))
+        model.logits(hidden[:, -1:])
+    with Counted() as decoding, torch.inference_mode():
+        for _ in range(steps):
+            advance(model, torch.zeros(1, 1, dtype=torch.long), cache)
+            cache.retain(torch.zeros(1, dtype=torch.long))
+    return prefilling, decoding
