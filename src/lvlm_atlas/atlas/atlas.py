@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from lvlm_atlas.atlas.bibliography import Paper
+from lvlm_atlas.atlas.shelves import Shelves, UnknownIdError, folded
 from lvlm_atlas.fault import AtlasError, suggestion
 from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.schema.vocabulary import PositionTerm, Term, Vocabulary
 
-if TYPE_CHECKING:  # the loader imports them when a record is asked for: commands that ask for none start faster
-    from lvlm_atlas.schema.hardware import Hardware
+if TYPE_CHECKING:  # imported when a record is asked for: commands that ask for none start faster
     from lvlm_atlas.schema.measurement import Measurement
-    from lvlm_atlas.schema.model import Model
-    from lvlm_atlas.schema.workload import Workload
-
-R = TypeVar("R")
-
-
-class UnknownIdError(AtlasError):
-    """An id that the atlas does not hold; the message carries the nearest one."""
 
 
 class SplitIdError(AtlasError):
@@ -31,7 +23,7 @@ class SplitIdError(AtlasError):
 
 
 @dataclass(frozen=True)
-class Atlas:
+class Atlas(Shelves):
     """All records of one root. Build it with `load`, which reports every fault of the root at once."""
 
     root: Path
@@ -48,12 +40,6 @@ class Atlas:
     """Measurement records by id."""
     paths: Mapping[str, Path]
     """File of each technique, relative to the root."""
-    models: Mapping[str, Model] = field(default_factory=dict)
-    """Vision-language models by id."""
-    hardware: Mapping[str, Hardware] = field(default_factory=dict)
-    """Accelerators by id."""
-    workloads: Mapping[str, Workload] = field(default_factory=dict)
-    """Workloads by id."""
 
     def technique(self, id_or_alias: str) -> Technique:
         """The technique of that id, former id, name or alias (case, spaces and hyphens do not matter).
@@ -69,33 +55,6 @@ class Atlas:
         if len(wanted) > 1:
             raise SplitIdError(f"technique {id_or_alias!r} was split into {', '.join(wanted)}; name one of them")
         return self.techniques[wanted[0]]
-
-    def model(self, id_or_alias: str) -> Model:
-        """The model of that id, name, alias or repository (case, spaces and hyphens do not matter).
-
-        Raises:
-            UnknownIdError: there is none; the message suggests the nearest.
-            FaultsError: its file has faults.
-        """
-        return _named("model", self.models, id_or_alias, words_of_model)
-
-    def device(self, id_or_alias: str) -> Hardware:
-        """The accelerator of that id, name or alias (case, spaces and hyphens do not matter).
-
-        Raises:
-            UnknownIdError: there is none; the message suggests the nearest.
-            FaultsError: its file has faults.
-        """
-        return _named("device", self.hardware, id_or_alias, words_of_device)
-
-    def workload(self, id_: str) -> Workload:
-        """The workload of that id or name (case, spaces and hyphens do not matter).
-
-        Raises:
-            UnknownIdError: there is none; the message suggests the nearest.
-            FaultsError: its file has faults.
-        """
-        return _named("workload", self.workloads, id_, lambda workload: (workload.name,))
 
     def term(self, vocabulary: str, id_: str) -> Term:
         """The term of that id; a moved id gives the term it moved to.
@@ -170,33 +129,3 @@ class Atlas:
             seen.update(more)
             ahead += more
         return tuple(ends)
-
-
-def words_of_model(model: Model) -> tuple[str, ...]:
-    """What a model is called besides its id."""
-    return (model.name, *model.aliases, model.hf_id, model.hf_id.partition("/")[2])
-
-
-def words_of_device(device: Hardware) -> tuple[str, ...]:
-    """What an accelerator is called besides its id."""
-    return (device.name, *device.aliases)
-
-
-def _named(what: str, records: Mapping[str, R], word: str, words_of: Callable[[R], Iterable[str]]) -> R:
-    """The record of an id, else of another of its names. Only the second reads records that are not asked for."""
-    wanted = folded(word)
-    for id_ in records:
-        if folded(id_) == wanted:
-            return records[id_]
-    known = list(records)
-    for record in records.values():
-        words = tuple(words_of(record))
-        if wanted in map(folded, words):
-            return record
-        known += words
-    raise UnknownIdError(f"no {what} {word!r}; {suggestion(word, known)}")
-
-
-def folded(word: str) -> str:
-    """A word as searches compare it: letters and digits, without case."""
-    return "".join(ch for ch in word.casefold() if ch.isalnum())

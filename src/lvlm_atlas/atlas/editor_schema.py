@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lvlm_atlas.atlas.loader import SCHEMAS, TAXONOMY, inspect
+from lvlm_atlas.atlas.loader import inspect
+from lvlm_atlas.atlas.records import SCHEMAS, TAXONOMY
 from lvlm_atlas.atlas.root import data_root
 from lvlm_atlas.fault import FaultsError
 from lvlm_atlas.schema.export import json_schema

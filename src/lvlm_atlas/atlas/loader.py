@@ -3,47 +3,41 @@
 from __future__ import annotations
 
 import gc
-import os
-import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
-from importlib import import_module
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 
 from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.atlas.bibliography import Papers, read_papers
-from lvlm_atlas.atlas.document import DocumentError, read
+from lvlm_atlas.atlas.records import (
+    HARDWARE,
+    KINDS,
+    MEASUREMENTS,
+    MODELS,
+    TAXONOMY,
+    TECHNIQUES,
+    WORKLOADS,
+    Records,
+    by_stem,
+    fault,
+    folder_of,
+    kind_in,
+    read_record,
+    walk,
+)
 from lvlm_atlas.atlas.root import data_root
-from lvlm_atlas.atlas.validation import validate
 from lvlm_atlas.atlas.yaml_subset import Loc
 from lvlm_atlas.fault import Fault, FaultsError
-from lvlm_atlas.schema.record import ID_PATTERN, refs_in
+from lvlm_atlas.schema.record import refs_in
 from lvlm_atlas.schema.technique import Moved, Split, Technique
 from lvlm_atlas.schema.vocabulary import AnyVocabulary, Vocabulary
 
-TAXONOMY = Path("taxonomy")
-SCHEMAS = TAXONOMY / "schema"
-TECHNIQUES = Path("catalog/techniques")
-MEASUREMENTS = Path("catalog/measurements")
-MODELS = Path("catalog/models")
-HARDWARE = Path("catalog/hardware")
-WORKLOADS = Path("catalog/workloads")
-KINDS: Mapping[Path, str] = {
-    MEASUREMENTS: "measurement.Measurement",
-    MODELS: "model.Model",
-    HARDWARE: "hardware.Hardware",
-    WORKLOADS: "workload.Workload",
-}
-"""Folders whose records are read one at a time, when they are asked for, and their type in `lvlm_atlas.schema`."""
-
 R = TypeVar("R", bound=BaseModel)
-
-_WELCOME = ("README.md",)  # beside the records; files whose name begins with a dot are left alone too
 
 
 @dataclass(frozen=True)
@@ -88,74 +82,11 @@ def load(root: Path | None = None) -> Atlas:
     records, faults = _records(root, (TAXONOMY, TECHNIQUES))
     if faults:
         raise FaultsError(faults)
-    return _with_shelves(_atlas(root, records, Papers(root)))
-
-
-def shelves(root: Path | None = None) -> Atlas:
-    """What `load` reads only when it is asked for: works, measurements, models, devices, workloads. No techniques.
-
-    Raises:
-        FileNotFoundError: no root is given and the package lies beside no atlas.
-    """
-    root = root or data_root()
-    return _with_shelves(_atlas(root, {}, Papers(root)))
-
-
-def _with_shelves(atlas: Atlas) -> Atlas:
-    kinds = {
-        name: Records(atlas.root, folder)
-        for name, folder in (
-            ("measurements", MEASUREMENTS), ("models", MODELS), ("hardware", HARDWARE), ("workloads", WORKLOADS),
-        )
-    }  # fmt: skip
-    return replace(atlas, **kinds)  # type: ignore[arg-type]
-
-
-class Records(Mapping[str, Any]):
-    """The records in a folder of `KINDS` by id, each read when it is asked for: commands pay for what they use.
-
-    Ids are the names of the files, which the rules hold together with what the files say.
-
-    Raises (at use):
-        FaultsError: the file asked for has faults, or the folder holds files that are no records.
-    """
-
-    def __init__(self, root: Path, folder: Path) -> None:
-        self._root, self._folder = root, folder
-        self._read: dict[str, BaseModel] = {}
-
-    @cached_property
-    def _paths(self) -> dict[str, Path]:
-        faults: list[Fault] = []
-        paths = _by_stem(_walk(self._root, self._folder, faults))
-        if faults:
-            raise FaultsError(faults)
-        return paths
-
-    def __getitem__(self, id_: str) -> Any:
-        if id_ not in self._read:
-            record, faults = _record(self._root, self._paths[id_])
-            if record is None:
-                raise FaultsError(faults)
-            self._read[id_] = record
-        return self._read[id_]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._paths)
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def __contains__(self, id_: object) -> bool:
-        return id_ in self._paths  # without reading the file
-
-
-def _by_stem(paths: Iterable[Path]) -> dict[str, Path]:
-    """Paths by the ids that they say; of two with one id the first counts, and a rule tells."""
-    found: dict[str, Path] = {}
-    for path in paths:
-        found.setdefault(path.stem, path)
-    return dict(sorted(found.items()))
+    return replace(
+        _atlas(root, records, Papers(root)),
+        measurements=Records(root, MEASUREMENTS), models=Records(root, MODELS), hardware=Records(root, HARDWARE),
+        workloads=Records(root, WORKLOADS),
+    )  # fmt: skip
 
 
 def inspect(root: Path | None = None) -> Inspection:
@@ -171,7 +102,7 @@ def _records(root: Path, folders: Collection[Path]) -> tuple[dict[Path, BaseMode
     faults: list[Fault] = []
     with _without_gc():
         for path in _files(root, folders, faults):
-            record, found = _record(root, path)
+            record, found = read_record(root, path, _kind)
             faults += found
             if record is not None:
                 records[path] = record
@@ -180,52 +111,12 @@ def _records(root: Path, folders: Collection[Path]) -> tuple[dict[Path, BaseMode
     return records, faults
 
 
-def _record(root: Path, path: Path) -> tuple[BaseModel | None, list[Fault]]:
-    """The record of a file, or None and every fault of it."""
-    try:
-        document = read(root, path)
-    except DocumentError as error:
-        return None, [error.fault]
-    return validate(_adapter(_kind(path, document.data)), document, root)
-
-
 def _files(root: Path, folders: Collection[Path], faults: list[Fault]) -> Iterator[Path]:
     """Files of records, relative to the root, paths ascending; whatever else lies there is a fault."""
     if not (root / TAXONOMY).is_dir():
-        faults.append(_fault(TAXONOMY, "missing-file", f"there is no folder {TAXONOMY}", "give a root that holds one"))
+        faults.append(fault(TAXONOMY, "missing-file", f"there is no folder {TAXONOMY}", "give a root that holds one"))
     for folder in folders:
-        yield from _walk(root, folder, faults)
-
-
-def _walk(root: Path, folder: Path, faults: list[Fault]) -> list[Path]:
-    found: list[Path] = []
-
-    def unreadable(error: OSError) -> None:
-        where = Path(error.filename).relative_to(root)
-        if where != folder or (root / where).exists():  # a catalog may have no measurements, or no models of its own
-            reason = os.strerror(error.errno or 0)
-            faults.append(_fault(where, "unreadable", f"the folder cannot be read: {reason}", "make it readable"))
-
-    if (root / folder).is_symlink():
-        faults.append(_fault(folder, "symbolic-link", "this is a link and is not followed", "put the folder here"))
-        return []
-    for parent, folders, files in os.walk(root / folder, onerror=unreadable):
-        here = Path(parent).relative_to(root)
-        for name in [*folders, *files]:
-            path = here / name
-            if not name.isprintable():
-                what = f"the name {os.fsencode(name)!r} is not plain text"
-                faults.append(_fault(here, "file-name", what, "rename the file"))
-            elif name in folders:
-                if os.path.islink(os.path.join(parent, name)):  # noqa: PTH114, PTH118 - many files, and Path is slow
-                    what = "this folder is a link and is not followed"
-                    faults.append(_fault(path, "symbolic-link", what, "put the folder itself here"))
-            elif name.endswith(".yaml") and re.fullmatch(ID_PATTERN, name[:-5]):
-                found.append(path)
-            elif here != SCHEMAS and name not in _WELCOME and not name.startswith("."):
-                what = f"{name!r} is not the file of a record"
-                faults.append(_fault(path, "file-name", what, "name it <id>.yaml, or move it elsewhere"))
-    return sorted(found)
+        yield from walk(root, folder, faults)
 
 
 def _references(record: BaseModel) -> Iterator[tuple[Loc, str, str]]:
@@ -242,16 +133,10 @@ def _kind(path: Path, data: Mapping[str, Any]) -> Any:
     """The type of record that a file should hold."""
     if path.parts[0] == TAXONOMY.name:
         return AnyVocabulary
-    folder = _folder(path)
+    folder = folder_of(path)
     if folder in KINDS:
-        module, _, name = KINDS[folder].rpartition(".")
-        return getattr(import_module(f"lvlm_atlas.schema.{module}"), name)
+        return kind_in(folder)
     return Moved if "moved" in data else Split if "split" in data else Technique
-
-
-@cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
 
 
 def _missing_vocabularies(records: Mapping[Path, BaseModel]) -> list[Fault]:
@@ -259,7 +144,7 @@ def _missing_vocabularies(records: Mapping[Path, BaseModel]) -> list[Fault]:
     members = get_args(get_args(AnyVocabulary)[0])
     wanted = [name for kind in members for name in get_args(kind.model_fields["vocabulary"].annotation)]
     return [
-        _fault(TAXONOMY, "missing-vocabulary", f"no file holds the vocabulary {name!r}", f"add `vocabulary: {name}`")
+        fault(TAXONOMY, "missing-vocabulary", f"no file holds the vocabulary {name!r}", f"add `vocabulary: {name}`")
         for name in wanted
         if name not in have
     ]
@@ -292,12 +177,7 @@ def _atlas(root: Path, records: Mapping[Path, BaseModel], papers: Mapping[str, A
 
 def _of_folder(records: Mapping[Path, BaseModel], folder: Path) -> dict[str, Any]:
     """The sound records of a folder, under the ids of their files."""
-    return {id_: records[path] for id_, path in _by_stem(p for p in records if _folder(p) == folder).items()}
-
-
-def _folder(path: Path) -> Path:
-    """The folder of a kind of records that a file lies in, such as catalog/models."""
-    return Path(*path.parts[:2])
+    return {id_: records[path] for id_, path in by_stem(p for p in records if folder_of(p) == folder).items()}
 
 
 @contextmanager
@@ -310,7 +190,3 @@ def _without_gc() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def _fault(path: Path, rule: str, message: str, repair: str) -> Fault:
-    return Fault(path=path, rule=rule, message=message, repair=repair)

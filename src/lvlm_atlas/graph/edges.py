@@ -1,4 +1,4 @@
-"""Interaction edges: those that entries state, and those that rules derive from what entries declare."""
+"""Interaction edges: those that entries state, those that rules derive from what entries declare, and predictions."""
 
 from __future__ import annotations
 
@@ -60,11 +60,12 @@ class Edge:
         return self.kind, self.ends if self.symmetric else (self.start, self.end)
 
 
-def interactions(atlas: Atlas) -> tuple[Edge, ...]:
+def interactions(atlas: Atlas, predicted: Iterable[Edge] = ()) -> tuple[Edge, ...]:
     """All interaction edges, in a fixed order.
 
     Entries may state an edge twice, from both ends: both statements stay. An edge that an entry states is
-    not derived again: the statement has the better reason, and notes the rules that agree with it.
+    not derived again: the statement has the better reason, and notes the rules that agree with it. A predicted edge
+    stands beside the others, since its numbers are of another kind.
     """
     stated = list(_stated(atlas))
     derived = defaultdict(list)
@@ -76,7 +77,15 @@ def interactions(atlas: Atlas) -> tuple[Edge, ...]:
         for edge in stated
     ]
     edges += [edge for key, twins in derived.items() if key not in known for edge in twins]
-    return tuple(sorted(edges, key=lambda edge: (edge.start, edge.kind, edge.end, edge.source, edge.reason)))
+    edges += predicted
+    return tuple(
+        sorted(
+            edges,
+            key=lambda edge: (
+                edge.start, edge.kind, edge.end, edge.evidence == "predicted", edge.source, edge.reason,
+            ),
+        )
+    )  # fmt: skip
 
 
 def _stated(atlas: Atlas) -> Iterable[Edge]:

@@ -61,7 +61,7 @@ def to_mermaid(kb: KnowledgeBase, ids: Collection[str] | None = None) -> str:
     lines = ["flowchart LR"]
     lines += [f'  {names[id_]}["{_mermaid(kb.atlas.techniques[id_].name)}"]' for id_ in chosen]
     lines += [
-        f'  {names[edge.start]} {"---" if edge.symmetric else "-->"}|"{_mermaid(edge.kind)}"| {names[edge.end]}'
+        f'  {names[edge.start]} {"---" if edge.symmetric else "-->"}|"{_mermaid(_labelled(edge))}"| {names[edge.end]}'
         for edge in edges
     ]
     return "\n".join(lines) + "\n"
@@ -74,9 +74,9 @@ def to_dot(kb: KnowledgeBase, ids: Collection[str] | None = None) -> str:
     lines += [f"  {_dot(id_)} [label={_dot(kb.atlas.techniques[id_].name)}];" for id_ in chosen]
     for edge in edges:
         arrow = ", dir=none" if edge.symmetric else ""
+        tooltip = _dot(f"{edge.reason} ({edge.evidence}: {edge.source})")
         lines.append(
-            f"  {_dot(edge.start)} -> {_dot(edge.end)} "
-            f"[label={_dot(edge.kind)}, tooltip={_dot(f'{edge.reason} ({edge.evidence}: {edge.source})')}{arrow}];"
+            f"  {_dot(edge.start)} -> {_dot(edge.end)} [label={_dot(_labelled(edge))}, tooltip={tooltip}{arrow}];"
         )
     return "\n".join([*lines, "}"]) + "\n"
 
@@ -88,6 +88,11 @@ EXPORTS: Mapping[str, Callable[[KnowledgeBase], str]] = {
     "dot": to_dot,
 }
 """Every export by its name."""
+
+
+def _labelled(edge: Edge) -> str:
+    """The kind, and that it is predicted, which nobody must take for a statement."""
+    return f"{edge.kind} (predicted)" if edge.evidence == "predicted" else edge.kind
 
 
 def _drawn(kb: KnowledgeBase, ids: Collection[str] | None) -> tuple[list[str], list[Edge]]:

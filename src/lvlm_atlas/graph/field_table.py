@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import get_args
 
-from lvlm_atlas.atlas.atlas import Atlas, UnknownIdError
+from lvlm_atlas.atlas.atlas import Atlas
+from lvlm_atlas.atlas.shelves import UnknownIdError
 from lvlm_atlas.fault import suggestion
 from lvlm_atlas.graph.fields import ChoiceField, Field, PaperField, ReliefField, TermField, YearField, folded
 from lvlm_atlas.schema.technique import Technique

@@ -31,11 +31,13 @@ class KnowledgeBase:
     """An atlas, the edges between its techniques, and the questions one can ask of them."""
 
     atlas: Atlas
+    predicted: tuple[Edge, ...] = ()
+    """Interactions that somebody computed, as `planner.predicted` does; they show, and decide no verdict."""
 
     @cached_property
     def edges(self) -> tuple[Edge, ...]:
-        """All interactions, stated and derived."""
-        return interactions(self.atlas)
+        """All interactions: stated, derived and predicted."""
+        return interactions(self.atlas, self.predicted)
 
     @cached_property
     def graph(self) -> nx.MultiDiGraph[str]:

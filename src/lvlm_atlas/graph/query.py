@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations, pairwise
 from typing import TYPE_CHECKING
 
-from lvlm_atlas.atlas.atlas import UnknownIdError
+from lvlm_atlas.atlas.shelves import UnknownIdError
 from lvlm_atlas.fault import AtlasError, suggestion
 from lvlm_atlas.graph.answer import Answer, Reason, Row
 from lvlm_atlas.graph.edges import Edge

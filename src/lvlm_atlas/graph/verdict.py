@@ -12,7 +12,7 @@ BREAKS = frozenset({"conflicts-with"})
 """Kinds that settle that two techniques cannot share a stack."""
 WORKS = frozenset({"composes-with", "cascades-to", "diminishes", "requires"})
 """Kinds that settle that they can, where somebody stated them. A rule's edge never does: it follows from the
-declared fields of two entries, and those cannot show that the code of both runs together."""
+declared fields of two entries, and those cannot show that the code of both runs together. Nor does a predicted one."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Verdict:
 def verdict(edges: Iterable[Edge]) -> Verdict:
     """The verdict over all edges between two techniques; a conflict outweighs what speaks for them."""
     edges = tuple(edges)
-    if breaking := tuple(edge for edge in edges if edge.kind in BREAKS):
+    if breaking := tuple(edge for edge in edges if edge.kind in BREAKS and edge.evidence != "predicted"):
         return Verdict("breaks", breaking)
-    if working := tuple(edge for edge in edges if edge.kind in WORKS and edge.evidence != "derived"):
+    if working := tuple(edge for edge in edges if edge.kind in WORKS and edge.evidence not in ("derived", "predicted")):
         return Verdict("works", working)
     return Verdict("unknown", ())

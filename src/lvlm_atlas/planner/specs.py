@@ -95,6 +95,7 @@ def _encoder(vision: Vision, params: Parameters) -> model.Encoder:
 def _adapter(adapter: Adapter, params: Parameters) -> model.Adapter:
     return model.Adapter(
         widths=adapter.widths,
+        merge=adapter.merge or 1,
         copies=adapter.copies,
         queries=adapter.queries,
         heads=adapter.heads,

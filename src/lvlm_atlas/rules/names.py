@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from lvlm_atlas.atlas.atlas import folded
-from lvlm_atlas.atlas.loader import TECHNIQUES, Inspection
+from lvlm_atlas.atlas.loader import Inspection
+from lvlm_atlas.atlas.records import TECHNIQUES
+from lvlm_atlas.atlas.shelves import folded
 from lvlm_atlas.atlas.yaml_subset import Loc
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.rules.rule import Files, Finding, rule

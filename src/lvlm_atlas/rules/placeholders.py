@@ -1,4 +1,4 @@
-"""What `new` leaves for the contributor to write must have been written."""
+"""What `new` and `model add` leave for the contributor to write must have been written."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from lvlm_atlas.atlas.loader import Inspection
 from lvlm_atlas.atlas.yaml_subset import Loc
 from lvlm_atlas.rules.rule import Files, Finding, rule
 from lvlm_atlas.rules.sample import ALPHA
+from lvlm_atlas.schema.model import Model
 from lvlm_atlas.schema.technique import Technique
 
 PLACEHOLDER = "FILL IN"
@@ -25,9 +26,9 @@ def _left_open(files: Files) -> None:
     example=_left_open,
 )
 def placeholder(inspection: Inspection) -> Iterator[Finding]:
-    """Techniques."""
-    for path, technique in inspection.of(Technique):
-        for loc, text in _texts(technique.model_dump(mode="json", by_alias=True), ()):
+    """Techniques and models, which are drafted."""
+    for path, record in (*inspection.of(Technique), *inspection.of(Model)):
+        for loc, text in _texts(record.model_dump(mode="json", by_alias=True), ()):
             if PLACEHOLDER in text:
                 yield Finding(path=path, loc=loc, words={"text": text})
 

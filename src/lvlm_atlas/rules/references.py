@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from lvlm_atlas.atlas.bibliography import BIB
-from lvlm_atlas.atlas.loader import TECHNIQUES, Inspection
+from lvlm_atlas.atlas.loader import Inspection
+from lvlm_atlas.atlas.records import TECHNIQUES
 from lvlm_atlas.atlas.yaml_subset import Loc
 from lvlm_atlas.fault import suggestion
 from lvlm_atlas.rules.rule import Files, Finding, rule

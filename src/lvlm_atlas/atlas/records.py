@@ -1,0 +1,156 @@
+"""Files of records: where they lie, which there are, and those that are read one at a time."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache, cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter
+
+from lvlm_atlas.atlas.document import DocumentError, read
+from lvlm_atlas.atlas.validation import validate
+from lvlm_atlas.fault import Fault, FaultsError
+from lvlm_atlas.schema.record import ID_PATTERN
+
+TAXONOMY = Path("taxonomy")
+SCHEMAS = TAXONOMY / "schema"
+TECHNIQUES = Path("catalog/techniques")
+MEASUREMENTS = Path("catalog/measurements")
+MODELS = Path("catalog/models")
+HARDWARE = Path("catalog/hardware")
+WORKLOADS = Path("catalog/workloads")
+KINDS: Mapping[Path, str] = {
+    MEASUREMENTS: "measurement.Measurement",
+    MODELS: "model.Model",
+    HARDWARE: "hardware.Hardware",
+    WORKLOADS: "workload.Workload",
+}
+"""Folders whose records are read one at a time, when they are asked for, and their type in `lvlm_atlas.schema`."""
+
+_WELCOME = ("README.md",)  # beside the records; files whose name begins with a dot are left alone too
+
+
+class Records(Mapping[str, Any]):
+    """The records in a folder of `KINDS` by id, each read when it is asked for: commands pay for what they use.
+
+    Ids are the names of the files, which the rules hold together with what the files say.
+
+    Raises (at use):
+        FaultsError: the file asked for has faults, or the folder holds files that are no records.
+    """
+
+    def __init__(self, root: Path, folder: Path) -> None:
+        self._root, self._folder = root, folder
+        self._read: dict[str, BaseModel] = {}
+
+    @cached_property
+    def _paths(self) -> dict[str, Path]:
+        faults: list[Fault] = []
+        paths = by_stem(walk(self._root, self._folder, faults))
+        if faults:
+            raise FaultsError(faults)
+        return paths
+
+    def __getitem__(self, id_: str) -> Any:
+        if id_ not in self._read:
+            record, faults = read_record(self._root, self._paths[id_], _kind)
+            if record is None:
+                raise FaultsError(faults)
+            self._read[id_] = record
+        return self._read[id_]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __contains__(self, id_: object) -> bool:
+        return id_ in self._paths  # without reading the file
+
+
+def by_stem(paths: Iterable[Path]) -> dict[str, Path]:
+    """Paths by the ids that they say; of two with one id the first counts, and a rule tells."""
+    found: dict[str, Path] = {}
+    for path in paths:
+        found.setdefault(path.stem, path)
+    return dict(sorted(found.items()))
+
+
+def read_record(
+    root: Path, path: Path, kind_of: Callable[[Path, Mapping[str, Any]], Any]
+) -> tuple[BaseModel | None, list[Fault]]:
+    """The record of a file, or None and every fault of it.
+
+    Args:
+        root: where the catalog lies.
+        path: the file, relative to it.
+        kind_of: the type of record that a file with such contents should hold.
+    """
+    try:
+        document = read(root, path)
+    except DocumentError as error:
+        return None, [error.fault]
+    return validate(_adapter(kind_of(path, document.data)), document, root)
+
+
+def _kind(path: Path, _: Mapping[str, Any]) -> Any:
+    return kind_in(folder_of(path))
+
+
+def kind_in(folder: Path) -> Any:
+    """The type of the records in a folder of `KINDS`."""
+    module, _, name = KINDS[folder].rpartition(".")
+    return getattr(import_module(f"lvlm_atlas.schema.{module}"), name)
+
+
+def walk(root: Path, folder: Path, faults: list[Fault]) -> list[Path]:
+    """Files of records in a folder, ascending; whatever else lies there is added to the faults."""
+    found: list[Path] = []
+
+    def unreadable(error: OSError) -> None:
+        where = Path(error.filename).relative_to(root)
+        if where != folder or (root / where).exists():  # a catalog may have no measurements, or no models of its own
+            reason = os.strerror(error.errno or 0)
+            faults.append(fault(where, "unreadable", f"the folder cannot be read: {reason}", "make it readable"))
+
+    if (root / folder).is_symlink():
+        faults.append(fault(folder, "symbolic-link", "this is a link and is not followed", "put the folder here"))
+        return []
+    for parent, folders, files in os.walk(root / folder, onerror=unreadable):
+        here = Path(parent).relative_to(root)
+        for name in [*folders, *files]:
+            path = here / name
+            if not name.isprintable():
+                what = f"the name {os.fsencode(name)!r} is not plain text"
+                faults.append(fault(here, "file-name", what, "rename the file"))
+            elif name in folders:
+                if os.path.islink(os.path.join(parent, name)):  # noqa: PTH114, PTH118 - many files, and Path is slow
+                    what = "this folder is a link and is not followed"
+                    faults.append(fault(path, "symbolic-link", what, "put the folder itself here"))
+            elif name.endswith(".yaml") and re.fullmatch(ID_PATTERN, name[:-5]):
+                found.append(path)
+            elif here != SCHEMAS and name not in _WELCOME and not name.startswith("."):
+                what = f"{name!r} is not the file of a record"
+                faults.append(fault(path, "file-name", what, "name it <id>.yaml, or move it elsewhere"))
+    return sorted(found)
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def folder_of(path: Path) -> Path:
+    """The folder of a kind of records that a file lies in, such as catalog/models."""
+    return Path(*path.parts[:2])
+
+
+def fault(path: Path, rule: str, message: str, repair: str) -> Fault:
+    """A fault of a whole file or folder."""
+    return Fault(path=path, rule=rule, message=message, repair=repair)

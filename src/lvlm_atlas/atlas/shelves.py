@@ -1,0 +1,102 @@
+"""Records that are read one at a time, when they are asked for, and how they are found by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from lvlm_atlas.atlas.records import HARDWARE, MODELS, WORKLOADS, Records
+from lvlm_atlas.atlas.root import data_root
+from lvlm_atlas.fault import AtlasError, suggestion
+
+if TYPE_CHECKING:  # imported when a record is asked for: commands that ask for none start faster
+    from lvlm_atlas.schema.hardware import Hardware
+    from lvlm_atlas.schema.model import Model
+    from lvlm_atlas.schema.workload import Workload
+
+R = TypeVar("R")
+
+
+class UnknownIdError(AtlasError):
+    """An id that the atlas does not hold; the message carries the nearest one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shelves:
+    """Models, devices and workloads of one root."""
+
+    models: Mapping[str, Model] = field(default_factory=dict)
+    """Vision-language models by id."""
+    hardware: Mapping[str, Hardware] = field(default_factory=dict)
+    """Accelerators by id."""
+    workloads: Mapping[str, Workload] = field(default_factory=dict)
+    """Workloads by id."""
+
+    def model(self, id_or_alias: str) -> Model:
+        """The model of that id, name, alias or repository (case, spaces and hyphens do not matter).
+
+        Raises:
+            UnknownIdError: there is none; the message suggests the nearest.
+            FaultsError: its file has faults.
+        """
+        return _named("model", self.models, id_or_alias, words_of_model)
+
+    def device(self, id_or_alias: str) -> Hardware:
+        """The accelerator of that id, name or alias (case, spaces and hyphens do not matter).
+
+        Raises:
+            UnknownIdError: there is none; the message suggests the nearest.
+            FaultsError: its file has faults.
+        """
+        return _named("device", self.hardware, id_or_alias, words_of_device)
+
+    def workload(self, id_: str) -> Workload:
+        """The workload of that id or name (case, spaces and hyphens do not matter).
+
+        Raises:
+            UnknownIdError: there is none; the message suggests the nearest.
+            FaultsError: its file has faults.
+        """
+        return _named("workload", self.workloads, id_, lambda workload: (workload.name,))
+
+
+def shelves(root: Path | None = None) -> Shelves:
+    """The models, devices and workloads under `root`, without its techniques; by default those of the package.
+
+    Raises:
+        FileNotFoundError: no root is given and the package lies beside no atlas.
+    """
+    root = root or data_root()
+    return Shelves(models=Records(root, MODELS), hardware=Records(root, HARDWARE), workloads=Records(root, WORKLOADS))
+
+
+def words_of_model(model: Model) -> tuple[str, ...]:
+    """What a model is called besides its id."""
+    return (model.name, *model.aliases, model.hf_id, model.hf_id.partition("/")[2])
+
+
+def words_of_device(device: Hardware) -> tuple[str, ...]:
+    """What an accelerator is called besides its id."""
+    return (device.name, *device.aliases)
+
+
+def _named(what: str, records: Mapping[str, R], word: str, words_of: Callable[[R], Iterable[str]]) -> R:
+    """The record of an id, else of another of its names. Only the second reads records that are not asked for."""
+    wanted = folded(word)
+    for id_ in records:
+        if folded(id_) == wanted:
+            return records[id_]
+    known = list(records)
+    for record in records.values():
+        words = tuple(words_of(record))
+        if wanted in map(folded, words):
+            return record
+        known += words
+    raise UnknownIdError(f"no {what} {word!r}; {suggestion(word, known)}")
+
+
+def folded(word: str) -> str:
+    """A word as searches compare it: letters and digits, without case."""
+    return "".join(ch for ch in word.casefold() if ch.isalnum())

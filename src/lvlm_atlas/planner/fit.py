@@ -1,0 +1,62 @@
+"""What to do about a model that its devices cannot hold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.roofline.deployment import BITS, Deployment, dtype_named
+from lvlm_atlas.roofline.estimate import Estimate, estimate
+
+_DTYPES = ("fp8", "int4")
+"""Smaller types of weights that servers use, largest first."""
+
+
+def misfit(found: Estimate) -> str | None:
+    """What does not fit and the repair, in one line; None if everything fits.
+
+    The repairs are the fewest devices that hold the model by tensor parallelism, and the largest smaller type of
+    weights that fits as things are; where neither helps, that is said.
+    """
+    if found.fits:
+        return None
+    memory, deployment = found.memory, found.deployment
+    devices = "" if deployment.devices == 1 else f" on each of {deployment.devices} devices"
+    llm = found.model.llm
+    shards = 1 if llm.latent else min(deployment.tensor_parallel, llm.kv_heads)
+    parts = {
+        "weights": 0.0,
+        "cache": memory.kv_peak_byte / shards / deployment.pipeline_parallel,
+        "activations": memory.activation_byte,
+    }
+    parts["techniques"] = memory.extra_byte / deployment.devices
+    parts["reserve"] = deployment.efficiency.reserve_byte
+    parts["weights"] = memory.device_byte - sum(parts.values())
+    split = ", ".join(f"{name} {_gb(byte)}" for name, byte in parts.items() if byte)
+    return (
+        f"{found.model.name} needs {_gb(memory.device_byte)} GB{devices} ({split}), but {found.device.name} holds "
+        f"{_gb(found.device.memory_byte)} GB; {_repair(found)}"
+    )
+
+
+def _repair(found: Estimate) -> str:
+    deployment = found.deployment
+    heads, now = found.model.llm.heads, deployment.tensor_parallel
+    more = (n for n in range(now + 1, heads + 1) if heads % n == 0)
+    repairs = [f"--tp {n}" for n in more if _fits(found, replace(deployment, tensor_parallel=n))][:1]
+    bits = BITS[dtype_named(deployment.weight_dtype or found.model.dtype)]
+    smaller = (dtype for dtype in _DTYPES if BITS[dtype] < bits)
+    lighter = [dtype for dtype in smaller if _fits(found, replace(deployment, weight_dtype=dtype))]
+    repairs += [f"--weight-dtype {dtype}" for dtype in lighter[:1]]
+    return f"give {' or '.join(repairs)}" if repairs else "give a smaller request, a smaller batch or a larger device"
+
+
+def _fits(found: Estimate, deployment: Deployment) -> bool:
+    try:
+        return estimate(found.model, found.device, found.workload, deployment, found.stack).fits
+    except AtlasError:  # the device has no link, or the model cannot be split so
+        return False
+
+
+def _gb(byte: float) -> str:
+    return f"{byte / 1e9:.1f}" if byte >= 5e7 else f"{byte / 1e9:.2g}"

@@ -1,0 +1,5 @@
+"""SmolVLM: as Idefics3."""
+
+from lvlm_atlas.planner.from_config.families.idefics3 import parts
+
+__all__ = ["parts"]

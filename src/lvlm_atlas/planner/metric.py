@@ -1,0 +1,113 @@
+"""What a plan can aim at, and the limits it can be held to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lvlm_atlas.fault import AtlasError, suggestion
+from lvlm_atlas.roofline.deployment import Deployment
+from lvlm_atlas.roofline.device import Device
+from lvlm_atlas.roofline.estimate import Estimate
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One figure of an estimate; less is better."""
+
+    name: str
+    """As users write it."""
+    field: str
+    """What decides it in `roofline.costs.Cost`: the figure itself, or one in proportion to it."""
+    unit: str
+    """Unit in which limits are given."""
+    scale: float = 1.0
+    """The engine's unit in this one."""
+
+    def of(self, found: Estimate) -> float:
+        """Its value, in its unit."""
+        numbers = {
+            "ttft": found.ttft_s, "tpot": found.tpot_s, "total": found.total_s, "memory": found.memory.device_byte,
+            "cost": found.cost_usd, "energy": found.energy_j,
+        }  # fmt: skip
+        number = numbers[self.name]
+        assert number is not None  # noqa: S101  `possible` was asked
+        return number * self.scale
+
+    def shown(self, value: float) -> str:
+        """A value with its unit, to three digits."""
+        if self.unit == "s":
+            return seconds(value)
+        return f"{value:.3g} {self.unit}"
+
+
+METRICS: Mapping[str, Metric] = {
+    each.name: each
+    for each in (
+        Metric("ttft", "ttft_s", "s"),
+        Metric("tpot", "tpot_s", "s"),
+        Metric("total", "total_s", "s"),
+        Metric("memory", "device_byte", "GB", 1e-9),
+        Metric("cost", "total_s", "USD"),
+        Metric("energy", "total_s", "J"),
+    )
+}
+"""Metrics by name: times to the first token, per further token and in total; memory of a device; cost; energy."""
+
+
+def seconds(value: float) -> str:
+    """A time, to three digits."""
+    if value == 0:
+        return "0 s"
+    for unit, factor in (("s", 1.0), ("ms", 1e3)):
+        if value * factor >= 1:
+            return f"{value * factor:.3g} {unit}"
+    return f"{value * 1e6:.3g} µs"
+
+
+def percent(share: float) -> str:
+    """A share, rounded to whole percent."""
+    return f"{share * 100:.0f} %"
+
+
+def metric(name: str, device: Device, deployment: Deployment, *, output: int = 2) -> Metric:
+    """The metric of that name, if the request and its deployment have it.
+
+    Raises:
+        AtlasError: there is none, or a price, a power or a second token is missing.
+    """
+    if name not in METRICS:
+        raise AtlasError(f"no metric {name!r}; {suggestion(name, METRICS)}")
+    if name == "cost" and not deployment.price_usd_h:
+        raise AtlasError("cost needs the price of a device; give it in USD an hour, such as --price 2.5")
+    if name == "energy" and device.tdp_w is None:
+        raise AtlasError(f"energy needs a thermal design power, and {device.name} has none; take another goal")
+    if name == "tpot" and output < 2:
+        raise AtlasError("tpot needs a second token; give --output 2 or more")
+    return METRICS[name]
+
+
+def limits(texts: Sequence[str]) -> dict[str, float]:
+    """Limits from `metric=number`, in the metrics' units.
+
+    Raises:
+        AtlasError: that is no limit, or it is given twice.
+    """
+    found: dict[str, float] = {}
+    for text in texts:
+        name, equals, number = (part.strip() for part in text.partition("="))
+        if not equals:
+            raise AtlasError(f"--slo {text}: no limit; write metric=number, such as ttft=0.5")
+        if name not in METRICS:
+            raise AtlasError(f"--slo {text}: no metric {name!r}; {suggestion(name, METRICS)}")
+        if name in found:
+            raise AtlasError(f"--slo {text}: {name} has a limit already; leave one out")
+        try:
+            found[name] = float(number)
+        except ValueError:
+            raise AtlasError(f"--slo {text}: {number!r} is no number; give {METRICS[name].unit}") from None
+    for name, limit in found.items():
+        if not (math.isfinite(limit) and limit > 0):
+            raise AtlasError(f"--slo {name}={limit:g}: give a number of {METRICS[name].unit} above 0")
+    return found

@@ -1,0 +1,192 @@
+"""A plan: the stacks worth having, what each buys, and why the others are not there.
+
+A stack is worth having if no other is at least as good in all of: the goal, further metrics that were asked for, the
+risk, and the number of techniques. Figures count in steps of a hundredth, since a roofline tells no finer. What quality
+costs is not predicted: no entry says it for stacks, so the plan shows what sources report of each technique alone, with
+its setting. For the same reason techniques are searched at the setting that their entry gives, where a harsher one
+would always look better; others are tried where the user asks for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lvlm_atlas.planner.metric import METRICS, Metric, percent
+from lvlm_atlas.roofline.estimate import STAGES, Estimate
+from lvlm_atlas.schema.technique import Reported
+
+FORMAT = "lvlm-atlas-plan/1"
+"""Names the layout of the JSON; the number rises when a key changes its meaning."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A limit and how a stack stands to it."""
+
+    metric: Metric
+    most: float
+    """The limit, in the metric's unit."""
+    value: float
+    """What is predicted."""
+
+    @property
+    def met(self) -> bool:
+        """Whether it is kept."""
+        return self.value <= self.most
+
+    @property
+    def share(self) -> float:
+        """By which share of the limit the value lies below it; negative above."""
+        return 1 - self.value / self.most
+
+    def __str__(self) -> str:
+        words = "below" if self.met else "above"
+        return f"{self.metric.name} {self.metric.shown(self.value)}, {percent(abs(self.share))} {words} its limit"
+
+
+@dataclass(frozen=True)
+class Together:
+    """Whether two techniques of a stack get along."""
+
+    one: str
+    two: str
+    verdict: str
+    """`works` or `unknown`."""
+    why: tuple[str, ...]
+    """The statements that say so."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """A stack with what is predicted of it."""
+
+    found: Estimate
+    risk: str
+    """Place on the scale of `risk.RISKS`."""
+    limits: tuple[Limit, ...]
+    """The limits asked for."""
+    pairs: tuple[Together, ...]
+    """Its techniques, two by two."""
+    reported: Mapping[str, tuple[Reported, ...]]
+    """What sources report of each technique alone, with their settings."""
+
+    @property
+    def label(self) -> str:
+        """Its techniques and settings, in pipeline order."""
+        return " + ".join(each.label for each in self.found.stack) or "none"
+
+    @property
+    def meets(self) -> bool:
+        """Whether every limit is kept."""
+        return all(limit.met for limit in self.limits)
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Something that is not in the plan."""
+
+    what: str
+    """A technique or a stack."""
+    kind: str
+    """`left-out`: not searched; `no-gain`, `dominated`, `limit` or `memory`: searched and lost; `conflict`: a pair."""
+    why: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The answer to: which stack for this model, device and request."""
+
+    goal: Metric
+    baseline: Option
+    """Without techniques."""
+    front: tuple[Option, ...]
+    """Stacks that no other beats in goal, risk and number of techniques at once; best at the goal first."""
+    runners_up: tuple[Lost, ...]
+    """The best stacks at the goal that are not on the front."""
+    unused: tuple[Lost, ...]
+    """Techniques that were searched and are in no stack of the front."""
+    conflicts: tuple[Lost, ...]
+    """Pairs of searched techniques that cannot share a stack."""
+    left_out: tuple[Lost, ...]
+    """Techniques that were not searched."""
+    searched: int
+    """Stacks evaluated."""
+    settings: str
+    """Which settings were searched."""
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """What the numbers take for granted, once each."""
+        said = [*self.baseline.found.assumptions]
+        for option in self.front:
+            said += option.found.assumptions
+        return tuple(dict.fromkeys(said))
+
+    def gain(self, option: Option, name: str) -> float | None:
+        """How many times better a stage, or a metric, is than without techniques; None where there was nothing."""
+        return gain(self.baseline.found, option.found, name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON; numbers are predicted, but for what stands under `reported`."""
+        base = self.baseline.found
+        return {
+            "format": FORMAT,
+            "model": base.model.id,
+            "hardware": base.device.id,
+            "workload": base.workload.id,
+            "goal": self.goal.name,
+            "evidence": "predicted",
+            "searched": self.searched,
+            "settings": self.settings,
+            "baseline": self._option(self.baseline),
+            "front": [self._option(option) for option in self.front],
+            **{
+                name: [{"what": each.what, "kind": each.kind, "why": each.why} for each in getattr(self, name)]
+                for name in ("runners_up", "unused", "conflicts", "left_out")
+            },
+            "assumptions": list(self.assumptions),
+        }
+
+    def _option(self, option: Option) -> dict[str, Any]:
+        found = option.found
+        return {
+            "stack": [each.label for each in found.stack],
+            "risk": option.risk,
+            "ttft_s": found.ttft_s,
+            "tpot_s": found.tpot_s,
+            "total_s": found.total_s,
+            "device_byte": found.memory.device_byte,
+            "energy_j": found.energy_j,
+            "cost_usd": found.cost_usd,
+            "stages": {
+                name: {"time_s": stage.time_s, "bound": stage.bound, "gain": self.gain(option, name)}
+                for name, stage in found.stages.items()
+            },
+            "gain": {name: self.gain(option, name) for name in ("ttft", "tpot", "total", "memory")},
+            "bottleneck": {"before": self.baseline.found.bottleneck, "after": found.bottleneck},
+            "limits": [
+                {"metric": each.metric.name, "most": each.most, "value": each.value, "met": each.met,
+                 "share": each.share}
+                for each in option.limits
+            ],
+            "pairs": [
+                {"techniques": [each.one, each.two], "verdict": each.verdict, "why": list(each.why)}
+                for each in option.pairs
+            ],
+            "reported": {
+                id_: [each.model_dump(mode="json", exclude_none=True) for each in said]
+                for id_, said in option.reported.items()
+            },
+            "assumptions": [text for each in found.stack for text in each.assumptions],
+        }  # fmt: skip
+
+
+def gain(before: Estimate, after: Estimate, name: str) -> float | None:
+    """How many times better a stage, or a metric, gets; None where there is nothing."""
+    if name in STAGES:
+        old, new = before.stages[name].time_s, after.stages[name].time_s
+    else:
+        old, new = METRICS[name].of(before), METRICS[name].of(after)
+    return old / new if new else None

@@ -1,0 +1,182 @@
+"""Estimates by name: models, devices, workloads and techniques of the catalog, for Python and the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lvlm_atlas.planner.specs import device_spec, model_spec, workload_spec
+from lvlm_atlas.roofline.deployment import Deployment
+from lvlm_atlas.roofline.device import Device
+from lvlm_atlas.roofline.estimate import Estimate, estimate
+from lvlm_atlas.roofline.model import Model
+from lvlm_atlas.roofline.workload import Workload
+
+# What an estimate without techniques does not use is not imported.
+# ruff: noqa: PLC0415
+
+if TYPE_CHECKING:
+    from lvlm_atlas.atlas.shelves import Shelves
+    from lvlm_atlas.graph.knowledge import KnowledgeBase
+    from lvlm_atlas.planner.pair import Pair
+    from lvlm_atlas.planner.plan import Plan
+    from lvlm_atlas.planner.stack import Choice
+    from lvlm_atlas.roofline.transform import Applied
+
+
+class Planner:
+    """The catalog with the engine. Whatever names something may also be given as the thing itself."""
+
+    def __init__(self, root: Path | str | None = None) -> None:
+        """Look at the catalog under `root`; by default the one that comes with the package."""
+        self.root = Path(root) if root is not None else None
+
+    @cached_property
+    def kb(self) -> KnowledgeBase:
+        """Techniques and their relations."""
+        from lvlm_atlas import load
+
+        return load(self.root)
+
+    @cached_property
+    def atlas(self) -> Shelves:
+        """Models, devices and workloads, which are read without the techniques."""
+        from lvlm_atlas.atlas.shelves import shelves
+
+        return shelves(self.root)
+
+    def model(self, model: str | Model) -> Model:
+        """The model of that id.
+
+        Raises:
+            AtlasError: there is none.
+        """
+        return model_spec(self.atlas.model(model)) if isinstance(model, str) else model
+
+    def device(self, device: str | Device) -> Device:
+        """The device of that id or alias.
+
+        Raises:
+            AtlasError: there is none.
+        """
+        return device_spec(self.atlas.device(device)) if isinstance(device, str) else device
+
+    def workload(self, workload: str | Workload) -> Workload:
+        """The workload of that id.
+
+        Raises:
+            AtlasError: there is none.
+        """
+        return workload_spec(self.atlas.workload(workload)) if isinstance(workload, str) else workload
+
+    def estimate(
+        self,
+        model: str | Model,
+        hardware: str | Device,
+        workload: str | Workload = "single-image-chat",
+        *,
+        stack: Sequence[str | Choice] = (),
+        deployment: Deployment | None = None,
+    ) -> Estimate:
+        """What a request costs: see `roofline.estimate.estimate`.
+
+        Args:
+            model: its id, such as `qwen2.5-vl-7b`.
+            hardware: a device's id or alias, such as `h200`.
+            workload: its id, such as `images-20`; `planner.request.request` makes others.
+            stack: techniques, such as `fastv:keep_ratio=0.5`.
+            deployment: how the model is run; None: released types, one device, ideal kernels.
+
+        Raises:
+            AtlasError: a name is unknown, a number is no such number, or the stack is in conflict.
+        """
+        spec, request = self.model(model), self.workload(workload)
+        return estimate(spec, self.device(hardware), request, deployment, self._stacked(stack, spec, request))
+
+    def _stacked(self, stack: Sequence[str | Choice], model: Model, request: Workload) -> tuple[Applied, ...]:
+        if not stack:
+            return ()
+        from lvlm_atlas.planner.stack import stacked
+
+        return stacked(self.kb, stack, model, request)
+
+    def plan(
+        self,
+        model: str | Model,
+        hardware: str | Device,
+        workload: str | Workload = "single-image-chat",
+        *,
+        goal: str,
+        slo: Mapping[str, float] | None = None,
+        training: str | None = None,
+        max_techniques: int = 3,
+        require: str | None = None,
+        exclude: str | None = None,
+        risk: str = "unknown",
+        also: Sequence[str] = (),
+        settings: Sequence[str] = (),
+        milder: bool = False,
+        deployment: Deployment | None = None,
+    ) -> Plan:
+        """Which stacks of techniques bring a goal down most: all that can run together are compared.
+
+        Args:
+            model: its id.
+            hardware: a device's id or alias.
+            workload: its id, or a request.
+            goal: `ttft`, `tpot`, `total`, `memory`, `cost` or `energy`.
+            slo: limits by metric: seconds, GB, USD or J.
+            training: what may be trained at most: `none`, `calibration`, …; None: anything.
+            max_techniques: techniques in a stack, at most.
+            require: a query; every stack has a technique that it finds.
+            exclude: a query; no stack has a technique that it finds.
+            risk: the largest risk accepted, of `planner.risk.RISKS`.
+            also: further metrics in which a stack may be better to be worth having.
+            settings: techniques at other settings than their default, such as `fastv:keep_ratio=0.25`.
+            milder: whether to try each technique halfway to its neutral setting too.
+            deployment: how the model is run; None: released types, one device, ideal kernels.
+
+        Raises:
+            AtlasError: a name is unknown, a number is out of range, a goal has no price or power, or nothing fits.
+        """
+        from lvlm_atlas.planner.planning import Planning
+
+        baseline = self.estimate(model, hardware, workload, deployment=deployment)
+        return Planning(
+            self.kb, baseline, goal, slo=slo or {}, training=training, most=max_techniques, require=require,
+            exclude=exclude, worst=risk, also=also, tried=settings, mild=milder,
+        ).plan()  # fmt: skip
+
+    def interactions(
+        self,
+        one: str | Choice,
+        two: str | Choice,
+        model: str | Model,
+        hardware: str | Device,
+        workload: str | Workload = "single-image-chat",
+        *,
+        deployment: Deployment | None = None,
+    ) -> Pair:
+        """What two techniques buy together, against what each buys alone.
+
+        Args:
+            one: a technique, such as `fastv:keep_ratio=0.5`.
+            two: another.
+            model: a model's id.
+            hardware: a device's id or alias.
+            workload: a workload's id, or a request.
+            deployment: how the model is run; None: released types, one device, ideal kernels.
+
+        Raises:
+            AtlasError: as of `estimate`; so too if the two conflict.
+        """
+        from lvlm_atlas.planner.pair import Pair
+
+        stacks: list[tuple[str | Choice, ...]] = [(), (one,), (two,), (one, two)]
+        joint, *found = [
+            self.estimate(model, hardware, workload, stack=stack, deployment=deployment) for stack in reversed(stacks)
+        ]
+        second, first, neither = found
+        return Pair(neither, first, second, joint)

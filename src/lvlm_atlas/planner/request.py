@@ -1,0 +1,102 @@
+"""Requests as people write them: `1280x720`, `1280x720:60s@2`, and a workload of the catalog with parts replaced."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.roofline.workload import Image, Video, Workload
+
+_SIZE = r"(\d{1,9})\s*[x×]\s*(\d{1,9})"
+_NUMBER = r"(\d{1,9}(?:\.\d{1,9})?)"
+_IMAGE = re.compile(_SIZE)
+_VIDEO = re.compile(rf"{_SIZE}\s*:\s*{_NUMBER}\s*(s|min|m|h)(?:@{_NUMBER})?")
+_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600}
+
+MOST = {"images": 100_000, "text": 10**9, "output": 10**9, "batch": 10**6, "turns": 10_000}
+"""Largest numbers that a request may have: far above any real one, and small enough to be counted through."""
+LEAST = {"images": 1, "text": 0, "output": 1, "batch": 1, "turns": 1}
+"""Smallest ones."""
+
+
+def image(text: str, count: int = 1) -> Image:
+    """Images of one size, from `WIDTHxHEIGHT`.
+
+    Raises:
+        AtlasError: that is no size.
+    """
+    match = _IMAGE.fullmatch(text.strip())
+    if not match or not int(match[1]) or not int(match[2]):
+        raise AtlasError(f"image {text!r} is no size; write WIDTHxHEIGHT in pixels, such as 1280x720")
+    return Image(int(match[1]), int(match[2]), count)
+
+
+def video(text: str) -> Video:
+    """A video, from `WIDTHxHEIGHT:DURATION@FPS`; the rate at which it is looked at may be left out.
+
+    Raises:
+        AtlasError: that is no video.
+    """
+    match = _VIDEO.fullmatch(text.strip())
+    if not match or not int(match[1]) or not int(match[2]):
+        raise AtlasError(f"video {text!r} is none; write WIDTHxHEIGHT:DURATION@FPS, such as 1280x720:60s@2")
+    duration_s = float(match[3]) * _SECONDS[match[4]]
+    fps = float(match[5] or 2)
+    if not (duration_s > 0 and fps > 0):
+        raise AtlasError(f"video {text!r} lasts no time or is never looked at; give a duration and a rate above 0")
+    return Video(int(match[1]), int(match[2]), duration_s, fps, max(30.0, fps))
+
+
+def request(
+    base: Workload,
+    *,
+    images: Sequence[str] = (),
+    count: int | None = None,
+    videos: Sequence[str] = (),
+    text: int | None = None,
+    output: int | None = None,
+    batch: int | None = None,
+    turns: int | None = None,
+) -> Workload:
+    """A workload with parts of it replaced; a visual input replaces all visual input of the workload.
+
+    Its id tells what was replaced, such as `images-20:batch=8`.
+
+    Args:
+        base: the workload to start from.
+        images: sizes, as `image` reads them.
+        count: how many images of each size; of the workload's own images, if no sizes are given.
+        videos: videos, as `video` reads them; images and videos together make one request of both.
+        text: text tokens of the prompt.
+        output: tokens generated.
+        batch: requests processed together.
+        turns: questions about the same visual input.
+
+    Raises:
+        AtlasError: a size or video is none, there is no image to count, or a number is out of range.
+    """
+    numbers = {"images": count, "text": text, "output": output, "batch": batch, "turns": turns}
+    given = {name: number for name, number in numbers.items() if number is not None}
+    for name, number in given.items():
+        if not isinstance(number, int) or not LEAST[name] <= number <= MOST[name]:
+            raise AtlasError(f"{name} is {number!r}; give a whole number from {LEAST[name]} to {MOST[name]}")
+    changed: dict[str, Any] = {}
+    if images or videos:
+        changed["images"] = tuple(image(each, 1 if count is None else count) for each in images)
+        changed["videos"] = tuple(video(each) for each in videos)
+    if count is not None and not images:
+        if videos or not base.images:
+            raise AtlasError(f"images is {count}, but there is none to count; give its size too, such as 1280x720")
+        if len(base.images) > 1:
+            raise AtlasError(f"images is {count}, but {base.id} has images of several sizes; give a size too")
+        changed["images"] = (replace(base.images[0], count=count),)
+    fields = {"text": "text_tokens", "output": "output_tokens", "batch": "batch", "turns": "turns"}
+    changed |= {field: given[name] for name, field in fields.items() if name in given}
+    if not changed:
+        return base
+    words = [*(f"image={each}" for each in images), *(f"video={each}" for each in videos)]
+    words += [f"{name}={number}" for name, number in given.items()]
+    return replace(base, **changed, id=f"{base.id}:{','.join(words)}")

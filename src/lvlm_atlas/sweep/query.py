@@ -1,0 +1,116 @@
+"""Answers SQL over the results of a sweep and over the catalog. Nothing is ever written."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+from pydantic import BaseModel
+
+from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.planner.planner import Planner
+from lvlm_atlas.sweep.columns import COLUMNS, Column
+from lvlm_atlas.sweep.results import Results
+
+CATALOG = ("techniques", "models", "hardware", "workloads")
+"""Kinds of records that a query may name, each a table with a column for each field."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a query found."""
+
+    columns: tuple[str, ...]
+    """Names of the columns, each once."""
+    rows: list[tuple[Any, ...]]
+
+
+def ask(sql: str, data: Path | str | None = None, *, root: Path | str | None = None) -> Answer:
+    """Answer one SELECT, in DuckDB's SQL.
+
+    The view `sweep` has the columns that the table `sweep_columns` explains. `techniques`, `models`, `hardware` and
+    `workloads` are the catalog: fields of fields are joined by `_`, such as `llm_hidden`, and lists that hold more
+    than words are JSON texts.
+
+    Args:
+        sql: the query.
+        data: what `sweep` shows: the `out` of a sweep, finished or not; None: there is no such view.
+        root: folder of the catalog; None: the one that comes with the package.
+
+    Raises:
+        AtlasError: the query is wrong or would change something, or there are no results at `data`.
+    """
+    with duckdb.connect(config={"autoinstall_known_extensions": False}) as database:
+        try:
+            kinds = [statement.type for statement in database.extract_statements(sql)]
+            if kinds != [duckdb.StatementType.SELECT]:
+                raise AtlasError(
+                    "sql takes one query that reads, such as: select model, min(ttft_s) from sweep group by 1"
+                )
+            if data is not None:
+                database.read_parquet([str(file) for file in _files(Path(data))]).create_view("sweep")
+            database.register("sweep_columns", pa.Table.from_pylist([_described(column) for column in COLUMNS]))
+            for kind in _named(sql):
+                database.register(kind, _table(getattr(Planner(root).kb.atlas, kind).values()))
+            found = database.execute(sql)
+            return Answer(tuple(_distinct(name for name, *_ in found.description or ())), found.fetchall())
+        except duckdb.Error as error:
+            message = " ".join(str(error).partition("\n\nLINE")[0].split())
+            raise AtlasError(f"sql: {message}") from None
+
+
+def _files(data: Path) -> list[Path]:
+    files = Results(data).files
+    if not files:
+        raise AtlasError(f"there are no results at {data}; make some with lvlm-atlas sweep --out {data}")
+    return files
+
+
+def _described(column: Column) -> dict[str, str]:
+    return {"name": column.name, "type": column.kind, "meaning": column.doc}
+
+
+def _named(sql: str) -> list[str]:
+    """The kinds of records that a query may mean; only those are read."""
+    words = set(re.findall(r"\w+", sql.lower()))
+    return [kind for kind in CATALOG if words & {kind, "tables"}]
+
+
+def _table(records: Iterable[BaseModel]) -> pa.Table:
+    """Records as a table with a column for each field."""
+    rows = [dict(_fields(record)) for record in records]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pa.table({name: _array([row.get(name) for row in rows]) for name in names})
+
+
+def _fields(record: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    dumped = record.model_dump(mode="json")
+    for name in type(record).model_fields:
+        value, plain = getattr(record, name), dumped[name]
+        if isinstance(value, BaseModel):
+            yield from _fields(value, f"{prefix}{name}_")
+        elif isinstance(plain, dict) or (isinstance(plain, list) and not all(isinstance(each, str) for each in plain)):
+            yield prefix + name, json.dumps(plain, ensure_ascii=False)
+        else:
+            yield prefix + name, plain
+
+
+def _array(values: list[Any]) -> pa.Array:
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):  # a field that is a word in one record and a number in another
+        return pa.array([None if value is None else str(value) for value in values])
+
+
+def _distinct(names: Iterable[str]) -> Iterator[str]:
+    """The names, with a number where one comes again."""
+    seen: dict[str, int] = {}
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        yield name if seen[name] == 1 else f"{name}_{seen[name]}"

@@ -1,0 +1,183 @@
+"""The work of a sweep: parts of the table, each computed by one process that keeps what the points share."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from lvlm_atlas import planner as planner_package
+from lvlm_atlas import roofline as roofline_package
+from lvlm_atlas import sweep as sweep_package
+from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.graph.derivation import effect_place
+from lvlm_atlas.planner.lowering import applied
+from lvlm_atlas.planner.planner import Planner
+from lvlm_atlas.planner.stack import Choice, conflict, parse, unfit
+from lvlm_atlas.roofline.estimate import estimate
+from lvlm_atlas.roofline.transform import Applied
+from lvlm_atlas.sweep import columns
+from lvlm_atlas.sweep.grid import Grid, Point
+from lvlm_atlas.sweep.stacks import Stack, label
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What every process of a sweep is told."""
+
+    grid: Grid
+    root: Path | None
+    """Folder of the catalog; None: the one that comes with the package, wherever the process runs."""
+    part_points: int
+    """Points of each part but the last."""
+    digest: str
+    """The catalog and the engine that the rows must come from."""
+
+    def pickled(self) -> bytes:
+        """The job as processes are sent it."""
+        return pickle.dumps(self)
+
+
+def part(pickled: bytes, index: int) -> bytes:
+    """One part of the table, as a Parquet file.
+
+    Args:
+        pickled: the job.
+        index: number of the part, from 0.
+
+    Raises:
+        AtlasError: this process has another catalog or engine than the one that the job is for.
+    """
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    job, bench = _opened(pickled)
+    points = range(index * job.part_points, min((index + 1) * job.part_points, job.grid.points))
+    table: dict[str, list[Any]] = {column.name: [] for column in columns.COLUMNS}
+    for number in points:
+        row = bench.row(number)
+        for name, values in table.items():
+            values.append(row.get(name))
+    file = io.BytesIO()
+    pq.write_table(pa.table(table, schema=columns.schema()), file)
+    return file.getvalue()
+
+
+@lru_cache(maxsize=2)
+def _opened(pickled: bytes) -> tuple[Job, Bench]:
+    job: Job = pickle.loads(pickled)  # noqa: S301  the parent of this process wrote it
+    bench = Bench(job.grid, Planner(job.root))
+    if bench.digest != job.digest:
+        raise AtlasError(
+            "a worker has another version of the catalog or of the engine than this sweep began with; install the same "
+            "everywhere, and change nothing meanwhile"
+        )
+    return job, bench
+
+
+class Bench:
+    """What a grid names, ready for the engine: each thing is read once, for all the points that share it."""
+
+    def __init__(self, grid: Grid, planner: Planner) -> None:
+        """Make ready.
+
+        Raises:
+            AtlasError: a technique of a stack is unknown, or a value outside its range.
+        """
+        self.grid, self.planner = grid, planner
+        self._model, self._device, self._workload = cache(planner.model), cache(planner.device), cache(planner.workload)
+        self._choice, self._applied = cache(self._parsed), cache(self._lowered)
+        for stack in grid.stacks:
+            self._techniques(stack)  # a value outside its range is a mistake, not a point to refuse
+        self.refused = {
+            stack: why for stack in grid.stacks if (why := conflict(planner.kb, [*map(self._choice, stack)]))
+        }
+        """Stacks whose techniques cannot be together, with the reason."""
+
+    @cached_property
+    def digest(self) -> str:
+        """Names what the rows come from: the records that the grid names, and the source of the engine."""
+        return hashlib.sha256("\n".join((*self._records(), *_sources())).encode()).hexdigest()
+
+    def row(self, number: int) -> dict[str, Any]:
+        """The row of a point, without the columns that are null."""
+        point = self.grid.point(number)
+        stack = point.stack
+        model, device, workload = self._model(point.model), self._device(point.hardware), self._workload(point.workload)
+        if point.batch is not None:
+            workload = replace(workload, batch=point.batch)
+        row = {**self._known(number, point), "batch": workload.batch}
+        if why := self.refused.get(stack) or unfit(map(self._choice, stack), model, workload):
+            return {**row, "error": why}
+        deployment = point.deployment
+        if row["price_usd_h"] is not None:
+            deployment = replace(deployment, price_usd_h=row["price_usd_h"])
+        try:
+            found = estimate(model, device, workload, deployment, self._techniques(stack))
+        except AtlasError as error:
+            return {**row, "error": str(error)}
+        except Exception as error:
+            error.add_note(f"in the sweep's point {number}: {point}")
+            raise
+        row |= columns.predicted(found.to_dict())
+        if not found.fits:
+            row["error"] = (
+                f"does not fit: {model.name} needs {found.memory.device_byte / 1e9:.1f} GB on each of "
+                f"{deployment.devices} devices, but {device.name} holds {device.memory_byte / 1e9:.1f} GB"
+            )
+        return row
+
+    def _known(self, number: int, point: Point) -> dict[str, Any]:
+        deployment = point.deployment
+        return {
+            "point": number,
+            "model": point.model,
+            "hardware": point.hardware,
+            "workload": point.workload,
+            "stack": label(point.stack),
+            "techniques": [each.partition(":")[0] for each in point.stack],
+            "tensor_parallel": deployment.tensor_parallel,
+            "pipeline_parallel": deployment.pipeline_parallel,
+            "weight_dtype": deployment.weight_dtype,
+            "activation_dtype": deployment.activation_dtype,
+            "kv_dtype": deployment.kv_dtype,
+            "attention": deployment.attention,
+            "efficiency": deployment.efficiency.name,
+            "price_usd_h": self.grid.price_usd_h.get(point.hardware, deployment.price_usd_h),
+        }
+
+    def _techniques(self, stack: Stack) -> tuple[Applied, ...]:
+        return tuple(map(self._applied, stack))
+
+    def _parsed(self, spec: str) -> Choice:
+        return parse(self.planner.kb, spec)
+
+    def _lowered(self, spec: str) -> Applied:
+        choice = self._choice(spec)
+        return applied(self.planner.kb.atlas, choice.technique, choice.setting, choice.outcomes)
+
+    def _records(self) -> Iterator[str]:
+        grid, atlas = self.grid, self.planner.atlas
+        named = [*map(atlas.model, grid.models), *map(atlas.device, grid.hardware)]
+        for record in (*named, *map(atlas.workload, grid.workloads)):
+            yield record.model_dump_json()
+        specs = dict.fromkeys(spec for stack in grid.stacks for spec in stack)
+        for technique in {choice.technique.id: choice.technique for choice in map(self._choice, specs)}.values():
+            yield technique.model_dump_json()
+            yield repr([effect_place(self.planner.kb.atlas, technique, effect) for effect in technique.effects])
+        yield repr(self.refused)
+
+
+@cache
+def _sources() -> tuple[str, ...]:
+    """The source of whatever makes numbers of records."""
+    folders = (Path(each).parent for package in _PACKAGES for each in [package.__file__] if each)
+    return tuple(file.read_text("utf-8") for folder in folders for file in sorted(folder.rglob("*.py")))
+
+
+_PACKAGES = (roofline_package, planner_package, sweep_package)

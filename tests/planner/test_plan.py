@@ -1,0 +1,114 @@
+"""Plans: who is left out and why, limits, memory, risk and settings."""
+
+from __future__ import annotations
+
+import pytest
+
+from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.planner.compatibility import problem
+from lvlm_atlas.planner.planner import Planner
+from lvlm_atlas.planner.risk import RISKS
+from lvlm_atlas.planner.stack import milder
+from lvlm_atlas.roofline.workload import Workload
+
+ASKED = ("qwen2.5-vl-7b", "h200", "images-20")
+
+
+@pytest.mark.parametrize(
+    ("id_", "model", "workload", "said"),
+    [
+        ("visionzip", "qwen2.5-vl-7b", "images-20", "needs `cls-token`"),
+        ("visionzip", "llava-1.5-7b", "images-20", None),
+        ("specvlm-ji", "qwen2.5-vl-7b", "images-20", "is for videos"),
+        ("specvlm-ji", "qwen2.5-vl-7b", "video-60s", None),
+        ("fastv", "llama-3.2-11b-vision", "images-20", "needs `modality-mask`"),
+        ("kivi", "llama-3.2-11b-vision", "images-20", None),
+    ],
+)
+def test_what_the_records_decide_is_decided(
+    planner: Planner, id_: str, model: str, workload: str, said: str | None
+) -> None:
+    why = problem(planner.kb.technique(id_), planner.model(model), planner.workload(workload))
+    assert (why is None) if said is None else (why is not None and said in why)
+
+
+def test_a_request_of_text_alone_leaves_only_techniques_for_text(planner: Planner) -> None:
+    plan = planner.plan("qwen2.5-vl-7b", "h200", Workload(text_tokens=4000), goal="total")
+    barred = {each.what for each in plan.left_out}
+    assert "fastv" in barred
+    assert not {"kivi", "xattention", "speculative-sampling"} & barred
+
+
+def test_an_estimate_refuses_what_a_plan_leaves_out(planner: Planner) -> None:
+    with pytest.raises(AtlasError, match=r"visionzip needs `cls-token`.*leave it out"):
+        planner.estimate(*ASKED, stack=["visionzip"])
+
+
+def test_every_technique_is_in_the_front_or_has_a_reason_not_to_be(planner: Planner) -> None:
+    for goal in ("ttft", "tpot", "total", "memory"):
+        plan = planner.plan(*ASKED, goal=goal)
+        used = {each.id for option in plan.front for each in option.found.stack}
+        unused, barred = ({each.what for each in lost} for lost in (plan.unused, plan.left_out))
+        assert used | unused | barred == {*planner.kb.atlas.techniques}
+        assert not used & unused
+        assert all(each.why for each in (*plan.unused, *plan.left_out, *plan.runners_up, *plan.conflicts))
+
+
+def test_a_technique_for_another_stage_is_told_that_it_is_no_part_of_the_goal(planner: Planner) -> None:
+    why = {each.what: each.why for each in planner.plan(*ASKED, goal="ttft").unused}
+    assert "which is no part of ttft" in why["kivi"]
+
+
+def test_stacks_that_break_a_limit_are_not_in_the_plan_if_others_keep_it(planner: Planner) -> None:
+    free = planner.plan(*ASKED, goal="ttft")
+    tight = planner.plan(*ASKED, goal="ttft", slo={"tpot": 0.002})
+    assert not all(option.found.tpot_s <= 0.002 for option in free.front)
+    assert tight.front
+    assert all(option.meets and option.found.tpot_s <= 0.002 for option in tight.front)
+
+
+def test_where_no_stack_keeps_a_limit_the_nearest_are_shown_as_missing_it(planner: Planner) -> None:
+    plan = planner.plan(*ASKED, goal="ttft", slo={"ttft": 1e-6})
+    assert plan.front
+    assert not any(option.meets for option in plan.front)
+
+
+def test_less_risk_is_a_subset_and_never_better(planner: Planner) -> None:
+    best = []
+    for worst in RISKS:
+        plan = planner.plan(*ASKED, goal="total", risk=worst)
+        assert all(RISKS.index(option.risk) <= RISKS.index(worst) for option in plan.front)
+        best.append(min(option.found.total_s for option in (plan.baseline, *plan.front)))
+    assert best == sorted(best, reverse=True)
+
+
+def test_unknown_pairs_are_shown_as_unknown(planner: Planner) -> None:
+    plan = planner.plan(*ASKED, goal="total")
+    unknown = [option for option in plan.front if any(pair.verdict == "unknown" for pair in option.pairs)]
+    assert unknown
+    assert all(option.risk == "unknown" for option in unknown)
+
+
+def test_training_is_a_ceiling(planner: Planner) -> None:
+    plan = planner.plan(*ASKED, goal="total", training="none")
+    assert not any("training" in each.why for each in plan.left_out)  # the catalog's are all free of training
+
+
+def test_milder_settings_lie_between_the_default_and_the_neutral_one(planner: Planner) -> None:
+    found = {id_: milder(planner.kb.technique(id_)) for id_ in ("fastv", "kivi", "tome", "speculative-sampling")}
+    settings = {id_: choice.setting for id_, choice in found.items() if choice}
+    assert settings == {
+        "fastv": {"keep_ratio": 0.75}, "kivi": {"bits": 4}, "tome": {"r": 4}, "speculative-sampling": {"gamma": 2},
+    }  # fmt: skip
+    plan = planner.plan(*ASKED, goal="ttft", milder=True)
+    assert any("keep_ratio=0.75" in option.label for option in plan.front)
+
+
+def test_a_model_that_nothing_makes_fit_is_one_error_with_the_repair(planner: Planner) -> None:
+    with pytest.raises(AtlasError, match=r"Qwen2.5-VL-72B needs .* GB.*give --tp"):
+        planner.plan("qwen2.5-vl-72b", "l40s", "images-20", goal="ttft")
+
+
+def test_assumptions_of_each_technique_are_in_the_plan(planner: Planner) -> None:
+    plan = planner.plan(*ASKED, goal="tpot")
+    assert any(text.startswith("speculative-sampling: accepted length") for text in plan.assumptions)
