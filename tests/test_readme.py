@@ -22,6 +22,12 @@ COMMANDS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the commands run: what `sweep` writes, `sql` reads."""
+    return tmp_path_factory.mktemp("readme")
+
+
 @pytest.mark.parametrize("code", PYTHON, ids=lambda code: code.strip().splitlines()[-1][:40])
 def test_the_python_runs(code: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -30,14 +36,15 @@ def test_the_python_runs(code: str) -> None:
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=lambda arguments: arguments[0])
-def test_the_commands_run(arguments: list[str]) -> None:
+def test_the_commands_run(arguments: list[str], results: Path) -> None:
     if arguments[0] in ("smoke", "verify"):
         arguments = [*arguments, "fastv"]  # the whole run has its own tests
     command = [sys.executable, "-m", "lvlm_atlas", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=results)
     assert done.returncode == 0, done.stderr
 
 
 def test_they_are_found_at_all() -> None:
-    assert len(PYTHON) == 2
-    assert {arguments[0] for arguments in COMMANDS} >= {"list", "show", "query", "graph", "smoke", "verify"}
+    assert len(PYTHON) == 3
+    named = {arguments[0] for arguments in COMMANDS}
+    assert named >= {"list", "show", "query", "graph", "smoke", "verify", "estimate", "plan", "sweep"}

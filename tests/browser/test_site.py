@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ KINDS = [
     "stages/index.html", "stages/prefilling.html", "bounds/index.html", "bounds/compute.html", "families/index.html",
     "families/token-compression/index.html", "families/token-compression/attention-guided.html",
     "families/sparse-attention/index.html", "papers/index.html", "papers/chen2024fastv.html", "glossary.html",
-    "tags.html", "guide/query.html", "guide/contribute.html", "guide/about.html",
+    "models/index.html", "models/qwen2.5-vl-7b.html", "devices/index.html", "devices/h200-sxm.html", "workloads.html",
+    "guide/plan.html", "guide/estimate.html", "tags.html", "guide/query.html", "guide/contribute.html",
+    "guide/about.html",
 ]  # fmt: skip
 
 
@@ -29,19 +32,32 @@ def test_from_home_over_the_matrix_to_a_technique(watched: Any) -> None:
     assert line.is_visible()
 
 
+def found_first(watched: Any, typed: str) -> str:
+    """Where the first result of a search leads."""
+    page = watched.open("index.html")
+    page.locator(".md-search__input").click()
+    # At once: the theme warns of a query that ends in a hyphen, as words typed letter by letter do on their way.
+    page.locator(".md-search__input").fill(typed)
+    page.locator(".md-search__input").press("End")
+    first = page.locator(".md-search-result__list > li").first
+    first.wait_for()
+    page.wait_for_timeout(300)  # the list is sorted once it is whole
+    return first.locator("a").first.get_attribute("href") or ""
+
+
 @pytest.mark.parametrize(
     "typed",
     ["FastV", "fastv", "fast-v", "fast v", "An Image is Worth 1/2 Tokens After Layer 2"],
 )
 def test_search_finds_a_technique_however_it_is_typed(watched: Any, typed: str) -> None:
-    page = watched.open("index.html")
-    page.locator(".md-search__input").click()
-    page.locator(".md-search__input").press_sequentially(typed)
-    first = page.locator(".md-search-result__list > li").first
-    first.wait_for()
-    page.wait_for_timeout(300)  # the list is sorted anew after each letter
-    href = first.locator("a").first.get_attribute("href") or ""
-    assert "/techniques/fastv.html" in href
+    assert "/techniques/fastv.html" in found_first(watched, typed)
+
+
+@pytest.mark.parametrize(
+    ("typed", "path"), [("qwen2.5-vl-7b", "models/qwen2.5-vl-7b.html"), ("H200", "devices/h200-sxm.html")]
+)
+def test_search_finds_a_model_and_a_device(watched: Any, typed: str, path: str) -> None:
+    assert f"/{path}" in found_first(watched, typed)
 
 
 @pytest.mark.parametrize("watched", [PHONE, PHONE | DARK], indirect=True, ids=["light", "dark"])
@@ -102,3 +118,27 @@ def test_pages_can_be_read_without_scripts_and_with_the_network_cut(browser: Any
     assert page.locator("figure.la-neighbours svg a").first.is_visible()
     assert page.locator(".la-facts dd").first.is_visible()
     context.close()
+
+
+def test_a_table_sorts_by_the_head_that_is_pressed(watched: Any) -> None:
+    page = watched.open("models/index.html")
+    names = page.locator(".la-sortable tbody td:first-child")
+    first = names.first.inner_text()
+    head = page.get_by_role("button", name="Parameters")
+    head.click()
+    assert names.first.inner_text() == first  # smallest first, as it came
+    head.click()
+    assert names.first.inner_text() == "Qwen3-VL-235B-A22B"
+    assert page.locator("th[aria-sort=descending]").count() == 1
+    page.get_by_role("button", name="Whole").press("Enter")
+    assert names.first.inner_text() == "DeepSeek-VL2-Tiny"  # 134 ms come before 1.07 s
+
+
+@pytest.mark.parametrize("watched", [{}, DARK], indirect=True, ids=["light", "dark"])
+def test_the_labels_of_a_roofline_stand_clear_of_each_other(watched: Any) -> None:
+    page = watched.open("models/qwen2.5-vl-7b.html")
+    boxes = page.locator(".la-roofline .la-strong").evaluate_all("all => all.map(one => one.getBoundingClientRect())")
+    assert len(boxes) == 3
+    for one, two in itertools.combinations(boxes, 2):
+        apart = one["right"] <= two["left"] or two["right"] <= one["left"]
+        assert apart or one["bottom"] <= two["top"] + 2 or two["bottom"] <= one["top"] + 2

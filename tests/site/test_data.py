@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import lvlm_atlas
@@ -36,3 +37,10 @@ def test_the_whole_atlas_is_one_file(odd: lvlm_atlas.KnowledgeBase, odd_site: Pa
 def test_compatibility_has_three_values(odd: lvlm_atlas.KnowledgeBase) -> None:
     page = json.loads(Content(odd).edition.technique(odd.technique("fastv")))
     assert page["compatibility"] == {"kivi": "works", "index": "unknown"}
+
+
+def test_the_digest_tells_one_device_from_another(catalog: lvlm_atlas.KnowledgeBase) -> None:
+    hardware = dict(catalog.atlas.hardware)
+    hardware["h200-sxm"] = hardware["h200-sxm"].model_copy(update={"memory_gb": 142.0})
+    other = type(catalog)(replace(catalog.atlas, hardware=hardware))
+    assert Content(other).edition.digest != Content(catalog).edition.digest

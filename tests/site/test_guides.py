@@ -72,6 +72,9 @@ def test_the_commands_are_found_at_all() -> None:
         "verify",
         "schema",
         "serve",
+        "estimate",
+        "interactions",
+        "plan",
     }
 
 
@@ -117,4 +120,4 @@ def test_the_python_of_the_query_guide_finds_something(copy: Path) -> None:
 
 
 def test_both_languages_are_found_at_all() -> None:
-    assert {page.stem for page in GUIDES if python(page)} == {"query", "reference"}
+    assert {page.stem for page in GUIDES if python(page)} == {"query", "reference", "plan", "estimate"}

@@ -44,6 +44,7 @@ def test_every_record_has_a_page_and_each_page_stands_once_in_the_navigation(con
     paths = [page.path for page in made]
     atlas = content.atlas
     wanted = [("technique", id_) for id_ in atlas.techniques] + [("paper", key) for key in atlas.papers]
+    wanted += [("model", id_) for id_ in atlas.models] + [("device", id_) for id_ in atlas.hardware]
     wanted += [(kind, term.id) for kind in ("stage", "family", "bound") for term in atlas.terms(kind)]
     assert {content.routes.path(*thing) for thing in wanted} <= set(paths)
     assert len(paths) == len(set(map(str.casefold, paths)))

@@ -5,6 +5,11 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from copy import copy
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from typer import Typer
 
 
 def main() -> None:
@@ -14,17 +19,56 @@ def main() -> None:
     gc.set_threshold(50_000)
     # Our records use no plugin of pydantic's, and looking for some in every installed package takes its time.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    from typer import BadParameter
+
     from lvlm_atlas.cli.app import app
     from lvlm_atlas.fault import AtlasError
 
+    usage_error = BadParameter.__mro__[1]  # of every wrong command line; typer's public name for it has changed
     try:
-        app()
+        code = _with_only(app, (sys.argv[1:] or [""])[0])(standalone_mode=False)
+        gc.freeze()  # what is left need not be searched for cycles when Python ends
+        sys.exit(code)
     except AtlasError as error:
-        sys.stderr.write(f"{error}\n" if error.exit_code == 1 else f"lvlm-atlas: {error}\n")
-        sys.exit(error.exit_code)
+        _refuse(str(error), error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
         # The reader has gone; what is still buffered must not raise again when Python closes the stream.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except Exception as error:
+        if not isinstance(error, usage_error):
+            raise
+        _refuse(" ".join(error.format_message().split()), 2)  # type: ignore[attr-defined]
+
+
+def _with_only(app: Typer, name: str) -> Typer:
+    """The application with the one command that is called, since typer builds all it has, which takes its time."""
+    called = [each for each in app.registered_commands if name == (each.name or getattr(each.callback, "__name__", ""))]
+    if not called:
+        return app
+    alone = copy(app)
+    alone.registered_commands = called
+    return alone
+
+
+def _refuse(message: str, exit_code: int) -> NoReturn:
+    """Say what is wrong on standard error, and where JSON was asked for also as an object on standard output."""
+    if _asks_for_json(sys.argv):
+        import json
+
+        fault = {"error": {"message": message, "exit_code": exit_code}}
+        sys.stdout.write(json.dumps(fault, ensure_ascii=False, indent=2) + "\n")
+    if message:  # without a command, help has been printed
+        sys.stderr.write(f"{message}\n" if exit_code == 1 else f"lvlm-atlas: {message}\n")
+    sys.exit(exit_code)
+
+
+def _asks_for_json(arguments: list[str]) -> bool:
+    """Whether a command line, right or wrong, asks for JSON."""
+    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    return any(
+        word in ("--format=json", "-fjson", "--json") or (word in ("--format", "-f") and after == "json")
+        for word, after in pairs
+    )

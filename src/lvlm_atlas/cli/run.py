@@ -12,9 +12,9 @@ import typer
 
 from lvlm_atlas.cli.options import Listing
 from lvlm_atlas.cli.output import print_rows
-from lvlm_atlas.fault import AtlasError, suggestion
+from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.graph.knowledge import KnowledgeBase
-from lvlm_atlas.schema.technique import Parameter, Setting, Technique
+from lvlm_atlas.planner.stack import Choice, parse
 
 if TYPE_CHECKING:
     from lvlm_atlas.reference.lvlm import Result, Trace
@@ -40,7 +40,7 @@ def run_checkpoint(
         AtlasError: an extra, the GPU or a file is missing, a technique or a value of its parameters is not one, or
             the techniques do not run together or on this model.
     """
-    chosen = [parse(atlas, spec) for spec in specs]
+    choices = [chosen(atlas, spec) for spec in specs]
     try:
         import torch
 
@@ -50,7 +50,7 @@ def run_checkpoint(
         raise AtlasError(f"run: {NEEDS}") from None
     if device == "cuda" and not torch.cuda.is_available():
         raise AtlasError("--device cuda: torch sees no CUDA device here; run on a machine with one, or leave it out")
-    stack = [_built(technique, setting, spec) for (technique, setting), spec in zip(chosen, specs, strict=True)]
+    stack = [_built(choice, spec) for choice, spec in zip(choices, specs, strict=True)]
     try:
         lvlm = LVLM.from_pretrained(checkpoint, dtype=getattr(torch, dtype) if dtype else None, device=device)
         processor = Processor(checkpoint)
@@ -65,52 +65,23 @@ def run_checkpoint(
     _print(plain, result, words, listing)
 
 
-def parse(atlas: KnowledgeBase, spec: str) -> tuple[Technique, dict[str, Setting]]:
-    """A technique and a setting of its parameters, from `id` or `id:name=value,name=value`.
+def chosen(atlas: KnowledgeBase, spec: str) -> Choice:
+    """A technique to run, at a setting.
 
     Raises:
         AtlasError: no such technique, parameter or value; the technique is only described.
     """
-    id_, _, rest = spec.partition(":")
-    technique = atlas.technique(id_.strip())
-    if technique.reference is None:
-        raise AtlasError(f"--stack {spec}: {technique.id} is only described, it has no reference to run; leave it out")
-    setting: dict[str, Setting] = {}
-    for pair in filter(None, (part.strip() for part in rest.split(","))):
-        name, equals, text = (part.strip() for part in pair.partition("="))
-        if not equals:
-            raise AtlasError(f"--stack {spec}: {pair!r} sets nothing; write name=value")
-        if name not in technique.parameters:
-            raise AtlasError(
-                f"--stack {spec}: {technique.id} has no parameter {name!r}; {suggestion(name, technique.parameters)}"
-            )
-        if name in setting:
-            raise AtlasError(f"--stack {spec}: {name} is set twice; leave one out")
-        setting[name] = value_of(technique.parameters[name], text)
-        problem = technique.parameters[name].problem_with(setting[name])
-        if problem:
-            raise AtlasError(f"--stack {spec}: {name}: {problem}")
-    return technique, setting
+    choice = parse(atlas, spec, outcomes=())
+    if choice.technique.reference is None:
+        raise AtlasError(
+            f"--stack {spec}: {choice.technique.id} is only described, it has no reference to run; leave it out"
+        )
+    return choice
 
 
-def value_of(parameter: Parameter, text: str) -> Setting:
-    """The value that a text spells for a parameter; the text itself where it spells none."""
-    for choice in parameter.choices:
-        if str(choice).lower() == text.lower():
-            return choice
-    if parameter.type == "bool":
-        return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(text.lower(), text)
-    for kind in (int, float) if parameter.type in ("int", "float") else ():
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
-def _built(technique: Technique, setting: dict[str, Setting], spec: str) -> Any:
+def _built(choice: Choice, spec: str) -> Any:
     try:
-        return pkgutil.resolve_name(str(technique.reference))(**setting)
+        return pkgutil.resolve_name(str(choice.technique.reference))(**choice.setting)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise AtlasError(f"--stack {spec}: {error}") from None
 

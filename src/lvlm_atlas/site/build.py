@@ -12,10 +12,14 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lvlm_atlas.atlas.root import data_root
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.graph.knowledge import KnowledgeBase
+
+if TYPE_CHECKING:
+    from lvlm_atlas.site.content import Content
 
 OUT = Path("build/site")
 DOCS = Path("build/docs")
@@ -55,13 +59,13 @@ def generate(kb: KnowledgeBase, folder: Path, *, site_dir: str = "../site") -> P
     from lvlm_atlas.site.render import environment, render
 
     source = _source(kb.atlas.root)
-    content, templates = Content(kb), environment(source)
+    content, templates = Content(_predicting(kb)), environment(source)
     made = pages(content)
     files = {page.path: render(content, page, templates) for page in made}
-    for technique in content.techniques:
-        stem = content.routes.path("technique", technique.id).removesuffix(".md")
-        files[f"{stem}.json"] = content.edition.technique(technique)
-        files[f"{stem}.yaml"] = (kb.atlas.root / kb.atlas.paths[technique.id]).read_text(encoding="utf-8")
+    for kind, id_, document, written in _documents(content):
+        stem = content.routes.path(kind, id_).removesuffix(".md")
+        files[f"{stem}.json"] = document
+        files[f"{stem}.yaml"] = (kb.atlas.root / written).read_text(encoding="utf-8")
     for old in kb.atlas.redirects:
         files[f"techniques/{old}.json"] = content.edition.forwarding(old, final(content, old))
     files["atlas.json"] = content.edition.whole
@@ -73,6 +77,31 @@ def generate(kb: KnowledgeBase, folder: Path, *, site_dir: str = "../site") -> P
     config = configuration(content, made, source / "mkdocs.yml", site_dir)
     (folder / "mkdocs.yml").write_text(config, encoding="utf-8", newline="\n")
     return folder
+
+
+def _predicting(kb: KnowledgeBase) -> KnowledgeBase:
+    """The knowledge base with the interactions that the roofline predicts."""
+    from lvlm_atlas.planner.planner import Planner
+    from lvlm_atlas.planner.predicted import with_predictions
+
+    planner = Planner(kb.atlas.root)
+    planner.kb = kb  # as loaded, not once more
+    return with_predictions(planner)
+
+
+def _documents(content: Content) -> Iterator[tuple[str, str, str, Path]]:
+    """Each record that has a page: kind, id, the record as JSON with what the atlas adds, its file in the root."""
+    from lvlm_atlas.site.models import predictions, reference_case
+
+    atlas, edition = content.atlas, content.edition
+    for technique in content.techniques:
+        yield "technique", technique.id, edition.technique(technique), atlas.paths[technique.id]
+    for model in atlas.models.values():
+        case = reference_case(content, model.id)
+        predicted = [each.bound.to_dict() for each in predictions(content, case) if each.bound] if case else []
+        yield "model", model.id, edition.record("model", model, predicted), Path(f"catalog/models/{model.id}.yaml")
+    for device in atlas.hardware.values():
+        yield "device", device.id, edition.record("device", device), Path(f"catalog/hardware/{device.id}.yaml")
 
 
 def _source(root: Path) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from lvlm_atlas.site.markup import attribute, external
 from lvlm_atlas.site.routes import FIXED
 
 Nav = list[dict[str, Any]]
+GUIDES = ("query", "plan", "estimate", "survey", "contribute", "reference", "about")
+"""Pages under that heading; an atlas of somebody else may lack what one of them is about."""
 
 
 def configuration(content: Content, pages: Sequence[Page], base: Path, site_dir: str) -> str:
@@ -57,6 +59,10 @@ def navigation(content: Content, pages: Sequence[Page]) -> Nav:
             below = [term("family", sub.id) for sub in content.families(parent=family.id)]
             own = content.routes.path("family", family.id)
             families.append({attribute(family.name): [own, *below]} if below else entry(own))
+
+    def records(kind: str, ids: Iterable[str]) -> list[Any]:
+        return [FIXED[f"{kind}s"], *(term(kind, id_) for id_ in ids)]
+
     papers = [FIXED["papers"], *(term("paper", key) for key in atlas.papers)]
     return [
         {"Home": FIXED["home"]},
@@ -65,8 +71,10 @@ def navigation(content: Content, pages: Sequence[Page]) -> Nav:
         {"Stages": [FIXED["stages"], *(term("stage", t.id) for t in stages)]},
         {"Bottlenecks": [FIXED["bounds"], *(term("bound", t.id) for t in atlas.terms("bound"))]},
         {"Families": families},
+        {"Models": [*records("model", content.estimates.models), {"Workloads": FIXED["workloads"]}]},
+        {"Devices": records("device", atlas.hardware)},
         {"Reference": [{"Papers": papers}, entry(FIXED["glossary"]), entry(FIXED["tags"])]},
-        {"Guides": [entry(FIXED[name]) for name in ("query", "contribute", "reference", "about")]},
+        {"Guides": [entry(FIXED[name]) for name in GUIDES if FIXED[name] in titles]},
     ]
 
 

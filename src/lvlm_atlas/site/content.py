@@ -11,11 +11,19 @@ from markupsafe import Markup
 
 from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.graph.knowledge import KnowledgeBase
+from lvlm_atlas.roofline.estimate import STAGES
 from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.schema.vocabulary import Term
 from lvlm_atlas.site.data import Edition
+from lvlm_atlas.site.estimates import Estimates
 from lvlm_atlas.site.markup import plain
-from lvlm_atlas.site.routes import FIXED, Routes, relative, routes
+from lvlm_atlas.site.routes import FIXED, RECORDS, Routes, relative, routes
+from lvlm_atlas.site.svg import stage_number
+
+ASIDE = 0.2
+"""Weight in the search of pages whose names are made of words that techniques' names have too."""
+FULL_WIDTH = ("navigation", "toc")
+"""What a page hides to have the whole width."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +38,8 @@ class Page:
     tags: tuple[str, ...] = ()
     hide: tuple[str, ...] = ()
     """Parts of the theme that the page leaves out."""
-    search: bool = True
-    """Whether the search finds it."""
+    search: float = 1.0
+    """Its weight in the search, which does not find it at 0."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,16 @@ class Content:
     def edition(self) -> Edition:
         """Which version it is."""
         return Edition(self.kb)
+
+    @cached_property
+    def estimates(self) -> Estimates:
+        """What the roofline predicts."""
+        return Estimates(self.kb)
+
+    @cached_property
+    def stage_classes(self) -> Mapping[str, str]:
+        """The CSS class that gives a stage its colour, by id."""
+        return {name: f"la-s{stage_number(self.atlas, name)}" for name in STAGES}
 
     @cached_property
     def techniques(self) -> tuple[Technique, ...]:
@@ -167,4 +185,6 @@ class Links:
             return atlas.techniques[id_].name if id_ in atlas.techniques else id_
         if kind == "paper":
             return atlas.papers[id_].title
+        if kind in RECORDS:
+            return str(getattr(atlas, RECORDS[kind])[id_].name)
         return atlas.term(kind, id_).name or id_

@@ -1,4 +1,4 @@
-"""The same knowledge for programs: a JSON file a technique, one for the whole atlas, and which version it is."""
+"""The same knowledge for programs: a JSON file a record, one for the whole atlas, and which version it is."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from lvlm_atlas.atlas.bibliography import Paper
 from lvlm_atlas.graph.edges import Edge
 from lvlm_atlas.graph.exports import to_json
 from lvlm_atlas.graph.knowledge import KnowledgeBase
+from lvlm_atlas.schema.record import Record
 from lvlm_atlas.schema.technique import Technique
 
 FORMAT = "lvlm-atlas-technique/1"
@@ -33,7 +34,10 @@ class Edition:
     @cached_property
     def digest(self) -> str:
         """Eight digits that differ whenever the data do."""
-        return hashlib.sha256(self.whole.encode()).hexdigest()[:8]
+        atlas = self.kb.atlas
+        records = (*atlas.models.values(), *atlas.hardware.values(), *atlas.workloads.values())
+        written = self.whole + "".join(record.model_dump_json() for record in records)
+        return hashlib.sha256(written.encode()).hexdigest()[:8]
 
     @property
     def date(self) -> str:
@@ -57,7 +61,7 @@ class Edition:
         paper = kb.atlas.papers[technique.paper]
         return _dumped({
             "format": FORMAT,
-            "data": {"date": self.date, "digest": self.digest, "survey": self.survey.arxiv or self.survey.key},
+            "data": self._data,
             "technique": technique.model_dump(mode="json", by_alias=True, exclude_none=True),
             "paper": {"key": paper.key, "title": paper.title, "authors": list(paper.authors), "year": paper.year,
                       "venue": paper.venue, "url": paper.url, "arxiv": paper.arxiv, "bibtex": paper.bibtex},
@@ -70,6 +74,15 @@ class Edition:
                 for m in kb.atlas.measurements.values() for result in m.results if result.technique == id_
             ],
         })  # fmt: skip
+
+    def record(self, kind: str, record: Record, predicted: Iterable[dict[str, Any]] = ()) -> str:
+        """A model or a device as JSON: the record as it stands, and what the roofline predicts of it."""
+        stated = record.model_dump(mode="json", by_alias=True, exclude_none=True)
+        return _dumped({"format": f"lvlm-atlas-{kind}/1", "data": self._data, kind: stated, "predicted": [*predicted]})
+
+    @property
+    def _data(self) -> dict[str, str]:
+        return {"date": self.date, "digest": self.digest, "survey": self.survey.arxiv or self.survey.key}
 
     def forwarding(self, old: str, new: Iterable[str]) -> str:
         """A former id as JSON: where it leads."""

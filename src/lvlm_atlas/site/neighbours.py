@@ -70,7 +70,8 @@ def neighbours(kb: KnowledgeBase, technique: Technique, href: Href) -> Markup:
 def _columns(kb: KnowledgeBase, technique: Technique) -> tuple[dict[int, list[_Neighbour]], int]:
     joined: dict[str, list[Edge]] = defaultdict(list)
     for edge in kb.interactions(technique.id):
-        joined[edge.other(technique.id)].append(edge)
+        if edge.evidence != "predicted":  # a number that the roofline expects of every pair would hide what is known
+            joined[edge.other(technique.id)].append(edge)
     here = kb.atlas.place(technique)
     columns: dict[int, list[_Neighbour]] = {-1: [], 0: [], 1: []}
     for id_, edges in joined.items():

@@ -5,17 +5,24 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
+from markupsafe import Markup
+
 from lvlm_atlas.atlas.atlas import SplitIdError
 from lvlm_atlas.graph.guide import guide
+from lvlm_atlas.roofline import contract_fields
 from lvlm_atlas.schema.record import refs_in
 from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.schema.vocabulary import StageTerm, Term
-from lvlm_atlas.site.content import Content, Page
+from lvlm_atlas.site.content import FULL_WIDTH, Content, Page
+from lvlm_atlas.site.devices import device_pages
+from lvlm_atlas.site.effect import times
+from lvlm_atlas.site.estimates import REFERENCE
 from lvlm_atlas.site.markup import bare
+from lvlm_atlas.site.models import model_pages
 from lvlm_atlas.site.routes import FIXED
+from lvlm_atlas.site.survey import survey_page
 from lvlm_atlas.site.technique import technique_page
-
-FULL_WIDTH = ("navigation", "toc")
+from lvlm_atlas.site.workloads import workloads_page
 
 
 def pages(content: Content) -> tuple[Page, ...]:
@@ -40,11 +47,22 @@ def pages(content: Content) -> tuple[Page, ...]:
         Page(path=FIXED["papers"], title="Papers", template="papers.md.j2",
              description="Every work the atlas cites.", context={"cited": _cited(content)}),
         *_papers(content),
+        *model_pages(content),
+        *device_pages(content),
+        workloads_page(content),
         Page(path=FIXED["glossary"], title="Glossary", template="glossary.md.j2",
              description="Every word that entries use, with its definition."),
-        Page(path=FIXED["tags"], title="Tags", template="tags.md.j2", search=False),
+        Page(path=FIXED["tags"], title="Tags", template="tags.md.j2", search=0),
         Page(path=FIXED["query"], title="Ask the atlas", template="query.md", context={"guide": guide(content.atlas)},
              description="The query language, for the shell and for Python."),
+        Page(path=FIXED["plan"], title="Plan", template="plan.md",
+             description="Where the time goes, what fits, and which techniques help: three questions worked out."),
+        *survey_page(content),
+        Page(path=FIXED["estimate"], title="Estimates for programs", template="estimate.md",
+             description="The fields of an estimate as JSON, with units and meanings.",
+             context={"contract": {"format": contract_fields.FORMAT, "fields": contract_fields.FIELDS,
+                                   "operators": contract_fields.OPERATOR_FIELDS,
+                                   "errors": contract_fields.ERROR_FIELDS}}),
         Page(path=FIXED["contribute"], title="Contribute", template="contribute.md",
              description="Add or repair an entry, from the first command to the page."),
         Page(path=FIXED["reference"], title="Write a reference in 20 minutes", template="reference.md",
@@ -75,10 +93,12 @@ def _home(content: Content) -> Page:
     for stage in content.atlas.terms("stage"):
         if isinstance(stage, StageTerm) and stage.metric:
             goals[stage.metric].append(stage.id)
+    where = content.estimates.of(REFERENCE) if content.estimates.holds(REFERENCE) else None
     return Page(
         path=FIXED["home"], title="LVLM Atlas", template="home.md.j2", hide=FULL_WIDTH,
         description="An executable knowledge base of efficient inference for large vision-language models.",
-        context={"walls": walls(content), "goals": goals},
+        context={"walls": walls(content), "goals": goals, "where": where,
+                 "where_picture": times(content, where) if where else Markup()},
     )  # fmt: skip
 
 
@@ -148,5 +168,5 @@ def _papers(content: Content) -> Iterator[Page]:
             description=f"{paper.title} ({paper.year})",
             context={"paper": paper, "introduces": introduces, "words": words[key],
                      "cites": [t for t in cited[key] if t not in introduces]},
-            search=not introduces,  # its title must lead to the technique, whose page has it too
+            search=0 if introduces else 1,  # its title must lead to the technique, whose page has it too
         )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from lvlm_atlas.fault import AtlasError
-from lvlm_atlas.site import markup, words
+from lvlm_atlas.site import markup, units, words
 from lvlm_atlas.site.content import Content, Links, Page
 from lvlm_atlas.site.neighbours import neighbours
 from lvlm_atlas.site.svg import pipeline, stage_number, strip
@@ -41,7 +41,7 @@ def environment(folder: Path) -> Environment:
         "overhead": words.overhead,
     }
     made.globals |= {name: getattr(markup, name) for name in ("listed", "external", "fenced")}
-    made.globals["counted"] = words.counted
+    made.globals |= {"counted": words.counted, "units": units}
     return made
 
 
@@ -87,8 +87,8 @@ def _front_matter(page: Page) -> str:
         meta["tags"] = [markup.attribute(tag) for tag in page.tags]
     if page.hide:
         meta["hide"] = list(page.hide)
-    if not page.search:
-        meta["search"] = {"exclude": True}
+    if page.search != 1:
+        meta["search"] = {"boost": page.search} if page.search else {"exclude": True}
     return _lines((key, json.dumps(value, ensure_ascii=False)) for key, value in meta.items() if value)
 
 

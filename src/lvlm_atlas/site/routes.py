@@ -9,13 +9,22 @@ from dataclasses import dataclass
 
 from lvlm_atlas.atlas.atlas import Atlas
 
-FOLDERS = {"technique": "techniques", "stage": "stages", "family": "families", "bound": "bounds", "paper": "papers"}
+FOLDERS = {
+    "technique": "techniques", "stage": "stages", "family": "families", "bound": "bounds", "paper": "papers",
+    "model": "models", "device": "devices",
+}  # fmt: skip
 """Folder of the pages of each kind of thing."""
+RECORDS = {"model": "models", "device": "hardware", "workload": "workloads"}
+"""Where the atlas keeps what estimates are made of."""
 FIXED = {
     "home": "index.md",
     "matrix": "matrix.md",
     "glossary": "glossary.md",
     "tags": "tags.md",
+    "workloads": "workloads.md",
+    "plan": "guide/plan.md",
+    "survey": "guide/survey-numbers.md",
+    "estimate": "guide/estimate.md",
     "query": "guide/query.md",
     "contribute": "guide/contribute.md",
     "reference": "guide/reference.md",
@@ -32,8 +41,8 @@ class Routes:
     """By kind and id; the kind of a page that there is one of is `page`."""
 
     def path(self, kind: str, id_: str) -> str:
-        """The page of a thing: its own, or the glossary where terms have none."""
-        return self.paths.get((kind, id_), FIXED["glossary"])
+        """The page of a thing: its own, else the one of its kind, which is the glossary for terms."""
+        return self.paths.get((kind, id_)) or FIXED["workloads" if kind == "workload" else "glossary"]
 
     def anchor(self, kind: str, id_: str) -> str:
         """The place in that page: none if the page is the thing's own."""
@@ -52,6 +61,8 @@ def routes(atlas: Atlas) -> Routes:
     """The routes of an atlas. Ids give paths, so that a page stays where it is as long as its id lives."""
     paths = {("page", name): path for name, path in FIXED.items()}
     paths |= {("technique", id_): f"techniques/{_file(id_)}.md" for id_ in (*atlas.techniques, *atlas.redirects)}
+    paths |= {("model", id_): f"models/{_file(id_)}.md" for id_ in atlas.models}
+    paths |= {("device", id_): f"devices/{_file(id_)}.md" for id_ in atlas.hardware}
     for kind in ("stage", "bound", "family"):
         paths |= {(kind, term.id): _term_path(kind, term.id) for term in atlas.vocabularies[kind].terms}
     paths |= {("paper", key): f"papers/{slug}.md" for key, slug in _slugs(atlas.papers)}

@@ -10,6 +10,7 @@ from lvlm_atlas.graph.relations import reading
 from lvlm_atlas.schema.measurement import Measurement, SmokeResult
 from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.site.content import Content, Page
+from lvlm_atlas.site.effect import effect_of, pictured
 from lvlm_atlas.site.markup import bare
 from lvlm_atlas.site.source import source_of
 from lvlm_atlas.site.words import formula
@@ -22,6 +23,7 @@ def technique_page(content: Content, technique: Technique) -> Page:
     others = [t for t in content.techniques if t.id != technique.id]
     verdicts = [(other, kb.relation(technique.id, other.id)) for other in others]
     path = content.routes.path("technique", technique.id)
+    rows = _rows(content, technique)
     return Page(
         path=path,
         title=technique.name,
@@ -36,7 +38,10 @@ def technique_page(content: Content, technique: Technique) -> Page:
                 (step, source.lines(step.code) if source and step.code else None) for step in technique.algorithm
             ],
             "effects": [formula(effect, technique.parameters) for effect in technique.effects],
-            "edges": _rows(content, technique),
+            "edges": [row for row in rows if row[2].evidence != "predicted"],
+            "predicted": [row for row in rows if row[2].evidence == "predicted"],
+            "effect": (effect := effect_of(content, technique)),
+            "effect_picture": pictured(content, effect),
             "verdicts": {value: [other for other, verdict in verdicts if verdict.value == value]
                          for value in ("works", "breaks", "unknown")},
             "measured": _measured(content, technique),

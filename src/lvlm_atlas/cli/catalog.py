@@ -1,0 +1,66 @@
+"""Models, devices and workloads as rows: what can be given to the commands that predict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from lvlm_atlas.atlas.shelves import Shelves
+from lvlm_atlas.schema.hardware import Hardware
+from lvlm_atlas.schema.model import Model
+from lvlm_atlas.schema.workload import Workload
+from lvlm_atlas.site.units import number, parameters
+
+MODEL_COLUMNS = ("id", "parameters", "encoder", "language model", "video")
+"""What a table shows of a model."""
+DEVICE_COLUMNS = ("id", "name", "16-bit TFLOP/s", "GB/s", "GB", "W")
+"""What a table shows of a device."""
+WORKLOAD_COLUMNS = ("id", "input", "text", "output", "turns", "batch")
+"""What a table shows of a workload."""
+
+
+def model_rows(atlas: Shelves, id_: str | None) -> Iterator[dict[str, Any]]:
+    """The models, or one: the whole records, with what a table shows."""
+    for model in [atlas.model(id_)] if id_ else atlas.models.values():
+        yield {**model.model_dump(mode="json", exclude_none=True), **_model(model)}
+
+
+def device_rows(atlas: Shelves, id_: str | None) -> Iterator[dict[str, Any]]:
+    """The devices, or one."""
+    for device in [atlas.device(id_)] if id_ else atlas.hardware.values():
+        yield {**device.model_dump(mode="json", exclude_none=True), **_device(device)}
+
+
+def workload_rows(atlas: Shelves, id_: str | None) -> Iterator[dict[str, Any]]:
+    """The workloads, or one."""
+    for workload in [atlas.workload(id_)] if id_ else atlas.workloads.values():
+        yield {**workload.model_dump(mode="json", exclude_none=True), **_workload(workload)}
+
+
+def _model(model: Model) -> dict[str, Any]:
+    return {
+        "parameters": parameters(model.params.total),
+        "encoder": model.vision.name.partition(" (")[0],
+        "language model": model.llm.name.partition(" (")[0],
+        "video": "yes" if model.tokens.video else "no",
+    }
+
+
+def _device(device: Hardware) -> dict[str, Any]:
+    peak = device.peak_tflop_s.bf16 or device.peak_tflop_s.fp16
+    shown = {"16-bit TFLOP/s": peak, "GB/s": device.bandwidth_gb_s, "GB": device.memory_gb, "W": device.tdp_w}
+    return {name: None if value is None else number(value) for name, value in shown.items()}
+
+
+def _workload(workload: Workload) -> dict[str, Any]:
+    images = [f"{each.count} × {each.width}x{each.height}" for each in workload.images]
+    videos = [
+        f"{each.width}x{each.height} for {each.duration_s:g} s at {each.sample_fps:g}/s" for each in workload.videos
+    ]
+    return {
+        "input": "; ".join(images + videos),
+        "text": workload.text_tokens,
+        "output": workload.output_tokens,
+        "turns": workload.turns,
+        "batch": workload.batch,
+    }

@@ -1,0 +1,78 @@
+"""Prints what two techniques buy together, against what each buys alone."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+import textwrap
+from collections.abc import Iterator
+
+from lvlm_atlas.cli.options import Report
+from lvlm_atlas.cli.plain import markdown, table, width
+from lvlm_atlas.planner.pair import Pair
+from lvlm_atlas.roofline.estimate import STAGES
+
+KINDS = {
+    "synergy": "Together they buy more than the product of both.",
+    "diminishing": "Together they buy less than the product of both.",
+    "shift": "Their gains multiply, and the bottleneck moves.",
+    "independent": "Their gains multiply.",
+}
+
+
+def print_pair(pair: Pair, report: Report) -> None:
+    """Print a pair."""
+    one, two = pair.names
+    columns = ("", one, two, "both", "product", "both / product")
+    if report is Report.json:
+        text = json.dumps(pair.to_dict(), indent=2, ensure_ascii=False)
+    elif report is Report.csv:
+        text = _csv(pair)
+    elif report is Report.md:
+        why = f"{KINDS[pair.kind]} {_sentence(pair)}"
+        text = "\n\n".join([f"**{_title(pair)}**", markdown(columns, _rows(pair)), why, *_said(pair)])
+    else:
+        shown = (f"A: {one}", f"B: {two}")
+        columns = ("", "A", "B", "both", "A × B", "both / (A × B)")
+        parts = [_wrapped(_title(pair)), "\n".join(shown), table(columns, list(_rows(pair)), left=("",))]
+        parts += [_wrapped(f"{KINDS[pair.kind]} {_sentence(pair)}")]
+        parts += ["\n".join(_wrapped(line, "- ") for line in _said(pair))]
+        text = "\n\n".join(parts)
+    sys.stdout.write(text + "\n")
+
+
+def _title(pair: Pair) -> str:
+    base = pair.neither
+    return f"{base.model.name} on {base.device.name}, {base.workload.id}: times better than without, predicted"
+
+
+def _rows(pair: Pair) -> Iterator[tuple[str, ...]]:
+    for each in (*(pair.gain(stage) for stage in STAGES), *pair.gains):
+        numbers = (each.first, each.second, each.joint, each.expected)
+        yield each.figure, *(f"{number:.2f} ×" for number in numbers), f"{each.ratio:.2f}"
+
+
+def _sentence(pair: Pair) -> str:
+    return f"{pair.why[0].upper()}{pair.why[1:]}."
+
+
+def _said(pair: Pair) -> list[str]:
+    own = [text for each in pair.joint.stack for text in each.assumptions]
+    general = "Predicted, not measured; for the engine's own assumptions see `lvlm-atlas estimate`."
+    return [general, *own]
+
+
+def _csv(pair: Pair) -> str:
+    text = io.StringIO()
+    rows = pair.to_dict()["gains"]
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().rstrip("\n")
+
+
+def _wrapped(text: str, bullet: str = "") -> str:
+    indent = " " * len(bullet)
+    return textwrap.fill(text, width(), initial_indent=bullet, subsequent_indent=indent, break_on_hyphens=False)

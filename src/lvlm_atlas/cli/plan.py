@@ -1,0 +1,162 @@
+"""Prints a plan: the stacks worth having, what sources report of their techniques, and why the others lost."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+from lvlm_atlas.cli.options import Report
+from lvlm_atlas.cli.plain import markdown, table, width
+from lvlm_atlas.planner.metric import seconds
+from lvlm_atlas.planner.plan import Option, Plan
+from lvlm_atlas.roofline.estimate import STAGES
+
+SHOWN = 2
+"""Results that a page shows of each technique; JSON has all."""
+MOST = 12
+"""Reasons that a page shows; JSON has all."""
+COLUMNS = ("#", "goal", "gain", *STAGES, "takes longest", "risk")
+
+
+def print_plan(plan: Plan, report: Report) -> None:
+    """Print a plan."""
+    printed = {Report.table: _page, Report.md: _markdown, Report.csv: _csv}
+    text = json.dumps(plan.to_dict(), indent=2, ensure_ascii=False) if report is Report.json else printed[report](plan)
+    sys.stdout.write(text + "\n")
+
+
+def _page(plan: Plan) -> str:
+    parts = [_wrapped(_title(plan)), _table(plan)]
+    for heading, lines in _sections(plan):
+        parts.append("\n".join([_wrapped(heading), *(_wrapped(line, "- ") for line in lines)]))
+    return "\n\n".join(parts)
+
+
+def _markdown(plan: Plan) -> str:
+    columns = ("#", "stack", *(_goal(plan, name) for name in COLUMNS[1:]))
+    rows = [
+        (number, f"{option.label}{''.join(f'; {note}' for note in _notes(option))}", *cells)
+        for option, (number, *cells) in zip((plan.baseline, *plan.front), _rows(plan), strict=True)
+    ]
+    parts = [f"**{_title(plan)}**", markdown(columns, rows)]
+    parts += [f"{heading}\n\n" + "\n".join(f"- {line}" for line in lines) for heading, lines in _sections(plan)]
+    return "\n\n".join(parts)
+
+
+def _csv(plan: Plan) -> str:
+    """A row for each stack, the one without techniques first; SI base units."""
+    rows: list[dict[str, Any]] = []
+    data = plan.to_dict()
+    for number, each in enumerate((data["baseline"], *data["front"])):
+        rows.append({
+            "rank": number, "stack": " + ".join(each["stack"]), "risk": each["risk"],
+            **{name: each[name] for name in ("ttft_s", "tpot_s", "total_s", "device_byte", "energy_j", "cost_usd")},
+            **{f"{name}_gain": stage["gain"] for name, stage in each["stages"].items()},
+            "bottleneck": each["bottleneck"]["after"],
+            "limits_met": all(limit["met"] for limit in each["limits"]),
+            "unknown_pairs": sum(pair["verdict"] == "unknown" for pair in each["pairs"]),
+        })  # fmt: skip
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().rstrip("\n")
+
+
+def _title(plan: Plan) -> str:
+    base = plan.baseline.found
+    devices = f"{base.deployment.devices} × " if base.deployment.devices > 1 else ""
+    return f"{base.model.name} on {devices}{base.device.name}, {base.workload.id}: least {plan.goal.name}, predicted"
+
+
+def _goal(plan: Plan, name: str) -> str:
+    return plan.goal.name if name == "goal" else name
+
+
+def _table(plan: Plan) -> str:
+    """The stacks; under the numbers of each stands what it is, since names are longer than a column."""
+    columns = tuple(_goal(plan, name) for name in COLUMNS)
+    lines = table(columns, list(_rows(plan)), left=("takes longest", "risk")).splitlines()
+    out = lines[:2]
+    for option, line in zip((plan.baseline, *plan.front), lines[2:], strict=True):
+        label = option.label if option.found.stack else "no technique"
+        out += [line, *(_wrapped(text, "   ") for text in (label, *_notes(option)))]
+    return "\n".join(out)
+
+
+def _rows(plan: Plan) -> Iterator[tuple[str, ...]]:
+    before = plan.baseline.found
+    for number, option in enumerate((plan.baseline, *plan.front)):
+        found = option.found
+        value = plan.goal.shown(plan.goal.of(found))
+        if not number:
+            times = [seconds(stage.time_s) for stage in found.stages.values()]
+            yield "0", value, "", *times, before.bottleneck, ""
+            continue
+        moved = found.bottleneck if found.bottleneck == before.bottleneck else f"→ {found.bottleneck}"
+        gains = [_ratio(plan.gain(option, name)) for name in (plan.goal.name, *STAGES)]
+        yield str(number), value, *gains, moved, option.risk
+
+
+def _notes(option: Option) -> Iterator[str]:
+    """What must be known of a stack besides its numbers."""
+    yield from (str(limit) for limit in option.limits)
+    if unknown := [f"{pair.one} × {pair.two}" for pair in option.pairs if pair.verdict == "unknown"]:
+        yield f"unknown whether they work together: {', '.join(unknown)}"
+
+
+def _sections(plan: Plan) -> Iterator[tuple[str, list[str]]]:
+    """Headings with their lines."""
+    if not plan.front:
+        yield "No stack is better than none.", []
+    elif not any(option.meets for option in plan.front):
+        yield "No stack keeps every limit; these come near.", []
+    if reported := list(_reported(plan)):
+        yield "Reported by sources, of each technique alone; nothing is known of them together:", reported
+    lost = [f"{each.what}: {each.why}" for each in (*plan.unused, *plan.runners_up)]
+    if lost:
+        yield "Searched, and lost:", _some(lost)
+    if pairs := [f"{each.what}: {each.why}" for each in plan.conflicts]:
+        yield "Never in one stack:", _some(pairs)
+    if barred := [f"{each.what}: {each.why}" for each in plan.left_out]:
+        yield "Not searched:", _some(barred)
+    said = dict.fromkeys(
+        text for option in plan.front for applied in option.found.stack for text in applied.assumptions
+    )
+    general = "for the engine's own assumptions see `lvlm-atlas estimate` or --format json"
+    yield (
+        f"Predicted, not measured: {plan.searched:,} stacks, {plan.settings}; {general}.",
+        [*said],
+    )
+
+
+def _reported(plan: Plan) -> Iterator[str]:
+    shown: set[str] = set()
+    for option in plan.front:
+        for id_, results in option.reported.items():
+            if id_ in shown:
+                continue
+            shown.add(id_)
+            if not results:
+                yield f"{id_}: nothing is reported in its entry"
+            for each in results[:SHOWN]:
+                yield f"{id_}: {each.claim}: {each.value} ({each.setting}; {each.source.paper}, {each.source.place})"
+
+
+def _some(lines: list[str]) -> list[str]:
+    more = len(lines) - MOST
+    return lines if more <= 0 else [*lines[:MOST], f"and {more} more: --format json"]
+
+
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g} ×"
+
+
+def _wrapped(text: str, bullet: str = "") -> str:
+    indent = " " * len(bullet)
+    return textwrap.fill(text, width(), initial_indent=bullet, subsequent_indent=indent, break_on_hyphens=False)

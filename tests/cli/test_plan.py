@@ -1,0 +1,97 @@
+"""`lvlm-atlas plan`: pages that fit a terminal, JSON with a fixed shape, and faults in one line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import Any
+
+import pytest
+
+ASKED = ("plan", "--model", "qwen2.5-vl-7b", "--hardware", "h200", "--workload", "images-20", "--goal", "ttft")
+
+
+def test_a_plan_fits_80_columns_and_says_that_it_is_predicted(run: Any) -> None:
+    said = run(*ASKED, "--slo", "tpot=0.003")
+    assert (said.code, said.err) == (0, "")
+    assert max(map(len, said.out.splitlines())) <= 80
+    assert "Predicted, not measured" in said.out
+    assert "Searched, and lost:" in said.out
+    assert "look-m × xattention" in said.out
+    assert "below its limit" in said.out
+
+
+def test_the_json_has_each_stacks_gains_pairs_reports_and_limits(run: Any) -> None:
+    data = json.loads(run(*ASKED, "--slo", "ttft=0.3", "--slo", "tpot=0.1", "-f", "json").out)
+    assert data["format"] == "lvlm-atlas-plan/1"
+    assert data["evidence"] == "predicted"
+    assert data["baseline"]["stack"] == []
+    assert data["searched"] > len(data["front"]) > 0
+    ttft = [each["ttft_s"] for each in data["front"]]
+    assert ttft == sorted(ttft)
+    for each in data["front"]:
+        assert {"encoding", "prefilling", "decoding"} == {*each["stages"]}
+        assert each["gain"]["ttft"] == pytest.approx(data["baseline"]["ttft_s"] / each["ttft_s"])
+        assert len(each["pairs"]) == len(each["stack"]) * (len(each["stack"]) - 1) / 2
+        assert {pair["verdict"] for pair in each["pairs"]} <= {"works", "unknown"}
+        assert [limit["metric"] for limit in each["limits"]] == ["ttft", "tpot"]
+        assert all(limit["met"] for limit in each["limits"])
+    assert {"left_out", "conflicts", "unused", "runners_up", "assumptions"} <= {*data}
+
+
+def test_csv_and_markdown_have_a_row_for_each_stack(run: Any) -> None:
+    front = json.loads(run(*ASKED, "-f", "json").out)["front"]
+    rows = list(csv.DictReader(io.StringIO(run(*ASKED, "-f", "csv").out)))
+    assert [row["stack"] for row in rows] == ["", *(" + ".join(each["stack"]) for each in front)]
+    lines = run(*ASKED, "-f", "md").out.splitlines()
+    assert sum(line.startswith("| ") for line in lines) == len(front) + 3
+
+
+def test_techniques_can_be_asked_for_kept_out_and_set(run: Any) -> None:
+    data = json.loads(
+        run(*ASKED, "--require", "family:token-compression", "--exclude", "paper:alvar2025divprune", "--try",
+            "fastv:keep_ratio=0.25", "--max", 2, "-f", "json").out
+    )  # fmt: skip
+    stacks = [each["stack"] for each in data["front"]]
+    assert stacks
+    assert all("fastv:keep_ratio=0.25" in stack and len(stack) <= 2 for stack in stacks)
+    assert {"what": "divprune", "kind": "left-out", "why": "--exclude finds it"} in data["left_out"]
+
+
+def test_the_least_risk_leaves_what_cannot_change_the_output(run: Any) -> None:
+    data = json.loads(run(*ASKED[:-1], "tpot", "--risk", "exact", "-f", "json").out)
+    assert [each["stack"] for each in data["front"]] == [["speculative-sampling"]]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--goal", "ttfft"), "no metric 'ttfft'; did you mean 'ttft'?"),
+        (("--goal", "cost"), "cost needs the price of a device"),
+        (("--slo", "ttft"), "--slo ttft: no limit; write metric=number"),
+        (("--slo", "ttft=fast"), "--slo ttft: 'fast' is no number" if False else "'fast' is no number; give s"),
+        (("--slo", "ttft=-1"), "give a number of s above 0"),
+        (("--slo", "ttft=nan"), "give a number of s above 0"),
+        (("--slo", "ttft=1", "--slo", "ttft=2"), "ttft has a limit already"),
+        (("--risk", "none"), "no risk 'none'"),
+        (("--training", "non"), "no training 'non'; did you mean 'none'?"),
+        (("--require", "family:nothing"), "--require family:nothing: family is never 'nothing'"),
+        (("--require", "fastv and kivi"), "--require leaves nothing to search"),
+        (("--try", "fastv:keep_ratio=2"), "keep_ratio: 2 lies outside [0, 1]"),
+        (("--max", "9"), "max"),
+        (("--hardware", "l4", "--model", "qwen2.5-vl-72b"), "holds"),
+    ],
+)
+def test_a_fault_is_one_line_and_an_object_where_json_is_asked_for(run: Any, more: tuple[str, ...], said: str) -> None:
+    got = run(*ASKED, *more)
+    assert (got.code, got.out) == (2, "")
+    assert said in got.err
+    assert got.err.count("\n") == 1
+    assert said in json.loads(run(*ASKED, *more, "--format", "json").out)["error"]["message"]
+
+
+def test_energy_and_cost_are_goals_where_power_and_price_are_known(run: Any) -> None:
+    for goal, more in (("energy", ()), ("cost", ("--price", "3"))):
+        data = json.loads(run(*ASKED[:-1], goal, *more, "-f", "json").out)
+        assert data["front"][0]["gain"]["total"] > 1
