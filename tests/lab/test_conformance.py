@@ -98,10 +98,10 @@ OFF = {
 def perturbed() -> Iterator[Any]:
     """Each amount of each declaration that a trace can show, made wrong."""
     for technique in IMPLEMENTED:
-        for (key, index, name), amount in amounts_in(technique):
+        for (key, index, name, *inner), amount in amounts_in(technique):
             records = getattr(technique, str(key))
-            if key == "overheads" and name != "attention_rows":
-                continue
+            if inner or (key == "overheads" and name != "attention_rows"):
+                continue  # what others saw, and costs, stand in no trace
             wrong = records[index].model_copy(update={name: f"({amount}) {OFF.get(str(name), '+ 1')}"})
             records = (*records[:index], wrong, *records[index + 1 :])
             quantity = wrong.quantity if key == "effects" else "overhead"

@@ -158,3 +158,11 @@ def test_the_plans_front_is_that_of_all_stacks_compared_with_each_other(techniqu
     }  # fmt: skip
     labels = {planning._label(each): points[each.stack] for each in found}
     assert {labels[option.label] for option in plan.front} | {points[0]} == best | {points[0]}
+
+
+def test_the_preset_typical_stands_for_what_was_found_on_the_device() -> None:
+    model, device, workload = PLANNER.model("qwen2.5-vl-7b"), PLANNER.device("h100"), PLANNER.workload("images-20")
+    typical = Deployment(efficiency=TYPICAL)
+    assert device.typical != TYPICAL
+    costs = Costs(model, device, workload, typical, ())
+    assert costs.of(0).ttft_s == pytest.approx(estimate(model, device, workload, typical).ttft_s)

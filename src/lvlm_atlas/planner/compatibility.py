@@ -31,7 +31,9 @@ def problem(technique: Technique, model: Model, workload: Workload) -> str | Non
         if need in _UNMET and (why := _UNMET[need](model)):
             return f"needs `{need}`, but {model.name} cannot give it: {why}"
     if model.adapter.merge > 1 and any(effect.quantity == "encoder.tokens" for effect in technique.effects):
-        return f"drops patches inside the encoder, but {model.name} joins {model.adapter.merge} neighbours of their grid"
+        return (
+            f"drops patches inside the encoder, but {model.name} joins {model.adapter.merge} neighbours of their grid"
+        )
     if model.llm.cross_layers and any(effect.quantity == "llm.vision-tokens" for effect in technique.effects):
         return f"drops vision tokens between LLM layers, but {model.name} has none in its sequence"
     return None

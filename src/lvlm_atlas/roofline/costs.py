@@ -105,6 +105,7 @@ class Costs:
     def __init__(
         self, model: Model, device: Device, workload: Workload, deployment: Deployment, techniques: Sequence[Applied]
     ) -> None:
+        deployment = deployment.on(device.typical)
         self.workload, self.deployment, self.techniques = workload, deployment, techniques
         self.lay = layout(model, workload.batch, deployment)
         self.walls, _ = machine(device, self.lay, deployment)

@@ -8,6 +8,7 @@ from functools import cached_property
 
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.graph.knowledge import KnowledgeBase
+from lvlm_atlas.planner.predicted import HARDWARE, MODEL, WORKLOADS
 from lvlm_atlas.planner.specs import device_spec, model_spec, workload_spec
 from lvlm_atlas.planner.stack import stacked
 from lvlm_atlas.roofline.deployment import PRESETS, Deployment
@@ -24,9 +25,9 @@ GROUPS = (1, 2, 4, 8)
 class Case:
     """A request to a model on so many devices, by ids; released types, fused attention."""
 
-    model: str = "qwen2.5-vl-7b"
-    device: str = "h200-sxm"
-    workload: str = "images-20"
+    model: str = MODEL
+    device: str = HARDWARE
+    workload: str = WORKLOADS[0]
     devices: int = 1
     """Devices that share each layer."""
     efficiency: str = "ideal"
