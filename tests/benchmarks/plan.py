@@ -22,6 +22,7 @@ CASES = (
     ("qwen2.5-vl-7b", "h200", "images-20", "ttft"),
     ("qwen2.5-vl-7b", "h200", "video-60s", "tpot"),
     ("qwen2.5-vl-72b", "h200", "document-pages", "cost"),
+    ("qwen2.5-vl-72b", "h200", "images-20", "memory"),
 )
 
 

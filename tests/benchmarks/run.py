@@ -22,6 +22,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 from plan import planning  # noqa: E402
 
 from lvlm_atlas.atlas.loader import load  # noqa: E402
+from lvlm_atlas.planner import Planner  # noqa: E402
+from lvlm_atlas.roofline.estimate import estimate  # noqa: E402
 from lvlm_atlas.rules.sample import sound, write  # noqa: E402
 from strategies import synthetic_files  # noqa: E402
 from sweep import growth, scaling  # noqa: E402
@@ -84,9 +86,29 @@ def loading(console: Console) -> None:
     console.print(table)
 
 
+def estimating(console: Console, rounds: int = 300) -> None:
+    """Median time of one estimate with all its operators, after load, on one core."""
+    planner = Planner()
+    table = Table(title=f"one estimate on an H200, median of {rounds} (target: 1 ms for the 72B)")
+    for column in ("model", "workload", "ms", "operators"):
+        table.add_column(column, justify="left" if column in ("model", "workload") else "right")
+    for id_ in ("qwen2.5-vl-7b", "qwen2.5-vl-72b"):
+        for request in ("images-20", "video-1h", "multi-turn"):
+            model, device, workload = planner.model(id_), planner.device("h200"), planner.workload(request)
+            seen = []
+            for _ in range(rounds):
+                begin = time.perf_counter()
+                found = estimate(model, device, workload)
+                seen.append(time.perf_counter() - begin)
+            operators = sum(len(stage.operators) for stage in found.stages.values())
+            table.add_row(id_, request, f"{1e3 * statistics.median(seen):.2f}", str(operators))
+    console.print(table)
+
+
 if __name__ == "__main__":
     start_up(Console())
     loading(Console())
+    estimating(Console())
     planning(Console())
     growth(Console())
     scaling(Console())

@@ -95,7 +95,7 @@ def test_no_stack_costs_less_than_its_floor(techniques: Sequence[Any], case: Any
     ready = sorted((applied(kb.atlas, each) for each in techniques), key=lambda each: (each.order, each.id))
     costs = Costs(PLANNER.model(case[0]), PLANNER.device("h200"), PLANNER.workload(case[1]), case[2], ready)
     for stack in range(1 << len(ready)):
-        least, cost = costs.floor(stack), costs.of(stack)
+        least, cost = costs.floor(stack, memory=True), costs.of(stack)
         for field in ("encoding_s", "prefilling_s", "decoding_s", "ttft_s", "tpot_s", "total_s", "device_byte"):
             assert getattr(least, field) <= getattr(cost, field) * (1 + 1e-12)
 

@@ -117,9 +117,9 @@ class Planning:
         return [by_stack[stack] for stack in front], beaten
 
     def _floor(self, stack: int) -> Cost:
-        """What a stack costs at least; exact where nothing bounds a figure that counts."""
-        exact = any(each.field == "device_byte" for each in (self.goal, *self.also))
-        return self.costs.of(stack) if exact else self.costs.floor(stack)
+        """What a stack costs at least."""
+        memory = any(each.field == "device_byte" for each in (self.goal, *self.also))
+        return self.costs.floor(stack, memory=memory)
 
     def _fits(self, cost: Cost) -> bool:
         return cost.device_byte <= self.baseline.device.memory_byte

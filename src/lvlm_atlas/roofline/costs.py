@@ -65,6 +65,16 @@ class _Entered:
 
 
 @dataclass(frozen=True, slots=True)
+class _Late:
+    """A request whose prompt is in."""
+
+    state: State
+    """What of its state matters from here on."""
+    layers: Mapping[Kind, int]
+    """Kinds of layers."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Decoded:
     """Decoding, without what techniques add."""
 
@@ -75,7 +85,6 @@ class _Decoded:
     time_s: float
     question_s: float
     """Time in which further questions are read."""
-    device_byte: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +146,9 @@ class Costs:
         self._rests: dict[tuple[float, float], float] = {}
         self._activations: dict[int, float] = {}
         self._floors: dict[int, tuple[int, float]] = {}
+        self._lates: dict[int, _Late] = {}
         self._decodings: dict[int, _Decoded] = {}
+        self._device_bytes: dict[int, float] = {}
         self._additions: dict[tuple[int, int], _Added] = {}
 
     def of(self, stack: int) -> Cost:
@@ -145,7 +156,7 @@ class Costs:
         encoding_s = self._enter(stack & self._input).encoding_s
         first_s = self._first_pass(stack & self._prompt)
         decoded = self._decode(stack & self._steps)
-        step_s, device_byte = 0.0, decoded.device_byte
+        step_s, device_byte = 0.0, self._device_byte(stack & self._steps)
         for index in _bits(stack & self._costly):
             added = self._add(index, stack)
             encoding_s += added.encoding_s
@@ -158,16 +169,17 @@ class Costs:
             decoding_s / decoded.steps if decoded.steps else 0.0, device_byte,
         )  # fmt: skip
 
-    def floor(self, stack: int) -> Cost:
+    def floor(self, stack: int, *, memory: bool = False) -> Cost:
         """What a stack costs at least, for little work: decoding without its attention, nothing that techniques add.
 
-        Both are left out because they are never negative; memory is not bounded at all.
+        Both are left out because they are never negative. Memory is bounded on request only, since it asks for more.
         """
         encoding_s = self._enter(stack & self._input).encoding_s
         first_s = self._first_pass(stack & self._prompt)
         steps, decoding_s = self._least_decoding(stack & self._loop)
         return Cost(
-            encoding_s, first_s, decoding_s, encoding_s + first_s, decoding_s / steps if steps else 0.0, 0.0,
+            encoding_s, first_s, decoding_s, encoding_s + first_s, decoding_s / steps if steps else 0.0,
+            self._device_byte(stack & self._steps) if memory else 0.0,
         )  # fmt: skip
 
     def _least_decoding(self, stack: int) -> tuple[int, float]:
@@ -235,46 +247,61 @@ class Costs:
             self._caches[stack] = self._walk(stack, entered).cache(vision_at, entered.state.marker)
         return self._caches[stack]
 
+    def _late(self, stack: int) -> _Late:
+        """A request that decodes: what of its state matters then, and its kinds of layers."""
+        if stack not in self._lates:
+            entered, vision_at = self._enter(stack & self._input), self._token_layers(stack & self._tokens)
+            cached_vision, cached_text = self._cached(stack & self._cache)
+            walk = self._walk(stack, entered)
+            resident, fetch = walk.residency()
+            output = walk.output()
+            nodes, draft_passes, accepted, draft_cost = walk.speculation()
+            was = entered.state
+            state = State(
+                visual=was.visual, encoder_patch=was.encoder_patch, adapter_share=was.adapter_share, vision=was.vision,
+                marker=was.marker, text=was.text, vision_at=vision_at, density=self._whole, cached_vision=self._whole,
+                cached_text=self._whole, bits=walk.bits(), resident=resident, fetch=fetch, draft_nodes=nodes,
+                draft_passes=draft_passes, accepted=accepted, draft_cost=draft_cost, output=output, extras=(),
+            )  # fmt: skip
+            # What is alive in a layer does not matter here.
+            layers = counted(self._whole, self._whole, cached_vision, cached_text, self._places)
+            self._lates[stack] = _Late(state, layers)
+        return self._lates[stack]
+
     def _decode(self, stack: int) -> _Decoded:
+        """Decoding and further questions."""
         if stack in self._decodings:
             return self._decodings[stack]
-        entered, vision_at = self._enter(stack & self._input), self._token_layers(stack & self._tokens)
-        cached_vision, cached_text = self._cached(stack & self._cache)
-        walk = self._walk(stack, entered)
-        resident, fetch = walk.residency()
-        output = walk.output()
-        nodes, draft_passes, accepted, draft_cost = walk.speculation()
-        was = entered.state
-        state = State(
-            visual=was.visual, encoder_patch=was.encoder_patch, adapter_share=was.adapter_share, vision=was.vision,
-            marker=was.marker, text=was.text, vision_at=vision_at, density=self._whole, cached_vision=self._whole,
-            cached_text=self._whole, bits=walk.bits(), resident=resident, fetch=fetch, draft_nodes=nodes,
-            draft_passes=draft_passes, accepted=accepted, draft_cost=draft_cost, output=output, extras=(),
-        )  # fmt: skip
-        # What is alive in a layer does not matter here.
-        layers = counted(self._whole, self._whole, cached_vision, cached_text, self._places)
-        turns = self.workload.turns
+        late = self._late(stack)
+        state, layers, turns = late.state, late.layers, self.workload.turns
         plain, rounds = passes(state, turns)
         seconds = question_s = 0.0
         if plain or rounds:
             means = [(kind, count, mean_held(self.lay, state, kind, turns)) for kind, count in layers.items()]
-            for rows, times in ((1.0, plain), (1 + nodes, rounds)):
+            for rows, times in ((1.0, plain), (1 + state.draft_nodes, rounds)):
                 if times:
                     attention = (llm.step_attention(self.lay, state, kind, n, rows, found) for kind, n, found in means)
                     seconds += times * (self._time_s(attention) + self._rest(rows, rows))
         for turn in range(1, turns):
-            past = turn * output + (turn - 1) * state.text - 1
+            past = turn * state.output + (turn - 1) * state.text - 1
             attention = (llm.question_attention(self.lay, state, kind, n, past) for kind, n in layers.items())
             question_s += self._time_s(attention) + self._rest(state.text + 1, 1)
-        end = turns * output + (turns - 1) * state.text - 1
-        peak = self.lay.batch * sum(n * held(self.lay, state, kind, end).byte for kind, n in layers.items())
-        activation = self._activation(stack & self._tokens)
-        found = _Decoded(
-            turns * (output - 1), plain + rounds, seconds, question_s,
-            device_byte(self.lay, self.deployment, peak * resident, activation, 0),
-        )  # fmt: skip
+        found = _Decoded(turns * (state.output - 1), plain + rounds, seconds, question_s)
         self._decodings[stack] = found
         return found
+
+    def _device_byte(self, stack: int) -> float:
+        """What one device must hold, but for what techniques keep."""
+        if stack not in self._device_bytes:
+            late, turns = self._late(stack), self.workload.turns
+            state = late.state
+            end = turns * state.output + (turns - 1) * state.text - 1
+            cache = sum(n * held(self.lay, state, kind, end).byte for kind, n in late.layers.items())
+            self._device_bytes[stack] = device_byte(
+                self.lay, self.deployment, self.lay.batch * cache * state.resident,
+                self._activation(stack & self._tokens), 0,
+            )  # fmt: skip
+        return self._device_bytes[stack]
 
     def _activation(self, stack: int) -> float:
         """Room that activations take."""

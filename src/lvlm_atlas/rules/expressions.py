@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, get_args
@@ -13,7 +14,7 @@ from lvlm_atlas.atlas.yaml_subset import Loc
 from lvlm_atlas.fault import suggestion
 from lvlm_atlas.rules.rule import Files, Finding, rule
 from lvlm_atlas.rules.sample import ALPHA
-from lvlm_atlas.schema.effect import Typical
+from lvlm_atlas.schema.effect import Change, Effect, Speculation, Typical
 from lvlm_atlas.schema.expression import Amount, evaluate, names_in
 from lvlm_atlas.schema.technique import Setting, Technique
 
@@ -89,6 +90,46 @@ def expression_fails(inspection: Inspection) -> Iterator[Finding]:
             first = next(((problem, setting) for problem, setting in problems if problem), None)
             if first:
                 yield Finding(path=path, loc=loc, words={"problem": first[0], "setting": _setting_shown(first[1])})
+
+
+def _too_much(files: Files) -> None:
+    seen = {"value": 2, "setting": "somewhere", "source": {"paper": "doe2025alpha", "place": "table 1"}}
+    files[ALPHA]["effects"][0] = {"quantity": "llm.vision-tokens", "at_least": 3, "at_most": "N_v", "typical": seen}
+
+
+@rule(
+    id="typical-outside-bounds",
+    message="the typical value {value:g} lies outside {low:g} to {high:g}, with {setting}",
+    repair="correct the value, or the bounds",
+    why="An estimate would take what no run can give.",
+    example=_too_much,
+)
+def typical_outside_bounds(inspection: Inspection) -> Iterator[Finding]:
+    """Typical values of effects, at the defaults and at each trial, on a typical request."""
+    symbols: dict[str, Any] = {name: TYPICAL.get(name, OTHER) for name in _symbols(inspection)}
+    for path, technique in inspection.of(Technique):
+        defaults = {name: parameter.default for name, parameter in technique.parameters.items()}
+        for index, effect in enumerate(technique.effects):
+            for key, seen, least, most in _typical(effect):
+                for setting in ({}, *technique.trials):
+                    names = symbols | defaults | setting
+                    try:
+                        value, low, high = (evaluate(amount, names) for amount in (seen.value, least, most))
+                    except ValueError:  # another rule's fault
+                        continue
+                    if not low <= value <= high:
+                        words = {"value": value, "low": low, "high": high, "setting": _setting_shown(setting)}
+                        yield Finding(path=path, loc=("effects", index, key, "value"), words=words)
+                        break
+
+
+def _typical(effect: Effect) -> Iterator[tuple[str, Typical, float | str, float | str]]:
+    """The typical values of an effect, each with its key and bounds."""
+    if isinstance(effect, Change) and effect.typical:
+        at_most = sys.float_info.max if effect.at_most is None else effect.at_most
+        yield "typical", effect.typical, effect.at_least or 0, at_most
+    if isinstance(effect, Speculation) and effect.accepted:
+        yield "accepted", effect.accepted, effect.accepted_at_least, effect.accepted_at_most
 
 
 def _problem(amount: float | str, names: Mapping[str, Any]) -> str | None:
