@@ -48,12 +48,13 @@ class FaultsError(AtlasError):
         super().__init__("\n".join(map(str, self.faults)))
 
 
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """`did you mean 'x'?` for the nearest of the known words, else a list of what there is."""
+def suggestion(word: str, known: Iterable[str], listed: Iterable[str] | None = None) -> str:
+    """`did you mean 'x'?` for the nearest of the known words, else a list of what there is: `listed`, if given."""
     words = sorted(set(known))
     near = get_close_matches(word, words, n=1, cutoff=0.6) or get_close_matches(word.lower(), words, n=1, cutoff=0.6)
     if near:
         return f"did you mean {near[0]!r}?"
+    words = words if listed is None else sorted(set(listed))
     if not words:
         return "none is known"
     shown = ", ".join(words[:12])

@@ -94,7 +94,7 @@ def _named(what: str, records: Mapping[str, R], word: str, words_of: Callable[[R
         if wanted in map(folded, words):
             return record
         known += words
-    raise UnknownIdError(f"no {what} {word!r}; {suggestion(word, known)}")
+    raise UnknownIdError(f"no {what} {word!r}; {suggestion(word, known, records)}")
 
 
 def folded(word: str) -> str:
