@@ -75,6 +75,8 @@ def test_the_commands_are_found_at_all() -> None:
         "estimate",
         "interactions",
         "plan",
+        "sweep",
+        "sql",
     }
 
 
