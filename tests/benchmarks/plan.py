@@ -34,8 +34,7 @@ def planning(console: Console, count: int = 60, most: int = 3) -> None:
         table.add_column(column, justify="left" if column == "request" else "right")
     deployment = Deployment(tensor_parallel=4, price_usd_h=3.0)
     for model, hardware, workload, goal in CASES:
-        planner = Planner()
-        planner.kb = varied(planner.kb.atlas, count)
+        planner = Planner(kb=varied(Planner().kb.atlas, count))
         begin = time.process_time()
         plan: Plan = planner.plan(model, hardware, workload, goal=goal, max_techniques=most, deployment=deployment)
         spent = time.process_time() - begin

@@ -77,7 +77,7 @@ def test_the_matrices_of_the_adapter_make_up_its_parameters(id_: str) -> None:
 @pytest.mark.parametrize("id_", MODELS)
 def test_the_matrices_of_the_language_model_make_up_its_parameters(id_: str) -> None:
     llm, params = model_spec(ATLAS.models[id_]).llm, ATLAS.models[id_].params
-    embeddings = (1 if llm.tied_embeddings else 2) * llm.vocab * llm.hidden
+    embeddings = (1 if ATLAS.models[id_].llm.tied_embeddings else 2) * llm.vocab * llm.hidden
     assert llm.layers * attention(llm) + mlps(llm) + embeddings == pytest.approx(llm.parameters, rel=0.001)
     assert (params.llm_active is None) == (llm.experts is None)
     if params.llm_active:

@@ -98,7 +98,7 @@ def test_a_step_reads_the_active_parameters_but_for_the_embedding(planner: Plann
     """Norms and biases, which the engine leaves out, are what is missing, and never 0.1 %."""
     llm, record = planner.model(model).llm, planner.kb.atlas.models[model]
     active = record.params.llm_active or llm.parameters
-    embedding = 0 if llm.tied_embeddings else llm.vocab * llm.hidden
+    embedding = 0 if record.llm.tied_embeddings else llm.vocab * llm.hidden
     # Keys and values of vision tokens are in the cache by then.
     idle = 2 * len(llm.cross_layers) * llm.hidden * llm.kv_heads * llm.head_dim
     linear = works(planner.estimate(model, "h200", STEP), "decoding", "linear")

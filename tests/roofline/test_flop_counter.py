@@ -88,7 +88,6 @@ def model_of(config: Config) -> Model:
             kv_heads=text.num_key_value_heads,
             head_dim=text.head_dim,
             vocab=text.vocab_size,
-            tied_embeddings=text.tie_word_embeddings,
             parameters=1,
         ),
         tokens=_rule(config),

@@ -13,8 +13,8 @@ import pytest
 
 import lvlm_atlas
 from lvlm_atlas.planner.planner import Planner
+from lvlm_atlas.roofline import units
 from lvlm_atlas.roofline.deployment import TYPICAL, Deployment
-from lvlm_atlas.site import units
 from lvlm_atlas.site.content import Content
 from lvlm_atlas.site.effect import effect_of
 from lvlm_atlas.site.estimates import REFERENCE

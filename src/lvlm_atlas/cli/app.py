@@ -601,11 +601,9 @@ def build(
     root: Root = None,
 ) -> None:
     """Build the site. Needs the site extra."""
-    from lvlm_atlas.planner.planner import Planner
-    from lvlm_atlas.planner.predicted import with_predictions
     from lvlm_atlas.site.build import build as run
 
-    typer.echo(f"built {run(with_predictions(Planner(root_of(root))), out)}")
+    typer.echo(f"built {run(opened(root), out)}")
 
 
 @app.command(rich_help_panel=PUBLISH)
@@ -615,9 +613,7 @@ def serve(
     root: Root = None,
 ) -> None:
     """Build the site and serve it on this machine. Needs the site extra."""
-    from lvlm_atlas.planner.planner import Planner
-    from lvlm_atlas.planner.predicted import with_predictions
     from lvlm_atlas.site.build import build as run
     from lvlm_atlas.site.serve import serve as start
 
-    start(run(with_predictions(Planner(root_of(root))), out), port)
+    start(run(opened(root), out), port)

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from lvlm_atlas.atlas.shelves import Shelves
+from lvlm_atlas.roofline.units import number, parameters
 from lvlm_atlas.schema.hardware import Hardware
 from lvlm_atlas.schema.model import Model
 from lvlm_atlas.schema.workload import Workload
-from lvlm_atlas.site.units import number, parameters
 
 MODEL_COLUMNS = ("id", "parameters", "encoder", "language model", "video")
 """What a table shows of a model."""

@@ -19,7 +19,7 @@ from lvlm_atlas.planner.fit import misfit
 from lvlm_atlas.roofline.diagnosis import diagnosis
 from lvlm_atlas.roofline.estimate import Estimate
 from lvlm_atlas.roofline.stage import STAGES, Stage, summed
-from lvlm_atlas.site.units import NO_CHANGE, flop, gain, number, seconds, share, size
+from lvlm_atlas.roofline.units import NO_CHANGE, flop, gain, number, seconds, share, size
 
 COLUMNS = ("stage", "time", "share", "bound", "FLOP/B", "tokens", "FLOP", "bytes")
 """What the table shows of a stage."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from lvlm_atlas.cli.options import Report
 from lvlm_atlas.cli.plain import markdown, table, width
+from lvlm_atlas.planner.fit import misfit
 from lvlm_atlas.planner.pair import Pair
 from lvlm_atlas.roofline.estimate import STAGES
 
@@ -45,7 +46,8 @@ def print_pair(pair: Pair, report: Report) -> None:
 
 def _title(pair: Pair) -> str:
     base = pair.neither
-    return f"{base.model.name} on {base.device.name}, {base.workload.id}: times better than without, predicted"
+    devices = f"{base.deployment.devices} × " if base.deployment.devices > 1 else ""
+    return f"{base.model.name} on {devices}{base.device.name}, {base.workload.id}: times better than without, predicted"
 
 
 def _rows(pair: Pair) -> Iterator[tuple[str, ...]]:
@@ -61,7 +63,8 @@ def _sentence(pair: Pair) -> str:
 def _said(pair: Pair) -> list[str]:
     own = [text for each in pair.joint.stack for text in each.assumptions]
     general = "Predicted, not measured; for the engine's own assumptions see `lvlm-atlas estimate`."
-    return [general, *own]
+    short = [said for each in (pair.neither, pair.joint) if (said := misfit(each))]
+    return [*dict.fromkeys(short), general, *own]
 
 
 def _csv(pair: Pair) -> str:

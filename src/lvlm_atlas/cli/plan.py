@@ -12,9 +12,10 @@ from typing import Any
 
 from lvlm_atlas.cli.options import Report
 from lvlm_atlas.cli.plain import markdown, table, width
-from lvlm_atlas.planner.metric import seconds
+from lvlm_atlas.planner.fit import misfit
 from lvlm_atlas.planner.plan import Option, Plan
 from lvlm_atlas.roofline.estimate import STAGES
+from lvlm_atlas.roofline.units import seconds
 
 SHOWN = 2
 """Results that a page shows of each technique; JSON has all."""
@@ -105,6 +106,8 @@ def _rows(plan: Plan) -> Iterator[tuple[str, ...]]:
 
 def _notes(option: Option) -> Iterator[str]:
     """What must be known of a stack besides its numbers."""
+    if short := misfit(option.found):
+        yield short
     yield from (str(limit) for limit in option.limits)
     if unknown := [f"{pair.one} × {pair.two}" for pair in option.pairs if pair.verdict == "unknown"]:
         yield f"unknown whether they work together: {', '.join(unknown)}"

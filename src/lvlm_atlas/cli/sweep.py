@@ -33,7 +33,7 @@ def run_sweep(out: Path, listing: Listing, *, quiet: bool, prices: Sequence[str]
     """
     try:
         with _progress(quiet=quiet) as progress:
-            summary = sweep(out, price_usd_h=dict(map(_price, prices)), progress=progress, **arguments)
+            summary = sweep(out, price_usd_h=_prices(prices), progress=progress, **arguments)
     except KeyboardInterrupt:
         typer.echo(f"interrupted: {GO_ON}", err=True)
         raise
@@ -79,6 +79,16 @@ def axes(
 def words(text: str | None) -> list[str]:
     """The words between the commas of a text."""
     return [word for word in (part.strip() for part in (text or "").split(",")) if word]
+
+
+def _prices(texts: Sequence[str]) -> dict[str, float]:
+    """Prices by device, each given once."""
+    found: dict[str, float] = {}
+    for device, price in map(_price, texts):
+        if device in found:
+            raise AtlasError(f"--price: {device} has a price already; leave one out")
+        found[device] = price
+    return found
 
 
 def _price(text: str) -> tuple[str, float]:

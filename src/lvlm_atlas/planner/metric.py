@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lvlm_atlas.fault import AtlasError, suggestion
+from lvlm_atlas.roofline import units
 from lvlm_atlas.roofline.deployment import Deployment
 from lvlm_atlas.roofline.device import Device
 from lvlm_atlas.roofline.estimate import Estimate
@@ -32,14 +33,14 @@ class Metric:
             "cost": found.cost_usd, "energy": found.energy_j,
         }  # fmt: skip
         number = numbers[self.name]
-        assert number is not None  # noqa: S101  `possible` was asked
+        assert number is not None  # noqa: S101  `metric` refuses what the estimate lacks
         return number * self.scale
 
     def shown(self, value: float) -> str:
         """A value with its unit, to three digits."""
         if self.unit == "s":
-            return seconds(value)
-        return f"{value:.3g} {self.unit}"
+            return units.seconds(value)
+        return f"{units.number(value)} {self.unit}"
 
 
 METRICS: Mapping[str, Metric] = {
@@ -54,21 +55,6 @@ METRICS: Mapping[str, Metric] = {
     )
 }
 """Metrics by name: times to the first token, per further token and in total; memory of a device; cost; energy."""
-
-
-def seconds(value: float) -> str:
-    """A time, to three digits."""
-    if value == 0:
-        return "0 s"
-    for unit, factor in (("s", 1.0), ("ms", 1e3)):
-        if value * factor >= 1:
-            return f"{value * factor:.3g} {unit}"
-    return f"{value * 1e6:.3g} µs"
-
-
-def percent(share: float) -> str:
-    """A share, rounded to whole percent."""
-    return f"{share * 100:.0f} %"
 
 
 def metric(name: str, device: Device, deployment: Deployment, *, output: int = 2) -> Metric:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lvlm_atlas.planner.metric import percent
 from lvlm_atlas.planner.plan import gain
 from lvlm_atlas.roofline.estimate import STAGES, Estimate
+from lvlm_atlas.roofline.units import share
 
 Kind = Literal["synergy", "diminishing", "shift", "independent"]
 """More than the product of both gains, less than it, the bottleneck moves on to another stage, or none of these."""
@@ -155,7 +155,7 @@ def _saved(before: Estimate, after: Estimate, stage: str) -> float:
 
 
 def _share(found: Estimate, stage: str) -> str:
-    return percent(found.stages[stage].time_s / found.total_s)
+    return share(found.stages[stage].time_s / found.total_s)
 
 
 def _change(ratio: float) -> str:

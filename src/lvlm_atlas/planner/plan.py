@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lvlm_atlas.planner.metric import METRICS, Metric, percent
+from lvlm_atlas.planner.metric import METRICS, Metric
 from lvlm_atlas.roofline.estimate import STAGES, Estimate
+from lvlm_atlas.roofline.units import share
 from lvlm_atlas.schema.technique import Reported
 
 FORMAT = "lvlm-atlas-plan/1"
@@ -43,7 +44,7 @@ class Limit:
 
     def __str__(self) -> str:
         words = "below" if self.met else "above"
-        return f"{self.metric.name} {self.metric.shown(self.value)}, {percent(abs(self.share))} {words} its limit"
+        return f"{self.metric.name} {self.metric.shown(self.value)}, {share(abs(self.share))} {words} its limit"
 
 
 @dataclass(frozen=True)

@@ -29,16 +29,22 @@ if TYPE_CHECKING:
 class Planner:
     """The catalog with the engine. Whatever names something may also be given as the thing itself."""
 
-    def __init__(self, root: Path | str | None = None) -> None:
-        """Look at the catalog under `root`; by default the one that comes with the package."""
+    def __init__(self, root: Path | str | None = None, kb: KnowledgeBase | None = None) -> None:
+        """Look at the catalog under `root`; by default the one that comes with the package.
+
+        Args:
+            root: its folder.
+            kb: the knowledge base of that folder, if it is loaded already.
+        """
         self.root = Path(root) if root is not None else None
+        self._kb = kb
 
     @cached_property
     def kb(self) -> KnowledgeBase:
         """Techniques and their relations."""
         from lvlm_atlas import load
 
-        return load(self.root)
+        return self._kb or load(self.root)
 
     @cached_property
     def atlas(self) -> Shelves:

@@ -11,13 +11,14 @@ from lvlm_atlas.graph.knowledge import KnowledgeBase
 from lvlm_atlas.planner.compatibility import problem
 from lvlm_atlas.planner.fit import misfit
 from lvlm_atlas.planner.front import STEP, Point, pareto, steps
-from lvlm_atlas.planner.metric import Metric, metric, percent
+from lvlm_atlas.planner.metric import Metric, metric
 from lvlm_atlas.planner.plan import Limit, Lost, Option, Plan, Together
 from lvlm_atlas.planner.risk import RISKS, risk
 from lvlm_atlas.planner.search import Candidate, Found, Search, candidate
 from lvlm_atlas.planner.stack import Choice, milder, parse
 from lvlm_atlas.roofline.costs import Cost, Costs
 from lvlm_atlas.roofline.estimate import STAGES, Estimate, estimate
+from lvlm_atlas.roofline.units import share
 from lvlm_atlas.schema.technique import Technique
 
 RUNNERS_UP = 5
@@ -127,11 +128,13 @@ class Planning:
     def _best(self, among: Callable[[Found], bool], most: int) -> list[Found]:
         """The stacks that fit and are best at the goal; of most others only the bound is looked at."""
         best: list[tuple[tuple[float, ...], Found]] = []
+        base = getattr(self.base, self.goal.field)
         for each in self.hopeful:
-            if len(best) == most and self.floors[each.stack] > best[-1][0][-1]:
+            # Within a step risk and number decide, so only a bound beyond the step of the last ends the search.
+            if len(best) == most and steps(self.floors[each.stack], base) > best[-1][0][0]:
                 break
-            if among(each) and self._fits(cost := self.costs.of(each.stack)):
-                best.append(((*self._rank(each), getattr(cost, self.goal.field)), each))
+            if among(each) and self._fits(self.costs.of(each.stack)):
+                best.append((self._rank(each), each))
                 best = sorted(best, key=lambda pair: pair[0])[:most]
         return [each for _, each in best]
 
@@ -290,13 +293,13 @@ class Planning:
         if longer:
             return longer
         if not saved:
-            return f"it changes no stage by {percent(STEP)}"
+            return f"it changes no stage by {share(STEP)}"
         _, name, old, new = max(saved)
         gained = f"it makes {name} {old / new:.2f}× as fast" if new else f"it removes {name}"
         if field == "total_s":
-            return f"{gained}, which is {percent(old / self.base.total_s)} of the total"
+            return f"{gained}, which is {share(old / self.base.total_s)} of the total"
         if field == "ttft_s" and name != "decoding":
-            return f"{gained}, which is {percent(old / self.base.ttft_s)} of ttft"
+            return f"{gained}, which is {share(old / self.base.ttft_s)} of ttft"
         return f"{gained}, which is no part of {self.goal.name}"
 
     def _conflicts(self) -> Iterable[Lost]:

@@ -98,7 +98,6 @@ def _adapter(adapter: Adapter, params: Parameters) -> model.Adapter:
         merge=adapter.merge or 1,
         copies=adapter.copies,
         queries=adapter.queries,
-        heads=adapter.heads,
         parameters=params.adapter,
     )
 
@@ -113,7 +112,6 @@ def _llm(llm: Llm, params: Parameters) -> model.Llm:
         kv_heads=llm.kv_heads,
         head_dim=llm.head_dim,
         vocab=llm.vocab,
-        tied_embeddings=llm.tied_embeddings,
         experts=model.Experts(**dict(llm.experts)) if llm.experts else None,
         latent=model.LatentAttention(**dict(llm.mla)) if llm.mla else None,
         window=window.tokens if window else None,

@@ -28,11 +28,9 @@ def decoding(
     if rounds:
         # A draft pass is a plain step made smaller: its cost is a share of one.
         drafted = summed("draft", done)
-        draft = Operator(
-            Work("technique: draft", "technique", flop=drafted.flop, activation_byte=drafted.byte),
-            drafted.time_s,
-            drafted.bound,
-        )
+        fields = ("flop", "weight_byte", "activation_byte", "kv_byte", "vision_byte", "link_byte", "host_byte")
+        moved = {name: sum(getattr(each.work, name) for each in done) for name in fields}
+        draft = Operator(Work("technique: draft", "technique", **moved), drafted.time_s, drafted.bound)
         done = [draft, *times(step(lay, state, layers, 1 + state.draft_nodes, turns), rounds)]
     return done, sum(each.time_s for each in done) / steps
 

@@ -50,8 +50,6 @@ class Adapter:
     """How many chains of these shapes run on the same rows: the main one and those of deepstack."""
     queries: int = 0
     """Learned queries of a resampler, a sequence; 0: no resampler."""
-    heads: int = 0
-    """Heads of a resampler's cross-attention."""
     parameters: int
     """Parameters of all copies."""
 
@@ -106,8 +104,6 @@ class Llm:
     """Width of a head; heads times it need not be the hidden width."""
     vocab: int
     """Rows of the output matrix."""
-    tied_embeddings: bool
-    """Whether input and output matrix are one."""
     experts: Experts | None = None
     """The mixture of experts; None: dense."""
     latent: LatentAttention | None = None

@@ -14,7 +14,7 @@ class Work:
     """What an operator does, over all layers and requests, before it is placed on a device."""
 
     name: str
-    """What it is, such as `llm.qkv`."""
+    """What it is, such as `llm.query`."""
     kind: Literal["linear", "attention", "elementwise", "link", "technique"]
     """Kind of operator."""
     flop: float = 0.0

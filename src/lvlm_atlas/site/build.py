@@ -84,9 +84,7 @@ def _predicting(kb: KnowledgeBase) -> KnowledgeBase:
     from lvlm_atlas.planner.planner import Planner
     from lvlm_atlas.planner.predicted import with_predictions
 
-    planner = Planner(kb.atlas.root)
-    planner.kb = kb  # as loaded, not once more
-    return with_predictions(planner)
+    return with_predictions(Planner(kb.atlas.root, kb))
 
 
 def _documents(content: Content) -> Iterator[tuple[str, str, str, Path]]:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from markupsafe import Markup
 
 from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.roofline import units
 from lvlm_atlas.roofline.device import Device
 from lvlm_atlas.roofline.estimate import Estimate
 from lvlm_atlas.schema.hardware import Hardware
-from lvlm_atlas.site import units
 from lvlm_atlas.site.bars import Bar, Part, bars
 from lvlm_atlas.site.content import ASIDE, FULL_WIDTH, Content, Page
 from lvlm_atlas.site.estimates import REFERENCE, Case
@@ -85,8 +85,10 @@ def fits(content: Content, device: str) -> tuple[Fit, ...]:
         case = replace(REFERENCE, model=model)
         if not content.estimates.holds(case):
             continue
-        smallest = content.estimates.smallest(replace(case, device=device))
-        found.append(Fit(model, content.estimates.of(case), smallest.devices if smallest else None))
+        estimate, _ = _reference(content, case)
+        if estimate:
+            smallest = content.estimates.smallest(replace(case, device=device))
+            found.append(Fit(model, estimate, smallest.devices if smallest else None))
     return tuple(found)
 
 

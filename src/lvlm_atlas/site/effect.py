@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from markupsafe import Markup
 
 from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.roofline import units
 from lvlm_atlas.roofline.estimate import STAGES, Estimate
 from lvlm_atlas.schema.technique import Technique
-from lvlm_atlas.site import units
 from lvlm_atlas.site.bars import Bar, Part, bars
 from lvlm_atlas.site.content import Content
 from lvlm_atlas.site.estimates import REFERENCE, Case

@@ -104,10 +104,10 @@ class Estimates:
         device = self.devices[case.device]
         linked = device.link_byte_s or device.host_link_byte_s
         for devices in GROUPS if linked else GROUPS[:1]:
-            # Bytes are the same on every device, so all of them share the estimates of one.
-            held = replace(case, device=REFERENCE.device, devices=devices, efficiency="typical")
+            # What a request takes is the same on every device, so all of them share the estimates of one.
+            held = replace(case, device=REFERENCE.device, devices=devices)
             try:
-                if self.of(held).memory.device_byte <= device.memory_byte:
+                if self.of(held).memory.device_byte + device.typical.reserve_byte <= device.memory_byte:
                     return replace(case, devices=devices)
             except AtlasError:
                 continue

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from lvlm_atlas.fault import AtlasError
-from lvlm_atlas.site import markup, units, words
+from lvlm_atlas.roofline import units
+from lvlm_atlas.site import markup, words
 from lvlm_atlas.site.content import Content, Links, Page
 from lvlm_atlas.site.neighbours import neighbours
 from lvlm_atlas.site.svg import pipeline, stage_number, strip

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from lvlm_atlas.roofline import units
 from lvlm_atlas.roofline.estimate import Estimate
-from lvlm_atlas.site import units
 from lvlm_atlas.site.svg import drawing, label, tag
 
 _WIDTH, _HEIGHT = 450.0, 300.0

@@ -11,6 +11,7 @@ from typing import Any
 
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.planner.planner import Planner
+from lvlm_atlas.planner.request import LEAST, MOST
 from lvlm_atlas.roofline.deployment import Deployment, dtype_named
 from lvlm_atlas.sweep.names import chosen
 from lvlm_atlas.sweep.stacks import Stack, expand
@@ -113,8 +114,8 @@ def deployments(**axes: Sequence[Any]) -> tuple[Deployment, ...]:
 def _batches(batches: Iterable[int]) -> tuple[int | None, ...]:
     found = tuple(dict.fromkeys(batches))
     for batch in found:
-        if batch < 1:
-            raise AtlasError(f"batch is {batch}; give a whole number of 1 or more")
+        if not LEAST["batch"] <= batch <= MOST["batch"]:
+            raise AtlasError(f"batch is {batch}; give a whole number from {LEAST['batch']} to {MOST['batch']}")
     return found or (None,)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from lvlm_atlas import planner as planner_package
 from lvlm_atlas import roofline as roofline_package
+from lvlm_atlas import schema as schema_package
 from lvlm_atlas import sweep as sweep_package
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.graph.derivation import effect_place
@@ -180,4 +181,4 @@ def _sources() -> tuple[str, ...]:
     return tuple(file.read_text("utf-8") for folder in folders for file in sorted(folder.rglob("*.py")))
 
 
-_PACKAGES = (roofline_package, planner_package, sweep_package)
+_PACKAGES = (schema_package, roofline_package, planner_package, sweep_package)

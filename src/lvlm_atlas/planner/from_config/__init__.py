@@ -61,7 +61,7 @@ def drafted(config: Path, preprocessor: Path | None = None, id_: str | None = No
     if family not in known():
         raise AtlasError(
             f"{config}: model_type is {source.data.get('model_type')!r}, of which no record can be drafted; "
-            f"{suggestion(family, known()) if family else ''} known families: {', '.join(known())}".replace(";  ", "; ")
+            f"{_near(family)}known families: {', '.join(known())}"
         )
     parts: Parts = import_module(f"{families.__name__}.{family}").parts(source, processor)
     record, left = _opened(_record(parts, source, _id(source, id_)))
@@ -69,6 +69,12 @@ def drafted(config: Path, preprocessor: Path | None = None, id_: str | None = No
     if preprocessor is None:
         said["no --preprocessor was given: what only preprocessor_config.json says is left open"] = None
     return Draft(record, tuple(left), tuple(said))
+
+
+def _near(family: str) -> str:
+    """`did you mean …? ` where a known family is near."""
+    hint = suggestion(family, known())
+    return f"{hint} " if hint.endswith("?") else ""
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -71,7 +71,7 @@ def gain(before: float, after: float) -> str:
 
 def _scaled(value: float, units: tuple[tuple[float, str], ...]) -> str:
     for unit, name in units:
-        if abs(value) >= unit * 0.9995:
+        if abs(value) >= unit * 0.9995 or (not value and unit == 1):
             return f"{number(value / unit)} {name}".rstrip()
     unit, name = units[-1]
-    return f"{number(value / unit)} {name}".rstrip() if value else f"0 {units[0][1]}".rstrip()
+    return f"{number(value / unit)} {name}".rstrip()

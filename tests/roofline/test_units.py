@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lvlm_atlas.site import units
+from lvlm_atlas.roofline import units
 
 
 @pytest.mark.parametrize(
