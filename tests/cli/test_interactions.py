@@ -43,3 +43,9 @@ def test_a_technique_that_the_model_cannot_run_is_one_line(run: Any) -> None:
         said = run("interactions", one, "fastv", *ASKED)
         assert (said.code, said.err.count("\n")) == (2, 1)
         assert words in said.err
+
+
+def test_without_a_device_it_is_the_one_of_the_predicted_edges(run: Any) -> None:
+    said = run("interactions", "fastv", "kivi", "--model", "qwen2.5-vl-7b", "--workload", "images-20")
+    assert said.code == 0
+    assert "NVIDIA H200" in said.out

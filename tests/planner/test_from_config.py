@@ -306,11 +306,15 @@ def test_the_name_that_a_file_gives_itself_becomes_the_id_and_nothing_else(tmp_p
     assert {"name", "hf_id"} <= {line.partition(": ")[0] for line in draft.open}
 
 
+def test_a_configuration_without_a_name_is_drafted_under_its_familys(tmp_path: Path) -> None:
+    draft = drafted(written(tmp_path, llava(MODELS["llava-1.5-7b"])[0], {})[0])
+    assert draft.record["id"] == "llava-draft"
+    assert any("names no model" in note for note in draft.notes)
+
+
 def test_a_missing_file_and_a_bad_id_are_refused(tmp_path: Path) -> None:
     with pytest.raises(AtlasError, match="cannot be read"):
         drafted(tmp_path / "none.json", None, "mine")
     path = written(tmp_path, llava(MODELS["llava-1.5-7b"])[0], {})[0]
-    with pytest.raises(AtlasError, match="give --id"):
-        drafted(path)
     with pytest.raises(AtlasError, match="is no id"):
         drafted(path, None, "../evil")

@@ -112,3 +112,10 @@ def test_a_model_that_nothing_makes_fit_is_one_error_with_the_repair(planner: Pl
 def test_assumptions_of_each_technique_are_in_the_plan(planner: Planner) -> None:
     plan = planner.plan(*ASKED, goal="tpot")
     assert any(text.startswith("speculative-sampling: accepted length") for text in plan.assumptions)
+
+
+def test_where_no_stack_keeps_a_limit_the_nearest_come_first() -> None:
+    plan = Planner().plan(*ASKED, goal="tpot", slo={"ttft": 0.15})
+    first, *rest = [option.found.ttft_s for option in plan.front]
+    assert first > 0.15
+    assert all(first <= other * 1.01 for other in rest)

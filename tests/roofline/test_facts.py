@@ -224,7 +224,7 @@ def test_devices_that_cannot_split_the_encoder_hold_all_of_it(planner: Planner) 
     seven = planner.estimate(model, "h200", STEP, deployment=Deployment(tensor_parallel=7)).memory
     cache = one.kv_peak_byte / 4  # four key-value heads
     vision = 2 * (model.encoder.parameters + model.adapter.parameters)
-    expected = 2 * model.llm.parameters / 7 + vision + cache + one.activation_byte
+    expected = 2 * model.llm.parameters / 7 + vision + cache + seven.activation_byte
     assert seven.device_byte == pytest.approx(expected, rel=1e-12)
 
 

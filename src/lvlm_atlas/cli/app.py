@@ -316,7 +316,7 @@ def interactions(
     one: Annotated[str, typer.Argument(metavar="A", help="A technique, such as fastv:keep_ratio=0.5.")],
     two: Annotated[str, typer.Argument(metavar="B", help="Another.")],
     model: o.ModelId,
-    hardware: o.HardwareId,
+    hardware: o.HardwareId = "h200",
     workload: o.WorkloadId = "single-image-chat",
     image: o.ImageSizes = None,
     images: o.ImageCount = None,

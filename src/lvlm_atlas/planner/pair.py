@@ -117,7 +117,7 @@ def because(pair: Pair) -> str:
             before, after = pair.shift
             share = _share(pair.joint, after)
             return f"together they move the bottleneck from {before} to {after}, which is then {share} of the time"
-        return f"their gains multiply: {_stages(pair, one, pair.first)}; {_stages(pair, two, pair.second)}"
+        return f"alone, {_stages(pair, one, pair.first)}; {_stages(pair, two, pair.second)}"
     stages = [pair.gain(name) for name in STAGES]
     # Within a stage the two may already meet; else the one changes how much of the total the other's stage is.
     inner = max(stages, key=lambda each: abs(_excess(pair, each)))

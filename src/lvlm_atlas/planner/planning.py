@@ -89,7 +89,7 @@ class Planning:
         if not front:
             raise AtlasError(f"{misfit(self.baseline)}; no stack changes that")
         by_stack = {each.stack: each for each in found}
-        ordered = sorted((each for each in front if each.stack), key=self._rank)
+        ordered = sorted((each for each in front if each.stack), key=self._order)
         used = {id_ for each in ordered for id_ in self._ids(each)}
         return Plan(
             goal=self.goal,
@@ -196,10 +196,19 @@ class Planning:
         step = steps(getattr(cost, field), getattr(self.base, field))
         return step, found.risk, found.full, found.count, getattr(cost, field), cost.total_s, found.stack
 
+    def _order(self, found: Found) -> tuple[float, ...]:
+        """Where limits are broken, nearest to them first; then best at the goal."""
+        cost = self.costs.of(found.stack)
+        return self._excess(cost), getattr(cost, self.goal.field), *self._rank(found)
+
     def _point(self, found: Found, cost: Cost) -> Point:
         fields = (self.goal.field, *(each.field for each in self.also))
         figures = (steps(getattr(cost, field), getattr(self.base, field)) for field in fields)
-        return (*figures, found.risk, found.full, found.count)
+        return (self._excess(cost), *figures, found.risk, found.full, found.count)
+
+    def _excess(self, cost: Cost) -> int:
+        """Steps by which the worst broken limit is passed; 0 where all are kept."""
+        return max([0, *(steps(self._value(each, cost), most) for each, most in self.limits)])
 
     def _ids(self, found: Found) -> list[str]:
         return [each.applied.id for i, each in enumerate(self.candidates) if found.stack >> i & 1]
@@ -254,7 +263,9 @@ class Planning:
             mine, theirs = (self.costs.of(each.stack) for each in (found, by))
             same = self._rank(found)[0] == self._rank(by)[0]
             values = [self.goal.shown(self._value(self.goal, cost)) for cost in (theirs, mine)]
-            less = [f"no worse {self.goal.name}" if same else f"{self.goal.name} {values[0]} against {values[1]}"]
+            against = f"{values[0]} against {values[1]}"
+            near = f"{self.goal.name} within {share(STEP)}" + ("" if values[0] == values[1] else f", {against}")
+            less = [near if same else f"{self.goal.name} {against}"]
             if (fewer := found.count - by.count) > 0:
                 less.append("one technique fewer" if fewer == 1 else f"{fewer} techniques fewer")
             if by.risk < found.risk:
@@ -293,6 +304,10 @@ class Planning:
         if longer:
             return longer
         if not saved:
+            slower = [(new / old, name) for name, new, old in costs if old and steps(new, old) > 0]
+            if slower:
+                times, name = max(slower)
+                return f"it makes no stage faster, and {name} take {times:.2f}× as long"
             return f"it changes no stage by {share(STEP)}"
         _, name, old, new = max(saved)
         gained = f"it makes {name} {old / new:.2f}× as fast" if new else f"it removes {name}"

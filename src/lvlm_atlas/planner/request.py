@@ -12,8 +12,8 @@ from lvlm_atlas.roofline.workload import Image, Video, Workload
 
 _SIZE = r"(\d{1,9})\s*[x×]\s*(\d{1,9})"
 _NUMBER = r"(\d{1,9}(?:\.\d{1,9})?)"
-_IMAGE = re.compile(_SIZE)
-_VIDEO = re.compile(rf"{_SIZE}\s*:\s*{_NUMBER}\s*(s|min|m|h)(?:@{_NUMBER})?")
+_IMAGE = re.compile(_SIZE, re.ASCII)
+_VIDEO = re.compile(rf"{_SIZE}\s*:\s*{_NUMBER}\s*(s|min|m|h)(?:@{_NUMBER})?", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600}
 
 MOST = {"images": 100_000, "text": 10**9, "output": 10**9, "batch": 10**6, "turns": 10_000}

@@ -111,6 +111,8 @@ def stacked(kb: KnowledgeBase, specs: Sequence[str | Choice], model: Model, work
         AtlasError: a spec is none, a technique stands there twice, two cannot share a request, or one cannot run on
             the model or with the request.
     """
+    if isinstance(specs, str):
+        raise AtlasError(f"the stack is the text {specs!r}; give a list of techniques, such as [{specs!r}]")
     choices = [parse(kb, each) if isinstance(each, str) else each for each in specs]
     if why := unfit(choices, model, workload) or conflict(kb, choices):
         raise AtlasError(why)

@@ -27,6 +27,7 @@ def assumptions(
         else "Prefill attention is fused: no score matrix in memory, nothing computed above the causal mask.",
         "Text tokens are those given: markers around images count as text. The output matrix runs for the last "
         "position only.",
+        "Vision tokens attend causally like text; whether the model's context holds them all is not checked.",
         "A decoding step costs what it costs at the mean length of the cache; stages follow one another, without "
         "queue.",
     ]

@@ -54,11 +54,14 @@ def _encoder(layout: Layout, shape: Patches, schedule: tuple[float, ...]) -> Ite
         up = 2 if encoder.gated_mlp else 1
         yield layout.linear("encoder.mlp_up", left, encoder.hidden, up * encoder.mlp, layers, shards=shards)
         yield layout.linear("encoder.mlp_down", left, encoder.mlp, encoder.hidden, layers, shards=shards)
-        # Two norms and two residual sums move 10 widths a row, the activation reads and writes the MLP's.
+        # Two norms and two residual sums move 10 widths a row on each device, the activation its part of the MLP.
         yield Work(
-            "encoder.elementwise", "elementwise",
-            activation_byte=layers * b * (5 * (rows + left) * encoder.hidden + (up + 1) * left * encoder.mlp),
-            kernels=layers * 5,
+            "encoder.elementwise", "elementwise", activation_byte=layers * b * 5 * (rows + left) * encoder.hidden,
+            kernels=layers * 4,
+        )  # fmt: skip
+        yield Work(
+            "encoder.activation", "elementwise", activation_byte=layers * b * (up + 1) * left * encoder.mlp,
+            kernels=layers, shards=shards,
         )  # fmt: skip
     through = sum(enters + other for enters in schedule[:-1])
     yield from layout.all_reduce("encoder", count * through, encoder.hidden, layout.encoder_shards)

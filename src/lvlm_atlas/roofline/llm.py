@@ -223,11 +223,11 @@ def _mlp(layout: Layout, rows: float, count: int, kind: Kind) -> Iterator[Work]:
                 name, rows, into, out, count, shards=shards, matrices=matrices * used, weights=matrices * read
             )
             yield replace(product, kernels=count * matrices)  # one kernel runs all experts
-    # Two norms and two residual sums move 10 widths a row, the gated activation 3 inner ones.
+    # Two norms and two residual sums move 10 widths a row on each device, the gated activation 3 of its inner ones.
+    yield Work("llm.elementwise", "elementwise", activation_byte=count * b * rows * 10 * llm.hidden, kernels=4 * count)
     yield Work(
-        "llm.elementwise", "elementwise", activation_byte=count * b * rows * (10 * llm.hidden + 3 * inner),
-        kernels=5 * count,
-    )  # fmt: skip
+        "llm.activation", "elementwise", activation_byte=count * b * rows * 3 * inner, kernels=count, shards=shards
+    )
 
 
 def _output(layout: Layout, rows: float) -> Iterator[Work]:

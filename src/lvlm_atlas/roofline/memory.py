@@ -71,7 +71,10 @@ SCORE_BYTE = 4
 
 
 def encoder_activation_byte(layout: Layout, state: State) -> float:
-    """Hidden states of all sequences, with the widest intermediate of one layer; scores if they are materialised."""
+    """Hidden states of all sequences, with one device's part of the widest intermediate of a layer.
+
+    Of the scores as well, if they are materialised.
+    """
     encoder = layout.model.encoder
     tokens = scores = 0.0
     for each, schedule in zip(state.visual.patches, state.encoder_patch, strict=True):
@@ -79,8 +82,9 @@ def encoder_activation_byte(layout: Layout, state: State) -> float:
         tokens += each.sequences * length
         scores += each.sequences * length**2 * encoder.heads
     inner = max(3 * encoder.heads * encoder.head_dim, (2 if encoder.gated_mlp else 1) * encoder.mlp)
-    held_byte = tokens * (2 * encoder.hidden + inner) * layout.activation_byte
-    return layout.batch * (held_byte + (scores * SCORE_BYTE if layout.materialised else 0.0))
+    shards = layout.encoder_shards
+    held_byte = tokens * (2 * encoder.hidden + inner / shards) * layout.activation_byte
+    return layout.batch * (held_byte + (scores * SCORE_BYTE / shards if layout.materialised else 0.0))
 
 
 def llm_activation_byte(layout: Layout, state: State, layers: dict[Kind, int]) -> float:
@@ -89,5 +93,7 @@ def llm_activation_byte(layout: Layout, state: State, layers: dict[Kind, int]) -
     length = state.text + state.marker + (0 if llm.cross_layers else max((kind.vision for kind in layers), default=0.0))
     used = llm.experts.intermediate * (llm.experts.top_k + llm.experts.shared) if llm.experts else llm.intermediate
     inner = max((llm.heads + 2 * llm.kv_heads) * llm.head_dim, 2 * used)
-    held_byte = (length * (2 * llm.hidden + inner) + llm.vocab) * layout.activation_byte
-    return layout.batch * (held_byte + (length**2 * llm.heads * SCORE_BYTE if layout.materialised else 0.0))
+    shards = layout.shards
+    held_byte = (length * (2 * llm.hidden + inner / shards) + llm.vocab / shards) * layout.activation_byte
+    scores = length**2 * llm.heads * SCORE_BYTE / shards if layout.materialised else 0.0
+    return layout.batch * (held_byte + scores)

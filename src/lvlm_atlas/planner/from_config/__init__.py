@@ -102,7 +102,8 @@ def _id(source: Source, given: str | None) -> str:
     if id_ and not given:
         source.said.append(f"the id is taken from _name_or_path, {name!r}; --id gives another")
     if not id_:
-        raise AtlasError(f"{source.file} does not name its model; give --id, such as my-model-7b")
+        id_ = f"{(source.text('model_type') or '').replace('_', '-')}-draft"
+        source.said.append(f"the configuration names no model, so the id is {id_!r}; --id gives another")
     if not re.fullmatch(ID_PATTERN, id_) or len(id_) > 64:
         raise AtlasError(f"{id_!r} is no id; give --id with lower-case words joined by '-' or '.', such as my-model-7b")
     return id_
