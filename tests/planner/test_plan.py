@@ -119,3 +119,9 @@ def test_where_no_stack_keeps_a_limit_the_nearest_come_first() -> None:
     first, *rest = [option.found.ttft_s for option in plan.front]
     assert first > 0.15
     assert all(first <= other * 1.01 for other in rest)
+
+
+@pytest.mark.parametrize("limit", [0, -1.0, float("nan"), float("inf")])
+def test_a_limit_is_a_number_above_0(limit: float) -> None:
+    with pytest.raises(AtlasError, match="give a number of s above 0"):
+        Planner().plan(*ASKED, goal="ttft", slo={"ttft": limit})

@@ -93,7 +93,15 @@ def limits(texts: Sequence[str]) -> dict[str, float]:
             found[name] = float(number)
         except ValueError:
             raise AtlasError(f"--slo {text}: {number!r} is no number; give {METRICS[name].unit}") from None
-    for name, limit in found.items():
-        if not (math.isfinite(limit) and limit > 0):
-            raise AtlasError(f"--slo {name}={limit:g}: give a number of {METRICS[name].unit} above 0")
     return found
+
+
+def checked_limit(name: str, limit: float) -> float:
+    """A limit of a metric.
+
+    Raises:
+        AtlasError: it is no number above 0.
+    """
+    if not (isinstance(limit, int | float) and math.isfinite(limit) and limit > 0):
+        raise AtlasError(f"limit {name}={limit}: give a number of {METRICS[name].unit} above 0")
+    return limit

@@ -11,7 +11,7 @@ from lvlm_atlas.graph.knowledge import KnowledgeBase
 from lvlm_atlas.planner.compatibility import problem
 from lvlm_atlas.planner.fit import misfit
 from lvlm_atlas.planner.front import STEP, Point, pareto, steps
-from lvlm_atlas.planner.metric import Metric, metric
+from lvlm_atlas.planner.metric import Metric, checked_limit, metric
 from lvlm_atlas.planner.plan import Limit, Lost, Option, Plan, Together
 from lvlm_atlas.planner.risk import RISKS, risk
 from lvlm_atlas.planner.search import Candidate, Found, Search, candidate
@@ -60,7 +60,9 @@ class Planning:
         device, deployment, output = baseline.device, baseline.deployment, baseline.workload.output_tokens
         self.kb, self.baseline, self.most = kb, baseline, most
         self.goal, *self.also = (metric(name, device, deployment, output=output) for name in (goal, *also))
-        self.limits = [(metric(name, device, deployment, output=output), limit) for name, limit in slo.items()]
+        self.limits = [
+            (metric(name, device, deployment, output=output), checked_limit(name, limit)) for name, limit in slo.items()
+        ]
         self.training, self.worst, self.mild = training, RISKS.index(worst), mild
         self.required = None if require is None else _asked(kb, "--require", require)
         self.excluded = set() if exclude is None else _asked(kb, "--exclude", exclude)
