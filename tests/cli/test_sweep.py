@@ -54,7 +54,7 @@ def test_quiet_says_nothing_on_the_way(run: Callable[..., object], tmp_path: Pat
         (("--batch", "0"), "batch is 0"),
         (("--tp", "-1"), "tensor_parallel is -1"),
         (("--kv-dtype", "fp7"), "no type of numbers 'fp7'"),
-        (("--attention", "fusde"), "did you mean 'fused'?"),
+        (("--attention", "fusde"), "give fused or materialised"),
         (("--efficiency", "idael"), "did you mean 'ideal'?"),
         (("--price", "h200"), "write DEVICE=USD"),
         (("--price", "h200=nan"), "price of h200 is nan"),

@@ -277,7 +277,9 @@ def test_reasons_carry_the_values_and_edges_they_rest_on(kb: KnowledgeBase) -> N
 
 
 def test_a_walk_is_explained_by_the_edges_it_takes(kb: KnowledgeBase) -> None:
-    for row in kb.query("within(fastv, 2)").rows:
+    rows = kb.query("within(fastv, 2)").rows
+    assert rows
+    for row in rows:
         (reason,) = row.because
         assert 1 <= len(reason.edges) <= 2
         assert reason.found.startswith("fastv – ")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.graph.knowledge import KnowledgeBase
 from lvlm_atlas.planner.compatibility import problem
 from lvlm_atlas.planner.planner import Planner
 from lvlm_atlas.planner.risk import RISKS
@@ -89,9 +92,14 @@ def test_unknown_pairs_are_shown_as_unknown(planner: Planner) -> None:
     assert all(option.risk == "unknown" for option in unknown)
 
 
-def test_training_is_a_ceiling(planner: Planner) -> None:
-    plan = planner.plan(*ASKED, goal="total", training="none")
-    assert not any("training" in each.why for each in plan.left_out)  # the catalog's are all free of training
+@pytest.mark.parametrize(("ceiling", "left_out"), [("none", True), ("calibration", True), ("finetune", False)])
+def test_training_is_a_ceiling(planner: Planner, ceiling: str, left_out: bool) -> None:
+    atlas = planner.kb.atlas
+    tuned = atlas.techniques["fastv"].model_copy(update={"training": "finetune"})
+    trained = Planner(kb=KnowledgeBase(replace(atlas, techniques={**atlas.techniques, "fastv": tuned})))
+    plan = trained.plan(*ASKED, goal="total", training=ceiling)
+    reasons = {each.what: each.why for each in plan.left_out if "training" in each.why}
+    assert reasons == ({"fastv": "needs training: finetune"} if left_out else {})
 
 
 def test_milder_settings_lie_between_the_default_and_the_neutral_one(planner: Planner) -> None:

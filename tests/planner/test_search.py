@@ -142,8 +142,7 @@ def test_the_search_of_the_catalog_finds_what_naive_enumeration_finds() -> None:
 @settings(max_examples=20)
 @given(made, st.sampled_from(["ttft", "tpot", "total", "memory"]))
 def test_the_plans_front_is_that_of_all_stacks_compared_with_each_other(techniques: Sequence[Any], goal: str) -> None:
-    planner = Planner()
-    planner.kb = made_up.base_of(PLANNER.kb.atlas, techniques)
+    planner = Planner(kb=made_up.base_of(PLANNER.kb.atlas, techniques))
     baseline = planner.estimate("qwen2.5-vl-7b", "h200", "images-20")
     planning = Planning(
         planner.kb, baseline, goal, slo={}, training=None, most=3, require=None, exclude=None, worst="unknown",

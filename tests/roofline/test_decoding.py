@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from lvlm_atlas.planner.planner import Planner
-from lvlm_atlas.roofline.estimate import Estimate, Stage
+from lvlm_atlas.roofline.estimate import Estimate
 from lvlm_atlas.roofline.model import Llm
+from lvlm_atlas.roofline.stage import Stage
 from lvlm_atlas.roofline.workload import Image, Workload
 
 MODELS = ["qwen2.5-vl-7b", "gemma-3-12b", "llama-3.2-11b-vision", "deepseek-vl2", "qwen3-vl-30b-a3b", "internvl3.5-8b"]

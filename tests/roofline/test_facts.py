@@ -234,3 +234,31 @@ def test_devices_that_share_the_encoder_exchange_its_hidden_states(planner: Plan
     (link,) = works(found, "encoding", "link")
     # Two sums a layer by rings, each of which sends 2 (n - 1) / n of the hidden states.
     assert link.link_byte == 2 * 2 * 3 / 4 * 32 * 4784 * 1280 * 2
+
+
+def test_devices_share_the_activation_and_each_runs_the_norms(planner: Planner) -> None:
+    request = Workload(images=(Image(1280, 720),), output_tokens=1)
+
+    def times(devices: int) -> dict[str, float]:
+        deployment = Deployment(tensor_parallel=devices)
+        found = planner.estimate("qwen2.5-vl-72b", "h200", request, deployment=deployment)
+        every = [each for stage in found.stages.values() for each in stage.operators]
+        return {name: sum(each.time_s for each in every if each.work.name == name) for name in names}
+
+    names = [f"{part}.{what}" for part in ("encoder", "llm") for what in ("activation", "elementwise")]
+    one, four = times(1), times(4)
+    assert min(one.values()) > 0
+    assert {name: one[name] / four[name] for name in names} == pytest.approx(
+        {name: 4 if name.endswith("activation") else 1 for name in names}
+    )
+
+
+def test_a_draft_reads_what_its_share_of_a_plain_step_reads(planner: Planner) -> None:
+    case = ("qwen2.5-vl-7b", "h200", "images-20")
+    draft = "speculative-sampling:gamma=3,accepted=1,draft_cost=0.5"
+    plain, drafted = planner.estimate(*case), planner.estimate(*case, stack=[draft])
+    work = next(each for each in works(drafted, "decoding") if each.name == "technique: draft")
+    # Half as many rounds as steps, three passes each, at half the cost of a step.
+    for name in ("flop", "weight_byte", "activation_byte", "kv_byte", "vision_byte"):
+        whole = sum(getattr(each, name) for each in works(plain, "decoding"))
+        assert getattr(work, name) == pytest.approx(0.5 * 3 * 0.5 * whole)

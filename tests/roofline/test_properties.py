@@ -15,8 +15,9 @@ from lvlm_atlas.planner.lowering import applied
 from lvlm_atlas.planner.planner import Planner
 from lvlm_atlas.roofline.deployment import BITS, IDEAL, PRESETS, Deployment, Efficiency
 from lvlm_atlas.roofline.device import Device
-from lvlm_atlas.roofline.estimate import STAGES, Estimate, estimate
+from lvlm_atlas.roofline.estimate import Estimate, estimate
 from lvlm_atlas.roofline.model import Model
+from lvlm_atlas.roofline.stage import STAGES
 from lvlm_atlas.roofline.transform import Applied, CacheBits, Change
 from lvlm_atlas.roofline.workload import Image, Video, Workload
 from lvlm_atlas.schema.effect import Speculation

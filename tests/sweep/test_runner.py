@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -295,3 +296,16 @@ def test_arguments_that_do_not_go_together_are_refused(
 ) -> None:
     with pytest.raises(AtlasError, match=said):
         sweep(tmp_path / "out", **{**small, **given})
+
+
+def test_who_comes_second_leaves_the_folder_of_the_first(small: dict[str, Any], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    lock = os.open(out, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)  # another run that has written nothing yet
+    try:
+        with pytest.raises(AtlasError, match="another sweep is writing"):
+            sweep(out, **small)
+        assert out.is_dir()
+    finally:
+        os.close(lock)

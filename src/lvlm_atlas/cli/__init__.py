@@ -45,11 +45,13 @@ def main() -> None:
 
 def _with_only(app: Typer, name: str) -> Typer:
     """The application with the one command that is called, since typer builds all it has, which takes its time."""
-    called = [each for each in app.registered_commands if name == (each.name or getattr(each.callback, "__name__", ""))]
+    merged = [group.typer_instance for group in app.registered_groups if group.typer_instance and not group.name]
+    commands = [command for each in (app, *merged) for command in each.registered_commands]
+    called = [each for each in commands if name == (each.name or getattr(each.callback, "__name__", ""))]
     if not called:
         return app
     alone = copy(app)
-    alone.registered_commands = called
+    alone.registered_commands, alone.registered_groups = called, []
     return alone
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lvlm_atlas.cli.options import Kernel
 from lvlm_atlas.planner.planner import Planner
 from lvlm_atlas.planner.request import request
 from lvlm_atlas.roofline.deployment import Deployment, efficiency_named
@@ -34,16 +35,16 @@ def asked(
 
 
 def deployed(
-    *,
     tp: int,
     pp: int,
     weight_dtype: str | None,
     activation_dtype: str | None,
     kv_dtype: str | None,
-    materialised: bool,
-    skip_unused_layers: bool,
+    attention: Kernel,
     efficiency: str,
     price: float | None,
+    *,
+    skip_unused: bool,
 ) -> Deployment:
     """How the model is run.
 
@@ -52,6 +53,6 @@ def deployed(
     """
     return Deployment(
         weight_dtype=weight_dtype, activation_dtype=activation_dtype, kv_dtype=kv_dtype, tensor_parallel=tp,
-        pipeline_parallel=pp, attention="materialised" if materialised else "fused",
-        unused_layers=not skip_unused_layers, efficiency=efficiency_named(efficiency), price_usd_h=price,
+        pipeline_parallel=pp, attention=attention.value,
+        unused_layers=not skip_unused, efficiency=efficiency_named(efficiency), price_usd_h=price,
     )  # fmt: skip

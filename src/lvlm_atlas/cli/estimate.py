@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import sys
-import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import typer
 
 from lvlm_atlas.cli.options import Report
-from lvlm_atlas.cli.plain import markdown, table, width
+from lvlm_atlas.cli.plain import csv_text, markdown, subject, table, wrapped
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.planner.fit import misfit
 from lvlm_atlas.roofline.diagnosis import diagnosis
@@ -53,14 +50,14 @@ def print_estimate(found: Estimate, plain: Estimate | None, report: Report, *, o
 def _page(found: Estimate, plain: Estimate | None, operators: bool) -> str:
     columns = (*COLUMNS, "gain") if plain else COLUMNS
     parts = [
-        _wrapped(_title(found)),
+        wrapped(_title(found)),
         table(columns, _rows(found, plain), left=("stage", "bound")),
         table(("", "with", "without", "gain") if plain else ("", "predicted"), _sums(found, plain), left=("",)),
     ]
     if operators:
         parts.append(table(_OPERATOR_COLUMNS, _operator_rows(found), left=("operator", "bound")))
-    parts.append(_wrapped(diagnosis(found)))
-    parts.append("\n".join(_wrapped(each, "- ") for each in ("Predicted, not measured.", *found.assumptions)))
+    parts.append(wrapped(diagnosis(found)))
+    parts.append("\n".join(wrapped(each, "- ") for each in ("Predicted, not measured.", *found.assumptions)))
     return "\n\n".join(parts)
 
 
@@ -82,11 +79,7 @@ def _csv(found: Estimate, plain: Estimate | None, operators: bool) -> str:
     """A row for each stage, or for each operator; SI base units."""
     data = found.to_dict(operators=operators)
     rows: list[dict[str, Any]] = data["operators"] if operators else list(_stage_rows(data, plain))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().rstrip("\n")
+    return csv_text(rows)
 
 
 def _stage_rows(data: dict[str, Any], plain: Estimate | None) -> Iterator[dict[str, Any]]:
@@ -100,8 +93,7 @@ def _stage_rows(data: dict[str, Any], plain: Estimate | None) -> Iterator[dict[s
 
 def _title(found: Estimate) -> str:
     stack = f" with {' + '.join(each.label for each in found.stack)}" if found.stack else ""
-    devices = f"{found.deployment.devices} × " if found.deployment.devices > 1 else ""
-    return f"{found.model.name} on {devices}{found.device.name}, {found.workload.id}{stack}"
+    return f"{subject(found)}{stack}"
 
 
 def _rows(found: Estimate, plain: Estimate | None) -> Iterator[tuple[str, ...]]:
@@ -192,10 +184,6 @@ def _costs(stage: Stage) -> tuple[str, ...]:
 
 def _bound(bound: str) -> str:
     return "link" if bound == "communication" else bound
-
-
-def _wrapped(text: str, bullet: str = "") -> str:
-    return textwrap.fill(text, width(), initial_indent=bullet, subsequent_indent=" " * len(bullet))
 
 
 def _write(text: str) -> None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import sys
-import textwrap
 from collections.abc import Iterator
 
 from lvlm_atlas.cli.options import Report
-from lvlm_atlas.cli.plain import markdown, table, width
+from lvlm_atlas.cli.plain import csv_text, markdown, subject, table, wrapped
 from lvlm_atlas.planner.fit import misfit
 from lvlm_atlas.planner.pair import Pair
-from lvlm_atlas.roofline.estimate import STAGES
+from lvlm_atlas.roofline.stage import STAGES
 
 KINDS = {
     "synergy": "Together they buy more than the product of both.",
@@ -37,17 +34,15 @@ def print_pair(pair: Pair, report: Report) -> None:
     else:
         shown = (f"A: {one}", f"B: {two}")
         columns = ("", "A", "B", "both", "A × B", "both / (A × B)")
-        parts = [_wrapped(_title(pair)), "\n".join(shown), table(columns, list(_rows(pair)), left=("",))]
-        parts += [_wrapped(f"{KINDS[pair.kind]} {_sentence(pair)}")]
-        parts += ["\n".join(_wrapped(line, "- ") for line in _said(pair))]
+        parts = [wrapped(_title(pair)), "\n".join(shown), table(columns, list(_rows(pair)), left=("",))]
+        parts += [wrapped(f"{KINDS[pair.kind]} {_sentence(pair)}")]
+        parts += ["\n".join(wrapped(line, "- ") for line in _said(pair))]
         text = "\n\n".join(parts)
     sys.stdout.write(text + "\n")
 
 
 def _title(pair: Pair) -> str:
-    base = pair.neither
-    devices = f"{base.deployment.devices} × " if base.deployment.devices > 1 else ""
-    return f"{base.model.name} on {devices}{base.device.name}, {base.workload.id}: times better than without, predicted"
+    return f"{subject(pair.neither)}: times better than without, predicted"
 
 
 def _rows(pair: Pair) -> Iterator[tuple[str, ...]]:
@@ -68,14 +63,5 @@ def _said(pair: Pair) -> list[str]:
 
 
 def _csv(pair: Pair) -> str:
-    text = io.StringIO()
     rows = pair.to_dict()["gains"]
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().rstrip("\n")
-
-
-def _wrapped(text: str, bullet: str = "") -> str:
-    indent = " " * len(bullet)
-    return textwrap.fill(text, width(), initial_indent=bullet, subsequent_indent=indent, break_on_hyphens=False)
+    return csv_text(rows)

@@ -1,9 +1,15 @@
-"""Tables as plain text, for commands that must start faster than rich is imported."""
+"""Plain text for the commands that predict, which must start faster than rich is imported."""
 
 from __future__ import annotations
 
+import csv
+import io
 import shutil
-from collections.abc import Collection, Iterable, Sequence
+import textwrap
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from lvlm_atlas.roofline.estimate import Estimate
 
 Rows = Iterable[Sequence[str]]
 
@@ -32,3 +38,24 @@ def markdown(columns: Sequence[str], rows: Rows) -> str:
     """A table in Markdown."""
     lines = [columns, ["---"] * len(columns), *([cell.strip() for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of the same keys as CSV."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().rstrip("\n")
+
+
+def wrapped(text: str, bullet: str = "") -> str:
+    """A paragraph at the terminal's width; ids are not broken at their hyphens."""
+    indent = " " * len(bullet)
+    return textwrap.fill(text, width(), initial_indent=bullet, subsequent_indent=indent, break_on_hyphens=False)
+
+
+def subject(found: Estimate) -> str:
+    """What an estimate is about: model, devices, request."""
+    devices = f"{found.deployment.devices} × " if found.deployment.devices > 1 else ""
+    return f"{found.model.name} on {devices}{found.device.name}, {found.workload.id}"

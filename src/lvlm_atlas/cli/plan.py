@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import sys
-import textwrap
 from collections.abc import Iterator
 from typing import Any
 
 from lvlm_atlas.cli.options import Report
-from lvlm_atlas.cli.plain import markdown, table, width
+from lvlm_atlas.cli.plain import csv_text, markdown, subject, table, wrapped
 from lvlm_atlas.planner.fit import misfit
 from lvlm_atlas.planner.plan import Option, Plan
-from lvlm_atlas.roofline.estimate import STAGES
+from lvlm_atlas.roofline.stage import STAGES
 from lvlm_atlas.roofline.units import seconds
 
 SHOWN = 2
@@ -32,9 +29,9 @@ def print_plan(plan: Plan, report: Report) -> None:
 
 
 def _page(plan: Plan) -> str:
-    parts = [_wrapped(_title(plan)), _table(plan)]
+    parts = [wrapped(_title(plan)), _table(plan)]
     for heading, lines in _sections(plan):
-        parts.append("\n".join([_wrapped(heading), *(_wrapped(line, "- ") for line in lines)]))
+        parts.append("\n".join([wrapped(heading), *(wrapped(line, "- ") for line in lines)]))
     return "\n\n".join(parts)
 
 
@@ -62,17 +59,11 @@ def _csv(plan: Plan) -> str:
             "limits_met": all(limit["met"] for limit in each["limits"]),
             "unknown_pairs": sum(pair["verdict"] == "unknown" for pair in each["pairs"]),
         })  # fmt: skip
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().rstrip("\n")
+    return csv_text(rows)
 
 
 def _title(plan: Plan) -> str:
-    base = plan.baseline.found
-    devices = f"{base.deployment.devices} × " if base.deployment.devices > 1 else ""
-    return f"{base.model.name} on {devices}{base.device.name}, {base.workload.id}: least {plan.goal.name}, predicted"
+    return f"{subject(plan.baseline.found)}: least {plan.goal.name}, predicted"
 
 
 def _goal(plan: Plan, name: str) -> str:
@@ -86,7 +77,7 @@ def _table(plan: Plan) -> str:
     out = lines[:2]
     for option, line in zip((plan.baseline, *plan.front), lines[2:], strict=True):
         label = option.label if option.found.stack else "no technique"
-        out += [line, *(_wrapped(text, "   ") for text in (label, *_notes(option)))]
+        out += [line, *(wrapped(text, "   ") for text in (label, *_notes(option)))]
     return "\n".join(out)
 
 
@@ -158,8 +149,3 @@ def _some(lines: list[str]) -> list[str]:
 
 def _ratio(value: float | None) -> str:
     return "" if value is None else f"{value:.3g} ×"
-
-
-def _wrapped(text: str, bullet: str = "") -> str:
-    indent = " " * len(bullet)
-    return textwrap.fill(text, width(), initial_indent=bullet, subsequent_indent=indent, break_on_hyphens=False)

@@ -13,7 +13,7 @@ import typer
 
 from lvlm_atlas.cli.options import Listing
 from lvlm_atlas.cli.output import print_rows
-from lvlm_atlas.fault import AtlasError, suggestion
+from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.roofline.deployment import Deployment, efficiency_named
 from lvlm_atlas.sweep.engines import GO_ON
 from lvlm_atlas.sweep.grid import deployments
@@ -21,7 +21,6 @@ from lvlm_atlas.sweep.runner import Summary, sweep
 
 EVERY_S = 10.0
 """Seconds between lines where standard error is no terminal."""
-ATTENTION = ("fused", "materialised")
 COLUMNS = ("out", "points", "estimated", "do_not_fit", "refused")
 
 
@@ -63,14 +62,10 @@ def axes(
     Raises:
         AtlasError: a value is none that a deployment may have.
     """
-    attentions = words(attention)
-    for kind in attentions:
-        if kind not in ATTENTION:
-            raise AtlasError(f"--attention: no kind {kind!r}; {suggestion(kind, ATTENTION)}")
     return deployments(
         tensor_parallel=numbers("--tp", tp),
         pipeline_parallel=numbers("--pp", pp),
-        attention=attentions,
+        attention=words(attention),
         efficiency=[efficiency_named(name) for name in words(efficiency)],
         **{name: words(text) for name, text in dtypes.items()},
     )

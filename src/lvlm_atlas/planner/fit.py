@@ -18,24 +18,17 @@ def misfit(found: Estimate) -> str | None:
     The repairs are the fewest devices that hold the model by tensor parallelism, and the largest smaller type of
     weights that fits as things are; where neither helps, that is said.
     """
-    if found.fits:
-        return None
-    memory, deployment = found.memory, found.deployment
-    devices = "" if deployment.devices == 1 else f" on each of {deployment.devices} devices"
-    llm = found.model.llm
-    shards = 1 if llm.latent else min(deployment.tensor_parallel, llm.kv_heads)
-    parts = {
-        "weights": 0.0,
-        "cache": memory.kv_peak_byte / shards / deployment.pipeline_parallel,
-        "activations": memory.activation_byte,
-    }
-    parts["techniques"] = memory.extra_byte / deployment.devices
-    parts["reserve"] = deployment.efficiency.reserve_byte
-    parts["weights"] = memory.device_byte - sum(parts.values())
-    split = ", ".join(f"{name} {_gb(byte)}" for name, byte in parts.items() if byte)
+    return None if found.fits else f"{shortage(found)}; {_repair(found)}"
+
+
+def shortage(found: Estimate) -> str:
+    """What one device would have to hold, and what it holds."""
+    memory, devices = found.memory, found.deployment.devices
+    each = "" if devices == 1 else f" on each of {devices} devices"
+    split = ", ".join(f"{name} {_gb(byte)}" for name, byte in memory.held.items() if byte)
     return (
-        f"{found.model.name} needs {_gb(memory.device_byte)} GB{devices} ({split}), but {found.device.name} holds "
-        f"{_gb(found.device.memory_byte)} GB; {_repair(found)}"
+        f"{found.model.name} needs {_gb(memory.device_byte)} GB{each} ({split}), but {found.device.name} holds "
+        f"{_gb(found.device.memory_byte)} GB"
     )
 
 

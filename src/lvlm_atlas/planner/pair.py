@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lvlm_atlas.planner.plan import gain
-from lvlm_atlas.roofline.estimate import STAGES, Estimate
+from lvlm_atlas.roofline.estimate import Estimate
+from lvlm_atlas.roofline.stage import STAGES
 from lvlm_atlas.roofline.units import share
 
 Kind = Literal["synergy", "diminishing", "shift", "independent"]

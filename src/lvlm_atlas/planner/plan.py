@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lvlm_atlas.planner.metric import METRICS, Metric
-from lvlm_atlas.roofline.estimate import STAGES, Estimate
+from lvlm_atlas.roofline.estimate import Estimate
+from lvlm_atlas.roofline.stage import STAGES
 from lvlm_atlas.roofline.units import share
 from lvlm_atlas.schema.technique import Reported
 

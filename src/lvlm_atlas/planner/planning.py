@@ -17,7 +17,8 @@ from lvlm_atlas.planner.risk import RISKS, risk
 from lvlm_atlas.planner.search import Candidate, Found, Search, candidate
 from lvlm_atlas.planner.stack import Choice, milder, parse
 from lvlm_atlas.roofline.costs import Cost, Costs
-from lvlm_atlas.roofline.estimate import STAGES, Estimate, estimate
+from lvlm_atlas.roofline.estimate import Estimate, estimate
+from lvlm_atlas.roofline.stage import STAGES
 from lvlm_atlas.roofline.units import share
 from lvlm_atlas.schema.technique import Technique
 

@@ -96,7 +96,7 @@ def _stage(stage: Stage, devices: int) -> dict[str, Any]:
         "byte": stage.byte,
         "intensity": stage.intensity,
         "bound": stage.bound,
-        "flop_per_s_device": stage.flop / stage.time_s / devices if stage.time_s else 0.0,
+        "flop_per_s_device": stage.flop_s / devices,
     }
 
 

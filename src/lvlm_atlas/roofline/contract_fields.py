@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+from lvlm_atlas.roofline.operator import Bound
 
 FORMAT = "lvlm-atlas-estimate/1"
 """Value of `format`. The number goes up when a field changes its meaning or goes; new ones may come without."""
 
 Kind = Literal["text", "number", "integer", "truth", "list"]
 
-BOUNDS = ("compute", "memory", "communication", "launch")
+BOUNDS = get_args(Bound)
 """What may set a time."""
 
 

@@ -18,7 +18,7 @@ from lvlm_atlas.roofline.deployment import Deployment
 from lvlm_atlas.roofline.device import Device
 from lvlm_atlas.roofline.kind import Kind, counted, places
 from lvlm_atlas.roofline.layout import layout, machine
-from lvlm_atlas.roofline.memory import device_byte, encoder_activation_byte, llm_activation_byte
+from lvlm_atlas.roofline.memory import encoder_activation_byte, llm_activation_byte, on_a_device
 from lvlm_atlas.roofline.model import Model
 from lvlm_atlas.roofline.operator import Work
 from lvlm_atlas.roofline.pipeline import Walk, apply
@@ -297,10 +297,9 @@ class Costs:
             state = late.state
             end = turns * state.output + (turns - 1) * state.text - 1
             cache = sum(n * held(self.lay, state, kind, end).byte for kind, n in late.layers.items())
-            self._device_bytes[stack] = device_byte(
-                self.lay, self.deployment, self.lay.batch * cache * state.resident,
-                self._activation(stack & self._tokens), 0,
-            )  # fmt: skip
+            activation = self._activation(stack & self._tokens)
+            parts = on_a_device(self.lay, self.deployment, self.lay.batch * cache * state.resident, activation, 0)
+            self._device_bytes[stack] = sum(parts.values())
         return self._device_bytes[stack]
 
     def _activation(self, stack: int) -> float:

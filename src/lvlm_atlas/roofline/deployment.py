@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from lvlm_atlas.fault import AtlasError, suggestion
 
@@ -13,6 +13,8 @@ BITS: Mapping[str, int] = {
     "fp32": 32, "tf32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "fp4": 4, "int4": 4, "int2": 2,
 }  # fmt: skip
 """Bits of a number of each type."""
+Attention = Literal["fused", "materialised"]
+"""What prefill attention does with its scores."""
 _LONG = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "half": "fp16"}
 
 
@@ -114,7 +116,7 @@ class Deployment:
     """Devices that share each layer."""
     pipeline_parallel: int = 1
     """Groups of layers on devices of their own."""
-    attention: Literal["fused", "materialised"] = "fused"
+    attention: Attention = "fused"
     """Whether prefill attention keeps scores on chip and skips what the causal mask hides, or writes and reads the
     whole square."""
     unused_layers: bool = True
@@ -129,8 +131,8 @@ class Deployment:
         return replace(self, efficiency=typical) if self.efficiency == TYPICAL else self
 
     def __post_init__(self) -> None:
-        if self.attention not in ("fused", "materialised"):
-            raise AtlasError(f"attention is {self.attention!r}; give fused or materialised")
+        if self.attention not in get_args(Attention):
+            raise AtlasError(f"attention is {self.attention!r}; give {' or '.join(get_args(Attention))}")
         for name in ("tensor_parallel", "pipeline_parallel"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise AtlasError(f"{name} is {getattr(self, name)!r}; give a whole number of devices, 1 or more")

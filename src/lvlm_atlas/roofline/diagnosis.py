@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from lvlm_atlas.roofline.estimate import Estimate, Stage
+from lvlm_atlas.roofline.estimate import Estimate
+from lvlm_atlas.roofline.stage import Stage
 
 _PARTS = {
     "linear": "linear layers",

@@ -26,8 +26,6 @@ from lvlm_atlas.roofline.state import State
 from lvlm_atlas.roofline.transform import Applied
 from lvlm_atlas.roofline.workload import Workload
 
-__all__ = ["STAGES", "Estimate", "Stage", "estimate"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:

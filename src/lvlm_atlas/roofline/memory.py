@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lvlm_atlas.roofline.cache import held
@@ -14,7 +15,7 @@ from lvlm_atlas.roofline.workload import Workload
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes in device memory. All devices together, but for `device_byte`."""
+    """Bytes in device memory. All devices together, but for `held`."""
 
     weight_byte: float
     """Weights of all parts."""
@@ -28,8 +29,13 @@ class Memory:
     """Largest activations that live at a time."""
     extra_byte: float
     """What techniques keep."""
-    device_byte: float
-    """What one device must hold, the reserve included."""
+    held: Mapping[str, float]
+    """What one device must hold, by what it is: weights, cache, activations, techniques, reserve."""
+
+    @property
+    def device_byte(self) -> float:
+        """What one device must hold, the reserve included."""
+        return sum(self.held.values())
 
 
 def memory(layout: Layout, state: State, layers: dict[Kind, int], deployment: Deployment, workload: Workload) -> Memory:
@@ -46,24 +52,26 @@ def memory(layout: Layout, state: State, layers: dict[Kind, int], deployment: De
     weight = model.parameters * layout.weight_byte
     activation = max(encoder_activation_byte(layout, state), llm_activation_byte(layout, state, layers))
     extra = batch * sum(each.memory_byte for each in state.extras)
-    device = device_byte(layout, deployment, peak, activation, extra)
-    return Memory(weight, kv, vision, peak, activation, extra, device)
+    parts = on_a_device(layout, deployment, peak, activation, extra)
+    return Memory(weight, kv, vision, peak, activation, extra, parts)
 
 
-def device_byte(layout: Layout, deployment: Deployment, peak: float, activation: float, extra: float) -> float:
+def on_a_device(
+    layout: Layout, deployment: Deployment, peak: float, activation: float, extra: float
+) -> dict[str, float]:
     """What one device must hold; the terms are those of `Memory`."""
     model = layout.model
     weight = model.parameters * layout.weight_byte
     cache_shards = 1 if model.llm.latent else min(layout.shards, model.llm.kv_heads)
     vision_weight = (model.encoder.parameters + model.adapter.parameters) * layout.weight_byte
-    return (
-        (weight - vision_weight) / deployment.devices
-        + vision_weight / layout.encoder_shards / deployment.pipeline_parallel
-        + peak / cache_shards / deployment.pipeline_parallel
-        + activation
-        + extra / deployment.devices
-        + deployment.efficiency.reserve_byte
-    )
+    vision = vision_weight / layout.encoder_shards / deployment.pipeline_parallel
+    return {
+        "weights": (weight - vision_weight) / deployment.devices + vision,
+        "cache": peak / cache_shards / deployment.pipeline_parallel,
+        "activations": activation,
+        "techniques": extra / deployment.devices,
+        "reserve": deployment.efficiency.reserve_byte,
+    }
 
 
 SCORE_BYTE = 4

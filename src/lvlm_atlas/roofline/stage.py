@@ -34,6 +34,11 @@ class Stage:
         """FLOP per byte; None where nothing is moved."""
         return self.flop / self.byte if self.byte else None
 
+    @property
+    def flop_s(self) -> float:
+        """Arithmetic reached by all devices together."""
+        return self.flop / self.time_s if self.time_s else 0.0
+
 
 def summed(name: str, operators: Sequence[Operator]) -> Stage:
     """The stage of these operators."""

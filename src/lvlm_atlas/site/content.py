@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.graph.knowledge import KnowledgeBase
-from lvlm_atlas.roofline.estimate import STAGES
+from lvlm_atlas.roofline.stage import STAGES
 from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.schema.vocabulary import Term
 from lvlm_atlas.site.data import Edition

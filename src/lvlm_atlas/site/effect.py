@@ -7,14 +7,19 @@ from dataclasses import dataclass, replace
 from markupsafe import Markup
 
 from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.planner.predicted import WORKLOADS
 from lvlm_atlas.roofline import units
-from lvlm_atlas.roofline.estimate import STAGES, Estimate
+from lvlm_atlas.roofline.estimate import Estimate
+from lvlm_atlas.roofline.stage import STAGES
 from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.site.bars import Bar, Part, bars
 from lvlm_atlas.site.content import Content
 from lvlm_atlas.site.estimates import REFERENCE, Case
 
-CASES = (REFERENCE, replace(REFERENCE, workload="video-60s"), replace(REFERENCE, model="llava-1.5-7b"))
+CASES = (
+    *(replace(REFERENCE, workload=workload) for workload in WORKLOADS),
+    replace(REFERENCE, model="llava-1.5-7b"),
+)
 """What pages show a technique on: the first that it can run on."""
 
 

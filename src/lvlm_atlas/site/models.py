@@ -9,7 +9,8 @@ from markupsafe import Markup
 
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.roofline import units
-from lvlm_atlas.roofline.estimate import STAGES, Estimate
+from lvlm_atlas.roofline.estimate import Estimate
+from lvlm_atlas.roofline.stage import STAGES
 from lvlm_atlas.schema.model import Model
 from lvlm_atlas.site.bars import Bar, Part, bars
 from lvlm_atlas.site.content import ASIDE, FULL_WIDTH, Content, Page

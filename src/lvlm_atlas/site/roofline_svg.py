@@ -165,8 +165,7 @@ def stages(estimate: Estimate, classes: Mapping[str, str], *, id_: str) -> Marku
     """The stages of an estimate under the roof of one of its devices."""
     devices = estimate.deployment.devices
     points = [
-        Point(name.capitalize(), stage.intensity or 0.0, stage.flop / stage.time_s / devices if stage.time_s else 0.0,
-              classes[name])
+        Point(name.capitalize(), stage.intensity or 0.0, stage.flop_s / devices, classes[name])
         for name, stage in estimate.stages.items()
     ]  # fmt: skip
     roof = Roof(estimate.device.peak_flop_s[estimate.dtype], estimate.device.bandwidth_byte_s, estimate.dtype)

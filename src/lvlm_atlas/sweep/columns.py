@@ -12,7 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from lvlm_atlas.roofline.contract_fields import FIELDS, Field
-from lvlm_atlas.roofline.estimate import STAGES
+from lvlm_atlas.roofline.stage import STAGES
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -56,8 +56,10 @@ def ask(sql: str, data: Path | str | None = None, *, root: Path | str | None = N
             if data is not None:
                 database.read_parquet([str(file) for file in _files(Path(data))]).create_view("sweep")
             database.register("sweep_columns", pa.Table.from_pylist([_described(column) for column in COLUMNS]))
+            planner = Planner(root)
             for kind in _named(sql):
-                database.register(kind, _table(getattr(Planner(root).kb.atlas, kind).values()))
+                holder = planner.kb.atlas if kind == "techniques" else planner.atlas
+                database.register(kind, _table(getattr(holder, kind).values()))
             found = database.execute(sql)
             return Answer(tuple(_distinct(name for name, *_ in found.description or ())), found.fetchall())
         except duckdb.Error as error:

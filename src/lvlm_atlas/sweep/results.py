@@ -89,12 +89,14 @@ class Results:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise AtlasError(f"another sweep is writing to {self.out}; wait for it, or give another path") from None
-            self._begin(manifest, restart=restart)
-            yield
+            try:
+                self._begin(manifest, restart=restart)
+                yield
+            finally:
+                with suppress(OSError):  # there are results in it, as a rule; only who holds the lock may remove it
+                    self.folder.rmdir()
         finally:
             os.close(lock)  # which also unlocks
-            with suppress(OSError):  # there are results in it, as a rule
-                self.folder.rmdir()
 
     def missing(self, parts: int) -> list[int]:
         """Numbers of the parts that are not there."""

@@ -17,6 +17,7 @@ from lvlm_atlas import schema as schema_package
 from lvlm_atlas import sweep as sweep_package
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.graph.derivation import effect_place
+from lvlm_atlas.planner.fit import shortage
 from lvlm_atlas.planner.lowering import applied
 from lvlm_atlas.planner.planner import Planner
 from lvlm_atlas.planner.stack import Choice, conflict, parse, unfit
@@ -127,10 +128,7 @@ class Bench:
             raise
         row |= columns.predicted(found.to_dict())
         if not found.fits:
-            row["error"] = (
-                f"does not fit: {model.name} needs {found.memory.device_byte / 1e9:.1f} GB on each of "
-                f"{deployment.devices} devices, but {device.name} holds {device.memory_byte / 1e9:.1f} GB"
-            )
+            row["error"] = f"does not fit: {shortage(found)}"
         return row
 
     def _known(self, number: int, point: Point) -> dict[str, Any]:

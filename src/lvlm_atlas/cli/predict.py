@@ -1,0 +1,255 @@
+"""The commands that predict: one request, the best stack, two techniques, a whole grid, and questions about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lvlm_atlas.cli import options as o
+from lvlm_atlas.cli.options import Format, Listing, Root, root_of
+
+predict = typer.Typer()
+PREDICT = "Predict"
+
+
+def _fields(value: bool) -> None:
+    if value:
+        from lvlm_atlas.cli.estimate import fields as rows
+        from lvlm_atlas.cli.output import print_rows
+
+        print_rows(list(rows()), ("id", "unit", "meaning"), Listing.table)
+        raise typer.Exit
+
+
+@predict.command(rich_help_panel=PREDICT)
+def estimate(
+    model: o.ModelId,
+    hardware: o.HardwareId,
+    workload: o.WorkloadId = "single-image-chat",
+    image: o.ImageSizes = None,
+    images: o.ImageCount = None,
+    video: o.Videos = None,
+    text: o.Text = None,
+    output: o.Output = None,
+    batch: o.Batch = None,
+    turns: o.Turns = None,
+    tp: o.Tensor = 1,
+    pp: o.Pipeline = 1,
+    weight_dtype: o.WeightType = None,
+    activation_dtype: o.ActivationType = None,
+    kv_dtype: o.CacheType = None,
+    attention: o.Attention = o.Kernel.fused,
+    skip_unused_layers: o.SkipUnused = False,
+    efficiency: o.Preset = "ideal",
+    price: o.Price = None,
+    stack: o.Stack = None,
+    operators: Annotated[bool, typer.Option("--operators", help="Print every operator.")] = False,
+    _: Annotated[bool, typer.Option("--fields", callback=_fields, is_eager=True, help="Explain the JSON.")] = False,
+    format_: o.ReportFormat = o.Report.table,
+    root: Root = None,
+) -> None:
+    """Predict time, memory and energy of a request, and what bounds them. Exit 2: bad input, or it does not fit.
+
+    lvlm-atlas estimate --model qwen2.5-vl-7b --hardware h200 --image 1280x720 --images 20 --stack fastv
+    """
+    from lvlm_atlas.cli.asked import asked, deployed
+    from lvlm_atlas.cli.estimate import print_estimate
+    from lvlm_atlas.planner.planner import Planner
+
+    planner = Planner(root_of(root))
+    wanted = asked(planner, workload, image, images, video, text=text, output=output, batch=batch, turns=turns)
+    deployment = deployed(
+        tp, pp, weight_dtype, activation_dtype, kv_dtype, attention, efficiency, price, skip_unused=skip_unused_layers
+    )
+    chosen, device = planner.model(model), planner.device(hardware)
+    found = planner.estimate(chosen, device, wanted, stack=stack or (), deployment=deployment)
+    plain = planner.estimate(chosen, device, wanted, deployment=deployment) if stack else None
+    print_estimate(found, plain, format_, operators=operators)
+
+
+@predict.command(rich_help_panel=PREDICT)
+def plan(
+    model: o.ModelId,
+    hardware: o.HardwareId,
+    goal: Annotated[str, typer.Option("--goal", "-g", help="ttft, tpot, total, memory, cost or energy.")],
+    workload: o.WorkloadId = "single-image-chat",
+    image: o.ImageSizes = None,
+    images: o.ImageCount = None,
+    video: o.Videos = None,
+    text: o.Text = None,
+    output: o.Output = None,
+    batch: o.Batch = None,
+    turns: o.Turns = None,
+    tp: o.Tensor = 1,
+    pp: o.Pipeline = 1,
+    weight_dtype: o.WeightType = None,
+    activation_dtype: o.ActivationType = None,
+    kv_dtype: o.CacheType = None,
+    attention: o.Attention = o.Kernel.fused,
+    skip_unused_layers: o.SkipUnused = False,
+    efficiency: o.Preset = "ideal",
+    price: o.Price = None,
+    slo: Annotated[
+        list[str] | None, typer.Option("--slo", help="A limit, such as ttft=0.5: s, GB, USD or J; repeatable.")
+    ] = None,
+    also: Annotated[
+        list[str] | None, typer.Option("--also", help="A metric that counts beside the goal; repeatable.")
+    ] = None,
+    training: Annotated[
+        str | None, typer.Option("--training", help="What may be trained at most: none, calibration, finetune, …")
+    ] = None,
+    most: Annotated[int, typer.Option("--max", min=1, max=6, help="Techniques in a stack, at most.")] = 3,
+    risk: Annotated[
+        str, typer.Option("--risk", help="Accept at most: exact, reported, lossy, or unknown compatibility.")
+    ] = "unknown",
+    require: Annotated[str | None, typer.Option("--require", help="Every stack has one that this query finds.")] = None,
+    exclude: Annotated[str | None, typer.Option("--exclude", help="No stack has one that this query finds.")] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--try", help="A technique at this setting, not its default: fastv:keep_ratio=0.25; repeatable."),
+    ] = None,
+    milder: Annotated[bool, typer.Option("--milder", help="Try each technique at half its strength too.")] = False,
+    format_: o.ReportFormat = o.Report.table,
+    root: Root = None,
+) -> None:
+    """Find the stacks of techniques that bring a goal down most, and say why the others lost.
+
+    lvlm-atlas plan --model qwen2.5-vl-7b --hardware h200 --workload images-20 --goal ttft --slo tpot=0.003
+    """
+    from lvlm_atlas.cli.asked import asked, deployed
+    from lvlm_atlas.cli.plan import print_plan
+    from lvlm_atlas.planner.metric import limits
+    from lvlm_atlas.planner.planner import Planner
+
+    planner = Planner(root_of(root))
+    request = asked(planner, workload, image, images, video, text=text, output=output, batch=batch, turns=turns)
+    deployment = deployed(
+        tp, pp, weight_dtype, activation_dtype, kv_dtype, attention, efficiency, price, skip_unused=skip_unused_layers
+    )
+    found = planner.plan(
+        model, hardware, request, goal=goal, slo=limits(slo or ()), also=also or (), training=training,
+        max_techniques=most, risk=risk, require=require, exclude=exclude, settings=setting or (), milder=milder,
+        deployment=deployment,
+    )  # fmt: skip
+    print_plan(found, format_)
+
+
+@predict.command(rich_help_panel=PREDICT)
+def interactions(
+    one: Annotated[str, typer.Argument(metavar="A", help="A technique, such as fastv:keep_ratio=0.5.")],
+    two: Annotated[str, typer.Argument(metavar="B", help="Another.")],
+    model: o.ModelId,
+    hardware: o.HardwareId = "h200",
+    workload: o.WorkloadId = "single-image-chat",
+    image: o.ImageSizes = None,
+    images: o.ImageCount = None,
+    video: o.Videos = None,
+    text: o.Text = None,
+    output: o.Output = None,
+    batch: o.Batch = None,
+    turns: o.Turns = None,
+    tp: o.Tensor = 1,
+    pp: o.Pipeline = 1,
+    weight_dtype: o.WeightType = None,
+    activation_dtype: o.ActivationType = None,
+    kv_dtype: o.CacheType = None,
+    attention: o.Attention = o.Kernel.fused,
+    skip_unused_layers: o.SkipUnused = False,
+    efficiency: o.Preset = "ideal",
+    price: o.Price = None,
+    format_: o.ReportFormat = o.Report.table,
+    root: Root = None,
+) -> None:
+    """Predict what two techniques buy together, against what each buys alone, and why. Exit 2: they conflict.
+
+    lvlm-atlas interactions fastv kivi --model qwen2.5-vl-7b --hardware h200 --workload images-20
+    """
+    from lvlm_atlas.cli.asked import asked, deployed
+    from lvlm_atlas.cli.interactions import print_pair
+    from lvlm_atlas.planner.planner import Planner
+
+    planner = Planner(root_of(root))
+    request = asked(planner, workload, image, images, video, text=text, output=output, batch=batch, turns=turns)
+    deployment = deployed(
+        tp, pp, weight_dtype, activation_dtype, kv_dtype, attention, efficiency, price, skip_unused=skip_unused_layers
+    )
+    print_pair(planner.interactions(one, two, model, hardware, request, deployment=deployment), format_)
+
+
+@predict.command(rich_help_panel=PREDICT)
+def sweep(
+    model: Annotated[list[str], typer.Option(help="An id, a pattern such as 'qwen*', or all; repeat it for several.")],
+    hardware: Annotated[list[str], typer.Option(help="The same of devices.")],
+    workload: Annotated[
+        list[str] | None, typer.Option(help="The same of workloads; default: single-image-chat.")
+    ] = None,
+    stack: Annotated[
+        list[str] | None, typer.Option(help="none, or techniques such as fastv:keep_ratio=0.25|0.5+kivi; repeat it.")
+    ] = None,
+    batch: Annotated[
+        str | None, typer.Option(help="Requests together, such as 1,2,4; default: the workload's.")
+    ] = None,
+    tp: Annotated[str | None, typer.Option(help="Devices that share each layer, such as 1,2.")] = None,
+    pp: Annotated[str | None, typer.Option(help="Groups of layers on devices of their own, such as 1,2.")] = None,
+    weight_dtype: Annotated[str | None, typer.Option(help="Types of the weights, such as bf16,fp8.")] = None,
+    activation_dtype: Annotated[str | None, typer.Option(help="Types of the activations.")] = None,
+    kv_dtype: Annotated[str | None, typer.Option(help="Types of the cache.")] = None,
+    attention: Annotated[str | None, typer.Option(help="fused, materialised, or both with a comma.")] = None,
+    efficiency: Annotated[str | None, typer.Option(help="Presets: ideal, typical, survey.")] = None,
+    price: Annotated[list[str] | None, typer.Option(help="DEVICE=USD for an hour; repeat it.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for Parquet files, or one file NAME.parquet.")] = Path("results"),
+    engine: Annotated[str, typer.Option(help="local: processes here; dask: a cluster.")] = "local",
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: as many as cores.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="Address of the Dask scheduler.")] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Discard the results of an earlier sweep there.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on the way.")] = False,
+    format_: Format = Listing.table,
+    root: Root = None,
+) -> None:
+    """Estimate all combinations into a Parquet table that `lvlm-atlas sql` reads. Needs the sweep extra.
+
+    Run it again to go on after an interruption. A combination that cannot be is a row whose `error` says why.
+    """
+    from lvlm_atlas.cli.sweep import axes, numbers, run_sweep
+
+    run_sweep(
+        out,
+        format_,
+        quiet=quiet,
+        prices=price or [],
+        models=model,
+        hardware=hardware,
+        **({"workloads": workload} if workload else {}),
+        stacks=stack or ["none"],
+        batches=numbers("--batch", batch),
+        deployments=axes(
+            tp=tp, pp=pp, weight_dtype=weight_dtype, activation_dtype=activation_dtype, kv_dtype=kv_dtype,
+            attention=attention, efficiency=efficiency,
+        ),
+        root=root if root is None else root_of(root),
+        engine=engine,
+        workers=workers,
+        scheduler=scheduler,
+        restart=restart,
+    )  # fmt: skip
+
+
+@predict.command(rich_help_panel=PREDICT)
+def sql(
+    query: Annotated[str, typer.Argument(help="One SELECT, such as: select model, min(ttft_s) from sweep group by 1")],
+    data: Annotated[Path | None, typer.Option(help="What a sweep wrote; default: results.")] = None,
+    format_: Format = Listing.table,
+    root: Root = None,
+) -> None:
+    """Query a sweep's results with DuckDB's SQL. Exit 0: rows, 1: none, 2: bad query. Needs the sweep extra.
+
+    The view sweep holds the results, and `from sweep_columns` explains its columns; the tables techniques, models,
+    hardware and workloads are the catalog.
+    """
+    from lvlm_atlas.cli.sql import run_sql
+
+    if not run_sql(query, data, root if root is None else root_of(root), format_):
+        typer.echo("no rows", err=True)
+        raise typer.Exit(1)
