@@ -18,11 +18,13 @@ BELOW = {
     "atlas": {"schema", "fault"},
     "rules": {"atlas", "schema", "roofline", "fault"},
     "graph": {"atlas", "schema", "fault"},
-    "scaffold": {"graph", "atlas", "schema", "fault"},
-    "planner": {"graph", "atlas", "schema", "roofline", "fault"},
-    "lab": {"graph", "atlas", "schema", "reference", "fault"},
-    "sweep": {"planner", "graph", "atlas", "schema", "roofline", "fault"},
-    "site": {"planner", "graph", "atlas", "schema", "roofline", "fault"},
+    "specs": {"graph", "atlas", "schema", "roofline", "fault"},
+    "drafts": {"specs", "graph", "atlas", "schema", "roofline", "fault"},
+    "survey": {"specs", "graph", "atlas", "schema", "roofline", "fault"},
+    "planner": {"specs", "graph", "atlas", "schema", "roofline", "fault"},
+    "lab": {"specs", "graph", "atlas", "schema", "roofline", "reference", "fault"},
+    "sweep": {"planner", "specs", "graph", "atlas", "schema", "roofline", "fault"},
+    "site": {"planner", "survey", "specs", "graph", "atlas", "schema", "roofline", "fault"},
 }
 """What each floor may import; `cli` may import all, and everybody `lvlm_atlas.load`."""
 FREE = {"cli", "__main__", "__init__"}

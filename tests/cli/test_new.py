@@ -93,9 +93,10 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(run, clone: Path, opti
 
 
 def test_a_file_that_is_there_is_never_overwritten(run, clone: Path) -> None:
-    test = clone / "tests/reference/techniques/test_my_method.py"
+    test = clone / "tests/reference/techniques/prefilling/test_my_method.py"
+    test.parent.mkdir()
     test.write_text("mine")
     answer = new(run, clone)
     assert answer.code == 2
     assert test.read_text() == "mine"
-    assert not (clone / "src/lvlm_atlas/reference/techniques/my_method.py").exists()
+    assert not (clone / "src/lvlm_atlas/reference/techniques/prefilling/my_method.py").exists()

@@ -75,8 +75,17 @@ def test_every_step_of_the_algorithm_names_code_that_is_there(technique: Techniq
 
 
 @pytest.mark.parametrize("technique", IMPLEMENTED, ids=only)
+def test_a_reference_lies_where_its_entry_does(technique: Technique) -> None:
+    package, _, class_name = str(technique.reference).partition(":")
+    module = technique.id.replace("-", "_")
+    assert package == f"lvlm_atlas.reference.techniques.{technique.stage}.{module}"
+    assert class_name
+
+
+@pytest.mark.parametrize("technique", IMPLEMENTED, ids=only)
 def test_every_pitfall_has_its_test(technique: Technique, checkout: Path) -> None:
-    file = checkout / "tests" / "reference" / "techniques" / f"test_{technique.id.replace('-', '_')}.py"
+    *_, stage, module = str(technique.reference).partition(":")[0].split(".")
+    file = checkout / "tests" / "reference" / "techniques" / stage / f"test_{module}.py"
     text = file.read_text("utf-8")
     missing = [pitfall.test for pitfall in technique.pitfalls if f"def {pitfall.test}(" not in text]
     assert not missing, f"{file.name} lacks {missing}"

@@ -8,10 +8,10 @@ import pytest
 
 from lvlm_atlas.planner.fit import misfit
 from lvlm_atlas.planner.planner import Planner
-from lvlm_atlas.planner.request import request
 from lvlm_atlas.roofline.deployment import Deployment, Efficiency
 from lvlm_atlas.roofline.diagnosis import diagnosis
 from lvlm_atlas.roofline.workload import Image, Workload
+from lvlm_atlas.specs.request import request
 
 PLANNER = Planner()
 

@@ -8,11 +8,11 @@ import pytest
 
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.graph.knowledge import KnowledgeBase
-from lvlm_atlas.planner.compatibility import problem
 from lvlm_atlas.planner.planner import Planner
 from lvlm_atlas.planner.risk import RISKS
-from lvlm_atlas.planner.stack import milder
 from lvlm_atlas.roofline.workload import Workload
+from lvlm_atlas.specs.fits import problem
+from lvlm_atlas.specs.stack import milder
 
 ASKED = ("qwen2.5-vl-7b", "h200", "images-20")
 

@@ -13,15 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lvlm_atlas.planner.front import dominates
-from lvlm_atlas.planner.lowering import applied
 from lvlm_atlas.planner.planner import Planner
 from lvlm_atlas.planner.planning import Planning
 from lvlm_atlas.planner.risk import RISKS, UNKNOWN, risk
 from lvlm_atlas.planner.search import Search, candidate
-from lvlm_atlas.planner.stack import Choice
 from lvlm_atlas.roofline.costs import Costs
 from lvlm_atlas.roofline.deployment import TYPICAL, Deployment
 from lvlm_atlas.roofline.estimate import estimate
+from lvlm_atlas.specs.stack import Choice
+from lvlm_atlas.specs.technique import applied
 
 _spec = importlib.util.spec_from_file_location("synthetic", Path(__file__).parents[1] / "synthetic.py")
 assert _spec is not None

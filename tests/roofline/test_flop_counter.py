@@ -18,9 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, bmm_flop
 
 from lvlm_atlas import load
-from lvlm_atlas.planner.lowering import applied
 from lvlm_atlas.planner.planner import Planner
-from lvlm_atlas.planner.stack import Choice
 from lvlm_atlas.reference.lvlm import LVLM, Trace, random_request
 from lvlm_atlas.reference.lvlm.attention import attend
 from lvlm_atlas.reference.lvlm.cache import Cache, PlainStore
@@ -36,6 +34,8 @@ from lvlm_atlas.roofline.model import Adapter, Encoder, Llm, Model, TokenRule
 from lvlm_atlas.roofline.workload import Image, Video, Workload
 from lvlm_atlas.schema.effect import Speculation
 from lvlm_atlas.schema.technique import Technique
+from lvlm_atlas.specs.stack import Choice
+from lvlm_atlas.specs.technique import applied
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 TINY = [name for name in PRESETS if name.startswith("tiny")]

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lvlm_atlas.planner.lowering import applied
 from lvlm_atlas.planner.planner import Planner
 from lvlm_atlas.roofline.deployment import BITS, IDEAL, PRESETS, Deployment, Efficiency
 from lvlm_atlas.roofline.device import Device
@@ -21,6 +20,7 @@ from lvlm_atlas.roofline.stage import STAGES
 from lvlm_atlas.roofline.transform import Applied, CacheBits, Change
 from lvlm_atlas.roofline.workload import Image, Video, Workload
 from lvlm_atlas.schema.effect import Speculation
+from lvlm_atlas.specs.technique import applied
 
 PLANNER = Planner(Path(__file__).resolve().parents[2])
 MODELS = {id_: PLANNER.model(id_) for id_ in PLANNER.kb.atlas.models}

@@ -9,12 +9,12 @@ import pytest
 
 from lvlm_atlas import load
 from lvlm_atlas.planner.planner import Planner
-from lvlm_atlas.planner.specs import model_spec
 from lvlm_atlas.roofline.deployment import Deployment
 from lvlm_atlas.roofline.estimate import Estimate
 from lvlm_atlas.roofline.vision import visual
 from lvlm_atlas.roofline.workload import Image, Workload
 from lvlm_atlas.schema.model import Model
+from lvlm_atlas.specs.records import model_spec
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 TRACED = {id_: each for id_, each in load(CHECKOUT).atlas.models.items() if each.traced}

@@ -47,7 +47,7 @@ reported:
   - {claim: 'ODD', value: '45 | %', setting: 'ODD', source: {paper: chen2024fastv, place: abstract}}
 pitfalls: [{mistake: 'ODD', test: test_positions_stay}]
 status: implemented
-reference: lvlm_atlas.reference.techniques.fastv:FastV
+reference: lvlm_atlas.reference.techniques.prefilling.fastv:FastV
 neutral: {keep_ratio: 1.0}
 trials: [{layer: 1, keep_ratio: 0.5}]
 upstream: {repository: some-one/FastV}

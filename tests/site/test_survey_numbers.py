@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 import lvlm_atlas
-from lvlm_atlas.planner.survey_numbers import survey_numbers
-from lvlm_atlas.planner.survey_numbers.claim import Claim
 from lvlm_atlas.site.content import Content
 from lvlm_atlas.site.markup import bare
 from lvlm_atlas.site.survey import survey_page
+from lvlm_atlas.survey import survey_numbers
+from lvlm_atlas.survey.claim import Claim
 
 PAGE = "guide/survey-numbers.html"
 

@@ -215,7 +215,7 @@ def new(
     root: Root = None,
 ) -> None:
     """Write the files of a new technique: entry, reference, test. `check` then says what to fill in."""
-    from lvlm_atlas.scaffold import scaffold
+    from lvlm_atlas.drafts.technique import scaffold
 
     for path in scaffold(opened(root), id_, family=family, acts_at=acts_at, paper=paper, name=name):
         typer.echo(f"wrote {path}")

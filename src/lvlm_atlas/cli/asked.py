@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from lvlm_atlas.cli.options import Kernel
 from lvlm_atlas.planner.planner import Planner
-from lvlm_atlas.planner.request import request
 from lvlm_atlas.roofline.deployment import Deployment, efficiency_named
 from lvlm_atlas.roofline.workload import Workload
+from lvlm_atlas.specs.request import request
 
 
 def asked(

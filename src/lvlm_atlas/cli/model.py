@@ -7,8 +7,8 @@ from pathlib import Path
 import typer
 
 from lvlm_atlas.atlas.root import authored_root
-from lvlm_atlas.planner.from_config import drafted
-from lvlm_atlas.planner.from_config.write import write
+from lvlm_atlas.drafts.model import drafted
+from lvlm_atlas.drafts.model.write import write
 
 
 def add_model(root: Path, config: Path, preprocessor: Path | None, id_: str | None) -> None:

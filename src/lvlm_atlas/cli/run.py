@@ -14,7 +14,7 @@ from lvlm_atlas.cli.options import Listing
 from lvlm_atlas.cli.output import print_rows
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.graph.knowledge import KnowledgeBase
-from lvlm_atlas.planner.stack import Choice, parse
+from lvlm_atlas.specs.stack import Choice, parse
 
 if TYPE_CHECKING:
     from lvlm_atlas.reference.lvlm import Result, Trace

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from lvlm_atlas.atlas.atlas import Atlas
+from lvlm_atlas.atlas.places import effect_place
 from lvlm_atlas.schema.effect import Change, Effect
 from lvlm_atlas.schema.expression import evaluate, names_in
 from lvlm_atlas.schema.technique import Technique
-from lvlm_atlas.schema.vocabulary import PositionTerm, QuantityTerm
+from lvlm_atlas.schema.vocabulary import PositionTerm
 
 Pairs = Iterator[tuple[str, str, str]]
 """Start, end and reason of each edge; the ends of a symmetric one in ascending order."""
@@ -118,21 +119,6 @@ def upstream_tokens(atlas: Atlas) -> Pairs:
                     f"{up.name} reduces {_listed(less)} before {down.name}, "
                     f"whose effect on {_listed(met)} then starts from less.",
                 )
-
-
-def effect_place(atlas: Atlas, technique: Technique, effect: Effect) -> int:
-    """Where an effect happens: the last place its technique acts at that is not past the quantity's own."""
-    quantity = atlas.term("quantity", effect.quantity)
-    home = quantity.position if isinstance(quantity, QuantityTerm) else None
-    orders = sorted(
-        p.order
-        for p in (atlas.term("position", id_) for id_ in technique.acts_at)
-        if isinstance(p, PositionTerm) and p.order is not None
-    )
-    limit = atlas.term("position", home) if home else None
-    if not isinstance(limit, PositionTerm) or limit.order is None:
-        return orders[0]
-    return max((order for order in orders if order <= limit.order), default=orders[0])
 
 
 def _reduces(technique: Technique, effect: Effect) -> bool:

@@ -10,8 +10,8 @@ from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.lab.settings import SHAPES, authored, generated
 from lvlm_atlas.lab.setup import places
 from lvlm_atlas.lab.verification import Item, Outcome, Part, Plan, Row, StackAnswer, StackJob
-from lvlm_atlas.schema.formula import as_text, change, cost, layers
 from lvlm_atlas.schema.technique import Setting, Technique
+from lvlm_atlas.schema.wording import as_text, change, cost, layers
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lvlm_atlas.atlas.atlas import Atlas
-from lvlm_atlas.graph.derivation import effect_place
+from lvlm_atlas.atlas.places import effect_place
 from lvlm_atlas.schema.effect import Effect, Overhead
 from lvlm_atlas.schema.technique import Technique
 

@@ -7,12 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lvlm_atlas.planner.specs import device_spec, model_spec, workload_spec
 from lvlm_atlas.roofline.deployment import Deployment
 from lvlm_atlas.roofline.device import Device
 from lvlm_atlas.roofline.estimate import Estimate, estimate
 from lvlm_atlas.roofline.model import Model
 from lvlm_atlas.roofline.workload import Workload
+from lvlm_atlas.specs.records import device_spec, model_spec, workload_spec
 
 # What an estimate without techniques does not use is not imported.
 # ruff: noqa: PLC0415
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from lvlm_atlas.graph.knowledge import KnowledgeBase
     from lvlm_atlas.planner.pair import Pair
     from lvlm_atlas.planner.plan import Plan
-    from lvlm_atlas.planner.stack import Choice
     from lvlm_atlas.roofline.transform import Applied
+    from lvlm_atlas.specs.stack import Choice
 
 
 class Planner:
@@ -104,7 +104,7 @@ class Planner:
     def _stacked(self, stack: Sequence[str | Choice], model: Model, request: Workload) -> tuple[Applied, ...]:
         if not stack:
             return ()
-        from lvlm_atlas.planner.stack import stacked
+        from lvlm_atlas.specs.stack import stacked
 
         return stacked(self.kb, stack, model, request)
 

@@ -8,19 +8,19 @@ from itertools import combinations
 
 from lvlm_atlas.fault import AtlasError, suggestion
 from lvlm_atlas.graph.knowledge import KnowledgeBase
-from lvlm_atlas.planner.compatibility import problem
 from lvlm_atlas.planner.fit import misfit
 from lvlm_atlas.planner.front import STEP, Point, pareto, steps
 from lvlm_atlas.planner.metric import Metric, checked_limit, metric
 from lvlm_atlas.planner.plan import Limit, Lost, Option, Plan, Together
 from lvlm_atlas.planner.risk import RISKS, risk
 from lvlm_atlas.planner.search import Candidate, Found, Search, candidate
-from lvlm_atlas.planner.stack import Choice, milder, parse
 from lvlm_atlas.roofline.costs import Cost, Costs
 from lvlm_atlas.roofline.estimate import Estimate, estimate
 from lvlm_atlas.roofline.stage import STAGES
 from lvlm_atlas.roofline.units import share
 from lvlm_atlas.schema.technique import Technique
+from lvlm_atlas.specs.fits import problem
+from lvlm_atlas.specs.stack import Choice, milder, parse
 
 RUNNERS_UP = 5
 """Stacks besides the front of which the plan says why they are not on it."""

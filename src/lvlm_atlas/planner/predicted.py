@@ -11,11 +11,11 @@ from itertools import combinations
 
 from lvlm_atlas.graph.edges import Edge
 from lvlm_atlas.graph.knowledge import KnowledgeBase
-from lvlm_atlas.planner.compatibility import problem
 from lvlm_atlas.planner.pair import Pair
 from lvlm_atlas.planner.planner import Planner
 from lvlm_atlas.roofline.estimate import Estimate
 from lvlm_atlas.roofline.stage import STAGES
+from lvlm_atlas.specs.fits import problem
 
 MODEL, HARDWARE = "qwen2.5-vl-7b", "h200-sxm"
 WORKLOADS = ("images-20", "video-60s")

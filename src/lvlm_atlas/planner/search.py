@@ -9,10 +9,10 @@ from itertools import combinations
 
 from lvlm_atlas.graph.knowledge import KnowledgeBase
 from lvlm_atlas.graph.verdict import Verdict
-from lvlm_atlas.planner.lowering import applied
 from lvlm_atlas.planner.risk import UNKNOWN, risk
-from lvlm_atlas.planner.stack import Choice
 from lvlm_atlas.roofline.transform import Applied
+from lvlm_atlas.specs.stack import Choice
+from lvlm_atlas.specs.technique import applied
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ast
 import math
+import operator
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Annotated, Any
 
 from pydantic import PlainValidator, WithJsonSchema
-from simpleeval import DEFAULT_OPERATORS, EvalWithCompoundTypes, InvalidExpression
+
+Names = Mapping[str, Any]
+"""What the names of an expression stand for."""
+_Part = Callable[[Names], Any]
 
 FUNCTIONS: Mapping[str, Callable[..., float]] = {
     "abs": abs,
@@ -30,16 +34,6 @@ _ALLOWED = (
     ast.UnaryOp, ast.USub, ast.Not, ast.IfExp, ast.BoolOp, ast.And, ast.Or,
     ast.Compare, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq,
 )  # fmt: skip
-
-
-def _power(base: float, exponent: float) -> float:
-    """`base ** exponent`, where it fits a float: integers would grow for minutes first."""
-    as_float: float = float(base) ** float(exponent)
-    exact: float = base**exponent if isinstance(base, int) and isinstance(exponent, int) else as_float
-    return exact
-
-
-_OPERATORS = {**DEFAULT_OPERATORS, ast.Pow: _power}
 
 
 @lru_cache(maxsize=4096)
@@ -71,27 +65,119 @@ def names_in(expression: str) -> frozenset[str]:
     return frozenset(names)
 
 
-def evaluate(amount: float | str, names: Mapping[str, Any]) -> float:
+def _power(base: Any, exponent: Any) -> Any:
+    """`base ** exponent`, where it fits a float: integers would grow for minutes first."""
+    as_float = float(base) ** float(exponent)
+    return base**exponent if isinstance(base, int) and isinstance(exponent, int) else as_float
+
+
+_BINARY: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: _power,
+}  # fmt: skip
+_COMPARE: Mapping[type[ast.cmpop], Callable[[Any, Any], bool]] = {
+    ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge,
+    ast.Eq: operator.eq, ast.NotEq: operator.ne,
+}  # fmt: skip
+
+
+class Formula:
+    """An expression as a function: walked once, then called for every layer of every stack."""
+
+    __slots__ = ("_part", "names", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.names = names_in(text)
+        """The names it uses."""
+        self._part = _walked(ast.parse(text.strip(), mode="eval").body)
+
+    def __call__(self, names: Names) -> float:
+        """Its value where the names stand for these.
+
+        Raises:
+            ValueError: a name is missing, or the arithmetic fails: division by zero, or too large.
+        """
+        try:
+            value = self._part(names)
+            finite = math.isfinite(value)
+        except KeyError:
+            raise ValueError(f"{self.text!r} needs {', '.join(sorted(self.names - set(names)))}") from None
+        except (ArithmeticError, TypeError) as error:
+            raise ValueError(f"{self.text!r}: {error}") from None
+        if not finite:
+            raise ValueError(f"{self.text!r} gives {value!r}, not a finite number")
+        return int(value) if isinstance(value, bool) else value
+
+
+@lru_cache(maxsize=4096)
+def formula(text: str) -> Formula:
+    """The function of an expression, made once.
+
+    Raises:
+        ValueError: it is not an arithmetic expression; the message says why.
+    """
+    return Formula(text)
+
+
+def _walked(node: ast.expr) -> _Part:
+    """The function of one node; `names_in` has let through only those named here."""
+    match node:
+        case ast.Constant(value=value):
+            return lambda _: value
+        case ast.Name(id=name):
+            return operator.itemgetter(name)
+        case ast.BinOp(left=left, op=op, right=right):
+            one, two, join = _walked(left), _walked(right), _BINARY[type(op)]
+            return lambda names: join(one(names), two(names))
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            part = _walked(operand)
+            return lambda names: -part(names)
+        case ast.UnaryOp(operand=operand):
+            part = _walked(operand)
+            return lambda names: not part(names)
+        case ast.IfExp(test=test, body=body, orelse=orelse):
+            asked, then, other = _walked(test), _walked(body), _walked(orelse)
+            return lambda names: then(names) if asked(names) else other(names)
+        case ast.BoolOp(op=op, values=values):
+            parts = [_walked(value) for value in values]
+            every = isinstance(op, ast.And)
+            return lambda names: _joined(parts, names, every=every)
+        case ast.Compare(left=left, ops=ops, comparators=comparators):
+            first = _walked(left)
+            rest = [(_COMPARE[type(op)], _walked(value)) for op, value in zip(ops, comparators, strict=True)]
+            return lambda names: _compared(first(names), rest, names)
+        case ast.Call(func=ast.Name(id=name), args=args):
+            function, given = FUNCTIONS[name], [_walked(arg) for arg in args]
+            return lambda names: function(*[part(names) for part in given])
+    raise AssertionError(ast.dump(node))
+
+
+def _joined(parts: list[_Part], names: Names, *, every: bool) -> Any:
+    found: Any = every
+    for part in parts:
+        found = part(names)
+        if bool(found) is not every:
+            return found
+    return found
+
+
+def _compared(left: Any, rest: list[tuple[Callable[[Any, Any], bool], _Part]], names: Names) -> bool:
+    for compare, part in rest:
+        right = part(names)
+        if not compare(left, right):
+            return False
+        left = right
+    return True
+
+
+def evaluate(amount: float | str, names: Names) -> float:
     """Value of an amount under the given names.
 
     Raises:
-        ValueError: a name is missing, or the arithmetic fails (division by zero, too large).
+        ValueError: as of `formula` and `Formula`.
     """
-    if not isinstance(amount, str):
-        return amount
-    missing = sorted(names_in(amount) - set(names))
-    if missing:
-        raise ValueError(f"{amount!r} needs {', '.join(missing)}")
-    try:
-        value: float = EvalWithCompoundTypes(_OPERATORS, dict(FUNCTIONS), dict(names)).eval(amount.strip())
-        finite = isinstance(value, int | float) and math.isfinite(value)
-    except (InvalidExpression, ArithmeticError, TypeError, ValueError) as error:
-        raise ValueError(f"{amount!r}: {error}") from None
-    if isinstance(value, bool):
-        return int(value)
-    if not finite:
-        raise ValueError(f"{amount!r} gives {value!r}, not a finite number")
-    return value if isinstance(value, int) else float(value)
+    return formula(amount)(names) if isinstance(amount, str) else amount
 
 
 def _check(value: object) -> float | str:

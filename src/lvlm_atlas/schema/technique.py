@@ -184,7 +184,7 @@ class Technique(Record):
     """Known ways to get it wrong."""
     status: Literal["implemented", "described"]
     """Whether a reference runs."""
-    reference: str | None = Field(default=None, pattern=r"^lvlm_atlas\.reference\.techniques\.[a-z0-9_]+:[A-Z]\w*$")
+    reference: str | None = Field(default=None, pattern=r"^lvlm_atlas\.reference\.techniques\.[a-z0-9_.]+:[A-Z]\w*$")
     """The torch reference as `module:Class`."""
     neutral: dict[str, Setting] | None = None
     """A setting under which the run equals the run without the technique."""

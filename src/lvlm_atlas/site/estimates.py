@@ -9,13 +9,13 @@ from functools import cached_property
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.graph.knowledge import KnowledgeBase
 from lvlm_atlas.planner.predicted import HARDWARE, MODEL, WORKLOADS
-from lvlm_atlas.planner.specs import device_spec, model_spec, workload_spec
-from lvlm_atlas.planner.stack import stacked
 from lvlm_atlas.roofline.deployment import PRESETS, Deployment
 from lvlm_atlas.roofline.device import Device
 from lvlm_atlas.roofline.estimate import Estimate, estimate
 from lvlm_atlas.roofline.model import Model
 from lvlm_atlas.roofline.workload import Workload
+from lvlm_atlas.specs.records import device_spec, model_spec, workload_spec
+from lvlm_atlas.specs.stack import stacked
 
 GROUPS = (1, 2, 4, 8)
 """Numbers of devices that may share a model."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lvlm_atlas.atlas.shelves import UnknownIdError
-from lvlm_atlas.planner.survey_numbers import survey_numbers
 from lvlm_atlas.site.content import Content, Page
 from lvlm_atlas.site.routes import FIXED
+from lvlm_atlas.survey import survey_numbers
 
 
 def survey_page(content: Content) -> Iterator[Page]:

@@ -11,8 +11,8 @@ from typing import Any
 
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.planner.planner import Planner
-from lvlm_atlas.planner.request import LEAST, MOST
 from lvlm_atlas.roofline.deployment import Deployment, dtype_named
+from lvlm_atlas.specs.request import LEAST, MOST
 from lvlm_atlas.sweep.names import chosen
 from lvlm_atlas.sweep.stacks import Stack, expand
 

@@ -15,14 +15,14 @@ from lvlm_atlas import planner as planner_package
 from lvlm_atlas import roofline as roofline_package
 from lvlm_atlas import schema as schema_package
 from lvlm_atlas import sweep as sweep_package
+from lvlm_atlas.atlas.places import effect_place
 from lvlm_atlas.fault import AtlasError
-from lvlm_atlas.graph.derivation import effect_place
 from lvlm_atlas.planner.fit import shortage
-from lvlm_atlas.planner.lowering import applied
 from lvlm_atlas.planner.planner import Planner
-from lvlm_atlas.planner.stack import Choice, conflict, parse, unfit
 from lvlm_atlas.roofline.estimate import estimate
 from lvlm_atlas.roofline.transform import Applied
+from lvlm_atlas.specs.stack import Choice, conflict, parse, unfit
+from lvlm_atlas.specs.technique import applied
 from lvlm_atlas.sweep import columns
 from lvlm_atlas.sweep.grid import Grid, Point
 from lvlm_atlas.sweep.stacks import Stack, label

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from lvlm_atlas.reference.lvlm import LVLM, Stack, Trace, random_request
 from lvlm_atlas.reference.lvlm.cache import PlainStore
-from lvlm_atlas.reference.techniques.fastv import FastV
+from lvlm_atlas.reference.techniques.prefilling.fastv import FastV
 
 
 @pytest.fixture

@@ -1,0 +1,23 @@
+"""Where in the pipeline an effect of a technique happens."""
+
+from __future__ import annotations
+
+from lvlm_atlas.atlas.atlas import Atlas
+from lvlm_atlas.schema.effect import Effect
+from lvlm_atlas.schema.technique import Technique
+from lvlm_atlas.schema.vocabulary import PositionTerm, QuantityTerm
+
+
+def effect_place(atlas: Atlas, technique: Technique, effect: Effect) -> int:
+    """Where an effect happens: the last place its technique acts at that is not past the quantity's own."""
+    quantity = atlas.term("quantity", effect.quantity)
+    home = quantity.position if isinstance(quantity, QuantityTerm) else None
+    orders = sorted(
+        p.order
+        for p in (atlas.term("position", id_) for id_ in technique.acts_at)
+        if isinstance(p, PositionTerm) and p.order is not None
+    )
+    limit = atlas.term("position", home) if home else None
+    if not isinstance(limit, PositionTerm) or limit.order is None:
+        return orders[0]
+    return max((order for order in orders if order <= limit.order), default=orders[0])

@@ -1,0 +1,1 @@
+"""Drafts of new entries and records, from what is known already."""

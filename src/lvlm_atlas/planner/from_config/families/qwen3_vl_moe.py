@@ -1,5 +1,0 @@
-"""Qwen3-VL with a mixture of experts: as the dense one."""
-
-from lvlm_atlas.planner.from_config.families.qwen3_vl import parts
-
-__all__ = ["parts"]

@@ -1,0 +1,1 @@
+"""References of techniques that the survey files under encoding."""

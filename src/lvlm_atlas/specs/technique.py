@@ -1,0 +1,254 @@
+"""From an entry at a setting to what the engine applies: every effect the entry declares, none by its id."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from lvlm_atlas.atlas.atlas import Atlas
+from lvlm_atlas.atlas.places import effect_place
+from lvlm_atlas.fault import AtlasError, suggestion
+from lvlm_atlas.roofline import transform
+from lvlm_atlas.roofline.speculation import accepted_length
+from lvlm_atlas.schema.effect import (
+    CHANGES,
+    AttentionDensity,
+    Change,
+    Effect,
+    KvBits,
+    KvResident,
+    KvTokens,
+    Overhead,
+    Schedule,
+    Speculation,
+    Typical,
+)
+from lvlm_atlas.schema.expression import Formula, formula
+from lvlm_atlas.schema.technique import Setting, Technique
+from lvlm_atlas.schema.vocabulary import PositionTerm
+
+OUTCOMES = ("density", "frames", "tokens", "acceptance", "accepted", "draft_cost")
+"""What data decide and a user may know: the density of prefill attention, frames or tokens left where an entry gives
+bounds, and for drafts the acceptance of each token or the accepted length, and the cost of a pass."""
+_OUTCOME_OF = {"attention.density": "density", "frames": "frames"}
+"""The outcome that sets a quantity; counts of tokens share one."""
+
+
+def applied(
+    atlas: Atlas,
+    technique: Technique,
+    setting: Mapping[str, Setting] | None = None,
+    outcomes: Mapping[str, float] | None = None,
+) -> transform.Applied:
+    """A technique as the engine applies it.
+
+    Args:
+        atlas: its atlas, for places in the pipeline.
+        technique: the entry.
+        setting: values of its parameters; what is left out has its default.
+        outcomes: by the names of `OUTCOMES`, what data decide and the user knows; else the entry's typical values, or
+            where it has none the bound that saves least.
+
+    Raises:
+        AtlasError: no such parameter or outcome, or a value outside its range.
+    """
+    return _Lowering(atlas, technique, dict(setting or {}), dict(outcomes or {})).applied()
+
+
+class _Lowering:
+    def __init__(
+        self, atlas: Atlas, technique: Technique, setting: dict[str, Setting], outcomes: dict[str, float]
+    ) -> None:
+        self.atlas, self.technique, self.setting, self.outcomes = atlas, technique, setting, outcomes
+        for name, given in setting.items():
+            if name not in technique.parameters:
+                raise AtlasError(f"{technique.id} has no parameter {name!r}; {suggestion(name, technique.parameters)}")
+            if problem := technique.parameters[name].problem_with(given):
+                raise AtlasError(f"{technique.id}: {name}: {problem}")
+        for name, number in outcomes.items():
+            if name not in OUTCOMES:
+                raise AtlasError(f"{technique.id}: no outcome {name!r}; {suggestion(name, OUTCOMES)}")
+            if not (math.isfinite(number) and number >= 0):
+                raise AtlasError(f"{technique.id}: {name} is {number!r}; give a number of 0 or more")
+        self.numbers: dict[str, float] = {
+            name: value
+            for name, parameter in technique.parameters.items()
+            if not isinstance(value := setting.get(name, parameter.default), str)
+        }
+        """What the parameters stand for in formulas; a word stands for nothing."""
+        self.assumptions: list[str] = []
+        self.used: set[str] = set()
+
+    def applied(self) -> transform.Applied:
+        changes, bits, drafts = [], [], []
+        for effect in self.technique.effects:
+            order = effect_place(self.atlas, self.technique, effect)
+            if isinstance(effect, KvBits):
+                bits.append(self._bits(effect, order))
+            elif isinstance(effect, Speculation):
+                drafts.append(self._draft(effect, order))
+            else:
+                changes.append(self._change(effect, order))
+        overheads = tuple(self._overhead(each) for each in self.technique.overheads if each.stage in _STAGES)
+        if unused := sorted(set(self.outcomes) - self.used):
+            raise AtlasError(f"{self.technique.id}: its entry leaves no {unused[0]} to the data; leave {unused[0]} out")
+        return transform.Applied(
+            id=self.technique.id,
+            label=self._label(),
+            parameters=self.numbers,
+            changes=tuple(changes),
+            cache_bits=tuple(bits),
+            speculation=tuple(drafts),
+            overheads=overheads,
+            assumptions=tuple(self.assumptions),
+        )
+
+    def _label(self) -> str:
+        given = {**self.setting, **self.outcomes}
+        return self.technique.id + (":" + ",".join(f"{name}={value}" for name, value in given.items()) if given else "")
+
+    def _amount(self, amount: float | str | None, default: float = 0) -> transform.Amount:
+        """A number where the parameters alone decide, else a function of the state."""
+        if amount is None:
+            return default
+        if not isinstance(amount, str):
+            return amount
+        found = formula(amount)
+        return found(self.numbers) if found.names <= set(self.numbers) else found
+
+    def _change(self, effect: Effect, order: int) -> transform.Change:
+        assert isinstance(effect, Change)  # noqa: S101  the other kinds are handled before
+        how, amount = self._how(effect)
+        return transform.Change(
+            quantity=effect.quantity, order=order, how=how, amount=amount, rounding=effect.rounding,
+            from_layer=self._amount(effect.from_layer) if isinstance(effect, Schedule) else 0,
+            to_layer=self._amount(effect.to_layer) if isinstance(effect, Schedule) and effect.to_layer is not None
+            else None,
+            of=effect.of if isinstance(effect, KvTokens) else "all",
+            before_adapter=order < _adapter_order(self.atlas),
+            fetch=self._amount(effect.fetch) if isinstance(effect, KvResident) else 0,
+        )  # fmt: skip
+
+    def _how(self, effect: Effect) -> tuple[transform.How, transform.Amount]:
+        """Kind of change and its amount; where there are only bounds, a value between them is taken."""
+        assert isinstance(effect, Change)  # noqa: S101
+        for how in CHANGES:
+            amount = getattr(effect, how)
+            if amount is not None:
+                return how, self._amount(amount)  # type: ignore[return-value]
+        outcome = _OUTCOME_OF.get(effect.quantity, "tokens")
+        if outcome in self.outcomes:
+            self.used.add(outcome)
+            self.assumptions.append(f"{self._label()}: {outcome} {self.outcomes[outcome]:g} as given.")
+            return "set", self._between(effect, self.outcomes[outcome])
+        if effect.typical:
+            return "set", self._typical(effect.typical, effect.quantity)
+        if self._decided(effect):
+            return "set", self._amount(effect.at_most)
+        self.assumptions.append(
+            f"{self._label()}: data decide {effect.quantity}; taken is the bound that saves least"
+            + (f" ({outcome}=… sets it)." if outcome in OUTCOMES else ".")
+        )
+        if effect.at_most is not None:
+            return "set", self._amount(effect.at_most)
+        return "scale", 1
+
+    def _decided(self, effect: Change) -> bool:
+        """Whether the bounds meet at this setting, so that nothing is left to data: they do if they read the same."""
+        low, high = (self._folded(amount) for amount in (effect.at_least, effect.at_most))
+        return low is not None and low == high
+
+    def _folded(self, amount: float | str | None) -> object:
+        value = None if amount is None else self._amount(amount)
+        return _at(value, self.numbers) if isinstance(value, Formula) else value
+
+    def _between(self, effect: Change, number: float) -> transform.Amount:
+        low, high = self._amount(effect.at_least), self._amount(effect.at_most, math.inf)
+        if isinstance(effect, AttentionDensity) and number > 1:
+            raise AtlasError(f"{self.technique.id}: density is {number:g}; it is a share, 1 at most")
+        return lambda names: min(max(number, transform.value(low, names)), transform.value(high, names))
+
+    def _typical(self, typical: Typical, what: str) -> transform.Amount:
+        amount = self._amount(typical.value)
+        shown = f"{amount:.3g}" if isinstance(amount, int | float) else typical.value
+        self.assumptions.append(
+            f"{self._label()}: {what} {shown}, seen with {typical.setting} "
+            f"({typical.source.paper}, {typical.source.place})."
+        )
+        return amount
+
+    def _bits(self, effect: KvBits, order: int) -> transform.CacheBits:
+        fields = (
+            "key", "value", "group_size", "group_overhead_bit", "full_precision_keys", "full_precision_values",
+        )  # fmt: skip
+        return transform.CacheBits(order=order, **{name: self._amount(getattr(effect, name)) for name in fields})
+
+    def _draft(self, effect: Speculation, order: int) -> transform.Speculation:
+        return transform.Speculation(
+            order=order,
+            draft_nodes=self._amount(effect.draft_nodes),
+            draft_passes=self._amount(effect.draft_passes),
+            accepted=self._accepted(effect),
+            draft_cost=self._draft_cost(effect),
+        )
+
+    def _accepted(self, effect: Speculation) -> transform.Amount:
+        if "acceptance" in self.outcomes and "accepted" in self.outcomes:
+            raise AtlasError(f"{self.technique.id}: acceptance and accepted say the same; give one of them")
+        most = self._amount(effect.accepted_at_most)
+        for name in ("acceptance", "accepted"):
+            if name not in self.outcomes:
+                continue
+            self.used.add(name)
+            number = self.outcomes[name]
+            if name == "acceptance" and number > 1:
+                raise AtlasError(f"{self.technique.id}: acceptance is {number:g}; it is a share, 1 at most")
+            if name == "accepted" and isinstance(most, int | float) and number > most:
+                raise AtlasError(
+                    f"{self.technique.id}: accepted is {number:g}, but {most:g} tokens are drafted at most"
+                )
+            if name == "accepted":
+                return number
+            return lambda names: accepted_length(number, transform.value(most, names))
+        if effect.accepted:
+            return self._typical(effect.accepted, "accepted length")
+        self.assumptions.append(f"{self._label()}: accepted length at its least; accepted=… or acceptance=… sets it.")
+        return self._amount(effect.accepted_at_least)
+
+    def _draft_cost(self, effect: Speculation) -> transform.Amount:
+        if "draft_cost" in self.outcomes:
+            self.used.add("draft_cost")
+            return self.outcomes["draft_cost"]
+        if effect.draft_cost:
+            return self._typical(effect.draft_cost, "cost of a draft pass")
+        self.assumptions.append(f"{self._label()}: a draft pass costs a whole step; draft_cost=… sets it.")
+        return 1.0
+
+    def _overhead(self, overhead: Overhead) -> transform.Overhead:
+        return transform.Overhead(
+            stage=overhead.stage,  # type: ignore[arg-type]
+            flop=None if overhead.flop is None else self._amount(overhead.flop),
+            byte=self._amount(overhead.byte),
+            attention_rows=self._amount(overhead.attention_rows),
+            memory_byte=self._amount(overhead.memory_byte),
+        )
+
+
+_STAGES = ("encoding", "prefilling", "decoding")
+
+
+def _at(formula: Formula, parameters: Mapping[str, float]) -> tuple[float, ...]:
+    """What a formula comes to at a few sizes of request, to compare it with another."""
+    return tuple(formula({**_probe(size), **parameters}) for size in (7, 100, 5003))
+
+
+def _probe(size: int) -> dict[str, float]:
+    return {
+        "N_t": size, "N_v": 3 * size, "N": 4 * size, "F": size, "N_p": 2 * size, "N_o": size, "l": 2, "B": 1, "L": 32,
+        "L_v": 24, "H": 32, "G": 8, "d": 128, "D": 4096, "D_v": 1024, "P": 2,
+    }  # fmt: skip
+
+
+def _adapter_order(atlas: Atlas) -> int:
+    term = atlas.term("position", "adapter")
+    return term.order or 0 if isinstance(term, PositionTerm) else 0

@@ -1,0 +1,320 @@
+"""Drafts of models from published configurations: every number of the catalog comes out, and nothing is guessed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lvlm_atlas.atlas.shelves import shelves
+from lvlm_atlas.drafts.model import Draft, drafted, known
+from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.schema.model import Model
+from lvlm_atlas.specs.records import model_spec
+
+MODELS = shelves().models
+DTYPE = {"bf16": "bfloat16", "fp16": "float16"}
+ACT = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu", "silu": "silu"}
+
+
+def text(model: Model, kind: str) -> dict[str, Any]:
+    """A text configuration as transformers writes it."""
+    llm = model.llm
+    found: dict[str, Any] = {
+        "model_type": kind, "hidden_size": llm.hidden, "intermediate_size": llm.intermediate,
+        "num_hidden_layers": llm.layers, "num_attention_heads": llm.heads, "num_key_value_heads": llm.kv_heads,
+        "vocab_size": llm.vocab, "head_dim": llm.head_dim, "tie_word_embeddings": llm.tied_embeddings,
+    }  # fmt: skip
+    if llm.experts:
+        found |= {
+            "num_experts": llm.experts.routed, "num_experts_per_tok": llm.experts.top_k,
+            "moe_intermediate_size": llm.experts.intermediate, "decoder_sparse_step": 1, "mlp_only_layers": [],
+        }  # fmt: skip
+    return found
+
+
+def vit(model: Model, kind: str, **more: Any) -> dict[str, Any]:
+    """A vision configuration as transformers writes it."""
+    vision = model.vision
+    return {
+        "model_type": kind, "hidden_size": vision.hidden, "intermediate_size": vision.mlp,
+        "num_hidden_layers": vision.layers, "num_attention_heads": vision.heads, "image_size": vision.image_size,
+        "patch_size": vision.patch_size, "hidden_act": ACT[vision.activation], **more,
+    }  # fmt: skip
+
+
+def llava(model: Model, kind: str = "llava") -> tuple[dict[str, Any], dict[str, Any]]:
+    text_kind = "mistral" if model.llm.kv_heads == 8 else "llama"
+    config = {
+        "model_type": kind, "vision_config": vit(model, "clip_vision_model"), "text_config": text(model, text_kind),
+        "vision_feature_layer": -2, "vision_feature_select_strategy": "default",
+    }  # fmt: skip
+    return config, {}
+
+
+def llava_next(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
+    config, _ = llava(model, "llava_next")
+    pinpoints = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+    return {**config, "image_grid_pinpoints": pinpoints}, {}
+
+
+def llava_onevision(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
+    sides = range(384, 2305, 384)
+    return {
+        "model_type": "llava_onevision", "vision_config": vit(model, "siglip_vision_model", vision_use_head=False),
+        "text_config": text(model, "qwen2"), "vision_feature_layer": -1, "vision_aspect_ratio": "anyres_max_9",
+        "image_grid_pinpoints": [[a, b] for a in sides for b in sides],
+    }, {}  # fmt: skip
+
+
+def qwen_vision(model: Model, **more: Any) -> dict[str, Any]:
+    vision = model.vision
+    return {
+        "depth": vision.layers, "hidden_size": vision.hidden, "intermediate_size": vision.mlp,
+        "num_heads": vision.heads, "patch_size": vision.patch_size, "spatial_merge_size": 2, "temporal_patch_size": 2,
+        "hidden_act": ACT[vision.activation], "out_hidden_size": model.llm.hidden, **more,
+    }  # fmt: skip
+
+
+def qwen2_vl(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
+    vision = {
+        "depth": 32, "embed_dim": 1280, "mlp_ratio": 4, "num_heads": 16, "in_chans": 3, "hidden_size": 3584,
+        "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2,
+    }  # fmt: skip
+    # The first files of the family hold the text configuration at the top.
+    return {**text(model, "x"), "model_type": "qwen2_vl", "vision_config": vision}, {
+        "min_pixels": 3136,
+        "max_pixels": 12845056,
+    }
+
+
+def qwen2_5_vl(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
+    vision = qwen_vision(model, window_size=112, fullatt_block_indexes=[7, 15, 23, 31])
+    config = {"model_type": "qwen2_5_vl", "vision_config": vision, "text_config": text(model, "qwen2_5_vl_text")}
+    return config, {"min_pixels": 3136, "max_pixels": 12845056}
+
+
+def qwen3_vl(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
+    kind = "qwen3_vl_moe" if model.llm.experts else "qwen3_vl"
+    vision = qwen_vision(model, deepstack_visual_indexes=[8, 16, 24], num_position_embeddings=2304)
+    config = {"model_type": kind, "vision_config": vision, "text_config": text(model, f"{kind}_text")}
+    return config, {"size": {"shortest_edge": 65536, "longest_edge": 16777216}}
+
+
+def internvl_chat(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
+    kind = {92553: "internlm2", 151674: "qwen2", 151936: "qwen3"}[model.llm.vocab]
+    large = model.vision.norm == "rmsnorm"
+    vision = vit(
+        model, "intern_vit_6b", norm_type="rms_norm" if large else "layer_norm", qkv_bias=not large,
+        qk_normalization=large,
+    )  # fmt: skip
+    return {
+        "model_type": "internvl_chat", "vision_config": vision, "llm_config": text(model, kind), "use_thumbnail": True,
+        "downsample_ratio": 0.5, "min_dynamic_patch": 1, "max_dynamic_patch": 12, "force_image_size": 448,
+    }, {}  # fmt: skip
+
+
+def internvl(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The same models in the form of transformers."""
+    config, _ = internvl_chat(model)
+    large = model.vision.norm == "rmsnorm"
+    vision = vit(
+        model, "internvl_vision", attention_bias=not large, use_qk_norm=large, image_size=[448, 448],
+        patch_size=[14, 14], norm_type="rms_norm" if large else "layer_norm",
+    )  # fmt: skip
+    made = {"model_type": "internvl", "vision_config": vision, "text_config": config["llm_config"]}
+    return {**made, "downsample_ratio": 0.5}, {"min_patches": 1, "max_patches": 12, "crop_to_patches": True}
+
+
+def gemma3(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
+    given = {**text(model, "gemma3_text"), "sliding_window": 1024}
+    for key in ("vocab_size", "head_dim", "tie_word_embeddings"):  # the published file leaves these out
+        del given[key]
+    vision = vit(model, "siglip_vision_model", vision_use_head=False)
+    config = {"model_type": "gemma3", "vision_config": vision, "text_config": given, "mm_tokens_per_image": 256}
+    return config, {"do_pan_and_scan": None}
+
+
+def mllama(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
+    vision = {
+        "model_type": "mllama_vision_model", "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32,
+        "num_global_layers": 8, "attention_heads": 16, "image_size": 560, "patch_size": 14, "max_num_tiles": 4,
+        "hidden_act": "gelu", "intermediate_layers_indices": [3, 7, 15, 23, 30],
+        "supported_aspect_ratios": [[1, 1], [1, 2], [1, 3], [1, 4], [2, 1], [2, 2], [3, 1], [4, 1]],
+    }  # fmt: skip
+    crosses = list(model.llm.cross_attention_layers)
+    given = {**text(model, "mllama_text_model"), "cross_attention_layers": crosses}
+    return {"model_type": "mllama", "vision_config": vision, "text_config": given}, {}
+
+
+def idefics3(model: Model, kind: str = "idefics3") -> tuple[dict[str, Any], dict[str, Any]]:
+    config = {
+        "model_type": kind, "vision_config": vit(model, kind), "text_config": text(model, "llama"), "scale_factor": 3,
+    }  # fmt: skip
+    return config, {"size": {"longest_edge": 1536}, "video_sampling": {"max_frames": 64}}
+
+
+def smolvlm(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
+    return idefics3(model, "smolvlm")
+
+
+CASES: list[tuple[str, Callable[[Model], tuple[dict[str, Any], dict[str, Any]]]]] = [
+    ("llava-1.5-7b", llava), ("llava-1.5-13b", llava), ("llava-next-7b-vicuna", llava_next),
+    ("llava-next-7b-mistral", llava_next), ("llava-onevision-7b", llava_onevision), ("qwen2-vl-7b", qwen2_vl),
+    ("qwen2.5-vl-3b", qwen2_5_vl), ("qwen2.5-vl-7b", qwen2_5_vl), ("qwen2.5-vl-32b", qwen2_5_vl),
+    ("qwen2.5-vl-72b", qwen2_5_vl), ("qwen3-vl-8b", qwen3_vl), ("qwen3-vl-30b-a3b", qwen3_vl),
+    ("qwen3-vl-235b-a22b", qwen3_vl), ("internvl2.5-8b", internvl_chat), ("internvl3-8b", internvl_chat),
+    ("internvl3-78b", internvl_chat), ("internvl3.5-8b", internvl_chat), ("internvl3-8b", internvl),
+    ("internvl3-78b", internvl), ("gemma-3-12b", gemma3), ("llama-3.2-11b-vision", mllama),
+    ("smolvlm-2.2b", idefics3), ("smolvlm-2.2b", smolvlm),
+]  # fmt: skip
+
+UNUSED_NORM = {"llava-onevision-7b": 2 * 1152}
+"""The norm behind the encoder, which transformers loads and does not use, and the catalog does not count."""
+
+OPEN = {"name", "hf_id", "year", "vision.name", "llm.name", "tokens.examples", "tokens.video.sampling.max_frames"}
+"""What files of these families leave open, even if they are complete."""
+
+
+def written(folder: Path, config: Mapping[str, Any], processor: Mapping[str, Any]) -> tuple[Path, Path]:
+    paths = folder / "config.json", folder / "preprocessor_config.json"
+    for path, data in zip(paths, (config, processor), strict=True):
+        path.write_text(json.dumps(data), encoding="utf-8")
+    return paths
+
+
+def filled(draft: Draft, model: Model) -> dict[str, Any]:
+    """The draft, with what it leaves open taken from the catalog."""
+    catalog = model.model_dump(mode="json", exclude_none=True)
+
+    def walk(value: Any, known: Any) -> Any:
+        if isinstance(value, str) and value.startswith("FILL IN"):
+            return known
+        if isinstance(value, dict):
+            return {key: walk(item, known.get(key) if isinstance(known, dict) else None) for key, item in value.items()}
+        return value
+
+    record: dict[str, Any] = walk(draft.record, catalog)
+    if "video" in record["tokens"]:
+        record["tokens"]["video"]["sampling"] = catalog["tokens"]["video"]["sampling"]
+    return record
+
+
+@pytest.mark.parametrize(("id_", "family"), CASES, ids=[f"{id_}-{family.__name__}" for id_, family in CASES])
+def test_a_draft_has_every_number_of_the_catalog(id_: str, family: Callable[..., Any], tmp_path: Path) -> None:
+    model = MODELS[id_]
+    config, processor = family(model)
+    draft = drafted(*written(tmp_path, {"torch_dtype": DTYPE[model.dtype], **config}, processor), id_)
+    places = {line.partition(": ")[0] for line in draft.open}
+    assert places <= OPEN
+    record = Model.model_validate_json(json.dumps(filled(draft, model)))
+    got, want = model_spec(record), model_spec(model)
+    unused = got.encoder.parameters - want.encoder.parameters
+    assert unused in (0, UNUSED_NORM.get(id_, 0))
+    got = replace(got, encoder=replace(got.encoder, parameters=want.encoder.parameters))
+    for part in ("encoder", "adapter", "llm", "tokens"):
+        assert getattr(got, part) == getattr(want, part), part
+    assert got == want
+    for part in ("adapter", "llm", "llm_active"):
+        assert getattr(record.params, part) == getattr(model.params, part)
+    assert record.params.total == model.params.total + unused
+    for part in ("activation", "norm"):
+        assert getattr(record.vision, part) == getattr(model.vision, part)
+    assert record.vision.deepstack_layers == model.vision.deepstack_layers
+    assert record.injection.type == model.injection.type
+    assert (record.llm.qkv_bias, record.llm.qk_norm) == (model.llm.qkv_bias, model.llm.qk_norm)
+    assert record.adapter.merge == model.adapter.merge
+
+
+def test_every_family_has_a_case() -> None:
+    made = {family(MODELS[id_])[0]["model_type"] for id_, family in CASES}
+    assert made == set(known())
+
+
+def test_the_short_configuration_of_llava_takes_the_defaults_of_its_class_and_says_so(tmp_path: Path) -> None:
+    config, _ = llava(MODELS["llava-1.5-7b"])
+    config["text_config"] = {"_name_or_path": "lmsys/vicuna-7b-v1.5", "model_type": "llama", "vocab_size": 32000}
+    del config["vision_config"]["hidden_act"]
+    draft = drafted(written(tmp_path, config, {})[0], None, "llava-1.5-7b")
+    assert (
+        "vision_config.hidden_act is not in config.json: quick_gelu is the default of CLIPVisionConfig" in draft.notes
+    )
+    assert draft.record["vision"]["activation"] == "quick_gelu"
+    assert draft.record["params"]["total"] == MODELS["llava-1.5-7b"].params.total
+    assert "text_config.hidden_size is not in config.json: 4096 is the default of LlamaConfig" in draft.notes
+    assert draft.record["llm"]["name"] == "lmsys/vicuna-7b-v1.5"
+
+
+def test_what_a_file_does_not_say_is_left_open_with_everything_that_follows_from_it(tmp_path: Path) -> None:
+    config, _ = qwen2_5_vl(MODELS["qwen2.5-vl-7b"])
+    del config["vision_config"]["intermediate_size"]
+    draft = drafted(written(tmp_path, config, {})[0], None, "mine")
+    places = {line.partition(": ")[0] for line in draft.open}
+    assert {"dtype", "vision.mlp", "params.vision", "params.total"} <= places
+    assert {"tokens.image.params.min_pixels", "tokens.image.params.max_pixels"} <= places
+    assert "params.llm" not in places
+    assert draft.record["vision"]["mlp"].startswith("FILL IN")
+    assert any("--preprocessor" in note for note in draft.notes)
+
+
+def test_an_empty_configuration_of_each_family_is_left_open_or_refused_but_never_guessed(tmp_path: Path) -> None:
+    for family in known():
+        path = written(tmp_path, {"model_type": family}, {})[0]
+        try:
+            draft = drafted(path, None, "mine")
+        except AtlasError:
+            continue
+        assert any(line.startswith("params.total") for line in draft.open)
+
+
+@pytest.mark.parametrize(
+    ("text_", "message"),
+    [
+        ('{"model_type": "llava",\n  oops}', ":2:3: this is no JSON"),
+        ("[1]", "holds no mapping"),
+        ("{}", "known families: gemma3"),
+        ('{"model_type": "llavva"}', "did you mean 'llava'?"),
+        ('{"model_type": 3}', "known families: gemma3"),
+        ('{"model_type": "../llava"}', "known families: gemma3"),
+        ('{"model_type": "llava", "vision_config": {"model_type": "vit"}}', "vision_config.model_type is 'vit'"),
+        (
+            '{"model_type": "gemma3", "vision_config": {"model_type": "siglip_vision_model", "hidden_size": -3}}',
+            "vision_config.hidden_size is -3",
+        ),
+        ("[" * 100_000, "no configuration"),
+        ('{"model_type": ' + "9" * 5000 + "}", "no configuration"),
+    ],
+)
+def test_a_bad_file_is_one_clear_line(text_: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(text_, encoding="utf-8")
+    with pytest.raises(AtlasError) as refused:
+        drafted(path, None, "mine")
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_the_name_that_a_file_gives_itself_becomes_the_id_and_nothing_else(tmp_path: Path) -> None:
+    config = {**llava(MODELS["llava-1.5-7b"])[0], "_name_or_path": "owner/My_Model-7B"}
+    draft = drafted(written(tmp_path, config, {})[0])
+    assert draft.record["id"] == "my-model-7b"
+    assert any("_name_or_path" in note for note in draft.notes)
+    assert {"name", "hf_id"} <= {line.partition(": ")[0] for line in draft.open}
+
+
+def test_a_configuration_without_a_name_is_drafted_under_its_familys(tmp_path: Path) -> None:
+    draft = drafted(written(tmp_path, llava(MODELS["llava-1.5-7b"])[0], {})[0])
+    assert draft.record["id"] == "llava-draft"
+    assert any("names no model" in note for note in draft.notes)
+
+
+def test_a_missing_file_and_a_bad_id_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(AtlasError, match="cannot be read"):
+        drafted(tmp_path / "none.json", None, "mine")
+    path = written(tmp_path, llava(MODELS["llava-1.5-7b"])[0], {})[0]
+    with pytest.raises(AtlasError, match="is no id"):
+        drafted(path, None, "../evil")
