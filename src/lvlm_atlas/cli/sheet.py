@@ -14,7 +14,8 @@ from lvlm_atlas.graph.edges import Edge
 from lvlm_atlas.graph.knowledge import KnowledgeBase
 from lvlm_atlas.graph.relations import reading
 from lvlm_atlas.schema.effect import Effect
-from lvlm_atlas.schema.technique import Parameter, Setting, Technique
+from lvlm_atlas.schema.record import Setting
+from lvlm_atlas.schema.technique import Parameter, Technique
 from lvlm_atlas.schema.wording import as_text, change, cost, layers
 
 

@@ -1,4 +1,4 @@
-"""Reported numbers fit what they are numbers of: parameters, models, units, and the range of a score."""
+"""Reported numbers fit what they are numbers of: models, units, and the range of a score."""
 
 from __future__ import annotations
 
@@ -73,27 +73,6 @@ def model_has_an_id(inspection: Inspection) -> Iterator[Finding]:
         id_ = ids.get(folded(experiment.model_name or ""))
         if id_ is not None:
             yield Finding(path=path, loc=(*loc, "model_name"), words={"name": experiment.model_name, "id": id_})
-
-
-@rule(
-    id="illegal-reported-setting",
-    message="{problem}",
-    repair="{hint}",
-    why="A number whose setting the technique cannot have cannot be run, compared or planned with.",
-    example=_experiment(setting={"keep_ratio": 1.5}),
-)
-def illegal_reported_setting(inspection: Inspection) -> Iterator[Finding]:
-    """Settings of reported numbers, against the parameters of their entry and the ranges of these."""
-    for path, technique, loc, experiment in _experiments(inspection):
-        for name, value in experiment.setting.items():
-            parameter = technique.parameters.get(name)
-            if parameter is None:
-                problem, hint = f"the entry has no parameter {name!r}", suggestion(name, technique.parameters)
-            elif said := parameter.problem_with(value):
-                problem, hint = f"{name} = {said}", "correct the value, or widen the parameter's range"
-            else:
-                continue
-            yield Finding(path=path, loc=(*loc, "setting", name), words={"problem": problem, "hint": hint})
 
 
 @rule(

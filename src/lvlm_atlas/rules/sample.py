@@ -107,8 +107,14 @@ def _terms() -> dict[str, dict[str, dict[str, Any]]]:
         "symbol": {"N": {}, "N_v": {}, "L": {}, "d": {}},
         "metric": {"ttft": {"unit": "s", "better": "lower"}},
         "benchmark": {
-            "quiz": {"tests": "Nothing", "modality": "image", "metric": "accuracy", "unit": "%", "better": "higher",
-                     "highest": 100},
+            "quiz": {
+                "tests": "Nothing",
+                "modality": "image",
+                "metric": "accuracy",
+                "unit": "%",
+                "better": "higher",
+                "highest": 100,
+            },
         },
         "evidence": {"reported": {}, "reasoned": {}},
         "training": {"none": {}},

@@ -10,7 +10,15 @@ from lvlm_atlas.atlas.yaml_subset import Loc
 from lvlm_atlas.fault import suggestion
 from lvlm_atlas.rules.rule import Files, Finding, rule
 from lvlm_atlas.schema.technique import Moved, Split
-from lvlm_atlas.schema.vocabulary import BenchmarkTerm, FamilyTerm, MetricTerm, PositionTerm, StageTerm, Term, Vocabulary
+from lvlm_atlas.schema.vocabulary import (
+    BenchmarkTerm,
+    FamilyTerm,
+    MetricTerm,
+    PositionTerm,
+    StageTerm,
+    Term,
+    Vocabulary,
+)
 
 
 @rule(

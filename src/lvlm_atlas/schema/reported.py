@@ -17,6 +17,8 @@ RELATIVE = ("×", "% less", "% more", "% of baseline")
 `×`: so many times better, whichever direction is good. `% less`, `% more`: the change in percent. `% of baseline`: what
 is left, in percent.
 """
+NOT_NAMED = "not named"
+"""Stands for the name of a model that a source does not say."""
 SAME_DIMENSION = (
     ("s", "ms"), ("s/token", "ms/token"), ("byte", "MB", "MiB", "GB", "GiB"), ("FLOP", "GFLOP", "TFLOP"),
     ("1", "%"),
@@ -71,7 +73,7 @@ class Reported(Record):
     """The model, by its id in the catalog; an experiment has this or `model_name`."""
     model_name: Text | None = None
     """The model as the source prints it, where the catalog lacks it; `not named` where the source names none."""
-    setting: dict[str, Setting] = {}
+    setting: dict[str, Setting] = Field(default_factory=dict)
     """The parameters that the source states, by their names in this entry."""
     tokens_kept: Positive | None = None
     """Vision tokens of an image or video that are kept, where the source states their number; a mean may be broken."""
@@ -104,3 +106,8 @@ class Reported(Record):
         if self.tokens_kept and self.tokens_full and self.tokens_kept > self.tokens_full:
             raise ValueError(f"keeps {self.tokens_kept:g} of {self.tokens_full:g} tokens; correct one of the two")
         return self
+
+    @property
+    def model_given(self) -> str:
+        """The model's id in the catalog, or its name as printed."""
+        return self.model or self.model_name or ""

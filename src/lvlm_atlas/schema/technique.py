@@ -9,8 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from lvlm_atlas.schema.effect import Effect, Overhead
-from lvlm_atlas.schema.record import Id, PaperKey, Record, Ref, Source, Text
-from lvlm_atlas.schema.record import Setting as Setting
+from lvlm_atlas.schema.record import Id, PaperKey, Record, Ref, Setting, Source, Text
 from lvlm_atlas.schema.reported import Reported
 
 _NUMBER = r"(?:-?inf|-?\d+(?:\.\d+)?)"
