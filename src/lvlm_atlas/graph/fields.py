@@ -188,8 +188,9 @@ class ModelField(Field):
     """The models of reported numbers."""
 
     def known(self, atlas: Atlas) -> tuple[str, ...]:
-        """Those that entries name, by id or as printed."""
-        return tuple(sorted({e.model_given for t in atlas.techniques.values() for e in t.reported}))
+        """Those of the catalog, and those that entries name as printed."""
+        printed = {e.model_name for t in atlas.techniques.values() for e in t.reported if e.model_name}
+        return (*atlas.models, *sorted(printed))
 
     def test(self, atlas: Atlas, value: str) -> Test:
         """Whether a number of the technique is of that model; a name or alias of the catalog will do."""
