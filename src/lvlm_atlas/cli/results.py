@@ -141,7 +141,8 @@ def _table(group: Sequence[ReportedResult], experiments: dict[str, int]) -> Tabl
     """The rows of a group, without columns that would be empty; numbers are never broken over lines."""
     columns = {
         "technique": [row.technique for row in group], "kept": [*map(kept_of, group)], "value": [*map(value_of, group)],
-        "full": [*map(baseline_of, group)], "of full": [*map(percent_of, group)], "on": [row.data or "" for row in group],
+        "full": [*map(baseline_of, group)], "of full": [*map(percent_of, group)],
+        "on": [row.data or "" for row in group],
         "": [f"[{experiments.setdefault(_experiment(row), len(experiments) + 1)}]" for row in group],
     }  # fmt: skip
     columns = {name: cells for name, cells in columns.items() if any(cells)}

@@ -10,7 +10,7 @@ import networkx as nx
 from lvlm_atlas.graph.edges import Edge
 from lvlm_atlas.graph.knowledge import KnowledgeBase
 
-FORMAT = "lvlm-atlas-graph/1"
+FORMAT = "lvlm-atlas-graph/2"
 """Names the layout of the JSON; the number rises when a key changes its meaning."""
 
 

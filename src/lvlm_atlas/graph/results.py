@@ -190,7 +190,7 @@ def _place(order: Mapping[tuple[str, str], int], row: ReportedResult) -> tuple[i
     return MEASURES.index(row.kind), order[row.kind, row.measure], folded(row.model)
 
 
-def _most_kept_first(row: ReportedResult) -> tuple[float, float, str, str, str]:
-    """By share kept, then number kept, those that state neither last; then by technique and source."""
+def _most_kept_first(row: ReportedResult) -> tuple[float, float, str]:
+    """By share kept, then number kept, those that state neither last; then by technique, in the order of its entry."""
     share = -1 if row.share_kept is None else row.share_kept
-    return -share, -(row.tokens_kept or 0), row.technique, row.paper, row.data or ""
+    return -share, -(row.tokens_kept or 0), row.technique
