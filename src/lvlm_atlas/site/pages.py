@@ -14,7 +14,7 @@ from lvlm_atlas.roofline import contract_fields
 from lvlm_atlas.schema.record import refs_in
 from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.schema.vocabulary import StageTerm, Term
-from lvlm_atlas.site.content import ASIDE, FULL_WIDTH, Content, Page
+from lvlm_atlas.site.content import FULL_WIDTH, Content, Page
 from lvlm_atlas.site.devices import device_pages
 from lvlm_atlas.site.effect import times
 from lvlm_atlas.site.estimates import REFERENCE
@@ -51,7 +51,7 @@ def pages(content: Content) -> tuple[Page, ...]:
         *model_pages(content),
         *device_pages(content),
         workloads_page(content),
-        Page(path=FIXED["results"], title="Reported results", template="results.md.j2", search=ASIDE,
+        Page(path=FIXED["results"], title="Reported results", template="results.md.j2", search=0,
              description="What sources report, those numbers together that can be compared.",
              context={"measures": measures(content)}),
         Page(path=FIXED["glossary"], title="Glossary", template="glossary.md.j2",
