@@ -131,6 +131,8 @@ def _sections(plan: Plan) -> Iterator[tuple[str, list[str]]]:
 
 
 def _reported(plan: Plan) -> Iterator[str]:
+    """A few results of each technique, those of the planned model first."""
+    model = plan.baseline.found.model.id
     shown: set[str] = set()
     for option in plan.front:
         for id_, results in option.reported.items():
@@ -139,8 +141,10 @@ def _reported(plan: Plan) -> Iterator[str]:
             shown.add(id_)
             if not results:
                 yield f"{id_}: nothing is reported in its entry"
-            for each in results[:SHOWN]:
+            for each in sorted(results, key=lambda result: result.model != model)[:SHOWN]:
                 yield f"{id_}: {sentence(each)} [{each.paper}, {each.place}]"
+            if len(results) > SHOWN:
+                yield f"{id_}: {len(results) - SHOWN} more: lvlm-atlas results {id_}"
 
 
 def _some(lines: list[str]) -> list[str]:
