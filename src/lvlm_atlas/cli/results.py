@@ -128,21 +128,23 @@ def _tables(atlas: Atlas, results: Sequence[ReportedResult]) -> Group:
     experiments: dict[str, int] = {}
     parts: list[RenderableType] = []
     for group in grouped(results):
-        first = group[0]
-        parts += [Text.assemble((first.measure, "bold"), f": {_meaning(atlas, first)}"), Text(first.model)]
-        parts.append(_table(group, experiments))
+        first, data = group[0], {row.data for row in group}
+        on = f", on {first.data}" if first.data and len(data) == 1 else ""
+        parts += [Text.assemble((first.measure, "bold"), f": {_meaning(atlas, first)}"), Text(first.model + on)]
+        parts.append(_table(group, experiments, with_data=len(data) > 1))
     listed = Table.grid(padding=(0, 1))
     for text, number in experiments.items():
         listed.add_row(f"[{number}]", text)
     return Group(*parts, Text("Experiments", style="bold"), listed)
 
 
-def _table(group: Sequence[ReportedResult], experiments: dict[str, int]) -> Table:
+def _table(group: Sequence[ReportedResult], experiments: dict[str, int], *, with_data: bool) -> Table:
     """The rows of a group, without columns that would be empty; numbers are never broken over lines."""
     columns = {
         "technique": [row.technique for row in group], "kept": [*map(kept_of, group)], "value": [*map(value_of, group)],
-        "full": [*map(baseline_of, group)], "of full": [*map(percent_of, group)],
-        "on": [row.data or "" for row in group],
+        "full": [*map(baseline_of, group)],
+        "of full": [percent_of(row) if row.unit != "% of baseline" else "" for row in group],
+        "on": [row.data or "" for row in group if with_data],
         "": [f"[{experiments.setdefault(_experiment(row), len(experiments) + 1)}]" for row in group],
     }  # fmt: skip
     columns = {name: cells for name, cells in columns.items() if any(cells)}
