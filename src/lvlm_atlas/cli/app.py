@@ -125,19 +125,28 @@ def fields(format_: Format = Listing.table, root: Root = None) -> None:
 def graph(
     id_: Annotated[str, typer.Argument(metavar="ID", help="Id, former id, name or alias of a technique.")],
     depth: Annotated[int, typer.Option(min=1, max=6, help="How many edges away.")] = 1,
+    all_: Annotated[bool, typer.Option("--all", help="Leave none out of the table; other formats never do.")] = False,
     format_: Format = Listing.table,
     root: Root = None,
 ) -> None:
     """Show how a technique is related to others: each edge with its reason and evidence."""
     from lvlm_atlas.cli.output import print_rows
-    from lvlm_atlas.cli.rows import neighbour_row
-    from lvlm_atlas.graph.neighbourhood import neighbourhood
+    from lvlm_atlas.cli.plain import wrapped
+    from lvlm_atlas.cli.rows import neighbour_row, neighbour_rows
+    from lvlm_atlas.graph.neighbourhood import by_law, neighbourhood
     from lvlm_atlas.planner.planner import Planner
     from lvlm_atlas.planner.predicted import with_predictions
 
     atlas = with_predictions(Planner(root_of(root)))
-    rows = [neighbour_row(neighbour) for neighbour in neighbourhood(atlas, named(atlas, id_).id, depth)]
-    print_rows(rows, ("relation", "evidence", "reason", "source"), format_)
+    technique = named(atlas, id_).id
+    found = neighbourhood(atlas, technique, depth)
+    short = format_ is Listing.table and not all_
+    rows = neighbour_rows(found) if short else [neighbour_row(neighbour) for neighbour in found]
+    if rows or format_ is not Listing.table:
+        print_rows(rows, ("relation", "evidence", "reason", "source"), format_)
+    if format_ is Listing.table:
+        for sentence in by_law(atlas, technique).sentences:
+            typer.echo(wrapped(sentence, "• "))
     if not rows:
         typer.echo(f"no interaction of {id_} is known; that does not mean that it is compatible with all", err=True)
         raise typer.Exit(1)

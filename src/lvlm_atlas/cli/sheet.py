@@ -12,6 +12,7 @@ from rich.text import Text
 
 from lvlm_atlas.graph.edges import Edge
 from lvlm_atlas.graph.knowledge import KnowledgeBase
+from lvlm_atlas.graph.neighbourhood import by_law
 from lvlm_atlas.graph.relations import reading
 from lvlm_atlas.schema.effect import Effect
 from lvlm_atlas.schema.technique import Parameter, Setting, Technique
@@ -33,7 +34,9 @@ def sheet(atlas: KnowledgeBase, technique: Technique) -> Group:
     parts += _section("Parameters", [_parameters(technique)] if technique.parameters else [])
     parts += _section("Effects", (_noted(_effect(e), e.note) for e in technique.effects))
     parts += _section("Overheads", (_noted(f"{o.stage}: {as_text(cost(o))}", o.why) for o in technique.overheads))
-    parts += _section("Interactions", (_edge(atlas, technique, e) for e in atlas.interactions(technique.id)))
+    edges = [_edge(atlas, technique, edge) for edge in atlas.interactions(technique.id)]
+    laws = [Text(f"• {sentence}") for sentence in by_law(atlas, technique.id).sentences]
+    parts += _section("Interactions", [*edges, *laws])
     reported = (
         _noted(f"{r.claim}: {r.value}", f"{r.setting}  [{r.source.paper}, {r.source.place}]")
         for r in technique.reported

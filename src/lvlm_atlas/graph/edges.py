@@ -39,6 +39,8 @@ class Edge:
     """Where in the source."""
     rules: tuple[str, ...] = ()
     """Ids of the rules that derive it; a stated edge may be derived as well."""
+    strength: float = 0.0
+    """Of a predicted edge, the logarithm of the factor that it tells of."""
 
     @property
     def source(self) -> str:
