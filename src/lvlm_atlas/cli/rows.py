@@ -97,7 +97,9 @@ def neighbour_rows(neighbours: Iterable[Neighbour]) -> list[dict[str, Any]]:
     """Edges for a table that can be read: of each kind a few, then how many more there are and to whom."""
     from lvlm_atlas.graph.neighbourhood import Remainder, folded
 
-    return [_remainder_row(row) if isinstance(row, Remainder) else neighbour_row(row) for row in folded(neighbours, SHOWN)]
+    return [
+        _remainder_row(row) if isinstance(row, Remainder) else neighbour_row(row) for row in folded(neighbours, SHOWN)
+    ]
 
 
 def _remainder_row(rest: Remainder) -> dict[str, Any]:

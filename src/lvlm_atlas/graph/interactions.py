@@ -118,13 +118,12 @@ class Interactions:
         return verdict(self._joining.get(ends, ()))  # what a law derives settles nothing
 
     def _by_law(self, pairs: Iterable[tuple[str, ...]], kind: str | None = None) -> Iterator[Edge]:
-        """What laws derive for pairs of start and end, unless an entry or a rule says more of both."""
+        """What laws derive for pairs of start and end, unless an entry or a rule says as much or more of both."""
         for start, end in pairs:
-            settled = {e.kind for e in self._joining.get(frozenset((start, end)), ()) if e.evidence != "predicted"}
             for edge in edges_by_law(self.laws, start, end, kind):
-                law = next(law for law in LAWS if law.id in edge.rules)
-                stated = any(e.key() == edge.key() for e in self._joining.get(edge.ends, ()) if law.id in e.rules)
-                if not (stated or settled & law.yields_to):
+                yields_to = next(law.yields_to for law in LAWS if law.id in edge.rules)
+                known = [other for other in self._joining.get(edge.ends, ()) if other.evidence != "predicted"]
+                if not any(other.kind in yields_to or other.key() == edge.key() for other in known):
                     yield edge
 
     @cached_property

@@ -93,7 +93,7 @@ class ByLaw:
     shared: tuple[str, ...]
     """The quantities that it reduces."""
     sharing: int
-    """How many others reduce one of them too, so that of two the later saves less."""
+    """How many others it diminishes, or is diminished by, since they reduce one of them too."""
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -104,11 +104,16 @@ class ByLaw:
             said.append(f"It cascades to whatever acts later, {places} (`is-fed-by({self.id})`).")
         if self.fed_by:
             places = f"from `{self.fed_by[0].id}` to `{self.fed_by[-1].id}`"
-            said.append(f"It is fed by whatever reduces frames or tokens before it, {places} (`cascades-to({self.id})`).")
+            said.append(
+                f"It is fed by whatever reduces frames or tokens before it, {places} (`cascades-to({self.id})`)."
+            )
         if self.sharing:
             others = "1 other reduces" if self.sharing == 1 else f"{self.sharing} others reduce"
             quantities = " or ".join(f"`{quantity}`" for quantity in self.shared)
-            said.append(f"{others} {quantities} too: of two, the later saves less (`diminishes({self.id})`).")
+            said.append(
+                f"{others} {quantities} too, so that the later of two saves less (`diminishes({self.id})`, "
+                f"`is-diminished-by({self.id})`)."
+            )
         return tuple(said)
 
 

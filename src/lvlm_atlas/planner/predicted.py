@@ -2,8 +2,8 @@
 
 They are computed when the graph is built and never stored in entries, and they decide no verdict: that two gains
 multiply on paper does not show that the code of both runs together. Of all pairs only those have an edge that tell
-something (`TELLING`), and of those the strongest of each technique (`KEPT`): that a gain in one stage is worth less once
-another technique has shortened that stage holds of most pairs. `Planner.interactions` has the numbers of every pair.
+something (`TELLING`), and of those the strongest of each technique (`KEPT`): that a gain in one stage is worth less
+once another technique has shortened that stage holds of most pairs. `Planner.interactions` has the numbers of any pair.
 """
 
 from __future__ import annotations
@@ -48,8 +48,13 @@ def with_predictions(planner: Planner) -> KnowledgeBase:
     return KnowledgeBase(planner.kb.atlas, predicted_edges(planner)) if there else planner.kb
 
 
-def predicted_edges(planner: Planner) -> tuple[Edge, ...]:
-    """The predicted edges, in a fixed order."""
+def predicted_edges(planner: Planner, kept: int = KEPT) -> tuple[Edge, ...]:
+    """The predicted edges, in a fixed order.
+
+    Args:
+        planner: techniques, models, devices and requests.
+        kept: edges of each kind that a technique has of its own; see `KEPT`.
+    """
     kb, model, device = planner.kb, planner.model(MODEL), planner.device(HARDWARE)
     earlier: list[set[str]] = []
     telling: list[tuple[_Request, _Telling]] = []
@@ -60,7 +65,7 @@ def predicted_edges(planner: Planner) -> tuple[Edge, ...]:
             request = _Request(model, device, workload, _in_pipeline_order(kb, fitting))
             telling += ((request, each) for each in request.telling(kb, earlier))
             earlier.append({each.id for each in request.techniques})
-    edges = (request.edge(each) for request, each in _strongest(telling))
+    edges = (request.edge(each) for request, each in _strongest(telling, kept))
     return tuple(sorted(edges, key=lambda edge: sorted(edge.ends)))
 
 
@@ -100,7 +105,7 @@ class _Request:
                 yield from self._telling((i, j), verdict)
 
     def _telling(self, pair: tuple[int, int], verdict: str) -> Iterator[_Telling]:
-        """What a pair tells, if anything: a joint gain off the product of both by a tenth or more, or that the bottleneck moves.
+        """What a pair tells, if anything: a joint gain a tenth off the product of both, or that the bottleneck moves.
 
         A directed edge starts at the technique that saves more time alone. A bottleneck is shifted to the technique
         that relieves it and then still saves a tenth. That two compose is said only where somebody has stated that
@@ -169,13 +174,13 @@ def _in_pipeline_order(kb: Interactions, techniques: Iterable[Technique]) -> lis
     return sorted((applied(kb.atlas, each) for each in techniques), key=lambda each: (each.order, each.id))
 
 
-def _strongest(telling: Iterable[tuple[_Request, _Telling]]) -> list[tuple[_Request, _Telling]]:
+def _strongest(telling: Iterable[tuple[_Request, _Telling]], count: int) -> list[tuple[_Request, _Telling]]:
     """Those that are among the strongest of their kind for one of their ends."""
     rank: dict[tuple[str, str], int] = defaultdict(int)
     kept = []
     for request, each in sorted(telling, key=lambda pair: (-pair[1].strength, pair[1].start, pair[1].end)):
         ends = [(each.start, each.kind), (each.end, each.kind)]
-        if min(rank[end] for end in ends) < KEPT:
+        if min(rank[end] for end in ends) < count:
             kept.append((request, each))
         for end in ends:
             rank[end] += 1
