@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 TECHNIQUE_COLUMNS = ("id", "stage", "acts_at", "saves", "training")
 """What a table of techniques shows."""
-SHOWN = 5
+SHOWN = 3
 """Edges of one kind that a table shows of one technique."""
 
 
