@@ -138,6 +138,10 @@ def test_what_a_source_says_of_a_pair_outweighs_the_law_of_diminishing(
     assert edge.rules == (("same-quantity",) if kind == "diminishes" else ())
 
 
+def test_a_technique_has_no_edge_to_itself(kb: KnowledgeBase) -> None:
+    assert not any(kb.between(id_, id_) for id_ in kb.atlas.techniques)
+
+
 def test_of_two_that_conflict_neither_diminishes_the_other(atlas_of: Callable[..., Atlas]) -> None:
     owner = {"acts_at": ["adapter"], "effects": [{"quantity": "vision-tokens", "set": 64}]}
     assert [edge.kind for edge in Interactions(atlas_of(a=owner, b=owner)).between("a", "b")] == ["conflicts-with"]

@@ -61,8 +61,8 @@ class Interactions:
         if not _has_law(kind):
             return stored
         others = (other for other in self.atlas.techniques if other != id_)
-        pairs = ((id_, other) for other in others)
-        return (*stored, *self._by_law((ends for pair in pairs for ends in permutations(pair)), kind))
+        both_ways = (ends for other in others for ends in ((id_, other), (other, id_)))
+        return (*stored, *self._by_law(both_ways, kind))
 
     def related(self, id_: str, relation: str) -> tuple[Technique, ...]:
         """The techniques to which `id_` stands in a relation: `related(x, "builds-on")` is what x builds on.
@@ -103,8 +103,8 @@ class Interactions:
 
     def between(self, one: str, two: str) -> tuple[Edge, ...]:
         """Every edge between two techniques: the stored ones, then those that laws derive."""
-        ids = self.technique(one).id, self.technique(two).id
-        return (*self._joining.get(frozenset(ids), ()), *self._by_law(permutations(ids)))
+        ends = frozenset((self.technique(one).id, self.technique(two).id))
+        return (*self._joining.get(ends, ()), *self._by_law(permutations(sorted(ends), 2)))
 
     def relation(self, one: str, two: str) -> Verdict:
         """Whether two techniques work together, break each other, or neither is known.
@@ -128,18 +128,18 @@ class Interactions:
 
     @cached_property
     def _touching(self) -> dict[str, tuple[Edge, ...]]:
-        found = defaultdict(list)
+        touching = defaultdict(list)
         for edge in self.edges:
             for end in sorted(edge.ends):
-                found[end].append(edge)
-        return {id_: tuple(found[id_]) for id_ in self.atlas.techniques}
+                touching[end].append(edge)
+        return {id_: tuple(touching[id_]) for id_ in self.atlas.techniques}
 
     @cached_property
     def _joining(self) -> dict[frozenset[str], tuple[Edge, ...]]:
-        found = defaultdict(list)
+        joining = defaultdict(list)
         for edge in self.edges:
-            found[edge.ends].append(edge)
-        return {ends: tuple(edges) for ends, edges in found.items()}
+            joining[edge.ends].append(edge)
+        return {ends: tuple(edges) for ends, edges in joining.items()}
 
     @cached_property
     def _undirected(self) -> dict[str | None, nx.Graph[str]]:

@@ -53,6 +53,10 @@ class Placed:
         return self.quantity == other.quantity and len(parts) < 2
 
 
+Reason = Callable[[Collection[Placed], Collection[Placed]], str | None]
+"""Why the first technique stands so to the second, from the effects of both; None if it does not."""
+
+
 @dataclass(frozen=True)
 class Law:
     """One law."""
@@ -65,19 +69,17 @@ class Law:
     """What it concludes, from what, and why that is sure."""
     yields_to: frozenset[str]
     """Kinds of edges that settle a pair better: where there is one, the law derives nothing."""
-    reason: Callable[[Collection[Placed], Collection[Placed]], str | None]
-    """Why the first technique stands so to the second, from the effects of both; None if it does not."""
+    reason: Reason
+    """Why two techniques stand so."""
 
 
-def _law(
-    id_: str, *, kind: str, yields_to: Collection[str] = ()
-) -> Callable[[Callable[[Collection[Placed], Collection[Placed]], str | None]], Law]:
+def _law(id_: str, *, kind: str, yields_to: Collection[str] = ()) -> Callable[[Reason], Law]:
     """Make a law of a function; its docstring says why."""
 
-    def made(function: Callable[[Collection[Placed], Collection[Placed]], str | None]) -> Law:
+    def decorate(function: Reason) -> Law:
         return Law(id_, kind, " ".join((function.__doc__ or "").split()), frozenset(yields_to), function)
 
-    return made
+    return decorate
 
 
 @_law("upstream-tokens", kind="cascades-to")
