@@ -113,6 +113,25 @@ def query(
 
 
 @app.command(rich_help_panel=BROWSE)
+def results(
+    query: Annotated[str | None, typer.Argument(help="Only of techniques that this query finds.")] = None,
+    benchmark: Annotated[str | None, typer.Option("--benchmark", "-b", help="Only scores on this benchmark.")] = None,
+    metric: Annotated[str | None, typer.Option("--metric", help="Only this metric: ttft, tpot, memory, …")] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Only of this model: id, name or alias.")] = None,
+    comparable: Annotated[
+        bool, typer.Option("--comparable", help="Only what several techniques report on the same model.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Write a .csv or .parquet file in place of a list.")] = None,
+    format_: Format = Listing.table,
+    root: Root = None,
+) -> None:
+    """List the numbers that sources report, those of one benchmark and model together, most tokens kept first."""
+    from lvlm_atlas.cli.results import list_results
+
+    list_results(opened(root), query, benchmark, metric, model, comparable, out, format_)
+
+
+@app.command(rich_help_panel=BROWSE)
 def fields(format_: Format = Listing.table, root: Root = None) -> None:
     """List the fields and relations that a query may use."""
     from lvlm_atlas.cli.output import print_rows

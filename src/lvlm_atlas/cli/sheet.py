@@ -14,8 +14,12 @@ from lvlm_atlas.graph.edges import Edge
 from lvlm_atlas.graph.knowledge import KnowledgeBase
 from lvlm_atlas.graph.neighbourhood import by_law
 from lvlm_atlas.graph.relations import reading
+from lvlm_atlas.graph.result_words import kept_phrase, number_phrase, setting_of
+from lvlm_atlas.graph.results import experiment_results
 from lvlm_atlas.schema.effect import Effect
-from lvlm_atlas.schema.technique import Parameter, Setting, Technique
+from lvlm_atlas.schema.record import Setting
+from lvlm_atlas.schema.reported import Reported
+from lvlm_atlas.schema.technique import Parameter, Technique
 from lvlm_atlas.schema.wording import as_text, change, cost, layers
 
 
@@ -37,11 +41,7 @@ def sheet(atlas: KnowledgeBase, technique: Technique) -> Group:
     edges = [_edge(atlas, technique, edge) for edge in atlas.interactions(technique.id)]
     laws = [Text(f"• {sentence}") for sentence in by_law(atlas, technique.id).sentences]
     parts += _section("Interactions", [*edges, *laws])
-    reported = (
-        _noted(f"{r.claim}: {r.value}", f"{r.setting}  [{r.source.paper}, {r.source.place}]")
-        for r in technique.reported
-    )
-    parts += _section("Reported by its sources", reported)
+    parts += _section("Reported by its sources", (_reported(atlas, technique, each) for each in technique.reported))
     parts += _section("Pitfalls", (Text(f"• {pitfall.mistake}") for pitfall in technique.pitfalls))
     parts += _section(
         "Paper", [Text(f"{'; '.join(paper.authors)} ({paper.year}). {paper.title}. {paper.venue}. {paper.url}")]
@@ -102,6 +102,17 @@ def _legal(parameter: Parameter) -> str:
 
 def _noted(line: str, note: str | None) -> Text:
     return Text.assemble(f"• {line}", *([(f"\n  {note}", "dim")] if note else []))
+
+
+def _reported(atlas: KnowledgeBase, technique: Technique, experiment: Reported) -> Text:
+    """An experiment: the model and how it was run, every number, what else decides them, the source."""
+    rows = experiment_results(atlas.atlas, technique, experiment)
+    how = (experiment.model_given, setting_of(experiment.setting), kept_phrase(rows[0]), experiment.device)
+    source = f"[{experiment.source.paper}, {experiment.source.place}]"
+    return _noted(
+        f"{'; '.join(part for part in how if part)}\n  {'; '.join(map(number_phrase, rows))}",
+        " ".join(part for part in (experiment.note, source) if part),
+    )
 
 
 def _edge(atlas: KnowledgeBase, technique: Technique, edge: Edge) -> Text:

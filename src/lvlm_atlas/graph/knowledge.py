@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import networkx as nx
 
     from lvlm_atlas.graph.answer import Answer
+    from lvlm_atlas.graph.results import ReportedResult
 
 # networkx takes 0.2 s to import and lark 0.1 s; what a caller does not use is not imported.
 # ruff: noqa: PLC0415
@@ -59,3 +60,25 @@ class KnowledgeBase(Interactions):
             tests = [field.test(self.atlas, str(value)) for value in values]
             matches = [technique for technique in matches if any(test(technique) is not None for test in tests)]
         return tuple(matches)
+
+    def results(
+        self,
+        query: str | None = None,
+        *,
+        benchmark: str | None = None,
+        metric: str | None = None,
+        model: str | None = None,
+    ) -> tuple[ReportedResult, ...]:
+        """Numbers that sources report of the techniques that a query finds, by default of all.
+
+        Those of one benchmark or metric and of one model stand together, the most vision tokens kept first;
+        see `graph.results.results`.
+
+        Raises:
+            AtlasError: the query cannot be answered as written, or there is no such benchmark, metric or model.
+        """
+        from lvlm_atlas.graph.results import results
+
+        every = self.atlas.techniques.values()
+        techniques = every if query is None else (row.technique for row in self.query(query).rows)
+        return results(self.atlas, techniques, benchmark=benchmark, metric=metric, model=model)

@@ -10,7 +10,8 @@ from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.lab.settings import SHAPES, authored, generated
 from lvlm_atlas.lab.setup import places
 from lvlm_atlas.lab.verification import Item, Outcome, Part, Plan, Row, StackAnswer, StackJob
-from lvlm_atlas.schema.technique import Setting, Technique
+from lvlm_atlas.schema.record import Setting
+from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.schema.wording import as_text, change, cost, layers
 
 

@@ -7,7 +7,8 @@ import random
 from collections.abc import Iterable, Mapping
 
 from lvlm_atlas.lab.verification import Shape
-from lvlm_atlas.schema.technique import RANGE, Parameter, Setting, Technique
+from lvlm_atlas.schema.record import Setting
+from lvlm_atlas.schema.technique import RANGE, Parameter, Technique
 
 SHAPES = (
     Shape(preset="tiny", frames=6, text_tokens=16, output_tokens=12),

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Annotated, Any
 
 from pydantic import PlainValidator, WithJsonSchema
+from typing_extensions import TypeAliasType
 
 Names = Mapping[str, Any]
 """What the names of an expression stand for."""
@@ -190,14 +191,20 @@ def _check(value: object) -> float | str:
     return value
 
 
-Amount = Annotated[
-    int | float | str,
-    PlainValidator(_check),
-    WithJsonSchema(
-        {
-            "anyOf": [{"type": "number"}, {"type": "string"}],
-            "description": "A number, or an arithmetic expression over parameters and symbols.",
-        }
-    ),
-]
-"""A number, or an arithmetic expression over the entry's parameters and the taxonomy's symbols."""
+Amount = TypeAliasType(
+    "Amount",
+    Annotated[
+        int | float | str,
+        PlainValidator(_check),
+        WithJsonSchema(
+            {
+                "anyOf": [{"type": "number"}, {"type": "string"}],
+                "description": "A number, or an arithmetic expression over parameters and symbols.",
+            }
+        ),
+    ],
+)
+"""A number, or an arithmetic expression over the entry's parameters and the taxonomy's symbols.
+
+A named type, so that the JSON Schema for editors defines it once.
+"""

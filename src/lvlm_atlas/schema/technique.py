@@ -9,10 +9,8 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from lvlm_atlas.schema.effect import Effect, Overhead
-from lvlm_atlas.schema.record import Id, PaperKey, Record, Ref, Source, Text
-
-Setting = bool | int | float | str
-"""A value of a parameter."""
+from lvlm_atlas.schema.record import Id, PaperKey, Record, Ref, Setting, Source, Text
+from lvlm_atlas.schema.reported import Reported
 
 _NUMBER = r"(?:-?inf|-?\d+(?:\.\d+)?)"
 RANGE = re.compile(rf"^([\[(])\s*({_NUMBER})\s*,\s*({_NUMBER})\s*([\])])$")
@@ -87,19 +85,6 @@ class Interaction(Record):
     """`reported`: the source states it. `reasoned`: it follows from the two mechanisms, no experiment."""
     source: Source
     """Where the statement, or the mechanism it is argued from, can be read."""
-
-
-class Reported(Record):
-    """A number that a source reports, with the setting it belongs to."""
-
-    claim: Text
-    """What was measured."""
-    value: Text
-    """The number as printed, with its unit and its baseline."""
-    setting: Text
-    """Model, data, ratio and hardware, as far as the source says."""
-    source: Source
-    """Where it is printed."""
 
 
 class Pitfall(Record):
@@ -179,7 +164,7 @@ class Technique(Record):
     interactions: tuple[Interaction, ...] = ()
     """How it gets along with others, as far as somebody wrote or argued it; rules derive more."""
     reported: tuple[Reported, ...] = ()
-    """Numbers that sources report. Ours are in the measurements."""
+    """Numbers that sources report, an experiment at a time. Ours are in the measurements."""
     pitfalls: tuple[Pitfall, ...] = ()
     """Known ways to get it wrong."""
     status: Literal["implemented", "described"]

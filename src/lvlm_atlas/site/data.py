@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -14,10 +14,11 @@ from lvlm_atlas.graph.edges import Edge
 from lvlm_atlas.graph.exports import to_json
 from lvlm_atlas.graph.knowledge import KnowledgeBase
 from lvlm_atlas.graph.neighbourhood import by_law
+from lvlm_atlas.graph.results import results_of
 from lvlm_atlas.schema.record import Record
 from lvlm_atlas.schema.technique import Technique
 
-FORMAT = "lvlm-atlas-technique/1"
+FORMAT = "lvlm-atlas-technique/2"
 """Names the layout of a technique's JSON; the number rises when a key changes its meaning."""
 
 
@@ -75,6 +76,7 @@ class Edition:
             "compatibility": {
                 other: kb.relation(id_, other).value for other in sorted(kb.atlas.techniques) if other != id_
             },
+            "results": [asdict(result) for result in results_of(kb.atlas, technique)],
             "measured": [
                 {"measurement": m.id, **result.model_dump(mode="json", exclude_none=True)}
                 for m in kb.atlas.measurements.values() for result in m.results if result.technique == id_

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from lvlm_atlas.graph.edges import Edge
 from lvlm_atlas.graph.neighbourhood import by_law, informative_first
 from lvlm_atlas.graph.relations import reading
+from lvlm_atlas.graph.results import results_of
 from lvlm_atlas.schema.measurement import Measurement, SmokeResult
 from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.site.content import Content, Page
@@ -48,6 +49,7 @@ def technique_page(content: Content, technique: Technique) -> Page:
             "effect": (effect := effect_of(content, technique)),
             "effect_picture": pictured(content, effect),
             "verdicts": _verdicts(content, technique),
+            "reported": results_of(atlas, technique),
             "measured": _measured(content, technique),
             "spellings": spellings([technique.name, technique.id, *(a for a in technique.aliases if len(a) <= 40)]),
             "file": atlas.paths[technique.id].as_posix(),

@@ -11,7 +11,8 @@ from lvlm_atlas.schema import wording
 from lvlm_atlas.schema.effect import Effect, Overhead
 from lvlm_atlas.schema.expression import Amount, evaluate, names_in
 from lvlm_atlas.schema.measurement import Counts
-from lvlm_atlas.schema.technique import Parameter, Setting
+from lvlm_atlas.schema.record import Setting
+from lvlm_atlas.schema.technique import Parameter
 from lvlm_atlas.site.markup import code, listed, plain
 
 

@@ -11,7 +11,8 @@ from lvlm_atlas.graph.knowledge import KnowledgeBase
 from lvlm_atlas.roofline.model import Model
 from lvlm_atlas.roofline.transform import Applied
 from lvlm_atlas.roofline.workload import Workload
-from lvlm_atlas.schema.technique import Parameter, Setting, Technique
+from lvlm_atlas.schema.record import Setting
+from lvlm_atlas.schema.technique import Parameter, Technique
 from lvlm_atlas.specs.fits import problem
 from lvlm_atlas.specs.technique import OUTCOMES, applied
 

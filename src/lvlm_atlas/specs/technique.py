@@ -24,7 +24,8 @@ from lvlm_atlas.schema.effect import (
     Typical,
 )
 from lvlm_atlas.schema.expression import Formula, formula
-from lvlm_atlas.schema.technique import Setting, Technique
+from lvlm_atlas.schema.record import Setting
+from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.schema.vocabulary import PositionTerm
 
 OUTCOMES = ("density", "frames", "tokens", "acceptance", "accepted", "draft_cost")
