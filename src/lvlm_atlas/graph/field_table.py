@@ -11,7 +11,10 @@ from lvlm_atlas.fault import suggestion
 from lvlm_atlas.graph.fields import ChoiceField, Field, PaperField, ReliefField, TermField, YearField, folded
 from lvlm_atlas.schema.technique import Technique
 
-_PARTS = ("interactions", "overheads", "parameters", "pitfalls", "reference", "reported", "upstream")
+_PARTS = (
+    "also_in", "interactions", "listed_in", "overheads", "parameters", "pitfalls", "reference", "reported",
+    "shipped_in", "upstream",
+)  # fmt: skip
 
 
 def _parts(atlas: Atlas, technique: Technique) -> Iterator[str]:
@@ -26,6 +29,7 @@ FIELDS: tuple[Field, ...] = (
         name="stage",
         doc="Stage that the survey files the technique under.",
         example="stage:prefilling",
+        aliases=("phase",),
         vocabulary="stage",
         of=lambda t: (t.stage,),
     ),
@@ -45,6 +49,7 @@ FIELDS: tuple[Field, ...] = (
         name="bound",
         doc="Resource that it saves, at whichever stage.",
         example="bound:compute",
+        aliases=("bottleneck",),
         vocabulary="bound",
         of=lambda t: (relief.bound for relief in t.relieves),
     ),
@@ -114,6 +119,14 @@ FIELDS: tuple[Field, ...] = (
         example="status:implemented",
         choices=get_args(Technique.model_fields["status"].annotation),
         of=lambda _, t: (t.status,),
+    ),
+    TermField(
+        name="shipped_in",
+        doc="Engine or toolkit whose released code has it, as far as a source says.",
+        example="shipped-in:transformers",
+        aliases=("engine",),
+        vocabulary="engine",
+        of=lambda t: (shipped.engine for shipped in t.shipped_in),
     ),
     TermField(
         name="verified",

@@ -51,10 +51,9 @@ def item(atlas: Atlas, technique: Technique) -> Item:
     """A technique with the places of its effects.
 
     Raises:
-        AtlasError: it has no reference.
+        AtlasError: it has no reference, or the package of its reference is not installed.
     """
-    if technique.reference is None:
-        raise AtlasError(f"{technique.id} is only described, it has no reference to run; leave it out")
+    reference_of(technique)
     return Item(technique=technique, places=places(atlas, technique))
 
 

@@ -139,7 +139,7 @@ def forward_circle(inspection: Inspection) -> Iterator[Finding]:
     example=lambda files: files["taxonomy/position.yaml"]["terms"][0].pop("order"),
 )
 def incomplete_term(inspection: Inspection) -> Iterator[Finding]:
-    """Live stages and positions have an order, positions and root families a stage."""
+    """Live stages and positions have an order, positions and root families a stage, or families `any_stage`."""
     for path, vocabulary in inspection.of(Vocabulary):
         for index, term in enumerate(vocabulary.terms):
             for key in () if term.gone else _needed(term):
@@ -152,7 +152,7 @@ def _needed(term: Term) -> tuple[str, ...]:
         return ("order", "stage")
     if isinstance(term, StageTerm):
         return ("order",)
-    return ("stage",) if isinstance(term, FamilyTerm) and term.parent is None else ()
+    return ("stage",) if isinstance(term, FamilyTerm) and term.parent is None and not term.any_stage else ()
 
 
 def _forwards(term: Term) -> list[tuple[Loc, str]]:

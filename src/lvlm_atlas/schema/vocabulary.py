@@ -70,6 +70,8 @@ class FamilyTerm(Term):
 
     stage: Annotated[Id, Ref("stage")] | None = None
     """The stage the family belongs to; a subfamily takes its parent's."""
+    any_stage: bool = False
+    """Whether its techniques belong to several stages, in place of `stage`; each entry then says its own."""
 
 
 class PositionTerm(Term):
@@ -119,6 +121,13 @@ class MetricTerm(Term):
     """Unit of the metric."""
     better: Literal["lower", "higher"] | None = None
     """Which direction is good."""
+
+
+class EngineTerm(Term):
+    """An inference engine or a toolkit that ships techniques."""
+
+    repository: str | None = Field(default=None, pattern=r"^[A-Za-z0-9-]+/[A-Za-z0-9._-]+$")
+    """`owner/name` of its code on GitHub."""
 
 
 class Vocabulary(Record):
@@ -187,6 +196,13 @@ class MetricVocabulary(Vocabulary):
     terms: tuple[MetricTerm, ...] = Field(min_length=1)
 
 
+class EngineVocabulary(Vocabulary):
+    """The engines and toolkits that ship techniques."""
+
+    vocabulary: Literal["engine"]
+    terms: tuple[EngineTerm, ...] = Field(min_length=1)
+
+
 AnyVocabulary = Annotated[
     PlainVocabulary
     | StageVocabulary
@@ -195,7 +211,8 @@ AnyVocabulary = Annotated[
     | InteractionVocabulary
     | QuantityVocabulary
     | SymbolVocabulary
-    | MetricVocabulary,
+    | MetricVocabulary
+    | EngineVocabulary,
     Field(discriminator="vocabulary"),
 ]
 """A file of `taxonomy/`, told apart by its `vocabulary` key."""
