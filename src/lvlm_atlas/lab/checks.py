@@ -60,7 +60,7 @@ def deterministic(runs: Runs) -> str | None:
 
 def neutral_is_identity(runs: Runs) -> str | None:
     """At its neutral setting, if it has one, the technique changes no answer."""
-    return runs.neutral and answers_differ(runs.neutral, runs.baseline, runs.tolerance)
+    return None if runs.neutral is None else answers_differ(runs.neutral, runs.baseline, runs.tolerance)
 
 
 def kept_in_order(runs: Runs) -> str | None:

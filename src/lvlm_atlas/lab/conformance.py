@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from lvlm_atlas.atlas.atlas import Atlas
-from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.lab.reference import reference_of
 from lvlm_atlas.lab.settings import SHAPES, authored, generated
 from lvlm_atlas.lab.setup import places
 from lvlm_atlas.lab.verification import Item, Outcome, Part, Plan, Row, StackAnswer, StackJob

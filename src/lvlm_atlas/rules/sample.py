@@ -83,7 +83,9 @@ def _vocabulary(name: str, terms: Mapping[str, Mapping[str, Any]]) -> dict[str, 
 def _terms() -> dict[str, dict[str, dict[str, Any]]]:
     return {
         "stage": {
-            "encoding": {"order": 1}, "prefilling": {"order": 2, "metric": "ttft"}, "decoding": {"order": 3},
+            "encoding": {"order": 1},
+            "prefilling": {"order": 2, "metric": "ttft"},
+            "decoding": {"order": 3},
             "serving": {"order": 4},
         },
         "bound": {"compute": {}, "memory": {}, "memory-capacity": {"parent": "memory"}},
@@ -160,8 +162,14 @@ def _alpha() -> dict[str, Any]:
         "also_in": [{"family": "kv-compression", "section": "5.1", "note": "Named in passing."}],
         "listed_in": {"heading": "Decoding", "stage": "decoding", "training_free": False, "source": dict(_SOURCE)},
         "shipped_in": [
-            {"engine": "zeta", "since": "1.2", "how": "`--prune`", "departs": "Keeps the first token.",
-             "refuses": "Batches.", "source": dict(_SOURCE)}
+            {
+                "engine": "zeta",
+                "since": "1.2",
+                "how": "`--prune`",
+                "departs": "Keeps the first token.",
+                "refuses": "Batches.",
+                "source": dict(_SOURCE),
+            }
         ],
         "status": "described",
         "verified": "code",

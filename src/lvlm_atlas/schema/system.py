@@ -1,4 +1,4 @@
-"""A serving system, or a feature of an engine that changes no answer: what schedules requests, not what a model does."""
+"""A serving system, or a lossless feature of an engine: what schedules requests, not what a model computes."""
 
 from __future__ import annotations
 
