@@ -24,6 +24,12 @@ def _parts(atlas: Atlas, technique: Technique) -> Iterator[str]:
         yield "measurement"
 
 
+def _switched_on(technique: Technique, engine: str) -> str:
+    """How an engine switches the technique on, and where that can be read."""
+    found = (shipped for shipped in technique.shipped_in if shipped.engine == engine)
+    return "; ".join(f"{shipped.how} [{shipped.source.paper}, {shipped.source.place}]" for shipped in found)
+
+
 FIELDS: tuple[Field, ...] = (
     TermField(
         name="stage",
@@ -127,6 +133,7 @@ FIELDS: tuple[Field, ...] = (
         aliases=("engine",),
         vocabulary="engine",
         of=lambda t: (shipped.engine for shipped in t.shipped_in),
+        detail=_switched_on,
     ),
     TermField(
         name="verified",
