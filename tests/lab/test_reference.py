@@ -31,7 +31,7 @@ PACKAGE = '''
     class Half:
         """Keeps a share of the vision tokens, the first ones."""
 
-        ratio: float = 0.5
+        ratio: float = 0.098
 
         def __post_init__(self):
             if not 0 < self.ratio <= 1:

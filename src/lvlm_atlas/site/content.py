@@ -155,8 +155,8 @@ class Content:
 
     @cached_property
     def coverage(self) -> tuple[int, int]:
-        """How many of the finest families have a described technique, and how many there are."""
-        families = self.atlas.terms("family")
+        """How many of the survey's finest families have a described technique, and how many there are."""
+        families = [f for f in self.atlas.terms("family") if not (isinstance(f, FamilyTerm) and f.any_stage)]
         leaves = [f.id for f in families if not self.below("family", f.id)]
         return sum(bool(self.of_family(leaf)) for leaf in leaves), len(leaves)
 
