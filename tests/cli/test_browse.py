@@ -196,6 +196,25 @@ def test_the_query_language_explains_itself_and_its_examples_run(run) -> None:
 
 
 @pytest.mark.parametrize("format_", ["json", "graphml", "mermaid", "dot"])
+def test_systems_are_listed_and_one_is_shown_whole(run) -> None:
+    ids = run("systems", "-f", "ids").out.split()
+    assert ids == sorted(load().atlas.systems)
+    (row,) = json.loads(run("systems", "EPDServe", "-f", "json").out)
+    assert (row["id"], row["communication"][0]["byte"]) == ("epdserve", "P * N_v * D")
+    said = run("systems", "epdserv")
+    assert (said.code, "did you mean 'epdserve'?" in said.err) == (2, True)
+
+
+def test_a_query_by_engine_says_how_it_is_switched_on_and_where_that_can_be_read(run) -> None:
+    said = run("query", "shipped-in:vllm", "--explain", "-f", "jsonl")
+    rows = [json.loads(line) for line in said.out.splitlines()]
+    assert [row["id"] for row in rows] == ["speculative-sampling"]
+    (because,) = rows[0]["because"]
+    assert "speculative_config" in because["found"]
+    assert "vllm2026" in because["found"]
+    assert run("query", "engine:vLLM", "-f", "ids").out == "speculative-sampling\n"
+
+
 def test_exports_name_every_technique(run, format_: str) -> None:
     said = run("export", "--format", format_)
     assert said.code == 0

@@ -19,6 +19,7 @@ from lvlm_atlas.atlas.records import (
     KINDS,
     MEASUREMENTS,
     MODELS,
+    SYSTEMS,
     TAXONOMY,
     TECHNIQUES,
     WORKLOADS,
@@ -71,8 +72,8 @@ class Inspection:
 def load(root: Path | None = None) -> Atlas:
     """The atlas under `root`; by default the one that comes with the package.
 
-    papers.bib is read when a work is first asked for, and so is each measurement, model, device and workload, one
-    file at a time. References are not resolved here: `rules.check` does that.
+    papers.bib is read when a work is first asked for, and so is each measurement, model, device, workload and system,
+    one file at a time. References are not resolved here: `rules.check` does that.
 
     Raises:
         FaultsError: files have faults; the error holds them all.
@@ -85,7 +86,7 @@ def load(root: Path | None = None) -> Atlas:
     return replace(
         _atlas(root, records, Papers(root)),
         measurements=Records(root, MEASUREMENTS), models=Records(root, MODELS), hardware=Records(root, HARDWARE),
-        workloads=Records(root, WORKLOADS),
+        workloads=Records(root, WORKLOADS), systems=Records(root, SYSTEMS),
     )  # fmt: skip
 
 
@@ -121,12 +122,13 @@ def _files(root: Path, folders: Collection[Path], faults: list[Fault]) -> Iterat
 
 def _references(record: BaseModel) -> Iterator[tuple[Loc, str, str]]:
     yield from refs_in(record)
+    # Closed sets of the schema that the taxonomy defines for readers.
     if isinstance(record, Technique):
-        # Closed sets of the schema that the taxonomy defines for readers.
         for index, effect in enumerate(record.effects):
             yield ("effects", index, "quantity"), "quantity", effect.quantity
-        for index, edge in enumerate(record.interactions):
-            yield ("interactions", index, "evidence"), "evidence", edge.evidence
+    for key in ("interactions", "relations"):
+        for index, edge in enumerate(getattr(record, key, ())):
+            yield (key, index, "evidence"), "evidence", edge.evidence
 
 
 def _kind(path: Path, data: Mapping[str, Any]) -> Any:
@@ -171,7 +173,7 @@ def _atlas(root: Path, records: Mapping[Path, BaseModel], papers: Mapping[str, A
         root=root, vocabularies=vocabularies, techniques=dict(sorted(techniques.items())), redirects=redirects,
         papers=papers, paths=paths, measurements=_of_folder(records, MEASUREMENTS),
         models=_of_folder(records, MODELS), hardware=_of_folder(records, HARDWARE),
-        workloads=_of_folder(records, WORKLOADS),
+        workloads=_of_folder(records, WORKLOADS), systems=_of_folder(records, SYSTEMS),
     )  # fmt: skip
 
 

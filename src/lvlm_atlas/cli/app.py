@@ -137,7 +137,7 @@ def fields(format_: Format = Listing.table, root: Root = None) -> None:
     from lvlm_atlas.cli.output import print_rows
     from lvlm_atlas.cli.rows import grammar_rows
 
-    print_rows(grammar_rows(opened(root).atlas), ("id", "meaning", "example"), format_)
+    print_rows(grammar_rows(opened(root).atlas), ("id", "meaning", "example", "synonyms"), format_)
 
 
 @app.command(rich_help_panel=BROWSE)
@@ -211,6 +211,20 @@ def workloads(
     from lvlm_atlas.cli.output import print_rows
 
     print_rows(list(workload_rows(shelves(root_of(root)), id_)), WORKLOAD_COLUMNS, format_)
+
+
+@app.command(rich_help_panel=BROWSE)
+def systems(
+    id_: Annotated[str | None, typer.Argument(metavar="[ID]", help="Only this one.")] = None,
+    format_: Format = Listing.table,
+    root: Root = None,
+) -> None:
+    """List serving systems and features of engines; json holds their whole records."""
+    from lvlm_atlas.atlas.shelves import shelves
+    from lvlm_atlas.cli.catalog import SYSTEM_COLUMNS, system_rows
+    from lvlm_atlas.cli.output import print_rows
+
+    print_rows(list(system_rows(shelves(root_of(root)), id_)), SYSTEM_COLUMNS, format_)
 
 
 app.add_typer(predict)

@@ -117,7 +117,13 @@ def grammar_rows(atlas: Atlas) -> list[dict[str, Any]]:
 
     language = guide(atlas)
     entries = (*language.fields, *language.relations, *language.operators)
-    return [{"id": e.written, "meaning": e.doc, "example": e.example, "values": list(e.values)} for e in entries]
+    return [
+        {
+            "id": e.written, "meaning": e.doc, "example": e.example, "synonyms": list(e.synonyms),
+            "values": list(e.values),
+        }
+        for e in entries
+    ]  # fmt: skip
 
 
 def term_rows(atlas: Atlas, vocabulary: str | None) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from lvlm_atlas.graph.relations import reading
 from lvlm_atlas.graph.result_words import kept_phrase, number_phrase, setting_of
 from lvlm_atlas.graph.results import experiment_results
 from lvlm_atlas.schema.effect import Effect
+from lvlm_atlas.schema.elsewhere import Shipped
 from lvlm_atlas.schema.record import Setting
 from lvlm_atlas.schema.reported import Reported
 from lvlm_atlas.schema.technique import Parameter, Technique
@@ -42,6 +43,7 @@ def sheet(atlas: KnowledgeBase, technique: Technique) -> Group:
     laws = [Text(f"• {sentence}") for sentence in by_law(atlas, technique.id).sentences]
     parts += _section("Interactions", [*edges, *laws])
     parts += _section("Reported by its sources", (_reported(atlas, technique, each) for each in technique.reported))
+    parts += _section("Shipped in", (_noted(*_shipped(atlas, shipped)) for shipped in technique.shipped_in))
     parts += _section("Pitfalls", (Text(f"• {pitfall.mistake}") for pitfall in technique.pitfalls))
     parts += _section(
         "Paper", [Text(f"{'; '.join(paper.authors)} ({paper.year}). {paper.title}. {paper.venue}. {paper.url}")]
@@ -98,6 +100,15 @@ def _value(value: Setting) -> str:
 
 def _legal(parameter: Parameter) -> str:
     return parameter.range or ", ".join(map(str, parameter.choices)) or parameter.type
+
+
+def _shipped(atlas: KnowledgeBase, shipped: Shipped) -> tuple[str, str]:
+    """An engine and how to switch the technique on there; then what differs, and where that can be read."""
+    since = f" since {shipped.since}" if shipped.since else ""
+    notes = [f"departs: {shipped.departs}"] if shipped.departs else []
+    notes += [f"refuses: {shipped.refuses}"] if shipped.refuses else []
+    notes.append(f"[{shipped.source.paper}, {shipped.source.place}]")
+    return f"{atlas.atlas.term('engine', shipped.engine).name}{since}: {shipped.how}", "  ".join(notes)
 
 
 def _noted(line: str, note: str | None) -> Text:

@@ -43,6 +43,7 @@ def to_json(kb: KnowledgeBase) -> str:
             }
             for key, paper in atlas.papers.items()
         },
+        "systems": {id_: s.model_dump(mode="json", by_alias=True) for id_, s in atlas.systems.items()},
         "measurements": {id_: m.model_dump(mode="json") for id_, m in atlas.measurements.items()},
     }
     return json.dumps(document, ensure_ascii=False, indent=1, sort_keys=True, allow_nan=False) + "\n"

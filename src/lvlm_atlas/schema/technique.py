@@ -9,10 +9,13 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from lvlm_atlas.schema.effect import Effect, Overhead
+from lvlm_atlas.schema.elsewhere import Listed, Place, Shipped
 from lvlm_atlas.schema.record import Id, PaperKey, Record, Ref, Setting, Source, Text
 from lvlm_atlas.schema.reported import Reported
 
 _NUMBER = r"(?:-?inf|-?\d+(?:\.\d+)?)"
+REFERENCE = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
+"""A class of an importable module."""
 RANGE = re.compile(rf"^([\[(])\s*({_NUMBER})\s*,\s*({_NUMBER})\s*([\])])$")
 
 
@@ -135,6 +138,10 @@ class Technique(Record):
     """The stage the survey files it under."""
     family: Annotated[Id, Ref("family")]
     """Its family, or subfamily where there is one."""
+    also_in: tuple[Place, ...] = ()
+    """Where else the survey treats it."""
+    listed_in: Listed | None = None
+    """Its row in the list that the survey's authors maintain; absent means that it has none."""
     modality: tuple[Annotated[Id, Ref("modality")], ...] = Field(min_length=1)
     """Inputs it applies to."""
     training: Annotated[Id, Ref("training")]
@@ -169,14 +176,18 @@ class Technique(Record):
     """Known ways to get it wrong."""
     status: Literal["implemented", "described"]
     """Whether a reference runs."""
-    reference: str | None = Field(default=None, pattern=r"^lvlm_atlas\.reference\.techniques\.[a-z0-9_.]+:[A-Z]\w*$")
-    """The torch reference as `module:Class`."""
+    reference: str | None = Field(default=None, pattern=REFERENCE)
+    """The torch reference as `module:Class`; it may lie in a package of your own, which only runs import."""
     neutral: dict[str, Setting] | None = None
     """A setting under which the run equals the run without the technique."""
+    no_neutral: Text | None = None
+    """Why no setting leaves the run as it is, in place of `neutral`: the technique replaces a module, say."""
     trials: tuple[dict[str, Setting], ...] = ()
     """Settings under which it bites on the tiny model; smoke and conformance run them."""
     upstream: Upstream | None = None
     """The authors' code."""
+    shipped_in: tuple[Shipped, ...] = ()
+    """Engines and toolkits whose released code has it."""
     verified: Annotated[Id, Ref("verification")]
     """Against what the entry was checked."""
     updated: str = Field(pattern=r"^\d{4}-\d{2}-\d{2}$")
@@ -192,12 +203,15 @@ class Technique(Record):
     @model_validator(mode="after")
     def _implemented_runs(self) -> Technique:
         if self.status == "implemented":
-            missing = [key for key in ("reference", "neutral") if getattr(self, key) is None]
+            missing = [] if self.reference else ["reference"]
+            missing += [] if self.neutral is not None or self.no_neutral else ["neutral"]
             missing += [] if self.trials else ["trials"]
             if missing:
                 raise ValueError(f"is implemented but lacks {', '.join(f'`{key}`' for key in missing)}")
         elif self.reference:
             raise ValueError("has a `reference` but is only described; set `status: implemented`")
+        if self.neutral is not None and self.no_neutral:
+            raise ValueError("has both `neutral` and `no_neutral`; keep one")
         return self
 
 
