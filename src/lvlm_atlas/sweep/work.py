@@ -14,6 +14,7 @@ from typing import Any
 from lvlm_atlas import planner as planner_package
 from lvlm_atlas import roofline as roofline_package
 from lvlm_atlas import schema as schema_package
+from lvlm_atlas import specs as specs_package
 from lvlm_atlas import sweep as sweep_package
 from lvlm_atlas.atlas.places import effect_place
 from lvlm_atlas.fault import AtlasError
@@ -179,4 +180,4 @@ def _sources() -> tuple[str, ...]:
     return tuple(file.read_text("utf-8") for folder in folders for file in sorted(folder.rglob("*.py")))
 
 
-_PACKAGES = (schema_package, roofline_package, planner_package, sweep_package)
+_PACKAGES = (schema_package, roofline_package, specs_package, planner_package, sweep_package)
