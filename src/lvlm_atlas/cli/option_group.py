@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import fields
+from functools import cache
 from typing import Any, get_type_hints
 
 
@@ -44,6 +45,7 @@ def expand_groups(command: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
+@cache
 def _annotated_fields(group: type[OptionGroup]) -> list[tuple[Any, Any]]:
     """The fields of a group in order, each with its annotation, evaluated."""
     hints = get_type_hints(group, include_extras=True)
