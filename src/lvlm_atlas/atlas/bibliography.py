@@ -78,6 +78,11 @@ def read_papers(root: Path) -> tuple[dict[str, Paper], list[Fault]]:
         text = read_text(root, BIB, MAX_BYTE)
     except DocumentError as error:
         return {}, [error.fault]
+    return parse_papers(text)
+
+
+def parse_papers(text: str) -> tuple[dict[str, Paper], list[Fault]]:
+    """The sound works of a BibTeX text by key, in its order, and every fault of it, said of papers.bib."""
     papers, faults = {}, []
     blocks, plain = _blocks(text)
     for block in blocks:
