@@ -89,6 +89,20 @@ def load(root: Path | None = None) -> Atlas:
     )  # fmt: skip
 
 
+def taxonomy(root: Path | None = None) -> Atlas:
+    """The vocabularies under `root` alone, which can be asked for while entries are still drafts.
+
+    Raises:
+        FaultsError: files of the taxonomy have faults; the error holds them all.
+        FileNotFoundError: no root is given and the package lies beside no atlas.
+    """
+    root = root or data_root()
+    records, faults = _records(root, (TAXONOMY,))
+    if faults:
+        raise FaultsError(faults)
+    return _atlas(root, records, Papers(root))
+
+
 def inspect(root: Path | None = None) -> Inspection:
     """Everything that can be read under `root`, with the faults of the rest. Never raises for the contents of files."""
     root = root or data_root()

@@ -180,10 +180,11 @@ def terms(
     root: Root = None,
 ) -> None:
     """List the vocabularies, or the terms of one with their definitions."""
+    from lvlm_atlas.atlas.loader import taxonomy
     from lvlm_atlas.cli.output import print_rows
     from lvlm_atlas.cli.rows import term_rows
 
-    print_rows(term_rows(opened(root).atlas, vocabulary), ("id", "name", "definition"), format_)
+    print_rows(term_rows(taxonomy(root_of(root)), vocabulary), ("id", "name", "definition"), format_)
 
 
 @browse.command(rich_help_panel=PANEL)

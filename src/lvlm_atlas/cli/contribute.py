@@ -16,7 +16,6 @@ from lvlm_atlas.cli.options import (
     Listing,
     References,
     Root,
-    opened,
     root_of,
 )
 
@@ -45,19 +44,30 @@ def check(
 def new(
     id_: Annotated[str, typer.Argument(metavar="ID", help="Id of the new technique, such as my-method.")],
     family: Annotated[str, typer.Option(help="Family or subfamily; `lvlm-atlas terms family` lists them.")],
-    acts_at: Annotated[str, typer.Option("--acts-at", help="Extension point that it uses.")],
-    paper: Annotated[str, typer.Option(help="Key of its paper in papers.bib.")],
-    name: Annotated[str | None, typer.Option(help="Its name; default: the id.")] = None,
+    acts_at: Annotated[
+        list[str], typer.Option("--acts-at", help="Where it acts; `lvlm-atlas terms position` lists them; repeatable.")
+    ],
+    paper: Annotated[str | None, typer.Option(help="Key of its paper in papers.bib.")] = None,
+    name: Annotated[str | None, typer.Option(help="Its name, such as SnapKV; default: the id.")] = None,
+    described: Annotated[bool, typer.Option("--described", help="An entry alone, without a reference to run.")] = False,
+    from_bib: Annotated[
+        Path | None, typer.Option("--from-bib", help="BibTeX file from which its paper goes into papers.bib.")
+    ] = None,
     root: Root = None,
 ) -> None:
-    """Write the files of a new technique: entry, reference, test. `check` then says what to fill in."""
+    """Write the files of a new technique: entry, reference, test. `check` then says what to fill in.
+
+    lvlm-atlas new fastv --name FastV --family token-compression --acts-at llm-layer --paper chen2024fastv
+    """
     from lvlm_atlas.drafts.technique import scaffold
 
-    for path in scaffold(opened(root), id_, family=family, acts_at=acts_at, paper=paper, name=name):
-        typer.echo(f"wrote {path}")
-    typer.echo(
-        f"next: fill in what `lvlm-atlas check` names, then `lvlm-atlas smoke {id_}` and `lvlm-atlas verify {id_}`"
+    written = scaffold(
+        root_of(root), id_, family=family, acts_at=acts_at, paper=paper, name=name, described=described, bib=from_bib
     )
+    for path in written:
+        typer.echo(f"wrote {path}")
+    then = "" if described else f", then `lvlm-atlas smoke {id_}` and `lvlm-atlas verify {id_}`"
+    typer.echo(f"next: fill in what `lvlm-atlas check` names{then}")
 
 
 @contribute.command(rich_help_panel=PANEL)

@@ -19,7 +19,9 @@ def expand_groups(command: Callable[..., None]) -> Callable[..., None]:
     The parameters of the result are keyword-only, so a group may stand after a parameter with a default.
     """
     hints = get_type_hints(command, include_extras=True)
-    groups = {name: hint for name, hint in hints.items() if isinstance(hint, type) and issubclass(hint, OptionGroup)}
+    groups: dict[str, Any] = {
+        name: hint for name, hint in hints.items() if isinstance(hint, type) and issubclass(hint, OptionGroup)
+    }
     options = {
         name: [
             inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=annotation)
@@ -45,8 +47,12 @@ def expand_groups(command: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
+def _is_group(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, OptionGroup)
+
+
 @cache
-def _annotated_fields(group: type[OptionGroup]) -> list[tuple[Any, Any]]:
+def _annotated_fields(group: Any) -> list[tuple[Any, Any]]:
     """The fields of a group in order, each with its annotation, evaluated."""
     hints = get_type_hints(group, include_extras=True)
-    return [(field, hints[field.name]) for field in fields(group)]  # type: ignore[arg-type]
+    return [(field, hints[field.name]) for field in fields(group)]
