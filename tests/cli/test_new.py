@@ -214,6 +214,9 @@ def test_a_second_draft_can_begin_beside_the_first_and_terms_can_be_asked_for(ru
         new(run, clone).err == "lvlm-atlas: the id 'my-method' is taken and means one thing for ever; choose another\n"
     )
     assert "token-pruning" in run("terms", "mechanism", "--root", clone).out
+    said = run("list", "--root", clone)
+    assert said.code == 0
+    assert said.err.startswith("my-method is left out: it is a draft")
 
 
 def test_a_paper_is_taken_along_from_a_file(run, clone: Path, bib: Path) -> None:

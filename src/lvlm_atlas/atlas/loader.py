@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.atlas.bibliography import Papers, read_papers
+from lvlm_atlas.atlas.placeholders import RULE as PLACEHOLDER_RULE
 from lvlm_atlas.atlas.records import (
     HARDWARE,
     KINDS,
@@ -72,7 +73,8 @@ def load(root: Path | None = None) -> Atlas:
     """The atlas under `root`; by default the one that comes with the package.
 
     papers.bib is read when a work is first asked for, and so is each measurement, model, device and workload, one
-    file at a time. References are not resolved here: `rules.check` does that.
+    file at a time. References are not resolved here: `rules.check` does that. Techniques whose files have no fault but
+    places to fill in are left out and named in `drafts`.
 
     Raises:
         FaultsError: files have faults; the error holds them all.
@@ -80,10 +82,11 @@ def load(root: Path | None = None) -> Atlas:
     """
     root = root or data_root()
     records, faults = _records(root, (TAXONOMY, TECHNIQUES))
-    if faults:
+    drafts = _drafts(faults)
+    if any(fault.path not in drafts.values() for fault in faults):
         raise FaultsError(faults)
     return replace(
-        _atlas(root, records, Papers(root)),
+        _atlas(root, records, Papers(root)), drafts=drafts,
         measurements=Records(root, MEASUREMENTS), models=Records(root, MODELS), hardware=Records(root, HARDWARE),
         workloads=Records(root, WORKLOADS),
     )  # fmt: skip
@@ -123,6 +126,12 @@ def _records(root: Path, folders: Collection[Path]) -> tuple[dict[Path, BaseMode
     if TAXONOMY in folders and not any(fault.path.is_relative_to(TAXONOMY) for fault in faults):
         faults += _missing_vocabularies(records)
     return records, faults
+
+
+def _drafts(faults: Collection[Fault]) -> dict[str, Path]:
+    """The technique files whose faults are all places to fill in, by the ids that their names say."""
+    broken = {fault.path for fault in faults if fault.rule != PLACEHOLDER_RULE or folder_of(fault.path) != TECHNIQUES}
+    return by_stem(fault.path for fault in faults if fault.path not in broken)
 
 
 def _files(root: Path, folders: Collection[Path], faults: list[Fault]) -> Iterator[Path]:

@@ -16,6 +16,7 @@ from lvlm_atlas.cli.options import (
     Listing,
     Root,
     TechniqueId,
+    loaded,
     named,
     opened,
     root_of,
@@ -32,7 +33,6 @@ def list_(
     root: Root = None,
 ) -> None:
     """List techniques, all or those that a query finds."""
-    from lvlm_atlas.atlas.loader import load
     from lvlm_atlas.cli.output import print_rows
     from lvlm_atlas.cli.rows import TECHNIQUE_COLUMNS, technique_rows
 
@@ -41,7 +41,7 @@ def list_(
         answer = atlas.query(query)
         records, found, why = atlas.atlas, [row.technique for row in answer.rows], answer.why_empty
     else:
-        records = load(root_of(root))
+        records = loaded(root)
         found, why = list(records.techniques.values()), "the catalog is empty"
     print_rows(technique_rows(records, found, format_), TECHNIQUE_COLUMNS, format_)
     if not found:

@@ -11,6 +11,7 @@ import typer
 from lvlm_atlas.fault import AtlasError
 
 if TYPE_CHECKING:
+    from lvlm_atlas.atlas.atlas import Atlas
     from lvlm_atlas.graph.knowledge import KnowledgeBase
     from lvlm_atlas.schema.technique import Technique
 
@@ -91,11 +92,21 @@ def root_of(root: Path | None) -> Path:
     return root
 
 
-def opened(root: Path | None) -> KnowledgeBase:
-    """The knowledge base that a command works on."""
-    from lvlm_atlas import load
+def loaded(root: Path | None) -> Atlas:
+    """The records that a command works on; drafts that are left out are named on standard error."""
+    from lvlm_atlas.atlas.loader import load
 
-    return load(root_of(root))
+    atlas = load(root_of(root))
+    for id_, path in atlas.drafts.items():
+        typer.echo(f"{id_} is left out: it is a draft, and `lvlm-atlas check {path}` names what to fill in", err=True)
+    return atlas
+
+
+def opened(root: Path | None) -> KnowledgeBase:
+    """The knowledge base that a command works on; as `loaded`."""
+    from lvlm_atlas.graph.knowledge import KnowledgeBase
+
+    return KnowledgeBase(loaded(root))
 
 
 def named(atlas: KnowledgeBase, id_: str) -> Technique:
