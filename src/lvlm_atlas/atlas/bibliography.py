@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lvlm_atlas.atlas.document import DocumentError, read_text
 from lvlm_atlas.fault import Fault, FaultsError
 
 BIB = Path("papers.bib")
@@ -74,6 +73,8 @@ def read_papers(root: Path) -> tuple[dict[str, Paper], list[Fault]]:
     """The sound works of papers.bib by key, in the file's order, and every fault of the file."""
     if not (root / BIB).exists() and not (root / BIB).is_symlink():
         return {}, [_fault(1, "missing-file", "there is no papers.bib", "add the file; it holds the works cited")]
+    from lvlm_atlas.atlas.document import DocumentError, read_text  # noqa: PLC0415 - most commands cite nothing
+
     try:
         text = read_text(root, BIB, MAX_BYTE)
     except DocumentError as error:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from pydantic import BaseModel
 
@@ -32,11 +32,14 @@ from lvlm_atlas.atlas.records import (
     walk,
 )
 from lvlm_atlas.atlas.root import data_root
-from lvlm_atlas.atlas.yaml_subset import Loc
+from lvlm_atlas.atlas.snapshot import Snapshot
 from lvlm_atlas.fault import Fault, FaultsError
 from lvlm_atlas.schema.record import refs_in
 from lvlm_atlas.schema.technique import Moved, Split, Technique
 from lvlm_atlas.schema.vocabulary import AnyVocabulary, Vocabulary
+
+if TYPE_CHECKING:
+    from lvlm_atlas.atlas.yaml_subset import Loc
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -74,17 +77,24 @@ def load(root: Path | None = None) -> Atlas:
 
     papers.bib is read when a work is first asked for, and so is each measurement, model, device and workload, one
     file at a time. References are not resolved here: `rules.check` does that. Techniques whose files have no fault but
-    places to fill in are left out and named in `drafts`.
+    places to fill in are left out and named in `drafts`. Files that have not changed since they were last found sound
+    are taken from their `Snapshot`.
 
     Raises:
         FaultsError: files have faults; the error holds them all.
         FileNotFoundError: no root is given and the package lies beside no atlas.
     """
     root = root or data_root()
-    records, faults = _records(root, (TAXONOMY, TECHNIQUES))
-    drafts = _drafts(faults)
-    if any(fault.path not in drafts.values() for fault in faults):
-        raise FaultsError(faults)
+    snapshot = Snapshot(root, (TAXONOMY, TECHNIQUES))
+    drafts: dict[str, Path] = {}
+    records = snapshot.read()
+    if records is None:
+        records, faults = _records(root, (TAXONOMY, TECHNIQUES))
+        drafts = _drafts(faults)
+        if any(fault.path not in drafts.values() for fault in faults):
+            raise FaultsError(faults)
+        if not faults:
+            snapshot.write(records)
     return replace(
         _atlas(root, records, Papers(root)), drafts=drafts,
         measurements=Records(root, MEASUREMENTS), models=Records(root, MODELS), hardware=Records(root, HARDWARE),

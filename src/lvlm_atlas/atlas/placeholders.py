@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from lvlm_atlas.atlas.yaml_subset import Loc
+if TYPE_CHECKING:
+    from lvlm_atlas.atlas.yaml_subset import Loc
 
 PLACEHOLDER = "FILL IN"
 RULE = "placeholder"
