@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lvlm_atlas.atlas.snapshot import Snapshot
 from lvlm_atlas.fault import Fault, FaultsError
 
 BIB = Path("papers.bib")
@@ -54,9 +55,13 @@ class Papers(Mapping[str, Paper]):
 
     @cached_property
     def _papers(self) -> dict[str, Paper]:
-        papers, faults = read_papers(self._root)
-        if faults:
-            raise FaultsError(faults)
+        snapshot = Snapshot(self._root, (BIB,))
+        papers = snapshot.read()
+        if papers is None:
+            papers, faults = read_papers(self._root)
+            if faults:
+                raise FaultsError(faults)
+            snapshot.write(papers)
         return papers
 
     def __getitem__(self, key: str) -> Paper:

@@ -87,14 +87,15 @@ def load(root: Path | None = None) -> Atlas:
     root = root or data_root()
     snapshot = Snapshot(root, (TAXONOMY, TECHNIQUES))
     drafts: dict[str, Path] = {}
-    records = snapshot.read()
+    kept = snapshot.read()
+    records = {Path(name): record for name, record in kept.items()} if kept is not None else None
     if records is None:
         records, faults = _records(root, (TAXONOMY, TECHNIQUES))
         drafts = _drafts(faults)
         if any(fault.path not in drafts.values() for fault in faults):
             raise FaultsError(faults)
         if not faults:
-            snapshot.write(records)
+            snapshot.write({str(path): record for path, record in records.items()})
     return replace(
         _atlas(root, records, Papers(root)), drafts=drafts,
         measurements=Records(root, MEASUREMENTS), models=Records(root, MODELS), hardware=Records(root, HARDWARE),

@@ -5,7 +5,8 @@ reads them: names, sizes and times of change, to the nanosecond. Whatever does n
 
 It is a pickle, since that is ten times faster than building the validators that would read JSON; but one that can do
 no harm: only the file's owner may have written it, in a folder that only the owner may write to, and it may name no
-class but the records of `lvlm_atlas.schema`, so that even a forged one makes records and calls nothing else.
+class but records of `lvlm_atlas.schema` and works of the bibliography, so that even a forged one makes such objects
+and calls nothing else.
 """
 
 from __future__ import annotations
@@ -37,23 +38,21 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _READERS = ("schema", "atlas")
 """Packages that decide what a record is."""
 _SCHEMA = "lvlm_atlas.schema."
+_WORK = ("lvlm_atlas.atlas.bibliography", "Paper")
 
 
 class Snapshot:
-    """The snapshot of some folders of a catalog, as far as there may be one.
+    """The snapshot of what some files and folders of a catalog hold, as far as there may be one.
 
     Args:
         root: the catalog.
-        folders: those whose files the records come from, relative to it.
-        cache: where snapshots lie; by default `lvlm-atlas` in the user's cache folder.
-        settled_s: see `SETTLED_S`.
+        sources: the files and folders that are read, relative to it.
     """
 
-    def __init__(
-        self, root: Path, folders: Collection[Path], cache: Path | None = None, settled_s: float = SETTLED_S
-    ) -> None:
-        self._root, self._folders, self._settled_s = root.absolute(), folders, settled_s
-        self._cache = cache or _cache_folder()
+    def __init__(self, root: Path, sources: Collection[Path]) -> None:
+        self._root = root.absolute()
+        self._sources = [self._root / source for source in sources]
+        self._cache = _cache_folder()
         self._state = b""
 
     @property
@@ -61,10 +60,11 @@ class Snapshot:
         """Where it lies; None if snapshots are turned off, or impossible on this system."""
         if self._cache is None or os.environ.get(SWITCH, "").lower() == "off" or not hasattr(os, "geteuid"):
             return None
-        return self._cache / f"{zlib.crc32(os.fsencode(self._root)):08x}.snapshot"
+        names = "\n".join(map(str, self._sources))
+        return self._cache / f"{zlib.crc32(os.fsencode(names)):08x}.snapshot"
 
-    def read(self) -> dict[Path, BaseModel] | None:
-        """The records by their files, relative to the root; None if the files, or the code, have changed since."""
+    def read(self) -> dict[str, Any] | None:
+        """What `write` was given; None if the files, or the code that reads them, have changed since."""
         path = self.path
         if path is None:
             return None
@@ -77,21 +77,21 @@ class Snapshot:
             body = raw[len(head) + 4 :]
             if zlib.crc32(body).to_bytes(4, "big") != raw[len(head) : len(head) + 4]:
                 return None
-            records = _Unpickler(BytesIO(body)).load()
-            return {Path(name): record for name, record in records.items()}
+            records: dict[str, Any] = _Unpickler(BytesIO(body)).load()
+            return records
         except Exception:  # noqa: BLE001 - whatever is wrong with it, the files themselves are still there
             return None
 
-    def write(self, records: Mapping[Path, BaseModel]) -> None:
-        """Keep records that were read after `read` was called, if no file has changed meanwhile. Never raises."""
+    def write(self, records: Mapping[str, Any]) -> None:
+        """Keep what was read after `read` was called, if no file has changed meanwhile. Never raises."""
         path = self.path
         if path is None or not self._state:
             return
         try:
             state, newest_s = self._current()
-            if state != self._state or newest_s > time.time() - self._settled_s:
+            if state != self._state or newest_s > time.time() - SETTLED_S:
                 return
-            body = pickle.dumps({str(file): record for file, record in records.items()}, protocol=5)
+            body = pickle.dumps(dict(records), protocol=5)
             _write_own(path, _FORMAT + state + zlib.crc32(body).to_bytes(4, "big") + body)
             _prune(path.parent)
         except OSError:
@@ -99,10 +99,10 @@ class Snapshot:
 
     def _current(self) -> tuple[bytes, float]:
         """The state of all that the records depend on, and when the newest of it changed, in seconds."""
-        lines = [f"{sys.implementation.cache_tag} {VERSION} {self._root}"]
+        lines = [f"{sys.implementation.cache_tag} {VERSION}"]
         newest_ns = 0
-        for folder in (*(self._root / folder for folder in self._folders), *(_PACKAGE / name for name in _READERS)):
-            for name, info in _files(str(folder)):
+        for source in (*self._sources, *(_PACKAGE / name for name in _READERS)):
+            for name, info in _files(str(source)):
                 newest_ns = max(newest_ns, info.st_mtime_ns, info.st_ctime_ns)
                 lines.append(
                     f"{name!r} {info.st_mode} {info.st_size} {info.st_ino} {info.st_mtime_ns} {info.st_ctime_ns}"
@@ -112,10 +112,12 @@ class Snapshot:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Makes records, and nothing else."""
+    """Makes records and works, and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """A class of records; others are refused."""
+        """A class of records, or that of works; others are refused."""
+        if (module, name) == _WORK:
+            return super().find_class(module, name)
         found = super().find_class(module, name) if module.startswith(_SCHEMA) and name.isidentifier() else None
         if not (isinstance(found, type) and issubclass(found, BaseModel)):
             raise pickle.UnpicklingError(f"{module}.{name} is no record")
@@ -131,18 +133,15 @@ def _cache_folder() -> Path | None:
         return None
 
 
-def _files(folder: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Everything in a folder and below, links not followed, compiled code left out; the order is that of names."""
-    with os.scandir(folder) as entries:
-        listed = sorted(entries, key=lambda entry: entry.name)
-    for entry in listed:
-        if entry.name == "__pycache__":
-            continue
-        is_folder = entry.is_dir(follow_symlinks=False)
-        if is_folder:
-            yield from _files(entry.path)
-        else:
-            yield entry.path, entry.stat(follow_symlinks=False)
+def _files(path: str) -> Iterator[tuple[str, os.stat_result]]:
+    """A file, or all in a folder and below, by name; links are not followed, compiled code is left out."""
+    info = os.lstat(path)
+    if not stat.S_ISDIR(info.st_mode):
+        yield path, info
+        return
+    for name in sorted(os.listdir(path)):  # noqa: PTH208 - many files, and Path is slow
+        if name != "__pycache__":
+            yield from _files(f"{path}/{name}")
 
 
 def _read_own(path: Path) -> bytes:
