@@ -18,10 +18,9 @@ from lvlm_atlas.graph.result_words import kept_phrase, number_phrase, setting_of
 from lvlm_atlas.graph.results import experiment_results
 from lvlm_atlas.schema.effect import Effect
 from lvlm_atlas.schema.elsewhere import Shipped
-from lvlm_atlas.schema.record import Setting
 from lvlm_atlas.schema.reported import Reported
 from lvlm_atlas.schema.technique import Parameter, Technique
-from lvlm_atlas.schema.wording import as_text, change, cost, layers
+from lvlm_atlas.schema.wording import as_text, change, cost, layers, setting
 
 
 def sheet(atlas: KnowledgeBase, technique: Technique) -> Group:
@@ -84,18 +83,13 @@ def _parameters(technique: Technique) -> Table:
     for column in ("name", "symbol", "default", "legal", "meaning"):
         table.add_column(column, overflow="fold")
     for name, parameter in technique.parameters.items():
-        table.add_row(name, parameter.symbol or "", _value(parameter.default), _legal(parameter), parameter.doc)
+        table.add_row(name, parameter.symbol or "", setting(parameter.default), _legal(parameter), parameter.doc)
     return table
 
 
 def _effect(effect: Effect) -> str:
     where = layers(effect)
     return as_text((f"{effect.quantity} ", *change(effect), *((" ", *where) if where else ())))
-
-
-def _value(value: Setting) -> str:
-    """A value as YAML writes it."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _legal(parameter: Parameter) -> str:
