@@ -184,7 +184,7 @@ def _alpha() -> dict[str, Any]:
         "neutral": {"keep_ratio": 1.0},
         "trials": [{"keep_ratio": 0.25, "layer": 1}],
         "also_in": [{"family": "kv-compression", "section": "5.1", "note": "Named in passing."}],
-        "listed_in": {"heading": "Decoding", "stage": "decoding", "training_free": False, "source": dict(_SOURCE)},
+        "listed_in": {"heading": "Encoding", "stage": "encoding", "source": dict(_SOURCE)},
         "shipped_in": [
             {
                 "engine": "zeta",
