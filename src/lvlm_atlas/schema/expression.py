@@ -109,7 +109,7 @@ class Formula:
             finite = math.isfinite(value)
         except KeyError:
             raise ValueError(f"{self.text!r} needs {', '.join(sorted(self.names - set(names)))}") from None
-        except (ArithmeticError, IndexError, TypeError) as error:
+        except (ArithmeticError, IndexError, TypeError, ValueError) as error:
             raise ValueError(f"{self.text!r}: {error}") from None
         if not finite:
             raise ValueError(f"{self.text!r} gives {value!r}, not a finite number")
