@@ -20,7 +20,10 @@ from lvlm_atlas.graph.fields import (
 )
 from lvlm_atlas.schema.technique import Technique
 
-_PARTS = ("interactions", "overheads", "parameters", "pitfalls", "reference", "reported", "upstream")
+_PARTS = (
+    "also_in", "interactions", "listed_in", "overheads", "parameters", "pitfalls", "reference", "reported",
+    "shipped_in", "upstream",
+)  # fmt: skip
 
 
 def _parts(atlas: Atlas, technique: Technique) -> Iterator[str]:
@@ -30,11 +33,18 @@ def _parts(atlas: Atlas, technique: Technique) -> Iterator[str]:
         yield "measurement"
 
 
+def _switched_on(technique: Technique, engine: str) -> str:
+    """How an engine switches the technique on, and where that can be read."""
+    found = (shipped for shipped in technique.shipped_in if shipped.engine == engine)
+    return "; ".join(f"{shipped.how} [{shipped.source.paper}, {shipped.source.place}]" for shipped in found)
+
+
 FIELDS: tuple[Field, ...] = (
     TermField(
         name="stage",
         doc="Stage that the survey files the technique under.",
         example="stage:prefilling",
+        aliases=("phase",),
         vocabulary="stage",
         of=lambda t: (t.stage,),
     ),
@@ -54,6 +64,7 @@ FIELDS: tuple[Field, ...] = (
         name="bound",
         doc="Resource that it saves, at whichever stage.",
         example="bound:compute",
+        aliases=("bottleneck",),
         vocabulary="bound",
         of=lambda t: (relief.bound for relief in t.relieves),
     ),
@@ -145,6 +156,15 @@ FIELDS: tuple[Field, ...] = (
         example="status:implemented",
         choices=get_args(Technique.model_fields["status"].annotation),
         of=lambda _, t: (t.status,),
+    ),
+    TermField(
+        name="shipped_in",
+        doc="Engine or toolkit whose released code has it, as far as a source says.",
+        example="shipped-in:transformers",
+        aliases=("engine",),
+        vocabulary="engine",
+        of=lambda t: (shipped.engine for shipped in t.shipped_in),
+        detail=_switched_on,
     ),
     TermField(
         name="verified",

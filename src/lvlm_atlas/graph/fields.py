@@ -81,6 +81,8 @@ class TermField(Field):
     """Which vocabulary."""
     of: Callable[[Technique], Iterable[str]]
     """The term ids of a technique."""
+    detail: Callable[[Technique, str], str] | None = None
+    """What more the technique's entry says of one of its terms."""
 
     def known(self, atlas: Atlas) -> tuple[str, ...]:
         """All live terms."""
@@ -93,7 +95,10 @@ class TermField(Field):
     def test(self, atlas: Atlas, value: str) -> Test:
         """Whether the term, or one below it, is among the technique's."""
         wanted = atlas.narrower(self.vocabulary, term_named(atlas, self.vocabulary, value, self.name))
-        return lambda t: _said(self.name, (id_ for id_ in self.ids(atlas, t) if id_ in wanted))
+        return lambda t: _said(self.name, (self._shown(t, id_) for id_ in self.ids(atlas, t) if id_ in wanted))
+
+    def _shown(self, technique: Technique, id_: str) -> str:
+        return f"{id_}, {self.detail(technique, id_)}" if self.detail else id_
 
 
 def term_named(atlas: Atlas, vocabulary: str, word: str, field: str) -> str:

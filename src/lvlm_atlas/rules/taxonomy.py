@@ -147,7 +147,7 @@ def forward_circle(inspection: Inspection) -> Iterator[Finding]:
     example=lambda files: files["taxonomy/position.yaml"]["terms"][0].pop("order"),
 )
 def incomplete_term(inspection: Inspection) -> Iterator[Finding]:
-    """Live stages and positions have an order, positions and root families a stage, what is measured a direction."""
+    """Stages and positions have an order, positions and root families a stage (or `any_stage`), scores a direction."""
     for path, vocabulary in inspection.of(Vocabulary):
         for index, term in enumerate(vocabulary.terms):
             for key in () if term.gone else _needed(term):
@@ -164,7 +164,7 @@ def _needed(term: Term) -> tuple[str, ...]:
         return ("tests", "modality", "metric", "unit", "better")
     if isinstance(term, MetricTerm):
         return ("unit", "better")
-    return ("stage",) if isinstance(term, FamilyTerm) and term.parent is None else ()
+    return ("stage",) if isinstance(term, FamilyTerm) and term.parent is None and not term.any_stage else ()
 
 
 def _forwards(term: Term) -> list[tuple[Loc, str]]:

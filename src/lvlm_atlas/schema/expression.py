@@ -18,15 +18,20 @@ _Part = Callable[[Names], Any]
 
 FUNCTIONS: Mapping[str, Callable[..., float]] = {
     "abs": abs,
+    "at": lambda numbers, index: numbers[int(index)],
     "ceil": math.ceil,
+    "count": lambda numbers, most: sum(number <= most for number in numbers),
     "floor": math.floor,
     "int": int,
+    "length": len,
     "log2": math.log2,
     "max": max,
     "min": min,
     "round": round,  # half to even, as Python and torch round
+    "sum": sum,
 }
-"""What a formula may call."""
+"""What a formula may call. Of a list parameter: `at(list, index)`, `count(list, most)` is how many of its numbers are
+at most that, `length(list)`, `sum(list)`."""
 
 MAX_LENGTH = 240
 _ALLOWED = (
@@ -104,7 +109,7 @@ class Formula:
             finite = math.isfinite(value)
         except KeyError:
             raise ValueError(f"{self.text!r} needs {', '.join(sorted(self.names - set(names)))}") from None
-        except (ArithmeticError, TypeError) as error:
+        except (ArithmeticError, IndexError, TypeError, ValueError) as error:
             raise ValueError(f"{self.text!r}: {error}") from None
         if not finite:
             raise ValueError(f"{self.text!r} gives {value!r}, not a finite number")

@@ -52,7 +52,7 @@ Text = Annotated[str, AfterValidator(_one_line)]
 """Plain text of one paragraph; white space is folded, HTML is refused."""
 
 
-Setting = bool | int | float | str
+Setting = bool | int | float | str | tuple[int | float, ...]
 """A value of a parameter."""
 
 

@@ -70,6 +70,8 @@ class FamilyTerm(Term):
 
     stage: Annotated[Id, Ref("stage")] | None = None
     """The stage the family belongs to; a subfamily takes its parent's."""
+    any_stage: bool = False
+    """Whether its techniques belong to several stages, in place of `stage`; each entry then says its own."""
 
 
 class PositionTerm(Term):
@@ -136,6 +138,13 @@ class BenchmarkTerm(Term):
     """Which direction is good."""
     highest: float | None = None
     """The highest score that is possible, where there is one."""
+
+
+class EngineTerm(Term):
+    """An inference engine or a toolkit that ships techniques."""
+
+    repository: str | None = Field(default=None, pattern=r"^[A-Za-z0-9-]+/[A-Za-z0-9._-]+$")
+    """`owner/name` of its code on GitHub."""
 
 
 class Vocabulary(Record):
@@ -211,6 +220,13 @@ class BenchmarkVocabulary(Vocabulary):
     terms: tuple[BenchmarkTerm, ...] = Field(min_length=1)
 
 
+class EngineVocabulary(Vocabulary):
+    """The engines and toolkits that ship techniques."""
+
+    vocabulary: Literal["engine"]
+    terms: tuple[EngineTerm, ...] = Field(min_length=1)
+
+
 AnyVocabulary = Annotated[
     PlainVocabulary
     | StageVocabulary
@@ -220,7 +236,8 @@ AnyVocabulary = Annotated[
     | QuantityVocabulary
     | SymbolVocabulary
     | MetricVocabulary
-    | BenchmarkVocabulary,
+    | BenchmarkVocabulary
+    | EngineVocabulary,
     Field(discriminator="vocabulary"),
 ]
 """A file of `taxonomy/`, told apart by its `vocabulary` key."""

@@ -22,6 +22,7 @@ from lvlm_atlas.site.markup import bare
 from lvlm_atlas.site.models import model_pages
 from lvlm_atlas.site.routes import FIXED
 from lvlm_atlas.site.survey import survey_page
+from lvlm_atlas.site.systems import system_pages
 from lvlm_atlas.site.technique import technique_page
 from lvlm_atlas.site.workloads import workloads_page
 
@@ -36,6 +37,7 @@ def pages(content: Content) -> tuple[Page, ...]:
              description="All techniques in one table."),
         *(technique_page(content, technique) for technique in content.techniques),
         *_former(content),
+        *system_pages(content),
         Page(path=FIXED["stages"], title="Stages", template="stages.md.j2",
              description="The stages of inference and what limits them."),
         *_terms(content, "stage"),
@@ -179,6 +181,7 @@ def _papers(content: Content) -> Iterator[Page]:
             path=content.routes.path("paper", key), title=paper.title, template="paper.md.j2",
             description=f"{paper.title} ({paper.year})",
             context={"paper": paper, "introduces": introduces, "words": words[key],
+                     "systems": [s for s in content.atlas.systems.values() if key in (s.paper, *s.also)],
                      "cites": [t for t in cited[key] if t not in introduces]},
             search=0 if introduces else 1,  # its title must lead to the technique, whose page has it too
         )  # fmt: skip
