@@ -78,6 +78,7 @@ def test_the_commands_are_found_at_all() -> None:
         "plan",
         "sweep",
         "sql",
+        "systems",
     }
 
 
