@@ -172,7 +172,6 @@ def test_the_query_language_explains_itself_and_its_examples_run(run) -> None:
         assert run("query", row["example"]).code in (0, 1)
 
 
-@pytest.mark.parametrize("format_", ["json", "graphml", "mermaid", "dot"])
 def test_systems_are_listed_and_one_is_shown_whole(run) -> None:
     ids = run("systems", "-f", "ids").out.split()
     assert ids == sorted(load().atlas.systems)
@@ -192,6 +191,7 @@ def test_a_query_by_engine_says_how_it_is_switched_on_and_where_that_can_be_read
     assert run("query", "engine:vLLM", "-f", "ids").out == "speculative-sampling\n"
 
 
+@pytest.mark.parametrize("format_", ["json", "graphml", "mermaid", "dot"])
 def test_exports_name_every_technique(run, format_: str) -> None:
     said = run("export", "--format", format_)
     assert said.code == 0
