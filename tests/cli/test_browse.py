@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from lvlm_atlas import load
+from lvlm_atlas.cli.rows import SHOWN
 
 ATLAS = load()
 IDS = sorted(ATLAS.atlas.techniques)
@@ -158,6 +159,28 @@ def test_the_graph_command_prints_each_edge_with_its_reason(run) -> None:
     assert stated == {row["id"] for row in json.loads(run("show", "fastv", "--json").out)["edges"]}
     deeper = json.loads(run("graph", "fastv", "--depth", "2", "-f", "json").out)
     assert len(deeper) >= len(rows)
+
+
+def test_the_table_of_a_neighbourhood_shows_some_of_each_kind_and_all_on_request(
+    run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "2000")
+    rows = json.loads(run("graph", "fastv", "-f", "json").out)
+    composing = [row for row in rows if row["kind"] == "composes-with" and row["evidence"] != "predicted"]
+    assert len(composing) > SHOWN
+    short, whole = (run("graph", "fastv", *more).out for more in ((), ("--all",)))
+    assert f"fastv composes with {len(composing) - SHOWN} more" in short
+    assert ("--all" in short, "--all" in whole) == (True, False)
+    assert sum(row["reason"] in short for row in composing) == SHOWN
+    assert all(row["reason"] in whole for row in rows)
+
+
+def test_the_laws_are_said_in_words_where_names_would_fill_a_screen(run) -> None:
+    for command in ("graph", "show"):
+        text = " ".join(run(command, "divprune").out.split())
+        assert "cascades to whatever acts later, from `llm-layer` to `decode-loop`" in text
+        assert "is-fed-by(divprune)" in text
+    assert "fastv" in run("query", "is-fed-by(divprune)", "-f", "ids").out.split()
 
 
 def test_every_vocabulary_can_be_listed(run) -> None:

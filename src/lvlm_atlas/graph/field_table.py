@@ -8,7 +8,16 @@ from typing import get_args
 from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.atlas.shelves import UnknownIdError
 from lvlm_atlas.fault import suggestion
-from lvlm_atlas.graph.fields import ChoiceField, Field, PaperField, ReliefField, TermField, YearField, folded
+from lvlm_atlas.graph.fields import (
+    ChoiceField,
+    Field,
+    ModelField,
+    PaperField,
+    ReliefField,
+    TermField,
+    YearField,
+    folded,
+)
 from lvlm_atlas.schema.technique import Technique
 
 _PARTS = (
@@ -97,6 +106,28 @@ FIELDS: tuple[Field, ...] = (
         aliases=("effects", "quantity"),
         vocabulary="quantity",
         of=lambda t: (effect.quantity for effect in t.effects),
+    ),
+    TermField(
+        name="reported_on",
+        doc="Benchmark on which a source reports scores; a broader one finds its parts.",
+        example="reported_on:gqa",
+        aliases=("benchmark",),
+        vocabulary="benchmark",
+        of=lambda t: (result.benchmark for e in t.reported for result in e.results if result.benchmark),
+    ),
+    TermField(
+        name="reports",
+        doc="Metric of speed, memory or work that a source reports.",
+        example="reports:ttft",
+        aliases=("metric",),
+        vocabulary="metric",
+        of=lambda t: (result.metric for e in t.reported for result in e.results if result.metric),
+    ),
+    ModelField(
+        name="reported_for",
+        doc="Model that reported numbers are of: its id in the catalog, or the name as printed.",
+        example="reported_for:llava-1.5-7b",
+        aliases=("model",),
     ),
     TermField(
         name="modality",

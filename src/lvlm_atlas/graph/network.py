@@ -11,15 +11,17 @@ from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.graph.edges import Edge
 from lvlm_atlas.graph.field_table import FIELDS
 from lvlm_atlas.graph.fields import TermField
+from lvlm_atlas.graph.laws import Laws, upstream_tokens
 from lvlm_atlas.schema.record import refs_in
 from lvlm_atlas.schema.system import System
 from lvlm_atlas.schema.technique import Technique
 
 
-def network(atlas: Atlas, interactions: Iterable[Edge]) -> nx.MultiDiGraph[str]:
+def network(atlas: Atlas, interactions: Iterable[Edge], laws: Laws) -> nx.MultiDiGraph[str]:
     """The whole graph; its nodes and edges come in the same order each time.
 
-    A technique's node is its id, a term's `vocabulary:id`, a paper's `paper:key`, a serving system's `system:id`.
+    A technique's node is its id, a term's `vocabulary:id`, a paper's `paper:key`, a serving system's `system:id`. Which
+    technique cascades to which follows from their places, so those edges join places.
     """
     graph: nx.MultiDiGraph[str] = nx.MultiDiGraph()
     for technique in atlas.techniques.values():
@@ -34,7 +36,8 @@ def network(atlas: Atlas, interactions: Iterable[Edge]) -> nx.MultiDiGraph[str]:
     for system in atlas.systems.values():
         graph.add_node(f"system:{system.id}", kind="system", name=system.name, summary=system.summary)
     keys: Counter[tuple[str, str, str]] = Counter()
-    for edge in (*interactions, *_of_techniques(atlas), *_of_systems(atlas), *_of_terms(atlas)):
+    own = (*_of_techniques(atlas), *_of_systems(atlas), *_of_terms(atlas), *_of_places(laws))
+    for edge in (*interactions, *own):
         place = (edge.start, edge.end, edge.kind)
         graph.add_edge(
             edge.start,
@@ -141,6 +144,19 @@ def _of_terms(atlas: Atlas) -> Iterator[Edge]:
                     paper=term.source.paper if term.source else None,
                     place=term.source.place if term.source else None,
                 )
+
+
+def _of_places(laws: Laws) -> Iterator[Edge]:
+    """Which place of the pipeline cascades to which."""
+    for one, two in laws.cascading():
+        yield Edge(
+            start=f"position:{one.id}",
+            kind=upstream_tokens.kind,
+            end=f"position:{two.id}",
+            reason=f"What is reduced at {one.name} leaves less for what acts at {two.name}.",
+            evidence="derived",
+            rules=(upstream_tokens.id,),
+        )
 
 
 def _node(atlas: Atlas, to: str, id_: str) -> str:

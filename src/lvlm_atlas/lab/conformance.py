@@ -10,7 +10,9 @@ from lvlm_atlas.lab.reference import reference_of
 from lvlm_atlas.lab.settings import SHAPES, authored, generated
 from lvlm_atlas.lab.setup import places
 from lvlm_atlas.lab.verification import Item, Outcome, Part, Plan, Row, StackAnswer, StackJob
-from lvlm_atlas.schema.technique import Setting, Technique
+from lvlm_atlas.schema import wording
+from lvlm_atlas.schema.record import Setting
+from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.schema.wording import as_text, change, cost, layers
 
 
@@ -136,4 +138,4 @@ def shown(plan: Plan) -> str:
 
 def setting_shown(setting: Mapping[str, Setting]) -> str:
     """A setting in words."""
-    return ", ".join(f"{name}={value}" for name, value in setting.items()) or "defaults"
+    return ", ".join(f"{name}={wording.setting(value)}" for name, value in setting.items()) or "defaults"

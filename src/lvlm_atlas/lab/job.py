@@ -5,8 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from lvlm_atlas.schema.measurement import SmokeResult, Workload
-from lvlm_atlas.schema.record import Record
-from lvlm_atlas.schema.technique import Setting
+from lvlm_atlas.schema.record import Record, Setting
 
 
 class Job(Record):

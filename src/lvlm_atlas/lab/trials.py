@@ -12,7 +12,7 @@ from lvlm_atlas.lab.checks import CHECKS, NEUTRAL, TOLERANCE, Runs
 from lvlm_atlas.lab.job import Answer, Job
 from lvlm_atlas.reference.lvlm import LVLM, Result, random_request
 from lvlm_atlas.schema.measurement import Counts, SmokeResult
-from lvlm_atlas.schema.technique import Setting
+from lvlm_atlas.schema.record import Setting
 
 
 def carry_out(job: Job) -> Answer:

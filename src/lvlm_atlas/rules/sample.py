@@ -114,6 +114,16 @@ def _terms() -> dict[str, dict[str, dict[str, Any]]]:
         },
         "symbol": {"N": {}, "N_v": {}, "L": {}, "d": {}},
         "metric": {"ttft": {"unit": "s", "better": "lower"}},
+        "benchmark": {
+            "quiz": {
+                "tests": "Nothing",
+                "modality": "image",
+                "metric": "accuracy",
+                "unit": "%",
+                "better": "higher",
+                "highest": 100,
+            },
+        },
         "evidence": {"reported": {}, "reasoned": {}},
         "training": {"none": {}},
         "modality": {"image": {}, "video": {}},
@@ -154,6 +164,20 @@ def _alpha() -> dict[str, Any]:
                 "with": "beta",
                 "reason": "Fewer tokens reach the cache.",
                 "evidence": "reasoned",
+                "source": dict(_SOURCE),
+            }
+        ],
+        "reported": [
+            {
+                "model": "gamma",
+                "setting": {"keep_ratio": 0.5},
+                "tokens_kept": 2,
+                "tokens_full": 4,
+                "device": "D1",
+                "results": [
+                    {"benchmark": "quiz", "value": 60.1, "baseline": 62.0},
+                    {"metric": "ttft", "value": 2.0, "unit": "×", "data": "the quiz"},
+                ],
                 "source": dict(_SOURCE),
             }
         ],

@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lvlm_atlas.schema.record import Id, Record, Ref, Text
-from lvlm_atlas.schema.technique import Setting
+from lvlm_atlas.schema.record import Id, Record, Ref, Setting, Text
 
 
 class Machine(Record):

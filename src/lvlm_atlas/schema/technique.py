@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from lvlm_atlas.schema.effect import Effect, Overhead
 from lvlm_atlas.schema.elsewhere import Listed, Place, Shipped
-from lvlm_atlas.schema.record import Id, PaperKey, Record, Ref, Source, Text
-
-Setting = bool | int | float | str
-"""A value of a parameter."""
+from lvlm_atlas.schema.record import Id, PaperKey, Record, Ref, Setting, Source, Text
+from lvlm_atlas.schema.reported import Reported
 
 _NUMBER = r"(?:-?inf|-?\d+(?:\.\d+)?)"
 REFERENCE = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
@@ -26,14 +25,18 @@ class Parameter(Record):
 
     symbol: Text | None = None
     """How the paper writes it."""
-    type: Literal["int", "float", "bool", "choice"]
-    """Kind of its values."""
+    type: Literal["int", "float", "bool", "choice", "ints", "floats"]
+    """Kind of its values; `ints` and `floats` are lists of numbers, such as layers or ratios a layer."""
     default: Setting
     """The paper's, or its code's, default."""
     range: str | None = Field(default=None, pattern=RANGE.pattern)
-    """Interval of legal values, as `[0, 1)`; `inf` is allowed."""
+    """Interval of legal values, as `[0, 1)`; `inf` is allowed. In a list it holds for each number."""
     choices: tuple[Setting, ...] = ()
     """The legal values, where they are few."""
+    length: int | None = Field(default=None, ge=1)
+    """How many numbers a list holds; absent means any number."""
+    order: Literal["rising", "falling"] | None = None
+    """Whether each number of a list is above, or below, the one before."""
     unit: Text | None = None
     """Unit of its values; absent means a count or a share."""
     doc: Text
@@ -41,24 +44,48 @@ class Parameter(Record):
 
     @model_validator(mode="after")
     def _default_is_legal(self) -> Parameter:
-        if self.type in ("int", "float") and not (self.range or self.choices):
+        if self.type in _NUMBERS and not (self.range or self.choices):
             raise ValueError("has no `range` and no `choices`; give one, e.g. range: '[0, 1]'")
         if self.type == "choice" and not self.choices:
             raise ValueError("is a choice without `choices`; list them")
+        if not self.is_list and (self.length is not None or self.order is not None):
+            raise ValueError(f"is of type {self.type}, which has no `length` and no `order`; drop them")
         problem = self.problem_with(self.default)
         if problem:
             raise ValueError(f"default {problem}")
         return self
 
+    @property
+    def is_list(self) -> bool:
+        """Whether its values are lists of numbers."""
+        return self.type in ("ints", "floats")
+
     def problem_with(self, value: Setting) -> str | None:
         """Why `value` is illegal, or None if it is legal."""
-        kinds = {"int": (int,), "float": (int, float), "bool": (bool,), "choice": (bool, int, float, str)}
-        if not isinstance(value, kinds[self.type]) or (self.type in ("int", "float") and isinstance(value, bool)):
-            return f"{value!r} is not of type {self.type}"
         if self.choices and not any(value == choice and type(value) is type(choice) for choice in self.choices):
             return f"{value!r} is not one of {', '.join(map(str, self.choices))}"
+        if not self.is_list:
+            return self._problem_with_one(value)
+        if not isinstance(value, tuple):
+            return f"{value!r} is no list of numbers"
+        if self.length is not None and len(value) != self.length:
+            return f"{list(value)} holds {len(value)} numbers where {self.length} are wanted"
+        if problem := next(filter(None, map(self._problem_with_one, value)), None):
+            return problem
+        steps = [after - before for before, after in pairwise(value)]
+        if (self.order == "rising" and min(steps, default=1) <= 0) or (
+            self.order == "falling" and max(steps, default=-1) >= 0
+        ):
+            return f"{list(value)} is not {self.order}"
+        return None
+
+    def _problem_with_one(self, value: Setting) -> str | None:
+        """Why a single value, perhaps one of a list, is illegal."""
+        kinds = _NUMBERS.get(self.type) or {"bool": (bool,), "choice": (bool, int, float, str)}[self.type]
+        if not isinstance(value, kinds) or (self.type in _NUMBERS and isinstance(value, bool)):
+            return f"{value!r} is not of type {self.type.removesuffix('s')}"
         match = RANGE.match(self.range) if self.range else None
-        if match and not isinstance(value, str):
+        if match and isinstance(value, int | float):
             low, high = float(match[2]), float(match[3])
             inside = (value > low or (match[1] == "[" and value == low)) and (
                 value < high or (match[4] == "]" and value == high)
@@ -66,6 +93,12 @@ class Parameter(Record):
             if not inside or math.isnan(value):
                 return f"{value!r} lies outside {self.range}"
         return None
+
+
+_NUMBERS: dict[str, tuple[type, ...]] = {
+    "int": (int,), "ints": (int,), "float": (int, float), "floats": (int, float),
+}  # fmt: skip
+"""Python types of a number, by the parameter's type."""
 
 
 class Relief(Record):
@@ -90,19 +123,6 @@ class Interaction(Record):
     """`reported`: the source states it. `reasoned`: it follows from the two mechanisms, no experiment."""
     source: Source
     """Where the statement, or the mechanism it is argued from, can be read."""
-
-
-class Reported(Record):
-    """A number that a source reports, with the setting it belongs to."""
-
-    claim: Text
-    """What was measured."""
-    value: Text
-    """The number as printed, with its unit and its baseline."""
-    setting: Text
-    """Model, data, ratio and hardware, as far as the source says."""
-    source: Source
-    """Where it is printed."""
 
 
 class Pitfall(Record):
@@ -186,7 +206,7 @@ class Technique(Record):
     interactions: tuple[Interaction, ...] = ()
     """How it gets along with others, as far as somebody wrote or argued it; rules derive more."""
     reported: tuple[Reported, ...] = ()
-    """Numbers that sources report. Ours are in the measurements."""
+    """Numbers that sources report, an experiment at a time. Ours are in the measurements."""
     pitfalls: tuple[Pitfall, ...] = ()
     """Known ways to get it wrong."""
     status: Literal["implemented", "described"]

@@ -123,6 +123,23 @@ class MetricTerm(Term):
     """Which direction is good."""
 
 
+class BenchmarkTerm(Term):
+    """A benchmark by which the quality of answers is judged, or (with `parent`) a part of one that is scored apart."""
+
+    tests: Text | None = None
+    """What it tests, in the survey's words for competencies where its table lists it."""
+    modality: Annotated[Id, Ref("modality")] | None = None
+    """Input of its tasks."""
+    metric: Text | None = None
+    """What its score counts, such as accuracy or CIDEr."""
+    unit: Text | None = None
+    """Unit of the score."""
+    better: Literal["lower", "higher"] | None = None
+    """Which direction is good."""
+    highest: float | None = None
+    """The highest score that is possible, where there is one."""
+
+
 class EngineTerm(Term):
     """An inference engine or a toolkit that ships techniques."""
 
@@ -196,6 +213,13 @@ class MetricVocabulary(Vocabulary):
     terms: tuple[MetricTerm, ...] = Field(min_length=1)
 
 
+class BenchmarkVocabulary(Vocabulary):
+    """The benchmarks whose scores entries report."""
+
+    vocabulary: Literal["benchmark"]
+    terms: tuple[BenchmarkTerm, ...] = Field(min_length=1)
+
+
 class EngineVocabulary(Vocabulary):
     """The engines and toolkits that ship techniques."""
 
@@ -212,6 +236,7 @@ AnyVocabulary = Annotated[
     | QuantityVocabulary
     | SymbolVocabulary
     | MetricVocabulary
+    | BenchmarkVocabulary
     | EngineVocabulary,
     Field(discriminator="vocabulary"),
 ]

@@ -76,7 +76,7 @@ def navigation(content: Content, pages: Sequence[Page]) -> Nav:
         {"Families": families},
         {"Models": [*records("model", content.estimates.models), {"Workloads": FIXED["workloads"]}]},
         {"Devices": records("device", atlas.hardware)},
-        {"Reference": [{"Papers": papers}, entry(FIXED["glossary"]), entry(FIXED["tags"])]},
+        {"Reference": [{"Papers": papers}, *(entry(FIXED[name]) for name in ("results", "glossary", "tags"))]},
         {"Guides": [entry(FIXED[name]) for name in GUIDES if FIXED[name] in titles]},
     ]
 

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from lvlm_atlas.atlas.atlas import SplitIdError
 from lvlm_atlas.graph.guide import guide
+from lvlm_atlas.graph.results import ReportedResult, grouped, results
 from lvlm_atlas.roofline import contract_fields
 from lvlm_atlas.schema.record import refs_in
 from lvlm_atlas.schema.technique import Technique
@@ -52,6 +53,9 @@ def pages(content: Content) -> tuple[Page, ...]:
         *model_pages(content),
         *device_pages(content),
         workloads_page(content),
+        Page(path=FIXED["results"], title="Reported results", template="results.md.j2", search=0,
+             description="What sources report, those numbers together that can be compared.",
+             context={"measures": measures(content)}),
         Page(path=FIXED["glossary"], title="Glossary", template="glossary.md.j2",
              description="Every word that entries use, with its definition."),
         Page(path=FIXED["tags"], title="Tags", template="tags.md.j2", search=0),
@@ -72,6 +76,14 @@ def pages(content: Content) -> tuple[Page, ...]:
         Page(path=FIXED["about"], title="About the data", template="about.md",
              description="What is reported, derived and measured, and how to cite."),
     )  # fmt: skip
+
+
+def measures(content: Content) -> list[tuple[str, Term, list[tuple[ReportedResult, ...]]]]:
+    """Each benchmark and metric of which a number is reported: its kind, the term, its results by model."""
+    found: dict[tuple[str, str], list[tuple[ReportedResult, ...]]] = defaultdict(list)
+    for group in grouped(results(content.atlas, content.techniques)):
+        found[group[0].kind, group[0].measure].append(group)
+    return [(kind, content.atlas.term(kind, id_), groups) for (kind, id_), groups in found.items()]
 
 
 def walls(content: Content) -> list[tuple[Term, Term, list[Technique]]]:

@@ -22,6 +22,7 @@ FIXED = {
     "glossary": "glossary.md",
     "tags": "tags.md",
     "workloads": "workloads.md",
+    "results": "results.md",
     "plan": "guide/plan.md",
     "survey": "guide/survey-numbers.md",
     "estimate": "guide/estimate.md",
