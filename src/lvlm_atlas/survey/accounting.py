@@ -90,7 +90,7 @@ def accounting(estimate: Estimate) -> Accounting:
     lay = layout(model, estimate.workload.batch, deployment)
     peak = device.peak_flop_s[estimate.dtype] * deployment.efficiency.compute * deployment.devices
     bandwidth = device.bandwidth_byte_s * deployment.efficiency.bandwidth * deployment.devices
-    tokens = (sum(state.cached_vision) + sum(state.cached_text)) / model.llm.layers
+    tokens = state.cached.entries
     attention = sum(each.work.flop for each in estimate.stages["prefilling"].operators if each.work.kind == "attention")
     kv = lay.batch * kv_byte(model.llm, tokens, lay.kv_byte)
     kv_mean = lay.batch * kv_byte(model.llm, tokens + state.output / 2, lay.kv_byte)
