@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.lab.settings import SHAPES, authored, generated
-from lvlm_atlas.lab.setup import places
 from lvlm_atlas.lab.verification import Item, Outcome, Part, Plan, Row, StackAnswer, StackJob
 from lvlm_atlas.schema.technique import Setting, Technique
 from lvlm_atlas.schema.wording import as_text, change, cost, layers
+from lvlm_atlas.specs.technique import effect_places
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def item(atlas: Atlas, technique: Technique) -> Item:
     """
     if technique.reference is None:
         raise AtlasError(f"{technique.id} is only described, it has no reference to run; leave it out")
-    return Item(technique=technique, places=places(atlas, technique))
+    return Item(technique=technique, places=effect_places(atlas, technique))
 
 
 def job_for(atlas: Atlas, technique: Technique, dtype: str, device: str) -> StackJob:

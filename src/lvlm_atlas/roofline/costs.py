@@ -240,15 +240,15 @@ class Costs:
     def _time_s(self, parts: Iterable[Part]) -> float:
         """How long parts take; what those with a key take is remembered."""
         total, time_s = 0.0, self.walls.time_s
-        for works, count, key in parts:
+        for works, layers, key in parts:
             if key is None:
-                total += sum(map(time_s, works(count)))
+                total += sum(map(time_s, works(layers)))
                 continue
             if key not in self._parts:
                 if len(self._parts) >= TIMES:
                     self._parts.clear()
                 self._parts[key] = sum(map(time_s, works(1)))
-            total += count * self._parts[key]
+            total += layers * self._parts[key]
         return total
 
 

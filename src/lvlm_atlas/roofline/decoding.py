@@ -13,7 +13,7 @@ _SUMS = ("flop", "weight_byte", "activation_byte", "kv_byte", "vision_byte", "li
 
 def operators(walls: Machine, parts: Iterable[Part]) -> list[Operator]:
     """The operators of some parts, in order."""
-    return [walls.run(work) for part in parts for work in part.works(part.count)]
+    return [walls.run(work) for part in parts for work in part.works(part.layers)]
 
 
 def decoding(walls: Machine, steps: Sequence[Step]) -> list[Operator]:

@@ -24,7 +24,7 @@ class Part(NamedTuple):
 
     works: Callable[[float], Iterable[Work]]
     """The operators of so many such layers; their work grows with the number on a line."""
-    count: int = 1
+    layers: int = 1
     """How many there are."""
     key: Hashable = None
     """What it depends on; parts of one `Stages` with the same key are equal. None: it is like no other."""
