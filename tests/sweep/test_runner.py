@@ -21,6 +21,7 @@ import pytest
 
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.planner.planner import Planner
+from lvlm_atlas.roofline.contract import contract
 from lvlm_atlas.roofline.deployment import Deployment
 from lvlm_atlas.sweep import Summary, sweep
 from lvlm_atlas.sweep.columns import COLUMNS, POINT
@@ -53,7 +54,7 @@ def test_a_row_says_what_the_planner_says(swept: Swept) -> None:
     (row,) = rows_where(
         swept[1], model="qwen2.5-vl-7b", hardware="h200-sxm", workload="images-20", stack=stack, batch=1
     )
-    found = Planner().estimate("qwen2.5-vl-7b", "h200", "images-20", stack=stack.split("+")).to_dict()
+    found = contract(Planner().estimate("qwen2.5-vl-7b", "h200", "images-20", stack=stack.split("+")))
     assert row["ttft_s"] == found["ttft_s"]
     assert row["decoding_intensity"] == found["stages"]["decoding"]["intensity"]
     assert row["prefilling_bound"] == found["stages"]["prefilling"]["bound"]

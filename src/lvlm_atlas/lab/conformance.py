@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.lab.reference import reference_of
 from lvlm_atlas.lab.settings import SHAPES, authored, generated
-from lvlm_atlas.lab.setup import places
 from lvlm_atlas.lab.verification import Item, Outcome, Part, Plan, Row, StackAnswer, StackJob
 from lvlm_atlas.schema import wording
 from lvlm_atlas.schema.record import Setting
 from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.schema.wording import as_text, change, cost, layers
+from lvlm_atlas.specs.technique import effect_places
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def item(atlas: Atlas, technique: Technique) -> Item:
         AtlasError: it has no reference, or the package of its reference is not installed.
     """
     reference_of(technique)
-    return Item(technique=technique, places=places(atlas, technique))
+    return Item(technique=technique, places=effect_places(atlas, technique))
 
 
 def job_for(atlas: Atlas, technique: Technique, dtype: str, device: str) -> StackJob:
