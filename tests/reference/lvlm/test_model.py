@@ -275,7 +275,7 @@ def test_a_reader_of_whole_maps_and_a_kernel_without_maps_are_refused() -> None:
 
 @pytest.mark.parametrize("thing", [object(), Recorder, 3])
 def test_what_acts_nowhere_is_refused_rather_than_ignored(thing: object) -> None:
-    with pytest.raises(StackError, match="acts at no extension point"):
+    with pytest.raises(TypeError, match="acts at no extension point"):
         Stack((thing,))
 
 

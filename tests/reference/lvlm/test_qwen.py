@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lvlm_atlas import load
-from lvlm_atlas.reference.lvlm import LVLM, Stack, StackError, Trace, random_request
+from lvlm_atlas.reference.lvlm import LVLM, Refusal, Stack, Trace, random_request
 from lvlm_atlas.reference.lvlm.attention import Probe
 from lvlm_atlas.reference.lvlm.mrope import in_order, positions
 from lvlm_atlas.reference.lvlm.presets import PRESETS
@@ -135,7 +135,7 @@ def test_every_technique_works_or_is_refused_by_name(lvlm: LVLM, technique, stil
     make = pkgutil.resolve_name(technique.reference)
     if technique.id in NEEDS_LLAVA:
         for setting in technique.trials:
-            with pytest.raises(ValueError, match=f"^{make.__name__} "):
+            with pytest.raises(Refusal, match=f"^{make.__name__} "):
                 lvlm.run(request, [make(**setting)])
         return
     plain = lvlm.run(request)
@@ -159,9 +159,9 @@ class Resample:
 
 
 def test_what_breaks_the_grid_is_refused_even_if_its_parts_would_merge(lvlm: LVLM) -> None:
-    with pytest.raises(StackError, match="Halve leaves 60 of 120 patches, but this model's merger joins neighbours"):
+    with pytest.raises(Refusal, match="Halve leaves 60 of 120 patches, but this model's merger joins neighbours"):
         lvlm.run(random_request(lvlm.config), [Halve()])
-    with pytest.raises(StackError, match="gives 15 vision tokens where the positions of this model need 5 × 6"):
+    with pytest.raises(Refusal, match="gives 15 vision tokens where the positions of this model need 5 × 6"):
         lvlm.run(random_request(lvlm.config), [Resample()])
 
 

@@ -56,7 +56,7 @@ class Dialect(Protocol):
         """The vision tokens with what positions need to know of them.
 
         Raises:
-            StackError: their number is none that the dialect has positions for.
+            Refusal: their number is none that the dialect has positions for.
         """
 
     def expand(self, request: Request, seen: Seen) -> Tensor:

@@ -156,6 +156,7 @@ class LVLM(nn.Module):
 
         Raises:
             StackError: the techniques cannot run together; the message says why.
+            Refusal: a technique declines this model or request.
             ValueError: the prompt does not have one placeholder of the model's a frame.
         """
         techniques, trace = Stack(tuple(stack)), Trace()
@@ -176,7 +177,7 @@ class LVLM(nn.Module):
         """What encoder and adapter make of a clip.
 
         Raises:
-            StackError: a technique leaves what the model's adapter or positions cannot take.
+            Refusal: a technique leaves what the model's adapter or positions cannot take.
         """
         frames_F3HW = clip.frames_F3HW.to(self.device, self.dtype)
         for resizing in stack.at(Resize):

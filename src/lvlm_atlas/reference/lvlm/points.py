@@ -17,16 +17,13 @@ from lvlm_atlas.reference.lvlm.cache import Store
 from lvlm_atlas.reference.lvlm.request import Request
 from lvlm_atlas.reference.lvlm.states import Entries, Patches, Sequence
 from lvlm_atlas.reference.lvlm.trace import Trace
+from lvlm_atlas.reference.refusal import Refusal, StackError
 
 if TYPE_CHECKING:
     from lvlm_atlas.reference.lvlm.decoding import Drafter
     from lvlm_atlas.reference.lvlm.model import LVLM, Prefill
 
 Point = TypeVar("Point")
-
-
-class StackError(ValueError):
-    """Techniques that cannot run together, or an object that is no technique."""
 
 
 @runtime_checkable
@@ -158,7 +155,8 @@ class Stack:
     """Techniques that run together; at one point they apply in the order given.
 
     Raises:
-        StackError: an object acts at no extension point; two own one exclusive point; one reads the whole
+        TypeError: an object acts at no extension point.
+        StackError: two own one exclusive point; one reads the whole
             attention map of the decoder and another brings a kernel that never forms it. A technique says the
             former with a true `needs_attention_map`.
     """
@@ -168,7 +166,7 @@ class Stack:
     def __post_init__(self) -> None:
         for technique in self.techniques:
             if isinstance(technique, type) or not points_of(technique):
-                raise StackError(f"{technique!r} acts at no extension point ({', '.join(POINTS)})")
+                raise TypeError(f"{technique!r} acts at no extension point ({', '.join(POINTS)})")
         for position in EXCLUSIVE:
             owners: list[object] = list(self.at(POINTS[position]))
             if len(owners) > 1:
@@ -197,11 +195,11 @@ def needs_whole_grid(before: Patches, after: Patches, technique: object) -> Patc
     """`after`, if no merger follows that joins neighbours of a grid or all patches are still there.
 
     Raises:
-        StackError: patches are gone that the merger needs.
+        Refusal: patches are gone that the merger needs.
     """
     if before.grid is None or (after.grid == before.grid and after.hidden_FND.shape == before.hidden_FND.shape):
         return after
-    raise StackError(
+    raise Refusal(
         f"{_name(technique)} leaves {after.hidden_FND.shape[1]} of {before.hidden_FND.shape[1]} patches, but this "
         f"model's merger joins neighbours of the whole {before.grid[0]} × {before.grid[1]} grid; leave it out on "
         f"this model"

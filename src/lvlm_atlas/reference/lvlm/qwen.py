@@ -14,13 +14,14 @@ from torch.nn import functional
 
 from lvlm_atlas.reference.lvlm.config import WindowLVLMConfig
 from lvlm_atlas.reference.lvlm.mrope import in_order, positions
-from lvlm_atlas.reference.lvlm.points import Stack, StackError
+from lvlm_atlas.reference.lvlm.points import Stack
 from lvlm_atlas.reference.lvlm.prompt import Clip, Prompt, Seen, expand, places_error, same_size
 from lvlm_atlas.reference.lvlm.request import Request
 from lvlm_atlas.reference.lvlm.resolution import smart_resize
 from lvlm_atlas.reference.lvlm.states import Patches
 from lvlm_atlas.reference.lvlm.window_vision import PatchMerger, WindowTower
 from lvlm_atlas.reference.lvlm.windows import to_frames
+from lvlm_atlas.reference.refusal import Refusal
 
 
 class QwenVL(nn.Module):
@@ -84,7 +85,7 @@ class QwenVL(nn.Module):
         rows, columns = patches.grid or (0, 0)
         grid = (rows // merge, columns // merge)
         if tokens_TND.shape[1] != grid[0] * grid[1]:
-            raise StackError(
+            raise Refusal(
                 f"the adapter gives {tokens_TND.shape[1]} vision tokens where the positions of this model need "
                 f"{grid[0]} × {grid[1]}; leave the technique at 'adapter' out"
             )

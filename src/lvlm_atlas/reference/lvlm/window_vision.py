@@ -101,7 +101,7 @@ class WindowTower(nn.Module):
         """Patches of each temporal patch, in squares of those that are merged.
 
         Raises:
-            StackError: a technique changes how many patches there are.
+            Refusal: a technique changes how many patches there are.
         """
         config, layers = self.config, len(self.blocks)
         rows, columns = (side // config.patch_size for side in frames_F3HW.shape[-2:])

@@ -15,6 +15,7 @@ from lvlm_atlas.reference.lvlm.points import Stack
 from lvlm_atlas.reference.lvlm.request import Request
 from lvlm_atlas.reference.lvlm.states import Sequence
 from lvlm_atlas.reference.lvlm.trace import Trace
+from lvlm_atlas.reference.refusal import Refusal
 
 
 def draft_prompt(
@@ -26,13 +27,13 @@ def draft_prompt(
     request itself, with those techniques of the stack that act before the LLM.
 
     Raises:
-        ValueError: draft and target have different vocabularies.
+        Refusal: draft and target have different vocabularies.
     """
     if draft is None:
         return target, prefill.inputs
     ours, theirs = target.config.text.vocab_size, draft.config.text.vocab_size
     if ours != theirs:
-        raise ValueError(f"draft and target must share one vocabulary, got {theirs} and {ours} tokens")
+        raise Refusal(f"draft and target must share one vocabulary, got {theirs} and {ours} tokens")
     return draft, draft.prepare(request, stack, Trace())
 
 

@@ -13,6 +13,7 @@ from lvlm_atlas.reference.lvlm.model import LVLM
 from lvlm_atlas.reference.lvlm.points import Stack
 from lvlm_atlas.reference.lvlm.request import random_request
 from lvlm_atlas.reference.lvlm.trace import Trace
+from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.decoding.kivi import (
     Kivi,
     dequantise,
@@ -251,20 +252,23 @@ def test_speculation_leaves_the_cache_of_the_tokens_it_accepted(device: str) -> 
 
 def test_a_group_size_that_does_not_divide_the_head_dimension_is_refused_when_run(device: str) -> None:
     lvlm = LVLM.random(device=device)
-    with pytest.raises(ValueError, match="divide the head dimension, which is 16 here, got 32"):
+    with pytest.raises(Refusal, match="divide the head dimension, which is 16 here, got 32"):
         lvlm.run(random_request(lvlm.config), [Kivi()])
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "error", "message"),
     [
-        ({"bits": 3}, "bits must be"),
-        ({"group_size": 0}, "whole bytes"),
-        ({"group_size": 2, "residual_length": 2}, "whole bytes, got 2 times 2"),
-        ({"residual_length": 0}, "positive multiple"),
-        ({"group_size": 32, "residual_length": 48}, "multiple of group_size 32, got 48"),
+        ({"bits": 3}, ValueError, "bits must be"),
+        ({"group_size": 0}, ValueError, "group_size must be at least 1"),
+        ({"group_size": 2, "residual_length": 2}, Refusal, "whole bytes, got 2 times 2"),
+        ({"residual_length": 0}, ValueError, "residual_length must be at least 1"),
+        ({"group_size": 32, "residual_length": 48}, Refusal, "multiple of group_size 32, got 48"),
     ],
 )
-def test_illegal_parameters_are_refused(arguments: dict[str, int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_illegal_parameters_and_sizes_that_do_not_fit_are_told_apart(
+    arguments: dict[str, int], error: type[ValueError], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message) as raised:
         Kivi(**arguments)
+    assert type(raised.value) is error

@@ -10,6 +10,7 @@ from torch.nn import functional
 from lvlm_atlas.reference.lvlm import LVLM, Stack, StackError, Trace, random_request
 from lvlm_atlas.reference.lvlm.attention import Probe
 from lvlm_atlas.reference.lvlm.states import Entries
+from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.decoding.look_m import MERGES, LookM, accumulated_attention, merge_evicted, select
 from lvlm_atlas.reference.techniques.prefilling.fastv import FastV
 from lvlm_atlas.reference.techniques.prefilling.xattention import XAttention
@@ -91,7 +92,7 @@ def test_heads_that_would_keep_different_numbers_are_refused(device: str) -> Non
     score = torch.ones(1, 2, 4, device=device)
     vision = torch.tensor([[[False, True, True, True], [False, False, True, True]]], device=device)
     assert select(score, vision, 1, 1, strict=True).shape == (1, 2, 2)
-    with pytest.raises(ValueError, match="equally many"):
+    with pytest.raises(Refusal, match="equally many"):
         select(score, vision, 1, 1, strict=False)
 
 
@@ -233,14 +234,14 @@ def test_a_prompt_without_vision_tokens_is_left_alone(device: str) -> None:
 
 
 def test_a_budget_of_no_entry_is_refused(device: str) -> None:
-    with pytest.raises(ValueError, match="keep none of 5 entries"):
+    with pytest.raises(Refusal, match="keep none of 5 entries"):
         LookM().compress_cache(0, 1, *entries(5, device, vision=True))
 
 
 def test_entries_that_another_technique_evicted_before_are_refused(device: str) -> None:
     seen, probe = entries(30, device, vision=True)
     fewer = seen.keep(torch.arange(20, device=device).expand(1, 2, 20))
-    with pytest.raises(ValueError, match="30 columns for 20 entries"):
+    with pytest.raises(Refusal, match="30 columns for 20 entries"):
         LookM().compress_cache(0, 1, fewer, probe)
 
 

@@ -18,6 +18,7 @@ from lvlm_atlas.reference.lvlm.points import Stack
 from lvlm_atlas.reference.lvlm.request import random_request
 from lvlm_atlas.reference.lvlm.trace import Trace
 from lvlm_atlas.reference.ops.drafting import Draft
+from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.decoding.speculative_sampling import ChainDrafter, SpeculativeSampling, verify
 
 MICRO = LVLMConfig(
@@ -233,7 +234,7 @@ def test_an_answer_of_one_token_needs_no_round(device: str) -> None:
 
 def test_models_with_different_vocabularies_cannot_pair() -> None:
     target = LVLM.random()
-    with pytest.raises(ValueError, match="one vocabulary, got 4 and 128"):
+    with pytest.raises(Refusal, match="one vocabulary, got 4 and 128"):
         target.run(random_request(target.config), [SpeculativeSampling(draft=micro(0))])
 
 

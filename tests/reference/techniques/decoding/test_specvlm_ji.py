@@ -17,6 +17,7 @@ from lvlm_atlas.reference.lvlm.request import Request, random_request
 from lvlm_atlas.reference.lvlm.states import Sequence
 from lvlm_atlas.reference.lvlm.trace import Trace
 from lvlm_atlas.reference.ops.drafting import Draft
+from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.decoding.kivi import Kivi
 from lvlm_atlas.reference.techniques.decoding.specvlm_ji import (
     CHAIN,
@@ -242,7 +243,7 @@ def test_a_target_that_prunes_and_quantises_keeps_its_own_answer(device: str) ->
 
 def test_sampling_is_refused(device: str) -> None:
     lvlm = LVLM.random(device=device)
-    with pytest.raises(ValueError, match=r"temperature must be 0, got 0\.7"):
+    with pytest.raises(Refusal, match=r"temperature must be 0, got 0\.7"):
         lvlm.run(random_request(lvlm.config, temperature=0.7), [SpecVlmJi()])
 
 
@@ -251,13 +252,13 @@ def test_a_prompt_that_ends_with_a_frame_is_refused(device: str) -> None:
     request = random_request(lvlm.config)
     words = request.prompt_N[request.prompt_N != lvlm.config.image_token_id]
     ending = torch.cat([words, torch.full((6,), lvlm.config.image_token_id)])
-    with pytest.raises(ValueError, match="text after the last vision token"):
+    with pytest.raises(Refusal, match="text after the last vision token"):
         lvlm.run(replace(request, prompt_N=ending), [SpecVlmJi()])
 
 
 def test_a_draft_with_other_vision_tokens_is_refused(device: str) -> None:
     lvlm = LVLM.random(device=device)
-    with pytest.raises(ValueError, match="equally many vision tokens, got 216 and 384"):
+    with pytest.raises(Refusal, match="equally many vision tokens, got 216 and 384"):
         lvlm.run(random_request(lvlm.config), [SpecVlmJi(draft=LVLM.random("tiny-mha", device=device))])
 
 

@@ -11,6 +11,7 @@ from lvlm_atlas.reference.lvlm.attention import Probe
 from lvlm_atlas.reference.lvlm.presets import PRESETS
 from lvlm_atlas.reference.lvlm.states import Patches
 from lvlm_atlas.reference.lvlm.vision import Attention
+from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.encoding.tome import (
     ToMe,
     bipartite_soft_matching,
@@ -290,5 +291,5 @@ def test_parameters_outside_their_range_are_refused(wrong: dict[str, float], say
 
 
 def test_patches_without_keys_are_refused() -> None:
-    with pytest.raises(ValueError, match="without"):
+    with pytest.raises(Refusal, match="without"):
         ToMe().encoder_layer(0, 3, Patches(torch.ones(1, 9, 4), prefix=1))

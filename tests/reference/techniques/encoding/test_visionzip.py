@@ -9,6 +9,7 @@ from torch import Tensor
 from lvlm_atlas.reference.lvlm import LVLM, random_request
 from lvlm_atlas.reference.lvlm.attention import Probe
 from lvlm_atlas.reference.lvlm.states import Patches
+from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.encoding.tome import ToMe
 from lvlm_atlas.reference.techniques.encoding.visionzip import VisionZip, compress, contextual_tokens, dominant_mask
 
@@ -175,12 +176,12 @@ def test_with_nothing_to_compress_nothing_changes(device: str, dominant: int, co
 
 
 def test_an_encoder_without_class_token_is_refused() -> None:
-    with pytest.raises(ValueError, match="the encoder has 0"):
+    with pytest.raises(Refusal, match="the encoder has 0"):
         VisionZip().encoder_output(Patches(torch.ones(1, 9, 3), prefix=0))
 
 
 def test_patches_without_attention_are_refused() -> None:
-    with pytest.raises(ValueError, match="without"):
+    with pytest.raises(Refusal, match="without"):
         VisionZip(2, 2).encoder_output(Patches(torch.ones(1, 9, 3), prefix=1))
 
 

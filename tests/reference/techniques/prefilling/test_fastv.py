@@ -9,6 +9,7 @@ from torch import Tensor
 from lvlm_atlas.reference.lvlm import LVLM, Stack, Trace, random_request
 from lvlm_atlas.reference.lvlm.attention import Probe, share_heads
 from lvlm_atlas.reference.lvlm.states import Sequence
+from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.prefilling.fastv import FastV, keep_top, last_query_score
 
 
@@ -125,7 +126,7 @@ def test_a_second_pruning_starts_from_what_the_first_left(lvlm: LVLM) -> None:
 
 
 def test_a_layer_beyond_the_model_is_refused(lvlm: LVLM) -> None:
-    with pytest.raises(ValueError, match=r"1\.\.3 for an LLM of 4 layers, got 4"):
+    with pytest.raises(Refusal, match=r"1\.\.3 for an LLM of 4 layers, got 4"):
         lvlm.run(random_request(lvlm.config), [FastV(layer=4)])
 
 

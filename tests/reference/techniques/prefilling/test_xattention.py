@@ -205,7 +205,7 @@ def test_arguments_out_of_range_are_refused() -> None:
     for wrong, message in (
         ({"stride": 0}, "at least 1"),
         ({"stride": 16, "block_size": 24}, "multiple of stride 16, got 24"),
-        ({"block_size": 0}, "positive multiple"),
+        ({"block_size": 0}, "block_size must be at least 1"),
         ({"threshold": 0.0}, r"\(0, 1\]"),
         ({"threshold": 1.5}, r"\(0, 1\]"),
         ({"dense_layers": -1}, "at least 0"),

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.lvlm.cache import PlainStore, Store
+from lvlm_atlas.reference.refusal import Refusal
 
 OFF = 16
 """Bits that mean: no quantisation."""
@@ -155,10 +156,10 @@ class KiviStore:
         """See `Store`.
 
         Raises:
-            ValueError: the group size does not divide the head dimension.
+            Refusal: the group size does not divide the head dimension.
         """
         if key_BGMd.shape[-1] % self.key.group_size:
-            raise ValueError(
+            raise Refusal(
                 f"group_size must divide the head dimension, which is {key_BGMd.shape[-1]} here, "
                 f"got {self.key.group_size}"
             )
@@ -199,7 +200,8 @@ class Kivi:
     """KIVI at `cache-bits`.
 
     Raises:
-        ValueError: a parameter out of its range, or group sizes that do not fit.
+        ValueError: a parameter out of its range.
+        Refusal: sizes that do not fit each other.
     """
 
     bits: int = 2
@@ -212,12 +214,14 @@ class Kivi:
     def __post_init__(self) -> None:
         if self.bits not in (2, 4, 8, OFF):
             raise ValueError(f"bits must be 2, 4, 8 or {OFF}, got {self.bits}")
-        if self.group_size < 1 or (self.bits != OFF and self.group_size * self.bits % 8):
-            raise ValueError(f"group_size times bits must be whole bytes, got {self.group_size} times {self.bits} bits")
-        if self.residual_length < 1 or self.residual_length % self.group_size:
-            raise ValueError(
-                f"residual_length must be a positive multiple of group_size {self.group_size}, "
-                f"got {self.residual_length}"
+        for name in ("group_size", "residual_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.bits != OFF and self.group_size * self.bits % 8:
+            raise Refusal(f"group_size times bits must be whole bytes, got {self.group_size} times {self.bits} bits")
+        if self.residual_length % self.group_size:
+            raise Refusal(
+                f"residual_length must be a multiple of group_size {self.group_size}, got {self.residual_length}"
             )
 
     def new_store(self, layer: int) -> Store:  # noqa: ARG002

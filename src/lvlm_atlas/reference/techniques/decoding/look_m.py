@@ -31,6 +31,8 @@ from torch.nn import functional
 
 from lvlm_atlas.reference.lvlm.attention import Probe
 from lvlm_atlas.reference.lvlm.states import Entries
+from lvlm_atlas.reference.ops.places import places_of, take
+from lvlm_atlas.reference.refusal import Refusal
 
 MERGES = ("pivotal", "averaged", "weighted", "none")
 """Ways to fold evicted entries into kept ones; `none` drops them."""
@@ -62,7 +64,7 @@ def select(
         image_penalty: subtracted from the scores of vision entries.
 
     Raises:
-        ValueError: heads would keep different numbers of entries, since their text entries differ in number.
+        Refusal: heads would keep different numbers of entries, since their text entries differ in number.
     """
     older = score_BGS.shape[-1] - recent
     penalised_BGS = score_BGS - image_penalty * vision_BGS
@@ -73,8 +75,8 @@ def select(
         keep_BGS = keep_BGS | ~vision_BGS
     counts = keep_BGS.sum(dim=-1)
     if bool((counts != counts.flatten()[0]).any()):
-        raise ValueError(f"heads must keep equally many entries, got {counts.tolist()}; use strict=True")
-    return _places(keep_BGS)
+        raise Refusal(f"heads must keep equally many entries, got {counts.tolist()}; use strict=True")
+    return places_of(keep_BGS)
 
 
 def merge_evicted(key_BGSd: Tensor, value_BGSd: Tensor, keep_BGK: Tensor, merge: str) -> tuple[Tensor, Tensor]:
@@ -91,11 +93,11 @@ def merge_evicted(key_BGSd: Tensor, value_BGSd: Tensor, keep_BGK: Tensor, merge:
         merge: one of `MERGES`.
     """
     evicted_BGS = torch.ones(key_BGSd.shape[:3], dtype=torch.bool, device=key_BGSd.device)
-    evict_BGE = _places(evicted_BGS.scatter(-1, keep_BGK, value=False))
-    kept_key, kept_value = _take(key_BGSd, keep_BGK), _take(value_BGSd, keep_BGK)
+    evict_BGE = places_of(evicted_BGS.scatter(-1, keep_BGK, value=False))
+    kept_key, kept_value = take(key_BGSd, keep_BGK), take(value_BGSd, keep_BGK)
     if merge == "none" or not evict_BGE.shape[-1]:
         return kept_key, kept_value
-    evicted_key = _take(key_BGSd, evict_BGE)
+    evicted_key = take(key_BGSd, evict_BGE)
     similarity_BGEK = functional.normalize(evicted_key, dim=-1) @ functional.normalize(kept_key, dim=-1).mT
     cosine_BGE, target_BGE = similarity_BGEK.max(dim=-1)
     used_BGE = torch.ones_like(cosine_BGE)
@@ -105,14 +107,14 @@ def merge_evicted(key_BGSd: Tensor, value_BGSd: Tensor, keep_BGK: Tensor, merge:
 
     def fold(kept_BGKd: Tensor, evicted_BGEd: Tensor) -> Tensor:
         if merge == "pivotal":
-            evicted_BGEd = (evicted_BGEd + _take(kept_BGKd, target_BGE)) / 2
+            evicted_BGEd = (evicted_BGEd + take(kept_BGKd, target_BGE)) / 2
         elif merge == "weighted":
             evicted_BGEd = cosine_BGE[..., None] * evicted_BGEd
         count_BGK = torch.ones_like(kept_BGKd[..., 0]).scatter_add(2, target_BGE, used_BGE)
         target_BGEd = target_BGE[..., None].expand_as(evicted_BGEd)
         return kept_BGKd.scatter_add(2, target_BGEd, used_BGE[..., None] * evicted_BGEd) / count_BGK[..., None]
 
-    return fold(kept_key, evicted_key), fold(kept_value, _take(value_BGSd, evict_BGE))
+    return fold(kept_key, evicted_key), fold(kept_value, take(value_BGSd, evict_BGE))
 
 
 @dataclass(frozen=True)
@@ -149,19 +151,19 @@ class LookM:
         """See `CompressCache`.
 
         Raises:
-            ValueError: the ratios leave no entry at all, or another technique has evicted entries of this layer before.
+            Refusal: the ratios leave no entry at all, or another technique has evicted entries of this layer before.
         """
         length = entries.key_BGSd.shape[2]
         heavy, recent = int(length * self.hh_ratio), int(length * self.recent_ratio)
         if length <= heavy + recent or not entries.vision_BGS.any():
             return entries
         if heavy + recent == 0:
-            raise ValueError(
+            raise Refusal(
                 f"hh_ratio {self.hh_ratio} and recent_ratio {self.recent_ratio} keep none of {length} entries"
             )
         weight_BHRS = attention.rows()
         if weight_BHRS.shape[-1] != length:
-            raise ValueError(
+            raise Refusal(
                 f"the attention map has {weight_BHRS.shape[-1]} columns for {length} entries; put LookM before the "
                 f"technique that evicts the others"
             )
@@ -171,13 +173,3 @@ class LookM:
         )
         key_BGKd, value_BGKd = merge_evicted(entries.key_BGSd, entries.value_BGSd, keep_BGK, self.merge)
         return replace(entries.keep(keep_BGK), key_BGSd=key_BGKd, value_BGSd=value_BGKd)
-
-
-def _places(mask_BGS: Tensor) -> Tensor:
-    """Indices (B, G, K) of the True elements; every head must have equally many."""
-    return mask_BGS.nonzero()[:, 2].reshape(*mask_BGS.shape[:2], -1)
-
-
-def _take(x_BGSd: Tensor, index_BGK: Tensor) -> Tensor:
-    """The entries at these places (B, G, K, d)."""
-    return x_BGSd.gather(2, index_BGK[..., None].expand(*index_BGK.shape, x_BGSd.shape[-1]))

@@ -31,6 +31,7 @@ from lvlm_atlas.reference.lvlm.points import Stack
 from lvlm_atlas.reference.lvlm.request import Request
 from lvlm_atlas.reference.lvlm.trace import Trace
 from lvlm_atlas.reference.ops.drafting import Draft, draft_prompt
+from lvlm_atlas.reference.refusal import Refusal
 
 Shape = tuple[tuple[int, ...], ...]
 """A tree: for each depth, how many children the first, second, … node there gets; the others get none."""
@@ -183,15 +184,15 @@ class SpecVlmJi:
         """The drafter of this request, its draft prefilled with the pruned prompt.
 
         Raises:
-            ValueError: the request is sampled; draft and target see different numbers of vision tokens; no text
+            Refusal: the request is sampled; draft and target see different numbers of vision tokens; no text
                 follows the last vision token.
         """
         if request.temperature != 0:
-            raise ValueError(f"SpecVlmJi verifies greedily, so temperature must be 0, got {request.temperature}")
+            raise Refusal(f"SpecVlmJi verifies greedily, so temperature must be 0, got {request.temperature}")
         model, prompt = draft_prompt(self.draft, target, request, prefill, stack)
         vision, ours = (int(inputs.vision_BN.sum(1)[0]) for inputs in (prefill.inputs, prompt))
         if vision != ours:
-            raise ValueError(f"draft and target must see equally many vision tokens, got {ours} and {vision}")
+            raise Refusal(f"draft and target must see equally many vision tokens, got {ours} and {vision}")
         rank_BK = two_stage_select(self.score(prefill), int(vision * (1 - self.drop_rate)), self.mass)
         # Contiguous positions: the draft's text stands closer to its vision tokens than the target's.
         pruned = prompt.keep_vision(rank_BK.to(model.device)).renumber()
@@ -203,7 +204,7 @@ class SpecVlmJi:
         vision_BV = inputs.vision_places()
         text_rows = inputs.length - 1 - int(vision_BV.max())
         if text_rows == 0:
-            raise ValueError("SpecVlmJi needs text after the last vision token, got none")
+            raise Refusal("SpecVlmJi needs text after the last vision token, got none")
         tail = slice(-text_rows, None)
         places = int(inputs.index_BN.max()) + 1
         layers = ((probe.rows(tail), index_BN) for probe, index_BN in prefill.attention)

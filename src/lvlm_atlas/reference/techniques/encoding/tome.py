@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lvlm_atlas.reference.lvlm.states import Patches
+from lvlm_atlas.reference.refusal import Refusal
 
 
 @dataclass(frozen=True)
@@ -143,10 +144,10 @@ class ToMe:
         """The patches, fewer by this layer's share of the schedule.
 
         Raises:
-            ValueError: the patches come without keys.
+            Refusal: the patches come without keys.
         """
         if patches.key_FHNd is None:
-            raise ValueError("ToMe matches patches by their keys, which these come without")
+            raise Refusal("ToMe matches patches by their keys, which these come without")
         key_FNHd = patches.key_FHNd.transpose(1, 2)
         matching = bipartite_soft_matching(
             key_FNHd.mean(2), schedule(self.r, self.inflect, layers)[layer], patches.prefix

@@ -23,7 +23,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.states import Patches, places_of, take
+from lvlm_atlas.reference.lvlm.states import Patches
+from lvlm_atlas.reference.ops.places import places_of, take
+from lvlm_atlas.reference.refusal import Refusal
 
 
 def dominant_mask(cls_attention_BHN: Tensor, dominant: int) -> Tensor:
@@ -106,14 +108,14 @@ class VisionZip:
         """The compressed patches; none of them is dropped on the way to the adapter.
 
         Raises:
-            ValueError: there is not one class token, or an earlier technique left no attention or keys.
+            Refusal: there is not one class token, or an earlier technique left no attention or keys.
         """
         if patches.prefix != 1:
-            raise ValueError(f"VisionZip reads the attention of one class token, the encoder has {patches.prefix}")
+            raise Refusal(f"VisionZip reads the attention of one class token, the encoder has {patches.prefix}")
         if self.dominant + self.contextual >= patches.hidden_FND.shape[1]:
             return patches
         if patches.attention is None or patches.key_FHNd is None:
-            raise ValueError("VisionZip reads the encoder's attention and keys, which these patches come without")
+            raise Refusal("VisionZip reads the encoder's attention and keys, which these patches come without")
         hidden_FND = compress(
             patches.hidden_FND,
             patches.attention.rows(slice(0, 1))[:, :, 0],

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.states import Sequence, take
+from lvlm_atlas.reference.lvlm.states import Sequence
+from lvlm_atlas.reference.ops.places import take
 
 
 def cosine_distance(x_BVD: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lvlm_atlas.reference.lvlm.states import Sequence
+from lvlm_atlas.reference.refusal import Refusal
 
 
 def last_query_score(row_BHN: Tensor, place_BV: Tensor) -> Tensor:
@@ -65,10 +66,10 @@ class FastV:
         """See `LlmLayer`.
 
         Raises:
-            ValueError: the LLM has no layer of that index, so that nothing would ever be pruned.
+            Refusal: the LLM has no layer of that index, so that nothing would ever be pruned.
         """
         if self.layer >= layers:
-            raise ValueError(f"layer must be in 1..{layers - 1} for an LLM of {layers} layers, got {self.layer}")
+            raise Refusal(f"layer must be in 1..{layers - 1} for an LLM of {layers} layers, got {self.layer}")
         attention = sequence.attention
         if layer != self.layer or attention is None:
             return sequence

@@ -34,6 +34,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lvlm_atlas.reference.lvlm.attention import attend, causal_mask, share_heads
+from lvlm_atlas.reference.refusal import Refusal
 
 
 def antidiagonal_mass(query_BHNd: Tensor, key_BHNd: Tensor, block_size: int, stride: int, norm: float = 1.0) -> Tensor:
@@ -134,6 +135,7 @@ class XAttention:
 
     Raises:
         ValueError: an argument lies outside its range.
+        Refusal: the stride does not divide the block size.
     """
 
     stride: int = 16
@@ -148,8 +150,10 @@ class XAttention:
     def __post_init__(self) -> None:
         if self.stride < 1:
             raise ValueError(f"stride must be at least 1, got {self.stride}")
-        if self.block_size < 1 or self.block_size % self.stride:
-            raise ValueError(f"block_size must be a positive multiple of stride {self.stride}, got {self.block_size}")
+        if self.block_size < 1:
+            raise ValueError(f"block_size must be at least 1, got {self.block_size}")
+        if self.block_size % self.stride:
+            raise Refusal(f"block_size must be a multiple of stride {self.stride}, got {self.block_size}")
         if not 0 < self.threshold <= 1:
             raise ValueError(f"threshold must lie in (0, 1], got {self.threshold}")
         if self.dense_layers < 0:
