@@ -177,15 +177,17 @@ def true_effects(id_: str) -> list[dict[str, Any]]:
 
 
 BAD = """
-    from lvlm_atlas.reference.refusal import Refusal
-    class Crashes:
-        def llm_input(self, sequence): raise TypeError("no such luck")
-    class Misshapes:
-        def llm_input(self, sequence): return sequence.hidden_BND.reshape(2, -1, 7)
-    class Miscounts:
-        def llm_input(self, sequence): return dict(zip((1, 2), (3,), strict=True))
-    class Refuses:
-        def llm_input(self, sequence): raise Refusal("not this one")
+    from lvlm_atlas.reference.lvlm import Refusal, Technique
+    class Bad(Technique):
+        acts_at = ("llm-input",)
+    class Crashes(Bad):
+        def llm_input(self, at): raise TypeError("no such luck")
+    class Misshapes(Bad):
+        def llm_input(self, at): return at.sequence.hidden_BND.reshape(2, -1, 7)
+    class Miscounts(Bad):
+        def llm_input(self, at): return dict(zip((1, 2), (3,), strict=True))
+    class Refuses(Bad):
+        def llm_input(self, at): raise Refusal("not this one")
 """
 
 

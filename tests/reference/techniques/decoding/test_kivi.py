@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.cache import Store
+from lvlm_atlas.reference.caches.store import Store
+from lvlm_atlas.reference.flow.states import Entries
 from lvlm_atlas.reference.lvlm.model import LVLM
-from lvlm_atlas.reference.lvlm.points import Stack
-from lvlm_atlas.reference.lvlm.request import random_request
-from lvlm_atlas.reference.lvlm.trace import Trace
+from lvlm_atlas.reference.lvlm.points import CacheBits
+from lvlm_atlas.reference.lvlm.random_request import random_request
 from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.decoding.kivi import (
     Kivi,
@@ -33,8 +33,13 @@ def entries(length: int, device: str, seed: int = 0) -> tuple[Tensor, Tensor]:
     return key, value
 
 
+def new_store(technique: Kivi) -> Store:
+    nothing = torch.empty(1, HEADS, 0, WIDTH)
+    return technique.new_store(CacheBits(0, 1, Entries(nothing, nothing, nothing[..., 0], nothing[..., 0])))
+
+
 def filled(technique: Kivi, key: Tensor, value: Tensor) -> Store:
-    store = technique.new_store(0)
+    store = new_store(technique)
     store.append(key, value)
     store.settle()
     return store
@@ -141,7 +146,7 @@ def test_keys_are_quantised_in_whole_residuals_and_values_all_but_the_last(
 def test_tokens_that_settle_together_are_held_as_if_one_by_one(chunks: list[int], bits: int) -> None:
     technique = Kivi(bits=bits, group_size=8, residual_length=16)
     key, value = entries(sum(chunks), "cpu")
-    together, alone, done = technique.new_store(0), technique.new_store(0), 0
+    together, alone, done = new_store(technique), new_store(technique), 0
     for size in chunks:
         together.append(key[:, :, done : done + size], value[:, :, done : done + size])
         together.settle()
@@ -166,7 +171,7 @@ def test_drafted_tokens_stay_exact_and_leave_no_trace_when_rejected(device: str)
     store.retain(torch.tensor([0, 1, 5], device=device))
     store.settle()
     accepted = [*range(30), 30, 31, 35]
-    honest = technique.new_store(0)
+    honest = new_store(technique)
     for token in accepted:
         honest.append(key[:, :, token : token + 1], value[:, :, token : token + 1])
         honest.settle()
@@ -208,9 +213,10 @@ def test_prefill_attends_in_full_precision(device: str) -> None:
 def test_cached_keys_are_rotated_before_they_are_quantised(device: str) -> None:
     lvlm = LVLM.random(device=device)
     with torch.inference_mode():
-        inputs = lvlm.prepare(random_request(lvlm.config), Stack(), Trace())
-        plain = lvlm.prefill(inputs, Stack(), Trace()).cache
-        cache = lvlm.prefill(inputs, Stack((Kivi(bits=8, group_size=16, residual_length=16),)), Trace()).cache
+        request = random_request(lvlm.config)
+        inputs = lvlm.prepare(lvlm.begin(request))
+        plain = lvlm.prefill(inputs).cache
+        cache = lvlm.prefill(inputs, lvlm.begin(request, [Kivi(bits=8, group_size=16, residual_length=16)])).cache
     for exact, store in zip(plain.stores, cache.stores, strict=True):
         step = (exact.read()[0].amax() - exact.read()[0].amin()) / 255
         assert (store.read()[0] - exact.read()[0]).abs().max() <= step / 2

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from lvlm_atlas.reference.lvlm import LVLM, Stack, StackError, Trace, random_request
-from lvlm_atlas.reference.lvlm.attention import Probe
-from lvlm_atlas.reference.lvlm.states import Entries
+from lvlm_atlas.reference.flow.probe import Probe
+from lvlm_atlas.reference.flow.states import Entries
+from lvlm_atlas.reference.lvlm import LVLM, StackError, random_request
+from lvlm_atlas.reference.lvlm.points import CacheTokens
 from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.decoding.look_m import MERGES, LookM, accumulated_attention, merge_evicted, select
 from lvlm_atlas.reference.techniques.prefilling.fastv import FastV
@@ -183,10 +184,10 @@ def test_the_prompt_is_processed_in_full_and_only_the_cache_is_cut(lvlm: LVLM) -
 
 def test_kept_keys_keep_their_rotation(lvlm: LVLM) -> None:
     request = random_request(lvlm.config)
-    whole, cut = Stack(), Stack((LookM(merge="none"),))
     with torch.inference_mode():
-        inputs = lvlm.prepare(request, whole, Trace())
-        plain, short = lvlm.prefill(inputs, whole, Trace()).cache, lvlm.prefill(inputs, cut, Trace()).cache
+        run = lvlm.begin(request, [LookM(merge="none")])
+        inputs = lvlm.prepare(run)
+        plain, short = lvlm.prefill(inputs).cache, lvlm.prefill(inputs, run).cache
     for all_entries, kept in zip(plain.prompt, short.prompt, strict=True):
         index = kept.index_BGS[..., None].expand_as(kept.key_BGSd)
         torch.testing.assert_close(kept.key_BGSd, all_entries.key_BGSd.gather(2, index))
@@ -194,9 +195,9 @@ def test_kept_keys_keep_their_rotation(lvlm: LVLM) -> None:
 
 
 def test_decoding_goes_on_at_the_true_length(lvlm: LVLM) -> None:
-    stack = Stack((LookM(),))
     with torch.inference_mode():
-        cache = lvlm.prefill(lvlm.prepare(random_request(lvlm.config), stack, Trace()), stack, Trace()).cache
+        run = lvlm.begin(random_request(lvlm.config), [LookM()])
+        cache = lvlm.prefill(lvlm.prepare(run), run).cache
     assert [store.length for store in cache.stores] == [80] * 4
     assert cache.next_position == 400
 
@@ -218,7 +219,7 @@ def test_the_budget_is_a_share_of_what_earlier_pruning_left(lvlm: LVLM) -> None:
 
 
 def test_a_kernel_that_forms_no_map_is_refused(lvlm: LVLM) -> None:
-    with pytest.raises(StackError, match="LookM reads the whole attention map"):
+    with pytest.raises(StackError, match="LookM needs `attention-map`, which nobody can read once XAttention acts"):
         lvlm.run(random_request(lvlm.config), [XAttention(), LookM()])
 
 
@@ -230,19 +231,19 @@ def entries(length: int, device: str, *, vision: bool) -> tuple[Entries, Probe]:
 
 def test_a_prompt_without_vision_tokens_is_left_alone(device: str) -> None:
     text, probe = entries(30, device, vision=False)
-    assert LookM().compress_cache(0, 1, text, probe) is text
+    assert LookM().compress_cache(CacheTokens(0, 1, text, probe)) is text
 
 
 def test_a_budget_of_no_entry_is_refused(device: str) -> None:
     with pytest.raises(Refusal, match="keep none of 5 entries"):
-        LookM().compress_cache(0, 1, *entries(5, device, vision=True))
+        LookM().compress_cache(CacheTokens(0, 1, *entries(5, device, vision=True)))
 
 
 def test_entries_that_another_technique_evicted_before_are_refused(device: str) -> None:
     seen, probe = entries(30, device, vision=True)
     fewer = seen.keep(torch.arange(20, device=device).expand(1, 2, 20))
     with pytest.raises(Refusal, match="30 columns for 20 entries"):
-        LookM().compress_cache(0, 1, fewer, probe)
+        LookM().compress_cache(CacheTokens(0, 1, fewer, probe))
 
 
 def test_arguments_out_of_range_are_refused() -> None:

@@ -21,11 +21,13 @@ B batch · G key-value heads · S entries · d head dimension · n numbers along
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.cache import PlainStore, Store
+from lvlm_atlas.reference.caches.store import PlainStore, Store
+from lvlm_atlas.reference.lvlm.points import CacheBits, Technique
 from lvlm_atlas.reference.refusal import Refusal
 
 OFF = 16
@@ -144,7 +146,7 @@ class Half:
 
 
 class KiviStore:
-    """One layer's cache; see `lvlm_atlas.reference.lvlm.cache.Store`."""
+    """One layer's cache; see `lvlm_atlas.reference.caches.store.Store`."""
 
     def __init__(self, bits: int, group_size: int, residual_length: int) -> None:
         self.residual_length = residual_length
@@ -196,7 +198,7 @@ class KiviStore:
 
 
 @dataclass(frozen=True)
-class Kivi:
+class Kivi(Technique):
     """KIVI at `cache-bits`.
 
     Raises:
@@ -211,6 +213,9 @@ class Kivi:
     residual_length: int = 128
     """Recent entries R that stay exact; a multiple of g."""
 
+    acts_at: ClassVar = ("cache-bits",)
+    needs: ClassVar = ("low-bit-kernel",)
+
     def __post_init__(self) -> None:
         if self.bits not in (2, 4, 8, OFF):
             raise ValueError(f"bits must be 2, 4, 8 or {OFF}, got {self.bits}")
@@ -224,7 +229,7 @@ class Kivi:
                 f"residual_length must be a multiple of group_size {self.group_size}, got {self.residual_length}"
             )
 
-    def new_store(self, layer: int) -> Store:  # noqa: ARG002
+    def new_store(self, at: CacheBits) -> Store:  # noqa: ARG002
         """An empty store; every layer has the same bits."""
         if self.bits == OFF:
             return PlainStore()

@@ -29,8 +29,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lvlm_atlas.reference.lvlm.attention import Probe
-from lvlm_atlas.reference.lvlm.states import Entries
+from lvlm_atlas.reference.flow.states import Entries
+from lvlm_atlas.reference.lvlm.points import CacheTokens, Technique
 from lvlm_atlas.reference.ops.places import places_of, take
 from lvlm_atlas.reference.refusal import Refusal
 
@@ -118,7 +118,7 @@ def merge_evicted(key_BGSd: Tensor, value_BGSd: Tensor, keep_BGK: Tensor, merge:
 
 
 @dataclass(frozen=True)
-class LookM:
+class LookM(Technique):
     """Compresses the prompt's entries of every layer; a prompt without vision tokens is left alone.
 
     Raises:
@@ -136,7 +136,8 @@ class LookM:
     image_penalty: float = 65516.0
     """Subtracted from vision scores, so that text comes first."""
 
-    needs_attention_map: ClassVar[bool] = True
+    acts_at: ClassVar = ("cache-tokens",)
+    needs: ClassVar = ("attention-map", "modality-mask", "vision-in-sequence")
 
     def __post_init__(self) -> None:
         for name in ("hh_ratio", "recent_ratio"):
@@ -147,12 +148,13 @@ class LookM:
         if not self.image_penalty > 0:
             raise ValueError(f"image_penalty must be positive, got {self.image_penalty}")
 
-    def compress_cache(self, layer: int, layers: int, entries: Entries, attention: Probe) -> Entries:  # noqa: ARG002
-        """See `CompressCache`.
+    def compress_cache(self, at: CacheTokens) -> Entries:
+        """The entries that the layer caches.
 
         Raises:
             Refusal: the ratios leave no entry at all, or another technique has evicted entries of this layer before.
         """
+        entries = at.entries
         length = entries.key_BGSd.shape[2]
         heavy, recent = int(length * self.hh_ratio), int(length * self.recent_ratio)
         if length <= heavy + recent or not entries.vision_BGS.any():
@@ -161,7 +163,7 @@ class LookM:
             raise Refusal(
                 f"hh_ratio {self.hh_ratio} and recent_ratio {self.recent_ratio} keep none of {length} entries"
             )
-        weight_BHRS = attention.rows()
+        weight_BHRS = at.probe.rows()
         if weight_BHRS.shape[-1] != length:
             raise Refusal(
                 f"the attention map has {weight_BHRS.shape[-1]} columns for {length} entries; put LookM before the "

@@ -20,12 +20,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.decoding import Proposal, Verdict, distribution, draw
-from lvlm_atlas.reference.lvlm.model import LVLM, Prefill
-from lvlm_atlas.reference.lvlm.points import Stack
-from lvlm_atlas.reference.lvlm.request import Request
-from lvlm_atlas.reference.lvlm.trace import Trace
-from lvlm_atlas.reference.ops.drafting import Draft, draft_prompt
+from lvlm_atlas.reference.drafting.draft import Draft, draft_prompt
+from lvlm_atlas.reference.drafting.rounds import Proposal, Verdict, distribution, draw
+from lvlm_atlas.reference.drafting.target import Target
+from lvlm_atlas.reference.lvlm.points import DecodeLoop, Technique
 
 
 def verify(target_MC: Tensor, draft_MC: Tensor, token_M: Tensor, uniform_M: Tensor) -> tuple[int, Tensor]:
@@ -52,7 +50,7 @@ def verify(target_MC: Tensor, draft_MC: Tensor, token_M: Tensor, uniform_M: Tens
 
 
 class ChainDrafter:
-    """Drafts γ tokens one after the other; see `lvlm_atlas.reference.lvlm.decoding.Drafter`."""
+    """Drafts γ tokens one after the other; see `lvlm_atlas.reference.drafting.rounds.Drafter`."""
 
     def __init__(self, draft: Draft, gamma: int, temperature: float, generator: torch.Generator) -> None:
         self.draft, self.gamma, self.temperature, self.generator = draft, gamma, temperature, generator
@@ -78,7 +76,7 @@ class ChainDrafter:
 
 
 @dataclass(frozen=True)
-class SpeculativeSampling:
+class SpeculativeSampling(Technique):
     """Speculative sampling at `decode-loop`.
 
     Raises:
@@ -87,20 +85,20 @@ class SpeculativeSampling:
 
     gamma: int = 4
     """Tokens γ drafted in a round."""
-    draft: LVLM | None = field(default=None, repr=False)
+    draft: Target | None = field(default=None, repr=False)
     """The draft model; None lets the target draft for itself."""
 
-    retain_attention: ClassVar[bool] = False
+    acts_at: ClassVar = ("decode-loop",)
+    needs: ClassVar = ("draft-model", "same-vocabulary", "cache-rollback")
 
     def __post_init__(self) -> None:
         if self.gamma < 1:
             raise ValueError(f"gamma must be at least 1, got {self.gamma}")
 
-    def begin_decoding(
-        self, target: LVLM, request: Request, prefill: Prefill, stack: Stack, trace: Trace
-    ) -> ChainDrafter:
+    def begin_decoding(self, at: DecodeLoop) -> ChainDrafter:
         """The drafter of this request, its draft prefilled with the whole prompt."""
-        model, prompt = draft_prompt(self.draft, target, request, prefill, stack)
+        run, request = at.run, at.run.request
+        model, prompt = draft_prompt(self.draft, run.target, request, run.techniques, at.prefill.inputs)
         # Not the verifier's stream, which starts from `seed`: a draft drawn with the numbers that judge it is biased.
         generator = torch.Generator().manual_seed(~request.seed)
-        return ChainDrafter(Draft(model, prompt, trace), self.gamma, request.temperature, generator)
+        return ChainDrafter(Draft(model, prompt, run.trace), self.gamma, request.temperature, generator)

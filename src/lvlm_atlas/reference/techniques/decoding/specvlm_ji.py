@@ -25,12 +25,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lvlm_atlas.reference.lvlm.decoding import Proposal, Verdict
-from lvlm_atlas.reference.lvlm.model import LVLM, Prefill
-from lvlm_atlas.reference.lvlm.points import Stack
-from lvlm_atlas.reference.lvlm.request import Request
-from lvlm_atlas.reference.lvlm.trace import Trace
-from lvlm_atlas.reference.ops.drafting import Draft, draft_prompt
+from lvlm_atlas.reference.caches.prefilled import Prefill
+from lvlm_atlas.reference.drafting.draft import Draft, draft_prompt
+from lvlm_atlas.reference.drafting.rounds import Proposal, Verdict
+from lvlm_atlas.reference.drafting.target import Target
+from lvlm_atlas.reference.lvlm.points import DecodeLoop, Technique
 from lvlm_atlas.reference.refusal import Refusal
 
 Shape = tuple[tuple[int, ...], ...]
@@ -125,7 +124,7 @@ def accept(token_M: Tensor, parent_M: Tensor, choice_M: Tensor) -> tuple[tuple[i
 
 
 class TreeDrafter:
-    """Drafts a tree of fixed shape; see `lvlm_atlas.reference.lvlm.decoding.Drafter`."""
+    """Drafts a tree of fixed shape; see `lvlm_atlas.reference.drafting.rounds.Drafter`."""
 
     def __init__(self, draft: Draft, shape: Shape) -> None:
         self.draft, self.shape, self.parent_M = draft, shape, tree_parents(shape)
@@ -154,7 +153,7 @@ class TreeDrafter:
 
 
 @dataclass(frozen=True)
-class SpecVlmJi:
+class SpecVlmJi(Technique):
     """SpecVLM at `decode-loop`, greedy.
 
     Raises:
@@ -167,10 +166,19 @@ class SpecVlmJi:
     """Share θ of the attention that stage I gathers."""
     tree: bool = True
     """Whether to draft the tree of 25 tokens; otherwise a chain of 5."""
-    draft: LVLM | None = field(default=None, repr=False)
+    draft: Target | None = field(default=None, repr=False)
     """The draft model; None lets the target draft for itself."""
 
-    retain_attention: ClassVar[bool] = True
+    acts_at: ClassVar = ("decode-loop",)
+    needs: ClassVar = (
+        "draft-model",
+        "same-vocabulary",
+        "attention-row",
+        "modality-mask",
+        "vision-in-sequence",
+        "tree-attention",
+        "cache-rollback",
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.drop_rate < 1:
@@ -178,25 +186,24 @@ class SpecVlmJi:
         if not 0 <= self.mass <= 1:
             raise ValueError(f"mass must be in [0, 1], got {self.mass}")
 
-    def begin_decoding(
-        self, target: LVLM, request: Request, prefill: Prefill, stack: Stack, trace: Trace
-    ) -> TreeDrafter:
+    def begin_decoding(self, at: DecodeLoop) -> TreeDrafter:
         """The drafter of this request, its draft prefilled with the pruned prompt.
 
         Raises:
             Refusal: the request is sampled; draft and target see different numbers of vision tokens; no text
                 follows the last vision token.
         """
+        run, request, prefill = at.run, at.run.request, at.prefill
         if request.temperature != 0:
             raise Refusal(f"SpecVlmJi verifies greedily, so temperature must be 0, got {request.temperature}")
-        model, prompt = draft_prompt(self.draft, target, request, prefill, stack)
+        model, prompt = draft_prompt(self.draft, run.target, request, run.techniques, prefill.inputs)
         vision, ours = (int(inputs.vision_BN.sum(1)[0]) for inputs in (prefill.inputs, prompt))
         if vision != ours:
             raise Refusal(f"draft and target must see equally many vision tokens, got {ours} and {vision}")
         rank_BK = two_stage_select(self.score(prefill), int(vision * (1 - self.drop_rate)), self.mass)
         # Contiguous positions: the draft's text stands closer to its vision tokens than the target's.
         pruned = prompt.keep_vision(rank_BK.to(model.device)).renumber()
-        return TreeDrafter(Draft(model, pruned, trace), TREE if self.tree else CHAIN)
+        return TreeDrafter(Draft(model, pruned, run.trace), TREE if self.tree else CHAIN)
 
     def score(self, prefill: Prefill) -> Tensor:
         """Mean attention (B, V) from the text after the last vision token to each vision token."""

@@ -20,12 +20,14 @@ B batch (frames), N tokens, K tokens after merging, H heads, R query rows, d hea
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lvlm_atlas.reference.lvlm.states import Patches
+from lvlm_atlas.reference.flow.states import Patches
+from lvlm_atlas.reference.lvlm.points import EncoderLayer, Technique
 from lvlm_atlas.reference.refusal import Refusal
 
 
@@ -123,7 +125,7 @@ def schedule(r: int, inflect: float, layers: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class ToMe:
+class ToMe(Technique):
     """At `encoder-layer`: merges tokens between attention and MLP.
 
     Raises:
@@ -134,24 +136,27 @@ class ToMe:
     inflect: float = 0.0
     proportional_attention: bool = True
 
+    acts_at: ClassVar = ("encoder-layer",)
+    needs: ClassVar = ("encoder-keys", "attention-bias", "free-patches")
+
     def __post_init__(self) -> None:
         if self.r < 0:
             raise ValueError(f"r must be at least 0, got {self.r}")
         if not -1 <= self.inflect <= 1:
             raise ValueError(f"inflect must lie in [-1, 1], got {self.inflect}")
 
-    def encoder_layer(self, layer: int, layers: int, patches: Patches) -> Patches:
+    def encoder_layer(self, at: EncoderLayer) -> Patches:
         """The patches, fewer by this layer's share of the schedule.
 
         Raises:
             Refusal: the patches come without keys.
         """
+        patches = at.patches
         if patches.key_FHNd is None:
             raise Refusal("ToMe matches patches by their keys, which these come without")
         key_FNHd = patches.key_FHNd.transpose(1, 2)
-        matching = bipartite_soft_matching(
-            key_FNHd.mean(2), schedule(self.r, self.inflect, layers)[layer], patches.prefix
-        )
+        r = schedule(self.r, self.inflect, at.layers)[at.layer]
+        matching = bipartite_soft_matching(key_FNHd.mean(2), r, patches.prefix)
         if matching.count == patches.hidden_FND.shape[1]:
             return patches
         hidden_FKD, size_FK = merge_wavg(matching, patches.hidden_FND, patches.size_FN)

@@ -19,11 +19,13 @@ B batch (frames), N tokens with the class token first, R tokens left over, H hea
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.states import Patches
+from lvlm_atlas.reference.flow.states import Patches
+from lvlm_atlas.reference.lvlm.points import EncoderOutput, Technique
 from lvlm_atlas.reference.ops.places import places_of, take
 from lvlm_atlas.reference.refusal import Refusal
 
@@ -89,7 +91,7 @@ def compress(
 
 
 @dataclass(frozen=True)
-class VisionZip:
+class VisionZip(Technique):
     """At `encoder-output`: leaves `dominant` + `contextual` tokens of each frame; the class token is one of them.
 
     Raises:
@@ -99,17 +101,21 @@ class VisionZip:
     dominant: int = 191
     contextual: int = 30
 
+    acts_at: ClassVar = ("encoder-output",)
+    needs: ClassVar = ("encoder-attention", "encoder-keys", "cls-token", "free-patches")
+
     def __post_init__(self) -> None:
         for name in ("dominant", "contextual"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
-    def encoder_output(self, patches: Patches) -> Patches:
+    def encoder_output(self, at: EncoderOutput) -> Patches:
         """The compressed patches; none of them is dropped on the way to the adapter.
 
         Raises:
             Refusal: there is not one class token, or an earlier technique left no attention or keys.
         """
+        patches = at.patches
         if patches.prefix != 1:
             raise Refusal(f"VisionZip reads the attention of one class token, the encoder has {patches.prefix}")
         if self.dominant + self.contextual >= patches.hidden_FND.shape[1]:

@@ -16,11 +16,13 @@ B batch, V vision tokens, K kept, D width.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.states import Sequence
+from lvlm_atlas.reference.flow.states import Sequence
+from lvlm_atlas.reference.lvlm.points import LlmInput, Technique
 from lvlm_atlas.reference.ops.places import take
 
 
@@ -67,7 +69,7 @@ def divprune(x_BVD: Tensor, ratio: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class DivPrune:
+class DivPrune(Technique):
     """At `llm-input`: keeps a share `ratio` of the vision tokens, and numbers positions anew.
 
     Raises:
@@ -76,11 +78,15 @@ class DivPrune:
 
     ratio: float = 0.098
 
+    acts_at: ClassVar = ("llm-input",)
+    needs: ClassVar = ("visual-features", "modality-mask", "vision-in-sequence")
+
     def __post_init__(self) -> None:
         if not 0 < self.ratio <= 1:
             raise ValueError(f"ratio must lie in (0, 1], got {self.ratio}")
 
-    def llm_input(self, sequence: Sequence) -> Sequence:
+    def llm_input(self, at: LlmInput) -> Sequence:
         """The prompt with fewer vision tokens."""
+        sequence = at.sequence
         x_BVD = take(sequence.hidden_BND, sequence.vision_places())
         return sequence.keep_vision(divprune(x_BVD, self.ratio)).renumber()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.attention import Probe
+from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.ops.places import places_of, take, take_columns
 
 
@@ -28,6 +29,10 @@ class Patches:
     """Rows and columns of the patches where a merger joins neighbours, so that all must be there; else None."""
     proportional: bool = True
     """Whether a token that stands for s patches counts s times in attention: log s is added to its logits."""
+
+
+Between = Callable[[int, int, Patches], Patches]
+"""From index and number of the encoder layers that run and the patches after its attention to those for its MLP."""
 
 
 @dataclass(frozen=True)
