@@ -12,17 +12,18 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "lvlm_atlas"
 BELOW = {
     "fault": set(),
+    "needs": set(),
     "roofline": {"fault"},
     "schema": {"fault"},
-    "reference": set(),
+    "reference": {"needs"},
     "atlas": {"schema", "fault"},
     "rules": {"atlas", "schema", "roofline", "fault"},
     "graph": {"atlas", "schema", "fault"},
-    "specs": {"graph", "atlas", "schema", "roofline", "fault"},
+    "specs": {"graph", "atlas", "schema", "roofline", "needs", "fault"},
     "drafts": {"specs", "graph", "atlas", "schema", "roofline", "fault"},
     "survey": {"specs", "graph", "atlas", "schema", "roofline", "fault"},
     "planner": {"specs", "graph", "atlas", "schema", "roofline", "fault"},
-    "lab": {"specs", "graph", "atlas", "schema", "roofline", "reference", "fault"},
+    "lab": {"specs", "graph", "atlas", "schema", "roofline", "reference", "needs", "fault"},
     "sweep": {"planner", "specs", "graph", "atlas", "schema", "roofline", "fault"},
     "site": {"planner", "survey", "specs", "graph", "atlas", "schema", "roofline", "fault"},
 }

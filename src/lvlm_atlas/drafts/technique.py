@@ -105,36 +105,43 @@ def _point(position: str) -> dict[str, str]:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "POINTS"
     )
     points = {
-        str(key.value): value.id
+        ast.literal_eval(key): (ast.literal_eval(value.args[0]), *map(ast.unparse, value.args[1:]))
         for key, value in zip(table.keys, table.values, strict=True)  # type: ignore[union-attr]
-        if isinstance(key, ast.Constant) and isinstance(value, ast.Name)
+        if key is not None and isinstance(value, ast.Call)
     }
     if position not in points:
         raise AtlasError(f"the reference LVLM has no extension point {position!r}; {suggestion(position, points)}")
-    protocol = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == points[position])
-    method = next(n for n in protocol.body if isinstance(n, ast.FunctionDef))
-    passes_on = [a.arg for a in method.args.args if a.arg in ("patches", "sequence", "entries", "frames_F3HW")]
-    body = f"return {passes_on[-1]}" if passes_on else f'raise ValueError("{method.name} is not written yet")'
-    returns = ast.unparse(method.returns) if method.returns else "None"
+    method, context, returns = points[position]
+    given = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == context)
+    passes_on = [
+        n.target.id
+        for n in given.body
+        if isinstance(n, ast.AnnAssign)
+        and isinstance(n.target, ast.Name)
+        and n.target.id in ("patches", "sequence", "entries", "frames_F3HW")
+        and ast.unparse(n.annotation) == returns
+    ]
+    doc = (ast.get_docstring(given) or "").partition("Returns ")[2].splitlines()[0]
+    unwritten = f'raise NotImplementedError("{method} is not written yet")'
     return {
-        "signature": f"def {method.name}({ast.unparse(method.args)}) -> {returns}:",
-        "method": method.name,
-        "doc": ast.get_docstring(method) or "",
-        "body": body,
-        "imports": _imports(tree, method),
+        "signature": f"def {method}(self, at: {context}) -> {returns}:",
+        "method": method,
+        "doc": doc[:1].upper() + doc[1:],
+        "body": f"return at.{passes_on[0]}" if passes_on else unwritten,
+        "imports": _imports(tree, context, returns),
     }
 
 
-def _imports(tree: ast.Module, method: ast.FunctionDef) -> str:
-    """The import lines of points.py that the method's annotations need."""
-    used = {node.id for node in ast.walk(method) if isinstance(node, ast.Name)}
-    lines = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module != "typing":
-            names = [alias.name for alias in node.names if alias.name in used]
-            if names:
-                lines.append(f"from {node.module} import {', '.join(names)}")
-    return "\n".join(sorted(lines, key=lambda line: ("lvlm_atlas" in line, line)))
+def _imports(tree: ast.Module, context: str, returns: str) -> str:
+    """The import lines that a method with this context and this annotation needs."""
+    used = {node.id for node in ast.walk(ast.parse(returns)) if isinstance(node, ast.Name)}
+    lines = [f"from lvlm_atlas.reference.lvlm.points import {', '.join(sorted([context, 'Technique']))}"]
+    for node in tree.body:
+        names = node.names if isinstance(node, ast.ImportFrom) else []
+        if taken := [alias.name for alias in names if (alias.asname or alias.name) in used]:
+            lines.append(f"from {node.module} import {', '.join(taken)}")  # type: ignore[attr-defined]
+    others = [line for line in lines if "lvlm_atlas" not in line]
+    return "\n".join([*others, *([""] if others else []), *sorted(line for line in lines if "lvlm_atlas" in line)])
 
 
 EFFECTS = {
@@ -214,16 +221,20 @@ Departs: FILL IN each departure from the paper, numbered, or write "nowhere know
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 $imports
 
 
 @dataclass(frozen=True)
-class $class_name:
+class $class_name(Technique):
     """$name as the extension point `$position` sees it."""
 
     keep_ratio: float = 0.5
     """Share kept, (0, 1]."""
+
+    acts_at: ClassVar = ("$position",)
+    needs: ClassVar = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.keep_ratio <= 1:
@@ -231,7 +242,8 @@ class $class_name:
 
     $signature
         """$doc"""
-        $body  # FILL IN: call a pure function on bare tensors, written above
+        # FILL IN: call a pure function on bare tensors, written above
+        $body
 ''')
 
 TEST = Template('''\

@@ -18,6 +18,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from lvlm_atlas.reference.caches.prefilled import Prefill
+from lvlm_atlas.reference.caches.store import Store
+from lvlm_atlas.reference.drafting.rounds import Drafter
 from lvlm_atlas.reference.drafting.target import Target
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.request import Request
@@ -25,6 +27,7 @@ from lvlm_atlas.reference.flow.states import Entries, Patches, Sequence
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm.config import Config
 from lvlm_atlas.reference.lvlm.prompt import Prompt
+from lvlm_atlas.reference.ops.blocks import Blocks
 
 
 @dataclass(frozen=True)
@@ -146,8 +149,8 @@ class Point:
     """What is called there."""
     context: type
     """What it is given, its only argument."""
-    returns: str
-    """What it returns, as an annotation."""
+    returns: Any
+    """The type of what it returns."""
     exclusive: bool = False
     """Whether one technique at most can act there."""
     withholds: tuple[str, ...] = ()
@@ -155,18 +158,18 @@ class Point:
 
 
 POINTS: Mapping[str, Point] = {
-    "frames": Point("select_frames", Frames, "Tensor"),
-    "pixels": Point("resize", Pixels, "Tensor"),
-    "encoder-layer": Point("encoder_layer", EncoderLayer, "Patches"),
-    "encoder-output": Point("encoder_output", EncoderOutput, "Patches"),
-    "adapter": Point("adapt", Adapter, "Tensor", exclusive=True),
-    "llm-input": Point("llm_input", LlmInput, "Sequence"),
-    "llm-layer": Point("llm_layer", LlmLayer, "Sequence"),
-    "attention": Point("choose_blocks", Attention, "Blocks | None", exclusive=True, withholds=("attention-map",)),
-    "cache-tokens": Point("compress_cache", CacheTokens, "Entries"),
-    "cache-bits": Point("new_store", CacheBits, "Store", exclusive=True),
-    "decode-loop": Point("begin_decoding", DecodeLoop, "Drafter", exclusive=True),
-    "stop": Point("stop", Stop, "bool"),
+    "frames": Point("select_frames", Frames, Tensor),
+    "pixels": Point("resize", Pixels, Tensor),
+    "encoder-layer": Point("encoder_layer", EncoderLayer, Patches),
+    "encoder-output": Point("encoder_output", EncoderOutput, Patches),
+    "adapter": Point("adapt", Adapter, Tensor, exclusive=True),
+    "llm-input": Point("llm_input", LlmInput, Sequence),
+    "llm-layer": Point("llm_layer", LlmLayer, Sequence),
+    "attention": Point("choose_blocks", Attention, Blocks | None, exclusive=True, withholds=("attention-map",)),
+    "cache-tokens": Point("compress_cache", CacheTokens, Entries),
+    "cache-bits": Point("new_store", CacheBits, Store, exclusive=True),
+    "decode-loop": Point("begin_decoding", DecodeLoop, Drafter, exclusive=True),
+    "stop": Point("stop", Stop, bool),
 }
 """Extension points by the taxonomy's position id, in pipeline order. Tools read this table from the source."""
 
