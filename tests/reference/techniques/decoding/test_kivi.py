@@ -13,15 +13,9 @@ from lvlm_atlas.reference.flow.states import Entries
 from lvlm_atlas.reference.lvlm.model import LVLM
 from lvlm_atlas.reference.lvlm.points import CacheBits
 from lvlm_atlas.reference.lvlm.random_request import random_request
+from lvlm_atlas.reference.ops.quantisation import dequantise, pack, quantise, unpack
 from lvlm_atlas.reference.refusal import Refusal
-from lvlm_atlas.reference.techniques.decoding.kivi import (
-    Kivi,
-    dequantise,
-    pack,
-    quantise,
-    quantised_lengths,
-    unpack,
-)
+from lvlm_atlas.reference.techniques.decoding.kivi import Kivi, quantised_lengths
 from lvlm_atlas.reference.techniques.decoding.speculative_sampling import SpeculativeSampling
 
 HEADS, WIDTH = 2, 16

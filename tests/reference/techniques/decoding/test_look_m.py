@@ -11,8 +11,9 @@ from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Entries
 from lvlm_atlas.reference.lvlm import LVLM, StackError, random_request
 from lvlm_atlas.reference.lvlm.points import CacheTokens
+from lvlm_atlas.reference.ops.scores import accumulated_attention
 from lvlm_atlas.reference.refusal import Refusal
-from lvlm_atlas.reference.techniques.decoding.look_m import MERGES, LookM, accumulated_attention, merge_evicted, select
+from lvlm_atlas.reference.techniques.decoding.look_m import MERGES, LookM, merge_evicted, select
 from lvlm_atlas.reference.techniques.prefilling.fastv import FastV
 from lvlm_atlas.reference.techniques.prefilling.xattention import XAttention
 
@@ -77,6 +78,16 @@ def test_the_strict_rule_keeps_the_budget_recent_entries_and_text_first(device: 
     )[0, 0].tolist()
     older = sorted(range(length - recent), key=lambda j: (vision[j], -score[j]))
     assert kept == sorted([*older[:heavy], *range(length - recent, length)])
+
+
+@pytest.mark.parametrize("lead", [1e-3, 1e-6])
+def test_scores_that_lie_close_keep_their_order_among_vision_entries(device: str, lead: float) -> None:
+    """Taking a large constant off would tie them."""
+    score = torch.tensor([[[0.5, 0.5 + lead, 0.5, 0.1, 0.0]]], device=device)
+    vision = torch.tensor([[[True, True, True, False, True]]], device=device)
+    assert select(score, vision, 1, 0).tolist() == [[[3]]]
+    assert select(score, vision, 2, 0).tolist() == [[[1, 3]]]
+    assert select(score, vision, 3, 0).tolist() == [[[0, 1, 3]]]  # of equals the earlier
 
 
 def test_the_released_rule_keeps_all_text_besides(device: str) -> None:
@@ -253,5 +264,3 @@ def test_arguments_out_of_range_are_refused() -> None:
                 LookM(**{name: value})
     with pytest.raises(ValueError, match="pivotal, averaged, weighted, none, got 'mean'"):
         LookM(merge="mean")
-    with pytest.raises(ValueError, match="positive"):
-        LookM(image_penalty=0.0)

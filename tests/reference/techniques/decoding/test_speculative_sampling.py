@@ -11,14 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lvlm_atlas.reference.drafting.chain import ChainDrafter
 from lvlm_atlas.reference.drafting.draft import Draft
 from lvlm_atlas.reference.drafting.rounds import Proposal, distribution
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm.config import LVLMConfig, TextConfig, VisionConfig
 from lvlm_atlas.reference.lvlm.model import LVLM
 from lvlm_atlas.reference.lvlm.random_request import random_request
+from lvlm_atlas.reference.ops.verification import verify
 from lvlm_atlas.reference.refusal import Refusal
-from lvlm_atlas.reference.techniques.decoding.speculative_sampling import ChainDrafter, SpeculativeSampling, verify
+from lvlm_atlas.reference.techniques.decoding.speculative_sampling import SpeculativeSampling
 
 MICRO = LVLMConfig(
     vision=VisionConfig(

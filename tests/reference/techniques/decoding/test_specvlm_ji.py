@@ -13,24 +13,22 @@ from hypothesis import strategies as st
 
 from lvlm_atlas.reference.drafting.draft import Draft
 from lvlm_atlas.reference.drafting.rounds import ancestors
+from lvlm_atlas.reference.drafting.tree import TreeDrafter, best_children, tree_parents
 from lvlm_atlas.reference.flow.request import Request
 from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm.model import LVLM
 from lvlm_atlas.reference.lvlm.points import DecodeLoop, LlmLayer, Technique
 from lvlm_atlas.reference.lvlm.random_request import random_request
+from lvlm_atlas.reference.ops.verification import accept
 from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.decoding.kivi import Kivi
 from lvlm_atlas.reference.techniques.decoding.specvlm_ji import (
     CHAIN,
     TREE,
     SpecVlmJi,
-    TreeDrafter,
-    accept,
-    best_children,
     mean_attention,
     tokens_for_mass,
-    tree_parents,
     two_stage_select,
 )
 

@@ -12,14 +12,9 @@ from lvlm_atlas.reference.lvlm import LVLM, random_request
 from lvlm_atlas.reference.lvlm.points import EncoderLayer
 from lvlm_atlas.reference.lvlm.presets import PRESETS
 from lvlm_atlas.reference.lvlm.vision import Attention
+from lvlm_atlas.reference.ops.merging import bipartite_soft_matching, merge_source, merge_wavg
 from lvlm_atlas.reference.refusal import Refusal
-from lvlm_atlas.reference.techniques.encoding.tome import (
-    ToMe,
-    bipartite_soft_matching,
-    merge_source,
-    merge_wavg,
-    schedule,
-)
+from lvlm_atlas.reference.techniques.encoding.tome import ToMe, schedule
 
 
 def directions(*degrees: float, device: str = "cpu") -> Tensor:

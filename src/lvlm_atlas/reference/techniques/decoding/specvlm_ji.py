@@ -17,23 +17,19 @@ B batch · H heads · R text rows · N tokens of a layer · V vision tokens · K
 from __future__ import annotations
 
 from collections.abc import Iterable
-from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from lvlm_atlas.reference.caches.prefilled import Prefill
 from lvlm_atlas.reference.drafting.draft import Draft, draft_prompt
-from lvlm_atlas.reference.drafting.rounds import Proposal, Verdict
 from lvlm_atlas.reference.drafting.target import Target
+from lvlm_atlas.reference.drafting.tree import Shape, TreeDrafter
 from lvlm_atlas.reference.lvlm.points import DecodeLoop, Technique
+from lvlm_atlas.reference.ops.verification import accept  # noqa: F401 - steps of the entry
 from lvlm_atlas.reference.refusal import Refusal
-
-Shape = tuple[tuple[int, ...], ...]
-"""A tree: for each depth, how many children the first, second, … node there gets; the others get none."""
 
 TREE: Shape = ((4,), (3, 2, 2, 1), (3, 2, 2, 1), (3,), (2,))
 """25 nodes, 5 deep."""
@@ -90,66 +86,6 @@ def two_stage_select(score_BV: Tensor, keep: int, mass: float) -> Tensor:
         kept_V[others[torch.linspace(0, max(0, len(others) - 1), keep - first, dtype=torch.long)]] = True
         rows.append(kept_V.nonzero()[:, 0])
     return torch.stack(rows).to(score_BV.device)
-
-
-def tree_parents(shape: Shape) -> Tensor:
-    """The parent (M,) of each node, level by level; −1 is the root."""
-    parents: list[int] = []
-    level, nodes = [-1], 0
-    for widths in shape:
-        parents += [node for node, width in zip(level, widths, strict=False) for _ in range(width)]
-        level = list(range(nodes, len(parents)))
-        nodes = len(parents)
-    return torch.tensor(parents)
-
-
-def best_children(logits_RC: Tensor, widths: Seq[int]) -> Tensor:
-    """The `width` likeliest tokens after each of R nodes, likeliest first, one node after the other."""
-    return torch.cat([row_C.topk(width).indices for row_C, width in zip(logits_RC, widths, strict=True)])
-
-
-def accept(token_M: Tensor, parent_M: Tensor, choice_M: Tensor) -> tuple[tuple[int, ...], int]:
-    """The path of nodes that the target would have said itself, and the token it says next.
-
-    Args:
-        token_M: drafted tokens; children of one node differ.
-        parent_M: parent of each; −1 is the root.
-        choice_M: (1 + M,) the target's greedy token after the root and after each node.
-    """
-    child = {edge: node for node, edge in enumerate(zip(parent_M.tolist(), token_M.tolist(), strict=True))}
-    choice, path = choice_M.tolist(), [-1]
-    while (path[-1], choice[path[-1] + 1]) in child:
-        path.append(child[path[-1], choice[path[-1] + 1]])
-    return tuple(path[1:]), choice[path[-1] + 1]
-
-
-class TreeDrafter:
-    """Drafts a tree of fixed shape; see `lvlm_atlas.reference.drafting.rounds.Drafter`."""
-
-    def __init__(self, draft: Draft, shape: Shape) -> None:
-        self.draft, self.shape, self.parent_M = draft, shape, tree_parents(shape)
-
-    def propose(self, tokens: Seq[int]) -> Proposal:
-        """See `Drafter`: one pass of the draft model a level; it reads only nodes that get children."""
-        logits_RC = self.draft.read(tokens)[None]
-        token_M = best_children(logits_RC, self.shape[0]).cpu()
-        read: dict[int, int] = {-1: -1}  # place among the draft's unsettled tokens, by node
-        level = 0
-        for widths in self.shape[1:]:
-            nodes = range(level, level + len(widths))
-            level = len(token_M)
-            parents = torch.tensor([read[int(self.parent_M[node])] for node in nodes])
-            read |= {node: len(read) - 1 + i for i, node in enumerate(nodes)}
-            logits_RC = self.draft.guess(token_M[nodes.start : nodes.stop], parents)
-            token_M = torch.cat([token_M, best_children(logits_RC, widths).cpu()])
-        one_hot_MC = functional.one_hot(token_M, logits_RC.shape[-1]).float()
-        return Proposal(token_M, self.parent_M, one_hot_MC)
-
-    def verify(self, proposal: Proposal, target_MC: Tensor, generator: torch.Generator) -> Verdict:  # noqa: ARG002
-        """See `Drafter`: the draft forgets the tree and reads the accepted tokens in the next round."""
-        self.draft.keep(0)
-        path, token = accept(proposal.token_M, proposal.parent_M, target_MC.argmax(-1))
-        return Verdict(path, token)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from torch import Tensor
 from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.lvlm.points import EncoderOutput, Technique
 from lvlm_atlas.reference.ops.places import places_of, take
+from lvlm_atlas.reference.ops.similarity import unit
 from lvlm_atlas.reference.refusal import Refusal
 
 
@@ -59,7 +60,7 @@ def contextual_tokens(hidden_BRD: Tensor, metric_BRd: Tensor, contextual: int) -
     step = max(1, tokens // contextual)
     target_C = torch.arange(0, tokens, step, device=device)[:contextual]
     other_O = torch.ones(tokens, dtype=torch.bool, device=device).index_fill(0, target_C, value=False).nonzero()[:, 0]
-    unit_BRd = metric_BRd / metric_BRd.norm(dim=-1, keepdim=True)
+    unit_BRd = unit(metric_BRd)
     nearest_BO = (unit_BRd[:, other_O] @ unit_BRd[:, target_C].mT).argmax(dim=2)
     member_BOC = torch.nn.functional.one_hot(nearest_BO, contextual).to(hidden_BRD.dtype)
     count_BC1 = member_BOC.sum(dim=1).clamp(min=1)[..., None]

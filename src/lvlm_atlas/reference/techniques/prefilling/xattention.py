@@ -34,7 +34,7 @@ from torch.nn import functional
 
 from lvlm_atlas.reference.lvlm.points import Attention, Technique
 from lvlm_atlas.reference.ops.attention import causal_mask, share_heads
-from lvlm_atlas.reference.ops.blocks import Blocks
+from lvlm_atlas.reference.ops.blocks import Blocks, block_sparse_attention  # noqa: F401 - steps of the entry
 from lvlm_atlas.reference.refusal import Refusal
 
 
