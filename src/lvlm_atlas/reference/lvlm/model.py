@@ -15,26 +15,18 @@ from torch import Tensor, nn
 from lvlm_atlas.reference.caches.cache import Cache
 from lvlm_atlas.reference.caches.prefilled import Prefill
 from lvlm_atlas.reference.flow.request import Request, Result
-from lvlm_atlas.reference.flow.states import Patches, Sequence
+from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm.answer import answer
 from lvlm_atlas.reference.lvlm.config import Config, LVLMConfig, WindowLVLMConfig
 from lvlm_atlas.reference.lvlm.decoder import LanguageModel
 from lvlm_atlas.reference.lvlm.dialect import Dialect
+from lvlm_atlas.reference.lvlm.encode import encode, select
 from lvlm_atlas.reference.lvlm.llava import Llava
-from lvlm_atlas.reference.lvlm.points import (
-    Acts,
-    Adapter,
-    EncoderLayer,
-    EncoderOutput,
-    Frames,
-    LlmInput,
-    Pixels,
-    Run,
-)
+from lvlm_atlas.reference.lvlm.points import Acts, LlmInput, Run
 from lvlm_atlas.reference.lvlm.prefill import prefill
 from lvlm_atlas.reference.lvlm.presets import PRESETS
-from lvlm_atlas.reference.lvlm.prompt import Clip, Seen, real_tokens
+from lvlm_atlas.reference.lvlm.prompt import real_tokens
 from lvlm_atlas.reference.lvlm.qwen import QwenVL
 from lvlm_atlas.reference.lvlm.stack import Stack
 from lvlm_atlas.reference.lvlm.step import advance
@@ -195,8 +187,8 @@ class LVLM(nn.Module):
         Raises:
             ValueError: there is not one placeholder a frame.
         """
-        request, trace = self._select(run), run.trace
-        seen = self._encode(self.dialect.clip(request), run.acts, trace)
+        request, trace = select(run), run.trace
+        seen = encode(self, self.dialect.clip(request), run.acts, trace)
         run.prompt = self.dialect.prompt(self.dialect.expand(request, seen), None, [seen])
         sequence = run.prompt.embed(self.language_model.model.embed_tokens)
         trace.vision_tokens = int(sequence.vision_BN.sum())
@@ -223,56 +215,8 @@ class LVLM(nn.Module):
         out: Tensor = self.language_model.model.embed_tokens(token_N.to(self.device))
         return out
 
-    def _select(self, run: Run) -> Request:
-        """The request with the frames that enter the encoder; placeholders of the others are gone."""
-        request, trace = run.request, run.trace
-        index_K = torch.arange(len(request.frames_F3HW))
-        trace.frames_in = len(index_K)
-        for technique in run.acts.at("frames"):
-            chosen = technique.select_frames(Frames(request)).cpu()
-            request, index_K = request.keep_frames(chosen), index_K[chosen]
-        trace.frames, trace.frame_index = len(index_K), index_K
-        return request
-
-    def _encode(self, clip: Clip, acts: Acts, trace: Trace) -> Seen:
-        """What encoder and adapter make of a clip.
-
-        Raises:
-            ValueError: a technique leaves what the model's adapter or positions cannot take.
-        """
-
-        def between(layer: int, layers: int, patches: Patches) -> Patches:
-            for technique in acts.at("encoder-layer"):
-                patches = _on_grid(patches, technique.encoder_layer(EncoderLayer(layer, layers, patches)), technique)
-            return patches
-
-        frames_F3HW = clip.frames_F3HW.to(self.device, self.dtype)
-        for technique in acts.at("pixels"):
-            frames_F3HW = technique.resize(Pixels(frames_F3HW))
-        patches = self.dialect.patches(frames_F3HW, trace, between)
-        for technique in acts.at("encoder-output"):
-            patches = _on_grid(patches, technique.encoder_output(EncoderOutput(patches)), technique)
-        hidden_TND, adapter, owner = self.dialect.features(patches), self.dialect.adapter, acts.owner("adapter")
-        tokens: Tensor = owner.adapt(Adapter(hidden_TND, patches, adapter)) if owner else adapter(hidden_TND)
-        return self.dialect.seen(tokens, patches, clip)
-
     def _read(self, input_ids: Tensor, attention_mask: Tensor | None, processed: dict[str, Tensor | None]) -> Prefill:
         """Prefill of what a processor returns, without techniques."""
-        seen = [self._encode(clip, Acts(), Trace()) for clip in self.dialect.clips(**processed)]
+        seen = [encode(self, clip, Acts(), Trace()) for clip in self.dialect.clips(**processed)]
         prompt = self.dialect.prompt(input_ids, real_tokens(attention_mask), seen)
         return self.prefill(prompt.embed(self.language_model.model.embed_tokens))
-
-
-def _on_grid(before: Patches, after: Patches, technique: object) -> Patches:
-    """The patches that a technique leaves, all of them where the adapter joins neighbours of their grid.
-
-    Raises:
-        ValueError: some are gone, and the technique did not declare that it needs `free-patches`.
-    """
-    if before.grid is None or (after.grid == before.grid and after.hidden_FND.shape == before.hidden_FND.shape):
-        return after
-    raise ValueError(
-        f"{type(technique).__name__} leaves {after.hidden_FND.shape[1]} of {before.hidden_FND.shape[1]} patches, but "
-        f"this model's adapter joins neighbours of the whole {before.grid[0]} × {before.grid[1]} grid; a technique "
-        f"that changes their number needs `free-patches` and must declare it"
-    )

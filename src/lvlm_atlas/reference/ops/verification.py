@@ -1,6 +1,8 @@
 """Which drafted tokens to accept.
 
-M drafted tokens, C vocabulary.
+Paper: leviathan2023speculative, algorithm 1, for `verify`; ji2025specvlm, official repository, for `accept`.
+
+M drafted tokens, γ of them in a chain, C vocabulary.
 """
 
 from __future__ import annotations
