@@ -12,17 +12,18 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "lvlm_atlas"
 BELOW = {
     "fault": set(),
+    "needs": set(),
     "roofline": {"fault"},
     "schema": {"fault"},
-    "reference": set(),
+    "reference": {"needs"},
     "atlas": {"schema", "fault"},
     "rules": {"atlas", "schema", "roofline", "fault"},
     "graph": {"atlas", "schema", "fault"},
-    "specs": {"graph", "atlas", "schema", "roofline", "fault"},
+    "specs": {"graph", "atlas", "schema", "roofline", "needs", "fault"},
     "drafts": {"specs", "graph", "atlas", "schema", "roofline", "fault"},
     "survey": {"specs", "graph", "atlas", "schema", "roofline", "fault"},
     "planner": {"specs", "graph", "atlas", "schema", "roofline", "fault"},
-    "lab": {"specs", "graph", "atlas", "schema", "roofline", "reference", "fault"},
+    "lab": {"specs", "graph", "atlas", "schema", "roofline", "reference", "needs", "fault"},
     "sweep": {"planner", "specs", "graph", "atlas", "schema", "roofline", "fault"},
     "site": {"planner", "survey", "specs", "graph", "atlas", "schema", "roofline", "fault"},
 }
@@ -61,6 +62,53 @@ def test_a_floor_imports_only_what_lies_below(floor: str) -> None:
         if name.startswith("lvlm_atlas.") and name.split(".")[1] not in allowed
     }
     assert not wrong
+
+
+def modules() -> dict[str, Path]:
+    """Every module of ours that holds code, by its dotted name."""
+    named = {}
+    for path in SOURCE.rglob("*.py"):
+        parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+        named[".".join(parts[:-1] if path.name == "__init__.py" else parts)] = path
+    return named
+
+
+def imported_modules(path: Path, named: dict[str, Path]) -> set[str]:
+    """Our modules that a file imports anywhere in it, those for type checkers only among them."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {full if (full := f"{node.module}.{a.name}") in named else node.module for a in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found & named.keys()
+
+
+def circle(graph: dict[str, set[str]]) -> set[str]:
+    """What is left once modules that import nothing left are taken away, again and again: empty without a circle."""
+    left = dict(graph)
+    while ends := [name for name in left if not left[name] & left.keys() - {name}]:
+        for name in ends:
+            del left[name]
+    return set(left)
+
+
+def test_no_files_import_each_other_however_long_the_way_round() -> None:
+    named = modules()
+    graph = {name: imported_modules(path, named) for name, path in named.items() if path.name != "__init__.py"}
+    assert not circle(graph)
+
+
+@pytest.mark.parametrize(
+    ("graph", "left"),
+    [
+        ({"a": {"b"}, "b": {"c"}, "c": set()}, set()),
+        ({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": set()}, {"a", "b", "c"}),
+        ({"a": {"a"}}, set()),
+    ],
+)
+def test_a_circle_is_seen(graph: dict[str, set[str]], left: set[str]) -> None:
+    assert circle(graph) == left
 
 
 def test_the_engine_is_pure_standard_library() -> None:

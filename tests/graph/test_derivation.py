@@ -64,8 +64,10 @@ def test_a_builder_and_its_base_still_share_no_slot_and_the_reason_says_so(atlas
     assert "B builds on A and already includes it." in conflict.reason
 
 
-def test_who_needs_the_map_conflicts_with_the_kernel_that_never_forms_it(atlas_of: MakeAtlas) -> None:
-    assert derived("map-without-kernel", atlas_of(kernel=SPARSE, reader={"needs": ["attention-map"]})) == {
+@pytest.mark.parametrize("mechanism", ["sparse-attention", "architecture"])
+def test_who_needs_the_map_conflicts_with_any_operator_that_never_forms_it(atlas_of: MakeAtlas, mechanism: str) -> None:
+    kernel = {**SPARSE, "mechanism": [mechanism]}
+    assert derived("map-without-kernel", atlas_of(kernel=kernel, reader={"needs": ["attention-map"]})) == {
         ("kernel", "reader")
     }
 
@@ -75,7 +77,6 @@ def test_who_needs_the_map_conflicts_with_the_kernel_that_never_forms_it(atlas_o
     [
         pytest.param(SPARSE, {"needs": ["attention-row"]}, id="rows can be recomputed"),
         pytest.param(SPARSE, {"needs": ["encoder-attention"]}, id="the encoder's map is another one"),
-        pytest.param({**SPARSE, "mechanism": ["architecture"]}, {"needs": ["attention-map"]}, id="not a sparse kernel"),
         pytest.param({**SPARSE, "acts_at": ["cache-tokens"]}, {"needs": ["attention-map"]}, id="not at the operator"),
     ],
 )

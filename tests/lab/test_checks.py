@@ -8,21 +8,26 @@ import pytest
 import torch
 
 from lvlm_atlas.lab.checks import CHECKS, Runs
-from lvlm_atlas.reference.lvlm import LVLM, random_request
+from lvlm_atlas.reference.lvlm import LVLM, Technique, random_request
 
 
-class Nothing:
+class Nothing(Technique):
     """Changes nothing."""
 
-    def llm_input(self, sequence):
-        return sequence
+    acts_at = ("llm-input",)
+
+    def llm_input(self, at):
+        return at.sequence
 
 
-class DropLast:
+class DropLast(Technique):
     """Drops the last vision token in layer 1."""
 
-    def llm_layer(self, layer, layers, sequence):
-        if layer != 1:
+    acts_at = ("llm-layer",)
+
+    def llm_layer(self, at):
+        sequence = at.sequence
+        if at.layer != 1:
             return sequence
         return sequence.keep_vision(torch.arange(sequence.vision_places().shape[1] - 1)[None])
 

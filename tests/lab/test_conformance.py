@@ -177,10 +177,17 @@ def true_effects(id_: str) -> list[dict[str, Any]]:
 
 
 BAD = """
-    class Crashes:
-        def llm_input(self, sequence): raise TypeError("no such luck")
-    class Refuses:
-        def llm_input(self, sequence): raise ValueError("not this one")
+    from lvlm_atlas.reference.lvlm import Refusal, Technique
+    class Bad(Technique):
+        acts_at = ("llm-input",)
+    class Crashes(Bad):
+        def llm_input(self, at): raise TypeError("no such luck")
+    class Misshapes(Bad):
+        def llm_input(self, at): return at.sequence.hidden_BND.reshape(2, -1, 7)
+    class Miscounts(Bad):
+        def llm_input(self, at): return dict(zip((1, 2), (3,), strict=True))
+    class Refuses(Bad):
+        def llm_input(self, at): raise Refusal("not this one")
 """
 
 
@@ -200,11 +207,18 @@ def misbehaving(name: str) -> StackJob:
 
 @pytest.mark.usefixtures("bad")
 @pytest.mark.parametrize(
-    ("name", "said"), [("Crashes", "TypeError: no such luck"), ("Refuses", "never runs; ValueError: not this one")]
+    ("name", "said"),
+    [
+        ("Crashes", "TypeError: no such luck"),
+        ("Misshapes", "RuntimeError: shape '[2, -1, 7]' is invalid"),
+        ("Miscounts", "ValueError: zip() argument 2 is shorter"),
+        ("Refuses", "never runs; Refusal: not this one"),
+    ],
 )
 def test_a_reference_that_crashes_or_never_runs_is_a_fault(name: str, said: str) -> None:
     faults = report(carry_out(misbehaving(name))).faults
     assert said in faults[0]
+    assert any("never runs" in fault for fault in faults) == (name == "Refuses")
 
 
 def test_a_lost_process_is_a_fault() -> None:

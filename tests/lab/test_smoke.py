@@ -17,7 +17,8 @@ from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.lab.isolation import Bounds
 from lvlm_atlas.lab.job import Job
 from lvlm_atlas.lab.smoke import WORKLOAD, jobs_for, smoke
-from lvlm_atlas.reference.lvlm.points import EXCLUSIVE, POINTS, points_of
+from lvlm_atlas.needs import LACKS
+from lvlm_atlas.reference.lvlm.points import POINTS
 from lvlm_atlas.schema.measurement import SmokeResult
 from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.schema.vocabulary import PositionTerm
@@ -57,14 +58,12 @@ def test_parameters_of_the_entry_are_the_arguments_of_the_reference(technique: T
 
 @pytest.mark.parametrize("technique", IMPLEMENTED, ids=only)
 def test_a_reference_acts_where_its_entry_says(technique: Technique) -> None:
-    built = resolve_name(str(technique.reference))(**technique.trials[0])
-    assert points_of(built) == technique.acts_at
+    assert resolve_name(str(technique.reference)).acts_at == technique.acts_at
 
 
 @pytest.mark.parametrize("technique", IMPLEMENTED, ids=only)
-def test_a_reference_reads_whole_attention_maps_exactly_where_its_entry_needs_them(technique: Technique) -> None:
-    reference = resolve_name(str(technique.reference))
-    assert getattr(reference, "needs_attention_map", False) == ("attention-map" in technique.needs)
+def test_a_reference_needs_what_its_entry_says(technique: Technique) -> None:
+    assert resolve_name(str(technique.reference)).needs == technique.needs
 
 
 @pytest.mark.parametrize("technique", IMPLEMENTED, ids=only)
@@ -112,24 +111,33 @@ def test_the_taxonomy_and_the_code_agree_on_the_extension_points() -> None:
     terms = {t.id: t for t in ATLAS.atlas.terms("position") if isinstance(t, PositionTerm)}
     order = sorted(POINTS, key=lambda id_: (terms[id_].order, list(POINTS).index(id_)))
     assert order == list(POINTS)
-    assert {id_ for id_, term in terms.items() if term.exclusive} == set(EXCLUSIVE)
+    assert {id_ for id_, term in terms.items() if term.exclusive} == {id_ for id_, p in POINTS.items() if p.exclusive}
+    withheld = {id_: term.withholds for id_, term in terms.items() if term.withholds}
+    assert withheld == {id_: point.withholds for id_, point in POINTS.items() if point.withholds}
+
+
+def test_what_a_model_can_lack_are_needs_of_the_taxonomy() -> None:
+    assert LACKS.keys() <= {term.id for term in ATLAS.atlas.terms("need")}
 
 
 BAD = """
     import os, sys, time
-    class Raises:
-        def llm_input(self, sequence): raise RuntimeError("no such luck")
-    class Exits:
-        def llm_input(self, sequence): os._exit(7)
-    class Hangs:
-        def llm_input(self, sequence): time.sleep(600)
-    class Grows:
-        def llm_input(self, sequence):
+    from lvlm_atlas.reference.lvlm import Technique
+    class Bad(Technique):
+        acts_at = ("llm-input",)
+    class Raises(Bad):
+        def llm_input(self, at): raise RuntimeError("no such luck")
+    class Exits(Bad):
+        def llm_input(self, at): os._exit(7)
+    class Hangs(Bad):
+        def llm_input(self, at): time.sleep(600)
+    class Grows(Bad):
+        def llm_input(self, at):
             self.hoard = bytearray(3 * 2**30)
-            for at in range(0, len(self.hoard), 4096): self.hoard[at] = 1
+            for place in range(0, len(self.hoard), 4096): self.hoard[place] = 1
             time.sleep(600)
-    class Prints:
-        def llm_input(self, sequence): print("{not json}"); sys.exit("so there")
+    class Prints(Bad):
+        def llm_input(self, at): print("{not json}"); sys.exit("so there")
 """
 
 

@@ -24,7 +24,10 @@ ASKED = ("qwen2.5-vl-7b", "h200", "images-20")
         ("visionzip", "llava-1.5-7b", "images-20", None),
         ("specvlm-ji", "qwen2.5-vl-7b", "images-20", "is for videos"),
         ("specvlm-ji", "qwen2.5-vl-7b", "video-60s", None),
-        ("fastv", "llama-3.2-11b-vision", "images-20", "needs `modality-mask`"),
+        ("visionzip", "internvl3-8b", "images-20", "needs `free-patches`"),
+        ("tome", "qwen2.5-vl-7b", "images-20", "its adapter joins neighbours of the patch grid"),
+        ("tome", "llava-1.5-7b", "images-20", None),
+        ("fastv", "llama-3.2-11b-vision", "images-20", "needs `vision-in-sequence`"),
         ("kivi", "llama-3.2-11b-vision", "images-20", None),
     ],
 )

@@ -19,15 +19,17 @@ from torch.utils.flop_counter import FlopCounterMode, bmm_flop
 
 from lvlm_atlas import load
 from lvlm_atlas.planner.planner import Planner
+from lvlm_atlas.reference.caches.cache import Cache
+from lvlm_atlas.reference.caches.store import PlainStore
+from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.lvlm import LVLM, Trace, random_request
-from lvlm_atlas.reference.lvlm.attention import attend
-from lvlm_atlas.reference.lvlm.cache import Cache, PlainStore
 from lvlm_atlas.reference.lvlm.config import Config, WindowLVLMConfig, WindowVisionConfig
-from lvlm_atlas.reference.lvlm.points import POINTS, Stack, points_of
+from lvlm_atlas.reference.lvlm.points import POINTS
+from lvlm_atlas.reference.lvlm.points import Technique as Reference
 from lvlm_atlas.reference.lvlm.presets import PRESETS
-from lvlm_atlas.reference.lvlm.states import Patches
 from lvlm_atlas.reference.lvlm.step import advance
 from lvlm_atlas.reference.lvlm.windows import coordinates, to_patches, whole, windows_of
+from lvlm_atlas.reference.ops.attention import attend
 from lvlm_atlas.roofline.deployment import Deployment
 from lvlm_atlas.roofline.estimate import Estimate, estimate
 from lvlm_atlas.roofline.model import Adapter, Encoder, Llm, Model, TokenRule
@@ -157,7 +159,7 @@ class Counted:
             self.flop[KINDS[str(operator).removeprefix("aten.")]] += flop
 
 
-def watched(technique: object, own: Counted) -> object:
+def watched(technique: Reference, own: Counted) -> Reference:
     """The same technique; what it computes itself is counted in `own` too."""
 
     def method(name: str) -> Any:
@@ -167,9 +169,9 @@ def watched(technique: object, own: Counted) -> object:
 
         return call
 
-    names = {name for point in points_of(technique) for name in vars(POINTS[point]) if not name.startswith("_")}
-    flags = {"needs_attention_map": getattr(technique, "needs_attention_map", False)}
-    return type(type(technique).__name__, (), {**{name: method(name) for name in names}, **flags})()
+    names = {POINTS[position].method for position in technique.acts_at}
+    declared = {"acts_at": technique.acts_at, "needs": technique.needs}
+    return type(type(technique).__name__, (Reference,), {**{name: method(name) for name in names}, **declared})()
 
 
 def flop(found: Estimate, kind: str, stage: str | None = None, part: str = "") -> float:
@@ -194,7 +196,7 @@ def predicted(
     return estimate(model_of(config), device, workload_of(config, **sizes), deployment, techniques)
 
 
-def run(preset: str, technique: object | None, **sizes: int) -> tuple[Counter[str], Counter[str], Trace]:
+def run(preset: str, technique: Reference | None, **sizes: int) -> tuple[Counter[str], Counter[str], Trace]:
     """FLOPs of the model's own, those of the technique, and the trace."""
     lvlm = LVLM.random(preset)
     request = random_request(
@@ -344,7 +346,7 @@ def see(lvlm: LVLM, frames: int) -> int:
     if isinstance(config, WindowLVLMConfig):
         patches = windowed(lvlm, config.vision, pixels)
     else:
-        patches = lvlm.dialect.patches(pixels, Stack(), lambda _: None, lambda _: None)
+        patches = lvlm.dialect.patches(pixels, Trace(), lambda _layer, _layers, patches: patches)
     return int(lvlm.dialect.adapter(lvlm.dialect.features(patches))[..., 0].numel())
 
 

@@ -28,7 +28,7 @@ from lvlm_atlas.atlas.shelves import folded
 from lvlm_atlas.drafts.files import write_all
 from lvlm_atlas.drafts.papers import nearest, with_work, work_from
 from lvlm_atlas.drafts.points import ExtensionPoint, extension_points
-from lvlm_atlas.drafts.templates import AMOUNT, AMOUNTS, DESCRIBED, ENTRY, FLAG, IMPLEMENTED, METHOD, REFERENCE, TEST
+from lvlm_atlas.drafts.templates import AMOUNT, AMOUNTS, DESCRIBED, ENTRY, IMPLEMENTED, METHOD, REFERENCE, TEST
 from lvlm_atlas.fault import AtlasError, suggestion
 from lvlm_atlas.schema.record import ID_PATTERN
 from lvlm_atlas.schema.vocabulary import FamilyTerm, PositionTerm, QuantityTerm
@@ -248,7 +248,7 @@ def _reference(draft: Draft) -> str:
     return REFERENCE.substitute(
         _names(draft),
         imports=_imports(points),
-        flags="".join(FLAG.format(flag) for p in points for flag in p.flags),
+        positions=", ".join(f'"{point.position}"' for point in points),
         methods="\n\n".join(_method(point) for point in points),
     )
 
@@ -264,7 +264,8 @@ def _method(point: ExtensionPoint) -> str:
 
 def _imports(points: Sequence[ExtensionPoint]) -> str:
     """The import lines of a reference at some points: Python's own, those of packages, ours."""
-    pairs = {("dataclasses", "dataclass")} | {pair for point in points for pair in point.imports}
+    base = {("dataclasses", "dataclass"), ("typing", "ClassVar"), ("lvlm_atlas.reference.lvlm.points", "Technique")}
+    pairs = base | {pair for point in points for pair in point.imports}
     blocks: dict[int, list[str]] = {}
     for module, group in groupby(sorted(pairs), key=lambda pair: pair[0]):
         package = module.partition(".")[0]

@@ -84,20 +84,17 @@ $imports
 
 
 @dataclass(frozen=True)
-class $class_name:
+class $class_name(Technique):
     """$name.
 
     FILL IN its parameters as fields, with the names and defaults of the entry, and refuse what is out of range.
     """
 
-$flags$methods
+    acts_at: ClassVar = ($positions,)
+    needs: ClassVar = ()  # FILL IN the same as in the entry
+
+$methods
 ''')
-
-FLAG = """\
-    {}: ClassVar[bool] = False  # FILL IN
-
-"""
-"""A class attribute that an extension point asks for."""
 
 METHOD = Template('''\
     $signature:

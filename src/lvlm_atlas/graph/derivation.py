@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 
 from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.schema.vocabulary import PositionTerm
@@ -61,23 +61,22 @@ def exclusive_slot(atlas: Atlas) -> Pairs:
 
 @_rule("map-without-kernel", kind="conflicts-with")
 def map_without_kernel(atlas: Atlas) -> Pairs:
-    """A technique that needs the full attention map cannot run beside a sparse attention kernel.
+    """A technique that acts at the attention operator withholds the full attention map from every other one.
 
-    The kernel skips scores, so that the map is never formed. Single rows are no conflict: they can be
-    recomputed beside the kernel.
+    Its own operator never forms the map. Single rows are no conflict: they can be recomputed beside it. Which place
+    withholds what stands in the taxonomy.
     """
-    readers = [t for t in atlas.techniques.values() if "attention-map" in t.needs]
-    kernels = [t for t in atlas.techniques.values() if "attention" in t.acts_at and "sparse-attention" in t.mechanism]
-    for reader in readers:
-        for kernel in kernels:
-            if reader is not kernel:
-                start, end = sorted((reader.id, kernel.id))
-                yield (
-                    start,
-                    end,
-                    f"{reader.name} needs the full attention map of an LLM layer, which the sparse kernel of "
-                    f"{kernel.name} never forms.",
-                )
+    for place in atlas.terms("position"):
+        for need in place.withholds if isinstance(place, PositionTerm) else ():
+            owners = [t for t in atlas.techniques.values() if place.id in t.acts_at]
+            readers = [t for t in atlas.techniques.values() if need in t.needs]
+            for owner, reader in product(owners, readers):
+                if owner is not reader:
+                    start, end = sorted((owner.id, reader.id))
+                    reason = (
+                        f"{reader.name} needs `{need}`, which nobody can read once {owner.name} acts at `{place.id}`."
+                    )
+                    yield start, end, reason
 
 
 RULES = tuple(value for value in list(vars().values()) if isinstance(value, Derivation))

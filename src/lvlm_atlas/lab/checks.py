@@ -9,8 +9,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.request import Request, Result
-from lvlm_atlas.reference.lvlm.trace import Trace
+from lvlm_atlas.reference.flow.request import Request, Result
+from lvlm_atlas.reference.flow.trace import Trace
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.15, torch.float16: 2e-2}
 """Largest difference of two logits that count as equal; random logits of the presets are about 1 wide."""

@@ -12,7 +12,7 @@ import torch
 from lvlm_atlas.lab.checks import TOLERANCE, answers_differ
 from lvlm_atlas.lab.expectation import UNCHANGED, Bounds, Member, Observed, dimensions_of, expected
 from lvlm_atlas.lab.verification import Item, Outcome, Part, Plan, Row, Shape, StackAnswer, StackJob
-from lvlm_atlas.reference.lvlm import LVLM, Request, Result, Trace, random_request
+from lvlm_atlas.reference.lvlm import LVLM, Refusal, Request, Result, Trace, random_request
 from lvlm_atlas.roofline.dimensions import Dimensions
 from lvlm_atlas.schema.effect import Speculation
 
@@ -29,7 +29,7 @@ def _outcome(job: StackJob, plan: Plan) -> Outcome:
         settings = zip(job.items, plan.settings, strict=True)
         stack = [pkgutil.resolve_name(str(item.technique.reference))(**setting) for item, setting in settings]
         result = lvlm.run(request, stack)
-    except ValueError as error:
+    except Refusal as error:
         return Outcome(plan=plan, refused=f"{type(error).__name__}: {error}")
     except Exception as error:  # noqa: BLE001 - whatever a reference raises is its result
         return Outcome(plan=plan, crashed=f"{type(error).__name__}: {error}")

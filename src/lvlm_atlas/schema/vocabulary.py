@@ -83,6 +83,8 @@ class PositionTerm(Term):
     """The stage in which the place lies."""
     exclusive: bool = False
     """Whether one technique at most can own the place in one stack."""
+    withholds: tuple[Annotated[Id, Ref("need")], ...] = ()
+    """Needs that no other technique of the stack can be given once one acts at the place."""
 
 
 class InteractionTerm(Term):

@@ -46,7 +46,10 @@ class Source:
     """The technique's class."""
 
     def lines(self, code: str) -> Lines | None:
-        """Where a step's function is: one of the module, of the class, or `Class.method`; None if nowhere."""
+        """Where a step's function is: one of the module, of the class, or `Class.method`; None if nowhere.
+
+        A function that several techniques share is where the module imports it.
+        """
         for parts in (code.split("."), [self.name, *code.split(".")]):
             found: ast.AST | None = self._tree()
             for part in parts:
@@ -54,6 +57,10 @@ class Source:
             if isinstance(found, _SCOPES):
                 first = min([found.lineno, *(mark.lineno for mark in found.decorator_list)])
                 return Lines(first, found.end_lineno or found.lineno)
+        shared = code.partition(".")[0]
+        for node in getattr(self._tree(), "body", ()):
+            if isinstance(node, ast.ImportFrom) and shared in {alias.name for alias in node.names}:
+                return Lines(node.lineno, node.end_lineno or node.lineno)
         return None
 
     def html(self) -> Markup:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from lvlm_atlas.reference.lvlm import LVLM, Stack, Trace, random_request
-from lvlm_atlas.reference.lvlm.cache import PlainStore
+from lvlm_atlas.reference.caches.store import PlainStore
+from lvlm_atlas.reference.lvlm import LVLM, Technique, random_request
 from lvlm_atlas.reference.techniques.prefilling.fastv import FastV
 
 
@@ -62,18 +62,18 @@ def test_the_prompts_entries_have_one_holder_once_decoding_begins(device: str) -
     lvlm = LVLM.random(device=device)
     seen: list[int] = []
 
-    class Look:
-        retain_attention = False
+    class Look(Technique):
+        acts_at = ("decode-loop",)
 
-        def begin_decoding(self, target: Any, request: Any, prefill: Any, *_: Any) -> Any:
-            from lvlm_atlas.reference.lvlm.decoding import PlainDrafter
+        def begin_decoding(self, at: Any) -> Any:
+            from lvlm_atlas.reference.drafting.rounds import PlainDrafter
 
             class Counting(PlainDrafter):
                 def propose(self, tokens: Any) -> Any:
-                    seen.append(len(prefill.cache.prompt))
+                    seen.append(len(at.prefill.cache.prompt))
                     return super().propose(tokens)
 
-            return Counting(target.config.text.vocab_size)
+            return Counting(at.run.target.vocab_size)
 
     lvlm.run(random_request(lvlm.config, max_new_tokens=3), [Look()])
     assert seen == [0, 0]
@@ -82,9 +82,7 @@ def test_the_prompts_entries_have_one_holder_once_decoding_begins(device: str) -
 def test_room_to_grow_is_not_read_and_not_counted(device: str) -> None:
     lvlm = LVLM.random(device=device)
     with torch.inference_mode():
-        cache = lvlm.prefill(
-            lvlm.prepare(random_request(lvlm.config, frames=1), Stack(), Trace()), Stack(), Trace()
-        ).cache
+        cache = lvlm.prefill(lvlm.prepare(lvlm.begin(random_request(lvlm.config, frames=1)))).cache
         lvlm.step(torch.tensor([5, 6, 7]), cache)
         cache.retain(torch.tensor([0, 2], device=device))
     entries = 64 + 16 + 2

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm import LVLM, Stack, StackError, Trace, random_request
-from lvlm_atlas.reference.lvlm.cache import PlainStore
+from lvlm_atlas.reference.caches.store import PlainStore
+from lvlm_atlas.reference.drafting.rounds import PlainDrafter, ancestors, distribution
+from lvlm_atlas.reference.flow.states import Sequence
+from lvlm_atlas.reference.lvlm import LVLM, Stack, StackError, random_request
 from lvlm_atlas.reference.lvlm.config import LVLMConfig
-from lvlm_atlas.reference.lvlm.decoding import PlainDrafter, ancestors, distribution
-from lvlm_atlas.reference.lvlm.points import EXCLUSIVE, POINTS, points_of
+from lvlm_atlas.reference.lvlm.points import POINTS, Frames, LlmInput, LlmLayer, Run, Technique
 from lvlm_atlas.reference.lvlm.presets import PRESETS
-from lvlm_atlas.reference.lvlm.request import Request
+from lvlm_atlas.reference.ops.attention import causal_mask
+from lvlm_atlas.reference.ops.blocks import Blocks
 
 TINY = [name for name in PRESETS if name.startswith("tiny")]
 
@@ -48,10 +52,10 @@ def test_decoding_with_a_cache_equals_reading_everything_again(lvlm: LVLM) -> No
 
 def test_a_token_sees_nothing_that_follows_it(lvlm: LVLM) -> None:
     request = random_request(lvlm.config)
-    inputs = lvlm.prepare(request, Stack(), Trace())
+    inputs = lvlm.prepare(lvlm.begin(request))
     with torch.inference_mode():
-        longer = lvlm.prefill(inputs, Stack(), Trace())
-        shorter = lvlm.prefill(inputs.keep(torch.arange(20, device=lvlm.device)[None]), Stack(), Trace())
+        longer = lvlm.prefill(inputs)
+        shorter = lvlm.prefill(inputs.keep(torch.arange(20, device=lvlm.device)[None]))
     for long_store, short_store in zip(longer.cache.stores, shorter.cache.stores, strict=True):
         torch.testing.assert_close(long_store.read()[0][:, :, :20], short_store.read()[0])
 
@@ -60,10 +64,10 @@ def test_a_drafted_tree_gives_each_path_the_logits_of_a_chain(lvlm: LVLM) -> Non
     request = random_request(lvlm.config, frames=1)
     tokens, parents = torch.tensor([5, 6, 7, 8, 9]), torch.tensor([-1, 0, 0, 1, 3])
     with torch.inference_mode():
-        inputs = lvlm.prepare(request, Stack(), Trace())
-        tree = lvlm.step(tokens, lvlm.prefill(inputs, Stack(), Trace()).cache, parents)
+        inputs = lvlm.prepare(lvlm.begin(request))
+        tree = lvlm.step(tokens, lvlm.prefill(inputs).cache, parents)
         for path in ([0], [0, 1], [0, 2], [0, 1, 3], [0, 1, 3, 4]):
-            chain = lvlm.step(tokens[path], lvlm.prefill(inputs, Stack(), Trace()).cache)
+            chain = lvlm.step(tokens[path], lvlm.prefill(inputs).cache)
             torch.testing.assert_close(chain[-1], tree[path[-1]], atol=1e-4, rtol=1e-4)
 
 
@@ -81,8 +85,8 @@ def test_ancestors_of_a_tree_by_hand() -> None:
 def test_what_was_drafted_and_rejected_leaves_no_trace_in_the_cache(lvlm: LVLM) -> None:
     request = random_request(lvlm.config, frames=1)
     with torch.inference_mode():
-        inputs = lvlm.prepare(request, Stack(), Trace())
-        one, two = (lvlm.prefill(inputs, Stack(), Trace()).cache for _ in range(2))
+        inputs = lvlm.prepare(lvlm.begin(request))
+        one, two = (lvlm.prefill(inputs).cache for _ in range(2))
         lvlm.step(torch.tensor([5, 6, 7]), one)
         one.retain(torch.tensor([0, 1], device=lvlm.device))
         lvlm.step(torch.tensor([5, 6]), two)
@@ -119,11 +123,14 @@ def test_the_encoder_stops_at_the_feature_layer(device: str) -> None:
 
 
 def test_sizes_weigh_in_attention_only_where_they_are_proportional(device: str) -> None:
-    class Sizes:
+    class Sizes(Technique):
+        acts_at = ("encoder-layer",)
+
         def __init__(self, proportional: bool) -> None:
             self.proportional = proportional
 
-        def encoder_layer(self, layer, layers, patches):
+        def encoder_layer(self, at):
+            patches = at.patches
             size_FN = 1.0 + torch.arange(patches.hidden_FND.shape[1], device=patches.hidden_FND.device)
             size_FN = size_FN.expand(patches.hidden_FND.shape[:2])
             return dataclasses.replace(patches, size_FN=size_FN, proportional=self.proportional)
@@ -180,63 +187,61 @@ def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
         LVLM.random("huge")
 
 
-class Recorder:
+class Recorder(Technique):
     """Acts at every point, changes nothing, and notes when it was called."""
 
-    retain_attention = False
+    acts_at = tuple(POINTS)
 
     def __init__(self) -> None:
         self.calls: list[str] = []
 
-    def select_frames(self, request: Request) -> Tensor:
+    def select_frames(self, at: Frames) -> Tensor:
         self.calls.append("frames")
-        return torch.arange(len(request.frames_F3HW))
+        return torch.arange(len(at.request.frames_F3HW))
 
-    def resize(self, frames_F3HW: Tensor) -> Tensor:
+    def resize(self, at):
         self.calls.append("pixels")
-        return frames_F3HW
+        return at.frames_F3HW
 
-    def encoder_layer(self, layer, layers, patches):
+    def encoder_layer(self, at):
         self.calls.append("encoder-layer")
-        return patches
+        return at.patches
 
-    def encoder_output(self, patches):
+    def encoder_output(self, at):
         self.calls.append("encoder-output")
-        return patches
+        return at.patches
 
-    def adapt(self, lvlm, hidden_FND):
+    def adapt(self, at):
         self.calls.append("adapter")
-        return lvlm.dialect.adapter(hidden_FND)
+        return at.adapter(at.hidden_FND)
 
-    def llm_input(self, sequence):
+    def llm_input(self, at):
         self.calls.append("llm-input")
-        return sequence
+        return at.sequence
 
-    def llm_layer(self, layer, layers, sequence):
+    def llm_layer(self, at):
         self.calls.append("llm-layer")
-        assert (sequence.attention is None) == (layer == 0)
-        return sequence
+        assert (at.sequence.attention is None) == (at.layer == 0)
+        return at.sequence
 
-    def attend(self, layer, query_BHNd, key_BGNd, value_BGNd):
-        from lvlm_atlas.reference.lvlm.attention import attend, causal_mask
-
+    def choose_blocks(self, at):
         self.calls.append("attention")
-        length = query_BHNd.shape[2]
-        return attend(query_BHNd, key_BGNd, value_BGNd, causal_mask(length, query_BHNd.device)), 0
+        batch, heads, length = at.query_BHNd.shape[:3]
+        return Blocks(torch.ones(batch, heads, 1, 1, dtype=torch.bool, device=at.query_BHNd.device), length)
 
-    def compress_cache(self, layer, layers, entries, attention):
+    def compress_cache(self, at):
         self.calls.append("cache-tokens")
-        return entries
+        return at.entries
 
-    def new_store(self, layer):
+    def new_store(self, at):
         self.calls.append("cache-bits")
         return PlainStore()
 
-    def begin_decoding(self, target, request, *_):
+    def begin_decoding(self, at):
         self.calls.append("decode-loop")
-        return PlainDrafter(target.config.text.vocab_size)
+        return PlainDrafter(at.run.target.vocab_size)
 
-    def stop(self, tokens, logits_NC) -> bool:
+    def stop(self, at) -> bool:
         self.calls.append("stop")
         return False
 
@@ -250,49 +255,127 @@ def test_a_technique_that_does_nothing_at_every_point_changes_nothing(lvlm: LVLM
 
 def test_the_points_are_met_in_pipeline_order(lvlm: LVLM) -> None:
     recorder = Recorder()
-    assert points_of(recorder) == tuple(POINTS)
     lvlm.run(random_request(lvlm.config), [recorder])
     assert list(dict.fromkeys(recorder.calls)) == list(POINTS)
     assert recorder.calls.count("encoder-layer") == lvlm.config.encoder_layers
     assert recorder.calls.count("llm-layer") == lvlm.config.text.num_hidden_layers
 
 
-@pytest.mark.parametrize("position", EXCLUSIVE)
+def at(*positions: str, needs: tuple[str, ...] = (), name: str = "Owner") -> Technique:
+    """A technique that declares these positions and has the methods of all."""
+    return type(name, (Recorder,), {"acts_at": positions, "needs": needs})()
+
+
+@pytest.mark.parametrize("position", [position for position, point in POINTS.items() if point.exclusive])
 def test_two_owners_of_an_exclusive_point_are_refused_with_the_reason(position: str) -> None:
-    method = next(name for name in vars(POINTS[position]) if not name.startswith("_") and name != "retain_attention")
-    owner = type("Owner", (), {method: getattr(Recorder, method), "retain_attention": False})
-    Stack((owner(),))
+    Stack((at(position),))
     with pytest.raises(StackError, match=f"Owner and Owner both own '{position}'"):
-        Stack((owner(), owner()))
+        Stack((at(position), at("stop", position)))
 
 
-def test_a_reader_of_whole_maps_and_a_kernel_without_maps_are_refused() -> None:
-    reader = type("Reader", (), {"compress_cache": Recorder.compress_cache, "needs_attention_map": True})()
-    kernel = type("Kernel", (), {"attend": Recorder.attend})()
-    with pytest.raises(StackError, match=r"Reader reads the whole attention map .* the kernel of Kernel never forms"):
-        Stack((reader, kernel))
+@pytest.mark.parametrize("position", [position for position, point in POINTS.items() if not point.exclusive])
+def test_every_other_point_is_shared(position: str) -> None:
+    Stack((at(position), at(position)))
 
 
-@pytest.mark.parametrize("thing", [object(), Recorder, 3])
-def test_what_acts_nowhere_is_refused_rather_than_ignored(thing: object) -> None:
-    with pytest.raises(StackError, match="acts at no extension point"):
+@pytest.mark.parametrize("order", [1, -1])
+def test_who_needs_what_another_withholds_is_refused_in_either_order(order: int) -> None:
+    reader, kernel = at("cache-tokens", needs=("attention-map",), name="Reader"), at("attention", name="Kernel")
+    with pytest.raises(StackError, match="Reader needs `attention-map`, which nobody can read once Kernel acts at"):
+        Stack((reader, kernel)[::order])
+    Stack((at("cache-tokens", needs=("attention-row",)), kernel))
+    Stack((at("attention", needs=("attention-map",)),))  # nobody stands in its own way
+
+
+class Bare(Technique):
+    """Declares nothing, whatever its methods are called."""
+
+    def resize(self) -> None:
+        """A helper with the name of a point's method."""
+
+
+@pytest.mark.parametrize("thing", [object(), Recorder, 3, Bare(), at("llm-imput")])
+def test_what_acts_nowhere_is_a_fault_rather_than_ignored(thing: object) -> None:
+    with pytest.raises(TypeError, match=r"is no technique|acts at no extension point"):
         Stack((thing,))
 
 
-class FirstFrames:
-    def select_frames(self, request: Request) -> Tensor:
+def test_a_helper_named_like_a_point_is_not_taken_for_one(lvlm: LVLM) -> None:
+    class Helped(Bare):
+        acts_at = ("llm-input",)
+
+        def llm_input(self, at):
+            return at.sequence
+
+    request = random_request(lvlm.config, frames=1, max_new_tokens=1)
+    assert torch.equal(lvlm.run(request, [Helped()]).logits_NC, lvlm.run(request).logits_NC)
+
+
+def test_a_declared_point_without_its_method_is_a_fault(lvlm: LVLM) -> None:
+    class Silent(Technique):
+        acts_at = ("llm-layer",)
+
+    with pytest.raises(TypeError, match="Silent acts at 'llm-layer', but Silent has no method 'llm_layer'"):
+        lvlm.run(random_request(lvlm.config, frames=1), [Silent()])
+
+
+@dataclass(frozen=True)
+class Budget(Technique):
+    """Keeps shares of the vision tokens that entered the LLM, layer by layer: it must remember how many those were."""
+
+    shares: tuple[float, ...]
+    acts_at: ClassVar = ("llm-input", "llm-layer")
+
+    def begin(self, run: Run) -> Spending:
+        return Spending(self.shares, run)
+
+
+class Spending:
+    """The state of one run."""
+
+    def __init__(self, shares: tuple[float, ...], run: Run) -> None:
+        self.shares, self.run, self.entered = shares, run, 0
+
+    def llm_input(self, at: LlmInput) -> Sequence:
+        prompt = self.run.prompt
+        assert prompt is not None
+        self.entered = int(prompt.vision_BN.sum())
+        text_TD = at.sequence.hidden_BND[0, ~at.sequence.vision_BN[0]]
+        assert torch.equal(self.run.question_ND, text_TD)
+        assert text_TD.shape == (len(self.run.request.text_N), self.run.config.text.hidden_size)
+        return at.sequence
+
+    def llm_layer(self, at: LlmLayer) -> Sequence:
+        keep = round(self.shares[at.layer] * self.entered)
+        return at.sequence.keep_vision(torch.arange(keep, device=at.sequence.hidden_BND.device)[None])
+
+
+def test_a_technique_remembers_within_a_run_and_forgets_between_runs(llava: LVLM) -> None:
+    technique, patches = Budget((1.0, 0.5, 0.5, 0.25)), llava.config.vision.patches
+    for frames in (4, 2, 4):
+        trace = llava.run(random_request(llava.config, frames=frames), [technique]).trace
+        wanted = [round(share * frames * patches) for share in technique.shares]
+        assert trace.llm_vision_tokens == wanted[: llava.config.text.num_hidden_layers]
+
+
+class FirstFrames(Technique):
+    acts_at = ("frames",)
+
+    def select_frames(self, at: Frames) -> Tensor:
         return torch.tensor([0, 2])
 
 
-class EveryOtherVisionToken:
+class EveryOtherVisionToken(Technique):
+    acts_at = ("llm-layer",)
+
     def __init__(self, layer: int) -> None:
         self.layer = layer
 
-    def llm_layer(self, layer, layers, sequence):
-        if layer != self.layer:
-            return sequence
-        vision = sequence.vision_places().shape[1]
-        return sequence.keep_vision(torch.arange(0, vision, 2, device=sequence.hidden_BND.device)[None])
+    def llm_layer(self, at):
+        if at.layer != self.layer:
+            return at.sequence
+        vision = at.sequence.vision_places().shape[1]
+        return at.sequence.keep_vision(torch.arange(0, vision, 2, device=at.sequence.hidden_BND.device)[None])
 
 
 def test_dropped_frames_take_their_placeholders_along(llava: LVLM) -> None:
@@ -322,23 +405,25 @@ def test_a_pruned_layer_equals_masking_what_was_pruned(lvlm: LVLM) -> None:
     pruned = lvlm.run(request, [EveryOtherVisionToken(1)])
     kept = pruned.trace.kept[1][0]
 
-    class Mask:
-        def attend(self, layer, query_BHNd, key_BGNd, value_BGNd):
-            from lvlm_atlas.reference.lvlm.attention import attend, causal_mask
+    class Mask(Technique):
+        acts_at = ("attention",)
 
-            mask = causal_mask(query_BHNd.shape[2], query_BHNd.device)
-            if layer >= 1:
+        def choose_blocks(self, at):
+            mask = causal_mask(at.query_BHNd.shape[2], at.query_BHNd.device)
+            if at.layer >= 1:
                 dead = torch.ones_like(mask[0])
                 dead[kept] = False
                 mask = mask & ~dead[None, :] | torch.eye(len(mask), dtype=torch.bool, device=mask.device)
-            return attend(query_BHNd, key_BGNd, value_BGNd, mask), 0
+            return Blocks(mask.expand(*at.query_BHNd.shape[:2], *mask.shape), size=1)
 
     torch.testing.assert_close(pruned.logits_NC, lvlm.run(request, [Mask()]).logits_NC, atol=1e-4, rtol=1e-4)
 
 
 def test_a_stopper_ends_the_answer(lvlm: LVLM) -> None:
-    class AfterThree:
-        def stop(self, tokens, logits_NC) -> bool:
-            return len(tokens) >= 3
+    class AfterThree(Technique):
+        acts_at = ("stop",)
+
+        def stop(self, at) -> bool:
+            return len(at.tokens) >= 3
 
     assert len(lvlm.run(random_request(lvlm.config), [AfterThree()]).tokens_N) == 3

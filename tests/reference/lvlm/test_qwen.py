@@ -11,19 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lvlm_atlas import load
-from lvlm_atlas.reference.lvlm import LVLM, Stack, StackError, Trace, random_request
-from lvlm_atlas.reference.lvlm.attention import Probe
+from lvlm_atlas.needs import unmet
+from lvlm_atlas.reference.flow.probe import Probe
+from lvlm_atlas.reference.flow.request import Request
+from lvlm_atlas.reference.flow.states import close_up
+from lvlm_atlas.reference.lvlm import LVLM, Refusal, Technique, random_request
 from lvlm_atlas.reference.lvlm.mrope import in_order, positions
 from lvlm_atlas.reference.lvlm.presets import PRESETS
 from lvlm_atlas.reference.lvlm.prompt import Seen
-from lvlm_atlas.reference.lvlm.request import Request
-from lvlm_atlas.reference.lvlm.states import close_up
 from lvlm_atlas.reference.lvlm.windows import coordinates, to_frames, to_patches, windows_of
 
 TINY = PRESETS["tiny-window"]
 TECHNIQUES = [technique for technique in load().atlas.techniques.values() if technique.reference]
-NEEDS_LLAVA = ("tome", "visionzip")
-"""They take patches out of the grid, or read a class token."""
 
 
 @pytest.fixture(scope="module")
@@ -110,13 +109,15 @@ def test_frames_of_any_size_are_brought_to_whole_tokens(lvlm: LVLM) -> None:
 
 
 def test_dropped_frames_keep_the_times_of_the_others(lvlm: LVLM) -> None:
-    class Some:
-        def select_frames(self, request: Request) -> torch.Tensor:
+    class Some(Technique):
+        acts_at = ("frames",)
+
+        def select_frames(self, at) -> torch.Tensor:
             return torch.tensor([0, 1, 4, 5])
 
     request = random_request(lvlm.config, frames=6)
     with torch.inference_mode():
-        sequence = lvlm.prepare(request, Stack((Some(),)), Trace())
+        sequence = lvlm.prepare(lvlm.begin(request, [Some()]))
     time_N = sequence.position_BN[0, sequence.vision_BN[0], 0]
     assert (time_N - time_N[0]).unique().tolist() == [0, 4]
 
@@ -133,9 +134,9 @@ def test_closing_up_leaves_no_gap_that_was_not_there() -> None:
 def test_every_technique_works_or_is_refused_by_name(lvlm: LVLM, technique, still: bool) -> None:
     request = stills(lvlm.config) if still else random_request(lvlm.config)
     make = pkgutil.resolve_name(technique.reference)
-    if technique.id in NEEDS_LLAVA:
+    if lacking := unmet(technique.needs, lvlm.dialect.offers):
         for setting in technique.trials:
-            with pytest.raises(ValueError, match=f"^{make.__name__} "):
+            with pytest.raises(Refusal, match=f"^{make.__name__} needs `{lacking[0]}`"):
                 lvlm.run(request, [make(**setting)])
         return
     plain = lvlm.run(request)
@@ -146,23 +147,50 @@ def test_every_technique_works_or_is_refused_by_name(lvlm: LVLM, technique, stil
     torch.testing.assert_close(neutral.logits_NC, plain.logits_NC, atol=1e-4, rtol=1e-4)
 
 
-class Halve:
-    """Takes half of the patches, or of the vision tokens."""
+class Halve(Technique):
+    """Takes half of the patches."""
 
-    def encoder_output(self, patches):
-        return dataclasses.replace(patches, hidden_FND=patches.hidden_FND[:, ::2])
+    acts_at = ("encoder-output",)
 
-
-class Resample:
-    def adapt(self, lvlm, hidden_FND):
-        return lvlm.dialect.adapter(hidden_FND)[:, ::2]
+    def encoder_output(self, at):
+        return dataclasses.replace(at.patches, hidden_FND=at.patches.hidden_FND[:, ::2])
 
 
-def test_what_breaks_the_grid_is_refused_even_if_its_parts_would_merge(lvlm: LVLM) -> None:
-    with pytest.raises(StackError, match="Halve leaves 60 of 120 patches, but this model's merger joins neighbours"):
-        lvlm.run(random_request(lvlm.config), [Halve()])
-    with pytest.raises(StackError, match="gives 15 vision tokens where the positions of this model need 5 × 6"):
-        lvlm.run(random_request(lvlm.config), [Resample()])
+class Resample(Technique):
+    """Takes half of the vision tokens."""
+
+    acts_at = ("adapter",)
+
+    def adapt(self, at):
+        return at.adapter(at.hidden_FND)[:, ::2]
+
+
+@pytest.mark.parametrize("kind", [Halve, Resample])
+def test_who_needs_free_patches_is_refused_before_anything_runs(lvlm: LVLM, kind: type[Technique]) -> None:
+    honest = type(kind.__name__, (kind,), {"needs": ("free-patches",)})
+    said = f"{kind.__name__} needs `free-patches`, but this model cannot give it: its adapter joins neighbours"
+    with pytest.raises(Refusal, match=said):
+        lvlm.begin(random_request(lvlm.config), [honest()])
+    assert LVLM.random("tiny").run(random_request(PRESETS["tiny"]), [honest()]).trace.vision_tokens == 6 * 32
+
+
+def test_what_breaks_the_grid_undeclared_is_a_fault_even_if_its_parts_would_merge(lvlm: LVLM) -> None:
+    for broken, said in (
+        (Halve(), "Halve leaves 60 of 120 patches, but this model's adapter joins neighbours"),
+        (Resample(), "gives 15 vision tokens where the positions of this model need 5 × 6"),
+    ):
+        with pytest.raises(ValueError, match=said) as raised:
+            lvlm.run(random_request(lvlm.config), [broken])
+        assert not isinstance(raised.value, Refusal)
+
+
+def test_spans_are_the_places_of_each_frames_tokens(lvlm: LVLM) -> None:
+    for request, units in ((stills(lvlm.config), 3), (random_request(lvlm.config, frames=5), 3)):
+        run = lvlm.begin(request)
+        lvlm.prepare(run)
+        spans = run.prompt.spans
+        assert [len(span) for span in spans] == [30] * units
+        assert torch.cat(spans).tolist() == run.prompt.vision_BN[0].nonzero()[:, 0].tolist()
 
 
 @pytest.mark.parametrize(

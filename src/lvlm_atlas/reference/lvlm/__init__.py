@@ -1,8 +1,11 @@
-"""The reference LVLM: LLaVA-1.5 in plain torch, with named extension points."""
+"""The reference LVLM: LLaVA-1.5 and Qwen2.5-VL in plain torch, with named extension points."""
 
+from lvlm_atlas.reference.flow.request import Request, Result
+from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm.model import LVLM
-from lvlm_atlas.reference.lvlm.points import Stack, StackError
-from lvlm_atlas.reference.lvlm.request import Request, Result, random_request
-from lvlm_atlas.reference.lvlm.trace import Trace
+from lvlm_atlas.reference.lvlm.points import Technique
+from lvlm_atlas.reference.lvlm.random_request import random_request
+from lvlm_atlas.reference.lvlm.stack import Stack
+from lvlm_atlas.reference.refusal import Refusal, StackError
 
-__all__ = ["LVLM", "Request", "Result", "Stack", "StackError", "Trace", "random_request"]
+__all__ = ["LVLM", "Refusal", "Request", "Result", "Stack", "StackError", "Technique", "Trace", "random_request"]

@@ -2,46 +2,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.decoding import PlainDrafter, ancestors, distribution, draw
-from lvlm_atlas.reference.lvlm.points import BeginDecoding, Stack, Stop
-from lvlm_atlas.reference.lvlm.prefill import Prefill
-from lvlm_atlas.reference.lvlm.request import Request, Result
-from lvlm_atlas.reference.lvlm.trace import Trace
-
-if TYPE_CHECKING:
-    from lvlm_atlas.reference.lvlm.model import LVLM
+from lvlm_atlas.reference.caches.prefilled import Prefill
+from lvlm_atlas.reference.drafting.rounds import Drafter, PlainDrafter, ancestors, distribution, draw
+from lvlm_atlas.reference.flow.request import Result
+from lvlm_atlas.reference.lvlm.points import DecodeLoop, Run, Stop
 
 
-def answer(lvlm: LVLM, request: Request, prefill: Prefill, stack: Stack, trace: Trace) -> Result:
+def answer(run: Run, prefill: Prefill) -> Result:
     """Decode from what prefill left. The draws of a run depend on the request's seed alone."""
-    loop = stack.owner(BeginDecoding)
-    drafter = (
-        loop.begin_decoding(lvlm, request, prefill, stack, trace) if loop else PlainDrafter(lvlm.config.text.vocab_size)
-    )
+    target, request, trace = run.target, run.request, run.trace
+    loop, stops = run.acts.owner("decode-loop"), run.acts.at("stop")
+    drafter: Drafter = loop.begin_decoding(DecodeLoop(run, prefill)) if loop else PlainDrafter(target.vocab_size)
     generator, cache = torch.Generator().manual_seed(request.seed), prefill.cache
     cache.prompt.clear()
     tokens = [draw(distribution(prefill.logits_C, request.temperature), generator)]
     chosen_from = [prefill.logits_C]
 
     def ended() -> bool:
-        if len(tokens) >= request.max_new_tokens or tokens[-1] in lvlm.config.eos_token_ids:
+        if len(tokens) >= request.max_new_tokens or tokens[-1] in run.config.eos_token_ids:
             return True
-        stoppers = list(stack.at(Stop))
-        return bool(stoppers) and any(t.stop(tokens, torch.stack(chosen_from)) for t in stoppers)
+        return bool(stops) and any(each.stop(Stop(tokens, torch.stack(chosen_from))) for each in stops)
 
     while not ended():
         proposal = drafter.propose(tokens)
         token_M = torch.cat([torch.tensor(tokens[-1:]), proposal.token_M.cpu()])
         parent_M = torch.cat([torch.tensor([-1]), proposal.parent_M.cpu() + 1])
-        logits_MC = lvlm.step(token_M, cache, parent_M)
+        logits_MC = target.step(token_M, cache, parent_M)
         verdict = drafter.verify(proposal, distribution(logits_MC, request.temperature), generator)
         path = [0, *(node + 1 for node in verdict.path)]
-        cache.retain(torch.tensor(path, device=lvlm.device))
+        cache.retain(torch.tensor(path, device=target.device))
         trace.target_passes += 1
         trace.draft_nodes.append(len(proposal.token_M))
         trace.draft_lengths.append(int(ancestors(proposal.parent_M.cpu()).sum(1).max()) - 1)

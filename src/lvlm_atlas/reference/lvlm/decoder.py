@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lvlm_atlas.reference.lvlm.activation import ACTIVATIONS
-from lvlm_atlas.reference.lvlm.attention import rotate
 from lvlm_atlas.reference.lvlm.config import TextConfig
+from lvlm_atlas.reference.ops.attention import rotate
 
 
 class RmsNorm(nn.Module):

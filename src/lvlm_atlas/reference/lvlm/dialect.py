@@ -11,10 +11,10 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from lvlm_atlas.reference.lvlm.points import Stack
+from lvlm_atlas.reference.flow.request import Request
+from lvlm_atlas.reference.flow.states import Between, Patches
+from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm.prompt import Clip, Prompt, Seen
-from lvlm_atlas.reference.lvlm.request import Request
-from lvlm_atlas.reference.lvlm.states import Patches
 
 
 class Dialect(Protocol):
@@ -41,12 +41,17 @@ class Dialect(Protocol):
     def clip(self, request: Request) -> Clip:
         """The frames of a request."""
 
-    def patches(
-        self, frames_F3HW: Tensor, stack: Stack, on_layer: Callable[[int], None], on_read: Callable[[int], None]
-    ) -> Patches:
-        """What the tower makes of frames, techniques in its layers applied.
+    @property
+    def offers(self) -> frozenset[str]:
+        """Which of the needs that a model decides (`lvlm_atlas.needs.LACKS`) it meets."""
 
-        `on_layer` is told how many tokens enter each layer, and how many leave the last.
+    def patches(self, frames_F3HW: Tensor, trace: Trace, between: Between) -> Patches:
+        """What the tower makes of frames.
+
+        Args:
+            frames_F3HW: frames of one size.
+            trace: counts the tokens that enter each layer and leave the last, and the attention that is read.
+            between: what happens to the patches between attention and MLP of each layer.
         """
 
     def features(self, patches: Patches) -> Tensor:
@@ -56,7 +61,7 @@ class Dialect(Protocol):
         """The vision tokens with what positions need to know of them.
 
         Raises:
-            StackError: their number is none that the dialect has positions for.
+            ValueError: their number is none that the dialect has positions for.
         """
 
     def expand(self, request: Request, seen: Seen) -> Tensor:

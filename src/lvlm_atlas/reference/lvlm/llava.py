@@ -5,19 +5,18 @@ B batch, F frames, N tokens, V vision tokens of a frame, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from collections.abc import Sequence as Seq
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lvlm_atlas.reference.flow.request import Request
+from lvlm_atlas.reference.flow.states import Between, Patches
+from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm.activation import ACTIVATIONS
 from lvlm_atlas.reference.lvlm.config import LVLMConfig
-from lvlm_atlas.reference.lvlm.points import Stack
 from lvlm_atlas.reference.lvlm.prompt import Clip, Prompt, Seen, expand, places_in_text, same_size
-from lvlm_atlas.reference.lvlm.request import Request
-from lvlm_atlas.reference.lvlm.states import Patches
 from lvlm_atlas.reference.lvlm.vision import VisionTower
 
 
@@ -62,14 +61,17 @@ class Llava(nn.Module):
         """See `Dialect`."""
         return Clip(request.frames_F3HW)
 
-    def patches(
-        self, frames_F3HW: Tensor, stack: Stack, on_layer: Callable[[int], None], on_read: Callable[[int], None]
-    ) -> Patches:
+    @property
+    def offers(self) -> frozenset[str]:
+        """See `Dialect`."""
+        return frozenset({"cls-token", "free-patches", "vision-in-sequence"})
+
+    def patches(self, frames_F3HW: Tensor, trace: Trace, between: Between) -> Patches:
         """See `Dialect`: frames of another size are resized to the tower's."""
         side = self.config.vision.image_size
         if frames_F3HW.shape[-2:] != (side, side):
             frames_F3HW = functional.interpolate(frames_F3HW, (side, side), mode="bicubic", antialias=True)
-        out: Patches = self.vision_tower(frames_F3HW, stack, on_layer, on_read)
+        out: Patches = self.vision_tower(frames_F3HW, trace, between)
         return out
 
     def features(self, patches: Patches) -> Tensor:
@@ -92,4 +94,6 @@ class Llava(nn.Module):
         flat = [each.tokens_TND.flatten(0, 1) for each in seen]
         vision_VD = torch.cat(flat) if flat else torch.empty(0)
         is_vision_BN = ids_BN == self.config.image_token_id
-        return Prompt(ids_BN, is_vision_BN, vision_VD, places_in_text(ids_BN, real_BN), real_BN)
+        position_BN = places_in_text(ids_BN, real_BN)
+        spans = tuple(length for each in seen for length in each.span_lengths)
+        return Prompt(ids_BN, is_vision_BN, vision_VD, position_BN, real_BN, spans)

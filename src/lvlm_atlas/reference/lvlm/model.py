@@ -12,29 +12,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lvlm_atlas.reference.caches.cache import Cache
+from lvlm_atlas.reference.caches.prefilled import Prefill
+from lvlm_atlas.reference.flow.request import Request, Result
+from lvlm_atlas.reference.flow.states import Sequence
+from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm.answer import answer
-from lvlm_atlas.reference.lvlm.cache import Cache
 from lvlm_atlas.reference.lvlm.config import Config, LVLMConfig, WindowLVLMConfig
 from lvlm_atlas.reference.lvlm.decoder import LanguageModel
 from lvlm_atlas.reference.lvlm.dialect import Dialect
+from lvlm_atlas.reference.lvlm.encode import encode, select
 from lvlm_atlas.reference.lvlm.llava import Llava
-from lvlm_atlas.reference.lvlm.points import (
-    Adapt,
-    EncoderOutput,
-    LlmInput,
-    Resize,
-    SelectFrames,
-    Stack,
-    needs_whole_grid,
-)
-from lvlm_atlas.reference.lvlm.prefill import Prefill, prefill
+from lvlm_atlas.reference.lvlm.points import Acts, LlmInput, Run
+from lvlm_atlas.reference.lvlm.prefill import prefill
 from lvlm_atlas.reference.lvlm.presets import PRESETS
-from lvlm_atlas.reference.lvlm.prompt import Clip, Seen, real_tokens
+from lvlm_atlas.reference.lvlm.prompt import real_tokens
 from lvlm_atlas.reference.lvlm.qwen import QwenVL
-from lvlm_atlas.reference.lvlm.request import Request, Result
-from lvlm_atlas.reference.lvlm.states import Sequence
+from lvlm_atlas.reference.lvlm.stack import Stack
 from lvlm_atlas.reference.lvlm.step import advance
-from lvlm_atlas.reference.lvlm.trace import Trace
 from lvlm_atlas.reference.lvlm.weights import fill
 
 __all__ = ["LVLM", "Prefill"]
@@ -110,6 +105,11 @@ class LVLM(nn.Module):
         """Type of the weights."""
         return self.language_model.lm_head.weight.dtype
 
+    @property
+    def vocab_size(self) -> int:
+        """Tokens of the vocabulary."""
+        return self.config.text.vocab_size
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **processed: Tensor | None) -> Tensor:
         """Logits (B, N, C), float32, of what the dialect's published processor returns.
 
@@ -156,62 +156,51 @@ class LVLM(nn.Module):
 
         Raises:
             StackError: the techniques cannot run together; the message says why.
+            Refusal: a technique declines this model or request.
             ValueError: the prompt does not have one placeholder of the model's a frame.
         """
-        techniques, trace = Stack(tuple(stack)), Trace()
-        begun = self.prefill(self.prepare(request, techniques, trace), techniques, trace)
-        return answer(self, request, begun, techniques, trace)
+        run = self.begin(request, stack)
+        return answer(run, self.prefill(self.prepare(run), run))
 
-    def select(self, request: Request, stack: Stack, trace: Trace) -> Request:
-        """The request with the frames that enter the encoder; placeholders of the others are gone."""
-        index_K = torch.arange(len(request.frames_F3HW))
-        trace.frames_in = len(index_K)
-        for technique in stack.at(SelectFrames):
-            chosen = technique.select_frames(request).cpu()
-            request, index_K = request.keep_frames(chosen), index_K[chosen]
-        trace.frames, trace.frame_index = len(index_K), index_K
-        return request
-
-    def encode(self, clip: Clip, stack: Stack, trace: Trace) -> Seen:
-        """What encoder and adapter make of a clip.
+    def begin(self, request: Request, techniques: Seq[Any] = ()) -> Run:
+        """A run of the request, its techniques begun; nothing is computed yet.
 
         Raises:
-            StackError: a technique leaves what the model's adapter or positions cannot take.
-        """
-        frames_F3HW = clip.frames_F3HW.to(self.device, self.dtype)
-        for resizing in stack.at(Resize):
-            frames_F3HW = resizing.resize(frames_F3HW)
-        patches = self.dialect.patches(frames_F3HW, stack, trace.encoder_tokens.append, trace.note_probe)
-        for technique in stack.at(EncoderOutput):
-            patches = needs_whole_grid(patches, technique.encoder_output(patches), technique)
-        hidden_TND, owner = self.dialect.features(patches), stack.owner(Adapt)
-        tokens: Tensor = owner.adapt(self, hidden_TND) if owner else self.dialect.adapter(hidden_TND)
-        return self.dialect.seen(tokens, patches, clip)
-
-    def prepare(self, request: Request, stack: Stack, trace: Trace) -> Sequence:
-        """The assembled prompt, techniques up to the LLM's input applied.
-
-        Raises:
-            ValueError: the request's placeholder is not the model's, or there is not one a frame.
+            StackError: the techniques cannot run together.
+            Refusal: one declines this model or request.
+            ValueError: the request's placeholder is not the model's.
         """
         if request.image_token_id not in self.config.placeholders:
             raise ValueError(
                 f"the request marks its frames with token {request.image_token_id}, the model with "
                 f"{' or '.join(map(str, self.config.placeholders))}; give the request a placeholder of the model"
             )
-        request = self.select(request, stack, trace)
-        seen = self.encode(self.dialect.clip(request), stack, trace)
-        prompt = self.dialect.prompt(self.dialect.expand(request, seen), None, [seen])
-        sequence = prompt.embed(self.language_model.model.embed_tokens)
+        stack = Stack(tuple(techniques))
+        stack.fit(self.dialect.offers)
+        run = Run(self.config, request, Trace(), self, stack.techniques)
+        run.acts = stack.begin(run)
+        return run
+
+    def prepare(self, run: Run) -> Sequence:
+        """The assembled prompt of a run, techniques up to the LLM's input applied.
+
+        Raises:
+            ValueError: there is not one placeholder a frame.
+        """
+        request, trace = select(run), run.trace
+        seen = encode(self, self.dialect.clip(request), run.acts, trace)
+        run.prompt = self.dialect.prompt(self.dialect.expand(request, seen), None, [seen])
+        sequence = run.prompt.embed(self.language_model.model.embed_tokens)
         trace.vision_tokens = int(sequence.vision_BN.sum())
         trace.text_tokens = sequence.length - trace.vision_tokens
-        for technique in stack.at(LlmInput):
-            sequence = technique.llm_input(sequence)
+        for technique in run.acts.at("llm-input"):
+            sequence = technique.llm_input(LlmInput(sequence))
         return sequence
 
-    def prefill(self, inputs: Sequence, stack: Stack, trace: Trace) -> Prefill:
-        """Run the prompt through the decoder and fill the cache."""
-        return prefill(self.language_model, inputs, stack, trace)
+    def prefill(self, inputs: Sequence, run: Run | None = None) -> Prefill:
+        """Run a prompt through the decoder and fill a cache; without a run no technique acts, nothing is counted."""
+        acts, trace = (run.acts, run.trace) if run else (Acts(), Trace())
+        return prefill(self.language_model, inputs, acts, trace)
 
     def step(self, token_M: Tensor, cache: Cache, parent_M: Tensor | None = None) -> Tensor:
         """`advance` for a batch of one: (M,) → (M, C)."""
@@ -221,9 +210,13 @@ class LVLM(nn.Module):
         """Logits (B, M, C) after each of M new tokens; see `lvlm_atlas.reference.lvlm.step.advance`."""
         return advance(self.language_model, token_BM, cache, parent_M)
 
+    def embed(self, token_N: Tensor) -> Tensor:
+        """Embeddings (N, D) of text tokens."""
+        out: Tensor = self.language_model.model.embed_tokens(token_N.to(self.device))
+        return out
+
     def _read(self, input_ids: Tensor, attention_mask: Tensor | None, processed: dict[str, Tensor | None]) -> Prefill:
         """Prefill of what a processor returns, without techniques."""
-        stack, trace = Stack(), Trace()
-        seen = [self.encode(clip, stack, trace) for clip in self.dialect.clips(**processed)]
+        seen = [encode(self, clip, Acts(), Trace()) for clip in self.dialect.clips(**processed)]
         prompt = self.dialect.prompt(input_ids, real_tokens(attention_mask), seen)
-        return self.prefill(prompt.embed(self.language_model.model.embed_tokens), stack, trace)
+        return self.prefill(prompt.embed(self.language_model.model.embed_tokens))

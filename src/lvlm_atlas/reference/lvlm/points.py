@@ -1,212 +1,228 @@
-"""The extension points, in pipeline order. A technique has the methods of the points it acts at.
+"""The extension points: where techniques act, what they are given there, and what they return.
 
-`select_frames → resize → encoder_layer → encoder_output → adapt → llm_input → llm_layer → attend →
-compress_cache → new_store → begin_decoding → stop`
+`frames → pixels → encoder-layer → encoder-output → adapter → llm-input → llm-layer → attention → cache-tokens →
+cache-bits → decode-loop → stop`
+
+A technique is an immutable setting. It declares the positions at which it acts; for each run `begin` returns the
+object whose methods are called there, and which may hold state of that run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.attention import Probe
-from lvlm_atlas.reference.lvlm.cache import Store
-from lvlm_atlas.reference.lvlm.request import Request
-from lvlm_atlas.reference.lvlm.states import Entries, Patches, Sequence
-from lvlm_atlas.reference.lvlm.trace import Trace
-
-if TYPE_CHECKING:
-    from lvlm_atlas.reference.lvlm.decoding import Drafter
-    from lvlm_atlas.reference.lvlm.model import LVLM, Prefill
-
-Point = TypeVar("Point")
-
-
-class StackError(ValueError):
-    """Techniques that cannot run together, or an object that is no technique."""
-
-
-@runtime_checkable
-class SelectFrames(Protocol):
-    """`frames`: chooses what enters the encoder."""
-
-    def select_frames(self, request: Request) -> Tensor:
-        """Indices (K,) of the frames to keep, ascending."""
-
-
-@runtime_checkable
-class Resize(Protocol):
-    """`pixels`: changes the resolution of the frames."""
-
-    def resize(self, frames_F3HW: Tensor) -> Tensor:
-        """Frames at the resolution to encode."""
-
-
-@runtime_checkable
-class EncoderLayer(Protocol):
-    """`encoder-layer`: between attention and MLP of each encoder layer."""
-
-    def encoder_layer(self, layer: int, layers: int, patches: Patches) -> Patches:
-        """Patches for the MLP of `layer` and all that follows; `layers` is how many run."""
-
-
-@runtime_checkable
-class EncoderOutput(Protocol):
-    """`encoder-output`: between encoder and adapter."""
-
-    def encoder_output(self, patches: Patches) -> Patches:
-        """Patches for the adapter."""
-
-
-@runtime_checkable
-class Adapt(Protocol):
-    """`adapter`, exclusive: replaces the adapter."""
-
-    def adapt(self, lvlm: LVLM, hidden_FND: Tensor) -> Tensor:
-        """Vision tokens (F, N', D) of the decoder's width."""
-
-
-@runtime_checkable
-class LlmInput(Protocol):
-    """`llm-input`: the assembled prompt, before the first decoder layer."""
-
-    def llm_input(self, sequence: Sequence) -> Sequence:
-        """The prompt that prefill sees."""
-
-
-@runtime_checkable
-class LlmLayer(Protocol):
-    """`llm-layer`: before each decoder layer, in prefill."""
-
-    def llm_layer(self, layer: int, layers: int, sequence: Sequence) -> Sequence:
-        """Tokens for `layer` and all that follow; `sequence.attention` is that of the layer before."""
-
-
-@runtime_checkable
-class Attend(Protocol):
-    """`attention`, exclusive: computes the attention of prefill."""
-
-    def attend(self, layer: int, query_BHNd: Tensor, key_BGNd: Tensor, value_BGNd: Tensor) -> tuple[Tensor, int]:
-        """Output (B, H, N, d) and how many score entries were computed, over all heads."""
-
-
-@runtime_checkable
-class CompressCache(Protocol):
-    """`cache-tokens`: after each layer's attention in prefill, before its entries are cached."""
-
-    def compress_cache(self, layer: int, layers: int, entries: Entries, attention: Probe) -> Entries:
-        """What the layer caches."""
-
-
-@runtime_checkable
-class NewStore(Protocol):
-    """`cache-bits`, exclusive: how entries are held."""
-
-    def new_store(self, layer: int) -> Store:
-        """An empty store for `layer`."""
-
-
-@runtime_checkable
-class BeginDecoding(Protocol):
-    """`decode-loop`, exclusive: drafts tokens, and verifies them against the target."""
-
-    retain_attention: ClassVar[bool]
-    """Whether prefill must keep every layer's attention for it."""
-
-    def begin_decoding(self, target: LVLM, request: Request, prefill: Prefill, stack: Stack, trace: Trace) -> Drafter:
-        """A drafter for this request, its own prefill done; it notes in `trace` what its draft model does."""
-
-
-@runtime_checkable
-class Stop(Protocol):
-    """`stop`: ends the answer early."""
-
-    def stop(self, tokens: list[int], logits_NC: Tensor) -> bool:
-        """Whether to end after these tokens."""
-
-
-POINTS: Mapping[str, type] = {
-    "frames": SelectFrames,
-    "pixels": Resize,
-    "encoder-layer": EncoderLayer,
-    "encoder-output": EncoderOutput,
-    "adapter": Adapt,
-    "llm-input": LlmInput,
-    "llm-layer": LlmLayer,
-    "attention": Attend,
-    "cache-tokens": CompressCache,
-    "cache-bits": NewStore,
-    "decode-loop": BeginDecoding,
-    "stop": Stop,
-}
-"""Extension point by the taxonomy's position id, in pipeline order."""
-
-EXCLUSIVE = ("adapter", "attention", "cache-bits", "decode-loop")
-"""Points that one technique at most can own."""
-
-
-def points_of(technique: object) -> tuple[str, ...]:
-    """The positions a technique acts at, in pipeline order."""
-    return tuple(position for position, point in POINTS.items() if isinstance(technique, point))
+from lvlm_atlas.reference.caches.prefilled import Prefill
+from lvlm_atlas.reference.caches.store import Store
+from lvlm_atlas.reference.drafting.rounds import Drafter
+from lvlm_atlas.reference.drafting.target import Target
+from lvlm_atlas.reference.flow.probe import Probe
+from lvlm_atlas.reference.flow.request import Request
+from lvlm_atlas.reference.flow.states import Entries, Patches, Sequence
+from lvlm_atlas.reference.flow.trace import Trace
+from lvlm_atlas.reference.lvlm.config import Config
+from lvlm_atlas.reference.lvlm.prompt import Prompt
+from lvlm_atlas.reference.ops.blocks import Blocks
 
 
 @dataclass(frozen=True)
-class Stack:
-    """Techniques that run together; at one point they apply in the order given.
+class Frames:
+    """At `frames`, before the encoder. Returns the indices (K,) of the frames to keep, ascending."""
 
-    Raises:
-        StackError: an object acts at no extension point; two own one exclusive point; one reads the whole
-            attention map of the decoder and another brings a kernel that never forms it. A technique says the
-            former with a true `needs_attention_map`.
-    """
-
-    techniques: tuple[Any, ...] = ()
-
-    def __post_init__(self) -> None:
-        for technique in self.techniques:
-            if isinstance(technique, type) or not points_of(technique):
-                raise StackError(f"{technique!r} acts at no extension point ({', '.join(POINTS)})")
-        for position in EXCLUSIVE:
-            owners: list[object] = list(self.at(POINTS[position]))
-            if len(owners) > 1:
-                raise StackError(
-                    f"{_name(owners[0])} and {_name(owners[1])} both own {position!r}, which one technique at "
-                    f"most can own; drop one of them"
-                )
-        kernels = list(self.at(Attend))
-        readers = [t for t in self.techniques if getattr(t, "needs_attention_map", False)]
-        if kernels and readers:
-            raise StackError(
-                f"{_name(readers[0])} reads the whole attention map of each layer, which the kernel of "
-                f"{_name(kernels[0])} never forms; drop one of them"
-            )
-
-    def at(self, point: type[Point]) -> Iterator[Point]:
-        """The techniques that act at a point, in order."""
-        return (technique for technique in self.techniques if isinstance(technique, point))
-
-    def owner(self, point: type[Point]) -> Point | None:
-        """The technique that owns an exclusive point, if any."""
-        return next(self.at(point), None)
+    request: Request
+    """The request with the frames that are left here."""
 
 
-def needs_whole_grid(before: Patches, after: Patches, technique: object) -> Patches:
-    """`after`, if no merger follows that joins neighbours of a grid or all patches are still there.
+@dataclass(frozen=True)
+class Pixels:
+    """At `pixels`, before the patch embedding. Returns the frames at the resolution to encode."""
 
-    Raises:
-        StackError: patches are gone that the merger needs.
-    """
-    if before.grid is None or (after.grid == before.grid and after.hidden_FND.shape == before.hidden_FND.shape):
-        return after
-    raise StackError(
-        f"{_name(technique)} leaves {after.hidden_FND.shape[1]} of {before.hidden_FND.shape[1]} patches, but this "
-        f"model's merger joins neighbours of the whole {before.grid[0]} × {before.grid[1]} grid; leave it out on "
-        f"this model"
-    )
+    frames_F3HW: Tensor
 
 
-def _name(technique: object) -> str:
-    return type(technique).__name__
+@dataclass(frozen=True)
+class EncoderLayer:
+    """At `encoder-layer`, between attention and MLP. Returns the patches for this MLP and all that follows."""
+
+    layer: int
+    layers: int
+    """Encoder layers that run."""
+    patches: Patches
+
+
+@dataclass(frozen=True)
+class EncoderOutput:
+    """At `encoder-output`, between encoder and adapter. Returns the patches for the adapter."""
+
+    patches: Patches
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """At `adapter`, in its place. Returns vision tokens (F, N', D) of the decoder's width."""
+
+    hidden_FND: Tensor
+    """What the model's own adapter would get."""
+    patches: Patches
+    adapter: Callable[[Tensor], Tensor]
+    """The model's own adapter."""
+
+
+@dataclass(frozen=True)
+class LlmInput:
+    """At `llm-input`, before the first decoder layer. Returns the prompt that prefill reads."""
+
+    sequence: Sequence
+
+
+@dataclass(frozen=True)
+class LlmLayer:
+    """At `llm-layer`, before each decoder layer in prefill. Returns the tokens for this layer and all that follow."""
+
+    layer: int
+    layers: int
+    sequence: Sequence
+    """Its `attention` is that of the layer before; None before layer 0."""
+
+
+@dataclass(frozen=True)
+class Attention:
+    """At `attention`, in each decoder layer of prefill. Returns the blocks to attend to; None: all, causally."""
+
+    layer: int
+    layers: int
+    sequence: Sequence
+    query_BHNd: Tensor
+    """Queries, rotated."""
+    key_BGNd: Tensor
+    """Keys, rotated."""
+    value_BGNd: Tensor
+
+
+@dataclass(frozen=True)
+class CacheTokens:
+    """At `cache-tokens`, in prefill, after each layer's attention. Returns the entries that the layer caches."""
+
+    layer: int
+    layers: int
+    entries: Entries
+    probe: Probe
+    """The layer's attention."""
+
+
+@dataclass(frozen=True)
+class CacheBits:
+    """At `cache-bits`, in prefill, once a layer. Returns an empty store, which is then given the entries."""
+
+    layer: int
+    layers: int
+    entries: Entries
+
+
+@dataclass(frozen=True)
+class DecodeLoop:
+    """At `decode-loop`, after prefill. Returns a drafter, its own prefill done."""
+
+    run: Run
+    prefill: Prefill
+    """Its `attention` holds every layer's if the technique needs `attention-row` or `attention-map`."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """At `stop`, after each token. Returns whether the answer ends here."""
+
+    tokens: list[int]
+    logits_NC: Tensor
+
+
+@dataclass(frozen=True)
+class Point:
+    """An extension point."""
+
+    method: str
+    """What is called there."""
+    context: type
+    """What it is given, its only argument."""
+    returns: Any
+    """The type of what it returns."""
+    exclusive: bool = False
+    """Whether one technique at most can act there."""
+    withholds: tuple[str, ...] = ()
+    """Needs that nobody else can meet once a technique acts there."""
+
+
+POINTS: Mapping[str, Point] = {
+    "frames": Point("select_frames", Frames, Tensor),
+    "pixels": Point("resize", Pixels, Tensor),
+    "encoder-layer": Point("encoder_layer", EncoderLayer, Patches),
+    "encoder-output": Point("encoder_output", EncoderOutput, Patches),
+    "adapter": Point("adapt", Adapter, Tensor, exclusive=True),
+    "llm-input": Point("llm_input", LlmInput, Sequence),
+    "llm-layer": Point("llm_layer", LlmLayer, Sequence),
+    "attention": Point("choose_blocks", Attention, Blocks | None, exclusive=True, withholds=("attention-map",)),
+    "cache-tokens": Point("compress_cache", CacheTokens, Entries),
+    "cache-bits": Point("new_store", CacheBits, Store, exclusive=True),
+    "decode-loop": Point("begin_decoding", DecodeLoop, Drafter, exclusive=True),
+    "stop": Point("stop", Stop, bool),
+}
+"""Extension points by the taxonomy's position id, in pipeline order. Tools read this table from the source."""
+
+
+class Technique:
+    """Base of every technique: a frozen dataclass whose fields are the parameters of its entry."""
+
+    acts_at: ClassVar[tuple[str, ...]] = ()
+    """Positions at which it acts, keys of `POINTS`, as in its entry."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    """What it must be given, as in its entry."""
+
+    def begin(self, run: Run) -> Any:  # noqa: ARG002 - for those that override it
+        """What acts in this run: an object with the method of each point. Itself, unless it holds state."""
+        return self
+
+
+@dataclass(frozen=True)
+class Acts:
+    """What acts in a run."""
+
+    by_position: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    retain_attention: bool = False
+    """Whether prefill keeps every layer's attention for the decoding loop."""
+
+    def at(self, position: str) -> tuple[Any, ...]:
+        """What acts at a position, in the order of the stack."""
+        return self.by_position.get(position, ())
+
+    def owner(self, position: str) -> Any | None:
+        """What acts at an exclusive position, if anything does."""
+        return next(iter(self.at(position)), None)
+
+
+@dataclass
+class Run:
+    """What a technique may know of the run that it begins."""
+
+    config: Config
+    """Shapes of the model."""
+    request: Request
+    """As it was asked; nothing is dropped yet."""
+    trace: Trace
+    """What is counted; a draft notes its passes here."""
+    target: Target
+    """The model that answers."""
+    techniques: Seq[Technique]
+    """The whole stack, in order."""
+    prompt: Prompt | None = None
+    """The assembled prompt with modality and spans; None until the vision tokens are there."""
+    acts: Acts = field(default_factory=Acts, repr=False)
+
+    @cached_property
+    def question_ND(self) -> Tensor:  # noqa: N802 - names carry shapes
+        """Embeddings (N_t, D) of the request's text."""
+        return self.target.embed(self.request.text_N)

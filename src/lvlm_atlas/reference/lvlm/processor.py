@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+from lvlm_atlas.reference.flow.request import Request
 from lvlm_atlas.reference.lvlm.model import LVLM
-from lvlm_atlas.reference.lvlm.request import Request
 
 
 class Processor:

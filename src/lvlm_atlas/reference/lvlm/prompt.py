@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from lvlm_atlas.reference.lvlm.states import Sequence
+from lvlm_atlas.reference.flow.states import Sequence
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,11 @@ class Seen:
     time_T: Tensor | None = None
     """As in `Clip`."""
 
+    @property
+    def span_lengths(self) -> tuple[int, ...]:
+        """Vision tokens of each unit."""
+        return (self.tokens_TND.shape[1],) * self.tokens_TND.shape[0]
+
     def apart(self) -> Iterator[Seen]:
         """Each unit on its own: the stills of a clip."""
         return (replace(self, tokens_TND=token_ND[None]) for token_ND in self.tokens_TND)
@@ -53,6 +58,13 @@ class Prompt:
     """Position ids; (B, N, A) where they have A axes."""
     real_BN: Tensor | None = None
     """False where a row is padded; None means nowhere."""
+    span_lengths: tuple[int, ...] = ()
+    """Vision tokens of each unit (a frame, or a temporal patch of a video), in the order of the prompt."""
+
+    @property
+    def spans(self) -> tuple[Tensor, ...]:
+        """Places of each unit's vision tokens in the prompt of a batch of one, ascending."""
+        return torch.split(self.vision_BN[0].nonzero()[:, 0], list(self.span_lengths))
 
     def embed(self, embed_tokens: nn.Embedding) -> Sequence:
         """What the decoder reads.

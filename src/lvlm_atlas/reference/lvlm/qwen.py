@@ -5,20 +5,20 @@ B batch, F frames, T temporal patches, N tokens, D width. Axes of a position: ti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lvlm_atlas.reference.flow.request import Request
+from lvlm_atlas.reference.flow.states import Between, Patches
+from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm.config import WindowLVLMConfig
 from lvlm_atlas.reference.lvlm.mrope import in_order, positions
-from lvlm_atlas.reference.lvlm.points import Stack, StackError
 from lvlm_atlas.reference.lvlm.prompt import Clip, Prompt, Seen, expand, places_error, same_size
-from lvlm_atlas.reference.lvlm.request import Request
 from lvlm_atlas.reference.lvlm.resolution import smart_resize
-from lvlm_atlas.reference.lvlm.states import Patches
 from lvlm_atlas.reference.lvlm.window_vision import PatchMerger, WindowTower
 from lvlm_atlas.reference.lvlm.windows import to_frames
 
@@ -62,16 +62,19 @@ class QwenVL(nn.Module):
         time_T = request.seconds_F[::depth] * self.config.tokens_per_second
         return Clip(torch.cat([frames_F3HW, frames_F3HW[-1:].expand(missing, -1, -1, -1)]), time_T)
 
-    def patches(
-        self, frames_F3HW: Tensor, stack: Stack, on_layer: Callable[[int], None], on_read: Callable[[int], None]
-    ) -> Patches:
+    @property
+    def offers(self) -> frozenset[str]:
+        """See `Dialect`: no class token; the merger and the positions want the whole grid."""
+        return frozenset({"vision-in-sequence"})
+
+    def patches(self, frames_F3HW: Tensor, trace: Trace, between: Between) -> Patches:
         """See `Dialect`: frames whose sides are no multiples of a token's are resized."""
         factor = self.config.vision.factor
         height, width = frames_F3HW.shape[-2:]
         if height % factor or width % factor:
             size = smart_resize(height, width, factor)
             frames_F3HW = functional.interpolate(frames_F3HW, size, mode="bicubic", antialias=True)
-        out: Patches = self.vision_tower(frames_F3HW, stack, on_layer, on_read)
+        out: Patches = self.vision_tower(frames_F3HW, trace, between)
         return out
 
     def features(self, patches: Patches) -> Tensor:
@@ -84,9 +87,9 @@ class QwenVL(nn.Module):
         rows, columns = patches.grid or (0, 0)
         grid = (rows // merge, columns // merge)
         if tokens_TND.shape[1] != grid[0] * grid[1]:
-            raise StackError(
+            raise ValueError(
                 f"the adapter gives {tokens_TND.shape[1]} vision tokens where the positions of this model need "
-                f"{grid[0]} × {grid[1]}; leave the technique at 'adapter' out"
+                f"{grid[0]} × {grid[1]}; an adapter that changes their number needs `free-patches` and must declare it"
             )
         return Seen(tokens_TND, grid, clip.time_T)
 
@@ -117,7 +120,8 @@ class QwenVL(nn.Module):
             met += [piece for piece in pieces if isinstance(piece, Seen)]
             position_BN3[row, real_N] = positions(pieces)
         vision_VD = torch.cat([piece.tokens_TND.flatten(0, 1) for piece in met]) if met else torch.empty(0)
-        return Prompt(ids_BN, is_vision_BN, vision_VD, position_BN3, real_BN)
+        spans = tuple(length for piece in met for length in piece.span_lengths)
+        return Prompt(ids_BN, is_vision_BN, vision_VD, position_BN3, real_BN, spans)
 
     def _pictures(self, pixel_Px: Tensor | None, grid_P3: Tensor | None) -> Iterator[Tensor]:
         """The frames of each picture of a published processor."""

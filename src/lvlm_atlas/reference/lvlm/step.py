@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lvlm_atlas.reference.lvlm.attention import attend
-from lvlm_atlas.reference.lvlm.cache import Cache
+from lvlm_atlas.reference.caches.cache import Cache
+from lvlm_atlas.reference.drafting.rounds import ancestors
 from lvlm_atlas.reference.lvlm.decoder import LanguageModel
-from lvlm_atlas.reference.lvlm.decoding import ancestors
+from lvlm_atlas.reference.ops.attention import attend
 
 
 def advance(model: LanguageModel, token_BM: Tensor, cache: Cache, parent_M: Tensor | None = None) -> Tensor:

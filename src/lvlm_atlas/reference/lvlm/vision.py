@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from lvlm_atlas.reference.flow.probe import Probe
+from lvlm_atlas.reference.flow.states import Between, Patches
+from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm.activation import ACTIVATIONS
-from lvlm_atlas.reference.lvlm.attention import Probe, attend
 from lvlm_atlas.reference.lvlm.config import LVLMConfig, VisionConfig
-from lvlm_atlas.reference.lvlm.points import EncoderLayer, Stack
-from lvlm_atlas.reference.lvlm.states import Patches
+from lvlm_atlas.reference.ops.attention import attend
 
 
 class Embeddings(nn.Module):
@@ -124,23 +126,12 @@ class VisionTower(nn.Module):
         self.vision_model = VisionTransformer(config.vision)
         self.layers_run = config.encoder_layers
 
-    def forward(
-        self, frames_F3HW: Tensor, stack: Stack, on_layer: Callable[[int], None], on_read: Callable[[int], None]
-    ) -> Patches:
-        """Hidden states of `vision_feature_layer`, class token still in front.
-
-        `on_layer` is told how many tokens enter each layer, and how many leave the last.
-        """
+    def forward(self, frames_F3HW: Tensor, trace: Trace, between: Between) -> Patches:
+        """Hidden states of `vision_feature_layer`, class token still in front; arguments as in `Dialect.patches`."""
         model = self.vision_model
         patches = Patches(model.pre_layrnorm(model.embeddings(frames_F3HW)), prefix=1)
         for index in range(self.layers_run):
-            on_layer(patches.hidden_FND.shape[1])
-
-            def between(patches: Patches, layer: int = index) -> Patches:
-                for technique in stack.at(EncoderLayer):
-                    patches = technique.encoder_layer(layer, self.layers_run, patches)
-                return patches
-
-            patches = model.encoder.layers[index](patches, between, on_read)
-        on_layer(patches.hidden_FND.shape[1])
+            trace.encoder_tokens.append(patches.hidden_FND.shape[1])
+            patches = model.encoder.layers[index](patches, partial(between, index, self.layers_run), trace.note_probe)
+        trace.encoder_tokens.append(patches.hidden_FND.shape[1])
         return patches

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lvlm_atlas.reference.lvlm.attention import Probe, attend, frequencies, turn
+from lvlm_atlas.reference.flow.probe import Probe
+from lvlm_atlas.reference.flow.states import Between, Patches
+from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm.config import WindowLVLMConfig, WindowVisionConfig
 from lvlm_atlas.reference.lvlm.decoder import Mlp, RmsNorm
-from lvlm_atlas.reference.lvlm.points import EncoderLayer, Stack, needs_whole_grid
-from lvlm_atlas.reference.lvlm.states import Patches
 from lvlm_atlas.reference.lvlm.windows import Windows, coordinates, to_patches, whole, windows_of
+from lvlm_atlas.reference.ops.attention import attend, frequencies, turn
 
 
 class PatchEmbed(nn.Module):
@@ -95,14 +97,8 @@ class WindowTower(nn.Module):
         self.patch_embed = PatchEmbed(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
 
-    def forward(
-        self, frames_F3HW: Tensor, stack: Stack, on_layer: Callable[[int], None], on_read: Callable[[int], None]
-    ) -> Patches:
-        """Patches of each temporal patch, in squares of those that are merged.
-
-        Raises:
-            StackError: a technique changes how many patches there are.
-        """
+    def forward(self, frames_F3HW: Tensor, trace: Trace, between: Between) -> Patches:
+        """Patches of each temporal patch, in squares of those that are merged; arguments as in `Dialect.patches`."""
         config, layers = self.config, len(self.blocks)
         rows, columns = (side // config.patch_size for side in frames_F3HW.shape[-2:])
         place_N2 = coordinates(rows, columns, config, frames_F3HW.device)
@@ -111,16 +107,11 @@ class WindowTower(nn.Module):
         angle_N2d = place_N2[..., None].float() * frequencies(half, config.rope_theta, frames_F3HW.device)
         patches = Patches(self.patch_embed(to_patches(frames_F3HW, config)), prefix=0, grid=(rows, columns))
         for index, block in enumerate(self.blocks):
-            on_layer(patches.hidden_FND.shape[1])
-
-            def between(patches: Patches, layer: int = index) -> Patches:
-                for technique in stack.at(EncoderLayer):
-                    patches = needs_whole_grid(patches, technique.encoder_layer(layer, layers, patches), technique)
-                return patches
-
+            trace.encoder_tokens.append(patches.hidden_FND.shape[1])
             windows = all_ if index in config.full_attention_layers else near
-            patches = block(patches, angle_N2d.flatten(1)[None], windows, between, on_read)
-        on_layer(patches.hidden_FND.shape[1])
+            change = partial(between, index, layers)
+            patches = block(patches, angle_N2d.flatten(1)[None], windows, change, trace.note_probe)
+        trace.encoder_tokens.append(patches.hidden_FND.shape[1])
         return patches
 
 

@@ -1,1 +1,1 @@
-"""Functions that several techniques share."""
+"""Functions on bare tensors that several techniques share."""

@@ -8,19 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.cache import Store
+from lvlm_atlas.reference.caches.store import Store
+from lvlm_atlas.reference.flow.states import Entries
 from lvlm_atlas.reference.lvlm.model import LVLM
-from lvlm_atlas.reference.lvlm.points import Stack
-from lvlm_atlas.reference.lvlm.request import random_request
-from lvlm_atlas.reference.lvlm.trace import Trace
-from lvlm_atlas.reference.techniques.decoding.kivi import (
-    Kivi,
-    dequantise,
-    pack,
-    quantise,
-    quantised_lengths,
-    unpack,
-)
+from lvlm_atlas.reference.lvlm.points import CacheBits
+from lvlm_atlas.reference.lvlm.random_request import random_request
+from lvlm_atlas.reference.ops.quantisation import dequantise, pack, quantise, unpack
+from lvlm_atlas.reference.refusal import Refusal
+from lvlm_atlas.reference.techniques.decoding.kivi import Kivi, quantised_lengths
 from lvlm_atlas.reference.techniques.decoding.speculative_sampling import SpeculativeSampling
 
 HEADS, WIDTH = 2, 16
@@ -32,8 +27,13 @@ def entries(length: int, device: str, seed: int = 0) -> tuple[Tensor, Tensor]:
     return key, value
 
 
+def new_store(technique: Kivi) -> Store:
+    nothing = torch.empty(1, HEADS, 0, WIDTH)
+    return technique.new_store(CacheBits(0, 1, Entries(nothing, nothing, nothing[..., 0], nothing[..., 0])))
+
+
 def filled(technique: Kivi, key: Tensor, value: Tensor) -> Store:
-    store = technique.new_store(0)
+    store = new_store(technique)
     store.append(key, value)
     store.settle()
     return store
@@ -140,7 +140,7 @@ def test_keys_are_quantised_in_whole_residuals_and_values_all_but_the_last(
 def test_tokens_that_settle_together_are_held_as_if_one_by_one(chunks: list[int], bits: int) -> None:
     technique = Kivi(bits=bits, group_size=8, residual_length=16)
     key, value = entries(sum(chunks), "cpu")
-    together, alone, done = technique.new_store(0), technique.new_store(0), 0
+    together, alone, done = new_store(technique), new_store(technique), 0
     for size in chunks:
         together.append(key[:, :, done : done + size], value[:, :, done : done + size])
         together.settle()
@@ -165,7 +165,7 @@ def test_drafted_tokens_stay_exact_and_leave_no_trace_when_rejected(device: str)
     store.retain(torch.tensor([0, 1, 5], device=device))
     store.settle()
     accepted = [*range(30), 30, 31, 35]
-    honest = technique.new_store(0)
+    honest = new_store(technique)
     for token in accepted:
         honest.append(key[:, :, token : token + 1], value[:, :, token : token + 1])
         honest.settle()
@@ -207,9 +207,10 @@ def test_prefill_attends_in_full_precision(device: str) -> None:
 def test_cached_keys_are_rotated_before_they_are_quantised(device: str) -> None:
     lvlm = LVLM.random(device=device)
     with torch.inference_mode():
-        inputs = lvlm.prepare(random_request(lvlm.config), Stack(), Trace())
-        plain = lvlm.prefill(inputs, Stack(), Trace()).cache
-        cache = lvlm.prefill(inputs, Stack((Kivi(bits=8, group_size=16, residual_length=16),)), Trace()).cache
+        request = random_request(lvlm.config)
+        inputs = lvlm.prepare(lvlm.begin(request))
+        plain = lvlm.prefill(inputs).cache
+        cache = lvlm.prefill(inputs, lvlm.begin(request, [Kivi(bits=8, group_size=16, residual_length=16)])).cache
     for exact, store in zip(plain.stores, cache.stores, strict=True):
         step = (exact.read()[0].amax() - exact.read()[0].amin()) / 255
         assert (store.read()[0] - exact.read()[0]).abs().max() <= step / 2
@@ -251,20 +252,23 @@ def test_speculation_leaves_the_cache_of_the_tokens_it_accepted(device: str) -> 
 
 def test_a_group_size_that_does_not_divide_the_head_dimension_is_refused_when_run(device: str) -> None:
     lvlm = LVLM.random(device=device)
-    with pytest.raises(ValueError, match="divide the head dimension, which is 16 here, got 32"):
+    with pytest.raises(Refusal, match="divide the head dimension, which is 16 here, got 32"):
         lvlm.run(random_request(lvlm.config), [Kivi()])
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "error", "message"),
     [
-        ({"bits": 3}, "bits must be"),
-        ({"group_size": 0}, "whole bytes"),
-        ({"group_size": 2, "residual_length": 2}, "whole bytes, got 2 times 2"),
-        ({"residual_length": 0}, "positive multiple"),
-        ({"group_size": 32, "residual_length": 48}, "multiple of group_size 32, got 48"),
+        ({"bits": 3}, ValueError, "bits must be"),
+        ({"group_size": 0}, ValueError, "group_size must be at least 1"),
+        ({"group_size": 2, "residual_length": 2}, Refusal, "whole bytes, got 2 times 2"),
+        ({"residual_length": 0}, ValueError, "residual_length must be at least 1"),
+        ({"group_size": 32, "residual_length": 48}, Refusal, "multiple of group_size 32, got 48"),
     ],
 )
-def test_illegal_parameters_are_refused(arguments: dict[str, int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_illegal_parameters_and_sizes_that_do_not_fit_are_told_apart(
+    arguments: dict[str, int], error: type[ValueError], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message) as raised:
         Kivi(**arguments)
+    assert type(raised.value) is error

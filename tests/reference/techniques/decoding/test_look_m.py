@@ -7,10 +7,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from lvlm_atlas.reference.lvlm import LVLM, Stack, StackError, Trace, random_request
-from lvlm_atlas.reference.lvlm.attention import Probe
-from lvlm_atlas.reference.lvlm.states import Entries
-from lvlm_atlas.reference.techniques.decoding.look_m import MERGES, LookM, accumulated_attention, merge_evicted, select
+from lvlm_atlas.reference.flow.probe import Probe
+from lvlm_atlas.reference.flow.states import Entries
+from lvlm_atlas.reference.lvlm import LVLM, StackError, random_request
+from lvlm_atlas.reference.lvlm.points import CacheTokens
+from lvlm_atlas.reference.ops.scores import accumulated_attention
+from lvlm_atlas.reference.refusal import Refusal
+from lvlm_atlas.reference.techniques.decoding.look_m import MERGES, LookM, merge_evicted, select
 from lvlm_atlas.reference.techniques.prefilling.fastv import FastV
 from lvlm_atlas.reference.techniques.prefilling.xattention import XAttention
 
@@ -77,6 +80,16 @@ def test_the_strict_rule_keeps_the_budget_recent_entries_and_text_first(device: 
     assert kept == sorted([*older[:heavy], *range(length - recent, length)])
 
 
+@pytest.mark.parametrize("lead", [1e-3, 1e-6])
+def test_scores_that_lie_close_keep_their_order_among_vision_entries(device: str, lead: float) -> None:
+    """Taking a large constant off would tie them."""
+    score = torch.tensor([[[0.5, 0.5 + lead, 0.5, 0.1, 0.0]]], device=device)
+    vision = torch.tensor([[[True, True, True, False, True]]], device=device)
+    assert select(score, vision, 1, 0).tolist() == [[[3]]]
+    assert select(score, vision, 2, 0).tolist() == [[[1, 3]]]
+    assert select(score, vision, 3, 0).tolist() == [[[0, 1, 3]]]  # of equals the earlier
+
+
 def test_the_released_rule_keeps_all_text_besides(device: str) -> None:
     score = torch.tensor([[[5.0, 4.0, 9.0, 8.0, 1.0, 7.0, 2.0]]], device=device)
     vision = torch.tensor([[[False, False, True, True, False, True, True]]], device=device)
@@ -91,7 +104,7 @@ def test_heads_that_would_keep_different_numbers_are_refused(device: str) -> Non
     score = torch.ones(1, 2, 4, device=device)
     vision = torch.tensor([[[False, True, True, True], [False, False, True, True]]], device=device)
     assert select(score, vision, 1, 1, strict=True).shape == (1, 2, 2)
-    with pytest.raises(ValueError, match="equally many"):
+    with pytest.raises(Refusal, match="equally many"):
         select(score, vision, 1, 1, strict=False)
 
 
@@ -182,10 +195,10 @@ def test_the_prompt_is_processed_in_full_and_only_the_cache_is_cut(lvlm: LVLM) -
 
 def test_kept_keys_keep_their_rotation(lvlm: LVLM) -> None:
     request = random_request(lvlm.config)
-    whole, cut = Stack(), Stack((LookM(merge="none"),))
     with torch.inference_mode():
-        inputs = lvlm.prepare(request, whole, Trace())
-        plain, short = lvlm.prefill(inputs, whole, Trace()).cache, lvlm.prefill(inputs, cut, Trace()).cache
+        run = lvlm.begin(request, [LookM(merge="none")])
+        inputs = lvlm.prepare(run)
+        plain, short = lvlm.prefill(inputs).cache, lvlm.prefill(inputs, run).cache
     for all_entries, kept in zip(plain.prompt, short.prompt, strict=True):
         index = kept.index_BGS[..., None].expand_as(kept.key_BGSd)
         torch.testing.assert_close(kept.key_BGSd, all_entries.key_BGSd.gather(2, index))
@@ -193,9 +206,9 @@ def test_kept_keys_keep_their_rotation(lvlm: LVLM) -> None:
 
 
 def test_decoding_goes_on_at_the_true_length(lvlm: LVLM) -> None:
-    stack = Stack((LookM(),))
     with torch.inference_mode():
-        cache = lvlm.prefill(lvlm.prepare(random_request(lvlm.config), stack, Trace()), stack, Trace()).cache
+        run = lvlm.begin(random_request(lvlm.config), [LookM()])
+        cache = lvlm.prefill(lvlm.prepare(run), run).cache
     assert [store.length for store in cache.stores] == [80] * 4
     assert cache.next_position == 400
 
@@ -217,7 +230,7 @@ def test_the_budget_is_a_share_of_what_earlier_pruning_left(lvlm: LVLM) -> None:
 
 
 def test_a_kernel_that_forms_no_map_is_refused(lvlm: LVLM) -> None:
-    with pytest.raises(StackError, match="LookM reads the whole attention map"):
+    with pytest.raises(StackError, match="LookM needs `attention-map`, which nobody can read once XAttention acts"):
         lvlm.run(random_request(lvlm.config), [XAttention(), LookM()])
 
 
@@ -229,19 +242,19 @@ def entries(length: int, device: str, *, vision: bool) -> tuple[Entries, Probe]:
 
 def test_a_prompt_without_vision_tokens_is_left_alone(device: str) -> None:
     text, probe = entries(30, device, vision=False)
-    assert LookM().compress_cache(0, 1, text, probe) is text
+    assert LookM().compress_cache(CacheTokens(0, 1, text, probe)) is text
 
 
 def test_a_budget_of_no_entry_is_refused(device: str) -> None:
-    with pytest.raises(ValueError, match="keep none of 5 entries"):
-        LookM().compress_cache(0, 1, *entries(5, device, vision=True))
+    with pytest.raises(Refusal, match="keep none of 5 entries"):
+        LookM().compress_cache(CacheTokens(0, 1, *entries(5, device, vision=True)))
 
 
 def test_entries_that_another_technique_evicted_before_are_refused(device: str) -> None:
     seen, probe = entries(30, device, vision=True)
     fewer = seen.keep(torch.arange(20, device=device).expand(1, 2, 20))
-    with pytest.raises(ValueError, match="30 columns for 20 entries"):
-        LookM().compress_cache(0, 1, fewer, probe)
+    with pytest.raises(Refusal, match="30 columns for 20 entries"):
+        LookM().compress_cache(CacheTokens(0, 1, fewer, probe))
 
 
 def test_arguments_out_of_range_are_refused() -> None:
@@ -251,5 +264,3 @@ def test_arguments_out_of_range_are_refused() -> None:
                 LookM(**{name: value})
     with pytest.raises(ValueError, match="pivotal, averaged, weighted, none, got 'mean'"):
         LookM(merge="mean")
-    with pytest.raises(ValueError, match="positive"):
-        LookM(image_penalty=0.0)

@@ -11,14 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lvlm_atlas.reference.drafting.chain import ChainDrafter
+from lvlm_atlas.reference.drafting.draft import Draft
+from lvlm_atlas.reference.drafting.rounds import Proposal, distribution
+from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm.config import LVLMConfig, TextConfig, VisionConfig
-from lvlm_atlas.reference.lvlm.decoding import Proposal, distribution
 from lvlm_atlas.reference.lvlm.model import LVLM
-from lvlm_atlas.reference.lvlm.points import Stack
-from lvlm_atlas.reference.lvlm.request import random_request
-from lvlm_atlas.reference.lvlm.trace import Trace
-from lvlm_atlas.reference.ops.drafting import Draft
-from lvlm_atlas.reference.techniques.decoding.speculative_sampling import ChainDrafter, SpeculativeSampling, verify
+from lvlm_atlas.reference.lvlm.random_request import random_request
+from lvlm_atlas.reference.ops.verification import verify
+from lvlm_atlas.reference.refusal import Refusal
+from lvlm_atlas.reference.techniques.decoding.speculative_sampling import SpeculativeSampling
 
 MICRO = LVLMConfig(
     vision=VisionConfig(
@@ -142,7 +144,7 @@ def test_sampled_answers_are_distributed_as_the_targets() -> None:
         count[tuple(target.run(replace(request, seed=seed), [technique]).tokens_N.tolist())] += 1
     with torch.inference_mode():
         for first in range(4):
-            prefill = target.prefill(target.prepare(request, Stack(), Trace()), Stack(), Trace())
+            prefill = target.prefill(target.prepare(target.begin(request)))
             logits_MC = target.step(torch.tensor([first]), prefill.cache)
             expected[first] = distribution(logits_MC[0], 0.3) * distribution(prefill.logits_C, 0.3)[first] * seeds
     likely = expected > 4
@@ -185,7 +187,7 @@ def test_the_drafts_cache_goes_back_to_the_accepted_tokens(accepted: int, device
     request = random_request(lvlm.config)
     vocabulary = lvlm.config.text.vocab_size
     with torch.inference_mode():
-        prompt = lvlm.prepare(request, Stack(), Trace())
+        prompt = lvlm.prepare(lvlm.begin(request))
         drafter = ChainDrafter(Draft(lvlm, prompt, Trace()), 3, 1.0, torch.Generator().manual_seed(0))
         tokens = [5]
         proposal = drafter.propose(tokens)
@@ -208,7 +210,7 @@ def one_hot(tokens: list[int], vocabulary: int, device: str) -> Tensor:
 def test_drafts_are_drawn_at_the_temperature_of_the_request(device: str) -> None:
     lvlm = LVLM.random(device=device)
     with torch.inference_mode():
-        prompt = lvlm.prepare(random_request(lvlm.config), Stack(), Trace())
+        prompt = lvlm.prepare(lvlm.begin(random_request(lvlm.config)))
         logits = Draft(lvlm, prompt, Trace()).read([5])
         drafter = ChainDrafter(Draft(lvlm, prompt, Trace()), 1, 0.5, torch.Generator().manual_seed(0))
         proposal: Proposal = drafter.propose([5])
@@ -233,7 +235,7 @@ def test_an_answer_of_one_token_needs_no_round(device: str) -> None:
 
 def test_models_with_different_vocabularies_cannot_pair() -> None:
     target = LVLM.random()
-    with pytest.raises(ValueError, match="one vocabulary, got 4 and 128"):
+    with pytest.raises(Refusal, match="one vocabulary, got 4 and 128"):
         target.run(random_request(target.config), [SpeculativeSampling(draft=micro(0))])
 
 

@@ -4,56 +4,58 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import ClassVar
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lvlm_atlas.reference.lvlm.decoding import ancestors
-from lvlm_atlas.reference.lvlm.model import LVLM, Prefill
-from lvlm_atlas.reference.lvlm.points import Stack
-from lvlm_atlas.reference.lvlm.request import Request, random_request
-from lvlm_atlas.reference.lvlm.states import Sequence
-from lvlm_atlas.reference.lvlm.trace import Trace
-from lvlm_atlas.reference.ops.drafting import Draft
+from lvlm_atlas.reference.drafting.draft import Draft
+from lvlm_atlas.reference.drafting.rounds import ancestors
+from lvlm_atlas.reference.drafting.tree import TreeDrafter, best_children, tree_parents
+from lvlm_atlas.reference.flow.request import Request
+from lvlm_atlas.reference.flow.states import Sequence
+from lvlm_atlas.reference.flow.trace import Trace
+from lvlm_atlas.reference.lvlm.model import LVLM
+from lvlm_atlas.reference.lvlm.points import DecodeLoop, LlmLayer, Technique
+from lvlm_atlas.reference.lvlm.random_request import random_request
+from lvlm_atlas.reference.ops.verification import accept
+from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.decoding.kivi import Kivi
 from lvlm_atlas.reference.techniques.decoding.specvlm_ji import (
     CHAIN,
     TREE,
     SpecVlmJi,
-    TreeDrafter,
-    accept,
-    best_children,
     mean_attention,
     tokens_for_mass,
-    tree_parents,
     two_stage_select,
 )
 
 
 @dataclass(frozen=True)
-class DropHalf:
+class DropHalf(Technique):
     """Drops every other vision token before a layer of the target's LLM."""
 
     before: int = 2
 
-    def llm_layer(self, layer: int, layers: int, sequence: Sequence) -> Sequence:
-        vision = sequence.vision_places().shape[1]
-        return sequence.keep_vision(torch.arange(0, vision, 2)[None]) if layer == self.before else sequence
+    acts_at: ClassVar = ("llm-layer",)
+
+    def llm_layer(self, at: LlmLayer) -> Sequence:
+        sequence, vision = at.sequence, at.sequence.vision_places().shape[1]
+        return sequence.keep_vision(torch.arange(0, vision, 2)[None]) if at.layer == self.before else sequence
 
 
-def prefilled(lvlm: LVLM, request: Request, technique: SpecVlmJi, *others: object) -> tuple[Prefill, Stack]:
-    stack = Stack((*others, technique))
+def prefilled(lvlm: LVLM, request: Request, technique: SpecVlmJi, *others: Technique) -> DecodeLoop:
     with torch.inference_mode():
-        return lvlm.prefill(lvlm.prepare(request, stack, Trace()), stack, Trace()), stack
+        run = lvlm.begin(request, (*others, technique))
+        return DecodeLoop(run, lvlm.prefill(lvlm.prepare(run), run))
 
 
 def begin(lvlm: LVLM, technique: SpecVlmJi) -> TreeDrafter:
-    request = random_request(lvlm.config)
-    prefill, stack = prefilled(lvlm, request, technique)
+    at = prefilled(lvlm, random_request(lvlm.config), technique)
     with torch.inference_mode():
-        return technique.begin_decoding(lvlm, request, prefill, stack, Trace())
+        return technique.begin_decoding(at)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +121,7 @@ def test_scores_are_means_over_layers_heads_and_rows_and_pruned_places_count_not
 def test_the_score_reads_the_text_after_the_last_frame_in_every_layer(pruned: bool, device: str) -> None:
     lvlm = LVLM.random(device=device)
     technique = SpecVlmJi()
-    prefill, _ = prefilled(lvlm, random_request(lvlm.config), technique, *([DropHalf()] if pruned else []))
+    prefill = prefilled(lvlm, random_request(lvlm.config), technique, *([DropHalf()] if pruned else [])).prefill
     vision = prefill.inputs.vision_places()[0]
     expected = torch.zeros(400, device=device)
     for probe, index in prefill.attention:
@@ -160,7 +162,7 @@ def test_every_node_gets_the_drafts_best_tokens_after_its_own_path(shape: tuple,
     """Against a fresh pass a node: a wrong tree mask or position shows."""
     lvlm = LVLM.random(device=device)
     with torch.inference_mode():
-        prompt = lvlm.prepare(random_request(lvlm.config, frames=1), Stack(), Trace())
+        prompt = lvlm.prepare(lvlm.begin(random_request(lvlm.config, frames=1)))
         proposal = TreeDrafter(Draft(lvlm, prompt, Trace()), shape).propose([5, 6])
         seen = ancestors(proposal.parent_M)[1:, 1:]
         for node in [-1, *range(len(seen))]:
@@ -178,7 +180,7 @@ def test_the_draft_counts_positions_of_its_own_shorter_prompt(device: str) -> No
 def test_the_draft_sees_all_text_and_the_chosen_vision_tokens(device: str) -> None:
     lvlm = LVLM.random(device=device)
     technique = SpecVlmJi(drop_rate=0.75, mass=0.3)
-    prefill, _ = prefilled(lvlm, random_request(lvlm.config), technique)
+    prefill = prefilled(lvlm, random_request(lvlm.config), technique).prefill
     rank = two_stage_select(technique.score(prefill), 96, 0.3)[0]
     places = begin(lvlm, technique).draft.cache.prompt[0].index_BGS[0, 0].tolist()
     vision = prefill.inputs.vision_places()[0]
@@ -242,7 +244,7 @@ def test_a_target_that_prunes_and_quantises_keeps_its_own_answer(device: str) ->
 
 def test_sampling_is_refused(device: str) -> None:
     lvlm = LVLM.random(device=device)
-    with pytest.raises(ValueError, match=r"temperature must be 0, got 0\.7"):
+    with pytest.raises(Refusal, match=r"temperature must be 0, got 0\.7"):
         lvlm.run(random_request(lvlm.config, temperature=0.7), [SpecVlmJi()])
 
 
@@ -251,13 +253,13 @@ def test_a_prompt_that_ends_with_a_frame_is_refused(device: str) -> None:
     request = random_request(lvlm.config)
     words = request.prompt_N[request.prompt_N != lvlm.config.image_token_id]
     ending = torch.cat([words, torch.full((6,), lvlm.config.image_token_id)])
-    with pytest.raises(ValueError, match="text after the last vision token"):
+    with pytest.raises(Refusal, match="text after the last vision token"):
         lvlm.run(replace(request, prompt_N=ending), [SpecVlmJi()])
 
 
 def test_a_draft_with_other_vision_tokens_is_refused(device: str) -> None:
     lvlm = LVLM.random(device=device)
-    with pytest.raises(ValueError, match="equally many vision tokens, got 216 and 384"):
+    with pytest.raises(Refusal, match="equally many vision tokens, got 216 and 384"):
         lvlm.run(random_request(lvlm.config), [SpecVlmJi(draft=LVLM.random("tiny-mha", device=device))])
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lvlm_atlas.reference.lvlm import LVLM, random_request
-from lvlm_atlas.reference.ops.matching import ImageTextMatcher
+from lvlm_atlas.reference.lvlm.points import Frames
+from lvlm_atlas.reference.modules.matcher import ImageTextMatcher
 from lvlm_atlas.reference.techniques.encoding.adaptive_keyframe_sampling import (
     AdaptiveKeyframeSampling,
     Segment,
@@ -111,7 +112,7 @@ def test_a_budget_that_halving_does_not_divide_is_not_spent_in_full(device: str)
 
 def test_the_technique_never_splits_until_no_frame_is_left() -> None:
     request = random_request(LVLM.random().config, frames=6)
-    kept = AdaptiveKeyframeSampling(max_frames=3, gap_threshold=ALWAYS, max_depth=5).select_frames(request)
+    kept = AdaptiveKeyframeSampling(max_frames=3, gap_threshold=ALWAYS, max_depth=5).select_frames(Frames(request))
     assert len(kept) == 2  # depth ⌊log2 3⌋ = 1, ⌊3 / 2⌋ = 1 of each half
 
 
@@ -166,20 +167,20 @@ def test_only_every_ratio_th_frame_is_a_candidate() -> None:
     request = random_request(LVLM.random().config, frames=8)
     matcher = Fixed(0.1, 0.9, 0.5, 0.7)
     technique = AdaptiveKeyframeSampling(max_frames=2, gap_threshold=NEVER, ratio=2, matcher=matcher)  # type: ignore[arg-type]
-    assert technique.select_frames(request).tolist() == [2, 6]
+    assert technique.select_frames(Frames(request)).tolist() == [2, 6]
     assert torch.equal(matcher.asked[0][0], request.frames_F3HW[::2])
 
 
 def test_candidates_left_over_at_the_end_are_none() -> None:
     request = random_request(LVLM.random().config, frames=7)
-    assert AdaptiveKeyframeSampling(ratio=3).select_frames(request).tolist() == [0, 3]
-    assert AdaptiveKeyframeSampling(ratio=8).select_frames(request).tolist() == [0]
+    assert AdaptiveKeyframeSampling(ratio=3).select_frames(Frames(request)).tolist() == [0, 3]
+    assert AdaptiveKeyframeSampling(ratio=8).select_frames(Frames(request)).tolist() == [0]
 
 
 def test_the_matcher_reads_the_text_without_placeholders() -> None:
     request = random_request(LVLM.random().config, frames=4, text_tokens=9)
     matcher = Fixed(0, 1, 2, 3)
-    AdaptiveKeyframeSampling(max_frames=2, matcher=matcher).select_frames(request)  # type: ignore[arg-type]
+    AdaptiveKeyframeSampling(max_frames=2, matcher=matcher).select_frames(Frames(request))  # type: ignore[arg-type]
     (_, text_N), *_ = matcher.asked
     assert len(text_N) == 9
     assert not bool((text_N == request.image_token_id).any())
@@ -190,7 +191,7 @@ def test_nothing_is_scored_where_there_is_nothing_to_choose() -> None:
     matcher = Fixed()
     request = random_request(LVLM.random().config, frames=4)
     technique = AdaptiveKeyframeSampling(max_frames=5, matcher=matcher)  # type: ignore[arg-type]
-    assert technique.select_frames(request).tolist() == [0, 1, 2, 3]
+    assert technique.select_frames(Frames(request)).tolist() == [0, 1, 2, 3]
     assert not matcher.asked
 
 

@@ -6,18 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lvlm_atlas.reference.flow.probe import Probe
+from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.lvlm import LVLM, random_request
-from lvlm_atlas.reference.lvlm.attention import Probe
+from lvlm_atlas.reference.lvlm.points import EncoderLayer
 from lvlm_atlas.reference.lvlm.presets import PRESETS
-from lvlm_atlas.reference.lvlm.states import Patches
 from lvlm_atlas.reference.lvlm.vision import Attention
-from lvlm_atlas.reference.techniques.encoding.tome import (
-    ToMe,
-    bipartite_soft_matching,
-    merge_source,
-    merge_wavg,
-    schedule,
-)
+from lvlm_atlas.reference.ops.merging import bipartite_soft_matching, merge_source, merge_wavg
+from lvlm_atlas.reference.refusal import Refusal
+from lvlm_atlas.reference.techniques.encoding.tome import ToMe, schedule
 
 
 def directions(*degrees: float, device: str = "cpu") -> Tensor:
@@ -203,7 +200,7 @@ def test_attention_over_a_merged_token_equals_attention_over_its_copies(device: 
 def test_keys_decide_and_not_features(device: str) -> None:
     keys = directions(0, 80, 160, 165, device=device)[:, None]
     hidden = directions(0, 0, 90, 170, device=device)
-    merged = ToMe(r=1).encoder_layer(0, 3, patches(hidden, keys, prefix=0))
+    merged = ToMe(r=1).encoder_layer(EncoderLayer(0, 3, patches(hidden, keys, prefix=0)))
     torch.testing.assert_close(merged.hidden_FND[0, 2], hidden[0, 2:].mean(0))
 
 
@@ -212,7 +209,7 @@ def test_keys_are_averaged_over_heads_and_not_laid_side_by_side(device: str) -> 
     apart = torch.zeros_like(mean)
     apart[0, 2], apart[0, 3] = 50, -50  # cancels in the mean, pulls tokens 2 and 3 apart side by side
     keys = torch.stack([mean + apart, mean - apart], dim=1)
-    merged = ToMe(r=1).encoder_layer(0, 3, patches(mean, keys, prefix=0))
+    merged = ToMe(r=1).encoder_layer(EncoderLayer(0, 3, patches(mean, keys, prefix=0)))
     torch.testing.assert_close(merged.hidden_FND[0, 2], mean[0, 2:].mean(0))
 
 
@@ -220,7 +217,7 @@ def test_keys_and_attention_are_merged_along(device: str) -> None:
     hidden, keys = torch.randn(2, 9, 8, device=device), torch.randn(2, 4, 9, 5, device=device)
     before = Patches(hidden, 1, Probe(torch.randn(2, 4, 9, 5, device=device), keys, causal=False), keys)
     assert before.attention is not None
-    after = ToMe(r=3).encoder_layer(0, 3, before)
+    after = ToMe(r=3).encoder_layer(EncoderLayer(0, 3, before))
     assert after.attention is not None
     assert after.key_FHNd is not None
     assert after.size_FN is not None
@@ -238,12 +235,12 @@ def test_without_proportional_attention_sizes_weigh_in_merging_only(device: str)
     hidden = torch.tensor([[[1.0, 0], [2, 0], [6, 0]]], device=device)
     key = directions(0, 1, 90, device=device).float()[:, None]
     plain = ToMe(r=1, proportional_attention=False)
-    once = plain.encoder_layer(0, 2, patches(hidden, key, prefix=0))
+    once = plain.encoder_layer(EncoderLayer(0, 2, patches(hidden, key, prefix=0)))
     assert not once.proportional
-    twice = plain.encoder_layer(1, 2, once)
+    twice = plain.encoder_layer(EncoderLayer(1, 2, once))
     assert not twice.proportional
     torch.testing.assert_close(twice.hidden_FND[0, 0, 0], torch.tensor(3.0, device=device))
-    weighed = ToMe(r=1).encoder_layer(0, 2, patches(hidden, key, prefix=0))
+    weighed = ToMe(r=1).encoder_layer(EncoderLayer(0, 2, patches(hidden, key, prefix=0)))
     assert weighed.proportional
     assert weighed.size_FN is not None
     assert weighed.size_FN.tolist() == [[1, 2]]
@@ -290,5 +287,5 @@ def test_parameters_outside_their_range_are_refused(wrong: dict[str, float], say
 
 
 def test_patches_without_keys_are_refused() -> None:
-    with pytest.raises(ValueError, match="without"):
-        ToMe().encoder_layer(0, 3, Patches(torch.ones(1, 9, 4), prefix=1))
+    with pytest.raises(Refusal, match="without"):
+        ToMe().encoder_layer(EncoderLayer(0, 3, Patches(torch.ones(1, 9, 4), prefix=1)))

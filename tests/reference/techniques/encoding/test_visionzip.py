@@ -6,9 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lvlm_atlas.reference.flow.probe import Probe
+from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.lvlm import LVLM, random_request
-from lvlm_atlas.reference.lvlm.attention import Probe
-from lvlm_atlas.reference.lvlm.states import Patches
+from lvlm_atlas.reference.lvlm.points import EncoderOutput
+from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.encoding.tome import ToMe
 from lvlm_atlas.reference.techniques.encoding.visionzip import VisionZip, compress, contextual_tokens, dominant_mask
 
@@ -151,7 +153,7 @@ def test_only_the_class_tokens_row_of_attention_is_formed(device: str) -> None:
 def test_attention_and_keys_of_the_layer_decide(device: str) -> None:
     hidden, query, key = (torch.randn(2, *shape, device=device) for shape in ((9, 8), (4, 9, 5), (4, 9, 5)))
     patches = Patches(hidden, 1, Probe(query, key, causal=False), key)
-    out = VisionZip(dominant=4, contextual=2).encoder_output(patches)
+    out = VisionZip(dominant=4, contextual=2).encoder_output(EncoderOutput(patches))
     weight = (query @ key.mT * 5**-0.5).softmax(-1)
     torch.testing.assert_close(out.hidden_FND, compress(hidden, weight[:, :, 0], key.mean(1), 4, 2))
     assert out.prefix == 0  # nothing is cut off on the way to the adapter
@@ -175,13 +177,13 @@ def test_with_nothing_to_compress_nothing_changes(device: str, dominant: int, co
 
 
 def test_an_encoder_without_class_token_is_refused() -> None:
-    with pytest.raises(ValueError, match="the encoder has 0"):
-        VisionZip().encoder_output(Patches(torch.ones(1, 9, 3), prefix=0))
+    with pytest.raises(Refusal, match="the encoder has 0"):
+        VisionZip().encoder_output(EncoderOutput(Patches(torch.ones(1, 9, 3), prefix=0)))
 
 
 def test_patches_without_attention_are_refused() -> None:
-    with pytest.raises(ValueError, match="without"):
-        VisionZip(2, 2).encoder_output(Patches(torch.ones(1, 9, 3), prefix=1))
+    with pytest.raises(Refusal, match="without"):
+        VisionZip(2, 2).encoder_output(EncoderOutput(Patches(torch.ones(1, 9, 3), prefix=1)))
 
 
 @pytest.mark.parametrize("wrong", [{"dominant": 0}, {"contextual": 0}])

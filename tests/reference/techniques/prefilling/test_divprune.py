@@ -8,9 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.lvlm import LVLM, random_request
-from lvlm_atlas.reference.lvlm.states import Sequence
-from lvlm_atlas.reference.techniques.prefilling.divprune import DivPrune, cosine_distance, divprune, select_diverse
+from lvlm_atlas.reference.lvlm.points import LlmInput
+from lvlm_atlas.reference.ops.diversity import select_diverse
+from lvlm_atlas.reference.ops.similarity import cosine_distance
+from lvlm_atlas.reference.techniques.prefilling.divprune import DivPrune, divprune
 
 
 def directions(*degrees: float, device: str = "cpu") -> Tensor:
@@ -129,7 +132,7 @@ def sequence(hidden_ND: Tensor, vision: list[bool]) -> Sequence:
 
 def test_positions_are_numbered_anew_without_gaps(device: str) -> None:
     hidden = torch.cat([torch.ones(1, 2), directions(0, 3, 10, 90, 95).float()[0], torch.ones(2, 2)]).to(device)
-    out = DivPrune(ratio=0.4).llm_input(sequence(hidden, [False] + [True] * 5 + [False] * 2))
+    out = DivPrune(ratio=0.4).llm_input(LlmInput(sequence(hidden, [False] + [True] * 5 + [False] * 2)))
     assert out.index_BN.tolist() == [[0, 3, 5, 6, 7]]
     assert out.position_BN.tolist() == [[0, 1, 2, 3, 4]]
     assert out.vision_BN.tolist() == [[False, True, True, False, False]]
@@ -141,7 +144,7 @@ def test_the_tokens_of_all_frames_are_one_set(device: str) -> None:
     text = torch.ones(1, 2, device=device)
     # The same frame twice, text between: half of the tokens hold all there is to see.
     hidden = torch.cat([frame, text, frame])
-    out = DivPrune(ratio=0.5).llm_input(sequence(hidden, [True] * 4 + [False] + [True] * 4))
+    out = DivPrune(ratio=0.5).llm_input(LlmInput(sequence(hidden, [True] * 4 + [False] + [True] * 4)))
     kept = out.hidden_BND[0, out.vision_BN[0]].round().int().tolist()
     assert sorted(kept) == [[-1, 0], [0, -1], [0, 1], [1, 0]]
 

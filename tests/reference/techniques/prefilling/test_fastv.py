@@ -6,9 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm import LVLM, Stack, Trace, random_request
-from lvlm_atlas.reference.lvlm.attention import Probe, share_heads
-from lvlm_atlas.reference.lvlm.states import Sequence
+from lvlm_atlas.reference.flow.probe import Probe
+from lvlm_atlas.reference.flow.states import Sequence
+from lvlm_atlas.reference.lvlm import LVLM, random_request
+from lvlm_atlas.reference.lvlm.points import LlmLayer
+from lvlm_atlas.reference.ops.attention import share_heads
+from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.prefilling.fastv import FastV, keep_top, last_query_score
 
 
@@ -57,8 +60,8 @@ def test_only_the_last_row_counts(device: str) -> None:
     place = torch.arange(4, device=device)[None]
     vision = torch.tensor([[False, True, True, False]], device=device)
     sequence = Sequence(place[..., None].float(), place, vision, place, Probe(query, key, causal=True))
-    assert FastV(layer=1).llm_layer(1, 2, sequence).index_BN.tolist() == [[0, 2, 3]]
-    assert FastV(layer=1).llm_layer(0, 2, sequence) is sequence
+    assert FastV(layer=1).llm_layer(LlmLayer(1, 2, sequence)).index_BN.tolist() == [[0, 2, 3]]
+    assert FastV(layer=1).llm_layer(LlmLayer(0, 2, sequence)) is sequence
 
 
 @pytest.mark.parametrize("layer", [1, 2, 3])
@@ -67,7 +70,7 @@ def test_the_layer_before_decides_and_the_layer_itself_is_shorter(lvlm: LVLM, la
     trace = lvlm.run(request, [FastV(layer=layer, keep_ratio=0.25)]).trace
     assert trace.llm_vision_tokens == [384] * layer + [96] * (4 - layer)
 
-    inputs = lvlm.prepare(request, Stack(), Trace())
+    inputs = lvlm.prepare(lvlm.begin(request))
     with torch.inference_mode():
         maps, _ = by_hand(lvlm, inputs, torch.zeros_like(inputs.vision_BN[0]), from_layer=0)
     score = maps[layer - 1][0, :, -1].mean(0).masked_fill(~inputs.vision_BN[0], -1)
@@ -78,7 +81,7 @@ def test_the_layer_before_decides_and_the_layer_itself_is_shorter(lvlm: LVLM, la
 def test_pruning_equals_masking_the_dropped_tokens_at_their_original_positions(lvlm: LVLM) -> None:
     request = random_request(lvlm.config, max_new_tokens=1)
     result = lvlm.run(request, [FastV(layer=2, keep_ratio=0.1)])
-    inputs = lvlm.prepare(request, Stack(), Trace())
+    inputs = lvlm.prepare(lvlm.begin(request))
     dropped_N = torch.ones_like(inputs.vision_BN[0])
     dropped_N[result.trace.kept[2][0]] = False
     assert int(dropped_N.sum()) == 384 - 38
@@ -110,10 +113,9 @@ def test_later_layers_compute_and_cache_less_and_text_stays(lvlm: LVLM, keep_rat
 
 
 def test_decoding_goes_on_behind_the_whole_prompt(lvlm: LVLM) -> None:
-    stack = Stack((FastV(layer=1, keep_ratio=0.1),))
-    request = random_request(lvlm.config)
     with torch.inference_mode():
-        prefill = lvlm.prefill(lvlm.prepare(request, stack, Trace()), stack, Trace())
+        run = lvlm.begin(random_request(lvlm.config), [FastV(layer=1, keep_ratio=0.1)])
+        prefill = lvlm.prefill(lvlm.prepare(run), run)
     assert [store.length for store in prefill.cache.stores] == [400, 54, 54, 54]
     assert prefill.cache.next_position == 400
 
@@ -125,7 +127,7 @@ def test_a_second_pruning_starts_from_what_the_first_left(lvlm: LVLM) -> None:
 
 
 def test_a_layer_beyond_the_model_is_refused(lvlm: LVLM) -> None:
-    with pytest.raises(ValueError, match=r"1\.\.3 for an LLM of 4 layers, got 4"):
+    with pytest.raises(Refusal, match=r"1\.\.3 for an LLM of 4 layers, got 4"):
         lvlm.run(random_request(lvlm.config), [FastV(layer=4)])
 
 

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lvlm_atlas.reference.lvlm import LVLM, random_request
-from lvlm_atlas.reference.lvlm.attention import share_heads
+from lvlm_atlas.reference.ops.attention import share_heads
+from lvlm_atlas.reference.ops.blocks import Blocks, block_sparse_attention
 from lvlm_atlas.reference.techniques.prefilling.xattention import (
     XAttention,
     antidiagonal_mass,
-    block_sparse_attention,
     chunk_tokens,
     select_blocks,
 )
@@ -149,7 +149,7 @@ def test_a_planted_stripe_is_found(device: str) -> None:
 def test_attention_over_kept_blocks_equals_dense_attention_under_the_same_mask(device: str) -> None:
     query, key, value = (randn(2, h, 45, 8, device=device, seed=h) for h in (4, 2, 2))
     keep = (randn(2, 4, 6, 6, device=device, seed=7) > 0) | torch.eye(6, dtype=torch.bool, device=device)
-    out, scores = block_sparse_attention(query, key, value, keep.tril(), block_size=8)
+    out, scores = block_sparse_attention(query, key, value, Blocks(keep.tril(), 8))
     seen = keep.repeat_interleave(8, 2).repeat_interleave(8, 3)[..., :45, :45].tril()
     logit = query @ share_heads(key, 4).mT / math.sqrt(8)
     torch.testing.assert_close(out, logit.masked_fill(~seen, float("-inf")).softmax(-1) @ share_heads(value, 4))
@@ -161,7 +161,7 @@ def test_the_least_share_is_the_diagonal_and_the_first_column(device: str, lengt
     blocks = -(-length // block)
     keep = select_blocks(torch.ones(1, 1, blocks, blocks, device=device).tril(), 1e-9, first_chunk=0)
     query = randn(1, 1, length, 4, device=device)
-    _, scores = block_sparse_attention(query, query, query, keep, block)
+    _, scores = block_sparse_attention(query, query, query, Blocks(keep, block))
     full, last = (length - 1) // block, (length - 1) % block + 1  # as the entry's `at_least` has it
     assert 2 * scores == full * block * (block + 1) + last * (last + 1) + 2 * block * max(length - block, 0)
 
@@ -205,7 +205,7 @@ def test_arguments_out_of_range_are_refused() -> None:
     for wrong, message in (
         ({"stride": 0}, "at least 1"),
         ({"stride": 16, "block_size": 24}, "multiple of stride 16, got 24"),
-        ({"block_size": 0}, "positive multiple"),
+        ({"block_size": 0}, "block_size must be at least 1"),
         ({"threshold": 0.0}, r"\(0, 1\]"),
         ({"threshold": 1.5}, r"\(0, 1\]"),
         ({"dense_layers": -1}, "at least 0"),

@@ -15,81 +15,24 @@ Departs:
 3. A drafted token sees the cache as it was settled before the round. One by one, up to γ more of the values (and
    once in a while R keys) would already be codes when it is verified.
 
-B batch · G key-value heads · S entries · d head dimension · n numbers along the grouped axis.
+B batch · G key-value heads · M new entries · S entries · K retained · d head dimension.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.cache import PlainStore, Store
+from lvlm_atlas.reference.caches.quantised import Half
+from lvlm_atlas.reference.caches.store import PlainStore, Store
+from lvlm_atlas.reference.lvlm.points import CacheBits, Technique
+from lvlm_atlas.reference.ops.quantisation import dequantise, pack, quantise  # noqa: F401 - steps of the entry
+from lvlm_atlas.reference.refusal import Refusal
 
 OFF = 16
 """Bits that mean: no quantisation."""
-
-
-@dataclass(frozen=True)
-class Codes:
-    """Quantised numbers, groups along the last axis."""
-
-    packed: Tensor
-    """(…, n · bits / 8) uint8; the first code in the lowest bits."""
-    scale: Tensor
-    """(…, n / g), in the type of the numbers."""
-    zero: Tensor
-    """(…, n / g), in the type of the numbers."""
-
-    @property
-    def byte(self) -> int:
-        """Bytes that the three tensors take."""
-        return self.packed.nbytes + self.scale.nbytes + self.zero.nbytes
-
-    def then(self, other: Codes, dim: int) -> Codes:
-        """These codes and others after them, along `dim`."""
-        return Codes(
-            torch.cat([self.packed, other.packed], dim),
-            torch.cat([self.scale, other.scale], dim),
-            torch.cat([self.zero, other.zero], dim),
-        )
-
-
-def quantise(x: Tensor, group_size: int, bits: int) -> Codes:
-    """Round each group of g numbers to 2^b levels from its least to its greatest; arithmetic in the type of x.
-
-    z = min, s = (max − min) / (2^b − 1), code = round(clamp((x − z) / s, 0, 2^b − 1)), halves to even.
-
-    Args:
-        x: numbers (…, n); g divides n.
-        group_size: g, consecutive numbers that share scale and zero point.
-        bits: b, one of 2, 4 and 8; a row's codes fill whole bytes.
-    """
-    grouped = x.reshape(*x.shape[:-1], -1, group_size)
-    zero = grouped.amin(-1, keepdim=True)
-    scale = (grouped.amax(-1, keepdim=True) - zero) / (2**bits - 1)
-    level = ((grouped - zero) / scale).nan_to_num(0, torch.inf).clamp(0, 2**bits - 1).round()
-    return Codes(pack(level.flatten(-2).to(torch.uint8), bits), scale.squeeze(-1), zero.squeeze(-1))
-
-
-def dequantise(codes: Codes, group_size: int, bits: int) -> Tensor:
-    """Numbers (…, n): code · s + z, in the type of the scales."""
-    level = unpack(codes.packed, bits).to(codes.scale.dtype).reshape(*codes.scale.shape, group_size)
-    return (level * codes.scale[..., None] + codes.zero[..., None]).flatten(-2)
-
-
-def pack(code: Tensor, bits: int) -> Tensor:
-    """Codes (…, n) of `bits` bits into bytes (…, n · bits / 8), the first code in the lowest bits."""
-    shift = torch.arange(0, 8, bits, device=code.device, dtype=torch.uint8)
-    return (code.reshape(*code.shape[:-1], -1, 8 // bits) << shift).sum(-1, dtype=torch.uint8)
-
-
-def unpack(packed: Tensor, bits: int) -> Tensor:
-    """The inverse of `pack`."""
-    shift = torch.arange(0, 8, bits, device=packed.device, dtype=torch.uint8)
-    code: Tensor = (packed[..., None] >> shift) & (2**bits - 1)
-    return code.flatten(-2)
 
 
 def quantised_lengths(length: int, residual_length: int) -> tuple[int, int]:
@@ -97,53 +40,8 @@ def quantised_lengths(length: int, residual_length: int) -> tuple[int, int]:
     return length - length % residual_length, max(0, length - residual_length)
 
 
-class Half:
-    """The keys or the values of a layer: codes of the oldest, then the recent ones as they came."""
-
-    def __init__(self, bits: int, group_size: int, *, across_tokens: bool) -> None:
-        self.bits, self.group_size = bits, group_size
-        self.across_tokens = across_tokens
-        """Whether a group is g tokens of one channel (keys) or g channels of one token (values)."""
-        self.codes: Codes | None = None
-        self.coded = 0
-        self.recent_BGNd = torch.empty(0)
-
-    def append(self, x_BGMd: Tensor) -> None:
-        """Add entries at the end."""
-        self.recent_BGNd = torch.cat([self.recent_BGNd, x_BGMd], dim=2) if self.recent_BGNd.dim() == 4 else x_BGMd
-
-    def read(self) -> Tensor:
-        """All entries (B, G, S, d)."""
-        if self.codes is None:
-            return self.recent_BGNd
-        old = dequantise(self.codes, self.group_size, self.bits)
-        return torch.cat([old.mT if self.across_tokens else old, self.recent_BGNd], dim=2)
-
-    def retain(self, index_K: Tensor, count: int) -> None:
-        """Of the last `count` entries keep those at these places."""
-        first = self.recent_BGNd.shape[2] - count
-        head, tail = self.recent_BGNd[:, :, :first], self.recent_BGNd[:, :, first:]
-        self.recent_BGNd = torch.cat([head, tail[:, :, index_K]], dim=2)
-
-    def quantise(self, length: int) -> None:
-        """Make codes of the oldest entries until `length` of them are."""
-        new = length - self.coded
-        if new == 0:
-            return
-        old_BGNd = self.recent_BGNd[:, :, :new]
-        codes = quantise(old_BGNd.mT if self.across_tokens else old_BGNd, self.group_size, self.bits)
-        self.codes = self.codes.then(codes, dim=-1 if self.across_tokens else 2) if self.codes else codes
-        self.coded = length
-        self.recent_BGNd = self.recent_BGNd[:, :, new:].clone()  # a view would hold the tensor that it was cut from
-
-    @property
-    def byte(self) -> int:
-        """Bytes that the stored tensors take."""
-        return self.recent_BGNd.nbytes + (self.codes.byte if self.codes else 0)
-
-
 class KiviStore:
-    """One layer's cache; see `lvlm_atlas.reference.lvlm.cache.Store`."""
+    """One layer's cache; see `lvlm_atlas.reference.caches.store.Store`."""
 
     def __init__(self, bits: int, group_size: int, residual_length: int) -> None:
         self.residual_length = residual_length
@@ -155,10 +53,10 @@ class KiviStore:
         """See `Store`.
 
         Raises:
-            ValueError: the group size does not divide the head dimension.
+            Refusal: the group size does not divide the head dimension.
         """
         if key_BGMd.shape[-1] % self.key.group_size:
-            raise ValueError(
+            raise Refusal(
                 f"group_size must divide the head dimension, which is {key_BGMd.shape[-1]} here, "
                 f"got {self.key.group_size}"
             )
@@ -195,11 +93,12 @@ class KiviStore:
 
 
 @dataclass(frozen=True)
-class Kivi:
+class Kivi(Technique):
     """KIVI at `cache-bits`.
 
     Raises:
-        ValueError: a parameter out of its range, or group sizes that do not fit.
+        ValueError: a parameter out of its range.
+        Refusal: sizes that do not fit each other.
     """
 
     bits: int = 2
@@ -209,18 +108,23 @@ class Kivi:
     residual_length: int = 128
     """Recent entries R that stay exact; a multiple of g."""
 
+    acts_at: ClassVar = ("cache-bits",)
+    needs: ClassVar = ("low-bit-kernel",)
+
     def __post_init__(self) -> None:
         if self.bits not in (2, 4, 8, OFF):
             raise ValueError(f"bits must be 2, 4, 8 or {OFF}, got {self.bits}")
-        if self.group_size < 1 or (self.bits != OFF and self.group_size * self.bits % 8):
-            raise ValueError(f"group_size times bits must be whole bytes, got {self.group_size} times {self.bits} bits")
-        if self.residual_length < 1 or self.residual_length % self.group_size:
-            raise ValueError(
-                f"residual_length must be a positive multiple of group_size {self.group_size}, "
-                f"got {self.residual_length}"
+        for name in ("group_size", "residual_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.bits != OFF and self.group_size * self.bits % 8:
+            raise Refusal(f"group_size times bits must be whole bytes, got {self.group_size} times {self.bits} bits")
+        if self.residual_length % self.group_size:
+            raise Refusal(
+                f"residual_length must be a multiple of group_size {self.group_size}, got {self.residual_length}"
             )
 
-    def new_store(self, layer: int) -> Store:  # noqa: ARG002
+    def new_store(self, at: CacheBits) -> Store:  # noqa: ARG002
         """An empty store; every layer has the same bits."""
         if self.bits == OFF:
             return PlainStore()

@@ -6,15 +6,15 @@ Symbols: N → `heavy`, M → `recent`, their shares of the cache → `hh_ratio`
 A_s → `score_BGS`; conserved and evicted entries → kept (K) and evicted (E); the similarity matrix → `similarity_BGEK`.
 
 Departs:
-1. Text comes first by subtracting a constant from vision scores, as in the released code; the paper raises text scores
-   by the largest score. The order is the same as long as the constant exceeds every score.
+1. Entries are ordered by modality first and by score within each. The paper raises text scores by the largest score,
+   the released code takes 65516 off vision scores. Either gives this order in exact arithmetic; in floating point the
+   sum rounds away differences between scores, below 0.004 in float32 and nearly all of them in float16.
 2. `strict` keeps exactly N + M entries, as the paper has it. The released code keeps all text besides: `strict=False`.
 3. `averaged` follows the paper: all evicted entries, each to its own target. The released code takes the targets of
    the entries that pass the filter of `weighted` but pairs them with the first evicted ones, whichever those are.
 4. Key-value heads that serve several query heads are scored by the mean over these; the code expects as many
    key-value heads as query heads.
-5. Attention is summed in float32 per request; the code sums over the batch in the model's type, where the constant
-   65516 rounds away nearly all differences between vision scores in float16.
+5. Attention is summed in float32 per request; the code sums over the batch in the model's type.
 6. M = 0 works; the code's slices `:-0` and `-0:` fail.
 
 B batch, H query heads, G key-value heads, R query rows, S entries, K kept, E evicted, d head dimension.
@@ -29,52 +29,41 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lvlm_atlas.reference.lvlm.attention import Probe
-from lvlm_atlas.reference.lvlm.states import Entries
+from lvlm_atlas.reference.flow.states import Entries
+from lvlm_atlas.reference.lvlm.points import CacheTokens, Technique
+from lvlm_atlas.reference.ops.places import places_of, take
+from lvlm_atlas.reference.ops.scores import accumulated_attention
+from lvlm_atlas.reference.refusal import Refusal
 
 MERGES = ("pivotal", "averaged", "weighted", "none")
 """Ways to fold evicted entries into kept ones; `none` drops them."""
 
 
-def accumulated_attention(weight_BHRS: Tensor, groups: int) -> Tensor:
-    """Column sums of the attention map (B, G, S), mean over the query heads of each key-value head."""
-    score_BHS = weight_BHRS.sum(dim=2)
-    return score_BHS.reshape(len(score_BHS), groups, -1, score_BHS.shape[-1]).mean(dim=2)
-
-
-def select(
-    score_BGS: Tensor,
-    vision_BGS: Tensor,
-    heavy: int,
-    recent: int,
-    *,
-    strict: bool = True,
-    image_penalty: float = 65516.0,
-) -> Tensor:
+def select(score_BGS: Tensor, vision_BGS: Tensor, heavy: int, recent: int, *, strict: bool = True) -> Tensor:
     """Places (B, G, K), ascending, of the entries to keep.
 
     Args:
-        score_BGS: accumulated attention, not negative.
+        score_BGS: accumulated attention.
         vision_BGS: True where an entry is visual.
-        heavy: entries kept for their score, out of those before the recent ones.
+        heavy: entries kept out of those before the recent ones: text first, then by score, of equals the earlier.
         recent: entries kept at the end.
         strict: keep exactly heavy + recent; otherwise all text entries besides.
-        image_penalty: subtracted from the scores of vision entries.
 
     Raises:
-        ValueError: heads would keep different numbers of entries, since their text entries differ in number.
+        Refusal: heads would keep different numbers of entries, since their text entries differ in number.
     """
     older = score_BGS.shape[-1] - recent
-    penalised_BGS = score_BGS - image_penalty * vision_BGS
-    top_BGK = penalised_BGS[..., :older].topk(heavy, dim=-1).indices
+    by_score_BGS = score_BGS[..., :older].argsort(dim=-1, descending=True, stable=True)
+    text_first_BGS = take(vision_BGS, by_score_BGS).byte().argsort(dim=-1, stable=True)
+    top_BGK = take(by_score_BGS, text_first_BGS)[..., :heavy]
     keep_BGS = torch.zeros_like(vision_BGS).scatter(-1, top_BGK, value=True)
     keep_BGS[..., older:] = True
     if not strict:
         keep_BGS = keep_BGS | ~vision_BGS
     counts = keep_BGS.sum(dim=-1)
     if bool((counts != counts.flatten()[0]).any()):
-        raise ValueError(f"heads must keep equally many entries, got {counts.tolist()}; use strict=True")
-    return _places(keep_BGS)
+        raise Refusal(f"heads must keep equally many entries, got {counts.tolist()}; use strict=True")
+    return places_of(keep_BGS)
 
 
 def merge_evicted(key_BGSd: Tensor, value_BGSd: Tensor, keep_BGK: Tensor, merge: str) -> tuple[Tensor, Tensor]:
@@ -91,11 +80,11 @@ def merge_evicted(key_BGSd: Tensor, value_BGSd: Tensor, keep_BGK: Tensor, merge:
         merge: one of `MERGES`.
     """
     evicted_BGS = torch.ones(key_BGSd.shape[:3], dtype=torch.bool, device=key_BGSd.device)
-    evict_BGE = _places(evicted_BGS.scatter(-1, keep_BGK, value=False))
-    kept_key, kept_value = _take(key_BGSd, keep_BGK), _take(value_BGSd, keep_BGK)
+    evict_BGE = places_of(evicted_BGS.scatter(-1, keep_BGK, value=False))
+    kept_key, kept_value = take(key_BGSd, keep_BGK), take(value_BGSd, keep_BGK)
     if merge == "none" or not evict_BGE.shape[-1]:
         return kept_key, kept_value
-    evicted_key = _take(key_BGSd, evict_BGE)
+    evicted_key = take(key_BGSd, evict_BGE)
     similarity_BGEK = functional.normalize(evicted_key, dim=-1) @ functional.normalize(kept_key, dim=-1).mT
     cosine_BGE, target_BGE = similarity_BGEK.max(dim=-1)
     used_BGE = torch.ones_like(cosine_BGE)
@@ -105,18 +94,18 @@ def merge_evicted(key_BGSd: Tensor, value_BGSd: Tensor, keep_BGK: Tensor, merge:
 
     def fold(kept_BGKd: Tensor, evicted_BGEd: Tensor) -> Tensor:
         if merge == "pivotal":
-            evicted_BGEd = (evicted_BGEd + _take(kept_BGKd, target_BGE)) / 2
+            evicted_BGEd = (evicted_BGEd + take(kept_BGKd, target_BGE)) / 2
         elif merge == "weighted":
             evicted_BGEd = cosine_BGE[..., None] * evicted_BGEd
         count_BGK = torch.ones_like(kept_BGKd[..., 0]).scatter_add(2, target_BGE, used_BGE)
         target_BGEd = target_BGE[..., None].expand_as(evicted_BGEd)
         return kept_BGKd.scatter_add(2, target_BGEd, used_BGE[..., None] * evicted_BGEd) / count_BGK[..., None]
 
-    return fold(kept_key, evicted_key), fold(kept_value, _take(value_BGSd, evict_BGE))
+    return fold(kept_key, evicted_key), fold(kept_value, take(value_BGSd, evict_BGE))
 
 
 @dataclass(frozen=True)
-class LookM:
+class LookM(Technique):
     """Compresses the prompt's entries of every layer; a prompt without vision tokens is left alone.
 
     Raises:
@@ -131,10 +120,9 @@ class LookM:
     """How evicted entries are folded in, one of `MERGES`."""
     strict: bool = True
     """Keep to the budget; otherwise all text is kept besides, as the released code does."""
-    image_penalty: float = 65516.0
-    """Subtracted from vision scores, so that text comes first."""
 
-    needs_attention_map: ClassVar[bool] = True
+    acts_at: ClassVar = ("cache-tokens",)
+    needs: ClassVar = ("attention-map", "modality-mask", "vision-in-sequence")
 
     def __post_init__(self) -> None:
         for name in ("hh_ratio", "recent_ratio"):
@@ -142,42 +130,29 @@ class LookM:
                 raise ValueError(f"{name} must lie in (0, 1], got {getattr(self, name)}")
         if self.merge not in MERGES:
             raise ValueError(f"merge must be one of {', '.join(MERGES)}, got {self.merge!r}")
-        if not self.image_penalty > 0:
-            raise ValueError(f"image_penalty must be positive, got {self.image_penalty}")
 
-    def compress_cache(self, layer: int, layers: int, entries: Entries, attention: Probe) -> Entries:  # noqa: ARG002
-        """See `CompressCache`.
+    def compress_cache(self, at: CacheTokens) -> Entries:
+        """The entries that the layer caches.
 
         Raises:
-            ValueError: the ratios leave no entry at all, or another technique has evicted entries of this layer before.
+            Refusal: the ratios leave no entry at all, or another technique has evicted entries of this layer before.
         """
+        entries = at.entries
         length = entries.key_BGSd.shape[2]
         heavy, recent = int(length * self.hh_ratio), int(length * self.recent_ratio)
         if length <= heavy + recent or not entries.vision_BGS.any():
             return entries
         if heavy + recent == 0:
-            raise ValueError(
+            raise Refusal(
                 f"hh_ratio {self.hh_ratio} and recent_ratio {self.recent_ratio} keep none of {length} entries"
             )
-        weight_BHRS = attention.rows()
+        weight_BHRS = at.probe.rows()
         if weight_BHRS.shape[-1] != length:
-            raise ValueError(
+            raise Refusal(
                 f"the attention map has {weight_BHRS.shape[-1]} columns for {length} entries; put LookM before the "
                 f"technique that evicts the others"
             )
         score_BGS = accumulated_attention(weight_BHRS, entries.key_BGSd.shape[1])
-        keep_BGK = select(
-            score_BGS, entries.vision_BGS, heavy, recent, strict=self.strict, image_penalty=self.image_penalty
-        )
+        keep_BGK = select(score_BGS, entries.vision_BGS, heavy, recent, strict=self.strict)
         key_BGKd, value_BGKd = merge_evicted(entries.key_BGSd, entries.value_BGSd, keep_BGK, self.merge)
         return replace(entries.keep(keep_BGK), key_BGSd=key_BGKd, value_BGSd=value_BGKd)
-
-
-def _places(mask_BGS: Tensor) -> Tensor:
-    """Indices (B, G, K) of the True elements; every head must have equally many."""
-    return mask_BGS.nonzero()[:, 2].reshape(*mask_BGS.shape[:2], -1)
-
-
-def _take(x_BGSd: Tensor, index_BGK: Tensor) -> Tensor:
-    """The entries at these places (B, G, K, d)."""
-    return x_BGSd.gather(2, index_BGK[..., None].expand(*index_BGK.shape, x_BGSd.shape[-1]))

@@ -17,23 +17,19 @@ B batch · H heads · R text rows · N tokens of a layer · V vision tokens · K
 from __future__ import annotations
 
 from collections.abc import Iterable
-from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from lvlm_atlas.reference.lvlm.decoding import Proposal, Verdict
-from lvlm_atlas.reference.lvlm.model import LVLM, Prefill
-from lvlm_atlas.reference.lvlm.points import Stack
-from lvlm_atlas.reference.lvlm.request import Request
-from lvlm_atlas.reference.lvlm.trace import Trace
-from lvlm_atlas.reference.ops.drafting import Draft, draft_prompt
-
-Shape = tuple[tuple[int, ...], ...]
-"""A tree: for each depth, how many children the first, second, … node there gets; the others get none."""
+from lvlm_atlas.reference.caches.prefilled import Prefill
+from lvlm_atlas.reference.drafting.draft import Draft, draft_prompt
+from lvlm_atlas.reference.drafting.target import Target
+from lvlm_atlas.reference.drafting.tree import Shape, TreeDrafter
+from lvlm_atlas.reference.lvlm.points import DecodeLoop, Technique
+from lvlm_atlas.reference.ops.verification import accept  # noqa: F401 - steps of the entry
+from lvlm_atlas.reference.refusal import Refusal
 
 TREE: Shape = ((4,), (3, 2, 2, 1), (3, 2, 2, 1), (3,), (2,))
 """25 nodes, 5 deep."""
@@ -92,68 +88,8 @@ def two_stage_select(score_BV: Tensor, keep: int, mass: float) -> Tensor:
     return torch.stack(rows).to(score_BV.device)
 
 
-def tree_parents(shape: Shape) -> Tensor:
-    """The parent (M,) of each node, level by level; −1 is the root."""
-    parents: list[int] = []
-    level, nodes = [-1], 0
-    for widths in shape:
-        parents += [node for node, width in zip(level, widths, strict=False) for _ in range(width)]
-        level = list(range(nodes, len(parents)))
-        nodes = len(parents)
-    return torch.tensor(parents)
-
-
-def best_children(logits_RC: Tensor, widths: Seq[int]) -> Tensor:
-    """The `width` likeliest tokens after each of R nodes, likeliest first, one node after the other."""
-    return torch.cat([row_C.topk(width).indices for row_C, width in zip(logits_RC, widths, strict=True)])
-
-
-def accept(token_M: Tensor, parent_M: Tensor, choice_M: Tensor) -> tuple[tuple[int, ...], int]:
-    """The path of nodes that the target would have said itself, and the token it says next.
-
-    Args:
-        token_M: drafted tokens; children of one node differ.
-        parent_M: parent of each; −1 is the root.
-        choice_M: (1 + M,) the target's greedy token after the root and after each node.
-    """
-    child = {edge: node for node, edge in enumerate(zip(parent_M.tolist(), token_M.tolist(), strict=True))}
-    choice, path = choice_M.tolist(), [-1]
-    while (path[-1], choice[path[-1] + 1]) in child:
-        path.append(child[path[-1], choice[path[-1] + 1]])
-    return tuple(path[1:]), choice[path[-1] + 1]
-
-
-class TreeDrafter:
-    """Drafts a tree of fixed shape; see `lvlm_atlas.reference.lvlm.decoding.Drafter`."""
-
-    def __init__(self, draft: Draft, shape: Shape) -> None:
-        self.draft, self.shape, self.parent_M = draft, shape, tree_parents(shape)
-
-    def propose(self, tokens: Seq[int]) -> Proposal:
-        """See `Drafter`: one pass of the draft model a level; it reads only nodes that get children."""
-        logits_RC = self.draft.read(tokens)[None]
-        token_M = best_children(logits_RC, self.shape[0]).cpu()
-        read: dict[int, int] = {-1: -1}  # place among the draft's unsettled tokens, by node
-        level = 0
-        for widths in self.shape[1:]:
-            nodes = range(level, level + len(widths))
-            level = len(token_M)
-            parents = torch.tensor([read[int(self.parent_M[node])] for node in nodes])
-            read |= {node: len(read) - 1 + i for i, node in enumerate(nodes)}
-            logits_RC = self.draft.guess(token_M[nodes.start : nodes.stop], parents)
-            token_M = torch.cat([token_M, best_children(logits_RC, widths).cpu()])
-        one_hot_MC = functional.one_hot(token_M, logits_RC.shape[-1]).float()
-        return Proposal(token_M, self.parent_M, one_hot_MC)
-
-    def verify(self, proposal: Proposal, target_MC: Tensor, generator: torch.Generator) -> Verdict:  # noqa: ARG002
-        """See `Drafter`: the draft forgets the tree and reads the accepted tokens in the next round."""
-        self.draft.keep(0)
-        path, token = accept(proposal.token_M, proposal.parent_M, target_MC.argmax(-1))
-        return Verdict(path, token)
-
-
 @dataclass(frozen=True)
-class SpecVlmJi:
+class SpecVlmJi(Technique):
     """SpecVLM at `decode-loop`, greedy.
 
     Raises:
@@ -166,10 +102,19 @@ class SpecVlmJi:
     """Share θ of the attention that stage I gathers."""
     tree: bool = True
     """Whether to draft the tree of 25 tokens; otherwise a chain of 5."""
-    draft: LVLM | None = field(default=None, repr=False)
+    draft: Target | None = field(default=None, repr=False)
     """The draft model; None lets the target draft for itself."""
 
-    retain_attention: ClassVar[bool] = True
+    acts_at: ClassVar = ("decode-loop",)
+    needs: ClassVar = (
+        "draft-model",
+        "same-vocabulary",
+        "attention-row",
+        "modality-mask",
+        "vision-in-sequence",
+        "tree-attention",
+        "cache-rollback",
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.drop_rate < 1:
@@ -177,25 +122,24 @@ class SpecVlmJi:
         if not 0 <= self.mass <= 1:
             raise ValueError(f"mass must be in [0, 1], got {self.mass}")
 
-    def begin_decoding(
-        self, target: LVLM, request: Request, prefill: Prefill, stack: Stack, trace: Trace
-    ) -> TreeDrafter:
+    def begin_decoding(self, at: DecodeLoop) -> TreeDrafter:
         """The drafter of this request, its draft prefilled with the pruned prompt.
 
         Raises:
-            ValueError: the request is sampled; draft and target see different numbers of vision tokens; no text
+            Refusal: the request is sampled; draft and target see different numbers of vision tokens; no text
                 follows the last vision token.
         """
+        run, request, prefill = at.run, at.run.request, at.prefill
         if request.temperature != 0:
-            raise ValueError(f"SpecVlmJi verifies greedily, so temperature must be 0, got {request.temperature}")
-        model, prompt = draft_prompt(self.draft, target, request, prefill, stack)
+            raise Refusal(f"SpecVlmJi verifies greedily, so temperature must be 0, got {request.temperature}")
+        model, prompt = draft_prompt(self.draft, run.target, request, run.techniques, prefill.inputs)
         vision, ours = (int(inputs.vision_BN.sum(1)[0]) for inputs in (prefill.inputs, prompt))
         if vision != ours:
-            raise ValueError(f"draft and target must see equally many vision tokens, got {ours} and {vision}")
+            raise Refusal(f"draft and target must see equally many vision tokens, got {ours} and {vision}")
         rank_BK = two_stage_select(self.score(prefill), int(vision * (1 - self.drop_rate)), self.mass)
         # Contiguous positions: the draft's text stands closer to its vision tokens than the target's.
         pruned = prompt.keep_vision(rank_BK.to(model.device)).renumber()
-        return TreeDrafter(Draft(model, pruned, trace), TREE if self.tree else CHAIN)
+        return TreeDrafter(Draft(model, pruned, run.trace), TREE if self.tree else CHAIN)
 
     def score(self, prefill: Prefill) -> Tensor:
         """Mean attention (B, V) from the text after the last vision token to each vision token."""
@@ -203,7 +147,7 @@ class SpecVlmJi:
         vision_BV = inputs.vision_places()
         text_rows = inputs.length - 1 - int(vision_BV.max())
         if text_rows == 0:
-            raise ValueError("SpecVlmJi needs text after the last vision token, got none")
+            raise Refusal("SpecVlmJi needs text after the last vision token, got none")
         tail = slice(-text_rows, None)
         places = int(inputs.index_BN.max()) + 1
         layers = ((probe.rows(tail), index_BN) for probe, index_BN in prefill.attention)

@@ -21,12 +21,13 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.request import Request
-from lvlm_atlas.reference.ops.matching import ImageTextMatcher
+from lvlm_atlas.reference.lvlm.points import Frames, Technique
+from lvlm_atlas.reference.modules.matcher import ImageTextMatcher
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def select(
 
 
 @dataclass(frozen=True)
-class AdaptiveKeyframeSampling:
+class AdaptiveKeyframeSampling(Technique):
     """At `frames`: keeps at most `max_frames` of the frames.
 
     Raises:
@@ -132,14 +133,17 @@ class AdaptiveKeyframeSampling:
     matcher: ImageTextMatcher | None = None
     """Scores the frames; None builds a small one with random weights."""
 
+    acts_at: ClassVar = ("frames",)
+    needs: ClassVar = ("image-text-matcher",)
+
     def __post_init__(self) -> None:
         for name, least in (("max_frames", 1), ("max_depth", 0), ("ratio", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
-    def select_frames(self, request: Request) -> Tensor:
+    def select_frames(self, at: Frames) -> Tensor:
         """Indices (K,) of the frames to keep, ascending."""
-        frames_F3HW = request.frames_F3HW
+        request, frames_F3HW = at.request, at.request.frames_F3HW
         candidate_K = torch.arange(max(1, len(frames_F3HW) // self.ratio)) * self.ratio
         if len(candidate_K) < self.max_frames:
             return candidate_K  # nothing to choose, so nothing to score

@@ -20,95 +20,14 @@ B batch (frames), N tokens, K tokens after merging, H heads, R query rows, d hea
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
-import torch
 from torch import Tensor
-from torch.nn import functional
 
-from lvlm_atlas.reference.lvlm.states import Patches
-
-
-@dataclass(frozen=True)
-class Matching:
-    """Which tokens become one."""
-
-    group_BN: Tensor
-    """For each token its place after merging, 0 … K − 1."""
-    count: int
-    """K, tokens after merging."""
-
-    def assignment(self, dtype: torch.dtype) -> Tensor:
-        """(B, N, K), 1 where a token goes into a group."""
-        return functional.one_hot(self.group_BN, self.count).to(dtype)
-
-    def merge(self, x_BND: Tensor) -> Tensor:
-        """Sum of each group: (B, N, D) → (B, K, D)."""
-        return self.assignment(x_BND.dtype).mT @ x_BND
-
-    def unmerge(self, x_BKD: Tensor) -> Tensor:
-        """Each token gets its group's value: (B, K, D) → (B, N, D)."""
-        return x_BKD.gather(1, self.group_BN[..., None].expand(-1, -1, x_BKD.shape[-1]))
-
-
-def bipartite_soft_matching(metric_BNd: Tensor, r: int, protected: int = 0) -> Matching:
-    """Match tokens at even places with their most similar token at an odd place, and merge the r best pairs.
-
-    After merging, the even tokens that stayed come first and the odd ones follow. With a class token the former
-    keep their order, so that it stays in front; without one they come by falling similarity, as upstream.
-
-    Args:
-        metric_BNd: what similarity is measured on: keys, averaged over heads.
-        r: tokens to remove; no more than half of the unprotected ones are.
-        protected: leading tokens that are never merged: 0, 1 (class token) or 2 (class and distillation token).
-
-    Raises:
-        ValueError: `protected` is not 0, 1 or 2.
-    """
-    if protected not in (0, 1, 2):
-        raise ValueError(f"protected must be 0, 1 (class token) or 2 (with a distillation token), got {protected}")
-    batch, tokens = metric_BNd.shape[:2]
-    r = min(r, (tokens - protected) // 2)
-    if r <= 0:
-        return Matching(torch.arange(tokens, device=metric_BNd.device).expand(batch, tokens), tokens)
-    unit_BNd = metric_BNd / metric_BNd.norm(dim=-1, keepdim=True)
-    similarity_BEO = unit_BNd[:, ::2] @ unit_BNd[:, 1::2].mT
-    if protected >= 1:
-        similarity_BEO[:, 0] = float("-inf")
-    if protected == 2:
-        similarity_BEO[:, :, 0] = float("-inf")
-    best_BE, partner_BE = similarity_BEO.max(dim=-1)
-    order_BE = best_BE.argsort(dim=-1, descending=True, stable=True)
-    source_Br, stay_BU = order_BE[:, :r], order_BE[:, r:]
-    if protected:
-        stay_BU = stay_BU.sort(dim=-1).values
-    stayed = stay_BU.shape[1]
-    place_U = torch.arange(stayed, device=metric_BNd.device)
-    place_O = stayed + torch.arange(tokens // 2, device=metric_BNd.device)
-    if protected == 2:  # the two special tokens, first even and first odd, stay side by side in front
-        place_U, place_O = torch.where(place_U > 0, place_U + 1, 0), torch.where(place_O > stayed, place_O, 1)
-    group_BN = torch.empty(batch, tokens, dtype=torch.long, device=metric_BNd.device)
-    group_BN[:, 1::2] = place_O
-    group_BN.scatter_(1, 2 * stay_BU, place_U.expand_as(stay_BU))
-    group_BN.scatter_(1, 2 * source_Br, place_O[partner_BE.gather(1, source_Br)])
-    return Matching(group_BN, tokens - r)
-
-
-def merge_wavg(matching: Matching, x_BND: Tensor, size_BN: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Mean of each group, weighted by what its tokens stand for: x (B, K, D) and the new sizes (B, K)."""
-    if size_BN is None:
-        size_BN = torch.ones_like(x_BND[..., 0])
-    merged_BK1 = matching.merge(size_BN[..., None])
-    return matching.merge(x_BND * size_BN[..., None]) / merged_BK1, merged_BK1[..., 0]
-
-
-def merge_source(matching: Matching, source_BNP: Tensor | None = None) -> Tensor:
-    """Which of the P patches at the start each token stands for, after merging: (B, N, P) → (B, K, P), 0 or 1.
-
-    None stands for the start, each token for itself. Groups never share a patch, so that summing is enough.
-    """
-    if source_BNP is None:
-        return matching.assignment(torch.get_default_dtype()).mT
-    return matching.merge(source_BNP)
+from lvlm_atlas.reference.flow.states import Patches
+from lvlm_atlas.reference.lvlm.points import EncoderLayer, Technique
+from lvlm_atlas.reference.ops.merging import bipartite_soft_matching, merge_source, merge_wavg  # noqa: F401 - steps of the entry
+from lvlm_atlas.reference.refusal import Refusal
 
 
 def schedule(r: int, inflect: float, layers: int) -> list[int]:
@@ -122,7 +41,7 @@ def schedule(r: int, inflect: float, layers: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class ToMe:
+class ToMe(Technique):
     """At `encoder-layer`: merges tokens between attention and MLP.
 
     Raises:
@@ -133,24 +52,27 @@ class ToMe:
     inflect: float = 0.0
     proportional_attention: bool = True
 
+    acts_at: ClassVar = ("encoder-layer",)
+    needs: ClassVar = ("encoder-keys", "attention-bias", "free-patches")
+
     def __post_init__(self) -> None:
         if self.r < 0:
             raise ValueError(f"r must be at least 0, got {self.r}")
         if not -1 <= self.inflect <= 1:
             raise ValueError(f"inflect must lie in [-1, 1], got {self.inflect}")
 
-    def encoder_layer(self, layer: int, layers: int, patches: Patches) -> Patches:
+    def encoder_layer(self, at: EncoderLayer) -> Patches:
         """The patches, fewer by this layer's share of the schedule.
 
         Raises:
-            ValueError: the patches come without keys.
+            Refusal: the patches come without keys.
         """
+        patches = at.patches
         if patches.key_FHNd is None:
-            raise ValueError("ToMe matches patches by their keys, which these come without")
+            raise Refusal("ToMe matches patches by their keys, which these come without")
         key_FNHd = patches.key_FHNd.transpose(1, 2)
-        matching = bipartite_soft_matching(
-            key_FNHd.mean(2), schedule(self.r, self.inflect, layers)[layer], patches.prefix
-        )
+        r = schedule(self.r, self.inflect, at.layers)[at.layer]
+        matching = bipartite_soft_matching(key_FNHd.mean(2), r, patches.prefix)
         if matching.count == patches.hidden_FND.shape[1]:
             return patches
         hidden_FKD, size_FK = merge_wavg(matching, patches.hidden_FND, patches.size_FN)

@@ -19,11 +19,16 @@ B batch (frames), N tokens with the class token first, R tokens left over, H hea
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.states import Patches, places_of, take
+from lvlm_atlas.reference.flow.states import Patches
+from lvlm_atlas.reference.lvlm.points import EncoderOutput, Technique
+from lvlm_atlas.reference.ops.places import places_of, take
+from lvlm_atlas.reference.ops.similarity import unit
+from lvlm_atlas.reference.refusal import Refusal
 
 
 def dominant_mask(cls_attention_BHN: Tensor, dominant: int) -> Tensor:
@@ -55,7 +60,7 @@ def contextual_tokens(hidden_BRD: Tensor, metric_BRd: Tensor, contextual: int) -
     step = max(1, tokens // contextual)
     target_C = torch.arange(0, tokens, step, device=device)[:contextual]
     other_O = torch.ones(tokens, dtype=torch.bool, device=device).index_fill(0, target_C, value=False).nonzero()[:, 0]
-    unit_BRd = metric_BRd / metric_BRd.norm(dim=-1, keepdim=True)
+    unit_BRd = unit(metric_BRd)
     nearest_BO = (unit_BRd[:, other_O] @ unit_BRd[:, target_C].mT).argmax(dim=2)
     member_BOC = torch.nn.functional.one_hot(nearest_BO, contextual).to(hidden_BRD.dtype)
     count_BC1 = member_BOC.sum(dim=1).clamp(min=1)[..., None]
@@ -87,7 +92,7 @@ def compress(
 
 
 @dataclass(frozen=True)
-class VisionZip:
+class VisionZip(Technique):
     """At `encoder-output`: leaves `dominant` + `contextual` tokens of each frame; the class token is one of them.
 
     Raises:
@@ -97,23 +102,27 @@ class VisionZip:
     dominant: int = 191
     contextual: int = 30
 
+    acts_at: ClassVar = ("encoder-output",)
+    needs: ClassVar = ("encoder-attention", "encoder-keys", "cls-token", "free-patches")
+
     def __post_init__(self) -> None:
         for name in ("dominant", "contextual"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
-    def encoder_output(self, patches: Patches) -> Patches:
+    def encoder_output(self, at: EncoderOutput) -> Patches:
         """The compressed patches; none of them is dropped on the way to the adapter.
 
         Raises:
-            ValueError: there is not one class token, or an earlier technique left no attention or keys.
+            Refusal: there is not one class token, or an earlier technique left no attention or keys.
         """
+        patches = at.patches
         if patches.prefix != 1:
-            raise ValueError(f"VisionZip reads the attention of one class token, the encoder has {patches.prefix}")
+            raise Refusal(f"VisionZip reads the attention of one class token, the encoder has {patches.prefix}")
         if self.dominant + self.contextual >= patches.hidden_FND.shape[1]:
             return patches
         if patches.attention is None or patches.key_FHNd is None:
-            raise ValueError("VisionZip reads the encoder's attention and keys, which these patches come without")
+            raise Refusal("VisionZip reads the encoder's attention and keys, which these patches come without")
         hidden_FND = compress(
             patches.hidden_FND,
             patches.attention.rows(slice(0, 1))[:, :, 0],

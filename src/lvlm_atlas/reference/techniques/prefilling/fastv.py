@@ -20,10 +20,13 @@ B batch, H heads, N tokens, V vision tokens, K kept.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.states import Sequence
+from lvlm_atlas.reference.flow.states import Sequence
+from lvlm_atlas.reference.lvlm.points import LlmLayer, Technique
+from lvlm_atlas.reference.refusal import Refusal
 
 
 def last_query_score(row_BHN: Tensor, place_BV: Tensor) -> Tensor:
@@ -43,7 +46,7 @@ def keep_top(score_BV: Tensor, keep_ratio: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class FastV:
+class FastV(Technique):
     """Prunes once, before layer `layer`; kept tokens keep their position ids.
 
     Raises:
@@ -55,22 +58,25 @@ class FastV:
     keep_ratio: float = 0.5
     """Share of the vision tokens kept."""
 
+    acts_at: ClassVar = ("llm-layer",)
+    needs: ClassVar = ("attention-row", "modality-mask", "vision-in-sequence")
+
     def __post_init__(self) -> None:
         if self.layer < 1:
             raise ValueError(f"layer must be at least 1 (the layer before it decides), got {self.layer}")
         if not 0 <= self.keep_ratio <= 1:
             raise ValueError(f"keep_ratio must lie in [0, 1], got {self.keep_ratio}")
 
-    def llm_layer(self, layer: int, layers: int, sequence: Sequence) -> Sequence:
-        """See `LlmLayer`.
+    def llm_layer(self, at: LlmLayer) -> Sequence:
+        """The tokens, fewer from layer `layer` on.
 
         Raises:
-            ValueError: the LLM has no layer of that index, so that nothing would ever be pruned.
+            Refusal: the LLM has no layer of that index, so that nothing would ever be pruned.
         """
-        if self.layer >= layers:
-            raise ValueError(f"layer must be in 1..{layers - 1} for an LLM of {layers} layers, got {self.layer}")
-        attention = sequence.attention
-        if layer != self.layer or attention is None:
+        if self.layer >= at.layers:
+            raise Refusal(f"layer must be in 1..{at.layers - 1} for an LLM of {at.layers} layers, got {self.layer}")
+        sequence, attention = at.sequence, at.sequence.attention
+        if at.layer != self.layer or attention is None:
             return sequence
         last_row_BHN = attention.rows(slice(-1, None))[:, :, 0]
         score_BV = last_query_score(last_row_BHN, sequence.vision_places())

@@ -20,20 +20,22 @@ Departs:
    (fitted for one Llama model). Sequences of a batch select each for itself; the code, made for a batch of one, would
    join their selections.
 
-B batch, H query heads, G key-value heads, N tokens, J blocks, U strided tokens, d head dimension, M queries of a
-block, S keys that it sees.
+B batch, H query heads, G key-value heads, N tokens, J blocks, U strided tokens, d head dimension.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lvlm_atlas.reference.lvlm.attention import attend, causal_mask, share_heads
+from lvlm_atlas.reference.lvlm.points import Attention, Technique
+from lvlm_atlas.reference.ops.attention import causal_mask, share_heads
+from lvlm_atlas.reference.ops.blocks import Blocks, block_sparse_attention  # noqa: F401 - steps of the entry
+from lvlm_atlas.reference.refusal import Refusal
 
 
 def antidiagonal_mass(query_BHNd: Tensor, key_BHNd: Tensor, block_size: int, stride: int, norm: float = 1.0) -> Tensor:
@@ -101,39 +103,13 @@ def select_blocks(mass_BHJJ: Tensor, threshold: float, first_chunk: int) -> Tens
     return keep_BHJJ.tril()
 
 
-def block_sparse_attention(
-    query_BHNd: Tensor, key_BGNd: Tensor, value_BGNd: Tensor, keep_BHJJ: Tensor, block_size: int
-) -> tuple[Tensor, int]:
-    """Causal softmax attention over the kept blocks alone: (B, H, N, d), and how many scores were computed.
-
-    Args:
-        query_BHNd: queries.
-        key_BGNd: keys; G divides H.
-        value_BGNd: values.
-        keep_BHJJ: kept pairs of blocks, the diagonal among them.
-        block_size: tokens of a block; the last one may be shorter.
-    """
-    batch, heads, length = query_BHNd.shape[:3]
-    group_size = heads // key_BGNd.shape[1]
-    token_N = torch.arange(length, device=query_BHNd.device)
-    out_BHNd, scores = torch.empty_like(query_BHNd), 0
-    for b, h, block in product(range(batch), range(heads), range(keep_BHJJ.shape[2])):
-        query_M = token_N[block * block_size : (block + 1) * block_size]
-        key_S = token_N[keep_BHJJ[b, h, block].repeat_interleave(block_size)[:length]]
-        visible_MS = key_S <= query_M[:, None]
-        query, key, value = query_BHNd[b, h, query_M], key_BGNd[b, h // group_size], value_BGNd[b, h // group_size]
-        out = attend(query[None, None], key[None, None, key_S], value[None, None, key_S], visible_MS)
-        out_BHNd[b, h, query_M] = out[0, 0]
-        scores += int(visible_MS.sum())
-    return out_BHNd, scores
-
-
 @dataclass(frozen=True)
-class XAttention:
+class XAttention(Technique):
     """The attention of prefill; decoding stays dense.
 
     Raises:
         ValueError: an argument lies outside its range.
+        Refusal: the stride does not divide the block size.
     """
 
     stride: int = 16
@@ -145,23 +121,27 @@ class XAttention:
     dense_layers: int = 3
     """Leading layers that stay dense."""
 
+    acts_at: ClassVar = ("attention",)
+    needs: ClassVar = ("block-sparse-kernel",)
+
     def __post_init__(self) -> None:
         if self.stride < 1:
             raise ValueError(f"stride must be at least 1, got {self.stride}")
-        if self.block_size < 1 or self.block_size % self.stride:
-            raise ValueError(f"block_size must be a positive multiple of stride {self.stride}, got {self.block_size}")
+        if self.block_size < 1:
+            raise ValueError(f"block_size must be at least 1, got {self.block_size}")
+        if self.block_size % self.stride:
+            raise Refusal(f"block_size must be a multiple of stride {self.stride}, got {self.block_size}")
         if not 0 < self.threshold <= 1:
             raise ValueError(f"threshold must lie in (0, 1], got {self.threshold}")
         if self.dense_layers < 0:
             raise ValueError(f"dense_layers must be at least 0, got {self.dense_layers}")
 
-    def attend(self, layer: int, query_BHNd: Tensor, key_BGNd: Tensor, value_BGNd: Tensor) -> tuple[Tensor, int]:
-        """See `Attend`."""
-        batch, heads, length = query_BHNd.shape[:3]
-        if layer < self.dense_layers:
-            out_BHNd = attend(query_BHNd, key_BGNd, value_BGNd, causal=True)
-            return out_BHNd, batch * heads * length * (length + 1) // 2
-        mass_BHJJ = antidiagonal_mass(query_BHNd, share_heads(key_BGNd, heads), self.block_size, self.stride)
+    def choose_blocks(self, at: Attention) -> Blocks | None:
+        """The blocks to attend to; None in the leading layers."""
+        if at.layer < self.dense_layers:
+            return None
+        heads, length = at.query_BHNd.shape[1:3]
+        key_BHNd = share_heads(at.key_BGNd, heads)
+        mass_BHJJ = antidiagonal_mass(at.query_BHNd, key_BHNd, self.block_size, self.stride)
         first_chunk = -(-chunk_tokens(length) // self.block_size)
-        keep_BHJJ = select_blocks(mass_BHJJ, self.threshold, first_chunk)
-        return block_sparse_attention(query_BHNd, key_BGNd, value_BGNd, keep_BHJJ, self.block_size)
+        return Blocks(select_blocks(mass_BHJJ, self.threshold, first_chunk), self.block_size)

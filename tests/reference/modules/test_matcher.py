@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.lvlm.config import VisionConfig
-from lvlm_atlas.reference.ops.matching import SMALL, ImageTextMatcher, _causal
+from lvlm_atlas.reference.modules.matcher import SMALL, ImageTextMatcher, _causal
 
 WORDS = torch.tensor([3, 14, 15, 92])
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.attention import Probe
-
-
-def take(x: Tensor, index_BK: Tensor) -> Tensor:
-    """Gather along axis 1 by an index of each row: (B, N, …) and (B, K) → (B, K, …)."""
-    shape = index_BK.shape + (1,) * (x.dim() - 2)
-    return x.gather(1, index_BK.reshape(shape).expand(*index_BK.shape, *x.shape[2:]))
+from lvlm_atlas.reference.flow.probe import Probe
+from lvlm_atlas.reference.ops.places import places_of, take, take_columns
 
 
 @dataclass(frozen=True)
@@ -33,6 +29,10 @@ class Patches:
     """Rows and columns of the patches where a merger joins neighbours, so that all must be there; else None."""
     proportional: bool = True
     """Whether a token that stands for s patches counts s times in attention: log s is added to its logits."""
+
+
+Between = Callable[[int, int, Patches], Patches]
+"""From index and number of the encoder layers that run and the patches after its attention to those for its MLP."""
 
 
 @dataclass(frozen=True)
@@ -107,13 +107,8 @@ class Entries:
 
     def keep(self, index_BGK: Tensor) -> Entries:
         """Only the entries at these places, head by head."""
-        wide = index_BGK[..., None].expand(*index_BGK.shape, self.key_BGSd.shape[-1])
-        return Entries(
-            self.key_BGSd.gather(2, wide),
-            self.value_BGSd.gather(2, wide),
-            self.vision_BGS.gather(2, index_BGK),
-            self.index_BGS.gather(2, index_BGK),
-        )
+        columns = (self.key_BGSd, self.value_BGSd, self.vision_BGS, self.index_BGS)
+        return Entries(*(take(column, index_BGK) for column in columns))
 
 
 def close_up(position_N: Tensor, origin_N: Tensor | None) -> Tensor:
@@ -122,14 +117,3 @@ def close_up(position_N: Tensor, origin_N: Tensor | None) -> Tensor:
     all_ = range(max(kept, default=-1) + 1) if origin_N is None else origin_N.flatten().tolist()
     gone = torch.tensor(sorted(set(all_) - kept), dtype=position_N.dtype, device=position_N.device)
     return position_N - torch.searchsorted(gone, position_N.contiguous())
-
-
-def places_of(mask_BN: Tensor) -> Tensor:
-    """Indices of the True elements of each row (B, K); every row must have equally many."""
-    return mask_BN.nonzero()[:, 1].reshape(mask_BN.shape[0], -1)
-
-
-def take_columns(weight_BHRN: Tensor, index_BK: Tensor) -> Tensor:
-    """Columns of attention rows: (B, H, R, N) and (B, K) → (B, H, R, K)."""
-    index = index_BK[:, None, None, :].expand(*weight_BHRN.shape[:3], index_BK.shape[1])
-    return weight_BHRN.gather(3, index)

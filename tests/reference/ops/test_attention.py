@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lvlm_atlas.reference.lvlm.attention import Probe, attend, causal_mask, rotate, share_heads
+from lvlm_atlas.reference.flow.probe import Probe
+from lvlm_atlas.reference.ops.attention import attend, causal_mask, rotate, share_heads
 
 
 def test_rotation_makes_scores_depend_on_the_distance_alone(device: str) -> None:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lvlm_atlas.reference.lvlm.attention import attend, causal_mask
+from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.lvlm.config import VisionConfig
-from lvlm_atlas.reference.lvlm.states import Patches
 from lvlm_atlas.reference.lvlm.vision import Encoder, Layer, VisionTransformer
+from lvlm_atlas.reference.ops.attention import attend, causal_mask
 
 
 @dataclass(frozen=True, kw_only=True)

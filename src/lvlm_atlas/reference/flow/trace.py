@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from lvlm_atlas.reference.lvlm.cache import Store
-    from lvlm_atlas.reference.lvlm.states import Entries, Sequence
+from lvlm_atlas.reference.flow.states import Entries, Sequence
 
 
 @dataclass
@@ -73,9 +70,9 @@ class Trace:
         self.llm_tokens.append(sequence.length)
         self.llm_vision_tokens.append(int(sequence.vision_BN.sum()))
 
-    def note_cache(self, entries: Entries, store: Store) -> None:
-        """The next LLM layer has cached these entries of the prompt."""
-        self.kv_entries.append(store.length)
+    def note_cache(self, entries: Entries, length: int, byte: int) -> None:
+        """The next LLM layer has cached these entries of the prompt: so many a head, so many bytes in all."""
+        self.kv_entries.append(length)
         self.kv_vision_entries.append(float(entries.vision_BGS.sum(-1).float().mean()))
         self.kv_index.append(entries.index_BGS)
-        self.kv_byte.append(store.byte)
+        self.kv_byte.append(byte)

@@ -1,0 +1,56 @@
+"""Entries of which the oldest are codes.
+
+B batch, G key-value heads, S entries, M new entries, K retained, d head dimension.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lvlm_atlas.reference.ops.quantisation import Codes, dequantise, quantise
+
+
+class Half:
+    """The keys or the values of a layer: codes of the oldest, then the recent ones as they came."""
+
+    def __init__(self, bits: int, group_size: int, *, across_tokens: bool) -> None:
+        self.bits, self.group_size = bits, group_size
+        self.across_tokens = across_tokens
+        """Whether a group is g tokens of one channel (keys) or g channels of one token (values)."""
+        self.codes: Codes | None = None
+        self.coded = 0
+        self.recent_BGNd = torch.empty(0)
+
+    def append(self, x_BGMd: Tensor) -> None:
+        """Add entries at the end."""
+        self.recent_BGNd = torch.cat([self.recent_BGNd, x_BGMd], dim=2) if self.recent_BGNd.dim() == 4 else x_BGMd
+
+    def read(self) -> Tensor:
+        """All entries (B, G, S, d)."""
+        if self.codes is None:
+            return self.recent_BGNd
+        old = dequantise(self.codes, self.group_size, self.bits)
+        return torch.cat([old.mT if self.across_tokens else old, self.recent_BGNd], dim=2)
+
+    def retain(self, index_K: Tensor, count: int) -> None:
+        """Of the last `count` entries keep those at these places."""
+        first = self.recent_BGNd.shape[2] - count
+        head, tail = self.recent_BGNd[:, :, :first], self.recent_BGNd[:, :, first:]
+        self.recent_BGNd = torch.cat([head, tail[:, :, index_K]], dim=2)
+
+    def quantise(self, length: int) -> None:
+        """Make codes of the oldest entries until `length` of them are."""
+        new = length - self.coded
+        if new == 0:
+            return
+        old_BGNd = self.recent_BGNd[:, :, :new]
+        codes = quantise(old_BGNd.mT if self.across_tokens else old_BGNd, self.group_size, self.bits)
+        self.codes = self.codes.then(codes, dim=-1 if self.across_tokens else 2) if self.codes else codes
+        self.coded = length
+        self.recent_BGNd = self.recent_BGNd[:, :, new:].clone()  # a view would hold the tensor that it was cut from
+
+    @property
+    def byte(self) -> int:
+        """Bytes that the stored tensors take."""
+        return self.recent_BGNd.nbytes + (self.codes.byte if self.codes else 0)

@@ -1,0 +1,1 @@
+"""Speculative decoding: rounds of proposals and verdicts, draft models, chains and trees."""

@@ -1,0 +1,50 @@
+"""The model that answers, as a draft may use it.
+
+N tokens · M new tokens of a step · C vocabulary · D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from lvlm_atlas.reference.caches.cache import Cache
+from lvlm_atlas.reference.caches.prefilled import Prefill
+from lvlm_atlas.reference.flow.request import Request
+from lvlm_atlas.reference.flow.states import Sequence
+
+
+class Target(Protocol):
+    """An LVLM: it reads a request, prefills and decodes."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens C of its vocabulary."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights lie."""
+
+    def embed(self, token_N: Tensor) -> Tensor:
+        """Embeddings (N, D) of text tokens."""
+
+    def begin(self, request: Request, techniques: Seq[Any] = ()) -> Any:
+        """A run of the request with techniques; see `lvlm_atlas.reference.lvlm.points.Run`."""
+
+    def prepare(self, run: Any) -> Sequence:
+        """The prompt of a run at the LLM's input, encoded, and changed by the techniques that act before the LLM."""
+
+    def prefill(self, inputs: Sequence, run: Any = None) -> Prefill:
+        """Read a prompt into a new cache; without a run no technique acts and nothing is counted."""
+
+    def step(self, token_M: Tensor, cache: Cache, parent_M: Tensor | None = None) -> Tensor:
+        """Logits (M, C) after new tokens, whose entries are added to the cache, unsettled.
+
+        Args:
+            token_M: the tokens.
+            cache: from `prefill`.
+            parent_M: the unsettled token that each one follows; −1 is the last settled one. None: a chain.
+        """

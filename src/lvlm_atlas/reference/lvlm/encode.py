@@ -1,0 +1,83 @@
+"""From a request to vision tokens: frames chosen, encoded and adapted, techniques at the extension points.
+
+F frames, K kept, T units that the encoder takes on their own, N patches, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lvlm_atlas.reference.flow.request import Request
+from lvlm_atlas.reference.flow.states import Patches
+from lvlm_atlas.reference.flow.trace import Trace
+from lvlm_atlas.reference.lvlm.dialect import Dialect
+from lvlm_atlas.reference.lvlm.points import Acts, Adapter, EncoderLayer, EncoderOutput, Frames, Pixels, Run
+from lvlm_atlas.reference.lvlm.prompt import Clip, Seen
+
+
+class Encoding(Protocol):
+    """A model, as far as it encodes."""
+
+    dialect: Dialect
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights lie."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of its weights."""
+
+
+def select(run: Run) -> Request:
+    """The request with the frames that enter the encoder; placeholders of the others are gone."""
+    request, trace = run.request, run.trace
+    index_K = torch.arange(len(request.frames_F3HW))
+    trace.frames_in = len(index_K)
+    for technique in run.acts.at("frames"):
+        chosen = technique.select_frames(Frames(request)).cpu()
+        request, index_K = request.keep_frames(chosen), index_K[chosen]
+    trace.frames, trace.frame_index = len(index_K), index_K
+    return request
+
+
+def encode(model: Encoding, clip: Clip, acts: Acts, trace: Trace) -> Seen:
+    """What encoder and adapter make of a clip.
+
+    Raises:
+        ValueError: a technique leaves what the model's adapter or positions cannot take.
+    """
+
+    def between(layer: int, layers: int, patches: Patches) -> Patches:
+        for technique in acts.at("encoder-layer"):
+            patches = _on_grid(patches, technique.encoder_layer(EncoderLayer(layer, layers, patches)), technique)
+        return patches
+
+    dialect = model.dialect
+    frames_F3HW = clip.frames_F3HW.to(model.device, model.dtype)
+    for technique in acts.at("pixels"):
+        frames_F3HW = technique.resize(Pixels(frames_F3HW))
+    patches = dialect.patches(frames_F3HW, trace, between)
+    for technique in acts.at("encoder-output"):
+        patches = _on_grid(patches, technique.encoder_output(EncoderOutput(patches)), technique)
+    hidden_TND, adapter, owner = dialect.features(patches), dialect.adapter, acts.owner("adapter")
+    tokens: Tensor = owner.adapt(Adapter(hidden_TND, patches, adapter)) if owner else adapter(hidden_TND)
+    return dialect.seen(tokens, patches, clip)
+
+
+def _on_grid(before: Patches, after: Patches, technique: object) -> Patches:
+    """The patches that a technique leaves, all of them where the adapter joins neighbours of their grid.
+
+    Raises:
+        ValueError: some are gone, and the technique did not declare that it needs `free-patches`.
+    """
+    if before.grid is None or (after.grid == before.grid and after.hidden_FND.shape == before.hidden_FND.shape):
+        return after
+    raise ValueError(
+        f"{type(technique).__name__} leaves {after.hidden_FND.shape[1]} of {before.hidden_FND.shape[1]} patches, but "
+        f"this model's adapter joins neighbours of the whole {before.grid[0]} × {before.grid[1]} grid; a technique "
+        f"that changes their number needs `free-patches` and must declare it"
+    )

@@ -1,0 +1,1 @@
+"""Modules with weights of their own that techniques bring along."""

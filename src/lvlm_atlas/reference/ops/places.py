@@ -1,0 +1,42 @@
+"""Places of the tokens that a mask selects, and what stands there.
+
+A leading shape (B,) or (B, G) says that each sequence, or each head of each, selects for itself.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def places_of(mask: Tensor) -> Tensor:
+    """Places (…, K) of the True elements along the last axis of a mask (…, N), ascending.
+
+    Raises:
+        ValueError: the rows hold different numbers of True, which no tensor of places can.
+    """
+    counts = mask.sum(dim=-1).flatten()
+    if bool((counts != counts[:1]).any()):
+        raise ValueError(
+            f"each row of a mask must select equally many of its {mask.shape[-1]} places, got {_listed(counts)}; "
+            f"rank the scores and take the same number in every row"
+        )
+    return mask.nonzero()[:, -1].reshape(*mask.shape[:-1], -1)
+
+
+def take(x: Tensor, index: Tensor) -> Tensor:
+    """What stands at the places (…, K) of a tensor (…, N, *), row by row: (…, K, *)."""
+    inner = x.shape[index.dim() :]
+    wide = index.reshape(*index.shape, *(1 for _ in inner)).expand(*index.shape, *inner)
+    return x.gather(index.dim() - 1, wide)
+
+
+def take_columns(weight_BHRN: Tensor, index_BK: Tensor) -> Tensor:
+    """Columns of attention rows: (B, H, R, N) and (B, K) → (B, H, R, K)."""
+    index = index_BK[:, None, None, :].expand(*weight_BHRN.shape[:3], index_BK.shape[1])
+    return weight_BHRN.gather(3, index)
+
+
+def _listed(counts: Tensor) -> str:
+    """The first counts, for a message."""
+    shown = ", ".join(map(str, counts[:16].tolist()))
+    return f"{shown}, …" if len(counts) > 16 else shown
