@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from lvlm_atlas.planner.fit import misfit
+from lvlm_atlas.planner.shortage import misfit
 from lvlm_atlas.planner.planner import Planner
 from lvlm_atlas.roofline.deployment import Deployment, Efficiency
 from lvlm_atlas.roofline.diagnosis import diagnosis

@@ -9,7 +9,7 @@ from typing import Any
 
 from lvlm_atlas.cli.options import Report
 from lvlm_atlas.cli.plain import csv_text, markdown, subject, table, wrapped
-from lvlm_atlas.planner.fit import misfit
+from lvlm_atlas.planner.shortage import misfit
 from lvlm_atlas.planner.plan import Option, Plan
 from lvlm_atlas.roofline.stage import STAGES
 from lvlm_atlas.roofline.units import seconds

@@ -7,9 +7,10 @@ the order in which they are added up.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import OrderedDict, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from lvlm_atlas.roofline import encoding, llm
 from lvlm_atlas.roofline.cache import held, mean_held
@@ -29,6 +30,28 @@ from lvlm_atlas.roofline.workload import Workload
 _INPUT = ("frames", "pixels", "encoder.tokens", "vision-tokens")
 _EARLY = ("llm.vision-tokens", "attention.density", "kv.tokens", "kv.resident")
 """Quantities whose changes come after the encoder's and before the number of tokens generated changes."""
+
+FIGURES = frozenset({"ttft_s", "tpot_s", "total_s", "device_byte"})
+"""Figures of a cost that a search can bound."""
+_SHARED = 2
+"""Sub-stacks of so many techniques are part of many stacks."""
+_SMALL, _LARGE = 2**16, 2**12
+"""Entries that a memo keeps: numbers, and states of a request."""
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+class _Memo(OrderedDict[Key, Value]):
+    """Results by what they depend on. Once there are `size`, each new one takes the place of the oldest."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self._size = size
+
+    def __setitem__(self, key: Key, value: Value) -> None:
+        if len(self) >= self._size:
+            self.popitem(last=False)
+        super().__setitem__(key, value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,23 +156,24 @@ class Costs:
         self._prompt = self._tokens | acts["attention.density"]
         self._cache = self._tokens | acts["kv.tokens"]
         self._output = acts["output-tokens"]
+        self._paced = self._output | acts["speculation"]
         self._loop = self._input | self._output | acts["speculation"]
         self._steps = self._cache | acts["kv.resident"] | self._output | acts["late"]
         self._costly, self._costly_steps = acts["costly"], acts["costly-steps"]
         self._places = places(self.lay)
         self._whole = (1.0,) * len(self._places)
-        self._entered: dict[int, _Entered] = {}
-        self._layers: dict[int, tuple[float, ...]] = {}
-        self._prompts: dict[int, float] = {}
-        self._prompt_layers: dict[Kind, float] = {}
-        self._caches: dict[int, tuple[list[float], list[float]]] = {}
+        self._entered: _Memo[int, _Entered] = _Memo(_LARGE)
+        self._layers: _Memo[int, tuple[float, ...]] = _Memo(_LARGE)
+        self._prompts: _Memo[int, float] = _Memo(_SMALL)
+        self._prompt_layers: _Memo[Kind, float] = _Memo(_SMALL)
+        self._caches: _Memo[int, tuple[list[float], list[float]]] = _Memo(_LARGE)
         self._rests: dict[tuple[float, float], float] = {}
-        self._activations: dict[int, float] = {}
-        self._floors: dict[int, tuple[int, float]] = {}
-        self._lates: dict[int, _Late] = {}
-        self._decodings: dict[int, _Decoded] = {}
-        self._device_bytes: dict[int, float] = {}
-        self._additions: dict[tuple[int, int], _Added] = {}
+        self._activations: _Memo[int, float] = _Memo(_SMALL)
+        self._floors: _Memo[int, tuple[int, float]] = _Memo(_SMALL)
+        self._lates: _Memo[int, _Late] = _Memo(_LARGE)
+        self._decodings: _Memo[int, _Decoded] = _Memo(_LARGE)
+        self._device_bytes: _Memo[int, float] = _Memo(_SMALL)
+        self._additions: _Memo[tuple[int, int], _Added] = _Memo(_LARGE)
 
     def of(self, stack: int) -> Cost:
         """What a stack costs."""
@@ -169,17 +193,33 @@ class Costs:
             decoding_s / decoded.steps if decoded.steps else 0.0, device_byte,
         )  # fmt: skip
 
-    def floor(self, stack: int, *, memory: bool = False) -> Cost:
-        """What a stack costs at least, for little work: decoding without its attention, nothing that techniques add.
+    def floor(self, stack: int, figures: Collection[str] = FIGURES, *, rough: bool = False) -> Cost:
+        """Lower bounds of some figures of a stack, for less work than `of`; other figures may come out as 0.
 
-        Both are left out because they are never negative. Memory is bounded on request only, since it asks for more.
+        Left out, since it is never negative: the attention of decoding, further questions, and what techniques add.
+
+        Args:
+            stack: the stack.
+            figures: names of the figures, of `FIGURES`.
+            rough: leave out, too, the prompt where more than two techniques decide its time, and the cache in memory.
         """
-        encoding_s = self._enter(stack & self._input).encoding_s
-        first_s = self._first_pass(stack & self._prompt)
-        steps, decoding_s = self._least_decoding(stack & self._loop)
+        encoding_s = first_s = decoding_s = device_byte = 0.0
+        steps = 0
+        if "ttft_s" in figures or "total_s" in figures:
+            encoding_s = self._enter(stack & self._input).encoding_s
+            prompt = stack & self._prompt
+            if not rough or prompt.bit_count() <= _SHARED:
+                first_s = self._first_pass(prompt)
+        if "tpot_s" in figures or "total_s" in figures:
+            steps, decoding_s = self._least_decoding(stack & self._loop if stack & self._paced else 0)
+        if "device_byte" in figures:
+            if rough:
+                activation = self._activation(stack & self._tokens)
+                device_byte = sum(on_a_device(self.lay, self.deployment, 0, activation, 0).values())
+            else:
+                device_byte = self._device_byte(stack & self._steps)
         return Cost(
-            encoding_s, first_s, decoding_s, encoding_s + first_s, decoding_s / steps if steps else 0.0,
-            self._device_byte(stack & self._steps) if memory else 0.0,
+            encoding_s, first_s, decoding_s, encoding_s + first_s, decoding_s / steps if steps else 0.0, device_byte,
         )  # fmt: skip
 
     def _least_decoding(self, stack: int) -> tuple[int, float]:

@@ -1,0 +1,146 @@
+"""Which stacks are better: costs held against a goal, further metrics and limits. Nothing here is put into words."""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from lvlm_atlas.planner.front import Point, Tie, dominates, pareto, steps
+from lvlm_atlas.planner.metric import Metric
+from lvlm_atlas.planner.plan import Limit
+from lvlm_atlas.planner.search import Stack
+from lvlm_atlas.roofline.costs import Cost, Costs
+from lvlm_atlas.roofline.estimate import Estimate
+
+Rank = tuple[float, ...]
+
+
+class Ranking:
+    """Orders stacks by a goal, exactly, from bounds wherever they decide.
+
+    Args:
+        costs: what stacks cost.
+        baseline: the estimate without techniques.
+        goal: the metric to minimise.
+        also: metrics that count for the front beside the goal.
+        limits: upper limits by metric, in the metric's unit.
+        stacks: the stacks to rank.
+    """
+
+    def __init__(
+        self, costs: Costs, baseline: Estimate, goal: Metric, also: Iterable[Metric], limits: Mapping[Metric, float],
+        stacks: Iterable[Stack],
+    ) -> None:  # fmt: skip
+        self.costs, self.baseline, self.goal, self.limits = costs, baseline, goal, limits
+        self.base = costs.of(0)
+        """What the request costs without techniques."""
+        self._fields = tuple(dict.fromkeys(metric.field for metric in (goal, *also)))
+        self._bounded = frozenset((*self._fields, *(metric.field for metric in limits)))
+        order = ((self._bound(stack, rough=True), stack.count, stack.bits, stack) for stack in stacks)
+        self._ascending = [(bound, stack) for bound, _, _, stack in sorted(order)]
+        """All stacks with a rough bound on their goal, in its order."""
+
+    def __len__(self) -> int:
+        return len(self._ascending)
+
+    def fits(self, cost: Cost) -> bool:
+        """Whether a device holds it."""
+        return cost.device_byte <= self.baseline.device.memory_byte
+
+    def value(self, metric: Metric, cost: Cost) -> float:
+        """A metric of a cost, in the metric's unit: in proportion to that of the request without techniques."""
+        now, before = getattr(cost, metric.field), getattr(self.base, metric.field)
+        return metric.of(self.baseline) * now / before if before else 0.0
+
+    def exceeded(self, cost: Cost) -> Limit | None:
+        """The first limit that is exceeded."""
+        for metric, most in self.limits.items():
+            limit = Limit(metric, most, self.value(metric, cost))
+            if not limit.met:
+                return limit
+        return None
+
+    def steps(self, cost: Cost) -> int:
+        """The goal, in steps from that without techniques."""
+        return self._goal_steps(getattr(cost, self.goal.field))
+
+    def point(self, stack: Stack, cost: Cost | None = None) -> Point:
+        """What decides whether another stack is better: limits, goal, further metrics, risk, strength and number.
+
+        Args:
+            stack: the stack.
+            cost: what it costs, or a lower bound; None: what it costs.
+        """
+        cost = cost or self.costs.of(stack.bits)
+        figures = [steps(getattr(cost, field), getattr(self.base, field)) for field in self._fields]
+        return (self._excess(cost), *figures, stack.risk, stack.full, stack.count)
+
+    def rank(self, stack: Stack) -> Rank:
+        """The goal first, in the steps that count; among equals less risk, fewer techniques, less time."""
+        cost = self.costs.of(stack.bits)
+        return self.steps(cost), stack.risk, stack.full, stack.count, *self._tie(stack, cost)
+
+    def front(self) -> list[Stack]:
+        """The stacks that fit, keep every limit and are dominated by no other, in the plan's order.
+
+        Where no stack keeps every limit, those that come nearest in some respect. Empty if no stack fits.
+        """
+        found = self._front(strict=True) or (self._front(strict=False) if self.limits else [])
+        return sorted(found, key=self._order)
+
+    def best(self, among: Callable[[Stack], bool], count: int) -> list[Stack]:
+        """The stacks of those that fit and rank first."""
+        best: list[tuple[Rank, Stack]] = []
+        for bound, stack in self._ascending:
+            # Within a step risk and number decide, so only a bound beyond the last one's step decides without them.
+            last = best[-1][0][0] if len(best) == count else None
+            if last is not None and self._goal_steps(bound) > last:
+                break
+            if not among(stack):
+                continue
+            if last is not None and self._goal_steps(self._bound(stack, rough=False)) > last:
+                continue
+            if self.fits(self.costs.of(stack.bits)):
+                insort(best, (self.rank(stack), stack))
+                del best[count:]
+        return [stack for _, stack in best]
+
+    def dominator(self, stack: Stack, front: Iterable[Stack]) -> Stack | None:
+        """The first stack of a front that is nowhere worse."""
+        point = self.point(stack)
+        return next((other for other in front if dominates(self.point(other), point)), None)
+
+    def _front(self, *, strict: bool) -> list[Stack]:
+        def bounds(stack: Stack) -> Iterator[tuple[Point, Tie]]:
+            for rough in (True, False):
+                cost = self.costs.floor(stack.bits, self._bounded, rough=rough)
+                yield self.point(stack, cost), (getattr(cost, self.goal.field),)
+
+        def exact(stack: Stack) -> tuple[Point, Tie] | None:
+            cost = self.costs.of(stack.bits)
+            if not self.fits(cost) or (strict and self.exceeded(cost)):
+                return None
+            return self.point(stack, cost), self._tie(stack, cost)
+
+        return [*pareto((stack for _, stack in self._ascending), bounds, exact)]
+
+    def _order(self, stack: Stack) -> Rank:
+        """Where limits are exceeded, nearest to them first; then best at the goal."""
+        cost = self.costs.of(stack.bits)
+        return self._excess(cost), getattr(cost, self.goal.field), *self.rank(stack)
+
+    def _excess(self, cost: Cost) -> int:
+        """Steps by which the worst limit is exceeded; 0 where all are kept."""
+        return max([0, *(steps(self.value(metric, cost), most) for metric, most in self.limits.items())])
+
+    def _tie(self, stack: Stack, cost: Cost) -> Tie:
+        return getattr(cost, self.goal.field), cost.total_s, stack.bits
+
+    def _bound(self, stack: Stack, *, rough: bool) -> float:
+        """A lower bound on the goal."""
+        cost = self.costs.floor(stack.bits, (self.goal.field,), rough=rough)
+        bound: float = getattr(cost, self.goal.field)
+        return bound
+
+    def _goal_steps(self, figure: float) -> int:
+        return steps(figure, getattr(self.base, self.goal.field))
