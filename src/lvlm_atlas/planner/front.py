@@ -13,6 +13,8 @@ Tie = tuple[Any, ...]
 
 STEP = 0.01
 """Share by which figures must differ to count as different: a roofline tells no finer."""
+_ENDS = 10**6
+"""Steps from nothing to something."""
 _LOG_STEP = math.log1p(STEP)
 
 
@@ -21,8 +23,15 @@ def steps(figure: float, base: float) -> int:
     if figure == base:
         return 0
     if not base or not figure:
-        return -(10**6) if figure < base else 10**6
+        return -_ENDS if figure < base else _ENDS
     return round(math.log(figure / base) / _LOG_STEP)
+
+
+def step_end(step: int, base: float) -> float:
+    """A figure above which all are more than so many steps from `base`."""
+    if not base or step >= _ENDS:
+        return math.inf
+    return base * math.exp((step + 0.5) * _LOG_STEP) * (1 + 1e-9)
 
 
 def dominates(one: Sequence[int], two: Sequence[int]) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from lvlm_atlas.planner.front import Point, Tie, dominates, pareto, steps
+from lvlm_atlas.planner.front import Point, Tie, dominates, pareto, step_end, steps
 from lvlm_atlas.planner.metric import Metric
 from lvlm_atlas.planner.plan import Limit
 from lvlm_atlas.planner.search import Stack
@@ -36,9 +37,9 @@ class Ranking:
         """What the request costs without techniques."""
         self._fields = tuple(dict.fromkeys(metric.field for metric in (goal, *also)))
         self._bounded = frozenset((*self._fields, *(metric.field for metric in limits)))
-        order = ((self._bound(stack, rough=True), stack.count, stack.bits, stack) for stack in stacks)
-        self._ascending = [(bound, stack) for bound, _, _, stack in sorted(order)]
-        """All stacks with a rough bound on their goal, in its order."""
+        bounds = [(costs.floor(stack.bits, self._bounded, rough=True), stack) for stack in stacks]
+        self._ascending = sorted(bounds, key=lambda each: (self._goal_of(each[0]), each[1].count, each[1].bits))
+        """All stacks with rough lower bounds of their costs, in the order of that of the goal."""
 
     def __len__(self) -> int:
         return len(self._ascending)
@@ -62,7 +63,7 @@ class Ranking:
 
     def steps(self, cost: Cost) -> int:
         """The goal, in steps from that without techniques."""
-        return self._goal_steps(getattr(cost, self.goal.field))
+        return steps(self._goal_of(cost), self._goal_of(self.base))
 
     def point(self, stack: Stack, cost: Cost | None = None) -> Point:
         """What decides whether another stack is better: limits, goal, further metrics, risk, strength and number.
@@ -91,18 +92,20 @@ class Ranking:
     def best(self, among: Callable[[Stack], bool], count: int) -> list[Stack]:
         """The stacks of those that fit and rank first."""
         best: list[tuple[Rank, Stack]] = []
-        for bound, stack in self._ascending:
-            # Within a step risk and number decide, so only a bound beyond the last one's step decides without them.
-            last = best[-1][0][0] if len(best) == count else None
-            if last is not None and self._goal_steps(bound) > last:
+        ceiling = math.inf
+        last: Rank = (math.inf,)
+        for rough, stack in self._ascending:
+            if self._goal_of(rough) > ceiling:
                 break
-            if not among(stack):
+            if not among(stack) or self._least_rank(stack, rough) > last:
                 continue
-            if last is not None and self._goal_steps(self._bound(stack, rough=False)) > last:
+            if self._least_rank(stack, self._floor(stack)) > last or not self.fits(self.costs.of(stack.bits)):
                 continue
-            if self.fits(self.costs.of(stack.bits)):
-                insort(best, (self.rank(stack), stack))
-                del best[count:]
+            insort(best, (self.rank(stack), stack))
+            del best[count:]
+            if len(best) == count:
+                last = best[-1][0]
+                ceiling = step_end(int(last[0]), self._goal_of(self.base))
         return [stack for _, stack in best]
 
     def dominator(self, stack: Stack, front: Iterable[Stack]) -> Stack | None:
@@ -111,10 +114,12 @@ class Ranking:
         return next((other for other in front if dominates(self.point(other), point)), None)
 
     def _front(self, *, strict: bool) -> list[Stack]:
+        rough = {stack.bits: cost for cost, stack in self._ascending}
+
         def bounds(stack: Stack) -> Iterator[tuple[Point, Tie]]:
-            for rough in (True, False):
-                cost = self.costs.floor(stack.bits, self._bounded, rough=rough)
-                yield self.point(stack, cost), (getattr(cost, self.goal.field),)
+            for cost in (rough[stack.bits], None):
+                cost = cost or self._floor(stack)  # the second bound is worked out only if the first does not do
+                yield self.point(stack, cost), (self._goal_of(cost),)
 
         def exact(stack: Stack) -> tuple[Point, Tie] | None:
             cost = self.costs.of(stack.bits)
@@ -127,20 +132,22 @@ class Ranking:
     def _order(self, stack: Stack) -> Rank:
         """Where limits are exceeded, nearest to them first; then best at the goal."""
         cost = self.costs.of(stack.bits)
-        return self._excess(cost), getattr(cost, self.goal.field), *self.rank(stack)
+        return self._excess(cost), self._goal_of(cost), *self.rank(stack)
 
     def _excess(self, cost: Cost) -> int:
         """Steps by which the worst limit is exceeded; 0 where all are kept."""
         return max([0, *(steps(self.value(metric, cost), most) for metric, most in self.limits.items())])
 
     def _tie(self, stack: Stack, cost: Cost) -> Tie:
-        return getattr(cost, self.goal.field), cost.total_s, stack.bits
+        return self._goal_of(cost), cost.total_s, stack.bits
 
-    def _bound(self, stack: Stack, *, rough: bool) -> float:
-        """A lower bound on the goal."""
-        cost = self.costs.floor(stack.bits, (self.goal.field,), rough=rough)
-        bound: float = getattr(cost, self.goal.field)
-        return bound
+    def _floor(self, stack: Stack) -> Cost:
+        return self.costs.floor(stack.bits, self._bounded)
 
-    def _goal_steps(self, figure: float) -> int:
-        return steps(figure, getattr(self.base, self.goal.field))
+    def _least_rank(self, stack: Stack, floor: Cost) -> Rank:
+        """What `rank` begins with at least, for lower bounds of the cost."""
+        return self.steps(floor), stack.risk, stack.full, stack.count, self._goal_of(floor)
+
+    def _goal_of(self, cost: Cost) -> float:
+        figure: float = getattr(cost, self.goal.field)
+        return figure

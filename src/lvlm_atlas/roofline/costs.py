@@ -84,7 +84,6 @@ class _Entered:
     walk: Walk
     state: State
     """Its state, as if nothing followed."""
-    encoding_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,13 +142,18 @@ class Costs:
         self.walls, _ = machine(device, self.lay, deployment)
         self.plain = apply(model, workload, (), layers=self.lay.encoder_layers, element_byte=self.lay.kv_byte)
         acts: dict[str, int] = defaultdict(int)
+        # Tokens that change before the adapter decide its rows; changes before them decide what they leave.
+        adapter = max((c.order for each in techniques for c in each.changes if c.before_adapter), default=-1)
         for index, each in enumerate(techniques):
             for change in each.changes:
                 acts[change.quantity] |= 1 << index
+                acts["adapter"] |= (change.quantity == "vision-tokens" and change.order <= adapter) << index
             acts["late"] |= bool(each.cache_bits or each.speculation) << index
             acts["speculation"] |= bool(each.speculation) << index
+            acts["more"] |= bool(each.changes or each.cache_bits) << index
             acts["costly"] |= bool(each.overheads) << index
             acts["costly-steps"] |= any(extra.stage == "decoding" for extra in each.overheads) << index
+        self._encoder = _union(acts, ("frames", "pixels", "encoder.tokens", "adapter"))
         self._input = _union(acts, _INPUT)
         self._early = _union(acts, _EARLY)
         self._tokens = self._input | acts["llm.vision-tokens"]
@@ -157,11 +161,13 @@ class Costs:
         self._cache = self._tokens | acts["kv.tokens"]
         self._output = acts["output-tokens"]
         self._paced = self._output | acts["speculation"]
+        self._drafts = acts["speculation"] & ~acts["more"]
         self._loop = self._input | self._output | acts["speculation"]
         self._steps = self._cache | acts["kv.resident"] | self._output | acts["late"]
         self._costly, self._costly_steps = acts["costly"], acts["costly-steps"]
         self._places = places(self.lay)
         self._whole = (1.0,) * len(self._places)
+        self._encodings: _Memo[int, float] = _Memo(_SMALL)
         self._entered: _Memo[int, _Entered] = _Memo(_LARGE)
         self._layers: _Memo[int, tuple[float, ...]] = _Memo(_LARGE)
         self._prompts: _Memo[int, float] = _Memo(_SMALL)
@@ -169,7 +175,9 @@ class Costs:
         self._caches: _Memo[int, tuple[list[float], list[float]]] = _Memo(_LARGE)
         self._rests: dict[tuple[float, float], float] = {}
         self._activations: _Memo[int, float] = _Memo(_SMALL)
-        self._floors: _Memo[int, tuple[int, float]] = _Memo(_SMALL)
+        self._encoder_bytes: _Memo[int, float] = _Memo(_SMALL)
+        self._paces: _Memo[int, _Decoded] = _Memo(_SMALL)
+        self._attentions: _Memo[int, float] = _Memo(_SMALL)
         self._lates: _Memo[int, _Late] = _Memo(_LARGE)
         self._decodings: _Memo[int, _Decoded] = _Memo(_LARGE)
         self._device_bytes: _Memo[int, float] = _Memo(_SMALL)
@@ -177,7 +185,7 @@ class Costs:
 
     def of(self, stack: int) -> Cost:
         """What a stack costs."""
-        encoding_s = self._enter(stack & self._input).encoding_s
+        encoding_s = self._encoding(stack & self._encoder)
         first_s = self._first_pass(stack & self._prompt)
         decoded = self._decode(stack & self._steps)
         step_s, device_byte = 0.0, self._device_byte(stack & self._steps)
@@ -196,25 +204,29 @@ class Costs:
     def floor(self, stack: int, figures: Collection[str] = FIGURES, *, rough: bool = False) -> Cost:
         """Lower bounds of some figures of a stack, for less work than `of`; other figures may come out as 0.
 
-        Left out, since it is never negative: the attention of decoding, further questions, and what techniques add.
+        What is left out is never negative: further questions, what techniques add, and the attention of decoding, but
+        for stacks with a draft, which share it with those without.
 
         Args:
             stack: the stack.
             figures: names of the figures, of `FIGURES`.
-            rough: leave out, too, the prompt where more than two techniques decide its time, and the cache in memory.
+            rough: leave out more: the prompt where more than two techniques decide its time, all attention of decoding,
+                and in memory the cache and the prompt's activations.
         """
         encoding_s = first_s = decoding_s = device_byte = 0.0
         steps = 0
         if "ttft_s" in figures or "total_s" in figures:
-            encoding_s = self._enter(stack & self._input).encoding_s
+            encoding_s = self._encoding(stack & self._encoder)
             prompt = stack & self._prompt
             if not rough or prompt.bit_count() <= _SHARED:
                 first_s = self._first_pass(prompt)
         if "tpot_s" in figures or "total_s" in figures:
-            steps, decoding_s = self._least_decoding(stack & self._loop if stack & self._paced else 0)
+            steps, decoding_s = self._least_decoding(stack, rough=rough)
         if "device_byte" in figures:
             if rough:
-                activation = self._activation(stack & self._tokens)
+                tokens = stack & self._tokens
+                shared = tokens.bit_count() <= _SHARED
+                activation = self._activation(tokens) if shared else self._encoder_byte(stack & self._encoder)
                 device_byte = sum(on_a_device(self.lay, self.deployment, 0, activation, 0).values())
             else:
                 device_byte = self._device_byte(stack & self._steps)
@@ -222,9 +234,17 @@ class Costs:
             encoding_s, first_s, decoding_s, encoding_s + first_s, decoding_s / steps if steps else 0.0, device_byte,
         )  # fmt: skip
 
-    def _least_decoding(self, stack: int) -> tuple[int, float]:
-        """Tokens after the first of each answer, and the time of decoding them but for attention."""
-        if stack not in self._floors:
+    def _least_decoding(self, stack: int, *, rough: bool) -> tuple[int, float]:
+        """Tokens after the first of each answer, and a lower bound on the time of decoding them."""
+        pace = self._pace(stack & self._loop if stack & self._paced else 0)
+        if rough or not stack & self._drafts:
+            return pace.steps, pace.time_s
+        # A draft changes the passes, and each attends to the cache at least as a plain step does.
+        return pace.steps, pace.time_s + pace.passes * self._attention(stack & self._steps & ~self._drafts)
+
+    def _pace(self, stack: int) -> _Decoded:
+        """Decoding without the attention of its passes."""
+        if stack not in self._paces:
             entered = self._enter(stack & self._input)
             walk = self._walk(stack, entered)
             output = walk.output()
@@ -237,8 +257,19 @@ class Costs:
             seconds = sum(
                 times * self._rest(rows, rows) for rows, times in ((1.0, plain), (1 + nodes, rounds)) if times
             )
-            self._floors[stack] = self.workload.turns * (output - 1), seconds
-        return self._floors[stack]
+            self._paces[stack] = _Decoded(self.workload.turns * (output - 1), plain + rounds, seconds, 0.0)
+        return self._paces[stack]
+
+    def _attention(self, stack: int) -> float:
+        """Mean time of a plain step's attention."""
+        if stack not in self._attentions:
+            late, turns = self._late(stack), self.workload.turns
+            works = (
+                llm.step_attention(self.lay, late.state, kind, count, 1, mean_held(self.lay, late.state, kind, turns))
+                for kind, count in late.layers.items()
+            )
+            self._attentions[stack] = self._time_s(works) if late.state.output > 1 else 0.0
+        return self._attentions[stack]
 
     def _enter(self, stack: int) -> _Entered:
         if stack not in self._entered:
@@ -248,8 +279,14 @@ class Costs:
                 self.plain, visual=made, encoder_patch=encoder_patch, adapter_share=adapter_share, vision=vision,
                 marker=marker,
             )  # fmt: skip
-            self._entered[stack] = _Entered(walk, state, self._time_s(encoding.encoding(self.lay, state)))
+            self._entered[stack] = _Entered(walk, state)
         return self._entered[stack]
+
+    def _encoding(self, stack: int) -> float:
+        """Time of encoding."""
+        if stack not in self._encodings:
+            self._encodings[stack] = self._time_s(encoding.encoding(self.lay, self._enter(stack).state))
+        return self._encodings[stack]
 
     def _walk(self, stack: int, after: _Entered | None = None) -> Walk:
         """A walk of the techniques in `stack`, from the start or from where another has come."""
@@ -347,9 +384,15 @@ class Costs:
         if stack not in self._activations:
             state = self._enter(stack & self._input).state
             layers = counted(self._token_layers(stack), self._whole, self._whole, self._whole, self._places)
-            encoder, prompt = encoder_activation_byte(self.lay, state), llm_activation_byte(self.lay, state, layers)
-            self._activations[stack] = max(encoder, prompt)
+            encoder_byte = encoder_activation_byte(self.lay, state)
+            self._activations[stack] = max(encoder_byte, llm_activation_byte(self.lay, state, layers))
         return self._activations[stack]
+
+    def _encoder_byte(self, stack: int) -> float:
+        """Room that activations of the encoder take."""
+        if stack not in self._encoder_bytes:
+            self._encoder_bytes[stack] = encoder_activation_byte(self.lay, self._enter(stack).state)
+        return self._encoder_bytes[stack]
 
     def _rest(self, rows: float, last: float) -> float:
         """Time of a pass over new tokens but for attention: the same for all stacks."""
