@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lvlm_atlas.planner.front import dominates, steps
-from lvlm_atlas.planner.planner import Planner
 from lvlm_atlas.planner.metric import METRICS
+from lvlm_atlas.planner.planner import Planner
 from lvlm_atlas.planner.ranking import Ranking
 from lvlm_atlas.planner.risk import RISKS, UNKNOWN, risk
 from lvlm_atlas.planner.search import Search, candidate

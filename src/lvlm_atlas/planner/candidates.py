@@ -40,8 +40,8 @@ def candidates(kb: KnowledgeBase, baseline: Estimate, objective: Objective) -> C
     required = None if objective.require is None else _matches(kb, "--require", objective.require)
     excluded = set() if objective.exclude is None else _matches(kb, "--exclude", objective.exclude)
     given: dict[str, list[Choice]] = {}
-    for choice in (parse(kb, text) for text in objective.settings):
-        given.setdefault(choice.technique.id, []).append(choice)
+    for setting in (parse(kb, text) for text in objective.settings):
+        given.setdefault(setting.technique.id, []).append(setting)
     searched: list[Candidate] = []
     left_out: list[Lost] = []
     for technique in kb.atlas.techniques.values():

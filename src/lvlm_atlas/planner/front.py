@@ -58,9 +58,7 @@ def pareto(
     front: dict[Name, tuple[Point, Tie]] = {}
 
     def beaten(point: Point, tie: Tie) -> bool:
-        return any(
-            dominates(better, point) and (better != point or least < tie) for better, least in front.values()
-        )
+        return any(dominates(better, point) and (better != point or least < tie) for better, least in front.values())
 
     for name in names:
         if any(beaten(*bound) for bound in bounds(name)):

@@ -79,4 +79,3 @@ def _option(baseline: Estimate, search: Search, stack: Stack, limits: Mapping[Me
         pairs=tuple(pairs),
         reported={each.id: each.choice.technique.reported for each in members},
     )
-

@@ -91,7 +91,7 @@ class Planner:
         Args:
             model: its id, such as `qwen2.5-vl-7b`.
             hardware: a device's id or alias, such as `h200`.
-            workload: its id, such as `images-20`; `planner.request.request` makes others.
+            workload: its id, such as `images-20`; `specs.request.request` makes others.
             stack: techniques, such as `fastv:keep_ratio=0.5`.
             deployment: how the model is run; None: released types, one device, ideal kernels.
 

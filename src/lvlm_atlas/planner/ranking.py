@@ -117,9 +117,9 @@ class Ranking:
         rough = {stack.bits: cost for cost, stack in self._ascending}
 
         def bounds(stack: Stack) -> Iterator[tuple[Point, Tie]]:
-            for cost in (rough[stack.bits], None):
-                cost = cost or self._floor(stack)  # the second bound is worked out only if the first does not do
-                yield self.point(stack, cost), (self._goal_of(cost),)
+            yield self.point(stack, rough[stack.bits]), (self._goal_of(rough[stack.bits]),)
+            floor = self._floor(stack)
+            yield self.point(stack, floor), (self._goal_of(floor),)
 
         def exact(stack: Stack) -> tuple[Point, Tie] | None:
             cost = self.costs.of(stack.bits)
