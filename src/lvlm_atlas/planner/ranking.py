@@ -114,20 +114,23 @@ class Ranking:
         return next((other for other in front if dominates(self.point(other), point)), None)
 
     def _front(self, *, strict: bool) -> list[Stack]:
-        rough = {stack.bits: cost for cost, stack in self._ascending}
+        # What exceeds a limit even by a lower bound need not be looked at.
+        rough = {stack: cost for cost, stack in self._ascending if not (strict and self.exceeded(cost))}
 
         def bounds(stack: Stack) -> Iterator[tuple[Point, Tie]]:
-            yield self.point(stack, rough[stack.bits]), (self._goal_of(rough[stack.bits]),)
+            yield self.point(stack, rough[stack]), (self._goal_of(rough[stack]),)
             floor = self._floor(stack)
             yield self.point(stack, floor), (self._goal_of(floor),)
 
         def exact(stack: Stack) -> tuple[Point, Tie] | None:
+            if strict and self.exceeded(self._floor(stack)):
+                return None
             cost = self.costs.of(stack.bits)
             if not self.fits(cost) or (strict and self.exceeded(cost)):
                 return None
             return self.point(stack, cost), self._tie(stack, cost)
 
-        return [*pareto((stack for _, stack in self._ascending), bounds, exact)]
+        return [*pareto(rough, bounds, exact)]
 
     def _order(self, stack: Stack) -> Rank:
         """Where limits are exceeded, nearest to them first; then best at the goal."""
