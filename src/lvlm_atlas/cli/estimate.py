@@ -12,7 +12,7 @@ import typer
 from lvlm_atlas.cli.options import Report
 from lvlm_atlas.cli.plain import csv_text, markdown, subject, table, wrapped
 from lvlm_atlas.fault import AtlasError
-from lvlm_atlas.planner.fit import misfit
+from lvlm_atlas.planner.shortage import misfit
 from lvlm_atlas.roofline.contract import contract
 from lvlm_atlas.roofline.diagnosis import diagnosis
 from lvlm_atlas.roofline.estimate import Estimate

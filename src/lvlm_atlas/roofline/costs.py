@@ -8,7 +8,7 @@ the order in which they are added up.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,7 +16,7 @@ from lvlm_atlas.roofline.deployment import Deployment
 from lvlm_atlas.roofline.device import Device
 from lvlm_atlas.roofline.dimensions import dimensions
 from lvlm_atlas.roofline.layout import layout, machine
-from lvlm_atlas.roofline.memory import activation_byte, on_a_device, resident_byte
+from lvlm_atlas.roofline.memory import activation_byte, encoder_activation_byte, on_a_device, resident_byte
 from lvlm_atlas.roofline.model import Model
 from lvlm_atlas.roofline.pipeline import Walk, extras
 from lvlm_atlas.roofline.stage import STAGES
@@ -27,8 +27,12 @@ from lvlm_atlas.roofline.workload import Workload
 
 RECORDS, TIMES = 2**12, 2**16
 """How many states and how many times of a kind are remembered; a state of 28 layers takes some 2 kB."""
+FIGURES = frozenset({"ttft_s", "tpot_s", "total_s", "device_byte"})
+"""Figures of a cost that a search can bound."""
+SHARED = 2
+"""Sub-stacks of so many techniques are part of many stacks."""
 ROUNDING = 1 - 1e-12
-"""Floors are lowered by this, so that the order in which times are added up never lifts one above its cost."""
+"""Floors of decoding are lowered by this: times are added up in another order than for costs."""
 _INPUT = ("frames", "pixels", "encoder.tokens", "vision-tokens")
 
 
@@ -89,13 +93,24 @@ class _Masks:
             acts["speculation"] |= bool(technique.speculation) << index
             acts["kv.bits"] |= bool(technique.cache_bits) << index
             acts["overhead"] |= bool(technique.overheads) << index
+            acts["state"] |= bool(technique.changes or technique.cache_bits) << index
+        # Tokens that change before the adapter decide its rows; changes before them decide what they leave.
+        adapter = max((c.order for each in techniques for c in each.changes if c.before_adapter), default=-1)
+        for index, technique in enumerate(techniques):
+            orders = [change.order for change in technique.changes if change.quantity == "vision-tokens"]
+            acts["adapter"] |= any(order <= adapter for order in orders) << index
+        self.encoding = _union(acts, ("frames", "pixels", "encoder.tokens", "adapter"))
         self.encoded = _union(acts, _INPUT)
         self.tokens = self.encoded | acts["llm.vision-tokens"]
         self.prefilled = self.tokens | acts["attention.density"]
         self.entries = self.tokens | acts["kv.tokens"]
         self.cached = self.entries | acts["kv.resident"] | acts["kv.bits"]
-        self.answered = self.encoded | acts["output-tokens"] | acts["speculation"]
+        self.paced = acts["output-tokens"] | acts["speculation"]
+        """Techniques that change the passes of decoding."""
+        self.answered = self.encoded | self.paced
         self.decoded = self.cached | self.answered
+        self.drafts = acts["speculation"] & ~acts["state"]
+        """Techniques that draft and do nothing else."""
         self.overhead = acts["overhead"]
         outside_cache = self.encoded | acts["output-tokens"]
         self.before_overhead = [
@@ -141,12 +156,14 @@ class Costs:
         self._least_decoding = lru_cache(TIMES)(self._decode_at_least)
         self._device_byte = lru_cache(TIMES)(self._hold)
         self._activation_byte = lru_cache(TIMES)(self._activate)
+        self._encoder_byte = lru_cache(TIMES)(self._activate_encoder)
+        self._attention_s = lru_cache(TIMES)(self._time_attention)
         self._added = lru_cache(TIMES)(self._add)
 
     def of(self, stack: int) -> Cost:
         """What a stack costs."""
         masks = self.masks
-        encoding_s = self._encoding_s(stack & masks.encoded)
+        encoding_s = self._encoding_s(stack & masks.encoding)
         first_s = self._prefilling_s(stack & masks.prefilled)
         decoding = self._decoding(stack & masks.decoded)
         step_s, device_byte = 0.0, self._device_byte(stack & masks.decoded)
@@ -162,21 +179,52 @@ class Costs:
             decoding_s / decoding.steps if decoding.steps else 0.0, device_byte,
         )  # fmt: skip
 
-    def floor(self, stack: int, *, memory: bool = False) -> Cost:
-        """What a stack costs at least, for little work: decoding without its attention, nothing that techniques add.
+    def floor(self, stack: int, figures: Collection[str] = FIGURES, *, rough: bool = False) -> Cost:
+        """Lower bounds of some figures of a stack, for less work than `of`; other figures may come out as 0.
 
-        Both are left out because they are never negative. Memory is bounded on request only, since it asks for more.
+        What is left out is never negative: further questions, what techniques add, and the attention of decoding, but
+        for stacks with a draft, which share it with those without.
+
+        Args:
+            stack: the stack.
+            figures: names of the figures, of `FIGURES`.
+            rough: leave out more: the prompt where more than two techniques decide its time, all attention of decoding,
+                and in memory the cache and the prompt's activations.
         """
         masks = self.masks
-        encoding_s = self._encoding_s(stack & masks.encoded) * ROUNDING
-        first_s = self._prefilling_s(stack & masks.prefilled) * ROUNDING
-        decoding = self._least_decoding(stack & masks.answered)
-        decoding_s = decoding.time_s * ROUNDING
+        encoding_s = first_s = decoding_s = device_byte = 0.0
+        steps = 0
+        if "ttft_s" in figures or "total_s" in figures:
+            encoding_s = self._encoding_s(stack & masks.encoding)
+            prompt = stack & masks.prefilled
+            if not rough or prompt.bit_count() <= SHARED:
+                first_s = self._prefilling_s(prompt)
+        if "tpot_s" in figures or "total_s" in figures:
+            steps, decoding_s = self._decoding_floor(stack, rough=rough)
+        if "device_byte" in figures:
+            device_byte = self._rough_byte(stack) if rough else self._device_byte(stack & masks.decoded)
         return Cost(
-            encoding_s, first_s, decoding_s, encoding_s + first_s,
-            decoding_s / decoding.steps if decoding.steps else 0.0,
-            self._device_byte(stack & masks.decoded) if memory else 0.0,
+            encoding_s, first_s, decoding_s, encoding_s + first_s, decoding_s / steps if steps else 0.0, device_byte,
         )  # fmt: skip
+
+    def _decoding_floor(self, stack: int, *, rough: bool) -> tuple[int, float]:
+        """Tokens after the first of each answer, and a lower bound on the time of decoding them."""
+        masks = self.masks
+        least = self._least_decoding(stack & masks.answered if stack & masks.paced else 0)
+        time_s = least.time_s
+        if not rough and stack & masks.drafts:
+            # A draft changes the passes, and each attends to the cache at least as a plain step does.
+            time_s += least.passes * self._attention_s(stack & masks.decoded & ~masks.drafts)
+        return least.steps, time_s * ROUNDING
+
+    def _rough_byte(self, stack: int) -> float:
+        """What one device must hold at least, without the cache."""
+        tokens = stack & self.masks.tokens
+        if tokens.bit_count() <= SHARED:
+            activation = self._activation_byte(tokens)
+        else:
+            activation = self._encoder_byte(stack & self.masks.encoding)
+        return sum(on_a_device(self.layout, self.deployment, 0, activation, 0).values())
 
     def _walk(self, stack: int) -> Walk:
         return Walk(self.dimensions, [self.techniques[index] for index in _bits(stack)])
@@ -216,6 +264,11 @@ class Costs:
             sum(number * time_s for number, time_s in times), question_s,
         )  # fmt: skip
 
+    def _time_attention(self, stack: int) -> float:
+        """Mean time of a plain step's attention."""
+        cached, answered = self._cached(stack & self.masks.cached), self._answered(stack & self.masks.answered)
+        return self._time_s(self.stages.attention(cached, answered)) if answered.output > 1 else 0.0
+
     def _hold(self, stack: int) -> float:
         """What one device must hold, but for what techniques keep."""
         cached, answered = self._cached(stack & self.masks.cached), self._answered(stack & self.masks.answered)
@@ -225,6 +278,9 @@ class Costs:
 
     def _activate(self, stack: int) -> float:
         return activation_byte(self.stages, self._encoded(stack & self.masks.encoded), self._prefilled(stack))
+
+    def _activate_encoder(self, stack: int) -> float:
+        return encoder_activation_byte(self.layout, self._encoded(stack))
 
     def _add(self, index: int, stack: int) -> _Added:
         """What a technique adds in a stack."""

@@ -86,15 +86,18 @@ class Stages:
         plain, rounds = passes(answered, self.turns)
         if not plain and not rounds:
             return []
-        layers = [
-            (layer, count, mean_held(self.layout, cached, layer, text=self.text, output=answered.output,
-                                     turns=self.turns))
-            for layer, count in cache_layers(cached, self.places).items()
-        ]  # fmt: skip
+        layers = self._mean_layers(cached, answered)
         steps = [Step(self._step(cached, layers, 1, added), plain)]
         if rounds:
             steps.append(Step(self._step(cached, layers, 1 + answered.draft.nodes, added), rounds))
         return steps
+
+    def attention(self, cached: Cached, answered: Answered) -> list[Part]:
+        """The attention of a plain step, at the mean length of the cache."""
+        return [
+            Part(partial(llm.step_attention, self.layout, cached, layer.place, 1, held), count)
+            for layer, count, held in self._mean_layers(cached, answered)
+        ]
 
     def decoding_but_attention(self, answered: Answered) -> list[Step]:
         """The same without attention, and without what techniques add: what no state of the cache avoids."""
@@ -114,6 +117,14 @@ class Stages:
     def grown(self, answered: Answered, turns: int) -> int:
         """Tokens that have followed the first prompt into the cache after so many answers, whose last token has not."""
         return turns * answered.output + (turns - 1) * self.text - 1
+
+    def _mean_layers(self, cached: Cached, answered: Answered) -> list[tuple[CacheLayer, int, Held]]:
+        """The kinds of layers, how many there are of each, and the cache of each on average over all steps."""
+        return [
+            (layer, count, mean_held(self.layout, cached, layer, text=self.text, output=answered.output,
+                                     turns=self.turns))
+            for layer, count in cache_layers(cached, self.places).items()
+        ]  # fmt: skip
 
     def _step(
         self, cached: Cached, layers: Sequence[tuple[CacheLayer, int, Held]], rows: float, added: Sequence[Work]

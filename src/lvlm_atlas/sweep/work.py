@@ -18,8 +18,8 @@ from lvlm_atlas import specs as specs_package
 from lvlm_atlas import sweep as sweep_package
 from lvlm_atlas.atlas.places import effect_place
 from lvlm_atlas.fault import AtlasError
-from lvlm_atlas.planner.fit import shortage
 from lvlm_atlas.planner.planner import Planner
+from lvlm_atlas.planner.shortage import shortage
 from lvlm_atlas.roofline.contract import contract
 from lvlm_atlas.roofline.estimate import estimate
 from lvlm_atlas.roofline.transform import Applied
