@@ -13,7 +13,7 @@ serve: $(VENV)/.installed-site
 test: $(VENV)/.installed-dev
 	scripts/chromium $(VENV)
 	scripts/check $(VENV)
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n 2 --dist loadgroup
 
 check: $(VENV)/.installed-dev
 	scripts/check $(VENV)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,3 +46,11 @@ def checkout() -> Path:
 def root(tmp_path: Path) -> Path:
     """Root of a small sound atlas of two made-up techniques, alone in its folder."""
     return write(sound(), tmp_path / "atlas")
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Programs that the test starts hear SIGINT, also where the tests were started with it ignored (`&`, nohup)."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

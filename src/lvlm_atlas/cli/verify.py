@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import typer
 from lvlm_atlas import load
 from lvlm_atlas.cli.options import Listing
 from lvlm_atlas.cli.output import print_rows
+from lvlm_atlas.cli.progress import progress
 from lvlm_atlas.cli.tensors import need_torch
 from lvlm_atlas.lab.conformance import Report, job_for, report, shown
 from lvlm_atlas.lab.verification import Outcome, Row, StackAnswer, lost
@@ -35,9 +35,6 @@ def run_verify(root: Path, ids: list[str], device: str, dtype: str, listing: Lis
         AtlasError: torch or the GPU is missing, or an id is unknown or has no reference.
     """
     need_torch("verification needs", device)
-    from rich.console import Console
-    from rich.progress import Progress
-
     from lvlm_atlas.lab.isolation import in_processes
 
     atlas = load(root)
@@ -45,12 +42,10 @@ def run_verify(root: Path, ids: list[str], device: str, dtype: str, listing: Lis
     chosen = list({t.id: t for t in map(atlas.technique, ids)}.values()) or implemented
     jobs = [job_for(atlas.atlas, technique, dtype, device) for technique in chosen]
     answers: list[StackAnswer] = []
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task(f"{len(jobs)} techniques on {device}, {dtype}", total=len(jobs))
-        workers = 1 if device == "cuda" else None
-        for answer in in_processes(jobs, "lvlm_atlas.lab.observation:carry_out", StackAnswer, lost, workers=workers):
+    with progress(f"techniques on {device}, {dtype}", len(jobs)) as advance:
+        for answer in in_processes(jobs, "lvlm_atlas.lab.observation", StackAnswer, lost, device=device):
             answers.append(answer)
-            progress.advance(task)
+            advance()
     answers.sort(key=lambda answer: answer.job.items[0].technique.id)
     reports = [report(answer) for answer in answers]
     print_rows(_every_run(answers) if every else _merged(reports), COLUMNS, listing)

@@ -19,6 +19,18 @@ from lvlm_atlas.schema.effect import Speculation
 Observed = Mapping[str, tuple[float, ...]]
 
 
+def prepare(job: StackJob) -> None:
+    """Make the models that jobs like this one share."""
+    for preset in dict.fromkeys(plan.shape.preset for plan in job.plans):
+        _model(preset, job.dtype, job.device)
+
+
+def reset() -> None:
+    """Forget what `prepare` and the jobs made."""
+    _model.cache_clear()
+    _baseline.cache_clear()
+
+
 def carry_out(job: StackJob) -> StackAnswer:
     """Run every plan of the job and compare."""
     return StackAnswer(job=job, outcomes=tuple(_outcome(job, plan) for plan in job.plans))
