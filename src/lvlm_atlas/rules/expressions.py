@@ -110,11 +110,11 @@ def typical_outside_bounds(inspection: Inspection) -> Iterator[Finding]:
     for path, technique in inspection.of(Technique):
         defaults = {name: parameter.default for name, parameter in technique.parameters.items()}
         for index, effect in enumerate(technique.effects):
-            for key, seen, least, most in _typical(effect):
+            for key, typical, least, most in _typical(effect):
                 for setting in ({}, *technique.trials):
                     names = symbols | defaults | setting
                     try:
-                        value, low, high = (evaluate(amount, names) for amount in (seen.value, least, most))
+                        value, low, high = (evaluate(amount, names) for amount in (typical.value, least, most))
                     except ValueError:  # another rule's fault
                         continue
                     if not low <= value <= high:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from lvlm_atlas.schema import formula as formulas
+from lvlm_atlas.schema import wording
 from lvlm_atlas.schema.effect import Effect, Overhead
 from lvlm_atlas.schema.expression import Amount, evaluate, names_in
 from lvlm_atlas.schema.measurement import Counts
@@ -32,22 +32,22 @@ def formula(effect: Effect, parameters: Mapping[str, Parameter]) -> Formula:
     """An effect as a formula, with its value at the default parameters where these settle it."""
 
     def amount(value: Amount) -> Markup:
-        shown = code(formulas.written(value))
+        shown = code(wording.written(value))
         default = at_default(value, parameters)
         return shown if default is None else shown + Markup(" (") + plain(default) + Markup(" at default)")
 
     return Formula(
-        effect.quantity, _marked(formulas.change(effect), amount), _marked(formulas.layers(effect), amount), effect.note
+        effect.quantity, _marked(wording.change(effect), amount), _marked(wording.layers(effect), amount), effect.note
     )
 
 
 def overhead(cost: Overhead) -> Markup:
-    """A declared cost as formulas."""
-    return _marked(formulas.cost(cost), lambda value: code(formulas.written(value)))
+    """A declared cost as wording."""
+    return _marked(wording.cost(cost), lambda value: code(wording.written(value)))
 
 
-def _marked(words: formulas.Words, amount: Callable[[Amount], Markup]) -> Markup:
-    return Markup().join(amount(part.amount) if isinstance(part, formulas.Value) else plain(part) for part in words)
+def _marked(words: wording.Words, amount: Callable[[Amount], Markup]) -> Markup:
+    return Markup().join(amount(part.amount) if isinstance(part, wording.Value) else plain(part) for part in words)
 
 
 def at_default(value: Amount, parameters: Mapping[str, Parameter]) -> str | None:
@@ -55,7 +55,7 @@ def at_default(value: Amount, parameters: Mapping[str, Parameter]) -> str | None
     if not isinstance(value, str) or not names_in(value) or not names_in(value) <= set(parameters):
         return None
     try:
-        return formulas.written(evaluate(value, {name: parameters[name].default for name in parameters}))
+        return wording.written(evaluate(value, {name: parameters[name].default for name in parameters}))
     except ValueError:
         return None
 

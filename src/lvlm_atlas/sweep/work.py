@@ -14,6 +14,7 @@ from typing import Any
 from lvlm_atlas import planner as planner_package
 from lvlm_atlas import roofline as roofline_package
 from lvlm_atlas import schema as schema_package
+from lvlm_atlas import specs as specs_package
 from lvlm_atlas import sweep as sweep_package
 from lvlm_atlas.atlas.places import effect_place
 from lvlm_atlas.fault import AtlasError
@@ -120,15 +121,15 @@ class Bench:
         if row["price_usd_h"] is not None:
             deployment = replace(deployment, price_usd_h=row["price_usd_h"])
         try:
-            found = estimate(model, device, workload, deployment, self._techniques(stack))
+            prediction = estimate(model, device, workload, deployment, self._techniques(stack))
         except AtlasError as error:
             return {**row, "error": str(error)}
         except Exception as error:
             error.add_note(f"in the sweep's point {number}: {point}")
             raise
-        row |= columns.predicted(found.to_dict())
-        if not found.fits:
-            row["error"] = f"does not fit: {shortage(found)}"
+        row |= columns.predicted(prediction.to_dict())
+        if not prediction.fits:
+            row["error"] = f"does not fit: {shortage(prediction)}"
         return row
 
     def _known(self, number: int, point: Point) -> dict[str, Any]:
@@ -179,4 +180,4 @@ def _sources() -> tuple[str, ...]:
     return tuple(file.read_text("utf-8") for folder in folders for file in sorted(folder.rglob("*.py")))
 
 
-_PACKAGES = (schema_package, roofline_package, planner_package, sweep_package)
+_PACKAGES = (schema_package, roofline_package, specs_package, planner_package, sweep_package)
