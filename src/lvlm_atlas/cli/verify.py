@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -16,11 +16,17 @@ from lvlm_atlas.cli.tensors import need_torch
 from lvlm_atlas.lab.conformance import Report, job_for, report, shown
 from lvlm_atlas.lab.verification import Outcome, Row, StackAnswer, lost
 
+if TYPE_CHECKING:
+    from lvlm_atlas.graph.knowledge import KnowledgeBase
+    from lvlm_atlas.schema.technique import Technique
+
 COLUMNS = ("entry", "quantity", "declared", "observed")
 """What a table shows."""
 
 
-def run_verify(root: Path, ids: list[str], device: str, dtype: str, listing: Listing, *, every: bool) -> int:
+def run_verify(
+    root: Path, ids: list[str], device: str, dtype: str, listing: Listing, *, every: bool, since: str | None = None
+) -> int:
     """Run, compare and print; returns how many entries do not hold.
 
     Args:
@@ -30,16 +36,17 @@ def run_verify(root: Path, ids: list[str], device: str, dtype: str, listing: Lis
         dtype: type of weights and activations.
         listing: how to print.
         every: print a row for each run, in place of one for all runs.
+        since: a commit; only techniques whose entry or module changed since.
 
     Raises:
-        AtlasError: torch or the GPU is missing, or an id is unknown or has no reference.
+        AtlasError: torch or the GPU is missing, an id is unknown or has no reference, or there is no such commit.
     """
     need_torch("verification needs", device)
+
     from lvlm_atlas.lab.isolation import in_processes
 
     atlas = load(root)
-    implemented = [t for t in atlas.atlas.techniques.values() if t.reference]
-    chosen = list({t.id: t for t in map(atlas.technique, ids)}.values()) or implemented
+    chosen = chosen_techniques(atlas, root, ids, since)
     jobs = [job_for(atlas.atlas, technique, dtype, device) for technique in chosen]
     answers: list[StackAnswer] = []
     with progress(f"techniques on {device}, {dtype}", len(jobs)) as advance:
@@ -51,6 +58,19 @@ def run_verify(root: Path, ids: list[str], device: str, dtype: str, listing: Lis
     print_rows(_every_run(answers) if every else _merged(reports), COLUMNS, listing)
     _say(reports, sum(len(answer.outcomes) for answer in answers))
     return sum(not each.holds for each in reports)
+
+
+def chosen_techniques(atlas: KnowledgeBase, root: Path, ids: list[str], since: str | None) -> list[Technique]:
+    """Those that are named, or all that have a reference; with `since` only those that changed.
+
+    Raises:
+        AtlasError: an id is unknown, or there is no such commit.
+    """
+    from lvlm_atlas.lab.changes import changed
+
+    implemented = [t for t in atlas.atlas.techniques.values() if t.reference]
+    chosen = list({t.id: t for t in map(atlas.technique, ids)}.values()) or implemented
+    return changed(root, chosen, since) if since else chosen
 
 
 def _merged(reports: Iterable[Report]) -> list[dict[str, Any]]:
@@ -65,6 +85,9 @@ def _merged(reports: Iterable[Report]) -> list[dict[str, Any]]:
         if alone:
             observed = f"unchanged in {alone[0].runs} of {alone[0].runs} runs"
             rows.append(_row(each.technique, f"{len(alone)} others", "unchanged", observed))
+        if 2 * each.refused > each.runs:
+            observed = f"{each.runs} runs, {each.refused} refused: {each.refusal}"
+            rows.append(_row(each.technique, "runs", "most go through", observed))
     return rows
 
 

@@ -32,8 +32,13 @@ def reset() -> None:
 
 
 def carry_out(job: StackJob) -> StackAnswer:
-    """Run every plan of the job and compare."""
-    return StackAnswer(job=job, outcomes=tuple(_outcome(job, plan) for plan in job.plans))
+    """Run the plans of the job and compare."""
+    outcomes: list[Outcome] = []
+    for plan in job.plans:
+        outcomes.append(_outcome(job, plan))
+        if sum(bool(outcome.rows) for outcome in outcomes) == job.enough:
+            break
+    return StackAnswer(job=job, outcomes=tuple(outcomes))
 
 
 def _outcome(job: StackJob, plan: Plan) -> Outcome:
@@ -53,7 +58,7 @@ def _outcome(job: StackJob, plan: Plan) -> Outcome:
         rows = compare(_predict(setup, job.items, plan, observed), observed)
         bites = tuple(
             part
-            for part in _parts(job.items)
+            for part in (_parts(job.items) if job.ablate else ())
             if not all(row.holds for row in compare(_predict(setup, job.items, plan, observed, part), observed))
         )
     except ValueError as error:
