@@ -49,13 +49,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 COSTLY = {
     "site": "site", "odd_site": "site", "content": "site",
     "address": "browser", "browser": "browser",
-    "ended": "isolation", "swept": "sweep", "wheel": "wheel", "installed": "wheel", "results": "readme",
+    "ended": "isolation", "swept": "sweep", "wheel": "wheel", "elsewhere": "wheel", "results": "readme",
 }  # fmt: skip
 """Fixtures that take seconds, and the group of tests that share the process in which they are made."""
 
 
 def concerns(item: pytest.Item, technique: Technique) -> bool:
     """Whether a test is about a technique: its own file, a parameter that is or holds it, or the catalog as a whole."""
+    if item.get_closest_marker("browser"):
+        return False
     if item.get_closest_marker("catalog") or item.path.name == f"test_{technique.id.replace('-', '_')}.py":
         return True
     parameters = getattr(item, "callspec", None)

@@ -13,6 +13,7 @@ from lvlm_atlas.cli.options import Listing
 from lvlm_atlas.cli.output import print_rows
 from lvlm_atlas.cli.progress import progress
 from lvlm_atlas.cli.tensors import need_torch
+from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.lab.conformance import Report, job_for, report, shown
 from lvlm_atlas.lab.verification import Outcome, Row, StackAnswer, lost
 
@@ -55,7 +56,7 @@ def run_verify(
             advance()
     answers.sort(key=lambda answer: answer.job.items[0].technique.id)
     reports = [report(answer) for answer in answers]
-    print_rows(_every_run(answers) if every else _merged(reports), COLUMNS, listing)
+    print_rows(_every_run(answers) if every else merged_rows(reports), COLUMNS, listing)
     _say(reports, sum(len(answer.outcomes) for answer in answers))
     return sum(not each.holds for each in reports)
 
@@ -64,17 +65,21 @@ def chosen_techniques(atlas: KnowledgeBase, root: Path, ids: list[str], since: s
     """Those that are named, or all that have a reference; with `since` only those that changed.
 
     Raises:
-        AtlasError: an id is unknown, or there is no such commit.
+        AtlasError: an id is unknown or has no reference, or there is no such commit.
     """
     from lvlm_atlas.lab.changes import changed
 
     implemented = [t for t in atlas.atlas.techniques.values() if t.reference]
     chosen = list({t.id: t for t in map(atlas.technique, ids)}.values()) or implemented
+    if described := [each.id for each in chosen if each.reference is None]:
+        raise AtlasError(f"{described[0]} is only described, it has no reference to run; leave it out")
     return changed(root, chosen, since) if since else chosen
 
 
-def _merged(reports: Iterable[Report]) -> list[dict[str, Any]]:
-    """A row for each entry and quantity that it changes or gets wrong, and one for all that it leaves alone."""
+def merged_rows(reports: Iterable[Report]) -> list[dict[str, Any]]:
+    """A row for each entry and quantity that it changes or gets wrong, one for all that it leaves alone, and one for
+    its runs where most were refused.
+    """
     rows = []
     for each in reports:
         alone = [line for line in each.lines if not line.formulas and not line.mismatches]

@@ -31,8 +31,8 @@ def covering(
 ) -> list[tuple[Member, ...]]:
     """Stacks of at most `size`, all of whose ordered pairs are compatible and which together hold all that are.
 
-    Greedy, in an order drawn with a fixed seed: each stack starts with a pair not seen yet and takes at its end
-    whoever adds most pairs not seen yet.
+    Greedy, in an order drawn with a fixed seed: each stack starts with a pair not seen yet and takes whoever adds most
+    pairs not seen yet, at the place where it does.
 
     Args:
         members: what stacks are made of.
@@ -42,24 +42,40 @@ def covering(
     order = list(members)
     random.Random(0).shuffle(order)  # noqa: S311 - nothing secret
     unseen = dict.fromkeys((one, two) for one in order for two in order if (one, two) in compatible)
-    stacks = []
+    stacks: list[tuple[Member, ...]] = []
     while unseen:
-        stack = next(iter(unseen))
+        stack: tuple[Member, ...] = next(iter(unseen))
         while len(stack) < size:
-            added = {
-                each: sum((before, each) in unseen for before in stack)
-                for each in order
-                if each not in stack and all((before, each) in compatible for before in stack)
-            }
-            best = max(added, key=added.__getitem__, default=None)
-            if best is None or not added[best]:
+            options = [(*_place(each, stack, unseen, compatible), each) for each in order if each not in stack]
+            gain, at, best = max(options, key=lambda option: option[0], default=(0, 0, None))
+            if not gain or best is None:
                 break
-            stack = (*stack, best)
+            stack = (*stack[:at], best, *stack[at:])
         for position, two in enumerate(stack):
             for one in stack[:position]:
                 unseen.pop((one, two), None)
         stacks.append(stack)
     return stacks
+
+
+def _place(
+    new: Member,
+    stack: tuple[Member, ...],
+    unseen: Collection[tuple[Member, Member]],
+    compatible: Collection[tuple[Member, Member]],
+) -> tuple[int, int]:
+    """How many unseen pairs a new member adds to a stack at most, and the index at which it does."""
+    before = [(other, new) for other in stack]
+    after = [(new, other) for other in stack]
+    gain, best = sum(pair in unseen for pair in after), (0, 0)
+    first = max((at + 1 for at, pair in enumerate(after) if pair not in compatible), default=0)
+    last = next((at for at, pair in enumerate(before) if pair not in compatible), len(stack))
+    for at in range(len(stack) + 1):
+        if first <= at <= last:
+            best = max(best, (gain, at))
+        if at < len(stack):
+            gain += (before[at] in unseen) - (after[at] in unseen)
+    return best
 
 
 def refusals(techniques: Iterable[Technique]) -> dict[tuple[str, str], str | None]:
