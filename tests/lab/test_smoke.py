@@ -33,7 +33,8 @@ def test_every_reference_passes_the_smoke_test(technique: Technique, device: str
     results = carry_out(job).results
     assert len(results) == len(technique.trials)
     assert [result.failed for result in results] == [{}] * len(results)
-    assert all(set(result.passed) == {"runs", *CHECKS} for result in results)
+    assert all({*result.passed, *result.skipped} == {"runs", *CHECKS} for result in results)
+    assert all(bool(result.skipped) == bool(technique.no_neutral) for result in results)
 
 
 def test_in_processes_of_their_own_they_answer_the_same(device: str) -> None:
@@ -110,6 +111,16 @@ def test_the_taxonomy_and_the_code_agree_on_the_extension_points() -> None:
     order = sorted(POINTS, key=lambda id_: (terms[id_].order, list(POINTS).index(id_)))
     assert order == list(POINTS)
     assert {id_ for id_, term in terms.items() if term.exclusive} == set(EXCLUSIVE)
+
+
+def test_without_a_neutral_setting_that_check_is_skipped_with_its_reason() -> None:
+    technique = ATLAS.technique("random").model_copy(update={"neutral": None, "no_neutral": "It sorts the tokens."})
+    (answer,) = map(carry_out, jobs_for([technique], WORKLOAD, "cpu"))
+    for result in answer.results:
+        assert result.failed == {}
+        assert result.skipped == {"neutral-is-identity": "It sorts the tokens."}
+        assert "neutral-is-identity" not in result.passed
+        assert len(result.passed) == 8
 
 
 def test_a_technique_that_is_only_described_cannot_be_run() -> None:

@@ -35,7 +35,8 @@ from lvlm_atlas.roofline.model import Adapter, Encoder, Llm, Model, TokenRule
 from lvlm_atlas.roofline.workload import Image, Video, Workload
 from lvlm_atlas.schema.effect import Change, Schedule, Speculation
 from lvlm_atlas.schema.expression import evaluate
-from lvlm_atlas.schema.technique import Setting, Technique
+from lvlm_atlas.schema.record import Setting
+from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.specs.stack import Choice
 from lvlm_atlas.specs.technique import applied
 

@@ -13,8 +13,8 @@ from lvlm_atlas.cli.options import Listing
 from lvlm_atlas.cli.output import print_rows
 from lvlm_atlas.cli.progress import progress
 from lvlm_atlas.cli.tensors import need_torch
-from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.lab.conformance import Report, job_for, report, shown
+from lvlm_atlas.lab.reference import reference_of
 from lvlm_atlas.lab.verification import Outcome, Row, StackAnswer, lost
 
 if TYPE_CHECKING:
@@ -71,8 +71,8 @@ def chosen_techniques(atlas: KnowledgeBase, root: Path, ids: list[str], since: s
 
     implemented = [t for t in atlas.atlas.techniques.values() if t.reference]
     chosen = list({t.id: t for t in map(atlas.technique, ids)}.values()) or implemented
-    if described := [each.id for each in chosen if each.reference is None]:
-        raise AtlasError(f"{described[0]} is only described, it has no reference to run; leave it out")
+    for each in chosen:
+        reference_of(each)
     return changed(root, chosen, since) if since else chosen
 
 

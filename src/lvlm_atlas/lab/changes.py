@@ -31,9 +31,15 @@ def changed(root: Path, techniques: Iterable[Technique], since: str) -> list[Tec
 
 
 def module_of(technique: Technique) -> Path | None:
-    """The file of a technique's reference; None if it has none."""
-    spec = find_spec(technique.reference.partition(":")[0]) if technique.reference else None
-    return Path(spec.origin).resolve() if spec and spec.origin else None
+    """The file of a technique's reference, found without importing it; None if it has none."""
+    package, *names = (technique.reference or "").partition(":")[0].split(".")
+    spec = find_spec(package) if package else None
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        place = Path(folder, *names)
+        for file in (place.with_suffix(".py"), place / "__init__.py"):
+            if file.is_file():
+                return file.resolve()
+    return Path(spec.origin).resolve() if spec and spec.origin and not names else None
 
 
 def _git(folder: Path, since: str, *arguments: str) -> str:
