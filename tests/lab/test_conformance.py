@@ -255,6 +255,7 @@ def test_candidates_reach_the_ends_that_belong_to_a_range(
     assert len(found) >= 3
 
 
+@pytest.mark.catalog
 def test_every_quantity_and_every_way_to_change_it_in_the_catalog_is_perturbed() -> None:
     """The perturbations above follow the catalog; this says what they reach today."""
     effects: list[Effect] = [effect for technique in IMPLEMENTED for effect in technique.effects]

@@ -96,13 +96,23 @@ def verify(
     device: DeviceOption = Device.cpu,
     dtype: DtypeOption = Dtype.float32,
     every: Annotated[bool, typer.Option("--all", help="A row for each run, with its setting and request.")] = False,
+    pairs: Annotated[bool, typer.Option("--pairs", help="Run them in pairs with all others, in both orders.")] = False,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="REF", help="Only those that changed since a commit.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder that keeps finished pairs, so that an interrupted run goes on.")
+    ] = Path("build/pairs"),
     format_: Format = Listing.table,
     root: Root = None,
 ) -> None:
     """Hold what references do against what their entries declare. Exit 0: all hold, 1: not. Needs the torch extra."""
+    from lvlm_atlas.cli.pairs import run_pairs
     from lvlm_atlas.cli.verify import run_verify
 
-    if run_verify(root_of(root), ids or [], device.value, dtype.value, format_, every=every):
+    where = (root_of(root), ids or [], device.value, dtype.value, format_)
+    failed = run_pairs(*where, since=since, out=out) if pairs else run_verify(*where, since=since, every=every)
+    if failed:
         raise typer.Exit(1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -40,8 +41,12 @@ class Report:
     lines: tuple[Line, ...]
     faults: tuple[str, ...]
     """What else is wrong: runs that crash, settings that never run, declarations that never bite."""
+    runs: int
+    """Runs that were tried."""
     refused: int
-    """Runs that the reference refused with a reason."""
+    """Of these, the runs that the reference refused with a reason."""
+    refusal: str | None
+    """The reason given most often."""
 
     @property
     def holds(self) -> bool:
@@ -76,8 +81,15 @@ def report(answer: StackAnswer) -> Report:
     technique, outcomes = answer.job.items[0].technique, answer.outcomes
     quantities = dict.fromkeys(row.quantity for outcome in outcomes for row in outcome.rows)
     lines = tuple(_line(technique, quantity, outcomes) for quantity in quantities)
-    refused = sum(outcome.refused is not None for outcome in outcomes)
-    return Report(technique.id, lines, tuple(_faults(answer, technique)), refused)
+    reasons = Counter(outcome.refused for outcome in outcomes if outcome.refused is not None)
+    return Report(
+        technique.id,
+        lines,
+        tuple(_faults(answer, technique)),
+        runs=len(outcomes),
+        refused=reasons.total(),
+        refusal=next((reason for reason, _ in reasons.most_common(1)), None),
+    )
 
 
 def _line(technique: Technique, quantity: str, outcomes: Iterable[Outcome]) -> Line:

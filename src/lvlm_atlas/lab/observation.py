@@ -17,9 +17,26 @@ from lvlm_atlas.roofline.dimensions import Dimensions
 from lvlm_atlas.schema.effect import Speculation
 
 
+def prepare(job: StackJob) -> None:
+    """Make the models that jobs like this one share."""
+    for preset in dict.fromkeys(plan.shape.preset for plan in job.plans):
+        _model(preset, job.dtype, job.device)
+
+
+def reset() -> None:
+    """Forget what `prepare` and the jobs made."""
+    _model.cache_clear()
+    _baseline.cache_clear()
+
+
 def carry_out(job: StackJob) -> StackAnswer:
-    """Run every plan of the job and compare."""
-    return StackAnswer(job=job, outcomes=tuple(_outcome(job, plan) for plan in job.plans))
+    """Run the plans of the job and compare."""
+    outcomes: list[Outcome] = []
+    for plan in job.plans:
+        outcomes.append(_outcome(job, plan))
+        if sum(bool(outcome.rows) for outcome in outcomes) == job.enough:
+            break
+    return StackAnswer(job=job, outcomes=tuple(outcomes))
 
 
 def _outcome(job: StackJob, plan: Plan) -> Outcome:
@@ -39,7 +56,7 @@ def _outcome(job: StackJob, plan: Plan) -> Outcome:
         rows = compare(_expected(dimensions, job.items, plan, observed), observed)
         bites = tuple(
             part
-            for part in _parts(job.items)
+            for part in (_parts(job.items) if job.ablate else ())
             if not all(row.holds for row in compare(_expected(dimensions, job.items, plan, observed, part), observed))
         )
     except ValueError as error:
