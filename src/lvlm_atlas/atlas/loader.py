@@ -20,6 +20,7 @@ from lvlm_atlas.atlas.records import (
     KINDS,
     MEASUREMENTS,
     MODELS,
+    SYSTEMS,
     TAXONOMY,
     TECHNIQUES,
     WORKLOADS,
@@ -75,10 +76,10 @@ class Inspection:
 def load(root: Path | None = None) -> Atlas:
     """The atlas under `root`; by default the one that comes with the package.
 
-    papers.bib is read when a work is first asked for, and so is each measurement, model, device and workload, one
-    file at a time. References are not resolved here: `rules.check` does that. Techniques whose files have no fault but
-    places to fill in are left out and named in `drafts`. Files that have not changed since they were last found sound
-    are taken from their `Snapshot`.
+    papers.bib is read when a work is first asked for, and so is each measurement, model, device, workload and system,
+    one file at a time. References are not resolved here: `rules.check` does that. Techniques whose files have no fault
+    but places to fill in are left out and named in `drafts`. Files that have not changed since they were last found
+    sound are taken from their `Snapshot`.
 
     Raises:
         FaultsError: files have faults; the error holds them all.
@@ -99,7 +100,7 @@ def load(root: Path | None = None) -> Atlas:
     return replace(
         _atlas(root, records, Papers(root)), drafts=drafts,
         measurements=Records(root, MEASUREMENTS), models=Records(root, MODELS), hardware=Records(root, HARDWARE),
-        workloads=Records(root, WORKLOADS),
+        workloads=Records(root, WORKLOADS), systems=Records(root, SYSTEMS),
     )  # fmt: skip
 
 
@@ -155,12 +156,13 @@ def _files(root: Path, folders: Collection[Path], faults: list[Fault]) -> Iterat
 
 def _references(record: BaseModel) -> Iterator[tuple[Loc, str, str]]:
     yield from refs_in(record)
+    # Closed sets of the schema that the taxonomy defines for readers.
     if isinstance(record, Technique):
-        # Closed sets of the schema that the taxonomy defines for readers.
         for index, effect in enumerate(record.effects):
             yield ("effects", index, "quantity"), "quantity", effect.quantity
-        for index, edge in enumerate(record.interactions):
-            yield ("interactions", index, "evidence"), "evidence", edge.evidence
+    for key in ("interactions", "relations"):
+        for index, edge in enumerate(getattr(record, key, ())):
+            yield (key, index, "evidence"), "evidence", edge.evidence
 
 
 def _kind(path: Path, data: Mapping[str, Any]) -> Any:
@@ -205,7 +207,7 @@ def _atlas(root: Path, records: Mapping[Path, BaseModel], papers: Mapping[str, A
         root=root, vocabularies=vocabularies, techniques=dict(sorted(techniques.items())), redirects=redirects,
         papers=papers, paths=paths, measurements=_of_folder(records, MEASUREMENTS),
         models=_of_folder(records, MODELS), hardware=_of_folder(records, HARDWARE),
-        workloads=_of_folder(records, WORKLOADS),
+        workloads=_of_folder(records, WORKLOADS), systems=_of_folder(records, SYSTEMS),
     )  # fmt: skip
 
 

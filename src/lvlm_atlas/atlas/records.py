@@ -22,11 +22,13 @@ MEASUREMENTS = Path("catalog/measurements")
 MODELS = Path("catalog/models")
 HARDWARE = Path("catalog/hardware")
 WORKLOADS = Path("catalog/workloads")
+SYSTEMS = Path("catalog/systems")
 KINDS: Mapping[Path, str] = {
     MEASUREMENTS: "measurement.Measurement",
     MODELS: "model.Model",
     HARDWARE: "hardware.Hardware",
     WORKLOADS: "workload.Workload",
+    SYSTEMS: "system.System",
 }
 """Folders whose records are read one at a time, when they are asked for, and their type in `lvlm_atlas.schema`."""
 

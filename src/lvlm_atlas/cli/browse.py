@@ -101,31 +101,59 @@ def query(
 
 
 @browse.command(rich_help_panel=PANEL)
+def results(
+    query: Annotated[str | None, typer.Argument(help="Only of techniques that this query finds.")] = None,
+    benchmark: Annotated[str | None, typer.Option("--benchmark", "-b", help="Only scores on this benchmark.")] = None,
+    metric: Annotated[str | None, typer.Option("--metric", help="Only this metric: ttft, tpot, memory, …")] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Only of this model: id, name or alias.")] = None,
+    comparable: Annotated[
+        bool, typer.Option("--comparable", help="Only what several techniques report on the same model.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Write a .csv or .parquet file in place of a list.")] = None,
+    format_: Format = Listing.table,
+    root: Root = None,
+) -> None:
+    """List the numbers that sources report, those of one benchmark and model together, most tokens kept first."""
+    from lvlm_atlas.cli.results import list_results
+
+    list_results(opened(root), query, benchmark, metric, model, comparable, out, format_)
+
+
+@browse.command(rich_help_panel=PANEL)
 def fields(format_: Format = Listing.table, root: Root = None) -> None:
     """List the fields and relations that a query may use."""
     from lvlm_atlas.cli.output import print_rows
     from lvlm_atlas.cli.rows import grammar_rows
 
-    print_rows(grammar_rows(opened(root).atlas), ("id", "meaning", "example"), format_)
+    print_rows(grammar_rows(opened(root).atlas), ("id", "meaning", "example", "synonyms"), format_)
 
 
 @browse.command(rich_help_panel=PANEL)
 def graph(
     id_: TechniqueId,
     depth: Annotated[int, typer.Option(min=1, max=6, help="How many edges away.")] = 1,
+    all_: Annotated[bool, typer.Option("--all", help="Leave none out of the table; other formats never do.")] = False,
     format_: Format = Listing.table,
     root: Root = None,
 ) -> None:
     """Show how a technique is related to others: each edge with its reason and evidence."""
     from lvlm_atlas.cli.output import print_rows
-    from lvlm_atlas.cli.rows import neighbour_row
-    from lvlm_atlas.graph.neighbourhood import neighbourhood
+    from lvlm_atlas.cli.plain import wrapped
+    from lvlm_atlas.cli.rows import neighbour_row, neighbour_rows
+    from lvlm_atlas.graph.neighbourhood import by_law, neighbourhood
     from lvlm_atlas.planner.planner import Planner
     from lvlm_atlas.planner.predicted import with_predictions
 
     atlas = with_predictions(Planner(root_of(root)))
-    rows = [neighbour_row(neighbour) for neighbour in neighbourhood(atlas, named(atlas, id_).id, depth)]
-    print_rows(rows, ("relation", "evidence", "reason", "source"), format_)
+    technique = named(atlas, id_).id
+    neighbours = neighbourhood(atlas, technique, depth)
+    short = format_ is Listing.table and not all_
+    rows = neighbour_rows(neighbours) if short else [neighbour_row(neighbour) for neighbour in neighbours]
+    if rows or format_ is not Listing.table:
+        print_rows(rows, ("relation", "evidence", "reason", "source"), format_)
+    if format_ is Listing.table:
+        for sentence in by_law(atlas, technique).sentences:
+            typer.echo(wrapped(sentence, "• "))
     if not rows:
         typer.echo(f"no interaction of {id_} is known; that does not mean that it is compatible with all", err=True)
         raise typer.Exit(1)
@@ -171,6 +199,20 @@ def workloads(
     from lvlm_atlas.cli.output import print_rows
 
     print_rows(list(workload_rows(shelves(root_of(root)), id_)), WORKLOAD_COLUMNS, format_)
+
+
+@browse.command(rich_help_panel=PANEL)
+def systems(
+    id_: CatalogId = None,
+    format_: Format = Listing.table,
+    root: Root = None,
+) -> None:
+    """List serving systems and features of engines; json holds their whole records."""
+    from lvlm_atlas.atlas.shelves import shelves
+    from lvlm_atlas.cli.catalog import SYSTEM_COLUMNS, system_rows
+    from lvlm_atlas.cli.output import print_rows
+
+    print_rows(list(system_rows(shelves(root_of(root)), id_)), SYSTEM_COLUMNS, format_)
 
 
 @browse.command(rich_help_panel=PANEL)

@@ -101,16 +101,20 @@ class Column:
     style: str = ""
     wrap: bool = True
     """Whether its cells may be broken."""
+    right: bool = False
+    """Whether its cells stand at its right."""
 
 
 @dataclass
 class Table:
-    """A table whose widest columns give way; columns stand two cells apart."""
+    """A table whose widest columns give way."""
 
     columns: Sequence[Column]
     head: bool = True
     """Whether it has the names of its columns with a rule below them, three cells between columns, and blank lines
     around it."""
+    gap: int = 2
+    """Cells between the columns of a table without a head."""
     rows: list[Sequence[str]] = field(default_factory=list)
 
     def natural_width(self) -> int:
@@ -148,8 +152,9 @@ class Table:
         """One line of a row."""
         line: list[Piece] = []
         for at, (part, width) in enumerate(zip(parts, widths, strict=True)):
-            blank = width - self._before(at) - sum(cells(text) for text, _ in part)
-            line += [(" " * (self._before(at) + self.head), ""), *part, (" " * blank, "")]
+            blank = width - self._before(at) - self._after(at) - sum(cells(text) for text, _ in part)
+            left, right = (blank, 0) if self.columns[at].right else (0, blank)
+            line += [(" " * (self._before(at) + self.head + left), ""), *part, (" " * (right + self._after(at)), "")]
         return tuple(line)
 
     def _before(self, column: int) -> int:
@@ -158,7 +163,7 @@ class Table:
 
     def _after(self, column: int) -> int:
         """Blank cells that a column ends with."""
-        return (1 if self.head else 2) if column < len(self.columns) - 1 else 0
+        return (1 if self.head else self.gap) if column < len(self.columns) - 1 else 0
 
     def _widths(self, most: int | None) -> list[int]:
         """Cells of each column with its part of the gaps; of the widest ones fewer, if there are not so many."""
