@@ -102,7 +102,9 @@ def test_ctrl_c_ends_it_with_130_and_a_line(tmp_path: Path) -> None:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
     assert process.returncode == 130
-    assert said == ("", "interrupted: what is finished is kept, and the same command goes on from there\n")
+    *progress, last = said[1].splitlines()  # on a slow machine it has told how far it is
+    assert (said[0], last) == ("", "interrupted: what is finished is kept, and the same command goes on from there")
+    assert all(line.endswith(" points") for line in progress), progress
     while alive(process.pid) and time.monotonic() < end:
         time.sleep(0.01)
     assert not alive(process.pid)
