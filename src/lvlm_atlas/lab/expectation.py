@@ -19,7 +19,8 @@ from lvlm_atlas.roofline.pipeline import Walk, extras
 from lvlm_atlas.roofline.state import Answered, Cached, Encoded, Prefilled
 from lvlm_atlas.roofline.transform import Applied
 from lvlm_atlas.roofline.visual import Patches, Visual
-from lvlm_atlas.schema.technique import Setting, Technique
+from lvlm_atlas.schema.record import Setting
+from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.specs.technique import Bound, bounded
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from lvlm_atlas.rules.rule import Finding, Rule
 def all_rules() -> tuple[Rule, ...]:
     """Every rule that a module of this package defines, by id. No list of them is kept."""
     modules = [importlib.import_module(f"{rules.__name__}.{m.name}") for m in pkgutil.iter_modules(rules.__path__)]
-    found = {id(value): value for module in modules for value in vars(module).values() if isinstance(value, Rule)}
-    return tuple(sorted(found.values(), key=lambda rule: rule.id))
+    rules_by_id = {id(value): value for module in modules for value in vars(module).values() if isinstance(value, Rule)}
+    return tuple(sorted(rules_by_id.values(), key=lambda rule: rule.id))
 
 
 def check(root: Path | None = None, paths: Collection[Path] | None = None) -> tuple[Fault, ...]:

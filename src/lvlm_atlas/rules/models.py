@@ -100,20 +100,20 @@ def token_examples(inspection: Inspection) -> Iterator[Finding]:
     for path, model in inspection.of(Model):
         if any(_unfit(model.tokens)):
             continue
-        for loc, record, made in _cases(model):
+        for loc, record, counted in _cases(model):
             for key, count in _COUNTS.items():
                 want = getattr(record, key, None)
-                got = count(made) if isinstance(made, Visual) else made
+                got = count(counted) if isinstance(counted, Visual) else counted
                 if want is not None and got != want:
                     yield Finding(path=path, loc=(*loc, key), words={"what": key, "got": got, "want": want})
 
 
 _COUNTS: Mapping[str, Callable[[Visual], int]] = {
-    "vit_tokens": lambda made: made.encoder_token,
-    "window_pairs": lambda made: sum(each.sequences * (each.window_pair or 0) for each in made.patches),
-    "adapter_tokens": lambda made: made.adapter_token,
-    "llm_tokens": lambda made: made.llm_token,
-    "cross_tokens": lambda made: made.cross_token,
+    "vit_tokens": lambda visual: visual.encoder_token,
+    "window_pairs": lambda visual: sum(each.sequences * (each.window_pair or 0) for each in visual.patches),
+    "adapter_tokens": lambda visual: visual.adapter_token,
+    "llm_tokens": lambda visual: visual.llm_token,
+    "cross_tokens": lambda visual: visual.cross_token,
 }
 """What a record may say of an input, as the engine counts it."""
 
@@ -124,17 +124,17 @@ def _cases(model: Model) -> Iterator[tuple[Loc, TokenExample | Traced, Visual | 
     for index, example in enumerate(model.tokens.examples):
         clip = example.video
         if clip is None:
-            made = _made(image, example.params, [example.image])
+            counted = _count_by(image, example.params, [example.image])
         elif video is None:
-            made = "nothing, since the model takes no video"
+            counted = "nothing, since the model takes no video"
         else:
-            made = _made(video, example.params, clip.width, clip.height, clip.frames)
-        yield ("tokens", "examples", index), example, made
+            counted = _count_by(video, example.params, clip.width, clip.height, clip.frames)
+        yield ("tokens", "examples", index), example, counted
     if model.traced:
-        yield ("traced",), model.traced, _made(image, model.traced.params, [model.traced.image])
+        yield ("traced",), model.traced, _count_by(image, model.traced.params, [model.traced.image])
 
 
-def _made(named: TokenRule, params: Mapping[str, Any], *arguments: Any) -> Visual | str:
+def _count_by(named: TokenRule, params: Mapping[str, Any], *arguments: Any) -> Visual | str:
     """What a rule makes of its arguments, or its error."""
     try:
         return token_rules()[named.rule](*arguments, **{**named.params, **params})

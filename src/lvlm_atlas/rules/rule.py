@@ -59,7 +59,7 @@ def rule(
 ) -> Callable[[Callable[[Inspection], Iterator[Finding]]], Rule]:
     """Make a rule of the function that finds what breaks it."""
 
-    def made(find: Callable[[Inspection], Iterator[Finding]]) -> Rule:
+    def decorated(find: Callable[[Inspection], Iterator[Finding]]) -> Rule:
         return Rule(id=id, level=level, message=message, repair=repair, why=why, example=example, find=find)
 
-    return made
+    return decorated

@@ -87,16 +87,16 @@ def accounting(estimate: Estimate) -> Accounting:
     caches, the mean over layers stands for N_v + N_t.
     """
     model, device, deployment, state = estimate.model, estimate.device, estimate.deployment, estimate.state
-    lay = layout(model, estimate.workload.batch, deployment)
+    layout_ = layout(model, estimate.workload.batch, deployment)
     peak = device.peak_flop_s[estimate.dtype] * deployment.efficiency.compute * deployment.devices
     bandwidth = device.bandwidth_byte_s * deployment.efficiency.bandwidth * deployment.devices
     tokens = state.cached.entries
     attention = sum(each.work.flop for each in estimate.stages["prefilling"].operators if each.work.kind == "attention")
-    kv = lay.batch * kv_byte(model.llm, tokens, lay.kv_byte)
-    kv_mean = lay.batch * kv_byte(model.llm, tokens + state.output / 2, lay.kv_byte)
+    kv = layout_.batch * kv_byte(model.llm, tokens, layout_.kv_byte)
+    kv_mean = layout_.batch * kv_byte(model.llm, tokens + state.output / 2, layout_.kv_byte)
     encode = encode_s(estimate.stages["encoding"].flop, peak)
     prefill = prefill_s(attention, kv, peak, bandwidth)
-    step = step_s(model.llm.parameters * lay.weight_byte, kv_mean, bandwidth)
+    step = step_s(model.llm.parameters * layout_.weight_byte, kv_mean, bandwidth)
     return Accounting(
         kv_byte=kv, encode_s=encode, prefill_s=prefill, step_s=step,
         total_s=total_s(encode, prefill, step, state.output),

@@ -32,11 +32,11 @@ def images(ground: Ground) -> Claim:
     """Row 1."""
     model = ground.model("qwen2.5-vl-72b")
     llm, each = model.llm, token_byte(model.llm)
-    seen = {f"{width}×{height}": ground.visual(model, Image(width, height, 20)) for width, height in SIZES}
+    estimates = {f"{width}×{height}": ground.visual(model, Image(width, height, 20)) for width, height in SIZES}
     capped = with_image_params(model, max_pixels=CLASS_DEFAULT)
-    seen["1920×1080, cut at the class default"] = ground.visual(capped, Image(1920, 1080, 20))
+    estimates["1920×1080, cut at the class default"] = ground.visual(capped, Image(1920, 1080, 20))
     rows = {
-        name: (found.state.vision / 20, found.state.vision, found.memory.kv_byte / GB) for name, found in seen.items()
+        name: (each.state.vision / 20, each.state.vision, each.memory.kv_byte / GB) for name, each in estimates.items()
     }
     least, common = rows["1400×1120"], rows["1280×720"]
     most = 20 * CLASS_DEFAULT // PIXELS

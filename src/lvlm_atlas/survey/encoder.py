@@ -81,11 +81,11 @@ def _one_sequence(model: Model) -> Model:
 
 def _encoder(ground: Ground, model: Model, image: Image) -> tuple[float, float, float, float]:
     """Tokens, and FLOP per byte of the encoder's layers: of weights, of all, and of all with the scores in memory."""
-    seen = [ground.visual(model, image, how) for how in (FUSED, IN_MEMORY)]
-    fused, in_memory = (works(each.stages["encoding"], layer_of_encoder) for each in seen)
+    estimates = [ground.visual(model, image, how) for how in (FUSED, IN_MEMORY)]
+    fused, in_memory = (works(each.stages["encoding"], layer_of_encoder) for each in estimates)
     operations = flop(fused)
     return (
-        seen[0].state.visual.encoder_token,
+        estimates[0].state.visual.encoder_token,
         operations / weight_byte(fused),
         operations / byte(fused),
         operations / byte(in_memory),

@@ -34,9 +34,9 @@ class Ground:
         """A device of the catalog."""
         return device_spec(self.atlas.device(id_))
 
-    def visual(self, model: Model, seen: Image | Video, deployment: Deployment = FUSED) -> Estimate:
+    def visual(self, model: Model, content: Image | Video, deployment: Deployment = FUSED) -> Estimate:
         """Visual input alone."""
-        parts = {"images": (seen,)} if isinstance(seen, Image) else {"videos": (seen,)}
+        parts = {"images": (content,)} if isinstance(content, Image) else {"videos": (content,)}
         return self._estimate(model, "a100-sxm-80", Workload(**parts, text_tokens=0, output_tokens=1), deployment)
 
     def text(self, model: Model, tokens: int, deployment: Deployment = FUSED) -> Estimate:

@@ -55,11 +55,11 @@ class Grid:
 
     def point(self, index: int) -> Point:
         """The point of that number, from 0."""
-        found: list[Any] = []
+        values: list[Any] = []
         for axis in reversed(self._axes):
             index, place = divmod(index, len(axis))
-            found.append(axis[place])
-        return Point(*reversed(found))
+            values.append(axis[place])
+        return Point(*reversed(values))
 
     @property
     def _axes(self) -> tuple[Sequence[object], ...]:
@@ -112,11 +112,11 @@ def deployments(**axes: Sequence[Any]) -> tuple[Deployment, ...]:
 
 
 def _batches(batches: Iterable[int]) -> tuple[int | None, ...]:
-    found = tuple(dict.fromkeys(batches))
-    for batch in found:
+    distinct = tuple(dict.fromkeys(batches))
+    for batch in distinct:
         if not LEAST["batch"] <= batch <= MOST["batch"]:
             raise AtlasError(f"batch is {batch}; give a whole number from {LEAST['batch']} to {MOST['batch']}")
-    return found or (None,)
+    return distinct or (None,)
 
 
 def _price(word: str, price: float) -> float:

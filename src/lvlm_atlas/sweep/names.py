@@ -20,17 +20,17 @@ def chosen(what: str, words: Iterable[str], known: Collection[str], id_of: Calla
     Raises:
         AtlasError: a name is unknown, a pattern matches nothing, or there is no word.
     """
-    found: dict[str, None] = {}
+    ids: dict[str, None] = {}
     for word in (part.strip() for each in words for part in each.split(",")):
         if word == "all":
-            found |= dict.fromkeys(known)
+            ids |= dict.fromkeys(known)
         elif "*" in word:
-            found |= dict.fromkeys(matching(what, word, known))
+            ids |= dict.fromkeys(matching(what, word, known))
         elif word:
-            found[id_of(word)] = None
-    if not found:
+            ids[id_of(word)] = None
+    if not ids:
         raise AtlasError(f"there is no {what} to sweep over; name one, a pattern such as 'a*', or all")
-    return tuple(found)
+    return tuple(ids)
 
 
 def matching(what: str, pattern: str, known: Collection[str]) -> tuple[str, ...]:
@@ -39,7 +39,7 @@ def matching(what: str, pattern: str, known: Collection[str]) -> tuple[str, ...]
     Raises:
         AtlasError: it matches none.
     """
-    found = tuple(id_ for id_ in known if fnmatchcase(id_, pattern.lower()))
-    if not found:
+    matches = tuple(id_ for id_ in known if fnmatchcase(id_, pattern.lower()))
+    if not matches:
         raise AtlasError(f"no {what} matches {pattern!r}; {suggestion(pattern.replace('*', ''), known)}")
-    return found
+    return matches

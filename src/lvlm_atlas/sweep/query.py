@@ -60,8 +60,8 @@ def ask(sql: str, data: Path | str | None = None, *, root: Path | str | None = N
             for kind in _named(sql):
                 holder = planner.kb.atlas if kind == "techniques" else planner.atlas
                 database.register(kind, _table(getattr(holder, kind).values()))
-            found = database.execute(sql)
-            return Answer(tuple(_distinct(name for name, *_ in found.description or ())), found.fetchall())
+            result = database.execute(sql)
+            return Answer(tuple(_distinct(name for name, *_ in result.description or ())), result.fetchall())
         except duckdb.Error as error:
             message = " ".join(str(error).partition("\n\nLINE")[0].split())
             raise AtlasError(f"sql: {message}") from None
@@ -112,7 +112,7 @@ def _array(values: list[Any]) -> pa.Array:
 
 def _distinct(names: Iterable[str]) -> Iterator[str]:
     """The names, with a number where one comes again."""
-    seen: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        yield name if seen[name] == 1 else f"{name}_{seen[name]}"
+        counts[name] = counts.get(name, 0) + 1
+        yield name if counts[name] == 1 else f"{name}_{counts[name]}"

@@ -65,9 +65,9 @@ class Results:
         elif all(each.name.startswith("_") for each in self.folder.glob("*")):  # a run that ended before its manifest
             return None
         with suppress(ValueError):
-            found = json.loads(text or b"")
-            if isinstance(found, dict):
-                return found
+            manifest = json.loads(text or b"")
+            if isinstance(manifest, dict):
+                return manifest
         raise AtlasError(f"{self.out} holds no sweep's results; give another path")
 
     @contextmanager
@@ -125,13 +125,13 @@ class Results:
         return self.single and self.out.is_file()
 
     def _begin(self, manifest: Manifest, *, restart: bool) -> None:
-        found = self.manifest()
-        if found is not None and restart:
+        existing = self.manifest()
+        if existing is not None and restart:
             self._clear()
             if self.single:
                 self.out.unlink(missing_ok=True)
-        elif found is not None and found != manifest:
-            other = _difference(found, manifest)
+        elif existing is not None and existing != manifest:
+            other = _difference(existing, manifest)
             raise AtlasError(f"{self.out} {other}; give another --out, or discard it with --restart")
         if not self._joined:
             for half in self.folder.glob("_*.tmp"):
@@ -147,8 +147,8 @@ class Results:
         return self.folder / f"part-{index:06d}.parquet"
 
 
-def _difference(found: Manifest, manifest: Manifest) -> str:
-    if found.get("grid") == manifest["grid"] and found.get("part_points") == manifest["part_points"]:
+def _difference(existing: Manifest, manifest: Manifest) -> str:
+    if existing.get("grid") == manifest["grid"] and existing.get("part_points") == manifest["part_points"]:
         return "was begun with another version of the catalog or of the engine"
     return "holds a sweep over other points"
 

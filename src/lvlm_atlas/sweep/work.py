@@ -122,15 +122,15 @@ class Bench:
         if row["price_usd_h"] is not None:
             deployment = replace(deployment, price_usd_h=row["price_usd_h"])
         try:
-            found = estimate(model, device, workload, deployment, self._techniques(stack))
+            prediction = estimate(model, device, workload, deployment, self._techniques(stack))
         except AtlasError as error:
             return {**row, "error": str(error)}
         except Exception as error:
             error.add_note(f"in the sweep's point {number}: {point}")
             raise
-        row |= columns.predicted(contract(found))
-        if not found.fits:
-            row["error"] = f"does not fit: {shortage(found)}"
+        row |= columns.predicted(contract(prediction))
+        if not prediction.fits:
+            row["error"] = f"does not fit: {shortage(prediction)}"
         return row
 
     def _known(self, number: int, point: Point) -> dict[str, Any]:

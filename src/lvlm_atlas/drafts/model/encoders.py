@@ -35,7 +35,7 @@ def vit(
         AtlasError: a number is none.
     """
     width, count, depth = vision.number(hidden), vision.number(heads), vision.number(layers)
-    found: dict[str, Any] = {
+    encoder: dict[str, Any] = {
         "name": vision.text("_name_or_path"),
         "layers": depth,
         "layers_needed": depth,
@@ -49,8 +49,8 @@ def vit(
         "patch_size": vision.number("patch_size"),
     }
     if image_size:
-        found["image_size"] = vision.number("image_size")
-    return {**found, "cls_token": class_token, "position": position, "attention": attention}
+        encoder["image_size"] = vision.number("image_size")
+    return {**encoder, "cls_token": class_token, "position": position, "attention": attention}
 
 
 def needed(vision: dict[str, Any], feature_layer: object, file: str) -> None:
@@ -88,21 +88,21 @@ def side(vision: dict[str, Any]) -> Any:
 
 def clip(vision: Source) -> tuple[dict[str, Any], float]:
     """CLIP, with its parameters."""
-    found = vit(
+    encoder = vit(
         vision, class_token=True, position="learned absolute", activation="quick_gelu", of="CLIPVisionConfig"
     )  # fmt: skip
-    hidden = found["hidden"]
-    rows = 3 * found["patch_size"] ** 2 + 1 + side(found) ** 2 + 1
-    return found, (rows + 4) * hidden + found["layers"] * block(found)  # a norm before all layers and one after
+    hidden = encoder["hidden"]
+    rows = 3 * encoder["patch_size"] ** 2 + 1 + side(encoder) ** 2 + 1
+    return encoder, (rows + 4) * hidden + encoder["layers"] * block(encoder)  # a norm before all layers and one after
 
 
 def siglip(vision: Source) -> tuple[dict[str, Any], float]:
     """SigLIP without its pooling head, with its parameters."""
-    found = vit(
+    encoder = vit(
         vision, class_token=False, position="learned absolute", activation="gelu_pytorch_tanh", of="SiglipVisionConfig"
     )  # fmt: skip
-    rows = 3 * found["patch_size"] ** 2 + 1 + side(found) ** 2
-    return found, (rows + 2) * found["hidden"] + found["layers"] * block(found)
+    rows = 3 * encoder["patch_size"] ** 2 + 1 + side(encoder) ** 2
+    return encoder, (rows + 2) * encoder["hidden"] + encoder["layers"] * block(encoder)
 
 
 ENCODERS = {"clip_vision_model": clip, "siglip_vision_model": siglip}

@@ -81,7 +81,7 @@ def llm(text: Source, top: Source, kind: str | None = None) -> tuple[dict[str, A
     owner = text if "tie_word_embeddings" in text else top
     if len({bool(each.data["tie_word_embeddings"]) for each in (text, top) if "tie_word_embeddings" in each}) > 1:
         text.said.append(f"tie_word_embeddings at the top is another than in {text.place[:-1]}, which is taken")
-    found: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "name": text.text("_name_or_path"),
         "layers": number("num_hidden_layers", known.layers),
         "hidden": hidden,
@@ -95,8 +95,8 @@ def llm(text: Source, top: Source, kind: str | None = None) -> tuple[dict[str, A
         "qk_norm": known.qk_norm,
     }
     if "num_experts" in text or "num_local_experts" in text:
-        found["experts"] = _experts(text, found["layers"])
-    return found, parameters(found, known.norms)
+        fields["experts"] = _experts(text, fields["layers"])
+    return fields, parameters(fields, known.norms)
 
 
 def _experts(text: Source, layers: float) -> dict[str, Any]:
@@ -114,18 +114,18 @@ def _experts(text: Source, layers: float) -> dict[str, Any]:
     }
 
 
-def parameters(found: Mapping[str, Any], norms: int, *, active: bool = False) -> float:
+def parameters(fields: Mapping[str, Any], norms: int, *, active: bool = False) -> float:
     """Weights, biases, norms and embeddings; with `active`, of the experts only those that one token uses."""
-    hidden, wide = found["hidden"], found["heads"] * found["head_dim"]
-    narrow = found["kv_heads"] * found["head_dim"]
+    hidden, wide = fields["hidden"], fields["heads"] * fields["head_dim"]
+    narrow = fields["kv_heads"] * fields["head_dim"]
     layer = hidden * (2 * wide + 2 * narrow) + norms * hidden
-    layer += (wide + 2 * narrow) * found["qkv_bias"] + 2 * found["head_dim"] * found["qk_norm"]
-    experts = found.get("experts")
+    layer += (wide + 2 * narrow) * fields["qkv_bias"] + 2 * fields["head_dim"] * fields["qk_norm"]
+    experts = fields.get("experts")
     if experts:
         chosen = experts["top_k"] if active else experts["routed"]
         layer += hidden * experts["routed"] + 3 * hidden * experts["intermediate"] * chosen
     else:
-        layer += 3 * hidden * found["intermediate"]
-    embeddings = found["vocab"] * hidden * (1 if found["tied_embeddings"] else 2)
-    total: float = found["layers"] * layer + hidden + embeddings
+        layer += 3 * hidden * fields["intermediate"]
+    embeddings = fields["vocab"] * hidden * (1 if fields["tied_embeddings"] else 2)
+    total: float = fields["layers"] * layer + hidden + embeddings
     return total

@@ -16,10 +16,10 @@ def parts(config: Source, processor: Source) -> Parts:
     Raises:
         AtlasError: it lists no canvases.
     """
-    found = llava.parts(config, processor)
-    params = {name: found.image[1][name] for name in ("tile", "patch", "class_token")}
+    base = llava.parts(config, processor)
+    params = {name: base.image[1][name] for name in ("tile", "patch", "class_token")}
     return replace(
-        found, adapter_parameters=found.adapter_parameters + found.llm["hidden"],  # the newline vector
+        base, adapter_parameters=base.adapter_parameters + base.llm["hidden"],  # the newline vector
         where="the tile of the whole image, then the canvas row by row, each row ending in a learned newline vector",
         image=("anyres_unpad", {**params, "pinpoints_hw": canvases(config)}), code="transformers, llava_next",
         formula="tokens of one tile + rows * columns + rows, of the canvas without its padding",

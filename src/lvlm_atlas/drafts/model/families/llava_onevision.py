@@ -21,9 +21,9 @@ def parts(config: Source, processor: Source) -> Parts:
     """
     given = dict(config.data)
     given.setdefault("vision_feature_layer", -1)
-    found = llava.parts(replace(config, data=given), processor)
-    tile, patch = found.vision["image_size"], found.vision["patch_size"]
-    frame = {"tile": tile, "patch": patch, "class_token": found.vision["cls_token"]}
+    base = llava.parts(replace(config, data=given), processor)
+    tile, patch = base.vision["image_size"], base.vision["patch_size"]
+    frame = {"tile": tile, "patch": patch, "class_token": base.vision["cls_token"]}
     most = max(max(pair) for pair in llava_next.canvases(config)) // tile
     squares = {(a * tile, b * tile) for a, b in product(range(1, most + 1), repeat=2)}
     if {(a, b) for a, b in llava_next.canvases(config)} != squares:
@@ -31,15 +31,15 @@ def parts(config: Source, processor: Source) -> Parts:
     budget = re.fullmatch(r"anyres_max_(\d{1,4})", config.text("vision_aspect_ratio") or "anyres_max_9")
     if not budget:
         raise AtlasError(f"{config.file}: vision_aspect_ratio is no budget such as anyres_max_9")
-    pooled = -(-side(found.vision) // 2)
+    pooled = -(-side(base.vision) // 2)
     return replace(
-        found, adapter_parameters=found.adapter_parameters + found.llm["hidden"],  # the newline vector
+        base, adapter_parameters=base.adapter_parameters + base.llm["hidden"],  # the newline vector
         where="the tile of the whole image, then the canvas row by row, each row ending in a learned newline vector",
         image=("anyres_max", {"tile": tile, "patch": patch, "max_side": most, "max_tiles": int(budget[1])}),
         video=(
             "video_frames_as_tiles",
             {
-                **frame, "token_per_frame": pooled**2, "adapter_token_per_frame": side(found.vision) ** 2,
+                **frame, "token_per_frame": pooled**2, "adapter_token_per_frame": side(base.vision) ** 2,
                 "newline_token": 1,
             },
             {"max_frames": UNKNOWN},
