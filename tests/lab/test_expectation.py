@@ -50,8 +50,11 @@ SIZES = Dimensions(
 PLACES = {"frames": 1, "encoder.tokens": 3, "vision-tokens": 6, "llm.vision-tokens": 7, "kv.tokens": 9, "kv.bits": 10}
 
 
+EFFECT: TypeAdapter[Effect] = TypeAdapter(Effect)
+
+
 def effect(quantity: str, **rest: Any) -> Any:
-    return TypeAdapter(Effect).validate_python({"quantity": quantity, **rest})
+    return EFFECT.validate_python({"quantity": quantity, **rest})
 
 
 def member(*effects: Any, overheads: tuple[Overhead, ...] = (), places: Any = None) -> Member:
@@ -305,7 +308,7 @@ def test_what_is_planned_lies_within_what_is_checked(seed: int) -> None:
     """Made-up stacks of every shape: bounds of the check hold the state of the plan, quantity by quantity."""
     draw = random.Random(seed)  # noqa: S311  nothing secret
     base, open_ = ATLAS.techniques["fastv"], 0
-    for _ in range(250):
+    for _ in range(400):
         stack = [
             opened(
                 made_up.synthetic(

@@ -19,6 +19,7 @@ from lvlm_atlas.roofline.pipeline import Walk, extras
 from lvlm_atlas.roofline.state import Answered, Cached, Encoded, Prefilled
 from lvlm_atlas.roofline.transform import Applied
 from lvlm_atlas.roofline.visual import Patches, Visual
+from lvlm_atlas.schema.effect import Effect
 from lvlm_atlas.schema.record import Setting
 from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.specs.technique import Bound, bounded
@@ -81,11 +82,14 @@ def expected(dimensions: Dimensions, stack: Sequence[Member], observed: Observed
         lowered = [bounded(each.technique, each.places, each.setting, bound) for each in stack]
         ends += [_End(dimensions, lowered, bound, modality, observed or {}) for modality in ("vision", "text")]
     measures = [end.measures() for end in ends]
-    bounds = {
-        measure: tuple(Interval(min(numbers), max(numbers)) for numbers in zip(*predicted, strict=True))
-        for measure in measures[0]
-        for predicted in [[each[measure] for each in measures]]
-    }
+    left_open = {effect.quantity for each in stack for effect in each.technique.effects if _is_open(effect)}
+    bounds = {}
+    for measure in measures[0]:
+        least, most = ([*zip(*(each[measure] for each in half), strict=True)] for half in (measures[:2], measures[2:]))
+        # Seen from what was observed, bounds that cross are a wrong declaration and must hold nothing.
+        if not observed or measure.split(":")[0] not in left_open:
+            least = most = [low + high for low, high in zip(least, most, strict=True)]
+        bounds[measure] = tuple(Interval(min(low), max(high)) for low, high in zip(least, most, strict=True))
     (accepted,) = bounds["speculation: accepted"]
     after_first = [end.settled["output-tokens"][0] - 1 for end in ends]
     passes = Interval(-(-min(after_first) // (1 + accepted.high)), -(-max(after_first) // (1 + accepted.low)))
@@ -122,6 +126,12 @@ def dimensions_of(
     )  # fmt: skip
 
 
+def _is_open(effect: Effect) -> bool:
+    """Whether an effect has bounds."""
+    names = ("at_least", "at_most", "accepted_at_least")
+    return any(getattr(effect, name, None) is not None for name in names)
+
+
 _WITH_VISION = {
     "llm.text-tokens": ("llm.vision-tokens: with text", "llm.vision-tokens"),
     "kv.tokens: text": ("kv.tokens", "kv.tokens: vision"),
@@ -131,7 +141,7 @@ _WITH_VISION = {
 
 def _patches(config: Config, pixel_share: float) -> int:
     """Patches of a frame at a share of its pixels. A tower of one input size resizes frames back to it."""
-    factor = getattr(config.vision, "factor", None)
+    factor: int | None = getattr(config.vision, "factor", None)
     if factor is None or pixel_share == 1:
         return config.vision.patches
     rows, columns = (max(1, round(length * math.sqrt(pixel_share) / factor)) for length in config.vision.frame_size)

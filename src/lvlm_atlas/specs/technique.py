@@ -167,7 +167,7 @@ class _Lowering:
                 return how, self._amount(amount)  # type: ignore[return-value]
         return self._open(effect)
 
-    def _open(self, effect: Change) -> tuple[transform.How, transform.Amount]:
+    def _open(self, effect: Any) -> tuple[transform.How, transform.Amount]:
         """The change where there are only bounds."""
         outcome = _OUTCOME_OF.get(effect.quantity, "tokens")
         if outcome in self.outcomes:
@@ -278,7 +278,7 @@ class _Bounded(_Lowering):
         super().__init__(technique, setting, outcomes)
         self.bound = bound
 
-    def _open(self, effect: Change) -> tuple[transform.How, transform.Amount]:
+    def _open(self, effect: Any) -> tuple[transform.How, transform.Amount]:
         if self.bound == "least":
             return "set", self._amount(effect.at_least)
         return ("scale", 1) if effect.at_most is None else ("set", self._amount(effect.at_most))
