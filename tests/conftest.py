@@ -13,6 +13,9 @@ from lvlm_atlas.rules.sample import sound, write
 # The tensors of the tests are tiny: threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Catalogs of tests are made, read once and thrown away; those that test snapshots turn them on.
+os.environ["LVLM_ATLAS_SNAPSHOT"] = "off"
+
 # Derandomised in CI: a red run is red again, and a green one does not hide that examples differ.
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.register_profile("local", deadline=None)

@@ -15,7 +15,12 @@ def synthetic_entry(i: int) -> str:
     entry["parameters"]["keep_ratio"]["default"] = (i % 9 + 1) / 10
     entry["interactions"] = [edge] if i == 0 else [edge, {**edge, "kind": "cascades-to", "with": f"synthetic-{i - 1}"}]
     entry["reported"] = [
-        {"claim": f"FLOPs, case {k}", "value": f"{i + k} %", "setting": "made up", "source": edge["source"]}
+        {
+            "model_name": f"Model {k}",
+            "setting": {"keep_ratio": 0.5},
+            "results": [{"metric": "ttft", "value": i + k, "baseline": i + k + 1}],
+            "source": edge["source"],
+        }
         for k in range(2)
     ]
     return "# yaml-language-server: $schema=../../../../taxonomy/schema/technique.json\n" + as_yaml(entry)

@@ -58,7 +58,7 @@ CASES: dict[str, tuple[Edit, str, str, str]] = {
     "yes for true": (_replace("query_aware: true", "query_aware: yes"), "query_aware", "ambiguous-value", "true"),
     "a date": (_replace("'2026-11-22'", "2026-11-22"), "updated:", "ambiguous-value", "'2026-11-22'"),
     "unknown quantity": (
-        _replace("llm.vision-tokens", "llm.vision"), "quantity:", "bad-value", "llm.vision-tokens",
+        _replace("llm.vision-tokens", "llm.vision-tokns"), "quantity:", "bad-value", "llm.vision-tokens",
     ),
     "missing quantity": (_replace("- quantity: llm.vision-tokens\n ", "-"), "- scale:", "missing-key", "quantity"),
     "two changes at once": (

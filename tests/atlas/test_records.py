@@ -17,6 +17,7 @@ def test_every_kind_is_found_by_id(root: Path) -> None:
     assert (atlas.model("gamma").id, atlas.device("delta").id, atlas.workload("short-clip").id) == (
         "gamma", "delta", "short-clip",
     )  # fmt: skip
+    assert [atlas.system(word).id for word in ("epsilon", "Epsilon", "e-1")] == ["epsilon"] * 3
     assert (list(atlas.models), len(atlas.hardware), "short-clip" in atlas.workloads) == (["gamma"], 1, True)
 
 

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from plan import planning  # noqa: E402
+from relations import relations, site  # noqa: E402
 
 from lvlm_atlas.atlas.loader import load  # noqa: E402
 from lvlm_atlas.planner import Planner  # noqa: E402
@@ -110,5 +111,7 @@ if __name__ == "__main__":
     loading(Console())
     estimating(Console())
     planning(Console())
+    relations(Console())
+    site(Console())
     growth(Console())
     scaling(Console())

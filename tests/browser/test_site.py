@@ -98,7 +98,7 @@ def test_the_drawing_and_the_table_have_the_same_links(watched: Any) -> None:
     page = watched.open("techniques/fastv.html")
     links = "links => links.map(link => link.href.baseVal ?? link.getAttribute('href'))"
     drawn = page.locator("figure.la-neighbours svg a").evaluate_all(links)
-    listed = page.locator(".la-edges td:nth-child(2) a").evaluate_all(links)
+    listed = page.locator("div.la-edges td:nth-child(2) a").evaluate_all(links)
     assert set(drawn) == set(listed)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from lvlm_atlas import load
+from lvlm_atlas.cli.rows import SHOWN
 
 ATLAS = load()
 IDS = sorted(ATLAS.atlas.techniques)
@@ -160,6 +161,28 @@ def test_the_graph_command_prints_each_edge_with_its_reason(run) -> None:
     assert len(deeper) >= len(rows)
 
 
+def test_the_table_of_a_neighbourhood_shows_some_of_each_kind_and_all_on_request(
+    run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "2000")
+    rows = json.loads(run("graph", "fastv", "-f", "json").out)
+    composing = [row for row in rows if row["kind"] == "composes-with" and row["evidence"] != "predicted"]
+    assert len(composing) > SHOWN
+    short, whole = (run("graph", "fastv", *more).out for more in ((), ("--all",)))
+    assert f"fastv composes with {len(composing) - SHOWN} more" in short
+    assert ("--all" in short, "--all" in whole) == (True, False)
+    assert sum(row["reason"] in short for row in composing) == SHOWN
+    assert all(row["reason"] in whole for row in rows)
+
+
+def test_the_laws_are_said_in_words_where_names_would_fill_a_screen(run) -> None:
+    for command in ("graph", "show"):
+        text = " ".join(run(command, "divprune").out.split())
+        assert "cascades to whatever acts later, from `llm-layer` to `decode-loop`" in text
+        assert "is-fed-by(divprune)" in text
+    assert "fastv" in run("query", "is-fed-by(divprune)", "-f", "ids").out.split()
+
+
 def test_every_vocabulary_can_be_listed(run) -> None:
     for row in json.loads(run("terms", "-f", "json").out):
         listed = json.loads(run("terms", row["id"], "-f", "json").out)
@@ -170,6 +193,25 @@ def test_every_vocabulary_can_be_listed(run) -> None:
 def test_the_query_language_explains_itself_and_its_examples_run(run) -> None:
     for row in json.loads(run("fields", "-f", "json").out):
         assert run("query", row["example"]).code in (0, 1)
+
+
+def test_systems_are_listed_and_one_is_shown_whole(run) -> None:
+    ids = run("systems", "-f", "ids").out.split()
+    assert ids == sorted(load().atlas.systems)
+    (row,) = json.loads(run("systems", "EPDServe", "-f", "json").out)
+    assert (row["id"], row["communication"][0]["byte"]) == ("epdserve", "P * N_v * D")
+    said = run("systems", "epdserv")
+    assert (said.code, "did you mean 'epdserve'?" in said.err) == (2, True)
+
+
+def test_a_query_by_engine_says_how_it_is_switched_on_and_where_that_can_be_read(run) -> None:
+    said = run("query", "shipped-in:vllm", "--explain", "-f", "jsonl")
+    rows = [json.loads(line) for line in said.out.splitlines()]
+    assert [row["id"] for row in rows] == ["speculative-sampling"]
+    (because,) = rows[0]["because"]
+    assert "speculative_config" in because["found"]
+    assert "vllm2026" in because["found"]
+    assert run("query", "engine:vLLM", "-f", "ids").out == "speculative-sampling\n"
 
 
 @pytest.mark.parametrize("format_", ["json", "graphml", "mermaid", "dot"])

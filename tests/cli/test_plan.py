@@ -24,7 +24,7 @@ def test_a_plan_fits_80_columns_and_says_that_it_is_predicted(run: Any) -> None:
 
 def test_the_json_has_each_stacks_gains_pairs_reports_and_limits(run: Any) -> None:
     data = json.loads(run(*ASKED, "--slo", "ttft=0.3", "--slo", "tpot=0.1", "-f", "json").out)
-    assert data["format"] == "lvlm-atlas-plan/1"
+    assert data["format"] == "lvlm-atlas-plan/2"
     assert data["evidence"] == "predicted"
     assert data["baseline"]["stack"] == []
     assert data["searched"] > len(data["front"]) > 0

@@ -19,6 +19,7 @@ from lvlm_atlas.schema.vocabulary import AnyVocabulary, Vocabulary
 
 TAXONOMY = Path(__file__).resolve().parents[2] / "taxonomy"
 SOURCE = {"paper": "doe2025sample", "place": "sec. 4"}
+RESULT = frozenset({"benchmark", "metric", "value", "baseline", "unit", "qualifier", "data"})
 SCALE = {"scale": "keep_ratio"}
 SPECULATION = {
     "quantity": "speculation", "draft_length": 4, "draft_nodes": 4, "draft_passes": 4, "accepted_at_most": 4,
@@ -29,6 +30,12 @@ KV_BITS = {"quantity": "kv.bits", "key": 2, "value": 2, "group_size": 32, "group
 
 def interaction(kind: str, target: str, evidence: str = "reported") -> dict[str, Any]:
     return {"kind": kind, "with": target, "reason": f"It {kind} {target}.", "evidence": evidence, "source": SOURCE}
+
+
+def experiment(model_name: str, **fields: Any) -> dict[str, Any]:
+    """An experiment of one number: fields of the number and of the experiment together."""
+    result = {key: fields.pop(key) for key in RESULT & set(fields)}
+    return {"model_name": model_name, "results": [result], "source": SOURCE, **fields}
 
 
 ENTRIES: dict[str, dict[str, Any]] = {
@@ -46,6 +53,10 @@ ENTRIES: dict[str, dict[str, Any]] = {
         "effects": [{"quantity": "llm.vision-tokens", "from_layer": 2, **SCALE}], "query_aware": True,
         "overheads": [{"stage": "prefilling", "attention_rows": 1, "why": "It reads a row."}],
         "summary": "Drops half of the visual tokens after the second layer.",
+        "reported": [
+            experiment("LLaVA-1.5-7B", benchmark="gqa", value=60, baseline=62, share_kept=0.5),
+            experiment("LLaVA-1.5-7B", metric="ttft", value=1.5, unit="×"),
+        ],
         "interactions": [interaction("composes-with", "kivi"), interaction("shifts-bottleneck-to", "h2o", "reasoned")],
     },
     "h2o": {

@@ -7,8 +7,9 @@ import pytest
 
 from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.graph.derivation import RULES
-from lvlm_atlas.graph.edges import interactions
+from lvlm_atlas.graph.edges import stored_edges
 from lvlm_atlas.graph.knowledge import KnowledgeBase
+from lvlm_atlas.graph.laws import LAWS
 from lvlm_atlas.schema.vocabulary import PositionTerm, Vocabulary
 
 MakeAtlas = Callable[..., Atlas]
@@ -17,7 +18,6 @@ SPARSE = {
     "mechanism": ["sparse-attention"],
     "effects": [{"quantity": "attention.density", "scale": 0.5}],
 }
-RESIZE = {"acts_at": ["pixels"], "effects": [{"quantity": "pixels", "scale": 0.5}]}
 BUILDS = {
     "kind": "builds-on",
     "reason": "It does.",
@@ -31,18 +31,14 @@ def derived(rule: str, atlas: Atlas) -> set[tuple[str, str]]:
     return {(start, end) for start, end, _ in found.pairs(atlas)}
 
 
-def effect(quantity: str, **change: Any) -> list[dict[str, Any]]:
-    return [{"quantity": quantity, **(change or {"scale": 0.5})}]
-
-
 def test_every_rule_has_an_id_of_its_own_and_says_why() -> None:
-    assert len({rule.id for rule in RULES}) == len(RULES) >= 3
-    assert all(rule.why.endswith(".") and rule.kind for rule in RULES)
+    assert len({rule.id for rule in (*RULES, *LAWS)}) == len(RULES) + len(LAWS) >= 4
+    assert all(rule.why.endswith(".") and rule.kind for rule in (*RULES, *LAWS))
 
 
 def test_no_rule_derives_that_two_techniques_compose(kb: KnowledgeBase) -> None:
-    assert "composes-with" not in {rule.kind for rule in RULES}
-    assert {edge.kind for edge in kb.edges if edge.evidence == "derived"} == {"conflicts-with", "cascades-to"}
+    assert "composes-with" not in {rule.kind for rule in (*RULES, *LAWS)}
+    assert {edge.kind for edge in kb.edges if edge.evidence == "derived"} == {"conflicts-with"}
 
 
 def test_a_derived_edge_names_its_rule_and_a_stated_one_its_paper(kb: KnowledgeBase) -> None:
@@ -64,7 +60,7 @@ def test_different_exclusive_places_do_not_exclude_each_other(atlas_of: MakeAtla
 
 def test_a_builder_and_its_base_still_share_no_slot_and_the_reason_says_so(atlas_of: MakeAtlas) -> None:
     atlas = atlas_of(a=SPARSE, b={**SPARSE, "interactions": [{**BUILDS, "with": "a"}]})
-    (conflict,) = (edge for edge in interactions(atlas) if edge.kind == "conflicts-with")
+    (conflict,) = (edge for edge in stored_edges(atlas) if edge.kind == "conflicts-with")
     assert "B builds on A and already includes it." in conflict.reason
 
 
@@ -86,41 +82,3 @@ def test_who_needs_the_map_conflicts_with_any_operator_that_never_forms_it(atlas
 )
 def test_no_conflict_over_the_map_where(atlas_of: MakeAtlas, kernel: dict[str, Any], reader: dict[str, Any]) -> None:
     assert not derived("map-without-kernel", atlas_of(kernel=kernel, reader=reader))
-
-
-@pytest.mark.parametrize(
-    ("up", "down"),
-    [
-        ({"acts_at": ["frames"], "effects": effect("frames", set=8)}, RESIZE),
-        ({"acts_at": ["encoder-output"], "effects": effect("vision-tokens", set=64)}, {}),
-        ({"acts_at": ["llm-input"], "effects": effect("vision-tokens", cap=64)}, SPARSE),
-        ({}, {"acts_at": ["cache-tokens"], "effects": effect("kv.tokens")}),
-        ({"effects": effect("llm.vision-tokens", at_most="N_v")}, SPARSE),
-    ],
-)
-def test_fewer_tokens_cascade_to_what_acts_later(atlas_of: MakeAtlas, up: dict[str, Any], down: dict[str, Any]) -> None:
-    atlas = atlas_of(up=up, down=down)
-    assert derived("upstream-tokens", atlas) == {("up", "down")}
-    ((_, _, reason),) = next(rule for rule in RULES if rule.id == "upstream-tokens").pairs(atlas)
-    assert all(f"`{t.effects[0].quantity}`" in reason for t in atlas.techniques.values())
-
-
-@pytest.mark.parametrize(
-    ("up", "down"),
-    [
-        pytest.param({}, {}, id="both act at the same place"),
-        pytest.param({"acts_at": ["cache-tokens"], "effects": effect("kv.tokens")}, SPARSE, id="the cache comes later"),
-        pytest.param({"effects": effect("llm.vision-tokens", scale=1.5)}, SPARSE, id="tokens are added"),
-        pytest.param({"effects": effect("llm.vision-tokens", at_least=8)}, SPARSE, id="only a lower bound is known"),
-        pytest.param({}, {"acts_at": ["stop"], "effects": effect("output-tokens")}, id="output tokens do not depend"),
-    ],
-)
-def test_nothing_cascades_where(atlas_of: MakeAtlas, up: dict[str, Any], down: dict[str, Any]) -> None:
-    assert not derived("upstream-tokens", atlas_of(up=up, down=down))
-
-
-def test_an_effect_happens_at_the_last_place_before_its_quantitys_own(atlas_of: MakeAtlas) -> None:
-    # `hybrid` only looks at the encoder's output; it drops tokens between LLM layers, after `middle`.
-    hybrid = {"acts_at": ["encoder-output", "llm-layer"], "effects": effect("llm.vision-tokens")}
-    middle = {"acts_at": ["llm-input"], "effects": effect("vision-tokens")}
-    assert derived("upstream-tokens", atlas_of(hybrid=hybrid, middle=middle)) == {("middle", "hybrid")}

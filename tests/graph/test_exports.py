@@ -12,6 +12,7 @@ import pytest
 from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.graph.exports import EXPORTS, to_dot, to_graphml, to_json, to_mermaid
 from lvlm_atlas.graph.knowledge import KnowledgeBase
+from lvlm_atlas.graph.laws import LAWS
 from lvlm_atlas.schema.technique import Technique
 
 NASTY = 'A "quoted" \\ [end] 1 < 2 > | #quot; ; % é'
@@ -49,6 +50,24 @@ def test_the_graphml_is_read_back_by_networkx(which: str, request: pytest.Fixtur
     }
     names = {node: data["name"] for node, data in kb.graph.nodes(data=True) if "name" in data}
     assert {node: data["name"] for node, data in graph.nodes(data=True) if "name" in data} == names
+
+
+def test_the_json_states_each_law_once_and_joins_the_places(kb: KnowledgeBase) -> None:
+    document = json.loads(to_json(kb))
+    assert [law["id"] for law in document["laws"]] == [law.id for law in LAWS]
+    edges = document["graph"]["edges"]
+    cascades = {(edge["source"], edge["target"]) for edge in edges if edge["kind"] == "cascades-to"}
+    assert ("position:llm-input", "position:cache-bits") in cascades
+    assert all(end.startswith("position:") for ends in cascades for end in ends)
+
+
+@pytest.mark.parametrize(("drawing", "sign"), [(to_mermaid, "%%"), (to_dot, "//")])
+def test_a_drawing_of_all_says_which_laws_it_leaves_out(
+    kb: KnowledgeBase, drawing: Callable[[KnowledgeBase], str], sign: str
+) -> None:
+    notes = [line.strip() for line in drawing(kb).splitlines() if line.strip().startswith(sign)]
+    assert len(notes) == len(LAWS)
+    assert all(law.id in note for law, note in zip(LAWS, notes, strict=True))
 
 
 def test_mermaid_quotes_what_it_would_take_for_signs(nasty: KnowledgeBase) -> None:

@@ -27,6 +27,15 @@ def test_every_listed_value_of_a_field_is_one(kb: KnowledgeBase) -> None:
             kb.query(f'{field.name}:"{value}"')
 
 
+def test_words_that_users_bring_are_synonyms_of_fields(kb: KnowledgeBase) -> None:
+    synonyms = {entry.written: entry.synonyms for entry in guide(kb.atlas).fields}
+    for written, word in (("stage:", "phase:"), ("bound:", "bottleneck:"), ("acts_at:", "position:")):
+        assert word in synonyms[written]
+    assert "engine:" in synonyms["shipped_in:"]
+    assert kb.query("phase:decoding").ids == kb.query("stage:decoding").ids
+    assert kb.query("bottleneck:compute").ids == kb.query("bound:compute").ids
+
+
 def test_no_two_fields_share_a_name() -> None:
     names = [name for field in FIELDS for name in (field.name, *field.aliases)]
     assert len(set(names)) == len(names)

@@ -13,7 +13,12 @@ from lvlm_atlas.graph.parser import MAX_DEPTH, MAX_LENGTH, parse
 
 STAGES = ("encoding", "prefilling", "decoding", "serving")
 IDS = ("aks", "divprune", "fastv", "h2o", "kivi", "minference", "old-pruner", "specvlm-ji", "xattention")
-DIRECTED = {"cascades-to": "is-fed-by", "builds-on": "is-the-base-of", "supersedes": "is-superseded-by"}
+DIRECTED = {
+    "cascades-to": "is-fed-by",
+    "diminishes": "is-diminished-by",
+    "builds-on": "is-the-base-of",
+    "supersedes": "is-superseded-by",
+}
 SYMMETRIC = ("conflicts-with", "composes-with")
 
 leaves = st.one_of(
@@ -75,7 +80,7 @@ def brute_force(kb: KnowledgeBase, query: Query) -> set[str]:
 
 
 def stands(kb: KnowledgeBase, subject: str, name: str, object_: str) -> bool:
-    joined = [e for e in kb.edges if {e.start, e.end} == {subject, object_}]
+    joined = kb.between(subject, object_)
     if name == "unknown-with":
         works = {"composes-with", "cascades-to", "diminishes", "requires"}
         return not any(e.kind == "conflicts-with" or (e.kind in works and e.evidence != "derived") for e in joined)

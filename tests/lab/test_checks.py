@@ -67,6 +67,10 @@ def test_a_second_run_that_differs_in_one_bit_is_not_deterministic(runs: Runs) -
     assert failing(replace(runs, again=replace(runs.result, logits_NC=logits))) == {"deterministic"}
 
 
+def test_a_technique_without_a_neutral_setting_is_not_held_to_one(runs: Runs) -> None:
+    assert failing(replace(runs, neutral=None)) == set()
+
+
 def test_a_neutral_setting_that_changes_the_answer_is_found(runs: Runs) -> None:
     assert failing(replace(runs, neutral=runs.result)) == {"neutral-is-identity"}
     shorter = replace(runs.baseline, tokens_N=runs.baseline.tokens_N[:2], logits_NC=runs.baseline.logits_NC[:2])

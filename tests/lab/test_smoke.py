@@ -42,7 +42,8 @@ def test_every_reference_passes_the_smoke_test(outcomes: dict[str, list[SmokeRes
     results = outcomes[technique.id]
     assert len(results) == len(technique.trials)
     assert [result.failed for result in results] == [{}] * len(results)
-    assert all(len(result.passed) == 9 for result in results)
+    assert all(len(result.passed) + len(result.skipped) == 9 for result in results)
+    assert all(bool(result.skipped) == bool(technique.no_neutral) for result in results)
 
 
 @pytest.mark.parametrize("technique", IMPLEMENTED, ids=only)
@@ -173,6 +174,16 @@ def test_a_reference_that_misbehaves_fails_alone(name: str, said: str) -> None:
     bounds = Bounds(time_s=60, memory_byte=2**30)
     (answer,) = smoke([job(name)], bounds=bounds)
     assert said in answer.results[0].failed["runs"]
+
+
+def test_without_a_neutral_setting_that_check_is_skipped_with_its_reason() -> None:
+    technique = ATLAS.technique("random").model_copy(update={"neutral": None, "no_neutral": "It sorts the tokens."})
+    (answer,) = smoke(jobs_for([technique], WORKLOAD, "cpu"))
+    for result in answer.results:
+        assert result.failed == {}
+        assert result.skipped == {"neutral-is-identity": "It sorts the tokens."}
+        assert "neutral-is-identity" not in result.passed
+        assert len(result.passed) == 8
 
 
 @pytest.mark.usefixtures("bad")

@@ -12,7 +12,7 @@ from lvlm_atlas.atlas.editor_schema import editor_schemas, write_editor_schemas
 from lvlm_atlas.atlas.loader import load
 from lvlm_atlas.atlas.root import data_root
 from lvlm_atlas.fault import FaultsError
-from lvlm_atlas.rules.sample import ALPHA, BETA, DEVICE, MODEL, RUN, WORKLOAD, sound
+from lvlm_atlas.rules.sample import ALPHA, BETA, DEVICE, MODEL, RUN, SYSTEM, WORKLOAD, sound
 from lvlm_atlas.schema.export import json_schema
 from lvlm_atlas.schema.technique import Technique
 
@@ -36,7 +36,7 @@ def test_sound_files_fit_their_schemas(root: Path) -> None:
     for path, data in sound().items():
         if path == "papers.bib":
             continue
-        names = {RUN: "measurement", MODEL: "model", DEVICE: "hardware", WORKLOAD: "workload"}
+        names = {RUN: "measurement", MODEL: "model", DEVICE: "hardware", WORKLOAD: "workload", SYSTEM: "system"}
         name = "vocabulary" if path.startswith("taxonomy") else names.get(path, "technique")
         jsonschema.Draft202012Validator(schemas[name]).validate(data)
 
@@ -50,7 +50,7 @@ def test_an_editor_sees_what_the_check_would_see(root: Path, change: dict[str, A
 def test_fields_carry_their_docstrings_and_terms(root: Path) -> None:
     schema = json_schema(Technique, load(root).vocabularies)
     assert schema["properties"]["paper"]["description"] == "The work that introduces it."
-    assert schema["properties"]["stage"]["enum"] == ["encoding", "prefilling", "decoding"]
+    assert schema["properties"]["stage"]["enum"] == ["encoding", "prefilling", "decoding", "serving"]
     assert "enum" not in schema["properties"]["paper"]
 
 
@@ -73,7 +73,10 @@ def test_technique_files_name_their_schema() -> None:
         assert text.startswith("# yaml-language-server: $schema=../../../../taxonomy/schema/technique.json\n"), path
 
 
-@pytest.mark.parametrize(("folder", "name"), [("models", "model"), ("hardware", "hardware"), ("workloads", "workload")])
+FOLDERS = (("models", "model"), ("hardware", "hardware"), ("workloads", "workload"), ("systems", "system"))
+
+
+@pytest.mark.parametrize(("folder", "name"), FOLDERS)
 def test_files_of_the_other_kinds_name_their_schema(folder: str, name: str) -> None:
     for path in sorted((data_root() / "catalog" / folder).glob("*.yaml")):
         first = path.read_text().partition("\n")[0]
@@ -82,7 +85,7 @@ def test_files_of_the_other_kinds_name_their_schema(folder: str, name: str) -> N
 
 def test_the_catalog_fits_the_schemas_that_editors_see() -> None:
     schemas = {path.stem: json.loads(text) for path, text in editor_schemas().items()}
-    for folder, name in (("models", "model"), ("hardware", "hardware"), ("workloads", "workload")):
+    for folder, name in FOLDERS:
         validator = jsonschema.Draft202012Validator(schemas[name])
         for path in sorted((data_root() / "catalog" / folder).glob("*.yaml")):
             validator.validate(yaml.safe_load(path.read_text()))

@@ -44,7 +44,15 @@ overheads: [{stage: prefilling, attention_rows: 1, why: 'ODD'}]
 interactions:
   - {kind: composes-with, with: kivi, reason: 'ODD', evidence: reasoned, source: {paper: chen2024fastv, place: 'ODD'}}
 reported:
-  - {claim: 'ODD', value: '45 | %', setting: 'ODD', source: {paper: chen2024fastv, place: abstract}}
+  - model_name: 'ODD'
+    setting: {layer: 3}
+    share_kept: 0.125
+    device: 'ODD'
+    results:
+      - {metric: ttft, value: 45, unit: '% less', data: 'ODD'}
+      - {benchmark: gqa, value: 60.5, baseline: 62.5}
+    source: {paper: chen2024fastv, place: abstract}
+    note: 'ODD'
 pitfalls: [{mistake: 'ODD', test: test_positions_stay}]
 status: implemented
 reference: lvlm_atlas.reference.techniques.prefilling.fastv:FastV

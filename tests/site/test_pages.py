@@ -77,10 +77,19 @@ def test_reported_and_measured_numbers_stand_in_two_blocks(odd_site: Path) -> No
     html = shown(odd_site / "techniques/fastv.html")
     reported = html[html.index("la-numbers--reported") : html.index("la-numbers--measured")]
     measured = html[html.index("la-numbers--measured") :]
-    assert "45 | %" in reported
+    assert "45 % less" in reported
     assert "Not measured here" in reported
     assert "40,960" in measured
     assert "40,960" not in reported
+
+
+def test_results_stand_by_benchmark_with_their_share_of_the_unmodified_model(odd_site: Path) -> None:
+    html = shown(odd_site / "results.html")
+    gqa = html[html.index('id="benchmark-gqa"') : html.index('id="metric-ttft"')]
+    for part in ("12.5 %", "60.5 %", "62.5 %", "96.8 %", "layer=3", "accuracy, higher is better".capitalize()):
+        assert part in gqa, part
+    assert "55 %" in html[html.index('id="metric-ttft"') :]  # 45 % less
+    assert 'href="../results.html#benchmark-gqa"' in (odd_site / "techniques/fastv.html").read_text(encoding="utf-8")
 
 
 def test_every_page_names_the_data_and_the_survey(odd: lvlm_atlas.KnowledgeBase, odd_site: Path) -> None:

@@ -66,6 +66,7 @@ def test_a_source_that_does_not_parse_is_shown_without_links() -> None:
 
 def test_a_reference_that_is_not_there_has_no_source(tmp_path: Path) -> None:
     assert source_of("lvlm_atlas.reference.techniques.nothing:Nothing") is None
+    assert source_of("other_package.reference.techniques.prefilling.fastv:FastV") is None
     assert source_of(None) is None
 
 

@@ -9,8 +9,9 @@ import pytest
 
 import lvlm_atlas
 from lvlm_atlas.site.content import Content, Links
-from lvlm_atlas.site.neighbours import neighbours
+from lvlm_atlas.site.neighbours import MOST, neighbours
 from lvlm_atlas.site.svg import pipeline, strip
+from synthetic import varied
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -54,6 +55,15 @@ def test_a_neighbour_is_a_link_that_says_how_it_stands(odd: lvlm_atlas.Knowledge
     assert title is not None
     assert title.text is not None
     assert title.text.startswith("Fast<3V | *x* composes with")
+
+
+def test_of_many_neighbours_a_few_are_drawn_and_the_rest_is_counted(catalog: lvlm_atlas.KnowledgeBase) -> None:
+    kb = varied(catalog.atlas, 110)
+    drafting = next(t for t in kb.atlas.techniques.values() if t.acts_at == ("decode-loop",))
+    conflicts = len(kb.interactions(drafting.id))
+    picture = drawn(neighbours(kb, drafting, lambda kind, id_: id_))
+    assert len(list(picture.iter(f"{SVG}a"))) == MOST < conflicts
+    assert f"and {conflicts - MOST} more in the table" in "".join(picture.itertext())
 
 
 def test_a_technique_without_interactions_has_no_drawing(odd: lvlm_atlas.KnowledgeBase) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,16 +40,21 @@ class Atlas(Shelves):
     """Measurement records by id."""
     paths: Mapping[str, Path]
     """File of each technique, relative to the root."""
+    drafts: Mapping[str, Path] = field(default_factory=dict)
+    """Files of techniques that are left out, since they still have places to fill in, by id."""
 
     def technique(self, id_or_alias: str) -> Technique:
         """The technique of that id, former id, name or alias (case, spaces and hyphens do not matter).
 
         Raises:
-            UnknownIdError: there is none; the message suggests the nearest.
+            UnknownIdError: there is none, or only a draft; the message suggests the nearest, or how to finish it.
             SplitIdError: the id was split into several.
         """
         wanted = self._ids.get(folded(id_or_alias))
         if not wanted:
+            if id_or_alias in self.drafts:
+                file = self.drafts[id_or_alias]
+                raise UnknownIdError(f"{id_or_alias!r} is a draft; `lvlm-atlas check {file}` names what to fill in")
             known = [*self.techniques, *self.redirects]
             raise UnknownIdError(f"no technique {id_or_alias!r}; {suggestion(id_or_alias, known)}")
         if len(wanted) > 1:

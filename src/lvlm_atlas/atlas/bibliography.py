@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lvlm_atlas.atlas.document import DocumentError, read_text
+from lvlm_atlas.atlas.snapshot import Snapshot
 from lvlm_atlas.fault import Fault, FaultsError
 
 BIB = Path("papers.bib")
@@ -55,9 +55,13 @@ class Papers(Mapping[str, Paper]):
 
     @cached_property
     def _papers(self) -> dict[str, Paper]:
-        papers, faults = read_papers(self._root)
-        if faults:
-            raise FaultsError(faults)
+        snapshot = Snapshot(self._root, (BIB,))
+        papers = snapshot.read()
+        if papers is None:
+            papers, faults = read_papers(self._root)
+            if faults:
+                raise FaultsError(faults)
+            snapshot.write(papers)
         return papers
 
     def __getitem__(self, key: str) -> Paper:
@@ -74,10 +78,17 @@ def read_papers(root: Path) -> tuple[dict[str, Paper], list[Fault]]:
     """The sound works of papers.bib by key, in the file's order, and every fault of the file."""
     if not (root / BIB).exists() and not (root / BIB).is_symlink():
         return {}, [_fault(1, "missing-file", "there is no papers.bib", "add the file; it holds the works cited")]
+    from lvlm_atlas.atlas.document import DocumentError, read_text  # noqa: PLC0415 - most commands cite nothing
+
     try:
         text = read_text(root, BIB, MAX_BYTE)
     except DocumentError as error:
         return {}, [error.fault]
+    return parse_papers(text)
+
+
+def parse_papers(text: str) -> tuple[dict[str, Paper], list[Fault]]:
+    """The sound works of a BibTeX text by key, in its order, and every fault of it, said of papers.bib."""
     papers, faults = {}, []
     blocks, plain = _blocks(text)
     for block in blocks:

@@ -8,17 +8,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from pydantic import BaseModel
 
 from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.atlas.bibliography import Papers, read_papers
+from lvlm_atlas.atlas.placeholders import RULE as PLACEHOLDER_RULE
 from lvlm_atlas.atlas.records import (
     HARDWARE,
     KINDS,
     MEASUREMENTS,
     MODELS,
+    SYSTEMS,
     TAXONOMY,
     TECHNIQUES,
     WORKLOADS,
@@ -31,11 +33,14 @@ from lvlm_atlas.atlas.records import (
     walk,
 )
 from lvlm_atlas.atlas.root import data_root
-from lvlm_atlas.atlas.yaml_subset import Loc
+from lvlm_atlas.atlas.snapshot import Snapshot
 from lvlm_atlas.fault import Fault, FaultsError
 from lvlm_atlas.schema.record import refs_in
 from lvlm_atlas.schema.technique import Moved, Split, Technique
 from lvlm_atlas.schema.vocabulary import AnyVocabulary, Vocabulary
+
+if TYPE_CHECKING:
+    from lvlm_atlas.atlas.yaml_subset import Loc
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -71,22 +76,46 @@ class Inspection:
 def load(root: Path | None = None) -> Atlas:
     """The atlas under `root`; by default the one that comes with the package.
 
-    papers.bib is read when a work is first asked for, and so is each measurement, model, device and workload, one
-    file at a time. References are not resolved here: `rules.check` does that.
+    papers.bib is read when a work is first asked for, and so is each measurement, model, device, workload and system,
+    one file at a time. References are not resolved here: `rules.check` does that. Techniques whose files have no fault
+    but places to fill in are left out and named in `drafts`. Files that have not changed since they were last found
+    sound are taken from their `Snapshot`.
 
     Raises:
         FaultsError: files have faults; the error holds them all.
         FileNotFoundError: no root is given and the package lies beside no atlas.
     """
     root = root or data_root()
-    records, faults = _records(root, (TAXONOMY, TECHNIQUES))
+    snapshot = Snapshot(root, (TAXONOMY, TECHNIQUES))
+    drafts: dict[str, Path] = {}
+    kept = snapshot.read()
+    records = {Path(name): record for name, record in kept.items()} if kept is not None else None
+    if records is None:
+        records, faults = _records(root, (TAXONOMY, TECHNIQUES))
+        drafts = _drafts(faults)
+        if any(fault.path not in drafts.values() for fault in faults):
+            raise FaultsError(faults)
+        if not faults:
+            snapshot.write({str(path): record for path, record in records.items()})
+    return replace(
+        _atlas(root, records, Papers(root)), drafts=drafts,
+        measurements=Records(root, MEASUREMENTS), models=Records(root, MODELS), hardware=Records(root, HARDWARE),
+        workloads=Records(root, WORKLOADS), systems=Records(root, SYSTEMS),
+    )  # fmt: skip
+
+
+def taxonomy(root: Path | None = None) -> Atlas:
+    """The vocabularies under `root` alone, which can be asked for while entries are still drafts.
+
+    Raises:
+        FaultsError: files of the taxonomy have faults; the error holds them all.
+        FileNotFoundError: no root is given and the package lies beside no atlas.
+    """
+    root = root or data_root()
+    records, faults = _records(root, (TAXONOMY,))
     if faults:
         raise FaultsError(faults)
-    return replace(
-        _atlas(root, records, Papers(root)),
-        measurements=Records(root, MEASUREMENTS), models=Records(root, MODELS), hardware=Records(root, HARDWARE),
-        workloads=Records(root, WORKLOADS),
-    )  # fmt: skip
+    return _atlas(root, records, Papers(root))
 
 
 def inspect(root: Path | None = None) -> Inspection:
@@ -111,6 +140,12 @@ def _records(root: Path, folders: Collection[Path]) -> tuple[dict[Path, BaseMode
     return records, faults
 
 
+def _drafts(faults: Collection[Fault]) -> dict[str, Path]:
+    """The technique files whose faults are all places to fill in, by the ids that their names say."""
+    broken = {fault.path for fault in faults if fault.rule != PLACEHOLDER_RULE or folder_of(fault.path) != TECHNIQUES}
+    return by_stem(fault.path for fault in faults if fault.path not in broken)
+
+
 def _files(root: Path, folders: Collection[Path], faults: list[Fault]) -> Iterator[Path]:
     """Files of records, relative to the root, paths ascending; whatever else lies there is a fault."""
     if not (root / TAXONOMY).is_dir():
@@ -121,12 +156,13 @@ def _files(root: Path, folders: Collection[Path], faults: list[Fault]) -> Iterat
 
 def _references(record: BaseModel) -> Iterator[tuple[Loc, str, str]]:
     yield from refs_in(record)
+    # Closed sets of the schema that the taxonomy defines for readers.
     if isinstance(record, Technique):
-        # Closed sets of the schema that the taxonomy defines for readers.
         for index, effect in enumerate(record.effects):
             yield ("effects", index, "quantity"), "quantity", effect.quantity
-        for index, edge in enumerate(record.interactions):
-            yield ("interactions", index, "evidence"), "evidence", edge.evidence
+    for key in ("interactions", "relations"):
+        for index, edge in enumerate(getattr(record, key, ())):
+            yield (key, index, "evidence"), "evidence", edge.evidence
 
 
 def _kind(path: Path, data: Mapping[str, Any]) -> Any:
@@ -171,7 +207,7 @@ def _atlas(root: Path, records: Mapping[Path, BaseModel], papers: Mapping[str, A
         root=root, vocabularies=vocabularies, techniques=dict(sorted(techniques.items())), redirects=redirects,
         papers=papers, paths=paths, measurements=_of_folder(records, MEASUREMENTS),
         models=_of_folder(records, MODELS), hardware=_of_folder(records, HARDWARE),
-        workloads=_of_folder(records, WORKLOADS),
+        workloads=_of_folder(records, WORKLOADS), systems=_of_folder(records, SYSTEMS),
     )  # fmt: skip
 
 

@@ -12,8 +12,6 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from lvlm_atlas.atlas.document import DocumentError, read
-from lvlm_atlas.atlas.validation import validate
 from lvlm_atlas.fault import Fault, FaultsError
 from lvlm_atlas.schema.record import ID_PATTERN
 
@@ -24,11 +22,13 @@ MEASUREMENTS = Path("catalog/measurements")
 MODELS = Path("catalog/models")
 HARDWARE = Path("catalog/hardware")
 WORKLOADS = Path("catalog/workloads")
+SYSTEMS = Path("catalog/systems")
 KINDS: Mapping[Path, str] = {
     MEASUREMENTS: "measurement.Measurement",
     MODELS: "model.Model",
     HARDWARE: "hardware.Hardware",
     WORKLOADS: "workload.Workload",
+    SYSTEMS: "system.System",
 }
 """Folders whose records are read one at a time, when they are asked for, and their type in `lvlm_atlas.schema`."""
 
@@ -92,6 +92,10 @@ def read_record(
         path: the file, relative to it.
         kind_of: the type of record that a file with such contents should hold.
     """
+    # Imported here: a command whose records come from a snapshot needs neither.
+    from lvlm_atlas.atlas.document import DocumentError, read  # noqa: PLC0415
+    from lvlm_atlas.atlas.validation import validate  # noqa: PLC0415
+
     try:
         document = read(root, path)
     except DocumentError as error:

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from lvlm_atlas.atlas.records import HARDWARE, MODELS, WORKLOADS, Records
+from lvlm_atlas.atlas.records import HARDWARE, MODELS, SYSTEMS, WORKLOADS, Records
 from lvlm_atlas.atlas.root import data_root
 from lvlm_atlas.fault import AtlasError, suggestion
 
 if TYPE_CHECKING:  # imported when a record is asked for: commands that ask for none start faster
     from lvlm_atlas.schema.hardware import Hardware
     from lvlm_atlas.schema.model import Model
+    from lvlm_atlas.schema.system import System
     from lvlm_atlas.schema.workload import Workload
 
 R = TypeVar("R")
@@ -25,7 +26,7 @@ class UnknownIdError(AtlasError):
 
 @dataclass(frozen=True, kw_only=True)
 class Shelves:
-    """Models, devices and workloads of one root."""
+    """Models, devices, workloads and serving systems of one root."""
 
     models: Mapping[str, Model] = field(default_factory=dict)
     """Vision-language models by id."""
@@ -33,6 +34,8 @@ class Shelves:
     """Accelerators by id."""
     workloads: Mapping[str, Workload] = field(default_factory=dict)
     """Workloads by id."""
+    systems: Mapping[str, System] = field(default_factory=dict)
+    """Serving systems and features of engines by id."""
 
     def model(self, id_or_alias: str) -> Model:
         """The model of that id, name, alias or repository (case, spaces and hyphens do not matter).
@@ -61,15 +64,27 @@ class Shelves:
         """
         return _named("workload", self.workloads, id_, lambda workload: (workload.name,))
 
+    def system(self, id_or_alias: str) -> System:
+        """The serving system of that id, name or alias (case, spaces and hyphens do not matter).
+
+        Raises:
+            UnknownIdError: there is none; the message suggests the nearest.
+            FaultsError: its file has faults.
+        """
+        return _named("system", self.systems, id_or_alias, lambda system: (system.name, *system.aliases))
+
 
 def shelves(root: Path | None = None) -> Shelves:
-    """The models, devices and workloads under `root`, without its techniques; by default those of the package.
+    """What is read one record at a time under `root`, without its techniques; by default that of the package.
 
     Raises:
         FileNotFoundError: no root is given and the package lies beside no atlas.
     """
     root = root or data_root()
-    return Shelves(models=Records(root, MODELS), hardware=Records(root, HARDWARE), workloads=Records(root, WORKLOADS))
+    return Shelves(
+        models=Records(root, MODELS), hardware=Records(root, HARDWARE), workloads=Records(root, WORKLOADS),
+        systems=Records(root, SYSTEMS),
+    )  # fmt: skip
 
 
 def words_of_model(model: Model) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, get_args, get_origin
@@ -14,6 +15,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from lvlm_atlas.atlas.document import Document, place_of, places
+from lvlm_atlas.atlas.placeholders import MESSAGE, REPAIR, placeholders
+from lvlm_atlas.atlas.placeholders import RULE as PLACEHOLDER_RULE
 from lvlm_atlas.atlas.yaml_subset import Loc, Place
 from lvlm_atlas.fault import Fault, suggestion
 from lvlm_atlas.schema.field_docs import field_docs
@@ -55,7 +58,10 @@ def validate(adapter: TypeAdapter[Any], document: Document, root: Path) -> tuple
     errors = [e for e in errors if e["type"] != "too_short" or e["loc"] not in inside]
     beyond = len(errors) - MAX_FAULT
     found = places(root, document.path)
-    misfits = {(m.loc, m.rule): m for m in _misfits(errors[:MAX_FAULT], adapter._type, found)}
+    misfits = {(m.loc, m.rule): m for m in islice(_left_open(document.data), MAX_FAULT)}
+    open_places = {loc for loc, _ in misfits}  # what type their values should have had says nothing new
+    others = (m for m in _misfits(errors[:MAX_FAULT], adapter._type, found) if m.loc not in open_places)
+    misfits |= {(m.loc, m.rule): m for m in others}
     faults = []
     for misfit in misfits.values():
         line, column = place_of(found, misfit.loc, misfit.at_key)
@@ -69,6 +75,12 @@ def validate(adapter: TypeAdapter[Any], document: Document, root: Path) -> tuple
         message, repair = f"{beyond} more faults are not listed", "correct those above first"
         faults.append(Fault(path=document.path, rule="too-many-faults", message=message, repair=repair))
     return None, faults
+
+
+def _left_open(data: object) -> Iterator[_Misfit]:
+    """The places that a draft left for its author, in a record that cannot be read because of them or of others."""
+    for loc, text in placeholders(data):
+        yield _Misfit(loc, PLACEHOLDER_RULE, MESSAGE.format(text=text), REPAIR)
 
 
 def shown(loc: Loc) -> str:

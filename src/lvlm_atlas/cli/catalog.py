@@ -1,4 +1,4 @@
-"""Models, devices and workloads as rows: what can be given to the commands that predict."""
+"""Models, devices, workloads and serving systems as rows."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ DEVICE_COLUMNS = ("id", "name", "16-bit TFLOP/s", "GB/s", "GB", "W")
 """What a table shows of a device."""
 WORKLOAD_COLUMNS = ("id", "input", "text", "output", "turns", "batch")
 """What a table shows of a workload."""
+SYSTEM_COLUMNS = ("id", "kind", "stages", "lossless", "summary")
+"""What a table shows of a serving system."""
 
 
 def model_rows(atlas: Shelves, id_: str | None) -> Iterator[dict[str, Any]]:
@@ -35,6 +37,12 @@ def workload_rows(atlas: Shelves, id_: str | None) -> Iterator[dict[str, Any]]:
     """The workloads, or one."""
     for workload in [atlas.workload(id_)] if id_ else atlas.workloads.values():
         yield {**workload.model_dump(mode="json", exclude_none=True), **_workload(workload)}
+
+
+def system_rows(atlas: Shelves, id_: str | None) -> Iterator[dict[str, Any]]:
+    """The serving systems and features of engines, or one."""
+    for system in [atlas.system(id_)] if id_ else atlas.systems.values():
+        yield system.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def _model(model: Model) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import typer
 from lvlm_atlas.fault import AtlasError
 
 if TYPE_CHECKING:
+    from lvlm_atlas.atlas.atlas import Atlas
     from lvlm_atlas.graph.knowledge import KnowledgeBase
     from lvlm_atlas.schema.technique import Technique
 
@@ -51,58 +52,14 @@ class Report(StrEnum):
 ReportFormat = Annotated[Report, typer.Option("--format", "-f", help="How to print; json is a documented contract.")]
 
 
-class Kernel(StrEnum):
-    """How prefill attention treats its scores."""
-
-    fused = "fused"
-    materialised = "materialised"
-
-
-# What a request is and how it is run: shared by the commands that predict.
-ModelId = Annotated[str, typer.Option("--model", "-m", help="Id or name of a model; `lvlm-atlas models` lists them.")]
-HardwareId = Annotated[
-    str, typer.Option("--hardware", "-d", help="Id or alias of a device; `lvlm-atlas hardware` lists them.")
-]
-WorkloadId = Annotated[
-    str, typer.Option("--workload", "-w", help="Id of a workload to start from; `lvlm-atlas workloads` lists them.")
-]
-ImageSizes = Annotated[
-    list[str] | None,
-    typer.Option("--image", help="Such as 1280x720, in pixels; in place of the workload's visual input; repeatable."),
-]
-ImageCount = Annotated[int | None, typer.Option("--images", help="How many images of each size.")]
-Videos = Annotated[
-    list[str] | None,
-    typer.Option("--video", help="Such as 1280x720:60s@2: size, duration, frames a second; in its place; repeatable."),
-]
-Text = Annotated[int | None, typer.Option("--text", help="Text tokens of the prompt.")]
-Output = Annotated[int | None, typer.Option("--output", help="Tokens generated.")]
-Batch = Annotated[int | None, typer.Option("--batch", help="Requests processed together.")]
-Turns = Annotated[int | None, typer.Option("--turns", help="Questions about the same visual input.")]
-Tensor = Annotated[int, typer.Option("--tp", help="Devices that share each layer.")]
-Pipeline = Annotated[int, typer.Option("--pp", help="Groups of layers, each on devices of its own.")]
-WeightType = Annotated[str | None, typer.Option("--weight-dtype", help="Type of the weights; default: the model's.")]
-ActivationType = Annotated[
-    str | None, typer.Option("--activation-dtype", help="Type in which products are computed; default: the model's.")
-]
-CacheType = Annotated[str | None, typer.Option("--kv-dtype", help="Type of the cache; default: the activations'.")]
-Attention = Annotated[Kernel, typer.Option("--attention", help="Whether prefill attention writes its scores out.")]
-SkipUnused = Annotated[
-    bool, typer.Option("--skip-unused-layers", help="Leave out encoder layers behind the features used.")
-]
-Preset = Annotated[str, typer.Option("--efficiency", help="How near to the peaks: ideal, typical or survey.")]
-Price = Annotated[float | None, typer.Option("--price", help="USD for an hour of one device.")]
-Stack = Annotated[
-    list[str] | None,
-    typer.Option("--stack", "-s", help="A technique, such as fastv:keep_ratio=0.5; repeatable."),
-]
-
-
 class Device(StrEnum):
     """Where references run."""
 
     cpu = "cpu"
     cuda = "cuda"
+
+
+DeviceOption = Annotated[Device, typer.Option("--device", help="Where to run.")]
 
 
 class Dtype(StrEnum):
@@ -111,6 +68,13 @@ class Dtype(StrEnum):
     float32 = "float32"
     bfloat16 = "bfloat16"
     float16 = "float16"
+
+
+DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Type of weights and activations.")]
+TechniqueId = Annotated[str, typer.Argument(metavar="ID", help="Id, former id, name or alias of a technique.")]
+References = Annotated[list[str] | None, typer.Argument(help="Techniques; default: all that have a reference.")]
+CatalogId = Annotated[str | None, typer.Argument(metavar="[ID]", help="Only this one.")]
+SiteFolder = Annotated[Path, typer.Option("--out", help="Folder to write the site to.")]
 
 
 def root_of(root: Path | None) -> Path:
@@ -128,11 +92,21 @@ def root_of(root: Path | None) -> Path:
     return root
 
 
-def opened(root: Path | None) -> KnowledgeBase:
-    """The knowledge base that a command works on."""
-    from lvlm_atlas import load
+def loaded(root: Path | None) -> Atlas:
+    """The records that a command works on; drafts that are left out are named on standard error."""
+    from lvlm_atlas.atlas.loader import load
 
-    return load(root_of(root))
+    atlas = load(root_of(root))
+    for id_, path in atlas.drafts.items():
+        typer.echo(f"{id_} is left out: it is a draft, and `lvlm-atlas check {path}` names what to fill in", err=True)
+    return atlas
+
+
+def opened(root: Path | None) -> KnowledgeBase:
+    """The knowledge base that a command works on; as `loaded`."""
+    from lvlm_atlas.graph.knowledge import KnowledgeBase
+
+    return KnowledgeBase(loaded(root))
 
 
 def named(atlas: KnowledgeBase, id_: str) -> Technique:

@@ -9,6 +9,7 @@ from typing import Any
 
 from lvlm_atlas.cli.options import Report
 from lvlm_atlas.cli.plain import csv_text, markdown, subject, table, wrapped
+from lvlm_atlas.graph.result_words import sentence
 from lvlm_atlas.planner.fit import misfit
 from lvlm_atlas.planner.plan import Option, Plan
 from lvlm_atlas.roofline.stage import STAGES
@@ -139,7 +140,7 @@ def _reported(plan: Plan) -> Iterator[str]:
             if not results:
                 yield f"{id_}: nothing is reported in its entry"
             for each in results[:SHOWN]:
-                yield f"{id_}: {each.claim}: {each.value} ({each.setting}; {each.source.paper}, {each.source.place})"
+                yield f"{id_}: {sentence(each)} [{each.paper}, {each.place}]"
 
 
 def _some(lines: list[str]) -> list[str]:

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from lvlm_atlas.cli import options as o
-from lvlm_atlas.cli.options import Format, Listing, Root, root_of
+from lvlm_atlas.cli.option_group import expand_groups
+from lvlm_atlas.cli.options import Format, Listing, Report, ReportFormat, Root, root_of
+from lvlm_atlas.cli.request_options import DeploymentOptions, HardwareId, ModelId, RequestOptions, Stack
 
 predict = typer.Typer()
-PREDICT = "Predict"
+PANEL = "Predict"
 
 
 def _fields(value: bool) -> None:
@@ -23,74 +24,44 @@ def _fields(value: bool) -> None:
         raise typer.Exit
 
 
-@predict.command(rich_help_panel=PREDICT)
+@predict.command(rich_help_panel=PANEL)
+@expand_groups
 def estimate(
-    model: o.ModelId,
-    hardware: o.HardwareId,
-    workload: o.WorkloadId = "single-image-chat",
-    image: o.ImageSizes = None,
-    images: o.ImageCount = None,
-    video: o.Videos = None,
-    text: o.Text = None,
-    output: o.Output = None,
-    batch: o.Batch = None,
-    turns: o.Turns = None,
-    tp: o.Tensor = 1,
-    pp: o.Pipeline = 1,
-    weight_dtype: o.WeightType = None,
-    activation_dtype: o.ActivationType = None,
-    kv_dtype: o.CacheType = None,
-    attention: o.Attention = o.Kernel.fused,
-    skip_unused_layers: o.SkipUnused = False,
-    efficiency: o.Preset = "ideal",
-    price: o.Price = None,
-    stack: o.Stack = None,
+    *,
+    model: ModelId,
+    hardware: HardwareId,
+    request: RequestOptions,
+    deployment: DeploymentOptions,
+    stack: Stack = None,
     operators: Annotated[bool, typer.Option("--operators", help="Print every operator.")] = False,
     _: Annotated[bool, typer.Option("--fields", callback=_fields, is_eager=True, help="Explain the JSON.")] = False,
-    format_: o.ReportFormat = o.Report.table,
+    format_: ReportFormat = Report.table,
     root: Root = None,
 ) -> None:
     """Predict time, memory and energy of a request, and what bounds them. Exit 2: bad input, or it does not fit.
 
     lvlm-atlas estimate --model qwen2.5-vl-7b --hardware h200 --image 1280x720 --images 20 --stack fastv
     """
-    from lvlm_atlas.cli.asked import asked, deployed
     from lvlm_atlas.cli.estimate import print_estimate
     from lvlm_atlas.planner.planner import Planner
 
     planner = Planner(root_of(root))
-    wanted = asked(planner, workload, image, images, video, text=text, output=output, batch=batch, turns=turns)
-    deployment = deployed(
-        tp, pp, weight_dtype, activation_dtype, kv_dtype, attention, efficiency, price, skip_unused=skip_unused_layers
-    )
-    chosen, device = planner.model(model), planner.device(hardware)
-    found = planner.estimate(chosen, device, wanted, stack=stack or (), deployment=deployment)
-    plain = planner.estimate(chosen, device, wanted, deployment=deployment) if stack else None
-    print_estimate(found, plain, format_, operators=operators)
+    subject = planner.model(model), planner.device(hardware), request.to_workload(planner)
+    setup = deployment.to_deployment()
+    estimated = planner.estimate(*subject, stack=stack or (), deployment=setup)
+    plain = planner.estimate(*subject, deployment=setup) if stack else None
+    print_estimate(estimated, plain, format_, operators=operators)
 
 
-@predict.command(rich_help_panel=PREDICT)
+@predict.command(rich_help_panel=PANEL)
+@expand_groups
 def plan(
-    model: o.ModelId,
-    hardware: o.HardwareId,
+    *,
+    model: ModelId,
+    hardware: HardwareId,
     goal: Annotated[str, typer.Option("--goal", "-g", help="ttft, tpot, total, memory, cost or energy.")],
-    workload: o.WorkloadId = "single-image-chat",
-    image: o.ImageSizes = None,
-    images: o.ImageCount = None,
-    video: o.Videos = None,
-    text: o.Text = None,
-    output: o.Output = None,
-    batch: o.Batch = None,
-    turns: o.Turns = None,
-    tp: o.Tensor = 1,
-    pp: o.Pipeline = 1,
-    weight_dtype: o.WeightType = None,
-    activation_dtype: o.ActivationType = None,
-    kv_dtype: o.CacheType = None,
-    attention: o.Attention = o.Kernel.fused,
-    skip_unused_layers: o.SkipUnused = False,
-    efficiency: o.Preset = "ideal",
-    price: o.Price = None,
+    request: RequestOptions,
+    deployment: DeploymentOptions,
     slo: Annotated[
         list[str] | None, typer.Option("--slo", help="A limit, such as ttft=0.5: s, GB, USD or J; repeatable.")
     ] = None,
@@ -111,74 +82,52 @@ def plan(
         typer.Option("--try", help="A technique at this setting, not its default: fastv:keep_ratio=0.25; repeatable."),
     ] = None,
     milder: Annotated[bool, typer.Option("--milder", help="Try each technique at half its strength too.")] = False,
-    format_: o.ReportFormat = o.Report.table,
+    format_: ReportFormat = Report.table,
     root: Root = None,
 ) -> None:
     """Find the stacks of techniques that bring a goal down most, and say why the others lost.
 
     lvlm-atlas plan --model qwen2.5-vl-7b --hardware h200 --workload images-20 --goal ttft --slo tpot=0.003
     """
-    from lvlm_atlas.cli.asked import asked, deployed
     from lvlm_atlas.cli.plan import print_plan
     from lvlm_atlas.planner.metric import limits
     from lvlm_atlas.planner.planner import Planner
 
     planner = Planner(root_of(root))
-    request = asked(planner, workload, image, images, video, text=text, output=output, batch=batch, turns=turns)
-    deployment = deployed(
-        tp, pp, weight_dtype, activation_dtype, kv_dtype, attention, efficiency, price, skip_unused=skip_unused_layers
-    )
-    found = planner.plan(
-        model, hardware, request, goal=goal, slo=limits(slo or ()), also=also or (), training=training,
-        max_techniques=most, risk=risk, require=require, exclude=exclude, settings=setting or (), milder=milder,
-        deployment=deployment,
+    best = planner.plan(
+        model, hardware, request.to_workload(planner), goal=goal, slo=limits(slo or ()), also=also or (),
+        training=training, max_techniques=most, risk=risk, require=require, exclude=exclude, settings=setting or (),
+        milder=milder, deployment=deployment.to_deployment(),
     )  # fmt: skip
-    print_plan(found, format_)
+    print_plan(best, format_)
 
 
-@predict.command(rich_help_panel=PREDICT)
+@predict.command(rich_help_panel=PANEL)
+@expand_groups
 def interactions(
+    *,
     one: Annotated[str, typer.Argument(metavar="A", help="A technique, such as fastv:keep_ratio=0.5.")],
     two: Annotated[str, typer.Argument(metavar="B", help="Another.")],
-    model: o.ModelId,
-    hardware: o.HardwareId = "h200",
-    workload: o.WorkloadId = "single-image-chat",
-    image: o.ImageSizes = None,
-    images: o.ImageCount = None,
-    video: o.Videos = None,
-    text: o.Text = None,
-    output: o.Output = None,
-    batch: o.Batch = None,
-    turns: o.Turns = None,
-    tp: o.Tensor = 1,
-    pp: o.Pipeline = 1,
-    weight_dtype: o.WeightType = None,
-    activation_dtype: o.ActivationType = None,
-    kv_dtype: o.CacheType = None,
-    attention: o.Attention = o.Kernel.fused,
-    skip_unused_layers: o.SkipUnused = False,
-    efficiency: o.Preset = "ideal",
-    price: o.Price = None,
-    format_: o.ReportFormat = o.Report.table,
+    model: ModelId,
+    hardware: HardwareId = "h200",
+    request: RequestOptions,
+    deployment: DeploymentOptions,
+    format_: ReportFormat = Report.table,
     root: Root = None,
 ) -> None:
     """Predict what two techniques buy together, against what each buys alone, and why. Exit 2: they conflict.
 
     lvlm-atlas interactions fastv kivi --model qwen2.5-vl-7b --hardware h200 --workload images-20
     """
-    from lvlm_atlas.cli.asked import asked, deployed
     from lvlm_atlas.cli.interactions import print_pair
     from lvlm_atlas.planner.planner import Planner
 
     planner = Planner(root_of(root))
-    request = asked(planner, workload, image, images, video, text=text, output=output, batch=batch, turns=turns)
-    deployment = deployed(
-        tp, pp, weight_dtype, activation_dtype, kv_dtype, attention, efficiency, price, skip_unused=skip_unused_layers
-    )
-    print_pair(planner.interactions(one, two, model, hardware, request, deployment=deployment), format_)
+    workload, setup = request.to_workload(planner), deployment.to_deployment()
+    print_pair(planner.interactions(one, two, model, hardware, workload, deployment=setup), format_)
 
 
-@predict.command(rich_help_panel=PREDICT)
+@predict.command(rich_help_panel=PANEL)
 def sweep(
     model: Annotated[list[str], typer.Option(help="An id, a pattern such as 'qwen*', or all; repeat it for several.")],
     hardware: Annotated[list[str], typer.Option(help="The same of devices.")],
@@ -236,7 +185,7 @@ def sweep(
     )  # fmt: skip
 
 
-@predict.command(rich_help_panel=PREDICT)
+@predict.command(rich_help_panel=PANEL)
 def sql(
     query: Annotated[str, typer.Argument(help="One SELECT, such as: select model, min(ttft_s) from sweep group by 1")],
     data: Annotated[Path | None, typer.Option(help="What a sweep wrote; default: results.")] = None,

@@ -12,10 +12,12 @@ from lvlm_atlas.schema.technique import Technique
 if TYPE_CHECKING:
     from lvlm_atlas.graph.answer import Row as Found
     from lvlm_atlas.graph.edges import Edge
-    from lvlm_atlas.graph.neighbourhood import Neighbour
+    from lvlm_atlas.graph.neighbourhood import Neighbour, Remainder
 
 TECHNIQUE_COLUMNS = ("id", "stage", "acts_at", "saves", "training")
 """What a table of techniques shows."""
+SHOWN = 3
+"""Edges of one kind that a table shows of one technique."""
 
 
 def by_pipeline(atlas: Atlas, techniques: Iterable[Technique]) -> list[Technique]:
@@ -91,13 +93,37 @@ def neighbour_row(neighbour: Neighbour) -> dict[str, Any]:
     return {"step": neighbour.step, "relation": words, **edge_row(neighbour.edge)}
 
 
+def neighbour_rows(neighbours: Iterable[Neighbour]) -> list[dict[str, Any]]:
+    """Edges for a table that can be read: of each kind a few, then how many more there are and to whom."""
+    from lvlm_atlas.graph.neighbourhood import Remainder, folded
+
+    return [
+        _remainder_row(row) if isinstance(row, Remainder) else neighbour_row(row) for row in folded(neighbours, SHOWN)
+    ]
+
+
+def _remainder_row(rest: Remainder) -> dict[str, Any]:
+    return {
+        "relation": f"{rest.id} {rest.reads} {len(rest.others)} more",
+        "evidence": "predicted" if rest.predicted else "",
+        "reason": ", ".join(rest.others),
+        "source": "--all",
+    }
+
+
 def grammar_rows(atlas: Atlas) -> list[dict[str, Any]]:
     """The fields, relations and operators of the query language."""
     from lvlm_atlas.graph.guide import guide
 
     language = guide(atlas)
     entries = (*language.fields, *language.relations, *language.operators)
-    return [{"id": e.written, "meaning": e.doc, "example": e.example, "values": list(e.values)} for e in entries]
+    return [
+        {
+            "id": e.written, "meaning": e.doc, "example": e.example, "synonyms": list(e.synonyms),
+            "values": list(e.values),
+        }
+        for e in entries
+    ]  # fmt: skip
 
 
 def term_rows(atlas: Atlas, vocabulary: str | None) -> list[dict[str, Any]]:

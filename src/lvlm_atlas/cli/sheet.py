@@ -12,10 +12,15 @@ from rich.text import Text
 
 from lvlm_atlas.graph.edges import Edge
 from lvlm_atlas.graph.knowledge import KnowledgeBase
+from lvlm_atlas.graph.neighbourhood import by_law
 from lvlm_atlas.graph.relations import reading
+from lvlm_atlas.graph.result_words import kept_phrase, number_phrase, setting_of
+from lvlm_atlas.graph.results import experiment_results
 from lvlm_atlas.schema.effect import Effect
-from lvlm_atlas.schema.technique import Parameter, Setting, Technique
-from lvlm_atlas.schema.wording import as_text, change, cost, layers
+from lvlm_atlas.schema.elsewhere import Shipped
+from lvlm_atlas.schema.reported import Reported
+from lvlm_atlas.schema.technique import Parameter, Technique
+from lvlm_atlas.schema.wording import as_text, change, cost, layers, setting
 
 
 def sheet(atlas: KnowledgeBase, technique: Technique) -> Group:
@@ -33,12 +38,11 @@ def sheet(atlas: KnowledgeBase, technique: Technique) -> Group:
     parts += _section("Parameters", [_parameters(technique)] if technique.parameters else [])
     parts += _section("Effects", (_noted(_effect(e), e.note) for e in technique.effects))
     parts += _section("Overheads", (_noted(f"{o.stage}: {as_text(cost(o))}", o.why) for o in technique.overheads))
-    parts += _section("Interactions", (_edge(atlas, technique, e) for e in atlas.interactions(technique.id)))
-    reported = (
-        _noted(f"{r.claim}: {r.value}", f"{r.setting}  [{r.source.paper}, {r.source.place}]")
-        for r in technique.reported
-    )
-    parts += _section("Reported by its sources", reported)
+    edges = [_edge(atlas, technique, edge) for edge in atlas.interactions(technique.id)]
+    laws = [Text(f"• {sentence}") for sentence in by_law(atlas, technique.id).sentences]
+    parts += _section("Interactions", [*edges, *laws])
+    parts += _section("Reported by its sources", (_reported(atlas, technique, each) for each in technique.reported))
+    parts += _section("Shipped in", (_noted(*_shipped(atlas, shipped)) for shipped in technique.shipped_in))
     parts += _section("Pitfalls", (Text(f"• {pitfall.mistake}") for pitfall in technique.pitfalls))
     parts += _section(
         "Paper", [Text(f"{'; '.join(paper.authors)} ({paper.year}). {paper.title}. {paper.venue}. {paper.url}")]
@@ -79,7 +83,7 @@ def _parameters(technique: Technique) -> Table:
     for column in ("name", "symbol", "default", "legal", "meaning"):
         table.add_column(column, overflow="fold")
     for name, parameter in technique.parameters.items():
-        table.add_row(name, parameter.symbol or "", _value(parameter.default), _legal(parameter), parameter.doc)
+        table.add_row(name, parameter.symbol or "", setting(parameter.default), _legal(parameter), parameter.doc)
     return table
 
 
@@ -88,17 +92,32 @@ def _effect(effect: Effect) -> str:
     return as_text((f"{effect.quantity} ", *change(effect), *((" ", *where) if where else ())))
 
 
-def _value(value: Setting) -> str:
-    """A value as YAML writes it."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
 def _legal(parameter: Parameter) -> str:
     return parameter.range or ", ".join(map(str, parameter.choices)) or parameter.type
 
 
+def _shipped(atlas: KnowledgeBase, shipped: Shipped) -> tuple[str, str]:
+    """An engine and how to switch the technique on there; then what differs, and where that can be read."""
+    since = f" since {shipped.since}" if shipped.since else ""
+    notes = [f"departs: {shipped.departs}"] if shipped.departs else []
+    notes += [f"refuses: {shipped.refuses}"] if shipped.refuses else []
+    notes.append(f"[{shipped.source.paper}, {shipped.source.place}]")
+    return f"{atlas.atlas.term('engine', shipped.engine).name}{since}: {shipped.how}", "  ".join(notes)
+
+
 def _noted(line: str, note: str | None) -> Text:
     return Text.assemble(f"• {line}", *([(f"\n  {note}", "dim")] if note else []))
+
+
+def _reported(atlas: KnowledgeBase, technique: Technique, experiment: Reported) -> Text:
+    """An experiment: the model and how it was run, every number, what else decides them, the source."""
+    rows = experiment_results(atlas.atlas, technique, experiment)
+    how = (experiment.model_given, setting_of(experiment.setting), kept_phrase(rows[0]), experiment.device)
+    source = f"[{experiment.source.paper}, {experiment.source.place}]"
+    return _noted(
+        f"{'; '.join(part for part in how if part)}\n  {'; '.join(map(number_phrase, rows))}",
+        " ".join(part for part in (experiment.note, source) if part),
+    )
 
 
 def _edge(atlas: KnowledgeBase, technique: Technique, edge: Edge) -> Text:

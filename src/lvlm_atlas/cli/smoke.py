@@ -60,7 +60,8 @@ def _print(results: list[SmokeResult]) -> None:
     for result in results:
         setting = ", ".join(f"{name}={value}" for name, value in result.setting.items())
         outcome = f"{len(result.passed)} checks passed" if not result.failed else "FAILED"
-        typer.echo(f"{result.technique}({setting}): {outcome}")
+        spared = "".join(f"; {check} skipped: {why}" for check, why in result.skipped.items())
+        typer.echo(f"{result.technique}({setting}): {outcome}{spared}")
         for check, seen in result.failed.items():
             typer.echo(f"    {check}: {seen}")
     failed = sum(bool(result.failed) for result in results)

@@ -1,266 +1,278 @@
-"""The files of a new technique: an entry, a reference that runs and changes nothing yet, and its test.
+"""The files of a new technique: its entry, and unless it is only described, a reference and its test.
 
-What the contributor must write is marked `FILL IN`; `check` names every such place.
+Only what id, family, positions and paper say for certain is filled in; the rest is marked `FILL IN`, and `check`
+names every such place.
 """
 
 from __future__ import annotations
 
-import ast
+import keyword
 import re
+import sys
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import date
+from itertools import groupby
 from pathlib import Path
-from string import Template
+from typing import TypeVar
+
+import yaml
 
 from lvlm_atlas.atlas.atlas import Atlas
+from lvlm_atlas.atlas.bibliography import BIB
+from lvlm_atlas.atlas.loader import Inspection, inspect
+from lvlm_atlas.atlas.records import TECHNIQUES
+from lvlm_atlas.atlas.root import authored_root
+from lvlm_atlas.atlas.shelves import folded
+from lvlm_atlas.drafts.files import write_all
+from lvlm_atlas.drafts.papers import nearest, with_work, work_from
+from lvlm_atlas.drafts.points import ExtensionPoint, extension_points
+from lvlm_atlas.drafts.templates import AMOUNT, AMOUNTS, DESCRIBED, ENTRY, IMPLEMENTED, METHOD, REFERENCE, TEST
 from lvlm_atlas.fault import AtlasError, suggestion
-from lvlm_atlas.graph.knowledge import KnowledgeBase
 from lvlm_atlas.schema.record import ID_PATTERN
-from lvlm_atlas.schema.vocabulary import FamilyTerm, QuantityTerm
+from lvlm_atlas.schema.vocabulary import FamilyTerm, PositionTerm, QuantityTerm
 
-_POINTS = Path(__file__).parents[1] / "reference" / "lvlm" / "points.py"
-
-
-def scaffold(
-    atlas: KnowledgeBase, id_: str, *, family: str, acts_at: str, paper: str, name: str | None = None
-) -> list[Path]:
-    """Write the files, all or none, and return their paths.
-
-    Raises:
-        AtlasError: the id is taken or malformed, a term or paper is unknown, the extension point has no
-            reference yet, or the root is no checkout that can be written.
-    """
-    records = atlas.atlas
-    if not re.fullmatch(ID_PATTERN, id_) or "." in id_:
-        raise AtlasError(f"{id_!r} is no id; use lower-case words joined by '-', such as my-method")
-    if id_ in records.techniques or id_ in records.redirects:
-        raise AtlasError(f"the id {id_!r} is taken and means one thing for ever; choose another")
-    if paper not in records.papers:
-        raise AtlasError(f"no paper {paper!r} in papers.bib; {suggestion(paper, records.papers)} Add it there first")
-    family_term = records.term("family", family)
-    root_term = records.term("family", family_term.parent) if family_term.parent else family_term
-    position = records.term("position", acts_at).id
-    stage = root_term.stage if isinstance(root_term, FamilyTerm) else None
-    module = id_.replace("-", "_")
-    point = _point(position)
-    names = point | {
-        "id": id_,
-        "name": name or id_,
-        "class_name": "".join(word.capitalize() for word in id_.split("-")),
-        "module": module,
-        "family": family_term.id,
-        "stage": stage or "",
-        "position": position,
-        "paper": paper,
-        "today": date.today().isoformat(),
-        "effect": EFFECTS.get(position) or f"- quantity: {_quantity(records, position)}\n  scale: keep_ratio",
-    }
-    root = records.root
-    files = {
-        root / "catalog" / "techniques" / (stage or "") / root_term.id / f"{id_}.yaml": ENTRY,
-        root / "src" / "lvlm_atlas" / "reference" / "techniques" / (stage or "") / f"{module}.py": REFERENCE,
-        root / "tests" / "reference" / "techniques" / (stage or "") / f"test_{module}.py": TEST,
-    }
-    return _write({path: template.substitute(names) for path, template in files.items()}, root)
-
-
-def _write(files: dict[Path, str], root: Path) -> list[Path]:
-    taken = [path for path in files if path.exists()]
-    if taken:
-        raise AtlasError(f"{taken[0]} exists already; remove it or choose another id")
-    if not (root / "src" / "lvlm_atlas").is_dir():
-        raise AtlasError(f"{root} is no checkout of the project; clone it and point --root at the clone")
-    written: list[Path] = []
-    try:
-        for path, text in files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            written.append(path)
-            path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        for path in written:
-            path.unlink(missing_ok=True)
-        raise AtlasError(f"cannot write {written[-1]}: {error.strerror}; nothing was kept") from None
-    return [path.relative_to(root) for path in written]
-
-
-def _quantity(records: Atlas, position: str) -> str:
-    """The first quantity that is decided at a position, or after it."""
-    order = [term.id for term in records.terms("position")]
-    decided = {
-        term.position: term.id
-        for term in reversed(records.terms("quantity"))
-        if isinstance(term, QuantityTerm) and term.position
-    }
-    return next(decided[place] for place in order[order.index(position) :] if place in decided)
-
-
-def _point(position: str) -> dict[str, str]:
-    """The extension point of a position: its method's signature, the value it passes on.
-
-    Read from the source: the module itself needs torch.
-    """
-    tree = ast.parse(_POINTS.read_text(encoding="utf-8"))
-    table = next(
-        node.value
-        for node in tree.body
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "POINTS"
-    )
-    points = {
-        ast.literal_eval(key): (ast.literal_eval(value.args[0]), *map(ast.unparse, value.args[1:]))
-        for key, value in zip(table.keys, table.values, strict=True)  # type: ignore[union-attr]
-        if key is not None and isinstance(value, ast.Call)
-    }
-    if position not in points:
-        raise AtlasError(f"the reference LVLM has no extension point {position!r}; {suggestion(position, points)}")
-    method, context, returns = points[position]
-    given = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == context)
-    passes_on = [
-        n.target.id
-        for n in given.body
-        if isinstance(n, ast.AnnAssign)
-        and isinstance(n.target, ast.Name)
-        and n.target.id in ("patches", "sequence", "entries", "frames_F3HW")
-        and ast.unparse(n.annotation) == returns
-    ]
-    doc = (ast.get_docstring(given) or "").partition("Returns ")[2].splitlines()[0]
-    unwritten = f'raise NotImplementedError("{method} is not written yet")'
-    return {
-        "signature": f"def {method}(self, at: {context}) -> {returns}:",
-        "method": method,
-        "doc": doc[:1].upper() + doc[1:],
-        "body": f"return at.{passes_on[0]}" if passes_on else unwritten,
-        "imports": _imports(tree, context, returns),
-    }
-
-
-def _imports(tree: ast.Module, context: str, returns: str) -> str:
-    """The import lines that a method with this context and this annotation needs."""
-    used = {node.id for node in ast.walk(ast.parse(returns)) if isinstance(node, ast.Name)}
-    lines = [f"from lvlm_atlas.reference.lvlm.points import {', '.join(sorted([context, 'Technique']))}"]
-    for node in tree.body:
-        names = node.names if isinstance(node, ast.ImportFrom) else []
-        if taken := [alias.name for alias in names if (alias.asname or alias.name) in used]:
-            lines.append(f"from {node.module} import {', '.join(taken)}")  # type: ignore[attr-defined]
-    others = [line for line in lines if "lvlm_atlas" not in line]
-    return "\n".join([*others, *([""] if others else []), *sorted(line for line in lines if "lvlm_atlas" in line)])
-
-
-EFFECTS = {
-    "cache-bits": """\
-- quantity: kv.bits
-  key: 16 * keep_ratio
-  value: 16 * keep_ratio
-  group_size: d
-  group_overhead_bit: 32""",
-    "decode-loop": """\
-- quantity: speculation
-  draft_length: 4
-  draft_nodes: 4
-  draft_passes: 4
-  accepted_at_most: 4
-  draft_vision_tokens: keep_ratio * N_v
-  exact: greedy""",
-}
-"""Effects of another form than a change of one count, by position."""
-
-ENTRY = Template("""\
-# yaml-language-server: $$schema=../../../../taxonomy/schema/technique.json
-id: $id
-name: $name
-aliases: []
-summary: FILL IN, in one sentence, what it does and what that buys.
-paper: $paper
-stage: $stage
-family: $family
-modality: [image]
-training: none
-query_aware: false
-acts_at: [$position]
-relieves:
-- {stage: $stage, bound: compute}
-mechanism: [token-pruning]
-signals: [feature-similarity]
-needs: []
-explanation: >-
-  FILL IN how it works and why, in a paragraph.
-algorithm:
-- does: FILL IN the first step, with shapes and formulas.
-  code: $class_name.$method
-parameters:
-  keep_ratio:
-    symbol: r
-    type: float
-    default: 0.5
-    range: (0, 1]
-    doc: FILL IN what it does.
-effects:
-$effect
-overheads: []
-interactions: []
-reported: []
-pitfalls:
-- mistake: FILL IN a way to get it wrong.
-  test: test_the_neutral_setting_changes_nothing
-status: implemented
-reference: lvlm_atlas.reference.techniques.$stage.$module:$class_name
-neutral: {keep_ratio: 1.0}
-trials:
-- {keep_ratio: 0.5}
-- {keep_ratio: 0.25}
-verified: paper
-updated: '$today'
-""")
-
-REFERENCE = Template('''\
-"""$name.
-
-Paper: $paper, FILL IN section and equation numbers.
-Symbols: r -> keep_ratio.
-Departs: FILL IN each departure from the paper, numbered, or write "nowhere known".
-"""
-
-from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import ClassVar
-
-$imports
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class $class_name(Technique):
-    """$name as the extension point `$position` sees it."""
+class Draft:
+    """What a new technique's files are made from."""
 
-    keep_ratio: float = 0.5
-    """Share kept, (0, 1]."""
+    id: str
+    name: str
+    family: str
+    """Its family, or subfamily where there is one."""
+    root_family: str
+    """The family that `family` is part of, or is."""
+    stage: str
+    positions: tuple[PositionTerm, ...]
+    """In pipeline order."""
+    paper: str
 
-    acts_at: ClassVar = ("$position",)
-    needs: ClassVar = ()
+    @property
+    def module(self) -> str:
+        """Name of the reference's module."""
+        name = self.id.replace("-", "_")
+        return name if name.isidentifier() and not keyword.iskeyword(name) else f"technique_{name}"
 
-    def __post_init__(self) -> None:
-        if not 0 < self.keep_ratio <= 1:
-            raise ValueError(f"keep_ratio must lie in (0, 1], got {self.keep_ratio}")
+    @property
+    def package(self) -> str:
+        """Name of the package that holds the module."""
+        return self.stage.replace("-", "_")
 
-    $signature
-        """$doc"""
-        # FILL IN: call a pure function on bare tensors, written above
-        $body
-''')
-
-TEST = Template('''\
-"""$name: hand-worked cases, limits, invariants."""
-
-from __future__ import annotations
-
-import torch
-
-from lvlm_atlas.reference.lvlm import LVLM, random_request
-from lvlm_atlas.reference.techniques.$stage.$module import $class_name
+    @property
+    def class_name(self) -> str:
+        """Name of the reference's class: the technique's name, as far as Python takes it."""
+        plain = unicodedata.normalize("NFKD", self.name).encode("ascii", "ignore").decode()
+        words = re.findall(r"[A-Za-z0-9]+", plain) or re.findall(r"[a-z0-9]+", self.id)
+        name = "".join(word[0].upper() + word[1:] for word in words)
+        return name if name[0].isalpha() and not keyword.iskeyword(name) else f"Technique{name}"
 
 
-def test_the_neutral_setting_changes_nothing(device: str) -> None:
-    lvlm = LVLM.random(device=device)
-    request = random_request(lvlm.config)
-    plain, neutral = lvlm.run(request), lvlm.run(request, [$class_name(keep_ratio=1.0)])
-    assert torch.equal(plain.tokens_N, neutral.tokens_N)
-    torch.testing.assert_close(plain.logits_NC, neutral.logits_NC)
-''')
+def scaffold(
+    root: Path,
+    id_: str,
+    *,
+    family: str,
+    acts_at: Sequence[str],
+    paper: str | None,
+    name: str | None = None,
+    described: bool = False,
+    bib: Path | None = None,
+) -> list[Path]:
+    """Write the files, all or none, and return their paths relative to the root.
+
+    Args:
+        root: where the catalog lies. Its other records may have faults; they may be drafts themselves.
+        id_: id of the technique.
+        family: its family or subfamily.
+        acts_at: the positions at which it acts, in any order.
+        paper: key of its paper, in papers.bib or in `bib`; may be None if `bib` holds one work.
+        name: its name; by default the id.
+        described: whether to leave out reference and test; then any position will do.
+        bib: a BibTeX file from which the paper is taken along into papers.bib.
+
+    Raises:
+        AtlasError: the id is taken or malformed, a term or paper is unknown, an extension point has no reference, or
+            the root is no checkout that can be written. All of these at once.
+    """
+    inspection = inspect(root)
+    records = inspection.atlas
+    problems: list[str] = []
+
+    def attempt(step: Callable[[], T]) -> T | None:
+        try:
+            return step()
+        except AtlasError as error:
+            problems.append(str(error))
+            return None
+
+    attempt(lambda: authored_root(root))
+    attempt(lambda: _free(inspection, id_))
+    attempt(lambda: _printable(name))
+    place = attempt(lambda: _place_of_family(records, family))
+    positions = attempt(lambda: _positions(records, acts_at, described))
+    work = attempt(lambda: work_from(bib, paper, records.papers)) if bib else None
+    if not bib:
+        attempt(lambda: _known_paper(records, paper))
+    if not described and not (root / "src" / "lvlm_atlas").is_dir():
+        problems.append(
+            f"{root} is no checkout of the project; clone it and point --root at the clone, or give --described"
+        )
+    if problems or place is None or positions is None:
+        raise AtlasError("\n".join(problems))
+    draft = Draft(
+        id_, name or id_, *place, positions=positions, paper=work.key if work else paper or ""
+    )  # fmt: skip
+    files = _files(draft, records, described)
+    write_all(root, files, {BIB: with_work(root, work)} if work else None)
+    return [*files, *([BIB] if work else [])]
+
+
+def _files(draft: Draft, records: Atlas, described: bool) -> dict[Path, str]:
+    """Text of each new file by its path, relative to the root."""
+    folder = Path("reference", "techniques", draft.package)
+    entry = Path("catalog", "techniques", draft.stage, draft.root_family, f"{draft.id}.yaml")
+    files = {entry: _entry(draft, records, described)}
+    if not described:
+        files[Path("src", "lvlm_atlas", folder, f"{draft.module}.py")] = _reference(draft)
+        files[Path("tests", folder, f"test_{draft.module}.py")] = TEST.substitute(_names(draft))
+    return files
+
+
+def _free(inspection: Inspection, id_: str) -> None:
+    """Refuse an id that is malformed, or that means something already."""
+    if not re.fullmatch(ID_PATTERN, id_) or "." in id_:
+        raise AtlasError(f"{id_!r} is no id; use lower-case words joined by '-', such as my-method")
+    drafts = (path.stem for path in inspection.unread if path.is_relative_to(TECHNIQUES))
+    if id_ in {*inspection.atlas.techniques, *inspection.atlas.redirects, *drafts}:
+        raise AtlasError(f"the id {id_!r} is taken and means one thing for ever; choose another")
+
+
+def _printable(name: str | None) -> None:
+    """Refuse a name that would not stand in an entry or a docstring as it is."""
+    if name is not None and (not name.strip() or not name.isprintable() or re.search(r"[\"\\<>]", name)):
+        raise AtlasError(f"--name: {name!r} is no name; use letters, digits and plain punctuation, such as VL-Cache")
+
+
+def _place_of_family(records: Atlas, word: str) -> tuple[str, str, str]:
+    """Id of a family, of the family that it is part of (or is), and of the stage of both."""
+    term = records.term("family", word)
+    root = records.term("family", term.parent) if term.parent else term
+    stage = root.stage if isinstance(root, FamilyTerm) else None
+    return term.id, root.id, stage or ""
+
+
+def _positions(records: Atlas, words: Sequence[str], described: bool) -> tuple[PositionTerm, ...]:
+    """The positions of these ids, names or aliases, in pipeline order."""
+    terms = [term for term in records.terms("position") if isinstance(term, PositionTerm)]
+    by_word = {folded(alias): term for term in terms for alias in term.aliases}
+    by_word |= {folded(word): term for term in terms for word in (term.name or term.id, term.id)}
+    chosen: dict[str, PositionTerm] = {}
+    problems = []
+    for word in words:
+        term = by_word.get(folded(word))
+        if term is None:
+            problems.append(f"no position {word!r}; {suggestion(word, [term.id for term in terms])}")
+        elif not described and term.id not in extension_points():
+            narrower = [t.id for t in terms if t.parent == term.id and t.id in extension_points()]
+            repair = f"did you mean {' or '.join(map(repr, narrower))}?" if narrower else "give --described without one"
+            problems.append(f"the reference LVLM has no extension point {term.id!r}; {repair}")
+        else:
+            chosen[term.id] = term
+    if problems:
+        raise AtlasError("\n".join(problems))
+    return tuple(sorted(chosen.values(), key=lambda term: term.order or 0))
+
+
+def _known_paper(records: Atlas, key: str | None) -> None:
+    """Refuse a paper that papers.bib does not hold."""
+    if key is None:
+        raise AtlasError("give --paper, the key of its work in papers.bib, or --from-bib with a file that holds it")
+    if key not in records.papers:
+        near = nearest(key, records.papers)
+        meant = f"{near} If not, " if near else "; "
+        raise AtlasError(f"no paper {key!r} in papers.bib{meant}add it there first or give --from-bib FILE")
+
+
+def _names(draft: Draft) -> dict[str, str]:
+    """What every template may use."""
+    return {
+        "id": draft.id, "name": draft.name, "paper": draft.paper, "stage": draft.stage, "family": draft.family,
+        "package": draft.package, "module": draft.module, "class_name": draft.class_name,
+    }  # fmt: skip
+
+
+def _entry(draft: Draft, records: Atlas, described: bool) -> str:
+    names = _names(draft)
+    points = [] if described else [extension_points()[term.id] for term in draft.positions]
+    codes = [f"    code: {draft.class_name}.{point.method}\n" for point in points] or [""]
+    steps = [f"  - does: FILL IN a step, with shapes and formulas.\n{code}" for code in codes]
+    return ENTRY.substitute(
+        names,
+        name_line=yaml.safe_dump({"name": draft.name}, allow_unicode=True, width=1000).strip(),
+        positions=", ".join(term.id for term in draft.positions),
+        steps="".join(steps).rstrip(),
+        effects="\n".join(_effect(_quantity(records, term)) for term in draft.positions),
+        rest=(DESCRIBED if described else IMPLEMENTED).substitute(names),
+        today=date.today().isoformat(),
+        **{
+            f"{vocabulary}s": ", ".join(term.id for term in records.terms(vocabulary))
+            for vocabulary in ("training", "bound", "verification")
+        },
+        modalities=", ".join(term.id for term in records.terms("modality")),
+    )
+
+
+def _quantity(records: Atlas, position: PositionTerm) -> str | None:
+    """The first quantity that is decided at a position, or after it; None if there is none."""
+    order = {term.id: term.order or 0 for term in records.terms("position") if isinstance(term, PositionTerm)}
+    decided = [
+        (order[term.position], term.id)
+        for term in records.terms("quantity")
+        if isinstance(term, QuantityTerm) and term.position and order[term.position] >= order[position.id]
+    ]
+    return min(decided, key=lambda pair: pair[0])[1] if decided else None
+
+
+def _effect(quantity: str | None) -> str:
+    if quantity is None:
+        return "  - quantity: FILL IN what `lvlm-atlas terms quantity` lists, and its amount"
+    return f"  - quantity: {quantity}\n{AMOUNTS.get(quantity, AMOUNT)}"
+
+
+def _reference(draft: Draft) -> str:
+    points = [extension_points()[term.id] for term in draft.positions]
+    return REFERENCE.substitute(
+        _names(draft),
+        imports=_imports(points),
+        acts_at=", ".join(f'"{term.id}"' for term in draft.positions),
+        methods="\n\n".join(_method(point) for point in points),
+    )
+
+
+def _method(point: ExtensionPoint) -> str:
+    body = (
+        f"return {point.passes_on}  # FILL IN: call a pure function on bare tensors, written above"
+        if point.passes_on
+        else f'raise NotImplementedError("FILL IN: {point.method} must return something of its own")'
+    )
+    return METHOD.substitute(signature=point.signature, doc=point.doc, body=body)
+
+
+def _imports(points: Sequence[ExtensionPoint]) -> str:
+    """The import lines of a reference at some points: Python's own, those of packages, ours."""
+    pairs = {
+        ("dataclasses", "dataclass"),
+        ("typing", "ClassVar"),
+        ("lvlm_atlas.reference.lvlm.points", "Technique"),
+        *(pair for point in points for pair in point.imports),
+    }
+    blocks: dict[int, list[str]] = {}
+    for module, group in groupby(sorted(pairs), key=lambda pair: pair[0]):
+        package = module.partition(".")[0]
+        rank = 0 if package in sys.stdlib_module_names else 2 if package == "lvlm_atlas" else 1
+        blocks.setdefault(rank, []).append(f"from {module} import {', '.join(name for _, name in group)}")
+    return "\n\n".join("\n".join(lines) for _, lines in sorted(blocks.items()))

@@ -1,7 +1,7 @@
 """The rules that derive interactions from what entries declare.
 
 A rule speaks only where the declared fields leave no doubt. None derives `composes-with`: that nothing is
-known against a pair does not mean that somebody knows it to work.
+known against a pair does not mean that somebody knows it to work. What holds for most pairs is a law, in `laws.py`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,6 @@ from dataclasses import dataclass
 from itertools import combinations, product
 
 from lvlm_atlas.atlas.atlas import Atlas
-from lvlm_atlas.atlas.places import effect_place
-from lvlm_atlas.schema.effect import Change, Effect
-from lvlm_atlas.schema.expression import evaluate, names_in
-from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.schema.vocabulary import PositionTerm
 
 Pairs = Iterator[tuple[str, str, str]]
@@ -81,60 +77,6 @@ def map_without_kernel(atlas: Atlas) -> Pairs:
                         f"{reader.name} needs `{need}`, which nobody can read once {owner.name} acts at `{place.id}`."
                     )
                     yield start, end, reason
-
-
-_SUPPLY = ("frames", "pixels", "encoder.tokens", "vision-tokens", "llm.vision-tokens")
-"""Quantities whose reduction leaves less for every later place."""
-_DEMAND = (
-    "pixels", "encoder.tokens", "vision-tokens", "llm.vision-tokens",
-    "attention.density", "kv.tokens", "kv.bits", "kv.resident", "speculation",
-)  # fmt: skip
-"""Quantities whose cost grows with what the places before left."""
-
-
-@_rule("upstream-tokens", kind="cascades-to")
-def upstream_tokens(atlas: Atlas) -> Pairs:
-    """A technique that leaves fewer frames, pixels or tokens hands less to every technique later in the pipeline.
-
-    The later one is one whose effect is on those tokens, their attention, their cache entries or the
-    drafting over them. The rule says where the saving goes, not that the two work together.
-    """
-    techniques = atlas.techniques.values()
-    supply = {
-        t.id: [(effect_place(atlas, t, e), e.quantity) for e in t.effects if e.quantity in _SUPPLY and _reduces(t, e)]
-        for t in techniques
-    }
-    demand = {
-        t.id: [(effect_place(atlas, t, e), e.quantity) for e in t.effects if e.quantity in _DEMAND] for t in techniques
-    }
-    for up in techniques:
-        for down in techniques:
-            fed = [(s, d) for at, s in supply[up.id] for to, d in demand[down.id] if at < to]
-            if up is not down and fed:
-                less, met = ([*dict.fromkeys(words)] for words in zip(*fed, strict=True))
-                yield (
-                    up.id,
-                    down.id,
-                    f"{up.name} reduces {_listed(less)} before {down.name}, "
-                    f"whose effect on {_listed(met)} then starts from less.",
-                )
-
-
-def _reduces(technique: Technique, effect: Effect) -> bool:
-    """Whether the effect leaves less than it found, as far as the entry alone can tell."""
-    if not isinstance(effect, Change):
-        return False
-    if effect.scale is None:
-        return effect.at_least is None or effect.at_most is not None
-    names = names_in(effect.scale) if isinstance(effect.scale, str) else frozenset()
-    if not names <= set(technique.parameters):
-        return True
-    defaults = {name: parameter.default for name, parameter in technique.parameters.items()}
-    return evaluate(effect.scale, defaults) < 1
-
-
-def _listed(words: list[str]) -> str:
-    return " and ".join(f"`{word}`" for word in words)
 
 
 RULES = tuple(value for value in list(vars().values()) if isinstance(value, Derivation))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.graph.derivation import RULES
+from lvlm_atlas.graph.laws import Laws
 from lvlm_atlas.schema.vocabulary import InteractionTerm
 
 Evidence = Literal["reported", "reasoned", "derived", "predicted", "measured"]
@@ -38,6 +39,8 @@ class Edge:
     """Where in the source."""
     rules: tuple[str, ...] = ()
     """Ids of the rules that derive it; a stated edge may be derived as well."""
+    strength: float = 0.0
+    """Of a predicted edge, the logarithm of the factor that it tells of."""
 
     @property
     def source(self) -> str:
@@ -60,22 +63,19 @@ class Edge:
         return self.kind, self.ends if self.symmetric else (self.start, self.end)
 
 
-def interactions(atlas: Atlas, predicted: Iterable[Edge] = ()) -> tuple[Edge, ...]:
-    """All interaction edges, in a fixed order.
+def stored_edges(atlas: Atlas, predicted: Iterable[Edge] = ()) -> tuple[Edge, ...]:
+    """All interaction edges but those that laws derive on demand, in a fixed order.
 
     Entries may state an edge twice, from both ends: both statements stay. An edge that an entry states is
     not derived again: the statement has the better reason, and notes the rules that agree with it. A predicted edge
     stands beside the others, since its numbers are of another kind.
     """
-    stated = list(_stated(atlas))
+    stated, laws = list(_stated(atlas)), Laws(atlas)
     derived = defaultdict(list)
     for edge in _derived(atlas):
         derived[edge.key()].append(edge)
     known = {edge.key() for edge in stated}
-    edges = [
-        replace(edge, rules=tuple(rule for twin in derived.get(edge.key(), ()) for rule in twin.rules))
-        for edge in stated
-    ]
+    edges = [replace(edge, rules=tuple(_agreeing(edge, derived.get(edge.key(), ()), laws))) for edge in stated]
     edges += [edge for key, twins in derived.items() if key not in known for edge in twins]
     edges += predicted
     return tuple(
@@ -86,6 +86,18 @@ def interactions(atlas: Atlas, predicted: Iterable[Edge] = ()) -> tuple[Edge, ..
             ),
         )
     )  # fmt: skip
+
+
+def edges_by_law(laws: Laws, start: str, end: str, kind: str | None = None) -> Iterator[Edge]:
+    """The edges from one technique to another that laws derive, or those of one kind."""
+    for law, reason in laws.hold(start, end, kind):
+        yield Edge(start=start, kind=law.kind, end=end, reason=reason, evidence="derived", rules=(law.id,))
+
+
+def _agreeing(stated: Edge, derived: Iterable[Edge], laws: Laws) -> Iterator[str]:
+    """The rules and laws that say what an entry states."""
+    for edge in (*derived, *edges_by_law(laws, stated.start, stated.end, stated.kind)):
+        yield from edge.rules
 
 
 def _stated(atlas: Atlas) -> Iterable[Edge]:

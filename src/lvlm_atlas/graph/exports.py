@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import networkx as nx
 
 from lvlm_atlas.graph.edges import Edge
 from lvlm_atlas.graph.knowledge import KnowledgeBase
+from lvlm_atlas.graph.laws import LAWS
 
-FORMAT = "lvlm-atlas-graph/1"
+FORMAT = "lvlm-atlas-graph/2"
 """Names the layout of the JSON; the number rises when a key changes its meaning."""
 
 
 def to_json(kb: KnowledgeBase) -> str:
-    """The graph as node-link data (for `networkx.node_link_graph(…, edges="edges")`) beside every entry."""
+    """The graph as node-link data (for `networkx.node_link_graph(…, edges="edges")`) beside every entry.
+
+    Laws stand in words: they join techniques by their places and quantities, and the graph joins the places.
+    """
     atlas = kb.atlas
     document = {
         "format": FORMAT,
         "graph": nx.node_link_data(kb.graph, edges="edges"),
         "techniques": {id_: t.model_dump(mode="json", by_alias=True) for id_, t in atlas.techniques.items()},
+        "laws": [{"id": law.id, "kind": law.kind, "why": law.why} for law in LAWS],
         "redirects": {id_: list(ids) for id_, ids in atlas.redirects.items()},
         "vocabularies": {
             name: [term.model_dump(mode="json", exclude_none=True) for term in atlas.terms(name)]
@@ -38,6 +43,7 @@ def to_json(kb: KnowledgeBase) -> str:
             }
             for key, paper in atlas.papers.items()
         },
+        "systems": {id_: s.model_dump(mode="json", by_alias=True) for id_, s in atlas.systems.items()},
         "measurements": {id_: m.model_dump(mode="json") for id_, m in atlas.measurements.items()},
     }
     return json.dumps(document, ensure_ascii=False, indent=1, sort_keys=True, allow_nan=False) + "\n"
@@ -64,6 +70,7 @@ def to_mermaid(kb: KnowledgeBase, ids: Collection[str] | None = None) -> str:
         f'  {names[edge.start]} {"---" if edge.symmetric else "-->"}|"{_mermaid(_labelled(edge))}"| {names[edge.end]}'
         for edge in edges
     ]
+    lines += [f"%% {law}" for law in _laws()] if ids is None else []
     return "\n".join(lines) + "\n"
 
 
@@ -78,6 +85,7 @@ def to_dot(kb: KnowledgeBase, ids: Collection[str] | None = None) -> str:
         lines.append(
             f"  {_dot(edge.start)} -> {_dot(edge.end)} [label={_dot(_labelled(edge))}, tooltip={tooltip}{arrow}];"
         )
+    lines += [f"  // {law}" for law in _laws()] if ids is None else []
     return "\n".join([*lines, "}"]) + "\n"
 
 
@@ -88,6 +96,11 @@ EXPORTS: Mapping[str, Callable[[KnowledgeBase], str]] = {
     "dot": to_dot,
 }
 """Every export by its name."""
+
+
+def _laws() -> Iterator[str]:
+    """What is not drawn, since it would join nearly all."""
+    return (f"Not drawn: {law.kind} by the law {law.id}. {law.why}" for law in LAWS)
 
 
 def _labelled(edge: Edge) -> str:

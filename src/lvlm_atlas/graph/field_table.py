@@ -8,10 +8,22 @@ from typing import get_args
 from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.atlas.shelves import UnknownIdError
 from lvlm_atlas.fault import suggestion
-from lvlm_atlas.graph.fields import ChoiceField, Field, PaperField, ReliefField, TermField, YearField, folded
+from lvlm_atlas.graph.fields import (
+    ChoiceField,
+    Field,
+    ModelField,
+    PaperField,
+    ReliefField,
+    TermField,
+    YearField,
+    folded,
+)
 from lvlm_atlas.schema.technique import Technique
 
-_PARTS = ("interactions", "overheads", "parameters", "pitfalls", "reference", "reported", "upstream")
+_PARTS = (
+    "also_in", "interactions", "listed_in", "overheads", "parameters", "pitfalls", "reference", "reported",
+    "shipped_in", "upstream",
+)  # fmt: skip
 
 
 def _parts(atlas: Atlas, technique: Technique) -> Iterator[str]:
@@ -21,11 +33,18 @@ def _parts(atlas: Atlas, technique: Technique) -> Iterator[str]:
         yield "measurement"
 
 
+def _switched_on(technique: Technique, engine: str) -> str:
+    """How an engine switches the technique on, and where that can be read."""
+    found = (shipped for shipped in technique.shipped_in if shipped.engine == engine)
+    return "; ".join(f"{shipped.how} [{shipped.source.paper}, {shipped.source.place}]" for shipped in found)
+
+
 FIELDS: tuple[Field, ...] = (
     TermField(
         name="stage",
         doc="Stage that the survey files the technique under.",
         example="stage:prefilling",
+        aliases=("phase",),
         vocabulary="stage",
         of=lambda t: (t.stage,),
     ),
@@ -45,6 +64,7 @@ FIELDS: tuple[Field, ...] = (
         name="bound",
         doc="Resource that it saves, at whichever stage.",
         example="bound:compute",
+        aliases=("bottleneck",),
         vocabulary="bound",
         of=lambda t: (relief.bound for relief in t.relieves),
     ),
@@ -88,6 +108,28 @@ FIELDS: tuple[Field, ...] = (
         of=lambda t: (effect.quantity for effect in t.effects),
     ),
     TermField(
+        name="reported_on",
+        doc="Benchmark on which a source reports scores; a broader one finds its parts.",
+        example="reported_on:gqa",
+        aliases=("benchmark",),
+        vocabulary="benchmark",
+        of=lambda t: (result.benchmark for e in t.reported for result in e.results if result.benchmark),
+    ),
+    TermField(
+        name="reports",
+        doc="Metric of speed, memory or work that a source reports.",
+        example="reports:ttft",
+        aliases=("metric",),
+        vocabulary="metric",
+        of=lambda t: (result.metric for e in t.reported for result in e.results if result.metric),
+    ),
+    ModelField(
+        name="reported_for",
+        doc="Model that reported numbers are of: its id in the catalog, or the name as printed.",
+        example="reported_for:llava-1.5-7b",
+        aliases=("model",),
+    ),
+    TermField(
         name="modality",
         doc="Input it applies to.",
         example="modality:video",
@@ -114,6 +156,15 @@ FIELDS: tuple[Field, ...] = (
         example="status:implemented",
         choices=get_args(Technique.model_fields["status"].annotation),
         of=lambda _, t: (t.status,),
+    ),
+    TermField(
+        name="shipped_in",
+        doc="Engine or toolkit whose released code has it, as far as a source says.",
+        example="shipped-in:transformers",
+        aliases=("engine",),
+        vocabulary="engine",
+        of=lambda t: (shipped.engine for shipped in t.shipped_in),
+        detail=_switched_on,
     ),
     TermField(
         name="verified",

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from lvlm_atlas.atlas.atlas import Atlas
+from lvlm_atlas.atlas.shelves import UnknownIdError
 from lvlm_atlas.fault import AtlasError, suggestion
 from lvlm_atlas.schema.technique import Technique
 
@@ -80,6 +81,8 @@ class TermField(Field):
     """Which vocabulary."""
     of: Callable[[Technique], Iterable[str]]
     """The term ids of a technique."""
+    detail: Callable[[Technique, str], str] | None = None
+    """What more the technique's entry says of one of its terms."""
 
     def known(self, atlas: Atlas) -> tuple[str, ...]:
         """All live terms."""
@@ -92,7 +95,10 @@ class TermField(Field):
     def test(self, atlas: Atlas, value: str) -> Test:
         """Whether the term, or one below it, is among the technique's."""
         wanted = atlas.narrower(self.vocabulary, term_named(atlas, self.vocabulary, value, self.name))
-        return lambda t: _said(self.name, (id_ for id_ in self.ids(atlas, t) if id_ in wanted))
+        return lambda t: _said(self.name, (self._shown(t, id_) for id_ in self.ids(atlas, t) if id_ in wanted))
+
+    def _shown(self, technique: Technique, id_: str) -> str:
+        return f"{id_}, {self.detail(technique, id_)}" if self.detail else id_
 
 
 def term_named(atlas: Atlas, vocabulary: str, word: str, field: str) -> str:
@@ -180,6 +186,24 @@ class PaperField(Field):
         """Whether that work defines the technique."""
         wanted = self._choose(value, atlas.papers)
         return lambda t: f"paper: {wanted}" if wanted in (t.paper, *t.also) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelField(Field):
+    """The models of reported numbers."""
+
+    def known(self, atlas: Atlas) -> tuple[str, ...]:
+        """Those of the catalog, and those that entries name as printed."""
+        printed = {e.model_name for t in atlas.techniques.values() for e in t.reported if e.model_name}
+        return (*atlas.models, *sorted(printed))
+
+    def test(self, atlas: Atlas, value: str) -> Test:
+        """Whether a number of the technique is of that model; a name or alias of the catalog will do."""
+        named = value
+        with suppress(UnknownIdError):
+            named = atlas.model(value).id
+        wanted = self._choose(named, self.known(atlas))
+        return lambda t: _said(self.name, (e.model_given for e in t.reported if e.model_given == wanted))
 
 
 @dataclass(frozen=True, kw_only=True)

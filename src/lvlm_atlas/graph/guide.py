@@ -21,6 +21,8 @@ class Entry:
     """A query that uses it."""
     values: tuple[str, ...] = ()
     """The values it can have, where they can be listed."""
+    synonyms: tuple[str, ...] = ()
+    """Other ways to write it."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ QUESTIONS = (
     Question("Which pairings with FastV has nobody settled yet?", "unknown-with(fastv) and status:implemented"),
     Question("What cuts vision tokens without reading the prompt?", "effect:vision_tokens query_aware:false"),
     Question("What needs a full attention map and so loses fused kernels?", "need:attention-map"),
+    Question("What can be switched on in transformers today?", "engine:transformers"),
     Question("Which video techniques are recent and come with code?", "modality:video year>=2024 has:upstream"),
     Question("What relieves prefilling and leaves attention kernels alone?", "relieves:prefilling -acts_at:attention"),
     Question("What conflicts with anything in the decoding loop?", "conflicts-with(acts_at:decode-loop)"),
@@ -80,5 +83,7 @@ def guide(atlas: Atlas) -> Guide:
         Entry("within(X, N)", "What N interactions or fewer join to X, whichever way they point.", "within(fastv, 2)"),
         Entry("within(X, N, KIND)", "The same over one kind.", "within(fastv, 2, conflicts-with)"),
     ]
-    fields = tuple(Entry(f"{f.name}:", f.doc, f.example, f.known(atlas)) for f in FIELDS)
+    fields = tuple(
+        Entry(f"{f.name}:", f.doc, f.example, f.known(atlas), tuple(f"{alias}:" for alias in f.aliases)) for f in FIELDS
+    )
     return Guide(fields, tuple(kinds), OPERATORS, QUESTIONS)

@@ -20,7 +20,7 @@ from lvlm_atlas.graph.relations import reading, relation_named, relations
 from lvlm_atlas.schema.technique import Technique
 
 if TYPE_CHECKING:
-    from lvlm_atlas.graph.knowledge import KnowledgeBase
+    from lvlm_atlas.graph.interactions import Interactions
 
 Found = dict[str, tuple[Reason, ...]]
 """Why each technique is found, by id."""
@@ -29,7 +29,7 @@ VERDICTS = {"workswith": "works", "breakswith": "breaks", "unknownwith": "unknow
 """Relations that read the verdict over all edges of a pair."""
 
 
-def answer(kb: KnowledgeBase, text: str) -> Answer:
+def answer(kb: Interactions, text: str) -> Answer:
     """The answer to a query.
 
     Raises:
@@ -46,7 +46,7 @@ def answer(kb: KnowledgeBase, text: str) -> Answer:
 class _Search:
     """One query on its way to an answer."""
 
-    kb: KnowledgeBase
+    kb: Interactions
     text: str
 
     def find(self, query: Query) -> Found:
@@ -177,7 +177,7 @@ class _Search:
             raise QueryError(self.text, query.column, f"no relation {query.name!r}; {near}") from None
         reasons = []
         for object_ in sorted(self.find(query.of)):
-            for edge in self.kb.interactions(object_):
+            for edge in self.kb.of_kind(object_, relation.kind):
                 subject = edge.other(object_)
                 if relation.holds(edge, subject):
                     said = f"{subject} {reading(atlas, edge, subject)} {object_}"

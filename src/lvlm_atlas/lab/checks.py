@@ -29,8 +29,8 @@ class Runs:
     """With the technique under trial."""
     again: Result
     """The same once more."""
-    neutral: Result
-    """With the technique at its neutral setting."""
+    neutral: Result | None
+    """With the technique at its neutral setting; None if it has none."""
 
 
 def shapes(runs: Runs) -> str | None:
@@ -59,8 +59,8 @@ def deterministic(runs: Runs) -> str | None:
 
 
 def neutral_is_identity(runs: Runs) -> str | None:
-    """At its neutral setting the technique changes no answer."""
-    return answers_differ(runs.neutral, runs.baseline, runs.tolerance)
+    """At its neutral setting, if it has one, the technique changes no answer."""
+    return None if runs.neutral is None else answers_differ(runs.neutral, runs.baseline, runs.tolerance)
 
 
 def kept_in_order(runs: Runs) -> str | None:
@@ -112,6 +112,8 @@ CHECKS: Mapping[str, Callable[[Runs], str | None]] = {
     )
 }
 """Checks by name; each returns None, or what it saw."""
+NEUTRAL = "neutral-is-identity"
+"""The check that a technique without a neutral setting is spared."""
 
 
 def answers_differ(mine: Result, theirs: Result, tolerance: float) -> str | None:

@@ -6,11 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from lvlm_atlas.atlas.atlas import Atlas
-from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.lab.reference import reference_of
 from lvlm_atlas.lab.settings import SHAPES, authored, generated
 from lvlm_atlas.lab.setup import places
 from lvlm_atlas.lab.verification import Item, Outcome, Part, Plan, Row, StackAnswer, StackJob
-from lvlm_atlas.schema.technique import Setting, Technique
+from lvlm_atlas.schema import wording
+from lvlm_atlas.schema.record import Setting
+from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.schema.wording import as_text, change, cost, layers
 
 
@@ -51,10 +53,9 @@ def item(atlas: Atlas, technique: Technique) -> Item:
     """A technique with the places of its effects.
 
     Raises:
-        AtlasError: it has no reference.
+        AtlasError: it has no reference, or the package of its reference is not installed.
     """
-    if technique.reference is None:
-        raise AtlasError(f"{technique.id} is only described, it has no reference to run; leave it out")
+    reference_of(technique)
     return Item(technique=technique, places=places(atlas, technique))
 
 
@@ -137,4 +138,4 @@ def shown(plan: Plan) -> str:
 
 def setting_shown(setting: Mapping[str, Setting]) -> str:
     """A setting in words."""
-    return ", ".join(f"{name}={value}" for name, value in setting.items()) or "defaults"
+    return ", ".join(f"{name}={wording.setting(value)}" for name, value in setting.items()) or "defaults"

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from lvlm_atlas.schema.measurement import SmokeResult, Workload
-from lvlm_atlas.schema.record import Record
-from lvlm_atlas.schema.technique import Setting
+from lvlm_atlas.schema.record import Record, Setting
 
 
 class Job(Record):
@@ -16,8 +15,10 @@ class Job(Record):
     """Id of the technique."""
     reference: str
     """Its reference, as `module:Class`."""
-    neutral: dict[str, Setting]
-    """The setting that changes nothing."""
+    neutral: dict[str, Setting] | None
+    """The setting that changes nothing, if there is one."""
+    no_neutral: str | None = None
+    """Why there is none."""
     trials: tuple[dict[str, Setting], ...] = Field(min_length=1)
     """The settings to run."""
     workload: Workload

@@ -7,7 +7,8 @@ import random
 from collections.abc import Iterable, Mapping
 
 from lvlm_atlas.lab.verification import Shape
-from lvlm_atlas.schema.technique import RANGE, Parameter, Setting, Technique
+from lvlm_atlas.schema.record import Setting
+from lvlm_atlas.schema.technique import RANGE, Parameter, Technique
 
 SHAPES = (
     Shape(preset="tiny", frames=6, text_tokens=16, output_tokens=12),
@@ -43,13 +44,15 @@ def generated(technique: Technique) -> list[dict[str, Setting]]:
 
 def candidates(parameter: Parameter) -> list[Setting]:
     """Legal values that spread over a parameter's range, ends included where they belong to it."""
+    if isinstance(parameter.default, tuple):
+        return _lists(parameter, parameter.default)
     if parameter.choices:
         return list(parameter.choices)
     if parameter.type == "bool":
         return [False, True]
     match = RANGE.match(parameter.range or "")
     low, high = (float(match[2]), float(match[3])) if match else (-math.inf, math.inf)
-    scale = abs(float(parameter.default)) or 1.0
+    scale = abs(float(parameter.default)) or 1.0  # a number, as its type says
     if math.isfinite(low) and math.isfinite(high):
         tried = [low, high, *(low + share * (high - low) for share in (0.13, 0.5, 0.86))]
     elif parameter.type == "int":
@@ -60,6 +63,20 @@ def candidates(parameter: Parameter) -> list[Setting]:
     whole = parameter.type == "int"
     found: list[Setting] = [int(value) if whole else value for value in tried if math.isfinite(value)]
     return [value for value in dict.fromkeys(found) if parameter.problem_with(value) is None]
+
+
+def _lists(parameter: Parameter, default: tuple[int | float, ...]) -> list[Setting]:
+    """Legal lists: the default, and values of its range in the order it asks for, as many as the default has."""
+    one = parameter.model_copy(
+        update={"type": parameter.type.removesuffix("s"), "default": default[0] if default else 1}
+    )
+    values = sorted(value for value in candidates(one) if isinstance(value, int | float))
+    draw = random.Random(str(default))  # noqa: S311 - nothing secret
+    size = len(default)
+    drawn = [draw.sample(values, size) if size <= len(values) else draw.choices(values, k=size) for _ in range(JOINT)]
+    if parameter.order:
+        drawn = [sorted(numbers, reverse=parameter.order == "falling") for numbers in drawn]
+    return [value for value in dict.fromkeys([default, *map(tuple, drawn)]) if parameter.problem_with(value) is None]
 
 
 def distinct(settings: Iterable[Mapping[str, Setting]]) -> list[dict[str, Setting]]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.lab.isolation import Bounds, in_processes
 from lvlm_atlas.lab.job import Answer, Job
+from lvlm_atlas.lab.reference import reference_of
 from lvlm_atlas.schema.measurement import SmokeResult, Workload
 from lvlm_atlas.schema.technique import Technique
 
@@ -18,23 +18,20 @@ def jobs_for(techniques: Iterable[Technique], workload: Workload, device: str) -
     """A job for each technique.
 
     Raises:
-        AtlasError: one of them has no reference.
+        AtlasError: one of them has no reference, or the package of a reference is not installed.
     """
-    jobs = []
-    for technique in techniques:
-        if technique.reference is None or technique.neutral is None:
-            raise AtlasError(f"{technique.id} is only described, it has no reference to run; leave it out")
-        jobs.append(
-            Job(
-                technique=technique.id,
-                reference=technique.reference,
-                neutral=technique.neutral,
-                trials=technique.trials,
-                workload=workload,
-                device=device,
-            )
+    return [
+        Job(
+            technique=technique.id,
+            reference=reference_of(technique),
+            neutral=technique.neutral,
+            no_neutral=technique.no_neutral,
+            trials=technique.trials,
+            workload=workload,
+            device=device,
         )
-    return jobs
+        for technique in techniques
+    ]
 
 
 def smoke(jobs: Iterable[Job], *, bounds: Bounds | None = None, workers: int | None = None) -> Iterator[Answer]:

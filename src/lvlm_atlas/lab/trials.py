@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from lvlm_atlas.lab.checks import CHECKS, TOLERANCE, Runs
+from lvlm_atlas.lab.checks import CHECKS, NEUTRAL, TOLERANCE, Runs
 from lvlm_atlas.lab.job import Answer, Job
 from lvlm_atlas.reference.lvlm import LVLM, Result, random_request
 from lvlm_atlas.schema.measurement import Counts, SmokeResult
-from lvlm_atlas.schema.technique import Setting
+from lvlm_atlas.schema.record import Setting
 
 
 def carry_out(job: Job) -> Answer:
@@ -44,18 +44,20 @@ def _trial(job: Job, setting: dict[str, Setting], lvlm: LVLM, request: Any, base
             baseline,
             run(setting),
             run(setting),
-            run(job.neutral),
+            None if job.neutral is None else run(job.neutral),
         )
     except Exception as error:  # noqa: BLE001 - whatever a reference raises is its result
         return SmokeResult(
             technique=job.technique, setting=setting, passed=(), failed={"runs": f"{type(error).__name__}: {error}"}
         )
-    seen = {name: check(runs) for name, check in CHECKS.items()}
+    skipped = {NEUTRAL: job.no_neutral or "no neutral setting"} if runs.neutral is None else {}
+    seen = {name: check(runs) for name, check in CHECKS.items() if name not in skipped}
     return SmokeResult(
         technique=job.technique,
         setting=setting,
         passed=("runs", *(name for name, problem in seen.items() if problem is None)),
         failed={name: problem for name, problem in seen.items() if problem is not None},
+        skipped=skipped,
         counts=_counts(runs.result),
         baseline=_counts(baseline),
     )

@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from lvlm_atlas.schema.record import Record
-from lvlm_atlas.schema.technique import Setting, Technique
+from lvlm_atlas.schema.record import Record, Setting
+from lvlm_atlas.schema.technique import Technique
 
 
 class Shape(Record):

@@ -10,16 +10,16 @@ would always look better; others are tried where the user asks for them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from lvlm_atlas.graph.results import ReportedResult
 from lvlm_atlas.planner.metric import METRICS, Metric
 from lvlm_atlas.roofline.estimate import Estimate
 from lvlm_atlas.roofline.stage import STAGES
 from lvlm_atlas.roofline.units import share
-from lvlm_atlas.schema.technique import Reported
 
-FORMAT = "lvlm-atlas-plan/1"
+FORMAT = "lvlm-atlas-plan/2"
 """Names the layout of the JSON; the number rises when a key changes its meaning."""
 
 
@@ -71,7 +71,7 @@ class Option:
     """The limits asked for."""
     pairs: tuple[Together, ...]
     """Its techniques, two by two."""
-    reported: Mapping[str, tuple[Reported, ...]]
+    reported: Mapping[str, tuple[ReportedResult, ...]]
     """What sources report of each technique alone, with their settings."""
 
     @property
@@ -178,8 +178,7 @@ class Plan:
                 for each in option.pairs
             ],
             "reported": {
-                id_: [each.model_dump(mode="json", exclude_none=True) for each in said]
-                for id_, said in option.reported.items()
+                id_: [asdict(result) for result in results] for id_, results in option.reported.items()
             },
             "assumptions": [text for each in found.stack for text in each.assumptions],
         }  # fmt: skip

@@ -8,6 +8,7 @@ from itertools import combinations
 
 from lvlm_atlas.fault import AtlasError, suggestion
 from lvlm_atlas.graph.knowledge import KnowledgeBase
+from lvlm_atlas.graph.results import results_of
 from lvlm_atlas.planner.fit import misfit
 from lvlm_atlas.planner.front import STEP, Point, pareto, steps
 from lvlm_atlas.planner.metric import Metric, checked_limit, metric
@@ -248,7 +249,7 @@ class Planning:
             risk="unknown" if any(pair.verdict == "unknown" for pair in pairs) else RISKS[at],
             limits=tuple(Limit(each, most, each.of(found)) for each, most in self.limits),
             pairs=tuple(pairs),
-            reported={each.applied.id: each.choice.technique.reported for each in chosen},
+            reported={each.applied.id: results_of(self.kb.atlas, each.choice.technique) for each in chosen},
         )
 
     def _runners_up(self, by_stack: Mapping[int, Found], beaten: Mapping[int, int]) -> Iterable[Lost]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, get_args
 
-from pydantic import BaseModel, PlainValidator
+from pydantic import BaseModel
 
 from lvlm_atlas.atlas.loader import Inspection
 from lvlm_atlas.atlas.yaml_subset import Loc
@@ -16,11 +16,12 @@ from lvlm_atlas.rules.rule import Files, Finding, rule
 from lvlm_atlas.rules.sample import ALPHA
 from lvlm_atlas.schema.effect import Change, Effect, Speculation, Typical
 from lvlm_atlas.schema.expression import Amount, evaluate, names_in
-from lvlm_atlas.schema.technique import Setting, Technique
+from lvlm_atlas.schema.record import Setting
+from lvlm_atlas.schema.technique import Technique
 
 TYPICAL: Mapping[str, int] = {
-    "B": 1, "F": 1, "N_p": 576, "N_v": 576, "N_t": 64, "N": 640, "N_o": 128, "L": 32, "L_v": 23, "l": 16,
-    "H": 32, "G": 32, "d": 128, "D": 4096, "D_v": 1024, "P": 2,
+    "B": 1, "F": 1, "N_p": 576, "N_v": 576, "N_in": 576, "N_t": 64, "N": 640, "N_o": 128, "L": 32, "L_v": 23, "l": 16,
+    "H": 32, "H_v": 16, "G": 32, "d": 128, "D": 4096, "D_v": 1024, "P": 2,
 }  # fmt: skip
 """One request to LLaVA-1.5 7B with an image of 336 × 336, sizes as in its published configuration."""
 OTHER = 16
@@ -152,7 +153,7 @@ def _setting_shown(setting: Mapping[str, Setting]) -> str:
     example=lambda files: files[ALPHA].update(neutral={"keep_ration": 1.0}),
 )
 def unknown_parameter(inspection: Inspection) -> Iterator[Finding]:
-    """`neutral` and `trials`."""
+    """`neutral`, `trials` and the settings of reported numbers."""
     for path, technique in inspection.of(Technique):
         for loc, name, _ in _settings(technique):
             if name not in technique.parameters:
@@ -168,7 +169,7 @@ def unknown_parameter(inspection: Inspection) -> Iterator[Finding]:
     example=lambda files: files[ALPHA]["trials"][0].update(keep_ratio=1.5),
 )
 def illegal_setting(inspection: Inspection) -> Iterator[Finding]:
-    """`neutral` and `trials`."""
+    """`neutral`, `trials` and the settings of reported numbers."""
     for path, technique in inspection.of(Technique):
         for loc, name, value in _settings(technique):
             parameter = technique.parameters.get(name)
@@ -194,9 +195,7 @@ def amounts_in(technique: Technique) -> Iterator[tuple[Loc, float | str]]:
 @lru_cache(maxsize=64)
 def _amount_fields(model: type[BaseModel]) -> tuple[str, ...]:
     return tuple(
-        name
-        for name, field in model.model_fields.items()
-        if Amount in get_args(field.annotation) or any(isinstance(mark, PlainValidator) for mark in field.metadata)
+        name for name, field in model.model_fields.items() if Amount in (field.annotation, *get_args(field.annotation))
     )
 
 
@@ -206,6 +205,9 @@ def _settings(technique: Technique) -> Iterator[tuple[Loc, str, Setting]]:
     for index, trial in enumerate(technique.trials):
         for name, value in trial.items():
             yield ("trials", index, name), name, value
+    for index, experiment in enumerate(technique.reported):
+        for name, value in experiment.setting.items():
+            yield ("reported", index, "setting", name), name, value
 
 
 def _symbols(inspection: Inspection) -> dict[str, str]:

@@ -15,12 +15,15 @@ from lvlm_atlas.rules.sample import ALPHA, BETA
 from lvlm_atlas.schema.hardware import Hardware
 from lvlm_atlas.schema.measurement import Measurement
 from lvlm_atlas.schema.model import Model
+from lvlm_atlas.schema.system import System
 from lvlm_atlas.schema.technique import Moved, Split, Technique
 from lvlm_atlas.schema.vocabulary import FamilyTerm, Term
 from lvlm_atlas.schema.workload import Workload
 
-_Own = Technique | Moved | Split | Measurement | Model | Hardware | Workload
+_Own = Technique | Moved | Split | Measurement | Model | Hardware | Workload | System
 """Records with a file of their own."""
+HOUSE = "lvlm_atlas.reference.techniques"
+"""The package of this project's references."""
 
 
 @rule(
@@ -80,6 +83,26 @@ def family_of_stage(inspection: Inspection) -> Iterator[Finding]:
             yield Finding(path=path, loc=("stage",), words=words)
 
 
+def _elsewhere(files: Files) -> None:
+    files[ALPHA].update(status="implemented", reference="lvlm_atlas.reference.techniques.alpha:Alpha")
+
+
+@rule(
+    id="reference-in-its-place",
+    message="the reference lies in {module}",
+    repair="move it to {wanted}, or name a package of your own",
+    why="Pages, tests and readers find a reference of this package by its stage and id.",
+    example=_elsewhere,
+)
+def reference_in_its_place(inspection: Inspection) -> Iterator[Finding]:
+    """References inside this package; those of other packages lie where their owners like."""
+    for path, technique in inspection.of(Technique):
+        module = (technique.reference or "").partition(":")[0]
+        wanted = f"{HOUSE}.{technique.stage}.{technique.id.replace('-', '_').replace('.', '_')}"
+        if module.partition(".")[0] == HOUSE.partition(".")[0] and module != wanted:
+            yield Finding(path=path, loc=("reference",), words={"module": module, "wanted": wanted})
+
+
 def _same_id(files: Files) -> None:
     files[ALPHA.replace("alpha.yaml", "beta.yaml")] = {"id": "beta", "moved": "alpha"}
 
@@ -109,13 +132,13 @@ def duplicate_id(inspection: Inspection) -> Iterator[Finding]:
     example=lambda files: files[BETA].update(aliases=["alpha-PRUNING"]),
 )
 def ambiguous_name(inspection: Inspection) -> Iterator[Finding]:
-    """Ids, names and aliases of techniques, of models and of devices, compared as the atlas looks them up."""
+    """Ids, names and aliases of techniques, models, devices and systems, compared as the atlas looks them up."""
     owners: dict[tuple[str, str], str] = {}
     words: list[tuple[Path, Loc, str, str]] = []
     for path, record in inspection.records.items():
-        if isinstance(record, Technique | Moved | Split | Model | Hardware):
+        if isinstance(record, Technique | Moved | Split | Model | Hardware | System):
             owners.setdefault((path.parts[1], folded(record.id)), record.id)
-        if isinstance(record, Technique | Model | Hardware):
+        if isinstance(record, Technique | Model | Hardware | System):
             words.append((path, ("name",), record.name, record.id))
             words += [(path, ("aliases", i), alias, record.id) for i, alias in enumerate(record.aliases)]
         if isinstance(record, Model):

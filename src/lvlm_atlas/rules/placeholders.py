@@ -1,17 +1,17 @@
-"""What `new` and `model add` leave for the contributor to write must have been written."""
+"""What `new` and `model add` leave for the contributor to write must have been written.
+
+A placeholder in a field that takes no free text keeps its record from being read; `atlas.validation` then tells all
+the placeholders of that file under the same name.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from lvlm_atlas.atlas.loader import Inspection
-from lvlm_atlas.atlas.yaml_subset import Loc
+from lvlm_atlas.atlas.placeholders import MESSAGE, PLACEHOLDER, REPAIR, RULE, placeholders
 from lvlm_atlas.rules.rule import Files, Finding, rule
 from lvlm_atlas.rules.sample import ALPHA
-from lvlm_atlas.schema.model import Model
-from lvlm_atlas.schema.technique import Technique
-
-PLACEHOLDER = "FILL IN"
 
 
 def _left_open(files: Files) -> None:
@@ -19,27 +19,14 @@ def _left_open(files: Files) -> None:
 
 
 @rule(
-    id="placeholder",
-    message="this still says {text!r}",
-    repair="write what is asked for",
+    id=RULE,
+    message=MESSAGE,
+    repair=REPAIR,
     why="An entry that says nothing yet must not look as if it did.",
     example=_left_open,
 )
 def placeholder(inspection: Inspection) -> Iterator[Finding]:
-    """Techniques and models, which are drafted."""
-    for path, record in (*inspection.of(Technique), *inspection.of(Model)):
-        for loc, text in _texts(record.model_dump(mode="json", by_alias=True), ()):
-            if PLACEHOLDER in text:
-                yield Finding(path=path, loc=loc, words={"text": text})
-
-
-def _texts(value: object, loc: Loc) -> Iterator[tuple[Loc, str]]:
-    """Every text in a record, with its location."""
-    if isinstance(value, str):
-        yield loc, value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _texts(item, (*loc, key))
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _texts(item, (*loc, index))
+    """Records of every kind: whatever a person or a tool has drafted."""
+    for path, record in inspection.records.items():
+        for loc, text in placeholders(record.model_dump(mode="json", by_alias=True)):
+            yield Finding(path=path, loc=loc, words={"text": text})

@@ -16,6 +16,7 @@ RUN = "catalog/measurements/first-run.yaml"
 MODEL = "catalog/models/gamma.yaml"
 DEVICE = "catalog/hardware/delta.yaml"
 WORKLOAD = "catalog/workloads/short-clip.yaml"
+SYSTEM = "catalog/systems/epsilon.yaml"
 BIB = "papers.bib"
 
 _SOURCE = {"paper": "doe2025alpha", "place": "sec. 1"}
@@ -31,6 +32,7 @@ def sound() -> Files:
         MODEL: _model(),
         DEVICE: _device(),
         WORKLOAD: _workload(),
+        SYSTEM: _system(),
         BIB: _work("doe2025alpha", "Alpha"),
     }
 
@@ -80,12 +82,18 @@ def _vocabulary(name: str, terms: Mapping[str, Mapping[str, Any]]) -> dict[str, 
 
 def _terms() -> dict[str, dict[str, dict[str, Any]]]:
     return {
-        "stage": {"encoding": {"order": 1}, "prefilling": {"order": 2, "metric": "ttft"}, "decoding": {"order": 3}},
+        "stage": {
+            "encoding": {"order": 1},
+            "prefilling": {"order": 2, "metric": "ttft"},
+            "decoding": {"order": 3},
+            "serving": {"order": 4},
+        },
         "bound": {"compute": {}, "memory": {}, "memory-capacity": {"parent": "memory"}},
         "family": {
             "token-pruning": {"stage": "prefilling"},
             "token-pruning.by-attention": {"parent": "token-pruning"},
             "kv-compression": {"stage": "decoding"},
+            "serving-systems": {"stage": "serving"},
         },
         "mechanism": {"pruning": {}, "eviction": {}},
         "signal": {"attention": {}, "recency": {}},
@@ -106,11 +114,22 @@ def _terms() -> dict[str, dict[str, dict[str, Any]]]:
         },
         "symbol": {"N": {}, "N_v": {}, "L": {}, "d": {}},
         "metric": {"ttft": {"unit": "s", "better": "lower"}},
+        "benchmark": {
+            "quiz": {
+                "tests": "Nothing",
+                "modality": "image",
+                "metric": "accuracy",
+                "unit": "%",
+                "better": "higher",
+                "highest": 100,
+            },
+        },
         "evidence": {"reported": {}, "reasoned": {}},
         "training": {"none": {}},
         "modality": {"image": {}, "video": {}},
         "need": {"attention-map": {}},
         "verification": {"code": {}},
+        "engine": {"zeta": {"aliases": ["Zeta engine"], "repository": "doe/zeta"}, "eta": {}},
     }
 
 
@@ -148,8 +167,34 @@ def _alpha() -> dict[str, Any]:
                 "source": dict(_SOURCE),
             }
         ],
+        "reported": [
+            {
+                "model": "gamma",
+                "setting": {"keep_ratio": 0.5},
+                "tokens_kept": 2,
+                "tokens_full": 4,
+                "device": "D1",
+                "results": [
+                    {"benchmark": "quiz", "value": 60.1, "baseline": 62.0},
+                    {"metric": "ttft", "value": 2.0, "unit": "×", "data": "the quiz"},
+                ],
+                "source": dict(_SOURCE),
+            }
+        ],
         "neutral": {"keep_ratio": 1.0},
         "trials": [{"keep_ratio": 0.25, "layer": 1}],
+        "also_in": [{"family": "kv-compression", "section": "5.1", "note": "Named in passing."}],
+        "listed_in": {"heading": "Encoding", "stage": "encoding", "source": dict(_SOURCE)},
+        "shipped_in": [
+            {
+                "engine": "zeta",
+                "since": "1.2",
+                "how": "`--prune`",
+                "departs": "Keeps the first token.",
+                "refuses": "Batches.",
+                "source": dict(_SOURCE),
+            }
+        ],
         "status": "described",
         "verified": "code",
         "updated": "2026-11-22",
@@ -235,4 +280,22 @@ def _workload() -> dict[str, Any]:
     return {
         "id": "short-clip", "name": "Short clip", "description": "A clip.", "rationale": "Made up.",
         "videos": [{"width": 64, "height": 64, "duration_s": 5}], "text_tokens": 8, "output_tokens": 4,
+    }  # fmt: skip
+
+
+def _system() -> dict[str, Any]:
+    return {
+        "id": "epsilon", "name": "Epsilon", "aliases": ["E1"], "kind": "serving-system",
+        "summary": "Encodes and prefills on two devices.", "paper": "doe2025alpha", "family": "serving-systems",
+        "stages": ["encoding", "prefilling"], "modality": ["image"], "lossless": True, "explanation": "Made up.",
+        "policy": [{"decides": "routing", "rule": "In turn.", "source": dict(_SOURCE)}],
+        "resources": [{"name": "encoders", "stages": ["encoding"], "holds": "The encoder's weights."}],
+        "communication": [{"start": "encoders", "end": "LLM", "carries": "Embeddings.", "byte": "2 * N_v * d"}],
+        "metrics": [{"metric": "ttft", "value": "half", "setting": "Made up.", "source": dict(_SOURCE)}],
+        "relations": [
+            {"kind": "composes-with", "with": "alpha", "reason": "Fewer tokens are sent.", "evidence": "reasoned",
+             "source": dict(_SOURCE)}
+        ],
+        "shipped_in": [{"engine": "eta", "how": "`--split`", "source": dict(_SOURCE)}],
+        "code": "released", "upstream": {"repository": "doe/epsilon"}, "verified": "code", "updated": "2026-11-22",
     }  # fmt: skip

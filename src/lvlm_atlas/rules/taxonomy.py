@@ -10,7 +10,15 @@ from lvlm_atlas.atlas.yaml_subset import Loc
 from lvlm_atlas.fault import suggestion
 from lvlm_atlas.rules.rule import Files, Finding, rule
 from lvlm_atlas.schema.technique import Moved, Split
-from lvlm_atlas.schema.vocabulary import FamilyTerm, PositionTerm, StageTerm, Term, Vocabulary
+from lvlm_atlas.schema.vocabulary import (
+    BenchmarkTerm,
+    FamilyTerm,
+    MetricTerm,
+    PositionTerm,
+    StageTerm,
+    Term,
+    Vocabulary,
+)
 
 
 @rule(
@@ -135,11 +143,11 @@ def forward_circle(inspection: Inspection) -> Iterator[Finding]:
     id="incomplete-term",
     message="{id!r} lacks `{key}`",
     repair="add it",
-    why="Without its place a term cannot be ordered or filed.",
+    why="Without its place a term cannot be ordered or filed, and without a direction two scores cannot be compared.",
     example=lambda files: files["taxonomy/position.yaml"]["terms"][0].pop("order"),
 )
 def incomplete_term(inspection: Inspection) -> Iterator[Finding]:
-    """Live stages and positions have an order, positions and root families a stage."""
+    """Stages and positions have an order, positions and root families a stage (or `any_stage`), scores a direction."""
     for path, vocabulary in inspection.of(Vocabulary):
         for index, term in enumerate(vocabulary.terms):
             for key in () if term.gone else _needed(term):
@@ -152,7 +160,11 @@ def _needed(term: Term) -> tuple[str, ...]:
         return ("order", "stage")
     if isinstance(term, StageTerm):
         return ("order",)
-    return ("stage",) if isinstance(term, FamilyTerm) and term.parent is None else ()
+    if isinstance(term, BenchmarkTerm):
+        return ("tests", "modality", "metric", "unit", "better")
+    if isinstance(term, MetricTerm):
+        return ("unit", "better")
+    return ("stage",) if isinstance(term, FamilyTerm) and term.parent is None and not term.any_stage else ()
 
 
 def _forwards(term: Term) -> list[tuple[Loc, str]]:

@@ -14,6 +14,11 @@ from lvlm_atlas.schema.expression import Amount
 from lvlm_atlas.schema.record import Id, Record, Ref, Source, Text
 
 CHANGES = ("set", "scale", "cap", "remove")
+BOUNDS = ("at_least", "at_most")
+Modality = Literal["all", "vision", "text"]
+"""Which entries of the cache are meant."""
+Order = Literal["kept", "new"]
+"""`kept`: what is left stays in reading order. `new`: it is sorted, merged or appended otherwise."""
 
 
 class Typical(Record):
@@ -51,16 +56,19 @@ class Change(Record):
 
     @model_validator(mode="after")
     def _says_one_thing(self) -> Change:
+        self._check_one_change()
+        return self
+
+    def _check_one_change(self) -> None:
         given = [key for key in CHANGES if getattr(self, key) is not None]
-        bounds = [key for key in ("at_least", "at_most") if getattr(self, key) is not None]
+        bounds = [key for key in BOUNDS if getattr(self, key) is not None]
         if len(given) > 1 or bool(given) == bool(bounds):
             raise ValueError(
                 f"says {', '.join(given + bounds) or 'no change'}; give exactly one of "
-                f"{', '.join(CHANGES)}, or bounds (at_least, at_most)"
+                f"{', '.join(CHANGES)}, or bounds ({', '.join(BOUNDS)})"
             )
         if self.typical and given:
             raise ValueError(f"says exactly what it does (`{given[0]}`), so there is no `typical` value; drop it")
-        return self
 
 
 class Schedule(Change):
@@ -76,6 +84,8 @@ class Frames(Change):
     """Frames that enter the encoder."""
 
     quantity: Literal["frames"]
+    order: Order = "kept"
+    """Whether the frames that are left stay in their order."""
 
 
 class Pixels(Change):
@@ -84,10 +94,28 @@ class Pixels(Change):
     quantity: Literal["pixels"]
 
 
+class EncoderFlop(Change):
+    """FLOPs of the encoder's layers for the whole visual input, where an encoder is replaced or reuses features."""
+
+    quantity: Literal["encoder.flop"]
+
+
+class EncoderDensity(Schedule):
+    """Share of the encoder's score matrix that each of its layers computes, from 0 to 1."""
+
+    quantity: Literal["encoder.density"]
+
+
 class EncoderTokens(Schedule):
     """Patches that leave each encoder layer; the layer's own attention still runs on those that entered."""
 
     quantity: Literal["encoder.tokens"]
+
+
+class AdapterFlop(Change):
+    """FLOPs of the adapter for the whole visual input, where an adapter is replaced."""
+
+    quantity: Literal["adapter.flop"]
 
 
 class VisionTokens(Change):
@@ -96,10 +124,36 @@ class VisionTokens(Change):
     quantity: Literal["vision-tokens"]
 
 
+class TextTokens(Change):
+    """Text tokens of the prompt that enter the LLM."""
+
+    quantity: Literal["text-tokens"]
+
+
 class LlmVisionTokens(Schedule):
-    """Vision tokens alive in each LLM layer."""
+    """Vision tokens alive in each LLM layer. With `to_layer` they sit a few layers out and return."""
 
     quantity: Literal["llm.vision-tokens"]
+    order: Order = "kept"
+    """Whether the tokens that are left stay in reading order."""
+
+
+class LlmVisionQueries(Schedule):
+    """Vision tokens that are queries of a layer's attention; the others are read as keys and values all the same."""
+
+    quantity: Literal["llm.vision-queries"]
+
+
+class LlmVisionMlp(Schedule):
+    """Vision tokens that pass through the MLP of each LLM layer; the others go round it."""
+
+    quantity: Literal["llm.vision-mlp"]
+
+
+class LlmWeights(Change):
+    """Share of the LLM's weights that is left."""
+
+    quantity: Literal["llm.weights"]
 
 
 class AttentionDensity(Schedule):
@@ -109,17 +163,58 @@ class AttentionDensity(Schedule):
 
 
 class KvTokens(Schedule):
-    """Entries that the cache of a layer holds per key-value head once the prompt is in."""
+    """Entries that the cache of a layer holds per key-value head once the prompt is in, and while it grows."""
 
     quantity: Literal["kv.tokens"]
-    of: Literal["all", "vision", "text"] = "all"
+    of: Modality = "all"
     """Which entries are counted."""
+    limit: Amount | None = None
+    """The most entries that a layer holds at any step of decoding; absent means that each new token adds one."""
+    per_head: bool = False
+    """Whether heads hold different numbers; the count is then their mean."""
+    order: Order = "kept"
+    """Whether the entries that are left stay in reading order."""
+
+    @property
+    def grows_only(self) -> bool:
+        """Whether it bounds the cache while it grows and leaves the prompt's entries as they are."""
+        return self.limit is not None and all(getattr(self, key) is None for key in (*CHANGES, *BOUNDS))
+
+    def _check_one_change(self) -> None:
+        if not self.grows_only:
+            super()._check_one_change()
+
+
+class KvLayers(Change):
+    """Layers that hold keys and values of their own; the others read those of another layer."""
+
+    quantity: Literal["kv.layers"]
+
+
+class KvState(Record):
+    """Layers whose attention keeps a state of constant size in place of a cache."""
+
+    quantity: Literal["kv.state"]
+    elements: Amount
+    """Numbers in the state of a key-value head."""
+    from_layer: Amount = 0
+    """The first such layer."""
+    to_layer: Amount | None = None
+    """The first layer after them; absent means to the end."""
+    note: Text | None = None
+    """What the reader should know about it."""
 
 
 class KvBits(Record):
-    """Bits of a cached number, with what a quantised group adds."""
+    """Bits of a cached number, with what a quantised group adds. Later ones of a technique refine earlier ones."""
 
     quantity: Literal["kv.bits"]
+    of: Modality = "all"
+    """Which entries are stored so."""
+    from_layer: Amount = 0
+    """The first layer that stores them so."""
+    to_layer: Amount | None = None
+    """The first layer that no longer does; absent means to the end."""
     key: Amount
     """Bits of an element of K."""
     value: Amount
@@ -141,7 +236,19 @@ class KvResident(Change):
 
     quantity: Literal["kv.resident"]
     fetch: Amount = 0
-    """Share of the cache fetched at each step."""
+    """Share of the cache fetched from the host at each step."""
+
+
+class KvRead(Schedule):
+    """Share of a layer's cached entries that a decoding step reads."""
+
+    quantity: Literal["kv.read"]
+
+
+class LlmDepth(Change):
+    """LLM layers that a decoding step runs, on average over the steps."""
+
+    quantity: Literal["llm.depth"]
 
 
 class Speculation(Record):
@@ -149,11 +256,17 @@ class Speculation(Record):
 
     quantity: Literal["speculation"]
     draft_length: Amount
-    """Tokens on the longest drafted path of a round."""
+    """Tokens on the longest drafted path of a round; at most, where data decide."""
+    draft_length_at_least: Amount | None = None
+    """The least that it can be, where data decide; absent means that it is always as given."""
     draft_nodes: Amount
-    """Tokens the target verifies in one forward; the draft length unless a tree is drafted."""
+    """Tokens the target verifies in one forward, at most; the draft length unless a tree is drafted."""
+    draft_nodes_at_least: Amount | None = None
+    """The least that it can be, where data decide; absent means that it is always as given."""
     draft_passes: Amount
-    """Forward passes of the draft model in a round."""
+    """Forward passes of the draft model in a round; at most, where data decide."""
+    draft_passes_at_least: Amount | None = None
+    """The least that it can be, where data decide; absent means that it is always as given."""
     accepted_at_least: Amount = 0
     """Drafted tokens accepted in a round, at least."""
     accepted_at_most: Amount
@@ -179,14 +292,25 @@ class OutputTokens(Change):
 Effect = Annotated[
     Frames
     | Pixels
+    | EncoderFlop
+    | EncoderDensity
     | EncoderTokens
+    | AdapterFlop
     | VisionTokens
+    | TextTokens
     | LlmVisionTokens
+    | LlmVisionQueries
+    | LlmVisionMlp
+    | LlmWeights
     | AttentionDensity
     | KvTokens
+    | KvLayers
+    | KvState
     | KvBits
     | KvResident
+    | KvRead
     | Speculation
+    | LlmDepth
     | OutputTokens,
     Field(discriminator="quantity"),
 ]
@@ -194,7 +318,7 @@ Effect = Annotated[
 
 
 class Overhead(Record):
-    """What a technique adds at a stage. At least one of its four costs is given."""
+    """What a technique adds at a stage. At least one of its costs is given."""
 
     stage: Annotated[Id, Ref("stage")]
     """The stage that pays."""
@@ -206,8 +330,22 @@ class Overhead(Record):
     memory_byte: Amount | None = None
     """Bytes of device memory occupied on top."""
     attention_rows: Amount | None = None
-    """Query rows of softmax attention that must be formed and kept, per head, over all layers. In the LLM they are
-    the last rows of a layer, each as long as the causal mask leaves it."""
+    """Query rows of softmax attention that must be formed and kept, per head. In the LLM they are the last rows of a
+    layer, each as long as the causal mask leaves it. Without `from_layer` they are the longest of all layers together;
+    with it, so many of each layer from there on."""
+    from_layer: Amount | None = None
+    """The first layer whose rows are formed."""
+    to_layer: Amount | None = None
+    """The first layer after those; absent means to the end."""
+    heads: Amount | None = None
+    """Heads of a layer whose rows are formed; absent means all."""
+    sequential_steps: Amount | None = None
+    """Steps that must follow one another, such as picks of one token after another: each starts kernels of its own. For
+    a request; in decoding, at each step."""
+    host_syncs: Amount | None = None
+    """Times that the host waits for the device before it can go on."""
+    serialises_batch: bool = False
+    """Whether requests of a batch are handled one after the other, so that their steps add up."""
     upper_bound: bool = False
     """Whether these amounts are the most that it can be, where the input decides."""
     why: Text
@@ -215,6 +353,15 @@ class Overhead(Record):
 
     @model_validator(mode="after")
     def _costs_something(self) -> Overhead:
-        if all(cost is None for cost in (self.flop, self.byte, self.memory_byte, self.attention_rows)):
-            raise ValueError("names no cost; give `flop`, `byte`, `memory_byte` or `attention_rows`")
+        if all(getattr(self, cost) is None for cost in COSTS):
+            raise ValueError(f"names no cost; give {', '.join(f'`{cost}`' for cost in COSTS)}")
+        rows = [key for key in ("from_layer", "to_layer", "heads") if getattr(self, key) is not None]
+        if rows and self.attention_rows is None:
+            raise ValueError(f"gives `{rows[0]}` but no `attention_rows`; give both or neither")
+        if self.to_layer is not None and self.from_layer is None:
+            raise ValueError("gives `to_layer` but no `from_layer`; give both")
         return self
+
+
+COSTS = ("flop", "byte", "memory_byte", "attention_rows", "sequential_steps", "host_syncs")
+"""The costs that an overhead can name."""

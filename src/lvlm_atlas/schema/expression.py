@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Annotated, Any
 
 from pydantic import PlainValidator, WithJsonSchema
+from typing_extensions import TypeAliasType
 
 Names = Mapping[str, Any]
 """What the names of an expression stand for."""
@@ -17,15 +18,20 @@ _Part = Callable[[Names], Any]
 
 FUNCTIONS: Mapping[str, Callable[..., float]] = {
     "abs": abs,
+    "at": lambda numbers, index: numbers[int(index)],
     "ceil": math.ceil,
+    "count": lambda numbers, most: sum(number <= most for number in numbers),
     "floor": math.floor,
     "int": int,
+    "length": len,
     "log2": math.log2,
     "max": max,
     "min": min,
     "round": round,  # half to even, as Python and torch round
+    "sum": sum,
 }
-"""What a formula may call."""
+"""What a formula may call. Of a list parameter: `at(list, index)`, `count(list, most)` is how many of its numbers are
+at most that, `length(list)`, `sum(list)`."""
 
 MAX_LENGTH = 240
 _ALLOWED = (
@@ -103,7 +109,7 @@ class Formula:
             finite = math.isfinite(value)
         except KeyError:
             raise ValueError(f"{self.text!r} needs {', '.join(sorted(self.names - set(names)))}") from None
-        except (ArithmeticError, TypeError) as error:
+        except (ArithmeticError, IndexError, TypeError, ValueError) as error:
             raise ValueError(f"{self.text!r}: {error}") from None
         if not finite:
             raise ValueError(f"{self.text!r} gives {value!r}, not a finite number")
@@ -190,14 +196,20 @@ def _check(value: object) -> float | str:
     return value
 
 
-Amount = Annotated[
-    int | float | str,
-    PlainValidator(_check),
-    WithJsonSchema(
-        {
-            "anyOf": [{"type": "number"}, {"type": "string"}],
-            "description": "A number, or an arithmetic expression over parameters and symbols.",
-        }
-    ),
-]
-"""A number, or an arithmetic expression over the entry's parameters and the taxonomy's symbols."""
+Amount = TypeAliasType(
+    "Amount",
+    Annotated[
+        int | float | str,
+        PlainValidator(_check),
+        WithJsonSchema(
+            {
+                "anyOf": [{"type": "number"}, {"type": "string"}],
+                "description": "A number, or an arithmetic expression over parameters and symbols.",
+            }
+        ),
+    ],
+)
+"""A number, or an arithmetic expression over the entry's parameters and the taxonomy's symbols.
+
+A named type, so that the JSON Schema for editors defines it once.
+"""

@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lvlm_atlas.schema.record import Id, Record, Ref, Text
-from lvlm_atlas.schema.technique import Setting
+from lvlm_atlas.schema.record import Id, Record, Ref, Setting, Text
 
 
 class Machine(Record):
@@ -74,6 +73,8 @@ class SmokeResult(Record):
     """Checks that held."""
     failed: dict[str, str] = Field(default_factory=dict)
     """Checks that did not hold, with what was seen."""
+    skipped: dict[str, str] = Field(default_factory=dict)
+    """Checks that make no sense for this technique, with the reason that its entry gives."""
     counts: Counts | None = None
     """What the trace counted; absent if the run did not finish."""
     baseline: Counts | None = None

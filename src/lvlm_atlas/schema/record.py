@@ -52,6 +52,10 @@ Text = Annotated[str, AfterValidator(_one_line)]
 """Plain text of one paragraph; white space is folded, HTML is refused."""
 
 
+Setting = bool | int | float | str | tuple[int | float, ...]
+"""A value of a parameter."""
+
+
 class Source(Record):
     """Where a statement or a number can be looked up."""
 

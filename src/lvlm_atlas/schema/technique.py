@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 import re
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from lvlm_atlas.schema.effect import Effect, Overhead
-from lvlm_atlas.schema.record import Id, PaperKey, Record, Ref, Source, Text
-
-Setting = bool | int | float | str
-"""A value of a parameter."""
+from lvlm_atlas.schema.elsewhere import Listed, Place, Shipped
+from lvlm_atlas.schema.record import Id, PaperKey, Record, Ref, Setting, Source, Text
+from lvlm_atlas.schema.reported import Reported
 
 _NUMBER = r"(?:-?inf|-?\d+(?:\.\d+)?)"
+REFERENCE = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
+"""A class of an importable module."""
 RANGE = re.compile(rf"^([\[(])\s*({_NUMBER})\s*,\s*({_NUMBER})\s*([\])])$")
 
 
@@ -23,14 +25,18 @@ class Parameter(Record):
 
     symbol: Text | None = None
     """How the paper writes it."""
-    type: Literal["int", "float", "bool", "choice"]
-    """Kind of its values."""
+    type: Literal["int", "float", "bool", "choice", "ints", "floats"]
+    """Kind of its values; `ints` and `floats` are lists of numbers, such as layers or ratios a layer."""
     default: Setting
     """The paper's, or its code's, default."""
     range: str | None = Field(default=None, pattern=RANGE.pattern)
-    """Interval of legal values, as `[0, 1)`; `inf` is allowed."""
+    """Interval of legal values, as `[0, 1)`; `inf` is allowed. In a list it holds for each number."""
     choices: tuple[Setting, ...] = ()
     """The legal values, where they are few."""
+    length: int | None = Field(default=None, ge=1)
+    """How many numbers a list holds; absent means any number."""
+    order: Literal["rising", "falling"] | None = None
+    """Whether each number of a list is above, or below, the one before."""
     unit: Text | None = None
     """Unit of its values; absent means a count or a share."""
     doc: Text
@@ -38,24 +44,48 @@ class Parameter(Record):
 
     @model_validator(mode="after")
     def _default_is_legal(self) -> Parameter:
-        if self.type in ("int", "float") and not (self.range or self.choices):
+        if self.type in _NUMBERS and not (self.range or self.choices):
             raise ValueError("has no `range` and no `choices`; give one, e.g. range: '[0, 1]'")
         if self.type == "choice" and not self.choices:
             raise ValueError("is a choice without `choices`; list them")
+        if not self.is_list and (self.length is not None or self.order is not None):
+            raise ValueError(f"is of type {self.type}, which has no `length` and no `order`; drop them")
         problem = self.problem_with(self.default)
         if problem:
             raise ValueError(f"default {problem}")
         return self
 
+    @property
+    def is_list(self) -> bool:
+        """Whether its values are lists of numbers."""
+        return self.type in ("ints", "floats")
+
     def problem_with(self, value: Setting) -> str | None:
         """Why `value` is illegal, or None if it is legal."""
-        kinds = {"int": (int,), "float": (int, float), "bool": (bool,), "choice": (bool, int, float, str)}
-        if not isinstance(value, kinds[self.type]) or (self.type in ("int", "float") and isinstance(value, bool)):
-            return f"{value!r} is not of type {self.type}"
         if self.choices and not any(value == choice and type(value) is type(choice) for choice in self.choices):
             return f"{value!r} is not one of {', '.join(map(str, self.choices))}"
+        if not self.is_list:
+            return self._problem_with_one(value)
+        if not isinstance(value, tuple):
+            return f"{value!r} is no list of numbers"
+        if self.length is not None and len(value) != self.length:
+            return f"{list(value)} holds {len(value)} numbers where {self.length} are wanted"
+        if problem := next(filter(None, map(self._problem_with_one, value)), None):
+            return problem
+        steps = [after - before for before, after in pairwise(value)]
+        if (self.order == "rising" and min(steps, default=1) <= 0) or (
+            self.order == "falling" and max(steps, default=-1) >= 0
+        ):
+            return f"{list(value)} is not {self.order}"
+        return None
+
+    def _problem_with_one(self, value: Setting) -> str | None:
+        """Why a single value, perhaps one of a list, is illegal."""
+        kinds = _NUMBERS.get(self.type) or {"bool": (bool,), "choice": (bool, int, float, str)}[self.type]
+        if not isinstance(value, kinds) or (self.type in _NUMBERS and isinstance(value, bool)):
+            return f"{value!r} is not of type {self.type.removesuffix('s')}"
         match = RANGE.match(self.range) if self.range else None
-        if match and not isinstance(value, str):
+        if match and isinstance(value, int | float):
             low, high = float(match[2]), float(match[3])
             inside = (value > low or (match[1] == "[" and value == low)) and (
                 value < high or (match[4] == "]" and value == high)
@@ -63,6 +93,12 @@ class Parameter(Record):
             if not inside or math.isnan(value):
                 return f"{value!r} lies outside {self.range}"
         return None
+
+
+_NUMBERS: dict[str, tuple[type, ...]] = {
+    "int": (int,), "ints": (int,), "float": (int, float), "floats": (int, float),
+}  # fmt: skip
+"""Python types of a number, by the parameter's type."""
 
 
 class Relief(Record):
@@ -87,19 +123,6 @@ class Interaction(Record):
     """`reported`: the source states it. `reasoned`: it follows from the two mechanisms, no experiment."""
     source: Source
     """Where the statement, or the mechanism it is argued from, can be read."""
-
-
-class Reported(Record):
-    """A number that a source reports, with the setting it belongs to."""
-
-    claim: Text
-    """What was measured."""
-    value: Text
-    """The number as printed, with its unit and its baseline."""
-    setting: Text
-    """Model, data, ratio and hardware, as far as the source says."""
-    source: Source
-    """Where it is printed."""
 
 
 class Pitfall(Record):
@@ -150,6 +173,10 @@ class Technique(Record):
     """The stage the survey files it under."""
     family: Annotated[Id, Ref("family")]
     """Its family, or subfamily where there is one."""
+    also_in: tuple[Place, ...] = ()
+    """Where else the survey treats it."""
+    listed_in: Listed | None = None
+    """Its row in the list that the survey's authors maintain; absent means that it has none."""
     modality: tuple[Annotated[Id, Ref("modality")], ...] = Field(min_length=1)
     """Inputs it applies to."""
     training: Annotated[Id, Ref("training")]
@@ -179,19 +206,23 @@ class Technique(Record):
     interactions: tuple[Interaction, ...] = ()
     """How it gets along with others, as far as somebody wrote or argued it; rules derive more."""
     reported: tuple[Reported, ...] = ()
-    """Numbers that sources report. Ours are in the measurements."""
+    """Numbers that sources report, an experiment at a time. Ours are in the measurements."""
     pitfalls: tuple[Pitfall, ...] = ()
     """Known ways to get it wrong."""
     status: Literal["implemented", "described"]
     """Whether a reference runs."""
-    reference: str | None = Field(default=None, pattern=r"^lvlm_atlas\.reference\.techniques\.[a-z0-9_.]+:[A-Z]\w*$")
-    """The torch reference as `module:Class`."""
+    reference: str | None = Field(default=None, pattern=REFERENCE)
+    """The torch reference as `module:Class`; it may lie in a package of your own, which only runs import."""
     neutral: dict[str, Setting] | None = None
     """A setting under which the run equals the run without the technique."""
+    no_neutral: Text | None = None
+    """Why no setting leaves the run as it is, in place of `neutral`: the technique replaces a module, say."""
     trials: tuple[dict[str, Setting], ...] = ()
     """Settings under which it bites on the tiny model; smoke and conformance run them."""
     upstream: Upstream | None = None
     """The authors' code."""
+    shipped_in: tuple[Shipped, ...] = ()
+    """Engines and toolkits whose released code has it."""
     verified: Annotated[Id, Ref("verification")]
     """Against what the entry was checked."""
     updated: str = Field(pattern=r"^\d{4}-\d{2}-\d{2}$")
@@ -207,12 +238,15 @@ class Technique(Record):
     @model_validator(mode="after")
     def _implemented_runs(self) -> Technique:
         if self.status == "implemented":
-            missing = [key for key in ("reference", "neutral") if getattr(self, key) is None]
+            missing = [] if self.reference else ["reference"]
+            missing += [] if self.neutral is not None or self.no_neutral else ["neutral"]
             missing += [] if self.trials else ["trials"]
             if missing:
                 raise ValueError(f"is implemented but lacks {', '.join(f'`{key}`' for key in missing)}")
         elif self.reference:
             raise ValueError("has a `reference` but is only described; set `status: implemented`")
+        if self.neutral is not None and self.no_neutral:
+            raise ValueError("has both `neutral` and `no_neutral`; keep one")
         return self
 
 

@@ -70,6 +70,8 @@ class FamilyTerm(Term):
 
     stage: Annotated[Id, Ref("stage")] | None = None
     """The stage the family belongs to; a subfamily takes its parent's."""
+    any_stage: bool = False
+    """Whether its techniques belong to several stages, in place of `stage`; each entry then says its own."""
 
 
 class PositionTerm(Term):
@@ -121,6 +123,30 @@ class MetricTerm(Term):
     """Unit of the metric."""
     better: Literal["lower", "higher"] | None = None
     """Which direction is good."""
+
+
+class BenchmarkTerm(Term):
+    """A benchmark by which the quality of answers is judged, or (with `parent`) a part of one that is scored apart."""
+
+    tests: Text | None = None
+    """What it tests, in the survey's words for competencies where its table lists it."""
+    modality: Annotated[Id, Ref("modality")] | None = None
+    """Input of its tasks."""
+    metric: Text | None = None
+    """What its score counts, such as accuracy or CIDEr."""
+    unit: Text | None = None
+    """Unit of the score."""
+    better: Literal["lower", "higher"] | None = None
+    """Which direction is good."""
+    highest: float | None = None
+    """The highest score that is possible, where there is one."""
+
+
+class EngineTerm(Term):
+    """An inference engine or a toolkit that ships techniques."""
+
+    repository: str | None = Field(default=None, pattern=r"^[A-Za-z0-9-]+/[A-Za-z0-9._-]+$")
+    """`owner/name` of its code on GitHub."""
 
 
 class Vocabulary(Record):
@@ -189,6 +215,20 @@ class MetricVocabulary(Vocabulary):
     terms: tuple[MetricTerm, ...] = Field(min_length=1)
 
 
+class BenchmarkVocabulary(Vocabulary):
+    """The benchmarks whose scores entries report."""
+
+    vocabulary: Literal["benchmark"]
+    terms: tuple[BenchmarkTerm, ...] = Field(min_length=1)
+
+
+class EngineVocabulary(Vocabulary):
+    """The engines and toolkits that ship techniques."""
+
+    vocabulary: Literal["engine"]
+    terms: tuple[EngineTerm, ...] = Field(min_length=1)
+
+
 AnyVocabulary = Annotated[
     PlainVocabulary
     | StageVocabulary
@@ -197,7 +237,9 @@ AnyVocabulary = Annotated[
     | InteractionVocabulary
     | QuantityVocabulary
     | SymbolVocabulary
-    | MetricVocabulary,
+    | MetricVocabulary
+    | BenchmarkVocabulary
+    | EngineVocabulary,
     Field(discriminator="vocabulary"),
 ]
 """A file of `taxonomy/`, told apart by its `vocabulary` key."""

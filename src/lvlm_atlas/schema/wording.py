@@ -5,8 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lvlm_atlas.schema.effect import Change, Effect, KvBits, KvResident, KvTokens, Overhead, Schedule, Speculation
+from lvlm_atlas.schema.effect import (
+    Change,
+    Effect,
+    KvBits,
+    KvResident,
+    KvState,
+    KvTokens,
+    Overhead,
+    Schedule,
+    Speculation,
+)
 from lvlm_atlas.schema.expression import Amount
+from lvlm_atlas.schema.record import Setting
 
 EXACT = {
     "distribution": "output distribution unchanged",
@@ -30,22 +41,24 @@ Words = tuple[str | Value, ...]
 def change(effect: Effect) -> Words:
     """What becomes of the effect's quantity."""
     if isinstance(effect, KvBits):
-        return _bits(effect)
+        return (*_bits(effect), *_of(effect.of))
+    if isinstance(effect, KvState):
+        return ("a state of ", Value(effect.elements), " numbers a head in place of a cache")
     if isinstance(effect, Speculation):
         return _speculation(effect)
-    of = f" (of {effect.of} entries)" if isinstance(effect, KvTokens) and effect.of != "all" else ""
+    if isinstance(effect, KvTokens):
+        return _cached(effect)
     fetched: Words = ()
     if isinstance(effect, KvResident) and effect.fetch != 0:
         fetched = ("; ", Value(effect.fetch), " fetched a step")
-    return (*_count(effect), of, *fetched)
+    return (*_count(effect), *fetched)
 
 
 def layers(effect: Effect) -> Words:
     """From and up to which layer; nothing if it holds in all, or the quantity has none."""
-    if not isinstance(effect, Schedule) or (effect.from_layer == 0 and effect.to_layer is None):
+    if not isinstance(effect, Schedule | KvBits | KvState):
         return ()
-    end: Words = (" to before layer ", Value(effect.to_layer)) if effect.to_layer is not None else ()
-    return ("from layer ", Value(effect.from_layer), *end)
+    return _layers(effect.from_layer, effect.to_layer)
 
 
 def cost(overhead: Overhead) -> Words:
@@ -55,9 +68,24 @@ def cost(overhead: Overhead) -> Words:
         (overhead.byte, "bytes moved"),
         (overhead.memory_byte, "bytes kept"),
         (overhead.attention_rows, "attention rows a head"),
+        (overhead.sequential_steps, "steps one after the other"),
+        (overhead.host_syncs, "waits of the host"),
     )
-    costs = [(Value(amount), f" {unit}") for amount, unit in units if amount is not None]
+    costs: list[Words] = [(Value(amount), f" {unit}") for amount, unit in units if amount is not None]
+    if overhead.from_layer is not None:
+        costs.append(("rows ", *(_layers(overhead.from_layer, overhead.to_layer) or ("of each layer",))))
+    if overhead.heads is not None:
+        costs.append(("rows of ", Value(overhead.heads), " heads"))
+    if overhead.serialises_batch:
+        costs.append(("one request of a batch after the other",))
     return ("at most " if overhead.upper_bound else "", *_joined(costs, ", "))
+
+
+def setting(value: Setting) -> str:
+    """A value of a parameter as a stack spells it: `true`, `0.5`, `8/16/24`."""
+    if isinstance(value, tuple):
+        return "/".join(map(setting, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def written(amount: Amount) -> str:
@@ -95,6 +123,26 @@ def _count(effect: Change) -> Words:
     return (*_joined(bounds, ", "), ": the input decides")
 
 
+def _layers(first: Amount, last: Amount | None) -> Words:
+    if first == 0 and last is None:
+        return ()
+    end: Words = (" to before layer ", Value(last)) if last is not None else ()
+    return ("from layer ", Value(first), *end)
+
+
+def _of(modality: str) -> Words:
+    return (f" (of {modality} entries)",) if modality != "all" else ()
+
+
+def _cached(effect: KvTokens) -> Words:
+    parts: list[Words] = [] if effect.grows_only else [_count(effect)]
+    if effect.limit is not None:
+        parts.append(("never more than ", Value(effect.limit), " while decoding"))
+    if effect.per_head:
+        parts.append(("heads differ, their mean",))
+    return (*_joined(parts, "; "), *_of(effect.of))
+
+
 def _bits(effect: KvBits) -> Words:
     kept = ((effect.full_precision_keys, " keys"), (effect.full_precision_values, " values"))
     newest = [("the newest ", Value(amount), what) for amount, what in kept if amount != 0]
@@ -105,11 +153,16 @@ def _bits(effect: KvBits) -> Words:
 
 def _speculation(effect: Speculation) -> Words:
     return (
-        *("drafts ", Value(effect.draft_length), " tokens in ", Value(effect.draft_passes), " passes, "),
-        *("verifies ", Value(effect.draft_nodes), " at once, "),
+        *("drafts ", *_up_to(effect.draft_length_at_least, effect.draft_length), " tokens in "),
+        *(*_up_to(effect.draft_passes_at_least, effect.draft_passes), " passes, "),
+        *("verifies ", *_up_to(effect.draft_nodes_at_least, effect.draft_nodes), " at once, "),
         *("accepts ", Value(effect.accepted_at_least), " to ", Value(effect.accepted_at_most), ", "),
         *("draft sees ", Value(effect.draft_vision_tokens), " vision tokens, ", EXACT[effect.exact]),
     )
+
+
+def _up_to(least: Amount | None, most: Amount) -> Words:
+    return (Value(most),) if least is None else (Value(least), " to ", Value(most))
 
 
 def _joined(parts: Sequence[Words], separator: str) -> Words:

@@ -100,6 +100,8 @@ def _documents(content: Content) -> Iterator[tuple[str, str, str, Path]]:
         yield "model", model.id, edition.record("model", model, predicted), Path(f"catalog/models/{model.id}.yaml")
     for device in atlas.hardware.values():
         yield "device", device.id, edition.record("device", device), Path(f"catalog/hardware/{device.id}.yaml")
+    for system in atlas.systems.values():
+        yield "system", system.id, edition.record("system", system), Path(f"catalog/systems/{system.id}.yaml")
 
 
 def _source(root: Path) -> Path:

@@ -53,9 +53,12 @@ def navigation(content: Content, pages: Sequence[Page]) -> Nav:
             techniques.append({attribute(stage.name): [term("technique", t.id) for t in found]})
     if split := [page.path for page in pages if page.template == "split.md.j2"]:
         techniques.append({"Former ids": [entry(path) for path in split]})
+    if atlas.systems:
+        systems = sorted(atlas.systems.values(), key=lambda system: (system.kind != "serving-system", system.name))
+        techniques.append({"Serving systems": [FIXED["systems"], *(term("system", s.id) for s in systems)]})
     families: list[Any] = [FIXED["familys"]]
-    for stage in stages:
-        for family in content.families(stage=stage.id):
+    for family in atlas.terms("family"):
+        if not family.parent:
             below = [term("family", sub.id) for sub in content.families(parent=family.id)]
             own = content.routes.path("family", family.id)
             families.append({attribute(family.name): [own, *below]} if below else entry(own))
@@ -73,7 +76,7 @@ def navigation(content: Content, pages: Sequence[Page]) -> Nav:
         {"Families": families},
         {"Models": [*records("model", content.estimates.models), {"Workloads": FIXED["workloads"]}]},
         {"Devices": records("device", atlas.hardware)},
-        {"Reference": [{"Papers": papers}, entry(FIXED["glossary"]), entry(FIXED["tags"])]},
+        {"Reference": [{"Papers": papers}, *(entry(FIXED[name]) for name in ("results", "glossary", "tags"))]},
         {"Guides": [entry(FIXED[name]) for name in GUIDES if FIXED[name] in titles]},
     ]
 

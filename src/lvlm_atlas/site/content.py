@@ -12,8 +12,9 @@ from markupsafe import Markup
 from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.graph.knowledge import KnowledgeBase
 from lvlm_atlas.roofline.stage import STAGES
+from lvlm_atlas.schema.system import System
 from lvlm_atlas.schema.technique import Technique
-from lvlm_atlas.schema.vocabulary import Term
+from lvlm_atlas.schema.vocabulary import FamilyTerm, Term
 from lvlm_atlas.site.data import Edition
 from lvlm_atlas.site.estimates import Estimates
 from lvlm_atlas.site.markup import plain
@@ -118,12 +119,21 @@ class Content:
         return [t for t in self.techniques if t.family == family]
 
     def families(self, *, stage: str | None = None, parent: str | None = None) -> list[Term]:
-        """The families of a stage, or the subfamilies of a family."""
+        """The families of a stage, those of any stage with techniques in it among them; or a family's subfamilies."""
+        if parent:
+            return [term for term in self.atlas.terms("family") if term.parent == parent]
+        here = {self.atlas.root_family(technique) for technique in self.of_stage(stage)} if stage else set()
         return [
             term
             for term in self.atlas.terms("family")
-            if (term.parent == parent if parent else term.parent is None and getattr(term, "stage", None) == stage)
-        ]
+            if isinstance(term, FamilyTerm) and not term.parent
+            and (term.stage == stage or (term.any_stage and term.id in here))
+        ]  # fmt: skip
+
+    def systems_of(self, family: str) -> list[System]:
+        """Serving systems of a family and of the subfamilies below it."""
+        narrower = self.atlas.narrower("family", family)
+        return [system for system in self.atlas.systems.values() if system.family in narrower]
 
     def places(self, stage: str) -> list[Term]:
         """The places of the pipeline that lie in a stage."""
@@ -145,8 +155,8 @@ class Content:
 
     @cached_property
     def coverage(self) -> tuple[int, int]:
-        """How many of the finest families have a described technique, and how many there are."""
-        families = self.atlas.terms("family")
+        """How many of the survey's finest families have a described technique, and how many there are."""
+        families = [f for f in self.atlas.terms("family") if not (isinstance(f, FamilyTerm) and f.any_stage)]
         leaves = [f.id for f in families if not self.below("family", f.id)]
         return sum(bool(self.of_family(leaf)) for leaf in leaves), len(leaves)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -13,10 +13,12 @@ from lvlm_atlas.atlas.bibliography import Paper
 from lvlm_atlas.graph.edges import Edge
 from lvlm_atlas.graph.exports import to_json
 from lvlm_atlas.graph.knowledge import KnowledgeBase
+from lvlm_atlas.graph.neighbourhood import by_law
+from lvlm_atlas.graph.results import results_of
 from lvlm_atlas.schema.record import Record
 from lvlm_atlas.schema.technique import Technique
 
-FORMAT = "lvlm-atlas-technique/1"
+FORMAT = "lvlm-atlas-technique/2"
 """Names the layout of a technique's JSON; the number rises when a key changes its meaning."""
 
 
@@ -58,7 +60,7 @@ class Edition:
     def technique(self, technique: Technique) -> str:
         """One technique as JSON: the entry as it stands, and what the atlas adds to it."""
         kb, id_ = self.kb, technique.id
-        paper = kb.atlas.papers[technique.paper]
+        paper, law = kb.atlas.papers[technique.paper], by_law(kb, id_)
         return _dumped({
             "format": FORMAT,
             "data": self._data,
@@ -66,9 +68,15 @@ class Edition:
             "paper": {"key": paper.key, "title": paper.title, "authors": list(paper.authors), "year": paper.year,
                       "venue": paper.venue, "url": paper.url, "arxiv": paper.arxiv, "bibtex": paper.bibtex},
             "interactions": [_edge(edge) for edge in kb.interactions(id_)],
+            "by_law": {
+                "cascades_to_places": [place.id for place in law.feeds],
+                "fed_by_places": [place.id for place in law.fed_by],
+                "shares_quantities": list(law.shared),
+            },
             "compatibility": {
                 other: kb.relation(id_, other).value for other in sorted(kb.atlas.techniques) if other != id_
             },
+            "results": [asdict(result) for result in results_of(kb.atlas, technique)],
             "measured": [
                 {"measurement": m.id, **result.model_dump(mode="json", exclude_none=True)}
                 for m in kb.atlas.measurements.values() for result in m.results if result.technique == id_

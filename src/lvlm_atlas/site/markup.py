@@ -13,10 +13,10 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-_PLAIN = frozenset(" ,;()/'%.?-")
-"""Signs that mean nothing inside a line."""
 _SPACE = re.compile(r"\s+")
 _UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff\ufeff]")
+_SIGN = re.compile(r"[^A-Za-z0-9 ,;()/'%.?\x80-\U0010ffff-]")
+"""What may mean something inside a line: ASCII, but for letters, digits and a few signs that never do."""
 _MARKS = re.compile(r"`([^`]+)`|(?<![\w*])\*(?=[^\s*])([^*`]*[^\s*`])\*(?![\w*])")
 
 
@@ -76,11 +76,10 @@ def clean(value: str) -> str:
 
 def _part(value: str) -> Markup:
     """A stretch of a line: its first sign might begin a list or the like, so that only a letter stays as it is."""
-    first = len(value) - len(value.lstrip())
-    return Markup("".join(ch if _harmless(ch, at > first) else f"&#{ord(ch)};" for at, ch in enumerate(value)))  # noqa: S704
+    inside = len(value) - len(value.lstrip()) + 1
+    start = "".join(ch if ch.isalpha() or ch == " " else _entity(ch) for ch in value[:inside])
+    return Markup(start + _SIGN.sub(lambda sign: _entity(sign[0]), value[inside:]))  # noqa: S704
 
 
-def _harmless(ch: str, inside: bool) -> bool:
-    if not inside:
-        return ch.isalpha() or ch == " "
-    return ch.isalnum() or ch in _PLAIN or not ch.isascii()
+def _entity(ch: str) -> str:
+    return f"&#{ord(ch)};"

@@ -15,7 +15,7 @@ from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.site.markup import clean
 from lvlm_atlas.site.svg import Href, drawing, label, stage_number, tag
 
-MOST = 8
+MOST = 5
 """Techniques drawn in a column; the table beside the drawing has them all."""
 _WEIGHT = ("conflicts-with", "requires", "diminishes", "composes-with", "supersedes", "builds-on")
 _W, _H, _ROW, _GAP = 188.0, 42.0, 54.0, 86.0

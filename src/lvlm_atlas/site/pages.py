@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from lvlm_atlas.atlas.atlas import SplitIdError
 from lvlm_atlas.graph.guide import guide
+from lvlm_atlas.graph.results import ReportedResult, grouped, results
 from lvlm_atlas.roofline import contract_fields
 from lvlm_atlas.schema.record import refs_in
 from lvlm_atlas.schema.technique import Technique
@@ -21,6 +22,7 @@ from lvlm_atlas.site.markup import bare
 from lvlm_atlas.site.models import model_pages
 from lvlm_atlas.site.routes import FIXED
 from lvlm_atlas.site.survey import survey_page
+from lvlm_atlas.site.systems import system_pages
 from lvlm_atlas.site.technique import technique_page
 from lvlm_atlas.site.workloads import workloads_page
 
@@ -35,6 +37,7 @@ def pages(content: Content) -> tuple[Page, ...]:
              description="All techniques in one table."),
         *(technique_page(content, technique) for technique in content.techniques),
         *_former(content),
+        *system_pages(content),
         Page(path=FIXED["stages"], title="Stages", template="stages.md.j2",
              description="The stages of inference and what limits them."),
         *_terms(content, "stage"),
@@ -50,6 +53,9 @@ def pages(content: Content) -> tuple[Page, ...]:
         *model_pages(content),
         *device_pages(content),
         workloads_page(content),
+        Page(path=FIXED["results"], title="Reported results", template="results.md.j2", search=0,
+             description="What sources report, those numbers together that can be compared.",
+             context={"measures": measures(content)}),
         Page(path=FIXED["glossary"], title="Glossary", template="glossary.md.j2",
              description="Every word that entries use, with its definition."),
         Page(path=FIXED["tags"], title="Tags", template="tags.md.j2", search=0),
@@ -70,6 +76,14 @@ def pages(content: Content) -> tuple[Page, ...]:
         Page(path=FIXED["about"], title="About the data", template="about.md",
              description="What is reported, derived and measured, and how to cite."),
     )  # fmt: skip
+
+
+def measures(content: Content) -> list[tuple[str, Term, list[tuple[ReportedResult, ...]]]]:
+    """Each benchmark and metric of which a number is reported: its kind, the term, its results by model."""
+    found: dict[tuple[str, str], list[tuple[ReportedResult, ...]]] = defaultdict(list)
+    for group in grouped(results(content.atlas, content.techniques)):
+        found[group[0].kind, group[0].measure].append(group)
+    return [(kind, content.atlas.term(kind, id_), groups) for (kind, id_), groups in found.items()]
 
 
 def walls(content: Content) -> list[tuple[Term, Term, list[Technique]]]:
@@ -167,6 +181,7 @@ def _papers(content: Content) -> Iterator[Page]:
             path=content.routes.path("paper", key), title=paper.title, template="paper.md.j2",
             description=f"{paper.title} ({paper.year})",
             context={"paper": paper, "introduces": introduces, "words": words[key],
+                     "systems": [s for s in content.atlas.systems.values() if key in (s.paper, *s.also)],
                      "cites": [t for t in cited[key] if t not in introduces]},
             search=0 if introduces else 1,  # its title must lead to the technique, whose page has it too
         )  # fmt: skip

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.graph import result_words
 from lvlm_atlas.roofline import units
 from lvlm_atlas.site import markup, words
 from lvlm_atlas.site.content import Content, Links, Page
@@ -42,6 +43,10 @@ def environment(folder: Path) -> Environment:
         "overhead": words.overhead,
     }
     made.globals |= {name: getattr(markup, name) for name in ("listed", "external", "fenced")}
+    made.filters |= {
+        "value": result_words.value_of, "baseline": result_words.baseline_of, "percent": result_words.percent_of,
+        "kept": result_words.kept_of,
+    }  # fmt: skip
     made.globals |= {"counted": words.counted, "units": units}
     return made
 

@@ -11,17 +11,18 @@ from lvlm_atlas.atlas.atlas import Atlas
 
 FOLDERS = {
     "technique": "techniques", "stage": "stages", "family": "families", "bound": "bounds", "paper": "papers",
-    "model": "models", "device": "devices",
+    "model": "models", "device": "devices", "system": "systems",
 }  # fmt: skip
 """Folder of the pages of each kind of thing."""
-RECORDS = {"model": "models", "device": "hardware", "workload": "workloads"}
-"""Where the atlas keeps what estimates are made of."""
+RECORDS = {"model": "models", "device": "hardware", "workload": "workloads", "system": "systems"}
+"""Where the atlas keeps the records that are no techniques."""
 FIXED = {
     "home": "index.md",
     "matrix": "matrix.md",
     "glossary": "glossary.md",
     "tags": "tags.md",
     "workloads": "workloads.md",
+    "results": "results.md",
     "plan": "guide/plan.md",
     "survey": "guide/survey-numbers.md",
     "estimate": "guide/estimate.md",
@@ -63,6 +64,7 @@ def routes(atlas: Atlas) -> Routes:
     paths |= {("technique", id_): f"techniques/{_file(id_)}.md" for id_ in (*atlas.techniques, *atlas.redirects)}
     paths |= {("model", id_): f"models/{_file(id_)}.md" for id_ in atlas.models}
     paths |= {("device", id_): f"devices/{_file(id_)}.md" for id_ in atlas.hardware}
+    paths |= {("system", id_): f"systems/{_file(id_)}.md" for id_ in atlas.systems}
     for kind in ("stage", "bound", "family"):
         paths |= {(kind, term.id): _term_path(kind, term.id) for term in atlas.vocabularies[kind].terms}
     paths |= {("paper", key): f"papers/{slug}.md" for key, slug in _slugs(atlas.papers)}

@@ -89,11 +89,12 @@ class Source:
 
 
 def source_of(reference: str | None, package: Path = _PACKAGE) -> Source | None:
-    """The source of `module:Class`, or None if there is no such module."""
-    if reference is None:
+    """The source of `module:Class` of our own package; None if it lies elsewhere, or there is no such module."""
+    module, _, name = (reference or "").partition(":")
+    top, _, rest = module.partition(".")
+    if top != package.name or not rest:
         return None
-    module, _, name = reference.partition(":")
-    inside = Path(*module.split(".")[1:]).with_suffix(".py")
+    inside = Path(*rest.split(".")).with_suffix(".py")
     try:
         text = (package / inside).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):

@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterable
 
 from lvlm_atlas.graph.edges import Edge
+from lvlm_atlas.graph.neighbourhood import by_law, informative_first
 from lvlm_atlas.graph.relations import reading
+from lvlm_atlas.graph.results import results_of
 from lvlm_atlas.schema.measurement import Measurement, SmokeResult
 from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.site.content import Content, Page
@@ -15,13 +17,15 @@ from lvlm_atlas.site.markup import bare
 from lvlm_atlas.site.source import source_of
 from lvlm_atlas.site.words import formula
 
+SHOWN = 10
+"""Rows of a table of interactions, and techniques of a list, that the page shows; the rest is folded or left to the
+JSON beside it."""
+
 
 def technique_page(content: Content, technique: Technique) -> Page:
     """The page."""
     atlas, kb = content.atlas, content.kb
     source = source_of(technique.reference)
-    others = [t for t in content.techniques if t.id != technique.id]
-    verdicts = [(other, kb.relation(technique.id, other.id)) for other in others]
     path = content.routes.path("technique", technique.id)
     rows = _rows(content, technique)
     return Page(
@@ -40,10 +44,12 @@ def technique_page(content: Content, technique: Technique) -> Page:
             "effects": [formula(effect, technique.parameters) for effect in technique.effects],
             "edges": [row for row in rows if row[2].evidence != "predicted"],
             "predicted": [row for row in rows if row[2].evidence == "predicted"],
+            "law": by_law(kb, technique.id),
+            "shown": SHOWN,
             "effect": (effect := effect_of(content, technique)),
             "effect_picture": pictured(content, effect),
-            "verdicts": {value: [other for other, verdict in verdicts if verdict.value == value]
-                         for value in ("works", "breaks", "unknown")},
+            "verdicts": _verdicts(content, technique),
+            "reported": results_of(atlas, technique),
             "measured": _measured(content, technique),
             "spellings": spellings([technique.name, technique.id, *(a for a in technique.aliases if len(a) <= 40)]),
             "file": atlas.paths[technique.id].as_posix(),
@@ -68,12 +74,30 @@ def spellings(names: Iterable[str]) -> list[str]:
 
 
 def _rows(content: Content, technique: Technique) -> list[tuple[str, str, Edge]]:
-    """How the technique stands to each other one, as: reading, the other's id, the edge; stated ones first."""
+    """How the technique stands to each other one, as: reading, the other's id, the edge; the most informative first."""
     rows = [
         (reading(content.atlas, edge, technique.id), edge.other(technique.id), edge)
         for edge in content.kb.interactions(technique.id)
     ]
-    return sorted(rows, key=lambda row: (row[2].evidence == "derived", row[1], row[0]))
+    return sorted(rows, key=lambda row: (*informative_first(row[2]), row[1], row[0]))
+
+
+def _verdicts(content: Content, technique: Technique) -> dict[str, tuple[list[Technique], int]]:
+    """For each verdict the techniques that act nearest by, in the order of the pages, and how many it holds for."""
+    place = content.atlas.place
+    by_value: dict[str, list[Technique]] = {"works": [], "breaks": [], "unknown": []}
+    for other in content.techniques:
+        if other is not technique:
+            by_value[content.kb.relation(technique.id, other.id).value].append(other)
+    here = place(technique)
+    nearest = {
+        value: {other.id for other in sorted(others, key=lambda other: abs(place(other) - here))[:SHOWN]}
+        for value, others in by_value.items()
+    }
+    return {
+        value: ([other for other in others if other.id in nearest[value]], len(others))
+        for value, others in by_value.items()
+    }
 
 
 def _measured(content: Content, technique: Technique) -> list[tuple[Measurement, SmokeResult]]:

@@ -11,7 +11,8 @@ from lvlm_atlas.schema import wording
 from lvlm_atlas.schema.effect import Effect, Overhead
 from lvlm_atlas.schema.expression import Amount, evaluate, names_in
 from lvlm_atlas.schema.measurement import Counts
-from lvlm_atlas.schema.technique import Parameter, Setting
+from lvlm_atlas.schema.record import Setting
+from lvlm_atlas.schema.technique import Parameter
 from lvlm_atlas.site.markup import code, listed, plain
 
 
@@ -63,14 +64,14 @@ def at_default(value: Amount, parameters: Mapping[str, Parameter]) -> str | None
 def legal(parameter: Parameter) -> Markup:
     """The values a parameter may take."""
     if parameter.choices:
-        return listed((code(_setting(choice)) for choice in parameter.choices), " or ")
+        return listed((code(wording.setting(choice)) for choice in parameter.choices), " or ")
     interval = (parameter.range or "").replace("inf", "∞")
     return code(interval).replace(" ", Markup("&#160;")) if interval else plain("true or false")
 
 
 def setting(values: Mapping[str, Setting]) -> Markup:
     """A setting as `name=value`, or that it is the default one."""
-    return listed(code(f"{name}={_setting(value)}") for name, value in values.items()) or plain("defaults")
+    return listed(code(f"{name}={wording.setting(value)}") for name, value in values.items()) or plain("defaults")
 
 
 def counted(counts: Counts, baseline: Counts | None) -> list[tuple[str, str, str, str]]:
@@ -100,7 +101,3 @@ _COUNTS = (
 def _total(counts: Counts, key: str) -> int:
     value = getattr(counts, key)
     return sum(value) if isinstance(value, tuple) else int(value)
-
-
-def _setting(value: Setting) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

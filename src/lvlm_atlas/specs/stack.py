@@ -11,7 +11,8 @@ from lvlm_atlas.graph.knowledge import KnowledgeBase
 from lvlm_atlas.roofline.model import Model
 from lvlm_atlas.roofline.transform import Applied
 from lvlm_atlas.roofline.workload import Workload
-from lvlm_atlas.schema.technique import Parameter, Setting, Technique
+from lvlm_atlas.schema.record import Setting
+from lvlm_atlas.schema.technique import Parameter, Technique
 from lvlm_atlas.specs.fits import problem
 from lvlm_atlas.specs.technique import OUTCOMES, applied
 
@@ -60,18 +61,31 @@ def parse(kb: KnowledgeBase, spec: str, *, outcomes: Collection[str] = OUTCOMES)
 
 
 def value_of(parameter: Parameter, text: str) -> Setting:
-    """The value that a text spells for a parameter; the text itself where it spells none."""
+    """The value that a text spells for a parameter, a list as `8/16/24`; the text itself where it spells none."""
     for choice in parameter.choices:
         if str(choice).lower() == text.lower():
             return choice
     if parameter.type == "bool":
         return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(text.lower(), text)
-    for kind in (int, float) if parameter.type in ("int", "float") else ():
+    if parameter.is_list:
+        return _numbers(text)
+    return _as_number(text) if parameter.type in ("int", "float") else text
+
+
+def _as_number(text: str) -> int | float | str:
+    for kind in (int, float):
         try:
             return kind(text)
         except ValueError:
             continue
     return text
+
+
+def _numbers(text: str) -> tuple[int | float, ...] | str:
+    """The list that a text such as `8/16/24` spells; the text itself where it spells none."""
+    numbers = [_as_number(part) for part in text.split("/") if part]
+    spelled = tuple(number for number in numbers if not isinstance(number, str))
+    return spelled if len(spelled) == len(numbers) else text
 
 
 def _number(spec: str, name: str, text: str) -> float:
@@ -90,12 +104,12 @@ def milder(technique: Technique) -> Choice | None:
     for name, neutral in (technique.neutral or {}).items():
         parameter = technique.parameters[name]
         default = parameter.default
-        if isinstance(default, bool | str) or isinstance(neutral, bool | str):
+        if isinstance(default, bool | str | tuple) or isinstance(neutral, bool | str | tuple):
             continue
         middle = (default + neutral) / 2
         if parameter.choices:
             low, high = sorted((default, neutral))
-            between = [each for each in parameter.choices if not isinstance(each, str) and low < each < high]
+            between = [each for each in parameter.choices if isinstance(each, int | float) and low < each < high]
             middle = min(between, key=lambda each: abs(each - default), default=default)
         elif parameter.type == "int":
             middle = round(middle)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.atlas.places import effect_place
@@ -24,7 +25,8 @@ from lvlm_atlas.schema.effect import (
     Typical,
 )
 from lvlm_atlas.schema.expression import Formula, formula
-from lvlm_atlas.schema.technique import Setting, Technique
+from lvlm_atlas.schema.record import Setting
+from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.schema.vocabulary import PositionTerm
 
 OUTCOMES = ("density", "frames", "tokens", "acceptance", "accepted", "draft_cost")
@@ -70,7 +72,7 @@ class _Lowering:
                 raise AtlasError(f"{technique.id}: no outcome {name!r}; {suggestion(name, OUTCOMES)}")
             if not (math.isfinite(number) and number >= 0):
                 raise AtlasError(f"{technique.id}: {name} is {number!r}; give a number of 0 or more")
-        self.numbers: dict[str, float] = {
+        self.numbers: dict[str, Any] = {
             name: value
             for name, parameter in technique.parameters.items()
             if not isinstance(value := setting.get(name, parameter.default), str)

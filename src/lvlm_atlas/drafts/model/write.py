@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from textwrap import indent
@@ -12,8 +10,8 @@ from typing import Any
 import yaml
 
 from lvlm_atlas.atlas.records import MODELS
+from lvlm_atlas.drafts.files import write_all
 from lvlm_atlas.drafts.model import Draft
-from lvlm_atlas.fault import AtlasError
 
 _HEADER = "# yaml-language-server: $schema=../../taxonomy/schema/model.json\n"
 
@@ -28,21 +26,7 @@ def write(root: Path, draft: Draft) -> Path:
     """
     path = MODELS / f"{draft.record['id']}.yaml"
     text = "".join(_dumped(draft.record))
-    folder = (root / path).parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".", suffix=".new", dir=folder)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(_HEADER + text)
-            Path(name).chmod(0o644)
-            (root / path).hardlink_to(name)  # unlike a rename, this fails if the file is there
-        finally:
-            Path(name).unlink(missing_ok=True)
-    except FileExistsError:
-        raise AtlasError(f"{path} exists already; give another --id, or remove it") from None
-    except OSError as error:
-        raise AtlasError(f"cannot write {path}: {error.strerror}; give a --root that can be written") from None
+    write_all(root, {path: _HEADER + text})
     return path
 
 

@@ -1,0 +1,187 @@
+"""Records as they were when their files were last read and found sound, so that commands need not read them again.
+
+A snapshot lies in the user's cache folder and stands for one exact state of the catalog's files and of the code that
+reads them: names, sizes and times of change, to the nanosecond. Whatever does not fit is ignored and rebuilt.
+
+It is a pickle, since that is ten times faster than building the validators that would read JSON; but one that can do
+no harm: only the file's owner may have written it, in a folder that only the owner may write to, and it may name no
+class but records of `lvlm_atlas.schema` and works of the bibliography, so that even a forged one makes such objects
+and calls nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import stat
+import sys
+import time
+import zlib
+from collections.abc import Collection, Iterator, Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.version import VERSION
+
+SWITCH = "LVLM_ATLAS_SNAPSHOT"
+"""Environment variable: `off` turns snapshots off."""
+SETTLED_S = 2.0
+"""Files that changed later than this before reading are not snapshot: another change could bear the same time."""
+KEPT = 16
+"""Snapshots kept, one a catalog."""
+MAX_BYTE = 64 * 2**20
+
+_FORMAT = b"lvlm-atlas snapshot 1\n"
+_PACKAGE = Path(__file__).resolve().parents[1]
+_READERS = ("schema", "atlas")
+"""Packages that decide what a record is."""
+_SCHEMA = "lvlm_atlas.schema."
+_WORK = ("lvlm_atlas.atlas.bibliography", "Paper")
+
+
+class Snapshot:
+    """The snapshot of what some files and folders of a catalog hold, as far as there may be one.
+
+    Args:
+        root: the catalog.
+        sources: the files and folders that are read, relative to it.
+    """
+
+    def __init__(self, root: Path, sources: Collection[Path]) -> None:
+        self._root = root.absolute()
+        self._sources = [self._root / source for source in sources]
+        self._cache = _cache_folder()
+        self._state = b""
+
+    @property
+    def path(self) -> Path | None:
+        """Where it lies; None if snapshots are turned off, or impossible on this system."""
+        if self._cache is None or os.environ.get(SWITCH, "").lower() == "off" or not hasattr(os, "geteuid"):
+            return None
+        names = "\n".join(map(str, self._sources))
+        return self._cache / f"{zlib.crc32(os.fsencode(names)):08x}.snapshot"
+
+    def read(self) -> dict[str, Any] | None:
+        """What `write` was given; None if the files, or the code that reads them, have changed since."""
+        path = self.path
+        if path is None:
+            return None
+        try:
+            self._state, _ = self._current()
+            raw = _read_own(path)
+            head = _FORMAT + self._state
+            if not raw.startswith(head):
+                return None
+            body = raw[len(head) + 4 :]
+            if zlib.crc32(body).to_bytes(4, "big") != raw[len(head) : len(head) + 4]:
+                return None
+            records: dict[str, Any] = _Unpickler(BytesIO(body)).load()
+            return records
+        except Exception:  # noqa: BLE001 - whatever is wrong with it, the files themselves are still there
+            return None
+
+    def write(self, records: Mapping[str, Any]) -> None:
+        """Keep what was read after `read` was called, if no file has changed meanwhile. Never raises."""
+        path = self.path
+        if path is None or not self._state:
+            return
+        try:
+            state, newest_s = self._current()
+            if state != self._state or newest_s > time.time() - SETTLED_S:
+                return
+            body = pickle.dumps(dict(records), protocol=5)
+            _write_own(path, _FORMAT + state + zlib.crc32(body).to_bytes(4, "big") + body)
+            _prune(path.parent)
+        except OSError:
+            return
+
+    def _current(self) -> tuple[bytes, float]:
+        """The state of all that the records depend on, and when the newest of it changed, in seconds."""
+        lines = [f"{sys.implementation.cache_tag} {VERSION}"]
+        newest_ns = 0
+        for source in (*self._sources, *(_PACKAGE / name for name in _READERS)):
+            for name, info in _files(str(source)):
+                newest_ns = max(newest_ns, info.st_mtime_ns, info.st_ctime_ns)
+                lines.append(
+                    f"{name!r} {info.st_mode} {info.st_size} {info.st_ino} {info.st_mtime_ns} {info.st_ctime_ns}"
+                )
+        text = "\n".join(lines).encode("utf-8", "surrogateescape")
+        return len(text).to_bytes(4, "big") + text, newest_ns / 1e9
+
+
+class _Unpickler(pickle.Unpickler):
+    """Makes records and works, and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """A class of records, or that of works; others are refused."""
+        if (module, name) == _WORK:
+            return super().find_class(module, name)
+        found = super().find_class(module, name) if module.startswith(_SCHEMA) and name.isidentifier() else None
+        if not (isinstance(found, type) and issubclass(found, BaseModel)):
+            raise pickle.UnpicklingError(f"{module}.{name} is no record")
+        return found
+
+
+def _cache_folder() -> Path | None:
+    """The folder of this program in the user's cache folder; None for a user without a home."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "lvlm-atlas"  # noqa: PTH117
+    except RuntimeError:
+        return None
+
+
+def _files(path: str) -> Iterator[tuple[str, os.stat_result]]:
+    """A file, or all in a folder and below, by name; links are not followed, compiled code is left out."""
+    info = os.lstat(path)
+    if not stat.S_ISDIR(info.st_mode):
+        yield path, info
+        return
+    for name in sorted(os.listdir(path)):  # noqa: PTH208 - many files, and Path is slow
+        if name != "__pycache__":
+            yield from _files(f"{path}/{name}")
+
+
+def _read_own(path: Path) -> bytes:
+    """The contents of a file that nobody but us can have written.
+
+    Raises:
+        OSError: there is none, or others could have written it.
+    """
+    _require_own(path.parent.lstat(), stat.S_ISDIR)
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as file:
+        info = os.fstat(handle)
+        _require_own(info, stat.S_ISREG)
+        if info.st_size > MAX_BYTE:
+            raise OSError(f"{path} has {info.st_size} bytes")
+        return file.read()
+
+
+def _require_own(info: os.stat_result, is_kind: Any) -> None:
+    if not is_kind(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o022:
+        raise PermissionError("others could have written it")
+
+
+def _write_own(path: Path, data: bytes) -> None:
+    """Write a file that only we can write, whole or not at all."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _require_own(path.parent.lstat(), stat.S_ISDIR)
+    temporary = path.with_suffix(f".{os.getpid()}.new")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _prune(folder: Path) -> None:
+    """Drop all but the newest snapshots, and what interrupted writers left."""
+    files = sorted(folder.glob("*.snapshot"), key=lambda file: file.lstat().st_mtime_ns, reverse=True)
+    stale = (file for file in folder.glob("*.new") if file.lstat().st_mtime < time.time() - 3600)
+    for file in (*files[KEPT:], *stale):
+        file.unlink(missing_ok=True)

@@ -1,0 +1,259 @@
+"""The commands that browse and query the catalog, and the one that runs a published model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lvlm_atlas.cli.options import (
+    CatalogId,
+    Device,
+    DeviceOption,
+    Dtype,
+    Format,
+    Listing,
+    Root,
+    TechniqueId,
+    loaded,
+    named,
+    opened,
+    root_of,
+)
+
+browse = typer.Typer()
+PANEL = "Browse and query"
+
+
+@browse.command("list", rich_help_panel=PANEL)
+def list_(
+    query: Annotated[str | None, typer.Argument(help="Only what this query finds.")] = None,
+    format_: Format = Listing.table,
+    root: Root = None,
+) -> None:
+    """List techniques, all or those that a query finds."""
+    from lvlm_atlas.cli.output import print_rows
+    from lvlm_atlas.cli.rows import TECHNIQUE_COLUMNS, technique_rows
+
+    if query:
+        atlas = opened(root)
+        answer = atlas.query(query)
+        records, found, why = atlas.atlas, [row.technique for row in answer.rows], answer.why_empty
+    else:
+        records = loaded(root)
+        found, why = list(records.techniques.values()), "the catalog is empty"
+    print_rows(technique_rows(records, found, format_), TECHNIQUE_COLUMNS, format_)
+    if not found:
+        typer.echo(why, err=True)
+        raise typer.Exit(1)
+
+
+@browse.command(rich_help_panel=PANEL)
+def show(
+    id_: TechniqueId,
+    json_: Annotated[bool, typer.Option("--json", help="Print the entry and its edges as JSON.")] = False,
+    root: Root = None,
+) -> None:
+    """Show a technique: what its page says."""
+    atlas = opened(root)
+    technique = named(atlas, id_)
+    if json_:
+        import json
+
+        from lvlm_atlas.cli.rows import edge_row, whole_row
+
+        edges = [edge_row(edge) for edge in atlas.interactions(technique.id)]
+        typer.echo(json.dumps({**whole_row(atlas.atlas, technique), "edges": edges}, indent=2, ensure_ascii=False))
+        return
+    from lvlm_atlas.cli.output import show as print_for_people
+    from lvlm_atlas.cli.sheet import sheet
+
+    print_for_people(sheet(atlas, technique))
+
+
+@browse.command(rich_help_panel=PANEL)
+def query(
+    expression: Annotated[str, typer.Argument(help="Such as: relieves:decoding/memory and not training:finetune")],
+    explain: Annotated[bool, typer.Option("--explain", help="Say why each row is there, with its evidence.")] = False,
+    format_: Format = Listing.table,
+    root: Root = None,
+) -> None:
+    """Find techniques by fields and relations. Exit 0: rows, 1: none, 2: bad query.
+
+    Fields compare (stage:prefilling, year>=2024), relations connect (composes-with(fastv), within(fastv, 2)),
+    and, or, not and parentheses join them. `lvlm-atlas fields` lists all of them.
+    """
+    from lvlm_atlas.cli.output import print_rows
+    from lvlm_atlas.cli.rows import TECHNIQUE_COLUMNS, reasons, technique_rows
+
+    atlas = opened(root)
+    answer = atlas.query(expression)
+    rows = technique_rows(atlas.atlas, [row.technique for row in answer.rows], format_)
+    if explain:
+        why = {row.technique.id: reasons(row) for row in answer.rows}
+        kind = "edges" if format_ in (Listing.json, Listing.jsonl) else "text"
+        rows = [{**row, "because": why[row["id"]][kind]} for row in rows]
+    print_rows(rows, ("id", "because") if explain else TECHNIQUE_COLUMNS, format_)
+    if not rows:
+        typer.echo(answer.why_empty, err=True)
+        raise typer.Exit(1)
+
+
+@browse.command(rich_help_panel=PANEL)
+def results(
+    query: Annotated[str | None, typer.Argument(help="Only of techniques that this query finds.")] = None,
+    benchmark: Annotated[str | None, typer.Option("--benchmark", "-b", help="Only scores on this benchmark.")] = None,
+    metric: Annotated[str | None, typer.Option("--metric", help="Only this metric: ttft, tpot, memory, …")] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Only of this model: id, name or alias.")] = None,
+    comparable: Annotated[
+        bool, typer.Option("--comparable", help="Only what several techniques report on the same model.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Write a .csv or .parquet file in place of a list.")] = None,
+    format_: Format = Listing.table,
+    root: Root = None,
+) -> None:
+    """List the numbers that sources report, those of one benchmark and model together, most tokens kept first."""
+    from lvlm_atlas.cli.results import list_results
+
+    list_results(opened(root), query, benchmark, metric, model, comparable, out, format_)
+
+
+@browse.command(rich_help_panel=PANEL)
+def fields(format_: Format = Listing.table, root: Root = None) -> None:
+    """List the fields and relations that a query may use."""
+    from lvlm_atlas.cli.output import print_rows
+    from lvlm_atlas.cli.rows import grammar_rows
+
+    print_rows(grammar_rows(opened(root).atlas), ("id", "meaning", "example", "synonyms"), format_)
+
+
+@browse.command(rich_help_panel=PANEL)
+def graph(
+    id_: TechniqueId,
+    depth: Annotated[int, typer.Option(min=1, max=6, help="How many edges away.")] = 1,
+    all_: Annotated[bool, typer.Option("--all", help="Leave none out of the table; other formats never do.")] = False,
+    format_: Format = Listing.table,
+    root: Root = None,
+) -> None:
+    """Show how a technique is related to others: each edge with its reason and evidence."""
+    from lvlm_atlas.cli.output import print_rows
+    from lvlm_atlas.cli.plain import wrapped
+    from lvlm_atlas.cli.rows import neighbour_row, neighbour_rows
+    from lvlm_atlas.graph.neighbourhood import by_law, neighbourhood
+    from lvlm_atlas.planner.planner import Planner
+    from lvlm_atlas.planner.predicted import with_predictions
+
+    atlas = with_predictions(Planner(root_of(root)))
+    technique = named(atlas, id_).id
+    neighbours = neighbourhood(atlas, technique, depth)
+    short = format_ is Listing.table and not all_
+    rows = neighbour_rows(neighbours) if short else [neighbour_row(neighbour) for neighbour in neighbours]
+    if rows or format_ is not Listing.table:
+        print_rows(rows, ("relation", "evidence", "reason", "source"), format_)
+    if format_ is Listing.table:
+        for sentence in by_law(atlas, technique).sentences:
+            typer.echo(wrapped(sentence, "• "))
+    if not rows:
+        typer.echo(f"no interaction of {id_} is known; that does not mean that it is compatible with all", err=True)
+        raise typer.Exit(1)
+
+
+@browse.command(rich_help_panel=PANEL)
+def models(
+    id_: CatalogId = None,
+    format_: Format = Listing.table,
+    root: Root = None,
+) -> None:
+    """List the models that can be estimated; json holds their whole records."""
+    from lvlm_atlas.atlas.shelves import shelves
+    from lvlm_atlas.cli.catalog import MODEL_COLUMNS, model_rows
+    from lvlm_atlas.cli.output import print_rows
+
+    print_rows(list(model_rows(shelves(root_of(root)), id_)), MODEL_COLUMNS, format_)
+
+
+@browse.command(rich_help_panel=PANEL)
+def hardware(
+    id_: CatalogId = None,
+    format_: Format = Listing.table,
+    root: Root = None,
+) -> None:
+    """List the devices; json holds their whole records."""
+    from lvlm_atlas.atlas.shelves import shelves
+    from lvlm_atlas.cli.catalog import DEVICE_COLUMNS, device_rows
+    from lvlm_atlas.cli.output import print_rows
+
+    print_rows(list(device_rows(shelves(root_of(root)), id_)), DEVICE_COLUMNS, format_)
+
+
+@browse.command(rich_help_panel=PANEL)
+def workloads(
+    id_: CatalogId = None,
+    format_: Format = Listing.table,
+    root: Root = None,
+) -> None:
+    """List the workloads; json holds their whole records."""
+    from lvlm_atlas.atlas.shelves import shelves
+    from lvlm_atlas.cli.catalog import WORKLOAD_COLUMNS, workload_rows
+    from lvlm_atlas.cli.output import print_rows
+
+    print_rows(list(workload_rows(shelves(root_of(root)), id_)), WORKLOAD_COLUMNS, format_)
+
+
+@browse.command(rich_help_panel=PANEL)
+def systems(
+    id_: CatalogId = None,
+    format_: Format = Listing.table,
+    root: Root = None,
+) -> None:
+    """List serving systems and features of engines; json holds their whole records."""
+    from lvlm_atlas.atlas.shelves import shelves
+    from lvlm_atlas.cli.catalog import SYSTEM_COLUMNS, system_rows
+    from lvlm_atlas.cli.output import print_rows
+
+    print_rows(list(system_rows(shelves(root_of(root)), id_)), SYSTEM_COLUMNS, format_)
+
+
+@browse.command(rich_help_panel=PANEL)
+def terms(
+    vocabulary: Annotated[str | None, typer.Argument(help="Which vocabulary; default: name them all.")] = None,
+    format_: Format = Listing.table,
+    root: Root = None,
+) -> None:
+    """List the vocabularies, or the terms of one with their definitions."""
+    from lvlm_atlas.atlas.loader import taxonomy
+    from lvlm_atlas.cli.output import print_rows
+    from lvlm_atlas.cli.rows import term_rows
+
+    print_rows(term_rows(taxonomy(root_of(root)), vocabulary), ("id", "name", "definition"), format_)
+
+
+@browse.command(rich_help_panel=PANEL)
+def run(
+    checkpoint: Annotated[Path, typer.Option(help="Folder of a published model: config.json, safetensors.")],
+    prompt: Annotated[str, typer.Option(help="What to ask about the images.")],
+    image: Annotated[list[Path], typer.Option(help="An image file; repeat it for several.")],
+    stack: Annotated[
+        list[str] | None, typer.Option(help="A technique, such as fastv:layer=2,keep_ratio=0.5; repeat it, in order.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens after which the answer ends.")] = 64,
+    device: DeviceOption = Device.cpu,
+    dtype: Annotated[Dtype | None, typer.Option(help="Type of the weights; default: the checkpoint's.")] = None,
+    format_: Format = Listing.table,
+    root: Root = None,
+) -> None:
+    """Answer with a published checkpoint, with a stack of techniques and without. Needs the transformers extra."""
+    from lvlm_atlas.cli.run import run_checkpoint
+
+    run_checkpoint(
+        opened(root),
+        checkpoint,
+        image,
+        prompt,
+        stack or [],
+        max_new_tokens=max_new_tokens,
+        device=device.value,
+        dtype=dtype.value if dtype else None,
+        listing=format_,
+    )

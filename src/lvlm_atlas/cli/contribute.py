@@ -1,0 +1,137 @@
+"""The commands of contributors: draft, check, run and verify entries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lvlm_atlas.cli.options import (
+    Device,
+    DeviceOption,
+    Dtype,
+    DtypeOption,
+    Format,
+    Listing,
+    References,
+    Root,
+    root_of,
+)
+
+contribute = typer.Typer()
+PANEL = "Contribute"
+
+
+@contribute.command(rich_help_panel=PANEL)
+def check(
+    paths: Annotated[list[Path] | None, typer.Argument(help="Report only the faults of these files.")] = None,
+    format_: Annotated[str, typer.Option("--format", "-f", help="text, json or github.")] = "text",
+    root: Root = None,
+) -> None:
+    """Check every record: one line a fault, all faults in one run. Exit 0: none, 1: faults, 2: bad usage."""
+    from lvlm_atlas.cli.faults import print_faults
+    from lvlm_atlas.rules.check import check as run
+
+    folder = root_of(root)
+    faults = run(folder, paths or None)
+    print_faults(faults, format_, folder)
+    if any(fault.level == "error" for fault in faults):
+        raise typer.Exit(1)
+
+
+@contribute.command(rich_help_panel=PANEL)
+def new(
+    id_: Annotated[str, typer.Argument(metavar="ID", help="Id of the new technique, such as my-method.")],
+    family: Annotated[str, typer.Option(help="Family or subfamily; `lvlm-atlas terms family` lists them.")],
+    acts_at: Annotated[
+        list[str], typer.Option("--acts-at", help="Where it acts; `lvlm-atlas terms position` lists them; repeatable.")
+    ],
+    paper: Annotated[str | None, typer.Option(help="Key of its paper in papers.bib.")] = None,
+    name: Annotated[str | None, typer.Option(help="Its name, such as SnapKV; default: the id.")] = None,
+    described: Annotated[bool, typer.Option("--described", help="An entry alone, without a reference to run.")] = False,
+    from_bib: Annotated[
+        Path | None, typer.Option("--from-bib", help="BibTeX file from which its paper goes into papers.bib.")
+    ] = None,
+    root: Root = None,
+) -> None:
+    """Write the files of a new technique: entry, reference, test. `check` then says what to fill in.
+
+    lvlm-atlas new fastv --name FastV --family token-compression --acts-at llm-layer --paper chen2024fastv
+    """
+    from lvlm_atlas.drafts.technique import scaffold
+
+    written = scaffold(
+        root_of(root), id_, family=family, acts_at=acts_at, paper=paper, name=name, described=described, bib=from_bib
+    )
+    for path in written:
+        typer.echo(f"wrote {path}")
+    then = "" if described else f", then `lvlm-atlas smoke {id_}` and `lvlm-atlas verify {id_}`"
+    typer.echo(f"next: fill in what `lvlm-atlas check` names{then}")
+
+
+@contribute.command(rich_help_panel=PANEL)
+def smoke(
+    ids: References = None,
+    device: DeviceOption = Device.cpu,
+    dtype: DtypeOption = Dtype.float32,
+    record: Annotated[bool, typer.Option("--record", help="Write a record under catalog/measurements.")] = False,
+    time_s: Annotated[float, typer.Option("--time-s", min=1, help="Seconds that one technique may take.")] = 120,
+    memory_gib: Annotated[float, typer.Option("--memory-gib", min=0.1, help="Memory that one may take.")] = 4,
+    root: Root = None,
+) -> None:
+    """Run the references on the tiny LVLM and check what every reference must hold. Needs the torch extra."""
+    from lvlm_atlas.cli.smoke import run_smoke
+
+    failed = run_smoke(
+        root_of(root), ids or [], device.value, dtype.value, record=record, time_s=time_s, memory_gib=memory_gib
+    )
+    if failed:
+        raise typer.Exit(1)
+
+
+@contribute.command(rich_help_panel=PANEL)
+def verify(
+    ids: References = None,
+    device: DeviceOption = Device.cpu,
+    dtype: DtypeOption = Dtype.float32,
+    every: Annotated[bool, typer.Option("--all", help="A row for each run, with its setting and request.")] = False,
+    format_: Format = Listing.table,
+    root: Root = None,
+) -> None:
+    """Hold what references do against what their entries declare. Exit 0: all hold, 1: not. Needs the torch extra."""
+    from lvlm_atlas.cli.verify import run_verify
+
+    if run_verify(root_of(root), ids or [], device.value, dtype.value, format_, every=every):
+        raise typer.Exit(1)
+
+
+@contribute.command(rich_help_panel=PANEL)
+def schema(root: Root = None) -> None:
+    """Write the JSON schemas by which editors complete and check the YAML files."""
+    from lvlm_atlas.atlas.editor_schema import write_editor_schemas
+    from lvlm_atlas.atlas.root import authored_root
+
+    for path in write_editor_schemas(authored_root(root_of(root))):
+        typer.echo(f"wrote {path}")
+
+
+model_app = typer.Typer(help="Add a model to the catalog.", no_args_is_help=True)
+contribute.add_typer(model_app, name="model", rich_help_panel=PANEL)
+
+
+@model_app.command("add")
+def add_model(
+    config: Annotated[Path, typer.Option("--from-config", help="The model's published config.json.")],
+    preprocessor: Annotated[
+        Path | None, typer.Option("--preprocessor", help="Its preprocessor_config.json: limits of pixels and tiles.")
+    ] = None,
+    id_: Annotated[
+        str | None, typer.Option("--id", help="Id of the record; default: the configuration's name.")
+    ] = None,
+    root: Root = None,
+) -> None:
+    """Draft the record of a model from its configuration. What the files do not say is left open and named."""
+    from lvlm_atlas.cli.model import add_model as add
+
+    add(root_of(root), config, preprocessor, id_)

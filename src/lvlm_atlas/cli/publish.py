@@ -1,0 +1,55 @@
+"""The commands that publish: the graph for other tools, the site."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lvlm_atlas.cli.options import Root, SiteFolder, opened, root_of
+
+publish = typer.Typer()
+PANEL = "Publish"
+
+
+@publish.command(rich_help_panel=PANEL)
+def export(
+    format_: Annotated[str, typer.Option("--format", "-f", help="json, graphml, mermaid or dot.")] = "json",
+    root: Root = None,
+) -> None:
+    """Print the knowledge graph for other tools."""
+    from lvlm_atlas.fault import AtlasError, suggestion
+    from lvlm_atlas.graph.exports import EXPORTS
+
+    if format_ not in EXPORTS:
+        raise AtlasError(f"--format: no format {format_!r}; {suggestion(format_, EXPORTS)}")
+    from lvlm_atlas.planner.planner import Planner
+    from lvlm_atlas.planner.predicted import with_predictions
+
+    sys.stdout.write(EXPORTS[format_](with_predictions(Planner(root_of(root)))))
+
+
+@publish.command(rich_help_panel=PANEL)
+def build(
+    out: SiteFolder = Path("build/site"),
+    root: Root = None,
+) -> None:
+    """Build the site. Needs the site extra."""
+    from lvlm_atlas.site.build import build as run
+
+    typer.echo(f"built {run(opened(root), out)}")
+
+
+@publish.command(rich_help_panel=PANEL)
+def serve(
+    port: Annotated[int, typer.Option(envvar="PORT", min=0, max=65535, help="0 takes a free one.")] = 8000,
+    out: SiteFolder = Path("build/site"),
+    root: Root = None,
+) -> None:
+    """Build the site and serve it on this machine. Needs the site extra."""
+    from lvlm_atlas.site.build import build as run
+    from lvlm_atlas.site.serve import serve as start
+
+    start(run(opened(root), out), port)

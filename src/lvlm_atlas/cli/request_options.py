@@ -1,0 +1,113 @@
+"""What a request is and how it is run: the options that the predicting commands share."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lvlm_atlas.cli.option_group import OptionGroup
+
+if TYPE_CHECKING:
+    from lvlm_atlas.planner.planner import Planner
+    from lvlm_atlas.roofline.deployment import Deployment
+    from lvlm_atlas.roofline.workload import Workload
+
+ModelId = Annotated[str, typer.Option("--model", "-m", help="Id or name of a model; `lvlm-atlas models` lists them.")]
+HardwareId = Annotated[
+    str, typer.Option("--hardware", "-d", help="Id or alias of a device; `lvlm-atlas hardware` lists them.")
+]
+Stack = Annotated[
+    list[str] | None,
+    typer.Option("--stack", "-s", help="A technique, such as fastv:keep_ratio=0.5; repeatable."),
+]
+
+
+class Kernel(StrEnum):
+    """How prefill attention treats its scores."""
+
+    fused = "fused"
+    materialised = "materialised"
+
+
+@dataclass(frozen=True)
+class RequestOptions(OptionGroup):
+    """A workload of the catalog, parts of it replaced."""
+
+    workload: Annotated[
+        str, typer.Option("--workload", "-w", help="Id of a workload to start from; `lvlm-atlas workloads` lists them.")
+    ] = "single-image-chat"
+    image: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--image", help="Such as 1280x720, in pixels; in place of the workload's visual input; repeatable."
+        ),
+    ] = None
+    images: Annotated[int | None, typer.Option("--images", help="How many images of each size.")] = None
+    video: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--video", help="Such as 1280x720:60s@2: size, duration, frames a second; in its place; repeatable."
+        ),
+    ] = None
+    text: Annotated[int | None, typer.Option("--text", help="Text tokens of the prompt.")] = None
+    output: Annotated[int | None, typer.Option("--output", help="Tokens generated.")] = None
+    batch: Annotated[int | None, typer.Option("--batch", help="Requests processed together.")] = None
+    turns: Annotated[int | None, typer.Option("--turns", help="Questions about the same visual input.")] = None
+
+    def to_workload(self, planner: Planner) -> Workload:
+        """The workload that is asked about.
+
+        Raises:
+            AtlasError: as of `specs.request.request`.
+        """
+        from lvlm_atlas.specs.request import request
+
+        return request(
+            planner.workload(self.workload), images=self.image or (), count=self.images, videos=self.video or (),
+            text=self.text, output=self.output, batch=self.batch, turns=self.turns,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DeploymentOptions(OptionGroup):
+    """How the model is run; an option is named as the field of `Deployment` that it sets."""
+
+    tensor_parallel: Annotated[int, typer.Option("--tp", help="Devices that share each layer.")] = 1
+    pipeline_parallel: Annotated[int, typer.Option("--pp", help="Groups of layers, each on devices of its own.")] = 1
+    weight_dtype: Annotated[
+        str | None, typer.Option("--weight-dtype", help="Type of the weights; default: the model's.")
+    ] = None
+    activation_dtype: Annotated[
+        str | None,
+        typer.Option("--activation-dtype", help="Type in which products are computed; default: the model's."),
+    ] = None
+    kv_dtype: Annotated[
+        str | None, typer.Option("--kv-dtype", help="Type of the cache; default: the activations'.")
+    ] = None
+    attention: Annotated[
+        Kernel, typer.Option("--attention", help="Whether prefill attention writes its scores out.")
+    ] = Kernel.fused
+    skip_unused_layers: Annotated[
+        bool, typer.Option("--skip-unused-layers", help="Leave out encoder layers behind the features used.")
+    ] = False
+    efficiency: Annotated[
+        str, typer.Option("--efficiency", help="How near to the peaks: ideal, typical or survey.")
+    ] = "ideal"
+    price_usd_h: Annotated[float | None, typer.Option("--price", help="USD for an hour of one device.")] = None
+
+    def to_deployment(self) -> Deployment:
+        """How the model is run, as the engine takes it.
+
+        Raises:
+            AtlasError: as of `roofline.deployment.Deployment`.
+        """
+        from lvlm_atlas.roofline.deployment import Deployment, efficiency_named
+
+        values = asdict(self)
+        values["unused_layers"] = not values.pop("skip_unused_layers")
+        values["attention"] = self.attention.value
+        values["efficiency"] = efficiency_named(self.efficiency)
+        return Deployment(**values)

@@ -1,0 +1,169 @@
+"""Prints reported results in groups that can be compared, and writes them as a table for other tools."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import typer
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from lvlm_atlas.atlas.atlas import Atlas
+from lvlm_atlas.cli.options import Listing
+from lvlm_atlas.cli.output import print_rows, show
+from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.graph.knowledge import KnowledgeBase
+from lvlm_atlas.graph.result_words import baseline_of, conditions_of, kept_of, percent_of, setting_of, value_of
+from lvlm_atlas.graph.results import ReportedResult, grouped, term_of
+from lvlm_atlas.graph.results import comparable as comparable_results
+from lvlm_atlas.schema.vocabulary import BenchmarkTerm
+
+COLUMNS = tuple(field.name for field in fields(ReportedResult))
+"""What files and programs get of a result."""
+_SHOWN = ("technique", "measure", "model", "kept", "value", "baseline", "of baseline", "setting", "source")
+"""What a Markdown table shows."""
+
+
+def list_results(
+    atlas: KnowledgeBase,
+    query: str | None,
+    benchmark: str | None,
+    metric: str | None,
+    model: str | None,
+    comparable: bool,
+    out: Path | None,
+    listing: Listing,
+) -> None:
+    """Print the results that are asked for, or write them to a file.
+
+    Raises:
+        AtlasError: a word is not known, or the file cannot be written.
+        Exit: there are none; the reason is on standard error.
+    """
+    results = atlas.results(query, benchmark=benchmark, metric=metric, model=model)
+    if comparable:
+        results = comparable_results(results)
+    if not results:
+        typer.echo("no source reports such a result of these techniques", err=True)
+        raise typer.Exit(1)
+    if out is None:
+        print_results(atlas.atlas, results, listing)
+    else:
+        write_results(results, out)
+        typer.echo(f"wrote {len(results)} results to {out}")
+
+
+def print_results(atlas: Atlas, results: Sequence[ReportedResult], listing: Listing) -> None:
+    """Print results; a table for people has a part for each group, and sources at the end."""
+    match listing:
+        case Listing.table:
+            show(_tables(atlas, results))
+        case Listing.md:
+            print_rows([_shown(result) for result in results], _SHOWN, listing)
+        case Listing.csv:
+            print_rows([_flat(result) for result in results], COLUMNS, listing)
+        case _:
+            print_rows([{"id": result.technique, **asdict(result)} for result in results], COLUMNS, listing)
+
+
+def write_results(results: Sequence[ReportedResult], out: Path) -> None:
+    """Write results to a file, as CSV or Parquet by the ending of its name.
+
+    Raises:
+        AtlasError: another ending, a library is missing, or the file cannot be written.
+    """
+    if out.suffix not in _WRITERS:
+        raise AtlasError(f"--out: {out} ends in neither .csv nor .parquet; rename it")
+    try:
+        _WRITERS[out.suffix]([_flat(result) for result in results], out)
+    except OSError as error:
+        raise AtlasError(f"--out: {out} cannot be written: {error.strerror or error}; give another path") from None
+
+
+def _write_csv(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
+    with out.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _write_parquet(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
+    from lvlm_atlas.sweep.runner import need
+
+    need("pyarrow", "a Parquet file needs")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    numbers = {"value", "baseline", "percent_of_baseline", "tokens_kept", "share_kept"}
+    schema = pa.schema([(name, pa.float64() if name in numbers else pa.string()) for name in COLUMNS])
+    pq.write_table(pa.Table.from_pylist(list(rows), schema), out)
+
+
+_WRITERS: Mapping[str, Callable[[Sequence[Mapping[str, Any]], Path], None]] = {
+    ".csv": _write_csv, ".parquet": _write_parquet,
+}  # fmt: skip
+
+
+def _flat(result: ReportedResult) -> dict[str, Any]:
+    """A result without nested values: the setting as commands take it."""
+    return {**asdict(result), "setting": setting_of(result.setting)}
+
+
+def _shown(result: ReportedResult) -> dict[str, str]:
+    return {
+        "technique": result.technique, "measure": result.measure, "model": result.model, "kept": kept_of(result),
+        "value": value_of(result), "baseline": baseline_of(result), "of baseline": percent_of(result),
+        "setting": conditions_of(result), "source": f"{result.paper}, {result.place}",
+    }  # fmt: skip
+
+
+def _tables(atlas: Atlas, results: Sequence[ReportedResult]) -> Group:
+    """A table for each group, and at the end the experiments that their rows refer to."""
+    experiments: dict[str, int] = {}
+    parts: list[RenderableType] = []
+    for group in grouped(results):
+        first = group[0]
+        parts += [Text.assemble((first.measure, "bold"), f": {_meaning(atlas, first)}"), Text(first.model)]
+        parts.append(_table(group, experiments))
+    listed = Table.grid(padding=(0, 1))
+    for text, number in experiments.items():
+        listed.add_row(f"[{number}]", text)
+    return Group(*parts, Text("Experiments", style="bold"), listed)
+
+
+def _table(group: Sequence[ReportedResult], experiments: dict[str, int]) -> Table:
+    """The rows of a group, without columns that would be empty; numbers are never broken over lines."""
+    columns = {
+        "technique": [row.technique for row in group], "kept": [*map(kept_of, group)], "value": [*map(value_of, group)],
+        "full": [*map(baseline_of, group)], "of full": [*map(percent_of, group)],
+        "on": [row.data or "" for row in group],
+        "": [f"[{experiments.setdefault(_experiment(row), len(experiments) + 1)}]" for row in group],
+    }  # fmt: skip
+    columns = {name: cells for name, cells in columns.items() if any(cells)}
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        number = name in ("kept", "value", "full", "of full")
+        justify: Literal["left", "right"] = "right" if number else "left"
+        fold = name in ("technique", "on")
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=not fold)
+    for cells in zip(*columns.values(), strict=True):
+        table.add_row(*cells)
+    return table
+
+
+def _experiment(row: ReportedResult) -> str:
+    """How the number was found, and where it is printed."""
+    parts = (setting_of(row.setting), row.device, row.note, f"{row.paper}, {row.place}")
+    return "; ".join(part.rstrip(".") for part in parts if part)
+
+
+def _meaning(atlas: Atlas, row: ReportedResult) -> str:
+    term = term_of(atlas, row)
+    counted = term.metric if isinstance(term, BenchmarkTerm) else term.name
+    return f"{counted}, {row.better} is better"

@@ -1,0 +1,153 @@
+"""The interactions between the techniques of an atlas: stored as edges, or derived by a law for those asked about."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import permutations
+from typing import TYPE_CHECKING
+
+from lvlm_atlas.atlas.atlas import Atlas
+from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.graph.edges import Edge, edges_by_law, stored_edges
+from lvlm_atlas.graph.laws import LAWS, Laws
+from lvlm_atlas.graph.relations import relation_named
+from lvlm_atlas.graph.verdict import Verdict, verdict
+from lvlm_atlas.schema.technique import Technique
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+# networkx takes 0.2 s to import; what a caller does not use is not imported.
+# ruff: noqa: PLC0415
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """An atlas, and the edges between its techniques."""
+
+    atlas: Atlas
+    predicted: tuple[Edge, ...] = ()
+    """Interactions that somebody computed, as `planner.predicted` does; they show, and decide no verdict."""
+
+    @cached_property
+    def edges(self) -> tuple[Edge, ...]:
+        """The stored interactions: stated, derived and predicted, without those that `laws` derive on demand."""
+        return stored_edges(self.atlas, self.predicted)
+
+    @cached_property
+    def laws(self) -> Laws:
+        """What holds between techniques by their places in the pipeline."""
+        return Laws(self.atlas)
+
+    def technique(self, id_: str) -> Technique:
+        """The technique of that id, former id, name or alias.
+
+        Raises:
+            UnknownIdError: there is none; the message suggests the nearest.
+        """
+        return self.atlas.techniques.get(id_) or self.atlas.technique(id_)
+
+    def interactions(self, id_: str) -> tuple[Edge, ...]:
+        """Every stored edge that touches a technique, from whichever end it was stated."""
+        return self._touching[self.technique(id_).id]
+
+    def of_kind(self, id_: str, kind: str) -> tuple[Edge, ...]:
+        """Every edge of one kind that touches a technique: the stored ones, and those that laws derive."""
+        id_ = self.technique(id_).id
+        stored = tuple(edge for edge in self._touching[id_] if edge.kind == kind)
+        if not _has_law(kind):
+            return stored
+        others = (other for other in self.atlas.techniques if other != id_)
+        both_ways = (ends for other in others for ends in ((id_, other), (other, id_)))
+        return (*stored, *self._by_law(both_ways, kind))
+
+    def related(self, id_: str, relation: str) -> tuple[Technique, ...]:
+        """The techniques to which `id_` stands in a relation: `related(x, "builds-on")` is what x builds on.
+
+        Raises:
+            UnknownIdError: no such technique or relation; the message suggests the nearest.
+        """
+        subject = self.technique(id_).id
+        named = relation_named(self.atlas, relation)
+        ids = {edge.other(subject) for edge in self.of_kind(subject, named.kind) if named.holds(edge, subject)}
+        return self._ascending(ids)
+
+    def within(self, id_: str, hops: int, kind: str | None = None) -> tuple[Technique, ...]:
+        """The other techniques at most `hops` interactions away, in any direction, or interactions of one kind.
+
+        Steps are stored edges; those of a law count only where its kind is asked for, since in two of them one
+        reaches nearly every technique.
+
+        Raises:
+            AtlasError: no such technique or relation, or `hops` is below 1.
+        """
+        return self._ascending(set(self.paths(id_, hops, kind)))
+
+    def paths(self, id_: str, hops: int, kind: str | None = None) -> dict[str, list[str]]:
+        """A shortest path to each technique that `within` finds, as ids."""
+        from lvlm_atlas.graph.network import paths_from, undirected
+
+        if hops < 1:
+            raise AtlasError(f"the number of steps is at least 1, got {hops}")
+        start = self.technique(id_).id
+        of_kind = relation_named(self.atlas, kind).kind if kind else None
+        if of_kind not in self._undirected:
+            edges: Iterable[Edge] = self.edges
+            if of_kind and _has_law(of_kind):
+                edges = (*edges, *self._by_law(permutations(self.atlas.techniques, 2), of_kind))
+            self._undirected[of_kind] = undirected(edges, of_kind)
+        return paths_from(self._undirected[of_kind], start, hops)
+
+    def between(self, one: str, two: str) -> tuple[Edge, ...]:
+        """Every edge between two techniques: the stored ones, then those that laws derive."""
+        ends = frozenset((self.technique(one).id, self.technique(two).id))
+        return (*self._joining.get(ends, ()), *self._by_law(permutations(sorted(ends), 2)))
+
+    def relation(self, one: str, two: str) -> Verdict:
+        """Whether two techniques work together, break each other, or neither is known.
+
+        Raises:
+            AtlasError: an id is unknown, or both name the same technique.
+        """
+        ends = frozenset((self.technique(one).id, self.technique(two).id))
+        if len(ends) == 1:
+            raise AtlasError(f"{one!r} and {two!r} are one technique; name two")
+        return verdict(self._joining.get(ends, ()))  # what a law derives settles nothing
+
+    def _by_law(self, pairs: Iterable[tuple[str, ...]], kind: str | None = None) -> Iterator[Edge]:
+        """What laws derive for pairs of start and end, unless an entry or a rule says as much or more of both."""
+        for start, end in pairs:
+            for edge in edges_by_law(self.laws, start, end, kind):
+                yields_to = next(law.yields_to for law in LAWS if law.id in edge.rules)
+                known = [other for other in self._joining.get(edge.ends, ()) if other.evidence != "predicted"]
+                if not any(other.kind in yields_to or other.key() == edge.key() for other in known):
+                    yield edge
+
+    @cached_property
+    def _touching(self) -> dict[str, tuple[Edge, ...]]:
+        touching = defaultdict(list)
+        for edge in self.edges:
+            for end in sorted(edge.ends):
+                touching[end].append(edge)
+        return {id_: tuple(touching[id_]) for id_ in self.atlas.techniques}
+
+    @cached_property
+    def _joining(self) -> dict[frozenset[str], tuple[Edge, ...]]:
+        joining = defaultdict(list)
+        for edge in self.edges:
+            joining[edge.ends].append(edge)
+        return {ends: tuple(edges) for ends, edges in joining.items()}
+
+    @cached_property
+    def _undirected(self) -> dict[str | None, nx.Graph[str]]:
+        return {}
+
+    def _ascending(self, ids: set[str]) -> tuple[Technique, ...]:
+        return tuple(self.atlas.techniques[id_] for id_ in sorted(ids))
+
+
+def _has_law(kind: str) -> bool:
+    return any(law.kind == kind for law in LAWS)
