@@ -3,7 +3,7 @@ VENV ?= .venv
 PORT ?= 8000
 PYTHON := $(VENV)/bin/python
 
-.PHONY: serve test check bench clean
+.PHONY: serve test technique check bench clean
 .DELETE_ON_ERROR:
 
 serve: $(VENV)/.installed-site
@@ -13,7 +13,12 @@ serve: $(VENV)/.installed-site
 test: $(VENV)/.installed-dev
 	scripts/chromium $(VENV)
 	scripts/check $(VENV)
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n 2 --dist loadgroup
+
+# All that `make test` holds against one technique: make technique ID=my-method
+technique: $(VENV)/.installed-dev
+	scripts/check $(VENV)
+	$(PYTHON) -m pytest -n 2 --dist loadgroup --technique $(ID)
 
 check: $(VENV)/.installed-dev
 	scripts/check $(VENV)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from lvlm_atlas import load
+from lvlm_atlas.fault import suggestion
 from lvlm_atlas.rules.sample import sound, write
+from lvlm_atlas.schema.technique import Technique
 
 # The tensors of the tests are tiny: threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -24,6 +29,48 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cpu", help="device of the tests that run tensors: cpu or cuda")
+    parser.addoption("--technique", metavar="ID", help="only what holds this technique to its entry")
+    parser.addoption("--since", metavar="REF", help="run whole pairs of the techniques that changed since a commit")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With `--technique` only what holds that one to its entry; and with several processes, costly fixtures in one."""
+    if id_ := config.getoption("--technique"):
+        known = load(Path(__file__).resolve().parents[1]).atlas.techniques
+        if id_ not in known:
+            raise pytest.UsageError(f"--technique: no technique {id_!r}; {suggestion(id_, known)}")
+        kept = [item for item in items if concerns(item, known[id_])]
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept
+    for item in items:
+        for fixture in getattr(item, "fixturenames", ()):
+            if fixture in COSTLY:
+                item.add_marker(pytest.mark.xdist_group(COSTLY[fixture]))
+                break
+
+
+COSTLY = {
+    "site": "site", "odd_site": "site", "content": "site",
+    "address": "browser", "browser": "browser",
+    "ended": "isolation", "swept": "sweep", "wheel": "wheel", "elsewhere": "wheel", "results": "readme",
+}  # fmt: skip
+"""Fixtures that take seconds, and the group of tests that share the process in which they are made."""
+
+
+def concerns(item: pytest.Item, technique: Technique) -> bool:
+    """Whether a test is about a technique: its own file, a parameter that is or holds it, or the catalog as a whole."""
+    if item.get_closest_marker("browser"):
+        return False
+    if item.get_closest_marker("catalog") or item.path.name == f"test_{technique.id.replace('-', '_')}.py":
+        return True
+    parameters = getattr(item, "callspec", None)
+    return parameters is not None and any(is_or_holds(value, technique.id) for value in parameters.params.values())
+
+
+def is_or_holds(value: object, id_: str) -> bool:
+    if isinstance(value, tuple | list):
+        return any(is_or_holds(each, id_) for each in value)
+    return id_ in (value, getattr(value, "id", None))
 
 
 @pytest.fixture(scope="session")
@@ -47,3 +94,11 @@ def checkout() -> Path:
 def root(tmp_path: Path) -> Path:
     """Root of a small sound atlas of two made-up techniques, alone in its folder."""
     return write(sound(), tmp_path / "atlas")
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Programs that the test starts hear SIGINT, also where the tests were started with it ignored (`&`, nohup)."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

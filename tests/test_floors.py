@@ -85,7 +85,7 @@ def imported_modules(path: Path, named: dict[str, Path]) -> set[str]:
 
 
 def circle(graph: dict[str, set[str]]) -> set[str]:
-    """What is left once modules that import nothing left, or that nothing left imports, are taken away, again and again.
+    """What is left once modules that import nothing left, or that nothing left imports, are taken away repeatedly.
 
     That is nothing where there is no circle.
     """

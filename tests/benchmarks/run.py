@@ -5,6 +5,7 @@ Timings are ratios within one run on one machine; they say nothing about another
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
@@ -37,16 +38,17 @@ COMMANDS = {
     f"{BARE}, typer": [sys.executable, "-c", f"{BARE}, typer"],
     "lvlm-atlas list": [PROGRAM, "list"],
     "lvlm-atlas show fastv": [PROGRAM, "show", "fastv"],
+    "lvlm-atlas query 'stage:prefilling …'": [PROGRAM, "query", "stage:prefilling and training:none"],
     "lvlm-atlas query 'within(fastv, 2)'": [PROGRAM, "query", "within(fastv, 2)"],
     "lvlm-atlas estimate": ESTIMATE,
     "lvlm-atlas estimate --stack fastv": [*ESTIMATE, "--stack", "fastv"],
 }
 
 
-def wall_s(command: list[str]) -> float:
+def wall_s(command: list[str], **environment: str) -> float:
     """Seconds that a process takes from start to end."""
     begin = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | environment)
     return time.perf_counter() - begin
 
 
@@ -59,13 +61,35 @@ def start_up(console: Console, rounds: int = 9) -> None:
     medians = {name: statistics.median(seen) for name, seen in times.items()}
     bare, typer = medians[BARE], medians[f"{BARE}, typer"]
     table = Table(
-        title=f"start-up, median of {rounds} rounds (targets: estimate 4.0 of the bare imports, list and show 3.0 of "
-        "those with typer)"
+        title=f"start-up, median of {rounds} rounds (targets: estimate 4.0 of the bare imports; of those with typer "
+        "list, show and query on fields 2.0, within 2.5)"
     )
     for column in ("command", "s", "ratio", "to typer"):
         table.add_column(column, justify="left" if column == "command" else "right")
     for name, median in medians.items():
         table.add_row(name, f"{median:.3f}", f"{median / bare:.2f}", f"{median / typer:.2f}")
+    console.print(table)
+
+
+def growing(console: Console, rounds: int = 5) -> None:
+    """The same commands over more entries, with the snapshot of the last command and without any."""
+    table = Table(title=f"list over synthetic entries, median of {rounds} rounds (to the bare imports with typer)")
+    for column in ("entries", "with snapshot", "without"):
+        table.add_column(column, justify="right")
+    typer = [sys.executable, "-c", f"{BARE}, typer"]
+    with tempfile.TemporaryDirectory() as folder:
+        cache = {"XDG_CACHE_HOME": folder}
+        for count in track((10, 126, 500), "growth", console=console, transient=True):
+            root = write(sound() | synthetic_files(count), Path(folder) / str(count))
+            command = [PROGRAM, "list", "--root", str(root)]
+            time.sleep(2.1)  # younger files are not kept
+            wall_s(command, **cache)
+            seen = [
+                (wall_s(typer), wall_s(command, **cache), wall_s(command, LVLM_ATLAS_SNAPSHOT="off"))
+                for _ in range(rounds)
+            ]
+            bare, fast, slow = map(statistics.median, zip(*seen, strict=True))
+            table.add_row(str(count), f"{fast / bare:.2f}", f"{slow / bare:.2f}")
     console.print(table)
 
 
@@ -77,6 +101,7 @@ def loading(console: Console) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for count in track((100, 1_000, 10_000), "loading", console=console, transient=True):
             root = write(sound() | synthetic_files(count), Path(folder) / str(count))
+            os.environ["LVLM_ATLAS_SNAPSHOT"] = "off"
             seen = []
             for _ in range(3):
                 begin = time.perf_counter()
@@ -108,6 +133,7 @@ def estimating(console: Console, rounds: int = 300) -> None:
 
 if __name__ == "__main__":
     start_up(Console())
+    growing(Console())
     loading(Console())
     estimating(Console())
     planning(Console())

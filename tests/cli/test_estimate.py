@@ -14,6 +14,7 @@ import jsonschema
 import pytest
 
 from lvlm_atlas.planner.planner import Planner
+from lvlm_atlas.roofline.contract import contract
 from lvlm_atlas.roofline.contract_fields import ERROR_FIELDS, FIELDS, FORMAT, OPERATOR_FIELDS, schema
 
 QWEN = ("estimate", "--model", "qwen2.5-vl-7b", "--hardware", "h200")
@@ -47,7 +48,7 @@ def test_json_has_exactly_the_documented_fields(run, workload: str, stack: tuple
 @pytest.mark.parametrize("model", sorted(Planner().atlas.models))
 def test_json_of_every_model_fits_the_schema(model: str) -> None:
     planner = Planner()
-    data = planner.estimate(model, "h200").to_dict(operators=True)
+    data = contract(planner.estimate(model, "h200"), operators=True)
     jsonschema.validate(json.loads(json.dumps(data, allow_nan=False)), schema())
 
 

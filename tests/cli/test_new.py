@@ -201,6 +201,24 @@ def test_an_entry_that_is_only_described_is_one_file_at_any_position(run, clone:
     assert {fault.rule for fault in check(clone)} == {"placeholder"}
 
 
+@pytest.mark.parametrize(
+    ("family", "kind"), [("serving-systems.stage-based", "serving-system"), (None, "engine-feature")]
+)
+def test_a_system_is_one_record(run, clone: Path, family: str | None, kind: str) -> None:
+    said = new(run, clone, "my-system", "--system", family=family, acts_at=None, name="My: System")
+    (path,) = written(said)
+    assert path == "catalog/systems/my-system.yaml"
+    data = parse((clone / path).read_text("utf-8"))
+    assert (data["kind"], data.get("family"), data["name"]) == (kind, family, "My: System")
+    assert {fault.rule for fault in check(clone)} == {"placeholder"}
+    assert "'my-system' is taken" in new(run, clone, "my-system").err
+
+
+def test_what_a_system_has_not_is_refused_and_what_a_technique_needs_is_asked_for(run, clone: Path) -> None:
+    assert "a system acts at no position" in new(run, clone, "my-system", "--system").err
+    assert "give --family and --acts-at" in new(run, clone, family=None).err
+
+
 def test_a_private_catalog_takes_described_entries(run, clone: Path) -> None:
     shutil.rmtree(clone / "src")
     assert new(run, clone).err.startswith(f"lvlm-atlas: {clone} is no checkout of the project")

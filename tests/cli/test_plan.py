@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from typing import Any
 
 import pytest
@@ -95,3 +96,12 @@ def test_energy_and_cost_are_goals_where_power_and_price_are_known(run: Any) -> 
     for goal, more in (("energy", ()), ("cost", ("--price", "3"))):
         data = json.loads(run(*ASKED[:-1], goal, *more, "-f", "json").out)
         assert data["front"][0]["gain"]["total"] > 1
+
+
+def test_results_of_the_planned_model_are_shown_first(run) -> None:
+    text = " ".join(run(*ASKED, "--require", "fastv").out.split())
+    assert (
+        "fastv: retained-quality 87.16 % of baseline on mean of the eleven benchmarks: qwen2.5-vl-7b, keep_ratio=0.25"
+        in text
+    )
+    assert re.search(r"fastv: \d+ more: lvlm-atlas results fastv", text)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from lvlm_atlas.cli.verify import merged_rows
+from lvlm_atlas.lab.conformance import Report
 
 
 @pytest.fixture
@@ -55,3 +59,44 @@ def test_an_unknown_id_is_said(run: Callable[..., object]) -> None:
     said = run("verify", "fastw")
     assert said.code
     assert "fastw" in said.err
+
+
+@pytest.fixture
+def three(copy: Path) -> Path:
+    """A catalog of three techniques, of which two cannot share a stack."""
+    for path in (copy / "catalog/techniques").rglob("*.yaml"):
+        if path.stem not in ("look-m", "xattention", "kivi"):
+            path.unlink()
+        else:
+            text = path.read_text("utf-8")
+            path.write_text(re.sub(r"(?ms)^interactions:.*?(?=^\w)", "", text), encoding="utf-8")
+    return copy
+
+
+def test_pairs_are_run_once_and_then_taken_from_what_was_kept(
+    run: Callable[..., object], three: Path, tmp_path: Path
+) -> None:
+    where = ("--pairs", "--out", tmp_path / "out", "--root", three, "--format", "json")
+    said = run("verify", "kivi", *where)
+    outcomes = {row["pair"]: row["outcome"] for row in json.loads(said.out)}
+    assert set(outcomes) == {"kivi + look-m", "kivi + xattention"}
+    assert said.err.startswith("0 of 2 pairs on cpu, float32")
+    again = run("verify", *where)
+    assert again.err.startswith("2 of 2 pairs on cpu, float32")
+    assert {row["pair"]: row["outcome"] for row in json.loads(again.out)} == {
+        **outcomes,
+        "look-m + xattention": "refused",
+    }
+
+
+def test_since_an_unknown_commit_is_said(run: Callable[..., object]) -> None:
+    said = run("verify", "--since", "no-such-commit")
+    assert said.code
+    assert "--since no-such-commit: " in said.err
+
+
+@pytest.mark.parametrize(("refused", "told"), [(36, False), (49, True)])
+def test_a_technique_of_which_most_runs_are_refused_says_so(refused: int, told: bool) -> None:
+    report = Report("fastv", lines=(), faults=(), runs=72, refused=refused, refusal="ValueError: no such layer")
+    rows = [row["observed"] for row in merged_rows([report])]
+    assert rows == ([f"72 runs, {refused} refused: ValueError: no such layer"] if told else [])

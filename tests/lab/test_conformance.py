@@ -14,15 +14,15 @@ import pytest
 from lvlm_atlas import load
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.lab.conformance import Report, job_for, report
-from lvlm_atlas.lab.observation import carry_out, compare, observe, setup_of
-from lvlm_atlas.lab.prediction import predict
+from lvlm_atlas.lab.expectation import Member, expected
+from lvlm_atlas.lab.observation import carry_out, compare, dimensions_for, observe
 from lvlm_atlas.lab.settings import SHAPES, authored, candidates, generated
-from lvlm_atlas.lab.setup import member, places
 from lvlm_atlas.lab.verification import Plan, StackJob, lost
 from lvlm_atlas.reference.lvlm import LVLM, random_request
 from lvlm_atlas.rules.expressions import amounts_in
 from lvlm_atlas.schema.effect import Change, Effect
 from lvlm_atlas.schema.technique import Parameter, Technique
+from lvlm_atlas.specs.technique import effect_places
 
 ATLAS = load(Path(__file__).resolve().parents[2])
 IMPLEMENTED = [t for t in ATLAS.atlas.techniques.values() if t.reference]
@@ -72,11 +72,11 @@ def test_bounds_from_the_declarations_alone_hold_what_is_observed(technique: Tec
     request = random_request(
         lvlm.config, frames=shape.frames, text_tokens=shape.text_tokens, max_new_tokens=shape.output_tokens
     )
-    setup = setup_of(lvlm, request)
+    sizes = dimensions_for(lvlm, request)
     for trial in technique.trials:
         result = lvlm.run(request, [resolve_name(str(technique.reference))(**trial)])
-        stack = [member(technique, places(ATLAS.atlas, technique), trial)]
-        rows = list(compare(predict(setup, stack), observe(result.trace, setup)))
+        stack = [Member(technique, effect_places(ATLAS.atlas, technique), trial)]
+        rows = list(compare(expected(sizes, stack), observe(result.trace, sizes)))
         assert [row for row in rows if not row.holds] == []
         assert len(rows) >= 16
 
@@ -255,6 +255,7 @@ def test_candidates_reach_the_ends_that_belong_to_a_range(
     assert len(found) >= 3
 
 
+@pytest.mark.catalog
 def test_every_quantity_and_every_way_to_change_it_in_the_catalog_is_perturbed() -> None:
     """The perturbations above follow the catalog; this says what they reach today."""
     effects: list[Effect] = [effect for technique in IMPLEMENTED for effect in technique.effects]

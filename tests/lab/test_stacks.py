@@ -1,20 +1,38 @@
-"""Every pair of implemented techniques composes, or is refused and the graph says so."""
+"""Compatible techniques compose as declared, every pair of them in some stack; what is refused the graph says."""
 
 from __future__ import annotations
 
+import re
 from itertools import combinations
 from pathlib import Path
 
 import pytest
 
 from lvlm_atlas import load
+from lvlm_atlas.graph.verdict import BREAKS
+from lvlm_atlas.lab.changes import changed
+from lvlm_atlas.lab.covering import covering, job_for, refusals, smallest
 from lvlm_atlas.lab.observation import carry_out
-from lvlm_atlas.lab.stacks import PairReport, jobs_for, report
-from lvlm_atlas.lab.verification import StackAnswer
+from lvlm_atlas.lab.stacks import PairReport, faults_of, jobs_for, report
+from lvlm_atlas.lab.verification import StackAnswer, StackJob
 from lvlm_atlas.schema.technique import Technique
 
-ATLAS = load(Path(__file__).resolve().parents[2])
-PAIRS = list(combinations([t for t in ATLAS.atlas.techniques.values() if t.reference], 2))
+ROOT = Path(__file__).resolve().parents[2]
+ATLAS = load(ROOT)
+IMPLEMENTED = [t for t in ATLAS.atlas.techniques.values() if t.reference]
+REFUSALS = refusals(IMPLEMENTED)
+
+
+def conflict(one: str, two: str) -> bool:
+    return any(edge.kind in BREAKS for edge in ATLAS.between(one, two))
+
+
+COMPATIBLE = {pair for pair, reason in REFUSALS.items() if reason is None and not conflict(*pair)}
+STACKS = [tuple(map(ATLAS.technique, ids)) for ids in covering([t.id for t in IMPLEMENTED], COMPATIBLE)]
+
+
+def name(stack: tuple[Technique, ...]) -> str:
+    return "+".join(each.id for each in stack)
 
 
 def run(one: Technique, two: Technique, device: str = "cpu") -> list[StackAnswer]:
@@ -26,8 +44,46 @@ def judged(answers: list[StackAnswer]) -> PairReport:
     return report(answers, ATLAS.between(one, two))
 
 
-@pytest.mark.parametrize(("one", "two"), PAIRS, ids=[f"{one.id}+{two.id}" for one, two in PAIRS])
-def test_every_pair_composes_as_declared_or_is_refused_as_the_graph_says(
+def faults(job: StackJob) -> tuple[str, ...]:
+    return faults_of(carry_out(job))
+
+
+@pytest.mark.parametrize("stack", STACKS, ids=name)
+def test_every_compatible_pair_was_seen_together_in_a_stack(stack: tuple[Technique, ...], device: str) -> None:
+    job = job_for(ATLAS.atlas, stack, "float32", device)
+    if faults(job):
+        pytest.fail("\n".join(faults(smallest(job, faults))))
+
+
+@pytest.mark.parametrize("technique", IMPLEMENTED, ids=lambda technique: technique.id)
+def test_a_pair_that_is_refused_before_it_runs_is_a_conflict_in_the_graph(technique: Technique) -> None:
+    reasons = {
+        (one, two): reason
+        for (one, two), reason in REFUSALS.items()
+        if technique.id == one and reason and REFUSALS[two, one] and not conflict(one, two)
+    }
+    assert reasons == {}, "state `conflicts-with`, with a reason and a source, in one of their entries"
+
+
+def pairs_to_run(config: pytest.Config) -> list[tuple[Technique, Technique]]:
+    """Whole pairs: with a technique that changed, and those that conflict although a stack takes both."""
+    since, id_ = config.getoption("--since"), config.getoption("--technique")
+    again = {each.id for each in changed(ROOT, IMPLEMENTED, since)} if since else {id_}
+    return [
+        (one, two)
+        for one, two in combinations(IMPLEMENTED, 2)
+        if None in (REFUSALS[one.id, two.id], REFUSALS[two.id, one.id])
+        and ({one.id, two.id} & again or conflict(one.id, two.id))
+    ]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if {"one", "two"} <= set(metafunc.fixturenames):
+        pairs = pairs_to_run(metafunc.config)
+        metafunc.parametrize(("one", "two"), pairs, ids=map(name, pairs))
+
+
+def test_a_pair_composes_as_declared_or_is_refused_as_the_graph_says(
     one: Technique, two: Technique, device: str
 ) -> None:
     found = judged(run(one, two, device))
@@ -87,6 +143,18 @@ def test_composed_effects_that_do_not_hold_are_a_fault() -> None:
 def test_a_crash_and_a_lost_process_are_faults(composing: list[StackAnswer]) -> None:
     crashed = composing[0].outcomes[0].model_copy(update={"rows": (), "crashed": "TypeError: no such luck"})
     answers = [composing[0].model_copy(update={"outcomes": (crashed,), "problem": "was stopped"}), composing[1]]
-    faults = report(answers, ()).faults
-    assert "was stopped" in faults
-    assert any("TypeError: no such luck" in fault for fault in faults)
+    found = report(answers, ()).faults
+    assert "fastv + kivi: was stopped" in found
+    assert any("TypeError: no such luck" in fault for fault in found)
+
+
+def test_a_failing_stack_is_cut_down_to_what_fails_and_its_fault_named(device: str) -> None:
+    fastv = ATLAS.technique("fastv")
+    wrong = fastv.effects[0].model_copy(update={"scale": "keep_ratio / 2"})
+    stack = [ATLAS.technique("tome"), fastv.model_copy(update={"effects": (wrong,)}), ATLAS.technique("kivi")]
+    part = smallest(job_for(ATLAS.atlas, stack, "float32", device), faults)
+    assert [each.technique.id for each in part.items] == ["fastv"]
+    assert all(
+        re.match(r"fastv: .*llm\.vision-tokens is declared .*, counted .*; correct the effect", fault)
+        for fault in faults(part)
+    )

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from lvlm_atlas.planner.fit import misfit
 from lvlm_atlas.planner.planner import Planner
+from lvlm_atlas.planner.shortage import misfit
 from lvlm_atlas.roofline.deployment import Deployment, Efficiency
 from lvlm_atlas.roofline.diagnosis import diagnosis
 from lvlm_atlas.roofline.workload import Image, Workload

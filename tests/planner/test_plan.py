@@ -136,3 +136,35 @@ def test_where_no_stack_keeps_a_limit_the_nearest_come_first() -> None:
 def test_a_limit_is_a_number_above_0(limit: float) -> None:
     with pytest.raises(AtlasError, match="give a number of s above 0"):
         Planner().plan(*ASKED, goal="ttft", slo={"ttft": limit})
+
+
+@pytest.mark.parametrize("slo", [{}, {"ttft": 0.15}, {"ttft": 1e-6}])
+def test_no_stack_of_a_plan_is_among_those_that_lost(planner: Planner, slo: dict[str, float]) -> None:
+    plan = planner.plan(*ASKED, goal="tpot", slo=slo)
+    shown = {option.label for option in plan.front}
+    assert shown
+    assert plan.runners_up
+    assert not shown & {lost.what for lost in plan.runners_up}
+
+
+@pytest.mark.parametrize("goal", ["ttft", "total", "memory"])
+def test_what_is_dominated_is_dominated_by_a_stack_of_the_plan_or_by_none(planner: Planner, goal: str) -> None:
+    plan = planner.plan(*ASKED, goal=goal)
+    shown = {"no technique", *(option.label for option in plan.front)}
+    reasons = [lost.why for lost in (*plan.unused, *plan.runners_up) if lost.kind == "dominated"]
+    assert reasons
+    for why in reasons:
+        assert why.partition("dominated by ")[2].rpartition(f": {goal} ")[0] in shown
+
+
+def test_every_fault_of_an_objective_is_refused_before_the_search(planner: Planner) -> None:
+    for wrong, message in (
+        ({"max_techniques": 0}, "give one from 1 to 6"),
+        ({"risk": "none"}, "no risk 'none'"),
+        ({"training": "half"}, "no training 'half'"),
+        ({"also": ["cost"]}, "cost needs the price"),
+        ({"require": "visionzip"}, "visionzip is left out"),
+        ({"exclude": "nosuch"}, "--exclude nosuch: "),
+    ):
+        with pytest.raises(AtlasError, match=message):
+            planner.plan(*ASKED, goal="total", **wrong)

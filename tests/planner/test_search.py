@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lvlm_atlas.planner.front import dominates
+from lvlm_atlas.planner.front import dominates, steps
+from lvlm_atlas.planner.metric import METRICS
 from lvlm_atlas.planner.planner import Planner
-from lvlm_atlas.planner.planning import Planning
+from lvlm_atlas.planner.ranking import Ranking
 from lvlm_atlas.planner.risk import RISKS, UNKNOWN, risk
 from lvlm_atlas.planner.search import Search, candidate
-from lvlm_atlas.roofline.costs import Costs
+from lvlm_atlas.roofline.costs import FIGURES, Cost, Costs
 from lvlm_atlas.roofline.deployment import TYPICAL, Deployment
 from lvlm_atlas.roofline.estimate import estimate
+from lvlm_atlas.specs.fits import problem
 from lvlm_atlas.specs.stack import Choice
 from lvlm_atlas.specs.technique import applied
 
@@ -90,14 +93,16 @@ def test_the_costs_of_the_catalogs_stacks_are_those_of_their_estimates(case: Any
 
 @settings(max_examples=30)
 @given(made, st.sampled_from(CASES))
-def test_no_stack_costs_less_than_its_floor(techniques: Sequence[Any], case: Any) -> None:
+def test_no_stack_costs_less_than_its_floors(techniques: Sequence[Any], case: Any) -> None:
     kb = made_up.base_of(PLANNER.kb.atlas, techniques)
     ready = sorted((applied(kb.atlas, each) for each in techniques), key=lambda each: (each.order, each.id))
     costs = Costs(PLANNER.model(case[0]), PLANNER.device("h200"), PLANNER.workload(case[1]), case[2], ready)
     for stack in range(1 << len(ready)):
-        least, cost = costs.floor(stack, memory=True), costs.of(stack)
-        for field in ("encoding_s", "prefilling_s", "decoding_s", "ttft_s", "tpot_s", "total_s", "device_byte"):
-            assert getattr(least, field) <= getattr(cost, field) * (1 + 1e-12)
+        cost = costs.of(stack)
+        for figure in FIGURES:
+            rough, least = (getattr(costs.floor(stack, (figure,), rough=rough), figure) for rough in (True, False))
+            assert rough <= least * (1 + 1e-12)
+            assert least <= getattr(cost, figure) * (1 + 1e-12)
 
 
 def naive(kb: Any, techniques: Sequence[Any], most: int, worst: int) -> dict[frozenset[str], int]:
@@ -121,42 +126,111 @@ def test_the_search_finds_each_stack_that_naive_enumeration_finds_and_once(
     ready = sorted((candidate(kb, Choice(each)) for each in techniques), key=lambda each: each.applied.order)
     found = [*Search(kb, ready).stacks(most, RISKS.index(worst))]
     by_ids = {
-        frozenset(each.applied.id for i, each in enumerate(ready) if one.stack >> i & 1): one.risk for one in found
+        frozenset(each.applied.id for i, each in enumerate(ready) if one.bits >> i & 1): one.risk for one in found
     }
     assert len(by_ids) == len(found)
     assert by_ids == naive(kb, techniques, most, RISKS.index(worst))
 
 
 def test_the_search_of_the_catalog_finds_what_naive_enumeration_finds() -> None:
-    kb, model, workload = PLANNER.kb, PLANNER.model("llava-1.5-7b"), PLANNER.workload("images-20")
-    baseline = PLANNER.estimate(model, "h200", workload)
-    planning = Planning(
-        kb, baseline, "total", slo={}, training=None, most=3, require=None, exclude=None, worst="unknown", also=(),
-        tried=(), mild=False,
-    )  # fmt: skip
-    plan = planning.plan()
-    searched = [each.choice.technique for each in planning.candidates]
+    kb = PLANNER.kb
+    plan = PLANNER.plan("llava-1.5-7b", "h200", "images-20", goal="total")
+    left_out = {each.what for each in plan.left_out}
+    searched = [each for each in kb.atlas.techniques.values() if each.id not in left_out]
     assert plan.searched == len(naive(kb, searched, 3, UNKNOWN))
 
 
-@settings(max_examples=20)
-@given(made, st.sampled_from(["ttft", "tpot", "total", "memory"]))
-def test_the_plans_front_is_that_of_all_stacks_compared_with_each_other(techniques: Sequence[Any], goal: str) -> None:
+def compared(planner: Planner, case: Any, goal: str, also: Sequence[str], slo: Mapping[str, float]) -> Any:
+    """What a plan says, by brute force: every stack estimated by itself, and all compared with each other.
+
+    Returns the labels of the front in order, and by technique the label of the best stack that has it.
+    """
+    model, device, workload = planner.model(case[0]), planner.device("h200"), planner.workload(case[1])
+    kb, deployment = planner.kb, case[2]
+    ready = [candidate(kb, Choice(each)) for each in kb.atlas.techniques.values() if not problem(each, model, workload)]
+    ready.sort(key=lambda each: (each.applied.order, each.id))
+    risks = naive(kb, [each.choice.technique for each in ready], 3, UNKNOWN)
+    base = estimate(model, device, workload, deployment)
+    rows = []
+    for count in range(4):
+        for chosen in combinations(range(len(ready)), count):
+            ids = frozenset(ready[i].id for i in chosen)
+            if ids not in risks:
+                continue
+            found = estimate(model, device, workload, deployment, [ready[i].applied for i in chosen])
+            value = {name: METRICS[name].of(found) for name in (goal, *also, *slo, "total", "memory")}
+            excess = max([0, *(steps(value[name], most) for name, most in slo.items())])
+            changes = [steps(value[name], METRICS[name].of(base)) for name in (goal, *also)]
+            point = (excess, *changes, risks[ids], count)
+            bits = sum(1 << i for i in chosen)
+            rank = (changes[0], risks[ids], count, value[goal], value["total"], bits)
+            if found.fits:
+                met = all(value[name] <= most for name, most in slo.items())
+                label = " + ".join(ready[i].applied.label for i in chosen)
+                rows.append((point, rank, (excess, value[goal], *rank), met, label, ids))
+    eligible = [row for row in rows if row[3]] or rows
+    front = [
+        row for row in eligible
+        if not any(dominates(other[0], row[0]) and (other[0] != row[0] or other[1][3:] < row[1][3:])
+                   for other in eligible)
+    ]  # fmt: skip
+    front.sort(key=lambda row: row[2])
+    best = {each.id: min((row for row in rows if each.id in row[5]), key=lambda row: row[1])[4] for each in ready}
+    return [row[4] for row in front if row[4]], best
+
+
+LIMITS: tuple[Mapping[str, float], ...] = ({}, {"ttft": 0.3}, {"memory": 20.0, "total": 1.0})
+
+
+@settings(max_examples=60)
+@given(
+    made,
+    st.sampled_from([case for case in CASES if case[0] != "gemma-3-12b"]),
+    st.sampled_from(sorted(METRICS)),
+    st.lists(st.sampled_from(sorted(METRICS)), max_size=2, unique=True),
+    st.sampled_from(LIMITS),
+)
+def test_a_plan_is_what_brute_force_over_all_stacks_finds(
+    techniques: Sequence[Any], case: Any, goal: str, also: Sequence[str], slo: Mapping[str, float]
+) -> None:
     planner = Planner(kb=made_up.base_of(PLANNER.kb.atlas, techniques))
-    baseline = planner.estimate("qwen2.5-vl-7b", "h200", "images-20")
-    planning = Planning(
-        planner.kb, baseline, goal, slo={}, training=None, most=3, require=None, exclude=None, worst="unknown",
-        also=(), tried=(), mild=False,
+    case = (case[0], case[1], replace(case[2], price_usd_h=2.5))
+    plan = planner.plan(*case[:1], "h200", case[1], goal=goal, also=also, slo=slo, deployment=case[2])
+    front, best = compared(planner, case, goal, also, slo)
+    assert [option.label for option in plan.front] == front
+    for lost in plan.unused:
+        if "at best " in lost.why:
+            assert lost.why.startswith(f"at best {best[lost.what]}, ")
+        elif lost.kind in ("dominated", "limit"):
+            assert best[lost.what] == lost.what
+
+
+class Counted(Costs):
+    """Costs that count how many stacks were worked out in full."""
+
+    exact = 0
+
+    def of(self, stack: int) -> Cost:
+        self.exact += 1
+        return super().of(stack)
+
+
+@pytest.mark.parametrize("goal", sorted(METRICS))
+def test_a_ranking_works_out_few_of_its_stacks_in_full(goal: str) -> None:
+    kb = made_up.varied(PLANNER.kb.atlas, 30)
+    ready = sorted(
+        (candidate(kb, Choice(each)) for each in kb.atlas.techniques.values()), key=lambda each: each.applied.order
+    )
+    deployment = Deployment(price_usd_h=2.5)
+    baseline = PLANNER.estimate("qwen2.5-vl-7b", "h200", "images-20", deployment=deployment)
+    costs = Counted(
+        baseline.model, baseline.device, baseline.workload, deployment, [each.applied for each in ready]
     )  # fmt: skip
-    plan = planning.plan()
-    found = [*planning.search.stacks(3, UNKNOWN)]
-    points = {each.stack: planning._point(each, planning.costs.of(each.stack)) for each in found}
-    best = {
-        point for point in points.values() if not any(other != point and dominates(other, point)
-                                                      for other in points.values())
-    }  # fmt: skip
-    labels = {planning._label(each): points[each.stack] for each in found}
-    assert {labels[option.label] for option in plan.front} | {points[0]} == best | {points[0]}
+    stacks = [*Search(kb, ready).stacks(3, UNKNOWN)]
+    ranking = Ranking(costs, baseline, METRICS[goal], (), {}, stacks)
+    assert ranking.front()
+    assert len(ranking.best(lambda _: True, 5)) == 5
+    assert costs.exact < len(stacks) / 10
 
 
 def test_the_preset_typical_stands_for_what_was_found_on_the_device() -> None:

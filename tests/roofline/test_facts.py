@@ -76,9 +76,9 @@ def test_vision_tokens_fill_the_cross_attention_layers_alone_in_llama_3_2(planne
     found = planner.estimate("llama-3.2-11b-vision", "h200", request)
     state = found.state
     assert found.memory.kv_vision_byte == 32_768 * state.visual.cross_token
-    assert found.memory.kv_byte - found.memory.kv_vision_byte == 131_072 * (state.text + state.marker)
-    assert state.cached_vision.count(0) == 32
-    assert state.cached_text.count(0) == 8
+    assert found.memory.kv_byte - found.memory.kv_vision_byte == 131_072 * (state.encoded.text + state.encoded.marker)
+    assert state.cached.vision.count(0) == 32
+    assert state.cached.text.count(0) == 8
 
 
 @pytest.mark.parametrize("model", KV_BYTE_A_TOKEN)

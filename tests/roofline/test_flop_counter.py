@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 from collections import Counter
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -34,7 +35,9 @@ from lvlm_atlas.roofline.deployment import Deployment
 from lvlm_atlas.roofline.estimate import Estimate, estimate
 from lvlm_atlas.roofline.model import Adapter, Encoder, Llm, Model, TokenRule
 from lvlm_atlas.roofline.workload import Image, Video, Workload
-from lvlm_atlas.schema.effect import Speculation
+from lvlm_atlas.schema.effect import Change, Schedule, Speculation
+from lvlm_atlas.schema.expression import evaluate
+from lvlm_atlas.schema.record import Setting
 from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.specs.stack import Choice
 from lvlm_atlas.specs.technique import applied
@@ -218,24 +221,39 @@ def run_trial(preset: str, id_: str, trial: int) -> tuple[Counter[str], Counter[
         model, own, trace = run(preset, pkgutil.resolve_name(str(technique.reference))(**setting), **SIZES)
     except ValueError as refusal:
         pytest.skip(f"{id_} refuses {preset}: {refusal}")
-    heads, dense_layers = PRESETS[preset].text.num_attention_heads, int(setting.get("dense_layers", 0))
-    return model, own, trace, Choice(technique, setting, outcomes(technique, trace, heads, dense_layers))
+    heads = PRESETS[preset].text.num_attention_heads
+    return model, own, trace, Choice(technique, setting, outcomes(technique, setting, trace, heads))
 
 
-def outcomes(technique: Technique, trace: Trace, heads: int, dense_layers: int) -> dict[str, float]:
-    """What the data decided in a run, where the entry gives bounds alone."""
-    scores = sum(trace.score_entries[dense_layers:])
-    causal = sum(heads * n * (n + 1) / 2 for n in trace.llm_tokens[dense_layers:])
-    seen = {
-        "frames": ("frames", float(trace.frames)),
-        "kv.tokens": ("tokens", float(trace.kv_entries[-1])),
-        "attention.density": ("density", scores / causal),
-    }
-    return dict(
-        seen[effect.quantity]
-        for effect in technique.effects
-        if effect.quantity in seen and getattr(effect, "at_most", None) is not None
-    )
+def outcomes(technique: Technique, setting: Mapping[str, Setting], trace: Trace, heads: int) -> dict[str, float]:
+    """What the data decided in a run, for every effect of which the entry gives bounds alone."""
+    numbers = {name: setting.get(name, parameter.default) for name, parameter in technique.parameters.items()}
+    decided: dict[str, float] = {}
+    for effect in technique.effects:
+        if isinstance(effect, Change) and (effect.at_most is not None or effect.at_least is not None):
+            first = int(evaluate(effect.from_layer, numbers)) if isinstance(effect, Schedule) else 0
+            name, counted = OUTCOME_OF.get(effect.quantity, "tokens"), COUNTED[effect.quantity]
+            decided[name] = counted(trace, first, heads)
+    return decided
+
+
+def density(trace: Trace, first: int, heads: int) -> float:
+    """Share of the causal scores that are computed from a layer on."""
+    return sum(trace.score_entries[first:]) / sum(heads * n * (n + 1) / 2 for n in trace.llm_tokens[first:])
+
+
+OUTCOME_OF = {"attention.density": "density", "frames": "frames"}
+"""The outcome that sets a quantity; counts of tokens share one."""
+COUNTED: dict[str, Callable[[Trace, int, int], float]] = {
+    "frames": lambda trace, first, heads: trace.frames,
+    "encoder.tokens": lambda trace, first, heads: trace.encoder_tokens[-1],
+    "vision-tokens": lambda trace, first, heads: trace.llm_vision_tokens[0],
+    "llm.vision-tokens": lambda trace, first, heads: trace.llm_vision_tokens[-1],
+    "attention.density": density,
+    "kv.tokens": lambda trace, first, heads: trace.kv_entries[-1],
+    "output-tokens": lambda trace, first, heads: trace.output_tokens,
+}
+"""What a trace counts of each quantity, from the layer on in which an effect starts."""
 
 
 @pytest.mark.parametrize(("frames", "output"), [(1, 1), (2, 2), (5, 9)])

@@ -21,6 +21,7 @@ def _schemas(root: Path) -> dict[str, Any]:
     return {path.stem: json.loads(text) for path, text in editor_schemas(root).items()}
 
 
+@pytest.mark.catalog
 def test_the_committed_schemas_are_current() -> None:
     root = data_root()
     for path, text in editor_schemas(root).items():

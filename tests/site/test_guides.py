@@ -61,6 +61,7 @@ def test_the_commands_are_found_at_all() -> None:
     shown = {arguments[1] for page in GUIDES for arguments, _ in commands(page)}
     assert shown == {
         "query",
+        "results",
         "show",
         "graph",
         "fields",
@@ -77,6 +78,7 @@ def test_the_commands_are_found_at_all() -> None:
         "plan",
         "sweep",
         "sql",
+        "systems",
     }
 
 

@@ -61,12 +61,16 @@ def test_an_unbuilt_site_is_named(tmp_path: Path) -> None:
         serve(tmp_path, 0)
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_ends_it_quietly(odd_site: Path) -> None:
     code = f"from pathlib import Path; from lvlm_atlas.site.serve import serve; serve(Path({str(odd_site)!r}), 0)"
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", code], stdout=pipe, stderr=pipe, text=True) as ran:
         assert ran.stdout is not None
-        assert ran.stdout.readline().startswith("Serving ")
-        ran.send_signal(signal.SIGINT)
-        _, errors = ran.communicate(timeout=20)
+        try:
+            assert ran.stdout.readline().startswith("Serving ")
+            ran.send_signal(signal.SIGINT)
+            _, errors = ran.communicate(timeout=20)
+        finally:
+            ran.kill()
     assert (ran.returncode, errors) == (0, "")

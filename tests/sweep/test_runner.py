@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import pytest
 
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.planner.planner import Planner
+from lvlm_atlas.roofline.contract import contract
 from lvlm_atlas.roofline.deployment import Deployment
 from lvlm_atlas.sweep import Summary, sweep
 from lvlm_atlas.sweep.columns import COLUMNS, POINT
@@ -53,7 +55,7 @@ def test_a_row_says_what_the_planner_says(swept: Swept) -> None:
     (row,) = rows_where(
         swept[1], model="qwen2.5-vl-7b", hardware="h200-sxm", workload="images-20", stack=stack, batch=1
     )
-    found = Planner().estimate("qwen2.5-vl-7b", "h200", "images-20", stack=stack.split("+")).to_dict()
+    found = contract(Planner().estimate("qwen2.5-vl-7b", "h200", "images-20", stack=stack.split("+")))
     assert row["ttft_s"] == found["ttft_s"]
     assert row["decoding_intensity"] == found["stages"]["decoding"]["intensity"]
     assert row["prefilling_bound"] == found["stages"]["prefilling"]["bound"]
@@ -153,16 +155,19 @@ def long(small: dict[str, Any]) -> dict[str, Any]:
     return {**small, "batches": list(range(1, 41)), "part_points": 32, "workers": 1}
 
 
-def started(out: Path, arguments: dict[str, Any]) -> subprocess.Popen[str]:
-    """A process of its own that sweeps, once it has finished a part."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(out), json.dumps(arguments)], stderr=subprocess.PIPE, text=True
-    )
-    end = time.monotonic() + 60
-    while not any(out.glob("part-*")) and process.poll() is None and time.monotonic() < end:
-        time.sleep(0.01)
-    assert process.poll() is None
-    return process
+@contextmanager
+def started(out: Path, arguments: dict[str, Any]) -> Iterator[subprocess.Popen[str]]:
+    """A process of its own that sweeps, once it has finished a part; killed at the end if it still runs."""
+    command = [sys.executable, "-c", PROGRAM, str(out), json.dumps(arguments)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            end = time.monotonic() + 60
+            while not any(out.glob("part-*")) and process.poll() is None and time.monotonic() < end:
+                time.sleep(0.01)
+            assert process.poll() is None
+            yield process
+        finally:
+            process.kill()
 
 
 def ended(processes: list[psutil.Process]) -> bool:
@@ -171,10 +176,10 @@ def ended(processes: list[psutil.Process]) -> bool:
 
 def test_a_killed_run_loses_nothing_finished(long: dict[str, Any], tmp_path: Path, read: Read) -> None:
     out = tmp_path / "out"
-    process = started(out, long)
-    workers = psutil.Process(process.pid).children(recursive=True)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    with started(out, long) as process:
+        workers = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        process.communicate(timeout=20)
     finished = {part.name: part.stat().st_mtime_ns for part in out.glob("part-*")}
     assert 0 < len(finished) < 40
     assert ended(workers)  # nobody is left to compute for nobody
@@ -185,12 +190,13 @@ def test_a_killed_run_loses_nothing_finished(long: dict[str, Any], tmp_path: Pat
     assert read(out).equals(whole, check_metadata=True)
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_run_leaves_whole_parts_only(long: dict[str, Any], tmp_path: Path, read: Read) -> None:
     out = tmp_path / "out"
-    process = started(out, long)
-    workers = psutil.Process(process.pid).children(recursive=True)
-    os.kill(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=20)
+    with started(out, long) as process:
+        workers = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
     assert said.rstrip().endswith("KeyboardInterrupt")
     assert ended(workers)
     names = {path.name for path in out.iterdir()}

@@ -66,10 +66,10 @@ def show(
         edges = [edge_row(edge) for edge in atlas.interactions(technique.id)]
         typer.echo(json.dumps({**whole_row(atlas.atlas, technique), "edges": edges}, indent=2, ensure_ascii=False))
         return
-    from lvlm_atlas.cli.output import show as print_for_people
     from lvlm_atlas.cli.sheet import sheet
+    from lvlm_atlas.cli.terminal import show as print_for_people
 
-    print_for_people(sheet(atlas, technique))
+    print_for_people(*sheet(atlas, technique))
 
 
 @browse.command(rich_help_panel=PANEL)

@@ -43,13 +43,19 @@ def check(
 @contribute.command(rich_help_panel=PANEL)
 def new(
     id_: Annotated[str, typer.Argument(metavar="ID", help="Id of the new technique, such as my-method.")],
-    family: Annotated[str, typer.Option(help="Family or subfamily; `lvlm-atlas terms family` lists them.")],
+    family: Annotated[
+        str | None, typer.Option(help="Family or subfamily; `lvlm-atlas terms family` lists them.")
+    ] = None,
     acts_at: Annotated[
-        list[str], typer.Option("--acts-at", help="Where it acts; `lvlm-atlas terms position` lists them; repeatable.")
-    ],
+        list[str] | None,
+        typer.Option("--acts-at", help="Where it acts; `lvlm-atlas terms position` lists them; repeatable."),
+    ] = None,
     paper: Annotated[str | None, typer.Option(help="Key of its paper in papers.bib.")] = None,
     name: Annotated[str | None, typer.Option(help="Its name, such as SnapKV; default: the id.")] = None,
     described: Annotated[bool, typer.Option("--described", help="An entry alone, without a reference to run.")] = False,
+    system: Annotated[
+        bool, typer.Option("--system", help="A serving system, or without --family a feature of engines.")
+    ] = False,
     from_bib: Annotated[
         Path | None, typer.Option("--from-bib", help="BibTeX file from which its paper goes into papers.bib.")
     ] = None,
@@ -59,14 +65,25 @@ def new(
 
     lvlm-atlas new fastv --name FastV --family token-compression --acts-at llm-layer --paper chen2024fastv
     """
+    from lvlm_atlas.drafts.system import scaffold_system
     from lvlm_atlas.drafts.technique import scaffold
+    from lvlm_atlas.fault import AtlasError
 
-    written = scaffold(
-        root_of(root), id_, family=family, acts_at=acts_at, paper=paper, name=name, described=described, bib=from_bib
-    )
+    if system and (acts_at or described):
+        raise AtlasError("--system: a system acts at no position and has no reference; drop --acts-at and --described")
+    if not system and not (family and acts_at):
+        raise AtlasError("give --family and --acts-at, where the technique belongs and acts; or --system")
+    folder = root_of(root)
+    if system:
+        written = scaffold_system(folder, id_, family=family, paper=paper, name=name, bib=from_bib)
+    else:
+        written = scaffold(
+            folder, id_, family=family or "", acts_at=acts_at or [], paper=paper, name=name, described=described,
+            bib=from_bib,
+        )  # fmt: skip
     for path in written:
         typer.echo(f"wrote {path}")
-    then = "" if described else f", then `lvlm-atlas smoke {id_}` and `lvlm-atlas verify {id_}`"
+    then = "" if described or system else f", then `lvlm-atlas smoke {id_}` and `lvlm-atlas verify {id_}`"
     typer.echo(f"next: fill in what `lvlm-atlas check` names{then}")
 
 
@@ -96,13 +113,23 @@ def verify(
     device: DeviceOption = Device.cpu,
     dtype: DtypeOption = Dtype.float32,
     every: Annotated[bool, typer.Option("--all", help="A row for each run, with its setting and request.")] = False,
+    pairs: Annotated[bool, typer.Option("--pairs", help="Run them in pairs with all others, in both orders.")] = False,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="REF", help="Only those that changed since a commit.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder that keeps finished pairs, so that an interrupted run goes on.")
+    ] = Path("build/pairs"),
     format_: Format = Listing.table,
     root: Root = None,
 ) -> None:
     """Hold what references do against what their entries declare. Exit 0: all hold, 1: not. Needs the torch extra."""
+    from lvlm_atlas.cli.pairs import run_pairs
     from lvlm_atlas.cli.verify import run_verify
 
-    if run_verify(root_of(root), ids or [], device.value, dtype.value, format_, every=every):
+    where = (root_of(root), ids or [], device.value, dtype.value, format_)
+    failed = run_pairs(*where, since=since, out=out) if pairs else run_verify(*where, since=since, every=every)
+    if failed:
         raise typer.Exit(1)
 
 

@@ -12,7 +12,8 @@ import typer
 from lvlm_atlas.cli.options import Report
 from lvlm_atlas.cli.plain import csv_text, markdown, subject, table, wrapped
 from lvlm_atlas.fault import AtlasError
-from lvlm_atlas.planner.fit import misfit
+from lvlm_atlas.planner.shortage import misfit
+from lvlm_atlas.roofline.contract import contract
 from lvlm_atlas.roofline.diagnosis import diagnosis
 from lvlm_atlas.roofline.estimate import Estimate
 from lvlm_atlas.roofline.stage import STAGES, Stage, summed
@@ -37,7 +38,7 @@ def print_estimate(found: Estimate, plain: Estimate | None, report: Report, *, o
     problem = misfit(found)
     if report is Report.json:
         error = {"error": {"message": problem, "exit_code": AtlasError.exit_code}} if problem else {}
-        _write(json.dumps({**found.to_dict(operators=operators), **error}, indent=2, ensure_ascii=False))
+        _write(json.dumps({**contract(found, operators=operators), **error}, indent=2, ensure_ascii=False))
     elif problem is None:
         _write({Report.table: _page, Report.csv: _csv, Report.md: _markdown}[report](found, plain, operators))
     if problem and report is Report.json:
@@ -77,7 +78,7 @@ def _markdown(found: Estimate, plain: Estimate | None, operators: bool) -> str:
 
 def _csv(found: Estimate, plain: Estimate | None, operators: bool) -> str:
     """A row for each stage, or for each operator; SI base units."""
-    data = found.to_dict(operators=operators)
+    data = contract(found, operators=operators)
     rows: list[dict[str, Any]] = data["operators"] if operators else list(_stage_rows(data, plain))
     return csv_text(rows)
 
@@ -107,7 +108,7 @@ def _row(label: str, found: Estimate, name: str) -> tuple[str, ...]:
     stage = found.stages[name]
     if not stage.operators:
         return (label, *[""] * (len(COLUMNS) - 1))
-    tokens = found.to_dict()["tokens"]
+    tokens = contract(found)["tokens"]
     count = {
         "encoding": tokens["encoder"],
         "prefilling": tokens["vision"] + tokens["text"],

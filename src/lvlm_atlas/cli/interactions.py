@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from lvlm_atlas.cli.options import Report
 from lvlm_atlas.cli.plain import csv_text, markdown, subject, table, wrapped
-from lvlm_atlas.planner.fit import misfit
 from lvlm_atlas.planner.pair import Pair
+from lvlm_atlas.planner.shortage import misfit
 from lvlm_atlas.roofline.stage import STAGES
 
 KINDS = {

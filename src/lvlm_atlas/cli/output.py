@@ -5,34 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 import typer
-from rich import box
-from rich.console import Console, RenderableType
-from rich.table import Table
 
 from lvlm_atlas.cli.options import Listing
+from lvlm_atlas.cli.terminal import Column, Table, show
 
 Row = Mapping[str, Any]
 """A row: values by column. A row has an `id`."""
-
-
-def show(renderable: RenderableType) -> None:
-    """Print for people: at the terminal's width, or, where output is no terminal, plain and without trailing blanks."""
-    if sys.stdout.isatty():
-        _console(sys.stdout, None).print(renderable)
-        return
-    text = io.StringIO()
-    _console(text, None if "COLUMNS" in os.environ else 100).print(renderable)
-    typer.echo("\n".join(line.rstrip() for line in text.getvalue().splitlines()))
-
-
-def _console(file: TextIO, width: int | None) -> Console:
-    return Console(file=file, soft_wrap=False, highlight=False, markup=False, emoji=False, width=width)
 
 
 def print_rows(rows: Sequence[Row], columns: Sequence[str], listing: Listing) -> None:
@@ -62,16 +44,17 @@ def print_rows(rows: Sequence[Row], columns: Sequence[str], listing: Listing) ->
 
 
 def _table(rows: Sequence[Row], columns: Sequence[str]) -> None:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=False)
-    for name in columns:
-        table.add_column(
-            name,
-            overflow="fold",
-            no_wrap=name in {"id", "entry"} and len(columns) > 3,
-            style="bold" if name == columns[0] else "",
-        )
-    for row in rows:
-        table.add_row(*(_cell(row[name]) for name in columns))
+    table = Table(
+        [
+            Column(
+                name,
+                style="bold" if name == columns[0] else "",
+                wrap=name not in {"id", "entry"} or len(columns) <= 3,
+            )
+            for name in columns
+        ]
+    )
+    table.rows += [[_cell(row[name]) for name in columns] for row in rows]
     show(table)
 
 

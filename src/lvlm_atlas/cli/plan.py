@@ -10,8 +10,8 @@ from typing import Any
 from lvlm_atlas.cli.options import Report
 from lvlm_atlas.cli.plain import csv_text, markdown, subject, table, wrapped
 from lvlm_atlas.graph.result_words import sentence
-from lvlm_atlas.planner.fit import misfit
 from lvlm_atlas.planner.plan import Option, Plan
+from lvlm_atlas.planner.shortage import misfit
 from lvlm_atlas.roofline.stage import STAGES
 from lvlm_atlas.roofline.units import seconds
 
@@ -113,7 +113,7 @@ def _sections(plan: Plan) -> Iterator[tuple[str, list[str]]]:
         yield "No stack keeps every limit; these come near.", []
     if reported := list(_reported(plan)):
         yield "Reported by sources, of each technique alone; nothing is known of them together:", reported
-    lost = [f"{each.what}: {each.why}" for each in (*plan.unused, *plan.runners_up)]
+    lost = list(dict.fromkeys(f"{each.what}: {each.why}" for each in (*plan.unused, *plan.runners_up)))
     if lost:
         yield "Searched, and lost:", _some(lost)
     if pairs := [f"{each.what}: {each.why}" for each in plan.conflicts]:
@@ -131,6 +131,8 @@ def _sections(plan: Plan) -> Iterator[tuple[str, list[str]]]:
 
 
 def _reported(plan: Plan) -> Iterator[str]:
+    """A few results of each technique, those of the planned model first."""
+    model = plan.baseline.found.model.id
     shown: set[str] = set()
     for option in plan.front:
         for id_, results in option.reported.items():
@@ -139,8 +141,10 @@ def _reported(plan: Plan) -> Iterator[str]:
             shown.add(id_)
             if not results:
                 yield f"{id_}: nothing is reported in its entry"
-            for each in results[:SHOWN]:
+            for each in sorted(results, key=lambda result: result.model != model)[:SHOWN]:
                 yield f"{id_}: {sentence(each)} [{each.paper}, {each.place}]"
+            if len(results) > SHOWN:
+                yield f"{id_}: {len(results) - SHOWN} more: lvlm-atlas results {id_}"
 
 
 def _some(lines: list[str]) -> list[str]:

@@ -6,17 +6,14 @@ import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import typer
-from rich import box
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.cli.options import Listing
-from lvlm_atlas.cli.output import print_rows, show
+from lvlm_atlas.cli.output import print_rows
+from lvlm_atlas.cli.terminal import Block, Column, Table, Text, show
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.graph.knowledge import KnowledgeBase
 from lvlm_atlas.graph.result_words import baseline_of, conditions_of, kept_of, percent_of, setting_of, value_of
@@ -63,7 +60,7 @@ def print_results(atlas: Atlas, results: Sequence[ReportedResult], listing: List
     """Print results; a table for people has a part for each group, and sources at the end."""
     match listing:
         case Listing.table:
-            show(_tables(atlas, results))
+            show(*_tables(atlas, results))
         case Listing.md:
             print_rows([_shown(result) for result in results], _SHOWN, listing)
         case Listing.csv:
@@ -123,37 +120,33 @@ def _shown(result: ReportedResult) -> dict[str, str]:
     }  # fmt: skip
 
 
-def _tables(atlas: Atlas, results: Sequence[ReportedResult]) -> Group:
+def _tables(atlas: Atlas, results: Sequence[ReportedResult]) -> list[Block]:
     """A table for each group, and at the end the experiments that their rows refer to."""
     experiments: dict[str, int] = {}
-    parts: list[RenderableType] = []
+    parts: list[Block] = []
     for group in grouped(results):
-        first = group[0]
-        parts += [Text.assemble((first.measure, "bold"), f": {_meaning(atlas, first)}"), Text(first.model)]
-        parts.append(_table(group, experiments))
-    listed = Table.grid(padding=(0, 1))
-    for text, number in experiments.items():
-        listed.add_row(f"[{number}]", text)
-    return Group(*parts, Text("Experiments", style="bold"), listed)
+        first, data = group[0], {row.data for row in group}
+        on = f", on {first.data}" if first.data and len(data) == 1 else ""
+        parts += [Text.assemble((first.measure, "bold"), f": {_meaning(atlas, first)}"), Text(first.model + on)]
+        parts.append(_table(group, experiments, with_data=len(data) > 1))
+    listed = Table([Column(), Column()], head=False, gap=1)
+    listed.rows += [(f"[{number}]", text) for text, number in experiments.items()]
+    return [*parts, Text("Experiments", style="bold"), listed]
 
 
-def _table(group: Sequence[ReportedResult], experiments: dict[str, int]) -> Table:
+def _table(group: Sequence[ReportedResult], experiments: dict[str, int], *, with_data: bool) -> Table:
     """The rows of a group, without columns that would be empty; numbers are never broken over lines."""
     columns = {
         "technique": [row.technique for row in group], "kept": [*map(kept_of, group)], "value": [*map(value_of, group)],
-        "full": [*map(baseline_of, group)], "of full": [*map(percent_of, group)],
-        "on": [row.data or "" for row in group],
+        "full": [*map(baseline_of, group)],
+        "of full": [percent_of(row) if row.unit != "% of baseline" else "" for row in group],
+        "on": [row.data or "" for row in group if with_data],
         "": [f"[{experiments.setdefault(_experiment(row), len(experiments) + 1)}]" for row in group],
     }  # fmt: skip
     columns = {name: cells for name, cells in columns.items() if any(cells)}
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in columns:
-        number = name in ("kept", "value", "full", "of full")
-        justify: Literal["left", "right"] = "right" if number else "left"
-        fold = name in ("technique", "on")
-        table.add_column(name, justify=justify, overflow="fold", no_wrap=not fold)
-    for cells in zip(*columns.values(), strict=True):
-        table.add_row(*cells)
+    numbers = {"kept", "value", "full", "of full"}
+    table = Table([Column(name, wrap=name in ("technique", "on"), right=name in numbers) for name in columns])
+    table.rows += zip(*columns.values(), strict=True)
     return table
 
 

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rich import box
-from rich.console import Group, RenderableType
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
-
+from lvlm_atlas.cli.terminal import Block, Column, Indented, Table, Text
 from lvlm_atlas.graph.edges import Edge
 from lvlm_atlas.graph.knowledge import KnowledgeBase
 from lvlm_atlas.graph.neighbourhood import by_law
@@ -23,10 +18,10 @@ from lvlm_atlas.schema.technique import Parameter, Technique
 from lvlm_atlas.schema.wording import as_text, change, cost, layers, setting
 
 
-def sheet(atlas: KnowledgeBase, technique: Technique) -> Group:
+def sheet(atlas: KnowledgeBase, technique: Technique) -> list[Block]:
     """Everything a reader wants to know, answer first."""
     paper = atlas.atlas.papers[technique.paper]
-    parts: list[RenderableType] = [
+    parts: list[Block] = [
         Text.assemble((technique.name, "bold"), f"  {technique.id}", ("" if technique.reference else "  (described)")),
         Text(technique.summary),
         Text(""),
@@ -47,13 +42,10 @@ def sheet(atlas: KnowledgeBase, technique: Technique) -> Group:
     parts += _section(
         "Paper", [Text(f"{'; '.join(paper.authors)} ({paper.year}). {paper.title}. {paper.venue}. {paper.url}")]
     )
-    return Group(*parts)
+    return parts
 
 
 def _facts(atlas: KnowledgeBase, technique: Technique) -> Table:
-    facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="dim", no_wrap=True)
-    facts.add_column(overflow="fold")
     rows = {
         "stage": technique.stage,
         "family": technique.family,
@@ -66,24 +58,24 @@ def _facts(atlas: KnowledgeBase, technique: Technique) -> Table:
         "checked": f"against {technique.verified}, {technique.updated}",
         "entry": str(atlas.atlas.paths[technique.id]),
     }
-    for name, value in rows.items():
-        facts.add_row(name, value)
+    facts = Table([Column(style="dim", wrap=False), Column()], head=False)
+    facts.rows += rows.items()
     return facts
 
 
-def _section(title: str, body: Iterable[RenderableType]) -> list[RenderableType]:
+def _section(title: str, body: Iterable[Block]) -> list[Block]:
     lines = list(body)
     if not lines:
         return []
-    return [Text(""), Text(title, style="bold"), *(Padding(line, (0, 0, 0, 2)) for line in lines)]
+    return [Text(""), Text(title, style="bold"), *map(Indented, lines)]
 
 
 def _parameters(technique: Technique) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("name", "symbol", "default", "legal", "meaning"):
-        table.add_column(column, overflow="fold")
-    for name, parameter in technique.parameters.items():
-        table.add_row(name, parameter.symbol or "", setting(parameter.default), _legal(parameter), parameter.doc)
+    table = Table([Column(name) for name in ("name", "symbol", "default", "legal", "meaning")])
+    table.rows += [
+        (name, parameter.symbol or "", setting(parameter.default), _legal(parameter), parameter.doc)
+        for name, parameter in technique.parameters.items()
+    ]
     return table
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import typer
 
 from lvlm_atlas import load
 from lvlm_atlas.atlas.root import authored_root
+from lvlm_atlas.cli.progress import progress
 from lvlm_atlas.cli.tensors import need_torch
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.schema.measurement import SmokeResult
@@ -23,9 +23,6 @@ def run_smoke(
         AtlasError: torch or the GPU is missing, or an id is unknown.
     """
     need_torch("smoke tests need", device)
-    from rich.console import Console
-    from rich.progress import Progress
-
     from lvlm_atlas.lab.isolation import Bounds
     from lvlm_atlas.lab.record import record as write
     from lvlm_atlas.lab.smoke import WORKLOAD, jobs_for, smoke
@@ -41,11 +38,10 @@ def run_smoke(
     jobs = jobs_for(chosen, workload, device)
     bounds = Bounds(time_s=time_s, memory_byte=int(memory_gib * 2**30))
     results: list[SmokeResult] = []
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task(f"{len(jobs)} techniques on {device}, {dtype}", total=len(jobs))
-        for answer in smoke(jobs, bounds=bounds, workers=1 if device == "cuda" else None):
+    with progress(f"techniques on {device}, {dtype}", len(jobs)) as advance:
+        for answer in smoke(jobs, device=device, bounds=bounds):
             results += answer.results
-            progress.advance(task)
+            advance()
     results.sort(key=lambda result: result.technique)
     _print(results)
     failed = sum(bool(result.failed) for result in results)

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from lvlm_atlas import load
 from lvlm_atlas.cli.options import Listing
 from lvlm_atlas.cli.output import print_rows
+from lvlm_atlas.cli.progress import progress
 from lvlm_atlas.cli.tensors import need_torch
 from lvlm_atlas.lab.conformance import Report, job_for, report, shown
+from lvlm_atlas.lab.reference import reference_of
 from lvlm_atlas.lab.verification import Outcome, Row, StackAnswer, lost
+
+if TYPE_CHECKING:
+    from lvlm_atlas.graph.knowledge import KnowledgeBase
+    from lvlm_atlas.schema.technique import Technique
 
 COLUMNS = ("entry", "quantity", "declared", "observed")
 """What a table shows."""
 
 
-def run_verify(root: Path, ids: list[str], device: str, dtype: str, listing: Listing, *, every: bool) -> int:
+def run_verify(
+    root: Path, ids: list[str], device: str, dtype: str, listing: Listing, *, every: bool, since: str | None = None
+) -> int:
     """Run, compare and print; returns how many entries do not hold.
 
     Args:
@@ -30,36 +37,49 @@ def run_verify(root: Path, ids: list[str], device: str, dtype: str, listing: Lis
         dtype: type of weights and activations.
         listing: how to print.
         every: print a row for each run, in place of one for all runs.
+        since: a commit; only techniques whose entry or module changed since.
 
     Raises:
-        AtlasError: torch or the GPU is missing, or an id is unknown or has no reference.
+        AtlasError: torch or the GPU is missing, an id is unknown or has no reference, or there is no such commit.
     """
     need_torch("verification needs", device)
-    from rich.console import Console
-    from rich.progress import Progress
 
     from lvlm_atlas.lab.isolation import in_processes
 
     atlas = load(root)
-    implemented = [t for t in atlas.atlas.techniques.values() if t.reference]
-    chosen = list({t.id: t for t in map(atlas.technique, ids)}.values()) or implemented
+    chosen = chosen_techniques(atlas, root, ids, since)
     jobs = [job_for(atlas.atlas, technique, dtype, device) for technique in chosen]
     answers: list[StackAnswer] = []
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task(f"{len(jobs)} techniques on {device}, {dtype}", total=len(jobs))
-        workers = 1 if device == "cuda" else None
-        for answer in in_processes(jobs, "lvlm_atlas.lab.observation:carry_out", StackAnswer, lost, workers=workers):
+    with progress(f"techniques on {device}, {dtype}", len(jobs)) as advance:
+        for answer in in_processes(jobs, "lvlm_atlas.lab.observation", StackAnswer, lost, device=device):
             answers.append(answer)
-            progress.advance(task)
+            advance()
     answers.sort(key=lambda answer: answer.job.items[0].technique.id)
     reports = [report(answer) for answer in answers]
-    print_rows(_every_run(answers) if every else _merged(reports), COLUMNS, listing)
+    print_rows(_every_run(answers) if every else merged_rows(reports), COLUMNS, listing)
     _say(reports, sum(len(answer.outcomes) for answer in answers))
     return sum(not each.holds for each in reports)
 
 
-def _merged(reports: Iterable[Report]) -> list[dict[str, Any]]:
-    """A row for each entry and quantity that it changes or gets wrong, and one for all that it leaves alone."""
+def chosen_techniques(atlas: KnowledgeBase, root: Path, ids: list[str], since: str | None) -> list[Technique]:
+    """Those that are named, or all that have a reference; with `since` only those that changed.
+
+    Raises:
+        AtlasError: an id is unknown or has no reference, or there is no such commit.
+    """
+    from lvlm_atlas.lab.changes import changed
+
+    implemented = [t for t in atlas.atlas.techniques.values() if t.reference]
+    chosen = list({t.id: t for t in map(atlas.technique, ids)}.values()) or implemented
+    for each in chosen:
+        reference_of(each)
+    return changed(root, chosen, since) if since else chosen
+
+
+def merged_rows(reports: Iterable[Report]) -> list[dict[str, Any]]:
+    """A row for each entry and quantity that it changes or gets wrong, one for all that it leaves alone, and one for
+    its runs where most were refused.
+    """
     rows = []
     for each in reports:
         alone = [line for line in each.lines if not line.formulas and not line.mismatches]
@@ -70,6 +90,9 @@ def _merged(reports: Iterable[Report]) -> list[dict[str, Any]]:
         if alone:
             observed = f"unchanged in {alone[0].runs} of {alone[0].runs} runs"
             rows.append(_row(each.technique, f"{len(alone)} others", "unchanged", observed))
+        if 2 * each.refused > each.runs:
+            observed = f"{each.runs} runs, {each.refused} refused: {each.refusal}"
+            rows.append(_row(each.technique, "runs", "most go through", observed))
     return rows
 
 

@@ -10,30 +10,23 @@ import keyword
 import re
 import sys
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
 from itertools import groupby
 from pathlib import Path
-from typing import TypeVar
-
-import yaml
 
 from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.atlas.bibliography import BIB
-from lvlm_atlas.atlas.loader import Inspection, inspect
-from lvlm_atlas.atlas.records import TECHNIQUES
+from lvlm_atlas.atlas.loader import inspect
 from lvlm_atlas.atlas.root import authored_root
 from lvlm_atlas.atlas.shelves import folded
 from lvlm_atlas.drafts.files import write_all
-from lvlm_atlas.drafts.papers import nearest, with_work, work_from
+from lvlm_atlas.drafts.inputs import Problems, name_line, require_free, require_paper, require_printable, words_of
+from lvlm_atlas.drafts.papers import with_work, work_from
 from lvlm_atlas.drafts.points import ExtensionPoint, extension_points
 from lvlm_atlas.drafts.templates import AMOUNT, AMOUNTS, DESCRIBED, ENTRY, IMPLEMENTED, METHOD, REFERENCE, TEST
 from lvlm_atlas.fault import AtlasError, suggestion
-from lvlm_atlas.schema.record import ID_PATTERN
 from lvlm_atlas.schema.vocabulary import FamilyTerm, PositionTerm, QuantityTerm
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -100,29 +93,23 @@ def scaffold(
     """
     inspection = inspect(root)
     records = inspection.atlas
-    problems: list[str] = []
-
-    def attempt(step: Callable[[], T]) -> T | None:
-        try:
-            return step()
-        except AtlasError as error:
-            problems.append(str(error))
-            return None
-
+    problems = Problems()
+    attempt = problems.attempt
     attempt(lambda: authored_root(root))
-    attempt(lambda: _free(inspection, id_))
-    attempt(lambda: _printable(name))
+    attempt(lambda: require_free(inspection, id_))
+    attempt(lambda: require_printable(name))
     place = attempt(lambda: _place_of_family(records, family))
     positions = attempt(lambda: _positions(records, acts_at, described))
     work = attempt(lambda: work_from(bib, paper, records.papers)) if bib else None
     if not bib:
-        attempt(lambda: _known_paper(records, paper))
+        attempt(lambda: require_paper(records, paper))
     if not described and not (root / "src" / "lvlm_atlas").is_dir():
-        problems.append(
+        problems.add(
             f"{root} is no checkout of the project; clone it and point --root at the clone, or give --described"
         )
-    if problems or place is None or positions is None:
-        raise AtlasError("\n".join(problems))
+    problems.refuse()
+    if place is None or positions is None:
+        raise AssertionError("refused above")
     draft = Draft(
         id_, name or id_, *place, positions=positions, paper=work.key if work else paper or ""
     )  # fmt: skip
@@ -140,21 +127,6 @@ def _files(draft: Draft, records: Atlas, described: bool) -> dict[Path, str]:
         files[Path("src", "lvlm_atlas", folder, f"{draft.module}.py")] = _reference(draft)
         files[Path("tests", folder, f"test_{draft.module}.py")] = TEST.substitute(_names(draft))
     return files
-
-
-def _free(inspection: Inspection, id_: str) -> None:
-    """Refuse an id that is malformed, or that means something already."""
-    if not re.fullmatch(ID_PATTERN, id_) or "." in id_:
-        raise AtlasError(f"{id_!r} is no id; use lower-case words joined by '-', such as my-method")
-    drafts = (path.stem for path in inspection.unread if path.is_relative_to(TECHNIQUES))
-    if id_ in {*inspection.atlas.techniques, *inspection.atlas.redirects, *drafts}:
-        raise AtlasError(f"the id {id_!r} is taken and means one thing for ever; choose another")
-
-
-def _printable(name: str | None) -> None:
-    """Refuse a name that would not stand in an entry or a docstring as it is."""
-    if name is not None and (not name.strip() or not name.isprintable() or re.search(r"[\"\\<>]", name)):
-        raise AtlasError(f"--name: {name!r} is no name; use letters, digits and plain punctuation, such as VL-Cache")
 
 
 def _place_of_family(records: Atlas, word: str) -> tuple[str, str, str]:
@@ -187,16 +159,6 @@ def _positions(records: Atlas, words: Sequence[str], described: bool) -> tuple[P
     return tuple(sorted(chosen.values(), key=lambda term: term.order or 0))
 
 
-def _known_paper(records: Atlas, key: str | None) -> None:
-    """Refuse a paper that papers.bib does not hold."""
-    if key is None:
-        raise AtlasError("give --paper, the key of its work in papers.bib, or --from-bib with a file that holds it")
-    if key not in records.papers:
-        near = nearest(key, records.papers)
-        meant = f"{near} If not, " if near else "; "
-        raise AtlasError(f"no paper {key!r} in papers.bib{meant}add it there first or give --from-bib FILE")
-
-
 def _names(draft: Draft) -> dict[str, str]:
     """What every template may use."""
     return {
@@ -212,17 +174,12 @@ def _entry(draft: Draft, records: Atlas, described: bool) -> str:
     steps = [f"  - does: FILL IN a step, with shapes and formulas.\n{code}" for code in codes]
     return ENTRY.substitute(
         names,
-        name_line=yaml.safe_dump({"name": draft.name}, allow_unicode=True, width=1000).strip(),
+        name_line=name_line(draft.name),
         positions=", ".join(term.id for term in draft.positions),
         steps="".join(steps).rstrip(),
         effects="\n".join(_effect(_quantity(records, term)) for term in draft.positions),
         rest=(DESCRIBED if described else IMPLEMENTED).substitute(names),
-        today=date.today().isoformat(),
-        **{
-            f"{vocabulary}s": ", ".join(term.id for term in records.terms(vocabulary))
-            for vocabulary in ("training", "bound", "verification")
-        },
-        modalities=", ".join(term.id for term in records.terms("modality")),
+        **words_of(records),
     )
 
 
@@ -248,7 +205,7 @@ def _reference(draft: Draft) -> str:
     return REFERENCE.substitute(
         _names(draft),
         imports=_imports(points),
-        acts_at=", ".join(f'"{term.id}"' for term in draft.positions),
+        positions=", ".join(f'"{point.position}"' for point in points),
         methods="\n\n".join(_method(point) for point in points),
     )
 
@@ -264,12 +221,8 @@ def _method(point: ExtensionPoint) -> str:
 
 def _imports(points: Sequence[ExtensionPoint]) -> str:
     """The import lines of a reference at some points: Python's own, those of packages, ours."""
-    pairs = {
-        ("dataclasses", "dataclass"),
-        ("typing", "ClassVar"),
-        ("lvlm_atlas.reference.lvlm.points", "Technique"),
-        *(pair for point in points for pair in point.imports),
-    }
+    base = {("dataclasses", "dataclass"), ("typing", "ClassVar"), ("lvlm_atlas.reference.lvlm.points", "Technique")}
+    pairs = base | {pair for point in points for pair in point.imports}
     blocks: dict[int, list[str]] = {}
     for module, group in groupby(sorted(pairs), key=lambda pair: pair[0]):
         package = module.partition(".")[0]

@@ -46,7 +46,7 @@ pitfalls:
     test: FILL IN the name of the test that a wrong implementation fails, test_…
 status: implemented
 reference: lvlm_atlas.reference.techniques.$package.$module:$class_name
-neutral: FILL IN the setting under which nothing changes.
+neutral: FILL IN the setting under which nothing changes, or no_neutral with the reason why there is none.
 trials:
   - FILL IN a setting under which the tiny model shows what it does.
 """)
@@ -90,8 +90,8 @@ class $class_name(Technique):
     FILL IN its parameters as fields, with the names and defaults of the entry, and refuse what is out of range.
     """
 
-    acts_at: ClassVar = ($acts_at,)
-    needs: ClassVar = ()  # FILL IN those of the entry
+    acts_at: ClassVar = ($positions,)
+    needs: ClassVar = ()  # FILL IN the same as in the entry
 
 $methods
 ''')
@@ -124,3 +124,27 @@ def test_the_neutral_setting_changes_nothing(device: str) -> None:
     assert torch.equal(plain.tokens_N, neutral.tokens_N)
     torch.testing.assert_close(plain.logits_NC, neutral.logits_NC)
 ''')
+
+SYSTEM = Template("""\
+# yaml-language-server: $$schema=../../taxonomy/schema/system.json
+id: $id
+$name_line
+aliases: []
+kind: $kind
+summary: FILL IN, in one sentence, what it does and what that buys.
+paper: $paper
+${family_line}stages: ['FILL IN which of $stages']
+modality: ['FILL IN which of $modalities']
+lossless: FILL IN true or false, whether each answer is the one that the model gives without it.
+explanation: >-
+  FILL IN how it works and why, in a paragraph.
+policy: FILL IN a list of decisions, each with decides, rule and source.
+resources: FILL IN a list of instances or shares of a device, each with name, stages and holds; or [].
+communication: FILL IN a list of what a request moves, each with start, end, carries and byte; or [].
+metrics: []
+relations: []
+code: FILL IN released, partly-released or none.
+verified: FILL IN one of $verifications, against which the record was checked.
+updated: '$today'
+""")
+"""The record of a serving system, or of a lossless feature of engines, which no reference runs."""

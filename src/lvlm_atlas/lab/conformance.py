@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.lab.reference import reference_of
 from lvlm_atlas.lab.settings import SHAPES, authored, generated
-from lvlm_atlas.lab.setup import places
 from lvlm_atlas.lab.verification import Item, Outcome, Part, Plan, Row, StackAnswer, StackJob
 from lvlm_atlas.schema import wording
 from lvlm_atlas.schema.record import Setting
 from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.schema.wording import as_text, change, cost, layers
+from lvlm_atlas.specs.technique import effect_places
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,12 @@ class Report:
     lines: tuple[Line, ...]
     faults: tuple[str, ...]
     """What else is wrong: runs that crash, settings that never run, declarations that never bite."""
+    runs: int
+    """Runs that were tried."""
     refused: int
-    """Runs that the reference refused with a reason."""
+    """Of these, the runs that the reference refused with a reason."""
+    refusal: str | None
+    """The reason given most often."""
 
     @property
     def holds(self) -> bool:
@@ -56,7 +61,7 @@ def item(atlas: Atlas, technique: Technique) -> Item:
         AtlasError: it has no reference, or the package of its reference is not installed.
     """
     reference_of(technique)
-    return Item(technique=technique, places=places(atlas, technique))
+    return Item(technique=technique, places=effect_places(atlas, technique))
 
 
 def job_for(atlas: Atlas, technique: Technique, dtype: str, device: str) -> StackJob:
@@ -76,8 +81,15 @@ def report(answer: StackAnswer) -> Report:
     technique, outcomes = answer.job.items[0].technique, answer.outcomes
     quantities = dict.fromkeys(row.quantity for outcome in outcomes for row in outcome.rows)
     lines = tuple(_line(technique, quantity, outcomes) for quantity in quantities)
-    refused = sum(outcome.refused is not None for outcome in outcomes)
-    return Report(technique.id, lines, tuple(_faults(answer, technique)), refused)
+    reasons = Counter(outcome.refused for outcome in outcomes if outcome.refused is not None)
+    return Report(
+        technique.id,
+        lines,
+        tuple(_faults(answer, technique)),
+        runs=len(outcomes),
+        refused=reasons.total(),
+        refusal=next((reason for reason, _ in reasons.most_common(1)), None),
+    )
 
 
 def _line(technique: Technique, quantity: str, outcomes: Iterable[Outcome]) -> Line:

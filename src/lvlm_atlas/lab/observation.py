@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 import torch
 
 from lvlm_atlas.lab.checks import TOLERANCE, answers_differ
-from lvlm_atlas.lab.prediction import ALL, Bounds, predict
-from lvlm_atlas.lab.setup import Setup, member
+from lvlm_atlas.lab.expectation import UNCHANGED, Bounds, Member, Observed, dimensions_of, expected
 from lvlm_atlas.lab.verification import Item, Outcome, Part, Plan, Row, Shape, StackAnswer, StackJob
 from lvlm_atlas.reference.lvlm import LVLM, Refusal, Request, Result, Trace, random_request
+from lvlm_atlas.roofline.dimensions import Dimensions
 from lvlm_atlas.schema.effect import Speculation
 
-Observed = Mapping[str, tuple[float, ...]]
+
+def prepare(job: StackJob) -> None:
+    """Make the models that jobs like this one share."""
+    for preset in dict.fromkeys(plan.shape.preset for plan in job.plans):
+        _model(preset, job.dtype, job.device)
+
+
+def reset() -> None:
+    """Forget what `prepare` and the jobs made."""
+    _model.cache_clear()
+    _baseline.cache_clear()
 
 
 def carry_out(job: StackJob) -> StackAnswer:
-    """Run every plan of the job and compare."""
-    return StackAnswer(job=job, outcomes=tuple(_outcome(job, plan) for plan in job.plans))
+    """Run the plans of the job and compare."""
+    outcomes: list[Outcome] = []
+    for plan in job.plans:
+        outcomes.append(_outcome(job, plan))
+        if sum(bool(outcome.rows) for outcome in outcomes) == job.enough:
+            break
+    return StackAnswer(job=job, outcomes=tuple(outcomes))
 
 
 def _outcome(job: StackJob, plan: Plan) -> Outcome:
@@ -35,46 +50,31 @@ def _outcome(job: StackJob, plan: Plan) -> Outcome:
         return Outcome(plan=plan, refused=f"{type(error).__name__}: {error}")
     except Exception as error:  # noqa: BLE001 - whatever a reference raises is its result
         return Outcome(plan=plan, crashed=f"{type(error).__name__}: {error}")
-    setup = setup_of(lvlm, request)
-    observed = observe(result.trace, setup)
+    dimensions = dimensions_for(lvlm, request)
+    observed = observe(result.trace, dimensions)
     try:
-        rows = compare(_predict(setup, job.items, plan, observed), observed)
+        rows = compare(_expected(dimensions, job.items, plan, observed), observed)
         bites = tuple(
             part
-            for part in _parts(job.items)
-            if not all(row.holds for row in compare(_predict(setup, job.items, plan, observed, part), observed))
+            for part in (_parts(job.items) if job.ablate else ())
+            if not all(row.holds for row in compare(_expected(dimensions, job.items, plan, observed, part), observed))
         )
     except ValueError as error:
         return Outcome(plan=plan, crashed=f"a declared amount fails: {error}")
     return Outcome(plan=plan, rows=(*rows, *_same_answer(job, lvlm, plan, request, result)), bites=bites)
 
 
-def setup_of(lvlm: LVLM, request: Request) -> Setup:
-    """The model and the request as predictions see them."""
-    config = lvlm.config
-    return Setup(
-        frames=len(request.frames_F3HW),
-        patches=config.vision.patches,
-        frames_a_patch=config.frames_a_patch,
-        patches_a_token=config.patches_a_token,
-        prefix=config.class_tokens,
-        encoder_layers=config.encoder_layers,
-        encoder_heads=config.vision.num_attention_heads,
-        encoder_width=config.vision.hidden_size,
-        text_tokens=len(request.text_N),
-        layers=config.text.num_hidden_layers,
-        heads=config.text.num_attention_heads,
-        kv_heads=config.text.num_key_value_heads,
-        width=config.text.hidden_size,
-        head_dim=config.text.head_dim,
-        element_byte=lvlm.dtype.itemsize,
-        output_tokens=request.max_new_tokens,
-    )
+def dimensions_for(lvlm: LVLM, request: Request) -> Dimensions:
+    """The model and the request as the engine sees them."""
+    return dimensions_of(
+        lvlm.config, frames=len(request.frames_F3HW), text_tokens=len(request.text_N),
+        output_tokens=request.max_new_tokens, element_byte=lvlm.dtype.itemsize,
+    )  # fmt: skip
 
 
-def observe(trace: Trace, setup: Setup) -> Observed:
+def observe(trace: Trace, dimensions: Dimensions) -> Observed:
     """What a trace says of each measure; those it does not count are missing."""
-    dense = (setup.heads * n * (n + 1) // 2 for n in trace.llm_tokens)
+    dense = (dimensions.heads * n * (n + 1) // 2 for n in trace.llm_tokens)
     rounds = trace.target_passes
     return {
         "frames": (trace.frames,),
@@ -92,7 +92,7 @@ def observe(trace: Trace, setup: Setup) -> Observed:
         "speculation: draft length": tuple(trace.draft_lengths),
         "speculation: draft nodes": tuple(trace.draft_nodes),
         "speculation: draft passes": (trace.draft_passes / rounds,) if rounds else (),
-        "speculation: draft vision tokens": (max(0, trace.draft_tokens - setup.text_tokens),),
+        "speculation: draft vision tokens": (max(0, trace.draft_tokens - dimensions.text_tokens),),
         "speculation: accepted": tuple(trace.accepted_lengths),
         "speculation: target passes": (rounds,),
     }
@@ -102,7 +102,7 @@ def compare(predicted: Bounds, observed: Observed) -> Iterator[Row]:
     """A row for each measure; those that the trace does not count are left out where nothing changes them."""
     for measure, bounds in predicted.items():
         seen = observed.get(measure)
-        if seen is None and all(bound == ALL for bound in bounds):
+        if seen is None and all(bound == UNCHANGED for bound in bounds):
             continue
         wide = bounds * len(seen) if seen is not None and len(bounds) == 1 else bounds
         holds = seen is not None and len(wide) == len(seen) and all(n in b for n, b in zip(seen, wide, strict=True))
@@ -111,22 +111,22 @@ def compare(predicted: Bounds, observed: Observed) -> Iterator[Row]:
         yield Row(measure=measure, declared=declared, observed=numbers, holds=holds)
 
 
-def _predict(
-    setup: Setup, items: tuple[Item, ...], plan: Plan, observed: Observed, without: Part | None = None
+def _expected(
+    dimensions: Dimensions, items: tuple[Item, ...], plan: Plan, observed: Observed, without: Part | None = None
 ) -> Bounds:
     """The prediction for a plan, perhaps without one of the declarations."""
     stack = []
     for index, (item, setting) in enumerate(zip(items, plan.settings, strict=True)):
         technique, at = item.technique, item.places
         if without and without.item == index:
-            kept: dict[str, Any] = {without.kind: _but(getattr(technique, without.kind), without.index)}
-            technique = technique.model_copy(update=kept)
-            at = _but(at, without.index) if without.kind == "effects" else at
-        stack.append(member(technique, at, setting))
-    return predict(setup, stack, observed)
+            declared = _left_out(getattr(technique, without.kind), without.index)
+            technique = technique.model_copy(update={without.kind: declared})
+            at = _left_out(at, without.index) if without.kind == "effects" else at
+        stack.append(Member(technique, at, setting))
+    return expected(dimensions, stack, observed)
 
 
-def _but(records: tuple[Any, ...], index: int) -> tuple[Any, ...]:
+def _left_out(records: tuple[Any, ...], index: int) -> tuple[Any, ...]:
     return records[:index] + records[index + 1 :]
 
 

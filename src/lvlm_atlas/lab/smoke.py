@@ -34,9 +34,11 @@ def jobs_for(techniques: Iterable[Technique], workload: Workload, device: str) -
     ]
 
 
-def smoke(jobs: Iterable[Job], *, bounds: Bounds | None = None, workers: int | None = None) -> Iterator[Answer]:
+def smoke(
+    jobs: Iterable[Job], *, device: str = "cpu", bounds: Bounds | None = None, workers: int | None = None
+) -> Iterator[Answer]:
     """Answers in the order in which the jobs end. Leaving the iteration stops what still runs."""
-    return in_processes(jobs, "lvlm_atlas.lab.trials:carry_out", Answer, _failed, bounds=bounds, workers=workers)
+    return in_processes(jobs, "lvlm_atlas.lab.trials", Answer, _failed, device=device, bounds=bounds, workers=workers)
 
 
 def _failed(job: Job, problem: str) -> Answer:

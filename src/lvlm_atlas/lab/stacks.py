@@ -5,21 +5,40 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from pydantic import Field
+
 from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.graph.edges import Edge
 from lvlm_atlas.graph.verdict import BREAKS
 from lvlm_atlas.lab.conformance import item, shown
 from lvlm_atlas.lab.settings import SHAPES
-from lvlm_atlas.lab.verification import Plan, StackAnswer, StackJob
+from lvlm_atlas.lab.verification import Plan, Row, StackAnswer, StackJob
+from lvlm_atlas.schema.record import Record
 from lvlm_atlas.schema.technique import Technique
 
 EXPLAINS_IDLENESS = "diminishes"
 """Kind of the edge that must be there where one technique takes all the ground of another."""
 
 
+class PairRuns(Record):
+    """What the runs of a pair, in both orders, amount to."""
+
+    pair: tuple[str, str]
+    composed: int = 0
+    """Runs that went through."""
+    first: str | None = None
+    """The first of these."""
+    refused: dict[str, int] = Field(default_factory=dict)
+    """Reasons of those that did not, with how often each was given."""
+    faults: tuple[str, ...] = ()
+    """Crashes, lost processes, and counts that are not as declared."""
+    idle: tuple[str, ...] = ()
+    """Those of the two that no run needed to be explained."""
+
+
 @dataclass(frozen=True)
 class PairReport:
-    """What the runs of a pair, in both orders, amount to."""
+    """The runs of a pair held against what the graph says of the two."""
 
     pair: tuple[str, str]
     composed: int
@@ -50,43 +69,84 @@ def jobs_for(atlas: Atlas, one: Technique, two: Technique, dtype: str, device: s
 
 def report(answers: Sequence[StackAnswer], edges: Sequence[Edge]) -> PairReport:
     """What the runs of a pair amount to, given the edges between the two."""
+    return judge(runs_of(answers), edges)
+
+
+def runs_of(answers: Sequence[StackAnswer]) -> PairRuns:
+    """What the runs of a pair amount to, whatever the graph says."""
     one, two = (each.technique.id for each in answers[0].job.items)
-    outcomes = [outcome for answer in answers for outcome in answer.outcomes]
-    reasons = [outcome.refused for outcome in outcomes if outcome.refused]
-    return PairReport(
-        (one, two),
-        composed=sum(bool(outcome.rows) for outcome in outcomes),
+    outcomes = [(answer, outcome) for answer in answers for outcome in answer.outcomes]
+    reasons = [outcome.refused for _, outcome in outcomes if outcome.refused]
+    ran = [outcome for _, outcome in outcomes if outcome.rows]
+    bites = {
+        answer.job.items[part.item].technique.id
+        for answer, outcome in outcomes
+        for part in outcome.bites
+        if part.kind == "effects"
+    }
+    return PairRuns(
+        pair=(one, two),
+        composed=len(ran),
+        first=shown(ran[0].plan) if ran else None,
         refused={reason: reasons.count(reason) for reason in dict.fromkeys(reasons)},
-        faults=tuple(_faults(answers, {edge.kind for edge in edges})),
+        faults=tuple(fault for answer in answers for fault in _mismatches(answer)),
+        idle=tuple(each for each in (one, two) if each not in bites),
     )
 
 
-def _faults(answers: Sequence[StackAnswer], kinds: set[str]) -> Iterator[str]:
-    outcomes = [outcome for answer in answers for outcome in answer.outcomes]
-    ran = [outcome for outcome in outcomes if outcome.rows]
+def judge(runs: PairRuns, edges: Sequence[Edge]) -> PairReport:
+    """Whether the runs of a pair are as the edges between the two say."""
+    return PairReport(runs.pair, runs.composed, runs.refused, tuple(_faults(runs, {edge.kind for edge in edges})))
+
+
+def faults_of(answer: StackAnswer) -> tuple[str, ...]:
+    """What is wrong with the runs of a stack of any size, each with what is declared, counted, and the repair."""
+    outcomes = answer.outcomes
+    faults = [*_mismatches(answer)]
+    if outcomes and all(outcome.refused for outcome in outcomes):
+        ids = _ids(answer)
+        faults.append(
+            f"{ids}: refused on every request, and nothing says so: {outcomes[0].refused}; "
+            f"state `conflicts-with` in the entry of one of them, or correct the reference"
+        )
+    return tuple(faults)
+
+
+def _ids(answer: StackAnswer) -> str:
+    return " + ".join(each.technique.id for each in answer.job.items)
+
+
+def _mismatches(answer: StackAnswer) -> Iterator[str]:
+    if answer.problem is not None:
+        yield f"{_ids(answer)}: {answer.problem}"
+    for outcome in answer.outcomes:
+        where = f"{_ids(answer)}: {shown(outcome.plan)}"
+        if outcome.crashed:
+            yield f"{where}: {outcome.crashed}"
+        for row in outcome.rows:
+            if not row.holds:
+                yield (
+                    f"{where}: {row.measure} is declared {_bounds(row)}, counted {_counted(row)}; correct the effect "
+                    f"that declares it, or state `conflicts-with` in the entry of one of them"
+                )
+
+
+def _bounds(row: Row) -> str:
+    return ", ".join(f"{low:.6g}" if low == high else f"{low:.6g} to {high:.6g}" for low, high in row.declared)
+
+
+def _counted(row: Row) -> str:
+    return "not at all" if row.observed is None else ", ".join(f"{number:.6g}" for number in row.observed)
+
+
+def _faults(runs: PairRuns, kinds: set[str]) -> Iterator[str]:
+    yield from runs.faults
     breaks = bool(kinds & BREAKS)
-    for answer in answers:
-        if answer.problem is not None:
-            yield answer.problem
-        ids = " + ".join(each.technique.id for each in answer.job.items)
-        for outcome in answer.outcomes:
-            if outcome.crashed:
-                yield f"{ids}: {shown(outcome.plan)}: {outcome.crashed}"
-            for row in outcome.rows:
-                if not row.holds:
-                    yield f"{ids}: {shown(outcome.plan)}: {row.measure} is {row.observed}, declared {row.declared}"
-    if ran and breaks:
-        yield f"they compose, yet the graph says conflicts-with; first on {shown(ran[0].plan)}"
-    if not ran and not breaks and outcomes and all(outcome.refused for outcome in outcomes):
-        yield f"they are refused, and the graph has no conflicts-with between them: {outcomes[0].refused}"
-    if ran and EXPLAINS_IDLENESS not in kinds:
-        biting = {
-            answer.job.items[part.item].technique.id
-            for answer in answers
-            for outcome in answer.outcomes
-            for part in outcome.bites
-            if part.kind == "effects"
-        }
-        for each in answers[0].job.items:
-            if each.technique.id not in biting:
-                yield f"{each.technique.id} does nothing beside the other, and no edge `{EXPLAINS_IDLENESS}` says why"
+    if runs.composed and breaks:
+        yield f"they compose, yet the graph says conflicts-with; first on {runs.first}"
+    if runs.refused and not runs.composed and not runs.faults and not breaks:
+        reason = next(iter(runs.refused))
+        yield f"they are refused, and the graph has no conflicts-with between them: {reason}"
+    if runs.composed and EXPLAINS_IDLENESS not in kinds:
+        for id_ in runs.idle:
+            yield f"{id_} does nothing beside the other, and no edge `{EXPLAINS_IDLENESS}` says why"

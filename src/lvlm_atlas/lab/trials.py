@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
 
 from lvlm_atlas.lab.checks import CHECKS, NEUTRAL, TOLERANCE, Runs
 from lvlm_atlas.lab.job import Answer, Job
-from lvlm_atlas.reference.lvlm import LVLM, Result, random_request
-from lvlm_atlas.schema.measurement import Counts, SmokeResult
+from lvlm_atlas.reference.lvlm import LVLM, Request, Result, random_request
+from lvlm_atlas.schema.measurement import Counts, SmokeResult, Workload
 from lvlm_atlas.schema.record import Setting
+
+
+def prepare(job: Job) -> None:
+    """Make the model and the run without a technique, which all jobs on the workload share."""
+    _baseline(job.workload, job.device)
 
 
 def carry_out(job: Job) -> Answer:
     """Run every trial of the job and check it."""
-    work = job.workload
-    dtype: torch.dtype = getattr(torch, work.dtype)
-    lvlm = LVLM.random(work.preset, seed=work.seed, dtype=dtype, device=job.device)
-    request = random_request(
-        lvlm.config,
-        frames=work.frames,
-        text_tokens=work.text_tokens,
-        max_new_tokens=work.output_tokens,
-        seed=work.seed,
-    )
-    baseline = lvlm.run(request)
+    lvlm, request, baseline = _baseline(job.workload, job.device)
 
     def run(setting: dict[str, Setting]) -> Result:
         return lvlm.run(request, _stack(job.reference, setting))
@@ -35,7 +31,28 @@ def carry_out(job: Job) -> Answer:
     return Answer(results=tuple(_trial(job, setting, lvlm, request, baseline, run) for setting in job.trials))
 
 
-def _trial(job: Job, setting: dict[str, Setting], lvlm: LVLM, request: Any, baseline: Result, run: Any) -> SmokeResult:
+def reset() -> None:
+    """Forget what `prepare` made."""
+    _baseline.cache_clear()
+
+
+@cache
+def _baseline(workload: Workload, device: str) -> tuple[LVLM, Request, Result]:
+    dtype: torch.dtype = getattr(torch, workload.dtype)
+    lvlm = LVLM.random(workload.preset, seed=workload.seed, dtype=dtype, device=device)
+    request = random_request(
+        lvlm.config,
+        frames=workload.frames,
+        text_tokens=workload.text_tokens,
+        max_new_tokens=workload.output_tokens,
+        seed=workload.seed,
+    )
+    return lvlm, request, lvlm.run(request)
+
+
+def _trial(
+    job: Job, setting: dict[str, Setting], lvlm: LVLM, request: Request, baseline: Result, run: Any
+) -> SmokeResult:
     try:
         runs = Runs(
             request,

@@ -53,6 +53,10 @@ class StackJob(Record):
     """Type of weights and activations."""
     device: str
     """`cpu` or `cuda`."""
+    enough: int | None = None
+    """How many runs must go through; the plans after these are left out."""
+    ablate: bool = True
+    """Whether to find out which declarations each run needs to be explained: a prediction for each."""
 
 
 class Row(Record):

@@ -91,7 +91,7 @@ class Planner:
         Args:
             model: its id, such as `qwen2.5-vl-7b`.
             hardware: a device's id or alias, such as `h200`.
-            workload: its id, such as `images-20`; `planner.request.request` makes others.
+            workload: its id, such as `images-20`; `specs.request.request` makes others.
             stack: techniques, such as `fastv:keep_ratio=0.5`.
             deployment: how the model is run; None: released types, one device, ideal kernels.
 
@@ -147,13 +147,15 @@ class Planner:
         Raises:
             AtlasError: a name is unknown, a number is out of range, a goal has no price or power, or nothing fits.
         """
-        from lvlm_atlas.planner.planning import Planning
+        from lvlm_atlas.planner.objective import Objective
+        from lvlm_atlas.planner.optimiser import plan
 
         baseline = self.estimate(model, hardware, workload, deployment=deployment)
-        return Planning(
-            self.kb, baseline, goal, slo=slo or {}, training=training, most=max_techniques, require=require,
-            exclude=exclude, worst=risk, also=also, tried=settings, mild=milder,
-        ).plan()  # fmt: skip
+        objective = Objective(
+            goal=goal, slo=slo or {}, also=also, max_techniques=max_techniques, training=training, risk=risk,
+            require=require, exclude=exclude, settings=settings, milder=milder,
+        )  # fmt: skip
+        return plan(self.kb, baseline, objective)
 
     def interactions(
         self,
@@ -181,8 +183,7 @@ class Planner:
         from lvlm_atlas.planner.pair import Pair
 
         stacks: list[tuple[str | Choice, ...]] = [(), (one,), (two,), (one, two)]
-        joint, *found = [
+        joint, second, first, neither = [
             self.estimate(model, hardware, workload, stack=stack, deployment=deployment) for stack in reversed(stacks)
         ]
-        second, first, neither = found
         return Pair(neither, first, second, joint)

@@ -26,12 +26,18 @@ class Candidate:
     milder: bool = False
     """Whether the setting is milder than the entry's default."""
 
+    @property
+    def id(self) -> str:
+        """The technique's id."""
+        return self.applied.id
+
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A stack. `stack` has bit i for candidate i."""
+class Stack:
+    """Candidates that can run together."""
 
-    stack: int
+    bits: int
+    """Bit i stands for candidate i."""
     count: int
     """Techniques in it."""
     full: int
@@ -44,7 +50,7 @@ def candidate(kb: KnowledgeBase, choice: Choice, *, milder: bool = False) -> Can
     """A choice, ready for the search.
 
     Raises:
-        AtlasError: as of `lowering.applied`.
+        AtlasError: as of `specs.technique.applied`.
     """
     return Candidate(
         choice, applied(kb.atlas, choice.technique, choice.setting, choice.outcomes), risk(choice.technique), milder
@@ -65,46 +71,53 @@ class Search:
     @cached_property
     def verdicts(self) -> Mapping[frozenset[str], Verdict]:
         """Whether each two techniques get along."""
-        ids = sorted({each.applied.id for each in self.candidates})
+        ids = sorted({each.id for each in self.candidates})
         return {frozenset(pair): self.kb.relation(*pair) for pair in combinations(ids, 2)}
 
-    def stacks(self, most: int, worst_risk: int, needed: int = 0) -> Iterator[Found]:
+    def members(self, stack: Stack) -> list[Candidate]:
+        """The candidates of a stack, in pipeline order."""
+        return [each for i, each in enumerate(self.candidates) if stack.bits >> i & 1]
+
+    def bits(self, id_: str) -> int:
+        """The candidates that are settings of one technique, as bits."""
+        return sum(1 << i for i, each in enumerate(self.candidates) if each.id == id_)
+
+    def stacks(self, max_count: int, max_risk: int, required: int = 0) -> Iterator[Stack]:
         """Every stack of at most so many techniques and no more than that risk, the empty one first.
 
         Args:
-            most: techniques at most.
-            worst_risk: place on the scale of `risk.RISKS` that is still accepted.
-            needed: candidates, as bits, of which one must be in a stack other than the empty one; 0: none need be.
+            max_count: techniques at most.
+            max_risk: place on the scale of `risk.RISKS` that is still accepted.
+            required: candidates, as bits, of which one must be in a stack other than the empty one; 0: none need be.
         """
         works, unknown = self._pairs()
         risks = [each.risk for each in self.candidates]
         full = [not each.milder for each in self.candidates]
-        if worst_risk < UNKNOWN:
+        if max_risk < UNKNOWN:
             unknown = [0] * len(works)
-        allowed = sum(1 << i for i, each in enumerate(risks) if each <= worst_risk)
+        allowed = sum(1 << i for i, risk_ in enumerate(risks) if risk_ <= max_risk)
         # A stack grows at its end only, so each is met once.
-        waiting = [(0, allowed, 0, 0, 0)]
-        while waiting:
-            stack, open_, count, strong, at = waiting.pop()
-            if not stack or not needed or stack & needed:
-                yield Found(stack, count, strong, at)
-            if count == most:
+        pending = [(Stack(0, 0, 0, 0), allowed)]
+        while pending:
+            stack, addable = pending.pop()
+            if not stack.bits or not required or stack.bits & required:
+                yield stack
+            if stack.count == max_count:
                 continue
-            rest = open_
-            while rest:
-                bit = rest & -rest
+            while addable:
+                bit = addable & -addable
                 i = bit.bit_length() - 1
-                rest ^= bit
-                known = not stack & unknown[i]
-                worse = max(at, risks[i]) if known else UNKNOWN
-                waiting.append((stack | bit, rest & (works[i] | unknown[i]), count + 1, strong + full[i], worse))
+                addable ^= bit
+                risk_ = UNKNOWN if stack.bits & unknown[i] else max(stack.risk, risks[i])
+                grown = Stack(stack.bits | bit, stack.count + 1, stack.full + full[i], risk_)
+                pending.append((grown, addable & (works[i] | unknown[i])))
 
     def _pairs(self) -> tuple[list[int], list[int]]:
         """For each candidate, those that are known to work with it, and those of which nothing is known."""
         works, unknown = [0] * len(self.candidates), [0] * len(self.candidates)
         for (i, one), (j, two) in combinations(enumerate(self.candidates), 2):
-            if one.applied.id != two.applied.id:
-                verdict = self.verdicts[frozenset((one.applied.id, two.applied.id))].value
+            if one.id != two.id:
+                verdict = self.verdicts[frozenset((one.id, two.id))].value
                 for table, value in ((works, "works"), (unknown, "unknown")):
                     if verdict == value:
                         table[i] |= 1 << j

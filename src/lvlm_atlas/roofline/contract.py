@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lvlm_atlas.roofline.contract_fields import FORMAT
+from lvlm_atlas.roofline.estimate import Estimate
 from lvlm_atlas.roofline.operator import Operator
 from lvlm_atlas.roofline.stage import Stage
-from lvlm_atlas.roofline.state import State
-
-if TYPE_CHECKING:
-    from lvlm_atlas.roofline.estimate import Estimate
+from lvlm_atlas.roofline.state import Encoded, State
 
 
 def contract(estimate: Estimate, *, operators: bool = False) -> dict[str, Any]:
@@ -65,27 +63,34 @@ def whole(value: Any) -> Any:
 
 
 def _tokens(state: State) -> dict[str, Any]:
+    encoded = state.encoded
     return {
-        "encoder": round(_encoder_token(state, 0)),
-        "vision": round(state.marker or state.vision),
-        "cross_attention": round(state.vision) if state.visual.cross_token else 0,
-        "text": state.text,
+        "encoder": round(_encoder_token(encoded, 0)),
+        "vision": round(encoded.marker or encoded.vision),
+        "cross_attention": round(encoded.vision) if encoded.visual.cross_token else 0,
+        "text": encoded.text,
         "output": state.output,
-        "encoder_layers": [_encoder_token(state, layer) for layer in range(_encoder_layers(state))],
-        "llm_layers": [state.text + n for n in state.sequence_vision],
-        "llm_vision_layers": list(state.vision_at),
+        "encoder_layers": [_encoder_token(encoded, layer) for layer in range(_encoder_layers(encoded))],
+        "llm_layers": [encoded.text + n for n in _sequence_vision(state)],
+        "llm_vision_layers": list(state.prefilled.vision),
     }
 
 
-def _encoder_layers(state: State) -> int:
-    return len(state.encoder_patch[0]) - 1 if state.encoder_patch else 0
+def _sequence_vision(state: State) -> tuple[float, ...]:
+    """Visual positions of the sequence in each LLM layer."""
+    vision = state.prefilled.vision
+    return (state.encoded.marker,) * len(vision) if state.encoded.visual.cross_token else vision
 
 
-def _encoder_token(state: State, layer: int) -> float:
+def _encoder_layers(encoded: Encoded) -> int:
+    return len(encoded.encoder_patch[0]) - 1 if encoded.encoder_patch else 0
+
+
+def _encoder_token(encoded: Encoded, layer: int) -> float:
     """Tokens that enter an encoder layer, class tokens included."""
     return sum(
         each.sequences * (schedule[layer] + each.token - each.patch)
-        for each, schedule in zip(state.visual.patches, state.encoder_patch, strict=True)
+        for each, schedule in zip(encoded.visual.patches, encoded.encoder_patch, strict=True)
     )
 
 

@@ -8,27 +8,32 @@ the order in which they are added up.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
-from lvlm_atlas.roofline import encoding, llm
-from lvlm_atlas.roofline.cache import held, mean_held
-from lvlm_atlas.roofline.decoding import passes
 from lvlm_atlas.roofline.deployment import Deployment
 from lvlm_atlas.roofline.device import Device
-from lvlm_atlas.roofline.kind import Kind, counted, places
+from lvlm_atlas.roofline.dimensions import dimensions
 from lvlm_atlas.roofline.layout import layout, machine
-from lvlm_atlas.roofline.memory import encoder_activation_byte, llm_activation_byte, on_a_device
+from lvlm_atlas.roofline.memory import activation_byte, encoder_activation_byte, on_a_device, resident_byte
 from lvlm_atlas.roofline.model import Model
-from lvlm_atlas.roofline.operator import Work
-from lvlm_atlas.roofline.pipeline import Walk, apply
-from lvlm_atlas.roofline.state import State
+from lvlm_atlas.roofline.pipeline import Walk, extras
+from lvlm_atlas.roofline.stage import STAGES
+from lvlm_atlas.roofline.stages import Part, Stages, Step
+from lvlm_atlas.roofline.state import Answered, Cached, Encoded, Prefilled
 from lvlm_atlas.roofline.transform import Applied
 from lvlm_atlas.roofline.workload import Workload
 
+RECORDS, TIMES = 2**12, 2**16
+"""How many states and how many times of a kind are remembered; a state of 28 layers takes some 2 kB."""
+FIGURES = frozenset({"ttft_s", "tpot_s", "total_s", "device_byte"})
+"""Figures of a cost that a search can bound."""
+SHARED = 2
+"""Sub-stacks of so many techniques are part of many stacks."""
+ROUNDING = 1 - 1e-12
+"""Floors of decoding are lowered by this: times are added up in another order than for costs."""
 _INPUT = ("frames", "pixels", "encoder.tokens", "vision-tokens")
-_EARLY = ("llm.vision-tokens", "attention.density", "kv.tokens", "kv.resident")
-"""Quantities whose changes come after the encoder's and before the number of tokens generated changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,27 +60,17 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
-class _Entered:
-    """A request that has come up to the LLM."""
+class _Added:
+    """What a technique adds: seconds of the first two stages and of a step, bytes of a device."""
 
-    walk: Walk
-    state: State
-    """Its state, as if nothing followed."""
     encoding_s: float
+    prefilling_s: float
+    step_s: float
+    device_byte: float
 
 
 @dataclass(frozen=True, slots=True)
-class _Late:
-    """A request whose prompt is in."""
-
-    state: State
-    """What of its state matters from here on."""
-    layers: Mapping[Kind, int]
-    """Kinds of layers."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Decoded:
+class _Decoding:
     """Decoding, without what techniques add."""
 
     steps: int
@@ -87,14 +82,42 @@ class _Decoded:
     """Time in which further questions are read."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Added:
-    """What a technique adds: seconds of the first two stages and of a step, bytes of a device."""
+class _Masks:
+    """For each stretch of the pipeline, the techniques that change something up to it: bit i stands for technique i."""
 
-    encoding_s: float
-    prefilling_s: float
-    step_s: float
-    device_byte: float
+    def __init__(self, techniques: Sequence[Applied]) -> None:
+        acts: dict[str, int] = defaultdict(int)
+        for index, technique in enumerate(techniques):
+            for change in technique.changes:
+                acts[change.quantity] |= 1 << index
+            acts["speculation"] |= bool(technique.speculation) << index
+            acts["kv.bits"] |= bool(technique.cache_bits) << index
+            acts["overhead"] |= bool(technique.overheads) << index
+            acts["state"] |= bool(technique.changes or technique.cache_bits) << index
+        # Tokens that change before the adapter decide its rows; changes before them decide what they leave.
+        adapter = max((c.order for each in techniques for c in each.changes if c.before_adapter), default=-1)
+        for index, technique in enumerate(techniques):
+            orders = [change.order for change in technique.changes if change.quantity == "vision-tokens"]
+            acts["adapter"] |= any(order <= adapter for order in orders) << index
+        self.encoding = _union(acts, ("frames", "pixels", "encoder.tokens", "adapter"))
+        self.encoded = _union(acts, _INPUT)
+        self.tokens = self.encoded | acts["llm.vision-tokens"]
+        self.prefilled = self.tokens | acts["attention.density"]
+        self.entries = self.tokens | acts["kv.tokens"]
+        self.cached = self.entries | acts["kv.resident"] | acts["kv.bits"]
+        self.paced = acts["output-tokens"] | acts["speculation"]
+        """Techniques that change the passes of decoding."""
+        self.answered = self.encoded | self.paced
+        self.decoded = self.cached | self.answered
+        self.drafts = acts["speculation"] & ~acts["state"]
+        """Techniques that draft and do nothing else."""
+        self.overhead = acts["overhead"]
+        outside_cache = self.encoded | acts["output-tokens"]
+        self.before_overhead = [
+            outside_cache | (self.entries if any(extra.stage == "decoding" for extra in each.overheads) else 0)
+            for each in techniques
+        ]
+        """For each technique, those that what it adds depends on."""
 
 
 class Costs:
@@ -116,242 +139,180 @@ class Costs:
     ) -> None:
         deployment = deployment.on(device.typical)
         self.workload, self.deployment, self.techniques = workload, deployment, techniques
-        self.lay = layout(model, workload.batch, deployment)
-        self.walls, _ = machine(device, self.lay, deployment)
-        self.plain = apply(model, workload, (), layers=self.lay.encoder_layers, element_byte=self.lay.kv_byte)
-        acts: dict[str, int] = defaultdict(int)
-        for index, each in enumerate(techniques):
-            for change in each.changes:
-                acts[change.quantity] |= 1 << index
-            acts["late"] |= bool(each.cache_bits or each.speculation) << index
-            acts["speculation"] |= bool(each.speculation) << index
-            acts["costly"] |= bool(each.overheads) << index
-            acts["costly-steps"] |= any(extra.stage == "decoding" for extra in each.overheads) << index
-        self._input = _union(acts, _INPUT)
-        self._early = _union(acts, _EARLY)
-        self._tokens = self._input | acts["llm.vision-tokens"]
-        self._prompt = self._tokens | acts["attention.density"]
-        self._cache = self._tokens | acts["kv.tokens"]
-        self._output = acts["output-tokens"]
-        self._loop = self._input | self._output | acts["speculation"]
-        self._steps = self._cache | acts["kv.resident"] | self._output | acts["late"]
-        self._costly, self._costly_steps = acts["costly"], acts["costly-steps"]
-        self._places = places(self.lay)
-        self._whole = (1.0,) * len(self._places)
-        self._entered: dict[int, _Entered] = {}
-        self._layers: dict[int, tuple[float, ...]] = {}
-        self._prompts: dict[int, float] = {}
-        self._prompt_layers: dict[Kind, float] = {}
-        self._caches: dict[int, tuple[list[float], list[float]]] = {}
-        self._rests: dict[tuple[float, float], float] = {}
-        self._activations: dict[int, float] = {}
-        self._floors: dict[int, tuple[int, float]] = {}
-        self._lates: dict[int, _Late] = {}
-        self._decodings: dict[int, _Decoded] = {}
-        self._device_bytes: dict[int, float] = {}
-        self._additions: dict[tuple[int, int], _Added] = {}
+        self.layout = layout(model, workload.batch, deployment)
+        self.walls, _ = machine(device, self.layout, deployment)
+        self.dimensions = dimensions(self.layout, workload)
+        self.stages = Stages(self.layout, workload)
+        self.masks = _Masks(techniques)
+        self._parts: dict[Hashable, float] = {}
+        # What a sub-stack leaves of the request, and how long that takes. Methods of the same names work them out.
+        self._encoded = lru_cache(RECORDS)(self._encode)
+        self._prefilled = lru_cache(RECORDS)(self._prefill)
+        self._cached = lru_cache(RECORDS)(self._cache)
+        self._answered = lru_cache(RECORDS)(self._answer)
+        self._encoding_s = lru_cache(TIMES)(self._time_encoding)
+        self._prefilling_s = lru_cache(TIMES)(self._time_prefilling)
+        self._decoding = lru_cache(TIMES)(self._decode)
+        self._least_decoding = lru_cache(TIMES)(self._decode_at_least)
+        self._device_byte = lru_cache(TIMES)(self._hold)
+        self._activation_byte = lru_cache(TIMES)(self._activate)
+        self._encoder_byte = lru_cache(TIMES)(self._activate_encoder)
+        self._attention_s = lru_cache(TIMES)(self._time_attention)
+        self._added = lru_cache(TIMES)(self._add)
 
     def of(self, stack: int) -> Cost:
         """What a stack costs."""
-        encoding_s = self._enter(stack & self._input).encoding_s
-        first_s = self._first_pass(stack & self._prompt)
-        decoded = self._decode(stack & self._steps)
-        step_s, device_byte = 0.0, self._device_byte(stack & self._steps)
-        for index in _bits(stack & self._costly):
-            added = self._add(index, stack)
+        masks = self.masks
+        encoding_s = self._encoding_s(stack & masks.encoding)
+        first_s = self._prefilling_s(stack & masks.prefilled)
+        decoding = self._decoding(stack & masks.decoded)
+        step_s, device_byte = 0.0, self._device_byte(stack & masks.decoded)
+        for index in _bits(stack & masks.overhead):
+            added = self._added(index, stack & masks.before_overhead[index])
             encoding_s += added.encoding_s
             first_s += added.prefilling_s
             step_s += added.step_s
             device_byte += added.device_byte
-        decoding_s = decoded.time_s + decoded.passes * step_s
+        decoding_s = decoding.time_s + decoding.passes * step_s
         return Cost(
-            encoding_s, first_s + decoded.question_s, decoding_s, encoding_s + first_s,
-            decoding_s / decoded.steps if decoded.steps else 0.0, device_byte,
+            encoding_s, first_s + decoding.question_s, decoding_s, encoding_s + first_s,
+            decoding_s / decoding.steps if decoding.steps else 0.0, device_byte,
         )  # fmt: skip
 
-    def floor(self, stack: int, *, memory: bool = False) -> Cost:
-        """What a stack costs at least, for little work: decoding without its attention, nothing that techniques add.
+    def floor(self, stack: int, figures: Collection[str] = FIGURES, *, rough: bool = False) -> Cost:
+        """Lower bounds of some figures of a stack, for less work than `of`; other figures may come out as 0.
 
-        Both are left out because they are never negative. Memory is bounded on request only, since it asks for more.
+        What is left out is never negative: further questions, what techniques add, and the attention of decoding, but
+        for stacks with a draft, which share it with those without.
+
+        Args:
+            stack: the stack.
+            figures: names of the figures, of `FIGURES`.
+            rough: leave out more: the prompt where more than two techniques decide its time, all attention of decoding,
+                and in memory the cache and the prompt's activations.
         """
-        encoding_s = self._enter(stack & self._input).encoding_s
-        first_s = self._first_pass(stack & self._prompt)
-        steps, decoding_s = self._least_decoding(stack & self._loop)
+        masks = self.masks
+        encoding_s = first_s = decoding_s = device_byte = 0.0
+        steps = 0
+        if "ttft_s" in figures or "total_s" in figures:
+            encoding_s = self._encoding_s(stack & masks.encoding)
+            prompt = stack & masks.prefilled
+            if not rough or prompt.bit_count() <= SHARED:
+                first_s = self._prefilling_s(prompt)
+        if "tpot_s" in figures or "total_s" in figures:
+            steps, decoding_s = self._decoding_floor(stack, rough=rough)
+        if "device_byte" in figures:
+            device_byte = self._rough_byte(stack) if rough else self._device_byte(stack & masks.decoded)
         return Cost(
-            encoding_s, first_s, decoding_s, encoding_s + first_s, decoding_s / steps if steps else 0.0,
-            self._device_byte(stack & self._steps) if memory else 0.0,
+            encoding_s, first_s, decoding_s, encoding_s + first_s, decoding_s / steps if steps else 0.0, device_byte,
         )  # fmt: skip
 
-    def _least_decoding(self, stack: int) -> tuple[int, float]:
-        """Tokens after the first of each answer, and the time of decoding them but for attention."""
-        if stack not in self._floors:
-            entered = self._enter(stack & self._input)
-            walk = self._walk(stack, entered)
-            output = walk.output()
-            nodes, draft_passes, accepted, draft_cost = walk.speculation()
-            state = replace(
-                entered.state, output=output, draft_nodes=nodes, draft_passes=draft_passes, accepted=accepted,
-                draft_cost=draft_cost,
-            )  # fmt: skip
-            plain, rounds = passes(state, self.workload.turns)
-            seconds = sum(
-                times * self._rest(rows, rows) for rows, times in ((1.0, plain), (1 + nodes, rounds)) if times
-            )
-            self._floors[stack] = self.workload.turns * (output - 1), seconds
-        return self._floors[stack]
+    def _decoding_floor(self, stack: int, *, rough: bool) -> tuple[int, float]:
+        """Tokens after the first of each answer, and a lower bound on the time of decoding them."""
+        masks = self.masks
+        least = self._least_decoding(stack & masks.answered if stack & masks.paced else 0)
+        time_s = least.time_s
+        if not rough and stack & masks.drafts:
+            # A draft changes the passes, and each attends to the cache at least as a plain step does.
+            time_s += least.passes * self._attention_s(stack & masks.decoded & ~masks.drafts)
+        return least.steps, time_s * ROUNDING
 
-    def _enter(self, stack: int) -> _Entered:
-        if stack not in self._entered:
-            walk = self._walk(stack)
-            made, encoder_patch, adapter_share, vision, marker = walk.handed_on()
-            state = replace(
-                self.plain, visual=made, encoder_patch=encoder_patch, adapter_share=adapter_share, vision=vision,
-                marker=marker,
-            )  # fmt: skip
-            self._entered[stack] = _Entered(walk, state, self._time_s(encoding.encoding(self.lay, state)))
-        return self._entered[stack]
+    def _rough_byte(self, stack: int) -> float:
+        """What one device must hold at least, without the cache."""
+        tokens = stack & self.masks.tokens
+        if tokens.bit_count() <= SHARED:
+            activation = self._activation_byte(tokens)
+        else:
+            activation = self._encoder_byte(stack & self.masks.encoding)
+        return sum(on_a_device(self.layout, self.deployment, 0, activation, 0).values())
 
-    def _walk(self, stack: int, after: _Entered | None = None) -> Walk:
-        """A walk of the techniques in `stack`, from the start or from where another has come."""
-        chosen = [self.techniques[index] for index in _bits(stack)]
-        walk = Walk(self.lay.model, self.workload, chosen, self.lay.encoder_layers, self.lay.kv_byte)
-        if after:
-            walk.symbols, walk.before = dict(after.walk.symbols), dict(after.walk.before)
-        return walk
+    def _walk(self, stack: int) -> Walk:
+        return Walk(self.dimensions, [self.techniques[index] for index in _bits(stack)])
 
-    def _token_layers(self, stack: int) -> tuple[float, ...]:
-        if stack not in self._layers:
-            entered = self._enter(stack & self._input)
-            self._layers[stack] = tuple(self._walk(stack, entered).token_layers(entered.state.vision))
-        return self._layers[stack]
+    def _encode(self, stack: int) -> Encoded:
+        return self._walk(stack).encoded()
 
-    def _first_pass(self, stack: int) -> float:
-        """Time of the pass over the prompt."""
-        if stack not in self._prompts:
-            entered, vision_at = self._enter(stack & self._input), self._token_layers(stack & self._tokens)
-            density = self._walk(stack, entered).densities(vision_at, entered.state.marker)
-            # What is cached does not matter here.
-            layers = counted(vision_at, density, self._whole, self._whole, self._places)
-            seconds = sum(count * self._prompt_layer(kind, entered.state) for kind, count in layers.items())
-            self._prompts[stack] = seconds + self._time_s(llm.prompt_rest(self.lay, entered.state, layers))
-        return self._prompts[stack]
+    def _prefill(self, stack: int) -> Prefilled:
+        return self._walk(stack).prefilled(self._encoded(stack & self.masks.encoded))
 
-    def _prompt_layer(self, kind: Kind, state: State) -> float:
-        if kind not in self._prompt_layers:
-            self._prompt_layers[kind] = self._time_s(llm.prompt_layer(self.lay, state, kind, 1))
-        return self._prompt_layers[kind]
+    def _cache(self, stack: int) -> Cached:
+        prefilled = self._prefilled(stack & self.masks.tokens)  # what density is does not matter from here on
+        return self._walk(stack).cached(self._encoded(stack & self.masks.encoded), prefilled)
 
-    def _cached(self, stack: int) -> tuple[list[float], list[float]]:
-        if stack not in self._caches:
-            entered, vision_at = self._enter(stack & self._input), self._token_layers(stack & self._tokens)
-            self._caches[stack] = self._walk(stack, entered).cache(vision_at, entered.state.marker)
-        return self._caches[stack]
+    def _answer(self, stack: int) -> Answered:
+        return self._walk(stack).answered(self._encoded(stack & self.masks.encoded))
 
-    def _late(self, stack: int) -> _Late:
-        """A request that decodes: what of its state matters then, and its kinds of layers."""
-        if stack not in self._lates:
-            entered, vision_at = self._enter(stack & self._input), self._token_layers(stack & self._tokens)
-            cached_vision, cached_text = self._cached(stack & self._cache)
-            walk = self._walk(stack, entered)
-            resident, fetch = walk.residency()
-            output = walk.output()
-            nodes, draft_passes, accepted, draft_cost = walk.speculation()
-            was = entered.state
-            state = State(
-                visual=was.visual, encoder_patch=was.encoder_patch, adapter_share=was.adapter_share, vision=was.vision,
-                marker=was.marker, text=was.text, vision_at=vision_at, density=self._whole, cached_vision=self._whole,
-                cached_text=self._whole, bits=walk.bits(), resident=resident, fetch=fetch, draft_nodes=nodes,
-                draft_passes=draft_passes, accepted=accepted, draft_cost=draft_cost, output=output, extras=(),
-            )  # fmt: skip
-            # What is alive in a layer does not matter here.
-            layers = counted(self._whole, self._whole, cached_vision, cached_text, self._places)
-            self._lates[stack] = _Late(state, layers)
-        return self._lates[stack]
+    def _time_encoding(self, stack: int) -> float:
+        return self._time_s(self.stages.encoding(self._encoded(stack)))
 
-    def _decode(self, stack: int) -> _Decoded:
-        """Decoding and further questions."""
-        if stack in self._decodings:
-            return self._decodings[stack]
-        late = self._late(stack)
-        state, layers, turns = late.state, late.layers, self.workload.turns
-        plain, rounds = passes(state, turns)
-        seconds = question_s = 0.0
-        if plain or rounds:
-            means = [(kind, count, mean_held(self.lay, state, kind, turns)) for kind, count in layers.items()]
-            for rows, times in ((1.0, plain), (1 + state.draft_nodes, rounds)):
-                if times:
-                    attention = (llm.step_attention(self.lay, state, kind, n, rows, found) for kind, n, found in means)
-                    seconds += times * (self._time_s(attention) + self._rest(rows, rows))
-        for turn in range(1, turns):
-            past = turn * state.output + (turn - 1) * state.text - 1
-            attention = (llm.question_attention(self.lay, state, kind, n, past) for kind, n in layers.items())
-            question_s += self._time_s(attention) + self._rest(state.text + 1, 1)
-        found = _Decoded(turns * (state.output - 1), plain + rounds, seconds, question_s)
-        self._decodings[stack] = found
-        return found
+    def _time_prefilling(self, stack: int) -> float:
+        return self._time_s(self.stages.prefilling(self._prefilled(stack)))
 
-    def _device_byte(self, stack: int) -> float:
+    def _decode(self, stack: int) -> _Decoding:
+        cached, answered = self._cached(stack & self.masks.cached), self._answered(stack & self.masks.answered)
+        question_s = self._time_s(self.stages.questions(cached, answered))
+        return self._decoded(answered, self.stages.decoding(cached, answered), question_s)
+
+    def _decode_at_least(self, stack: int) -> _Decoding:
+        answered = self._answered(stack)
+        return self._decoded(answered, self.stages.decoding_but_attention(answered), 0.0)
+
+    def _decoded(self, answered: Answered, steps: Iterable[Step], question_s: float) -> _Decoding:
+        times = [(step.times, self._time_s(step.parts)) for step in steps if step.times]
+        return _Decoding(
+            self.workload.turns * (answered.output - 1), sum(number for number, _ in times),
+            sum(number * time_s for number, time_s in times), question_s,
+        )  # fmt: skip
+
+    def _time_attention(self, stack: int) -> float:
+        """Mean time of a plain step's attention."""
+        cached, answered = self._cached(stack & self.masks.cached), self._answered(stack & self.masks.answered)
+        return self._time_s(self.stages.attention(cached, answered)) if answered.output > 1 else 0.0
+
+    def _hold(self, stack: int) -> float:
         """What one device must hold, but for what techniques keep."""
-        if stack not in self._device_bytes:
-            late, turns = self._late(stack), self.workload.turns
-            state = late.state
-            end = turns * state.output + (turns - 1) * state.text - 1
-            cache = sum(n * held(self.lay, state, kind, end).byte for kind, n in late.layers.items())
-            activation = self._activation(stack & self._tokens)
-            parts = on_a_device(self.lay, self.deployment, self.lay.batch * cache * state.resident, activation, 0)
-            self._device_bytes[stack] = sum(parts.values())
-        return self._device_bytes[stack]
+        cached, answered = self._cached(stack & self.masks.cached), self._answered(stack & self.masks.answered)
+        cache_byte = resident_byte(self.stages, cached, answered)
+        activation = self._activation_byte(stack & self.masks.tokens)
+        return sum(on_a_device(self.layout, self.deployment, cache_byte, activation, 0).values())
 
-    def _activation(self, stack: int) -> float:
-        """Room that activations take."""
-        if stack not in self._activations:
-            state = self._enter(stack & self._input).state
-            layers = counted(self._token_layers(stack), self._whole, self._whole, self._whole, self._places)
-            encoder, prompt = encoder_activation_byte(self.lay, state), llm_activation_byte(self.lay, state, layers)
-            self._activations[stack] = max(encoder, prompt)
-        return self._activations[stack]
+    def _activate(self, stack: int) -> float:
+        return activation_byte(self.stages, self._encoded(stack & self.masks.encoded), self._prefilled(stack))
 
-    def _rest(self, rows: float, last: float) -> float:
-        """Time of a pass over new tokens but for attention: the same for all stacks."""
-        if (rows, last) not in self._rests:
-            layers = counted(self._whole, self._whole, self._whole, self._whole, self._places)
-            self._rests[rows, last] = self._time_s(llm.rest(self.lay, layers, rows, last))
-        return self._rests[rows, last]
+    def _activate_encoder(self, stack: int) -> float:
+        return encoder_activation_byte(self.layout, self._encoded(stack))
 
     def _add(self, index: int, stack: int) -> _Added:
         """What a technique adds in a stack."""
-        decodes = self._costly_steps >> index & 1
-        key = index, stack & (self._input | self._output | (self._cache if decodes else 0))
-        if key in self._additions:
-            return self._additions[key]
-        entered = self._enter(stack & self._input)
-        me = 1 << index
-        walk = self._walk(stack & self._output | me, entered)
-        if me & self._early:
-            walk.enter(self.techniques[index])
-        walk.output()
-        walk.stack = [self.techniques[index]]
-        cached = self._cached(stack & self._cache) if decodes else ((), ())
-        extras = tuple(walk.extras(sum(map(sum, cached)) / len(self._places)))
-        state = entered.state
-        found = _Added(
-            self._time_s(encoding.extras(self.lay, state, extras)),
-            self._time_s(llm.extras(self.lay, state, "prefilling", extras)),
-            self._time_s(llm.extras(self.lay, state, "decoding", extras)),
-            self.lay.batch * sum(extra.memory_byte for extra in extras) / self.deployment.devices,
+        encoded = self._encoded(stack & self.masks.encoded)
+        entries = self._cached(stack & self.masks.entries).entries
+        added = [*extras(self.techniques[index], encoded, entries, self._answered(stack & self.masks.answered))]
+        encoding_s, prefilling_s, step_s = (
+            sum(map(self.walls.time_s, self.stages.added(stage, encoded, added))) for stage in STAGES
         )
-        self._additions[key] = found
-        return found
+        byte = self.layout.batch * sum(extra.memory_byte for extra in added) / self.deployment.devices
+        return _Added(encoding_s, prefilling_s, step_s, byte)
 
-    def _time_s(self, works: Iterable[Work]) -> float:
-        return sum(map(self.walls.time_s, works))
+    def _time_s(self, parts: Iterable[Part]) -> float:
+        """How long parts take; what those with a key take is remembered."""
+        total, time_s = 0.0, self.walls.time_s
+        for works, layers, key in parts:
+            if key is None:
+                total += sum(map(time_s, works(layers)))
+                continue
+            if key not in self._parts:
+                if len(self._parts) >= TIMES:
+                    self._parts.clear()
+                self._parts[key] = sum(map(time_s, works(1)))
+            total += layers * self._parts[key]
+        return total
 
 
 def _union(acts: Mapping[str, int], quantities: Iterable[str]) -> int:
-    found = 0
+    union = 0
     for quantity in quantities:
-        found |= acts.get(quantity, 0)
-    return found
+        union |= acts.get(quantity, 0)
+    return union
 
 
 def _bits(stack: int) -> Iterator[int]:

@@ -1,50 +1,33 @@
-"""The work of all decoding: steps one after the other, or rounds of drafting and verifying."""
+"""The operators of all decoding: steps one after the other, or rounds of drafting and verifying."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from lvlm_atlas.roofline.kind import Kind
-from lvlm_atlas.roofline.layout import Layout
-from lvlm_atlas.roofline.llm import step
 from lvlm_atlas.roofline.operator import Machine, Operator, Work
 from lvlm_atlas.roofline.stage import summed
-from lvlm_atlas.roofline.state import State
+from lvlm_atlas.roofline.stages import Part, Step
+
+_SUMS = ("flop", "weight_byte", "activation_byte", "kv_byte", "vision_byte", "link_byte", "host_byte")
 
 
-def decoding(
-    lay: Layout, state: State, layers: dict[Kind, int], walls: Machine, turns: int
-) -> tuple[list[Operator], float]:
-    """Operators of all decoding, and the time per output token after the first of each answer."""
-    plain_passes, rounds = passes(state, turns)
-    steps = turns * (state.output - 1)
-    if not steps:
-        return [], 0.0
-
-    def times(works: Iterable[Work], share: float) -> list[Operator]:
-        return [_scaled(walls.run(work), share) for work in works]
-
-    done = times(step(lay, state, layers, 1, turns), plain_passes)
-    if rounds:
-        # A draft pass is a plain step made smaller: its cost is a share of one.
-        drafted = summed("draft", done)
-        fields = ("flop", "weight_byte", "activation_byte", "kv_byte", "vision_byte", "link_byte", "host_byte")
-        moved = {name: sum(getattr(each.work, name) for each in done) for name in fields}
-        draft = Operator(Work("technique: draft", "technique", **moved), drafted.time_s, drafted.bound)
-        done = [draft, *times(step(lay, state, layers, 1 + state.draft_nodes, turns), rounds)]
-    return done, sum(each.time_s for each in done) / steps
+def operators(walls: Machine, parts: Iterable[Part]) -> list[Operator]:
+    """The operators of some parts, in order."""
+    return [walls.run(work) for part in parts for work in part.works(part.layers)]
 
 
-def passes(state: State, turns: int) -> tuple[float, float]:
-    """How many plain steps all decoding takes, those of drafts in their share of one, and how many verifying rounds."""
-    steps = turns * (state.output - 1)
-    if not state.draft_nodes:
-        return steps, 0.0
-    rounds = steps / (1 + state.accepted)
-    return rounds * state.draft_passes * state.draft_cost, rounds
+def decoding(walls: Machine, steps: Sequence[Step]) -> list[Operator]:
+    """The operators of all steps. The plain steps before those that verify are a draft's and become one operator."""
+    runs = [[_repeated(each, step.times) for each in operators(walls, step.parts)] for step in steps]
+    if len(runs) < 2:
+        return [each for run in runs for each in run]
+    drafted, verified = runs
+    stage = summed("draft", drafted)
+    moved = {name: sum(getattr(each.work, name) for each in drafted) for name in _SUMS}
+    return [Operator(Work("technique: draft", "technique", **moved), stage.time_s, stage.bound), *verified]
 
 
-def _scaled(each: Operator, times: float) -> Operator:
+def _repeated(each: Operator, times: float) -> Operator:
     """An operator that runs so many times."""
     work = each.work
     return Operator(

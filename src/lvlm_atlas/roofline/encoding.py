@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from lvlm_atlas.roofline.layout import Layout
 from lvlm_atlas.roofline.operator import Work
-from lvlm_atlas.roofline.state import Extra, State
+from lvlm_atlas.roofline.state import Encoded, Extra
 from lvlm_atlas.roofline.visual import Patches
 
 
-def encoding(layout: Layout, state: State) -> list[Work]:
-    """Encoder, adapter, and what techniques add before the LLM; for all requests of the batch."""
-    works: list[Work] = []
-    for each, schedule in zip(state.visual.patches, state.encoder_patch, strict=True):
-        works += _encoder(layout, each, schedule)
-    works += _adapter(layout, state)
-    works += extras(layout, state)
-    return works
+def encoding(layout: Layout, encoded: Encoded) -> Iterator[Work]:
+    """Encoder and adapter; for all requests of the batch."""
+    for shape, schedule in zip(encoded.visual.patches, encoded.encoder_patch, strict=True):
+        yield from _encoder(layout, shape, schedule)
+    yield from _adapter(layout, encoded)
 
 
 def _encoder(layout: Layout, shape: Patches, schedule: tuple[float, ...]) -> Iterator[Work]:
@@ -67,25 +64,25 @@ def _encoder(layout: Layout, shape: Patches, schedule: tuple[float, ...]) -> Ite
     yield from layout.all_reduce("encoder", count * through, encoder.hidden, layout.encoder_shards)
 
 
-def _adapter(layout: Layout, state: State) -> Iterator[Work]:
+def _adapter(layout: Layout, encoded: Encoded) -> Iterator[Work]:
     adapter = layout.model.adapter
-    rows = layout.batch * state.visual.adapter_token * state.adapter_share
+    rows = layout.batch * encoded.visual.adapter_token * encoded.adapter_share
     if not rows:
         return
     if adapter.queries:
-        yield from _resampler(layout, state, rows)
+        yield from _resampler(layout, encoded, rows)
         return
     for index, (into, out) in enumerate(zip(adapter.widths, adapter.widths[1:], strict=False)):
         yield layout.linear(f"adapter.linear_{index}", rows, into, out, adapter.copies, shards=layout.encoder_shards)
 
 
-def _resampler(layout: Layout, state: State, rows: float) -> Iterator[Work]:
+def _resampler(layout: Layout, encoded: Encoded, rows: float) -> Iterator[Work]:
     """One layer of cross-attention from learned queries to the patches of each sequence."""
     adapter = layout.model.adapter
     into, width = adapter.widths[0], adapter.widths[-1]
     patches = layout.batch * sum(
         each.sequences * schedule[-1]
-        for each, schedule in zip(state.visual.patches, state.encoder_patch, strict=True)
+        for each, schedule in zip(encoded.visual.patches, encoded.encoder_patch, strict=True)
     )  # fmt: skip
     pairs = patches * adapter.queries
     yield layout.linear("adapter.kv_projection", patches, into, width)
@@ -99,12 +96,12 @@ def _resampler(layout: Layout, state: State, rows: float) -> Iterator[Work]:
     yield layout.linear("adapter.projection", rows, width, width)
 
 
-def extras(layout: Layout, state: State, added: Sequence[Extra] | None = None) -> Iterator[Work]:
+def extras(layout: Layout, encoded: Encoded, added: Iterable[Extra]) -> Iterator[Work]:
     """What techniques add. A row of attention that they read is formed again from queries and keys, and kept."""
     encoder, b = layout.model.encoder, layout.activation_byte
-    sequences = sum(each.sequences for each in state.visual.patches)
-    tokens = state.visual.encoder_token / sequences if sequences else 0.0
-    for extra in state.extras if added is None else added:
+    sequences = sum(each.sequences for each in encoded.visual.patches)
+    tokens = encoded.visual.encoder_token / sequences if sequences else 0.0
+    for extra in added:
         if extra.stage == "encoding":
             scores = extra.rows * tokens * encoder.heads
             formed = 2 * scores * encoder.head_dim

@@ -5,23 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.roofline.assumptions import assumptions
-from lvlm_atlas.roofline.contract import contract
-from lvlm_atlas.roofline.decoding import decoding
+from lvlm_atlas.roofline.decoding import decoding, operators
 from lvlm_atlas.roofline.deployment import Deployment
 from lvlm_atlas.roofline.device import Device
-from lvlm_atlas.roofline.encoding import encoding
-from lvlm_atlas.roofline.kind import kinds
+from lvlm_atlas.roofline.dimensions import dimensions
 from lvlm_atlas.roofline.layout import layout, machine
-from lvlm_atlas.roofline.llm import prompt, question
 from lvlm_atlas.roofline.memory import Memory, memory
 from lvlm_atlas.roofline.model import Model
 from lvlm_atlas.roofline.operator import Operator
-from lvlm_atlas.roofline.pipeline import apply
+from lvlm_atlas.roofline.pipeline import Walk
 from lvlm_atlas.roofline.stage import STAGES, Stage, summed
+from lvlm_atlas.roofline.stages import Stages
 from lvlm_atlas.roofline.state import State
 from lvlm_atlas.roofline.transform import Applied
 from lvlm_atlas.roofline.workload import Workload
@@ -91,10 +88,6 @@ class Estimate:
         """The stage that takes longest."""
         return max(STAGES, key=lambda name: self.stages[name].time_s)
 
-    def to_dict(self, *, operators: bool = False) -> dict[str, Any]:
-        """The estimate as the JSON that `lvlm-atlas estimate --format json` prints: the fields of `contract`."""
-        return contract(self, operators=operators)
-
 
 def estimate(
     model: Model,
@@ -122,17 +115,15 @@ def estimate(
     _check(workload)
     lay = layout(model, workload.batch, deployment)
     walls, dtype = machine(device, lay, deployment)
-    state = apply(model, workload, stack, layers=lay.encoder_layers, element_byte=lay.kv_byte)
-    layers = kinds(lay, state)
-    turns, output = workload.turns, state.output
+    in_order = tuple(sorted(stack, key=lambda each: each.order))
+    state = Walk(dimensions(lay, workload), in_order).state()
+    work = Stages(lay, workload)
+    added = {name: work.added(name, state.encoded, state.extras) for name in STAGES}
 
-    encode = [walls.run(work) for work in encoding(lay, state)]
-    first = [walls.run(work) for work in prompt(lay, state, layers)]
-    later: list[Operator] = []
-    for turn in range(1, turns):
-        past = turn * output + (turn - 1) * state.text - 1
-        later += [walls.run(work) for work in question(lay, state, layers, past)]
-    decode, tpot = decoding(lay, state, layers, walls, turns)
+    encode = operators(walls, work.encoding(state.encoded, added["encoding"]))
+    first = operators(walls, work.prefilling(state.prefilled, added["prefilling"]))
+    later = operators(walls, work.questions(state.cached, state.answered))
+    decode = decoding(walls, work.decoding(state.cached, state.answered, added["decoding"]))
 
     stages = {
         "encoding": summed("encoding", encode),
@@ -140,11 +131,13 @@ def estimate(
         "decoding": summed("decoding", decode),
     }
     ttft = sum(each.time_s for each in (*encode, *first))
+    steps = workload.turns * (state.output - 1)
+    tpot = sum(each.time_s for each in decode) / steps if steps else 0.0
     vision_byte = sum(each.work.vision_byte for each in decode)
     return Estimate(
         model=model, device=device, workload=workload, deployment=deployment,
-        stack=tuple(sorted(stack, key=lambda each: each.order)), dtype=dtype, state=state, stages=stages,
-        flop=_flop((*encode, *first)), memory=memory(lay, state, layers, deployment, workload),
+        stack=in_order, dtype=dtype, state=state, stages=stages,
+        flop=_flop((*encode, *first)), memory=memory(work, state, deployment),
         ttft_s=ttft, tpot_s=tpot, total_s=sum(stage.time_s for stage in stages.values()),
         visual_kv_share=vision_byte / stages["decoding"].byte if stages["decoding"].byte else 0.0,
         assumptions=assumptions(lay, device, workload, deployment, dtype, stack),

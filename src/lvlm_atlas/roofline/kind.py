@@ -4,24 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from lvlm_atlas.roofline.layout import Layout
-from lvlm_atlas.roofline.state import State
+from lvlm_atlas.roofline.state import Cached, Prefilled
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """What tells layers of the LLM apart; those of a kind are taken together."""
+class Place(NamedTuple):
+    """What the index of a layer decides."""
 
-    vision: float
-    """Vision tokens alive in the layer."""
-    density: float
-    """Share of the score matrix computed."""
-    cached_vision: float
-    """Vision entries of its cache, a head."""
-    cached_text: float
-    """Text entries of its cache, a head."""
     window: int | None
     """Width of its sliding window; None: it attends to the whole sequence."""
     cross: bool
@@ -30,35 +21,48 @@ class Kind:
     """Whether its MLP is one, and not a mixture of experts."""
 
 
-Place = tuple[int | None, bool, bool]
-"""What the place of a layer alone decides: `window`, `cross` and `dense` of its kind."""
+class PromptLayer(NamedTuple):
+    """What the pass over the prompt depends on in a layer."""
+
+    vision: float
+    """Vision tokens alive in it."""
+    text: float
+    """Other positions."""
+    density: float
+    """Share of the score matrix computed."""
+    place: Place
 
 
-def places(layout: Layout) -> list[Place]:
+class CacheLayer(NamedTuple):
+    """What reading the cache depends on in a layer."""
+
+    vision: float
+    """Vision entries of its cache, a head."""
+    text: float
+    """Text entries of its cache, a head."""
+    place: Place
+
+
+PromptLayers = dict[PromptLayer, int]
+CacheLayers = dict[CacheLayer, int]
+"""How many layers there are of each kind."""
+
+
+def places(layout: Layout) -> tuple[Place, ...]:
     """The places of all layers."""
     llm = layout.model.llm
     dense = llm.experts.dense_layers if llm.experts else llm.layers
-    return [
-        (llm.window if layer in llm.local_layers else None, layer in llm.cross_layers, layer < dense)
+    return tuple(
+        Place(llm.window if layer in llm.local_layers else None, layer in llm.cross_layers, layer < dense)
         for layer in range(llm.layers)
-    ]
+    )
 
 
-def kinds(layout: Layout, state: State) -> dict[Kind, int]:
-    """The kinds of layers, and how many there are of each."""
-    return counted(state.vision_at, state.density, state.cached_vision, state.cached_text, places(layout))
+def prompt_layers(prefilled: Prefilled, at: Sequence[Place]) -> PromptLayers:
+    """The kinds of layers that the pass over the prompt meets."""
+    return dict(Counter(map(PromptLayer, prefilled.vision, prefilled.text, prefilled.density, at)))
 
 
-def counted(
-    visions: Sequence[float],
-    densities: Sequence[float],
-    cached_visions: Sequence[float],
-    cached_texts: Sequence[float],
-    at: Sequence[Place],
-) -> dict[Kind, int]:
-    """The kinds of layers and their numbers, from what holds in each layer."""
-    found = Counter(zip(visions, densities, cached_visions, cached_texts, at, strict=True))
-    return {
-        Kind(vision, density, seen, read, *place): count
-        for (vision, density, seen, read, place), count in found.items()
-    }
+def cache_layers(cached: Cached, at: Sequence[Place]) -> CacheLayers:
+    """The kinds of layers that later passes meet."""
+    return dict(Counter(map(CacheLayer, cached.vision, cached.text, at)))

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from lvlm_atlas.roofline.cache import held
 from lvlm_atlas.roofline.deployment import Deployment
-from lvlm_atlas.roofline.kind import Kind
+from lvlm_atlas.roofline.kind import PromptLayers, cache_layers, prompt_layers
 from lvlm_atlas.roofline.layout import Layout
-from lvlm_atlas.roofline.state import State
-from lvlm_atlas.roofline.workload import Workload
+from lvlm_atlas.roofline.llm import prompt_length
+from lvlm_atlas.roofline.stages import Stages
+from lvlm_atlas.roofline.state import Answered, Cached, Encoded, Prefilled, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +39,37 @@ class Memory:
         return sum(self.held.values())
 
 
-def memory(layout: Layout, state: State, layers: dict[Kind, int], deployment: Deployment, workload: Workload) -> Memory:
+def memory(stages: Stages, state: State, deployment: Deployment) -> Memory:
     """What a request keeps in memory."""
-    model, batch = layout.model, layout.batch
-    grown = workload.turns * state.output + (workload.turns - 1) * state.text - 1
-    kv = vision = peak = 0.0
-    for kind, count in layers.items():
-        first, last = (held(layout, state, kind, tokens) for tokens in (0, grown))
-        kv += batch * count * first.byte
-        vision += batch * count * first.vision_byte
-        peak += batch * count * last.byte
-    peak *= state.resident
-    weight = model.parameters * layout.weight_byte
-    activation = max(encoder_activation_byte(layout, state), llm_activation_byte(layout, state, layers))
-    extra = batch * sum(each.memory_byte for each in state.extras)
-    parts = on_a_device(layout, deployment, peak, activation, extra)
-    return Memory(weight, kv, vision, peak, activation, extra, parts)
+    layout, cached = stages.layout, state.cached
+    kv, vision = cache_byte(stages, cached, 0)
+    peak = resident_byte(stages, cached, state.answered)
+    weight = layout.model.parameters * layout.weight_byte
+    activation = activation_byte(stages, state.encoded, state.prefilled)
+    extra = layout.batch * sum(each.memory_byte for each in state.extras)
+    return Memory(weight, kv, vision, peak, activation, extra, on_a_device(layout, deployment, peak, activation, extra))
+
+
+def cache_byte(stages: Stages, cached: Cached, grown: float) -> tuple[float, float]:
+    """Bytes of the cache once `grown` tokens have followed the first prompt, and of its vision entries."""
+    byte = vision = 0.0
+    for layer, count in cache_layers(cached, stages.places).items():
+        holds = held(stages.layout, cached, layer, grown)
+        byte += stages.layout.batch * count * holds.byte
+        vision += stages.layout.batch * count * holds.vision_byte
+    return byte, vision
+
+
+def resident_byte(stages: Stages, cached: Cached, answered: Answered) -> float:
+    """Bytes of the cache at the end of the last answer, as far as it stays on the devices."""
+    byte, _ = cache_byte(stages, cached, stages.grown(answered, stages.turns))
+    return byte * cached.resident
+
+
+def activation_byte(stages: Stages, encoded: Encoded, prefilled: Prefilled) -> float:
+    """Largest activations that live at a time."""
+    prompt = llm_activation_byte(stages.layout, prompt_layers(prefilled, stages.places))
+    return max(encoder_activation_byte(stages.layout, encoded), prompt)
 
 
 def on_a_device(
@@ -78,14 +94,14 @@ SCORE_BYTE = 4
 """Bytes of a materialised score: softmax runs in 32 bits whatever the activations are."""
 
 
-def encoder_activation_byte(layout: Layout, state: State) -> float:
+def encoder_activation_byte(layout: Layout, encoded: Encoded) -> float:
     """Hidden states of all sequences, with one device's part of the widest intermediate of a layer.
 
     Of the scores as well, if they are materialised.
     """
     encoder = layout.model.encoder
     tokens = scores = 0.0
-    for each, schedule in zip(state.visual.patches, state.encoder_patch, strict=True):
+    for each, schedule in zip(encoded.visual.patches, encoded.encoder_patch, strict=True):
         length = schedule[0] + each.token - each.patch
         tokens += each.sequences * length
         scores += each.sequences * length**2 * encoder.heads
@@ -95,10 +111,10 @@ def encoder_activation_byte(layout: Layout, state: State) -> float:
     return layout.batch * (held_byte + (scores * SCORE_BYTE / shards if layout.materialised else 0.0))
 
 
-def llm_activation_byte(layout: Layout, state: State, layers: dict[Kind, int]) -> float:
+def llm_activation_byte(layout: Layout, layers: PromptLayers) -> float:
     """The same for the prompt in the LLM, and the logits of one position."""
     llm = layout.model.llm
-    length = state.text + state.marker + (0 if llm.cross_layers else max((kind.vision for kind in layers), default=0.0))
+    length = max(prompt_length(layout, layer) for layer in layers)
     used = llm.experts.intermediate * (llm.experts.top_k + llm.experts.shared) if llm.experts else llm.intermediate
     inner = max((llm.heads + 2 * llm.kv_heads) * llm.head_dim, 2 * used)
     shards = layout.shards

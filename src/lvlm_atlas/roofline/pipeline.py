@@ -1,281 +1,289 @@
-"""The way of a request through the pipeline: techniques change its state where they act, in order."""
+"""The one interpreter of effects: a request goes through the pipeline, and techniques change it where they act."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from lvlm_atlas.roofline.model import Model
-from lvlm_atlas.roofline.state import Extra, State
-from lvlm_atlas.roofline.transform import Amount, Applied, CacheBits, Change, Names, Speculation, value
-from lvlm_atlas.roofline.vision import visual
+from lvlm_atlas.roofline.dimensions import Dimensions
+from lvlm_atlas.roofline.state import Answered, Cached, Draft, Encoded, Extra, Prefilled, State
+from lvlm_atlas.roofline.transform import Applied, CacheBits, Change, Names, value
 from lvlm_atlas.roofline.visual import Visual
-from lvlm_atlas.roofline.workload import Workload
 
-
-def apply(model: Model, workload: Workload, stack: Sequence[Applied], *, layers: int, element_byte: float) -> State:
-    """The state that a stack leaves of a request.
-
-    Args:
-        model: the model.
-        workload: the request.
-        stack: techniques; those that act earlier in the pipeline come first, equals in the order given.
-        layers: encoder layers that run.
-        element_byte: bytes of a cached number that is not quantised.
-    """
-    return Walk(model, workload, sorted(stack, key=lambda each: each.order), layers, element_byte).state()
+Symbols = dict[str, float]
+LLM_QUANTITIES = ("llm.vision-tokens", "attention.density", "kv.tokens", "kv.resident")
+"""Quantities that change while the LLM reads the prompt: after the encoder, before anything is generated."""
 
 
 class Walk:
-    """Goes through the pipeline once, its methods in order. Symbols stand for what the effects so far have left."""
+    """A stack of techniques on a request. Each method is one stretch of the pipeline, a function of its arguments.
 
-    def __init__(
-        self, model: Model, workload: Workload, stack: Sequence[Applied], layers: int, element_byte: float
-    ) -> None:
-        self.model, self.workload, self.stack, self.layers = model, workload, stack, layers
-        llm = model.llm
-        self.symbols: dict[str, float] = {
-            "B": workload.batch, "N_t": workload.text_tokens, "N_o": workload.output_tokens,
-            "L": llm.layers, "L_v": layers, "H": llm.heads, "G": llm.kv_heads, "d": llm.head_dim, "D": llm.hidden,
-            "D_v": model.encoder.hidden, "P": element_byte,
-        }  # fmt: skip
-        self.before: dict[str, dict[str, float]] = {}
-        """The symbols each technique found at its first effect, where its overheads are counted."""
+    In an amount, a symbol stands for what the effects before it have left. `settle` is the seam for those who know
+    better: it sees each quantity once all effects on it are through, and says what the rest starts from.
+
+    Args:
+        dimensions: the model and the request.
+        stack: techniques. Effects apply by their place in the pipeline; those at one place in the stack's order.
+    """
+
+    def __init__(self, dimensions: Dimensions, stack: Sequence[Applied]) -> None:
+        self.dimensions, self.stack = dimensions, stack
+
+    def settle(self, quantity: str, values: Sequence[float]) -> Sequence[float]:  # noqa: ARG002  for subclasses
+        """What the rest of the pipeline takes a quantity to be: here, what the effects made of it.
+
+        Args:
+            quantity: a quantity of the taxonomy; `llm.text-tokens`, `kv.tokens: vision` and `kv.tokens: text` beside.
+            values: one number, or one for each layer; patches of one sequence for `encoder.tokens`, last those that
+                leave the encoder.
+        """
+        return values
+
+    def divide(self, entries: float, vision: float, text: float) -> tuple[float, float]:
+        """Vision and text entries left when a cache of so many is cut to `entries` and nothing says which go.
+
+        Both give way in proportion.
+        """
+        before = vision + text
+        share = entries / before if before else 1.0
+        return vision * share, text * share
 
     def state(self) -> State:
-        """What the whole stack leaves of the request."""
-        made, encoder_patch, adapter_share, vision, marker = self.handed_on()
-        vision_at = self.token_layers(vision)
-        density = self.densities(vision_at, marker)
-        cached_vision, cached_text = self.cache(vision_at, marker)
-        resident, fetch = self.residency()
-        output = self.output()
-        nodes, passes, accepted, cost = self.speculation()
-        entries = sum(cached_vision) + sum(cached_text)
-        return State(
-            visual=made, encoder_patch=encoder_patch, adapter_share=adapter_share, vision=vision, marker=marker,
-            text=self.workload.text_tokens, vision_at=tuple(vision_at), density=tuple(density),
-            cached_vision=tuple(cached_vision), cached_text=tuple(cached_text), bits=self.bits(),
-            resident=resident, fetch=fetch, draft_nodes=nodes, draft_passes=passes, accepted=accepted,
-            draft_cost=cost, output=output, extras=tuple(self.extras(entries / self.model.llm.layers)),
+        """What the stack leaves of the request."""
+        encoded = self.encoded()
+        prefilled = self.prefilled(encoded)
+        cached = self.cached(encoded, prefilled)
+        answered = self.answered(encoded)
+        added = (extra for technique in self.stack for extra in extras(technique, encoded, cached.entries, answered))
+        return State(encoded=encoded, prefilled=prefilled, cached=cached, answered=answered, extras=tuple(added))
+
+    def encoded(self) -> Encoded:
+        """From pixels to what enters the LLM."""
+        symbols: Symbols = self.dimensions.symbols
+        first: dict[str, Names] = {}
+        visual = self._visual(symbols, first)
+        encoder_patch = tuple(self._encoder(shape.patch, symbols, first) for shape in visual.patches)
+        entering = sum(shape.sequences * shape.patch for shape in visual.patches)
+        leaving = sum(shape.sequences * patch[-1] for shape, patch in zip(visual.patches, encoder_patch, strict=True))
+        symbols["N_p"] = leaving / max(1, sum(shape.sequences for shape in visual.patches))
+        left = leaving / entering if entering else 1.0
+        vision, adapter_share = self._vision_tokens(visual, left, symbols, first)
+        return Encoded(
+            visual=visual, encoder_patch=encoder_patch, adapter_share=adapter_share, vision=vision,
+            marker=float(visual.llm_token) if visual.cross_token else 0.0, text=self.dimensions.text_tokens,
+            symbols=symbols, first=first,
         )  # fmt: skip
 
-    def handed_on(self) -> tuple[Visual, tuple[tuple[float, ...], ...], float, float, float]:
-        """The visual input, its patches in the encoder, the share of the adapter's rows, the vision tokens that enter
-        the LLM, and positions without vision.
-        """
-        made = self._visual()
-        encoder_patch, left = self._encoder(made)
-        vision, adapter_share, marker = self._handed_on(made, left)
-        return made, encoder_patch, adapter_share, vision, marker
+    def prefilled(self, encoded: Encoded) -> Prefilled:
+        """The pass over the prompt."""
+        layers, symbols, text_tokens = self.dimensions.layers, encoded.symbols, self.dimensions.text_tokens
+        vision: Sequence[float] = (encoded.vision,) * layers
+        for technique, change in self._changes("llm.vision-tokens"):
+            vision = _by_layer(
+                technique, change, vision, symbols, lambda _, old: {"N_v": old, "N": old + text_tokens}, flows=True
+            )
+        vision = self.settle("llm.vision-tokens", vision)
+        text = self.settle("llm.text-tokens", (encoded.text + encoded.marker,) * layers)
+        density: Sequence[float] = (1.0,) * layers
+        for technique, change in self._changes("attention.density"):
+            density = _by_layer(technique, change, density, symbols, _tokens(vision, text), whole=False)
+        density = self.settle("attention.density", density)
+        return Prefilled(vision=tuple(vision), text=tuple(text), density=tuple(density))
 
-    def token_layers(self, vision: float) -> list[float]:
-        """Vision tokens alive in each LLM layer."""
-        return self._layers("llm.vision-tokens", [vision] * self.model.llm.layers, "N_v", flows=True)
+    def cached(self, encoded: Encoded, prefilled: Prefilled) -> Cached:
+        """The KV cache once the prompt is in. In cross-attention layers it holds vision, elsewhere then text alone."""
+        cross = self.dimensions.cross_layers
+        vision: Sequence[float] = prefilled.vision
+        text: Sequence[float] = prefilled.text
+        if cross:
+            vision = [tokens if layer in cross else 0.0 for layer, tokens in enumerate(vision)]
+            text = [0.0 if layer in cross else tokens for layer, tokens in enumerate(text)]
+        for technique, change in self._changes("kv.tokens"):
+            entries = [v + t for v, t in zip(vision, text, strict=True)]
+            counted = {"all": entries, "vision": vision, "text": text}[change.of]
+            left = _by_layer(technique, change, counted, encoded.symbols, _tokens(vision, text))
+            if change.of == "vision":
+                vision = left
+            elif change.of == "text":
+                text = left
+            else:
+                both = [
+                    self.divide(new, v, t) if new != old else (v, t)
+                    for new, old, v, t in zip(left, entries, vision, text, strict=True)
+                ]
+                vision, text = zip(*both, strict=True)
+        vision = self.settle("kv.tokens: vision", vision)
+        text = self.settle("kv.tokens: text", text)
+        resident, fetch = self._residency(encoded.symbols)
+        return Cached(
+            vision=tuple(vision), text=tuple(text), bits=self._bits(encoded.symbols), resident=resident, fetch=fetch
+        )
 
-    def output(self) -> int:
-        """Tokens generated for each question."""
-        return max(1, round(self._scalar("output-tokens", self.workload.output_tokens, "N_o")))
+    def answered(self, encoded: Encoded) -> Answered:
+        """How many tokens are generated, and how."""
+        symbols, first = dict(encoded.symbols), dict[str, Names]()
+        output = self._scalar("output-tokens", self.dimensions.output_tokens, "N_o", symbols, first)
+        (output,) = self.settle("output-tokens", (max(1, round(output)),))
+        draft = Draft()
+        for technique in self.stack:
+            for proposed in technique.speculation:
+                names = {**symbols, **technique.parameters}
+                draft = Draft(
+                    length=value(proposed.draft_length, names), nodes=value(proposed.draft_nodes, names),
+                    passes=value(proposed.draft_passes, names), accepted=value(proposed.accepted, names),
+                    cost=value(proposed.draft_cost, names),
+                    vision_tokens=value(proposed.draft_vision_tokens, names),
+                )  # fmt: skip
+        return Answered(output=int(output), draft=draft, symbols=symbols, first=first)
 
-    def _visual(self) -> Visual:
-        made = visual(self.model, self.workload)
-        self._note(made)
-        if not any(change.quantity in ("frames", "pixels") for each in self.stack for change in each.changes):
-            return made
-        frames = self._scalar("frames", made.frames, "F")
-        pixels = self._scalar("pixels", 1.0, None, whole=False)
-        made = visual(self.model, self.workload, frames / made.frames if made.frames else 1.0, pixels)
-        self._note(made)
-        return made
+    def _visual(self, symbols: Symbols, first: dict[str, Names]) -> Visual:
+        whole = self.dimensions.visual(1.0, 1.0)
+        self._note(whole, symbols)
+        frames = self._scalar("frames", whole.frames, "F", symbols, first)
+        (frames,) = self.settle("frames", (max(1, frames) if whole.frames else frames,))
+        (pixels,) = self.settle("pixels", (self._scalar("pixels", 1.0, None, symbols, first, whole=False),))
+        if frames == whole.frames and pixels == 1:
+            return whole
+        left = self.dimensions.visual(frames / whole.frames if whole.frames else 1.0, pixels)
+        self._note(left, symbols)
+        return left
 
-    def _note(self, made: Visual) -> None:
-        sequences = sum(each.sequences for each in made.patches)
-        self.symbols["F"] = made.frames
-        self.symbols["N_p"] = sum(each.sequences * each.patch for each in made.patches) / sequences if sequences else 0
-        self._set_vision(made.cross_token or made.llm_token)
+    def _note(self, visual: Visual, symbols: Symbols) -> None:
+        """What the symbols stand for at a visual input."""
+        sequences = sum(shape.sequences for shape in visual.patches)
+        patches = sum(shape.sequences * shape.patch for shape in visual.patches)
+        symbols["F"], symbols["N_p"] = visual.frames, patches / sequences if sequences else 0
+        self._note_vision(visual.cross_token or visual.llm_token, symbols)
 
-    def _set_vision(self, vision: float) -> None:
-        self.symbols["N_v"], self.symbols["N"] = vision, vision + self.workload.text_tokens
+    def _note_vision(self, vision: float, symbols: Symbols) -> None:
+        symbols["N_v"], symbols["N"] = vision, vision + self.dimensions.text_tokens
 
-    def _encoder(self, made: Visual) -> tuple[tuple[tuple[float, ...], ...], float]:
-        """Patches at each layer for each shape, and the share of all patches that leaves the encoder."""
-        if not self._acts("encoder.tokens"):
-            return tuple((float(each.patch),) * (self.layers + 1) for each in made.patches), 1.0
-        schedules = []
-        for each in made.patches:
-            self.symbols["N_p"] = each.patch
-            left = self._layers("encoder.tokens", [float(each.patch)] * self.layers, "N_p", flows=True)
-            schedules.append((float(each.patch), *left))
-        entered = sum(each.sequences * each.patch for each in made.patches)
-        leaves = sum(each.sequences * one[-1] for each, one in zip(made.patches, schedules, strict=True))
-        self.symbols["N_p"] = leaves / max(1, sum(each.sequences for each in made.patches))
-        return tuple(schedules), leaves / entered if entered else 1.0
+    def _encoder(self, patch: int, symbols: Symbols, first: dict[str, Names]) -> tuple[float, ...]:
+        """Patches of a sequence that enter each encoder layer, and last those that leave."""
+        symbols["N_p"] = patch
+        left: Sequence[float] = (float(patch),) * self.dimensions.encoder_layers
+        for technique, change in self._changes("encoder.tokens"):
+            first.setdefault(technique.id, dict(symbols))
+            left = _by_layer(technique, change, left, symbols, lambda _, old: {"N_p": old}, flows=True)
+        return tuple(self.settle("encoder.tokens", (float(patch), *left)))
 
-    def _handed_on(self, made: Visual, left: float) -> tuple[float, float, float]:
-        """Vision tokens that enter the LLM, the share of the adapter's rows, and positions without vision."""
-        crosses = bool(made.cross_token)
+    def _vision_tokens(
+        self, visual: Visual, left: float, symbols: Symbols, first: dict[str, Names]
+    ) -> tuple[float, float]:
+        """Vision tokens that enter the LLM, and the share of the adapter's rows, if encoders leave that share."""
         share = left
-        vision = float(round((made.cross_token or made.llm_token) * left))
-        self._set_vision(vision)
-        for applied, change in self._changes("vision-tokens"):
-            self.enter(applied)
-            new = change.apply(vision, self._names(applied, N_v=vision, N=vision + self.workload.text_tokens))
+        vision = float(round((visual.cross_token or visual.llm_token) * left))
+        self._note_vision(vision, symbols)
+        for technique, change in self._changes("vision-tokens"):
+            first.setdefault(technique.id, dict(symbols))
+            new = change.apply(vision, {**symbols, **technique.parameters})
             if change.before_adapter and vision:
                 share *= new / vision
             vision = new
-            self._set_vision(vision)
-        return vision, share, float(made.llm_token) if crosses else 0.0
+            self._note_vision(vision, symbols)
+        (vision,) = self.settle("vision-tokens", (vision,))
+        self._note_vision(vision, symbols)
+        return vision, share
 
-    def densities(self, vision_at: Sequence[float], marker: float) -> list[float]:
-        """Share of the score matrix computed in each LLM layer."""
-        density = [1.0] * self.model.llm.layers
-        for applied, change in self._changes("attention.density"):
-            self.enter(applied)
-            density = self._scheduled(applied, change, density, self._at(vision_at, marker), whole=False)
-        return density
-
-    def cache(self, vision_at: Sequence[float], marker: float) -> tuple[list[float], list[float]]:
-        """Vision and text entries in the cache of each layer, a head."""
-        crosses = self.model.llm.cross_layers
-        rest = self.workload.text_tokens + marker
-        cached_vision = [v if not crosses or layer in crosses else 0.0 for layer, v in enumerate(vision_at)]
-        cached_text = [0.0 if layer in crosses else float(rest) for layer in range(len(vision_at))]
-        for applied, change in self._changes("kv.tokens"):
-            self.enter(applied)
-            entries = [v + t for v, t in zip(cached_vision, cached_text, strict=True)]
-            names = [{"N": n, "N_v": v} for n, v in zip(entries, cached_vision, strict=True)]
-            old = {"all": entries, "vision": cached_vision, "text": cached_text}[change.of]
-            new = self._scheduled(applied, change, old, names)
-            if change.of == "all":
-                # Nothing says which modality gives way, so both do in proportion.
-                keep = [n / o if o else 1.0 for n, o in zip(new, entries, strict=True)]
-                cached_vision = [v * k for v, k in zip(cached_vision, keep, strict=True)]
-                cached_text = [t * k for t, k in zip(cached_text, keep, strict=True)]
-            elif change.of == "vision":
-                cached_vision = new
-            else:
-                cached_text = new
-        return cached_vision, cached_text
-
-    def residency(self) -> tuple[float, float]:
+    def _residency(self, symbols: Names) -> tuple[float, float]:
         """Shares of the cache on the device, and fetched at each step."""
         resident, fetch = 1.0, 0.0
-        for applied, change in self._changes("kv.resident"):
-            self.enter(applied)
-            names = self._names(applied)
+        for technique, change in self._changes("kv.resident"):
+            names = {**symbols, **technique.parameters}
             resident, fetch = change.apply(resident, names, whole=False), value(change.fetch, names)
+        (resident,) = self.settle("kv.resident", (resident,))
         return resident, fetch
 
-    def bits(self) -> tuple[CacheBits, Mapping[str, float]] | None:
-        """How the cache is quantised, and what the names in that stand for."""
-        found = [(applied, bits) for applied in self.stack for bits in applied.cache_bits]
-        for applied, _ in found:
-            self.enter(applied)
-        if not found:
-            return None
-        names = self._names(found[-1][0])
-        return found[-1][1].settled(names), names
+    def _bits(self, symbols: Names) -> tuple[CacheBits, Names] | None:
+        """How the cache is quantised; the last technique of the stack that does so decides."""
+        for technique in reversed(self.stack):
+            for bits in reversed(technique.cache_bits):
+                names = {**symbols, **technique.parameters}
+                return bits.settled(names), names
+        return None
 
-    def speculation(self) -> tuple[float, float, float, float]:
-        """Tokens verified, passes of the draft and tokens accepted in a round, and the cost of a pass."""
-        found: list[tuple[Applied, Speculation]] = [(each, one) for each in self.stack for one in each.speculation]
-        if not found:
-            return 0.0, 0.0, 0.0, 0.0
-        applied, draft = found[-1]
-        self.enter(applied)
-        names = self._names(applied)
-        amounts: tuple[Amount, ...] = (draft.draft_nodes, draft.draft_passes, draft.accepted, draft.draft_cost)
-        nodes, passes, accepted, cost = (value(amount, names) for amount in amounts)
-        return nodes, passes, accepted, cost
-
-    def extras(self, entries: float) -> list[Extra]:
-        """What techniques add, at so many entries of a layer's cache."""
-        found = []
-        for applied in self.stack:
-            self.enter(applied)
-            for overhead in applied.overheads:
-                names = {**self.before[applied.id], **applied.parameters}
-                if overhead.stage == "decoding":
-                    names["N"] = entries
-                found.append(
-                    Extra(
-                        applied.label,
-                        overhead.stage,
-                        None if overhead.flop is None else value(overhead.flop, names),
-                        value(overhead.byte, names),
-                        value(overhead.attention_rows, names),
-                        value(overhead.memory_byte, names),
-                    )
-                )
-        return found
-
-    def _acts(self, quantity: str) -> bool:
-        return any(change.quantity == quantity for each in self.stack for change in each.changes)
-
-    def _changes(self, quantity: str) -> list[tuple[Applied, Change]]:
-        found = [(each, change) for each in self.stack for change in each.changes if change.quantity == quantity]
-        return sorted(found, key=lambda pair: pair[1].order)
-
-    def enter(self, applied: Applied) -> None:
-        """Remember what the symbols stand for when a technique first acts."""
-        self.before.setdefault(applied.id, dict(self.symbols))
-
-    def _names(self, applied: Applied, **values: float) -> dict[str, float]:
-        return {**self.symbols, **values, **applied.parameters}
-
-    def _scalar(self, quantity: str, number: float, symbol: str | None, *, whole: bool = True) -> float:
-        for applied, change in self._changes(quantity):
-            self.enter(applied)
-            number = change.apply(number, self._names(applied, **({symbol: number} if symbol else {})), whole=whole)
+    def _scalar(
+        self, quantity: str, number: float, symbol: str | None, symbols: Symbols, first: dict[str, Names], *,
+        whole: bool = True,
+    ) -> float:  # fmt: skip
+        """A number after all changes of a quantity; `symbol` stands for it."""
+        for technique, change in self._changes(quantity):
+            first.setdefault(technique.id, dict(symbols))
+            number = change.apply(number, {**symbols, **technique.parameters}, whole=whole)
             if symbol:
-                self.symbols[symbol] = number
+                symbols[symbol] = number
         return number
 
-    def _layers(self, quantity: str, layers: list[float], symbol: str, *, flows: bool) -> list[float]:
-        for applied, change in self._changes(quantity):
-            self.enter(applied)
-            layers = self._scheduled(applied, change, layers, symbol, flows=flows)
-        return layers
+    def _changes(self, quantity: str) -> list[tuple[Applied, Change]]:
+        """The changes of a quantity in pipeline order."""
+        changes = [(each, change) for each in self.stack for change in each.changes if change.quantity == quantity]
+        return sorted(changes, key=lambda pair: pair[1].order)
 
-    def _at(self, vision_at: Sequence[float], marker: float) -> list[dict[str, float]]:
-        rest = self.workload.text_tokens + marker
-        return [{"N": v + rest, "N_v": v} for v in vision_at]
 
-    def _scheduled(
-        self,
-        applied: Applied,
-        change: Change,
-        layers: Sequence[float],
-        names: str | Sequence[Mapping[str, float]],
-        *,
-        whole: bool = True,
-        flows: bool = False,
-    ) -> list[float]:
-        """A number in each layer after a change.
+def extras(technique: Applied, encoded: Encoded, entries: float, answered: Answered) -> Iterator[Extra]:
+    """What a technique adds, at so many entries of a layer's cache. Symbols stand for what it meets where it acts."""
+    symbols = _where_it_acts(technique, encoded, answered)
+    for overhead in technique.overheads:
+        names = {**symbols, **technique.parameters}
+        if overhead.stage == "decoding":
+            names["N"] = entries
+        yield Extra(
+            technique.label,
+            overhead.stage,
+            None if overhead.flop is None else value(overhead.flop, names),
+            value(overhead.byte, names),
+            value(overhead.attention_rows, names),
+            value(overhead.memory_byte, names),
+        )
 
-        Args:
-            applied: the technique.
-            change: what it changes.
-            layers: the number in each layer, as the changes before left it.
-            names: the symbol that the number itself is, or further names of each layer.
-            whole: whether it is a count.
-            flows: whether what one layer removes is gone in all that follow.
-        """
-        found = self._names(applied)
-        first = value(change.from_layer, found)
-        last = len(layers) if change.to_layer is None else value(change.to_layer, found)
-        gone, new = 0.0, []
-        for index, before in enumerate(layers):
-            old = before - gone
-            if first <= index < last:
-                here: Names = {}
-                if callable(change.amount):  # a number needs no names, and most are numbers
-                    at: Names = {names: old} if isinstance(names, str) else names[index]
-                    if names == "N_v":
-                        at = {"N_v": old, "N": old + self.workload.text_tokens}
-                    here = {**found, **at, **applied.parameters, "l": index}
-                left = change.apply(old, here, whole=whole)
-                if flows and change.how == "remove":
-                    gone += old - left
-                old = left
-            new.append(old)
-        return new
+
+def _where_it_acts(technique: Applied, encoded: Encoded, answered: Answered) -> Names:
+    """What the symbols stand for where a technique first acts."""
+    if technique.id in encoded.first:
+        return encoded.first[technique.id]
+    if any(change.quantity in LLM_QUANTITIES for change in technique.changes):
+        return encoded.symbols
+    return answered.first.get(technique.id, answered.symbols)
+
+
+def _tokens(vision: Sequence[float], text: Sequence[float]) -> Callable[[int, float], Names]:
+    """What `N` and `N_v` stand for in a layer."""
+    return lambda layer, _: {"N": vision[layer] + text[layer], "N_v": vision[layer]}
+
+
+def _by_layer(
+    technique: Applied,
+    change: Change,
+    layers: Sequence[float],
+    symbols: Names,
+    local: Callable[[int, float], Names],
+    *,
+    whole: bool = True,
+    flows: bool = False,
+) -> list[float]:
+    """A number in each layer after a change.
+
+    Args:
+        technique: the technique.
+        change: what it changes.
+        layers: the number in each layer, as the changes before left it.
+        symbols: what the symbols stand for in all layers.
+        local: those that stand for something else in a layer, from its index and the number there.
+        whole: whether the number is a count.
+        flows: whether what one layer removes is gone in all that follow.
+    """
+    names: Mapping[str, float] = {**symbols, **technique.parameters}
+    start = value(change.from_layer, names)
+    end = len(layers) if change.to_layer is None else value(change.to_layer, names)
+    gone, after = 0.0, []
+    for layer, before in enumerate(layers):
+        old = before - gone
+        if start <= layer < end:
+            here: Names = {}
+            if callable(change.amount):  # a number needs no names, and most are numbers
+                here = {**names, **local(layer, old), **technique.parameters, "l": layer}
+            new = change.apply(old, here, whole=whole)
+            if flows and change.how == "remove":
+                gone += old - new
+            old = new
+        after.append(old)
+    return after

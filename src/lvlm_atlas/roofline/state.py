@@ -1,17 +1,17 @@
-"""The state of a request on its way through the pipeline: what each stage is left with by the techniques before it."""
+"""What techniques leave of a request, one record for each stretch of the pipeline. Nothing in them is per batch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from lvlm_atlas.roofline.transform import CacheBits
+from lvlm_atlas.roofline.transform import CacheBits, Names
 from lvlm_atlas.roofline.visual import Visual
 
 
 @dataclass(frozen=True, slots=True)
 class Extra:
-    """What one technique adds at a stage, evaluated: for one request; in decoding, at each step."""
+    """What one technique adds at a stage, for one request; in decoding, at each step."""
 
     technique: str
     stage: str
@@ -22,8 +22,8 @@ class Extra:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class State:
-    """What is left of one request, batch aside. Tuples over layers have the LLM's length unless they say otherwise."""
+class Encoded:
+    """What frame selection, encoder and adapter hand to the LLM."""
 
     visual: Visual
     """The visual input after frame and pixel reduction."""
@@ -36,35 +36,99 @@ class State:
     marker: float
     """Visual positions of the sequence that carry no vision token: those of a model with cross-attention."""
     text: int
-    """Text tokens of the prompt."""
-    vision_at: tuple[float, ...]
-    """Vision tokens alive in each LLM layer."""
+    """Text tokens of the prompt, and of each further question."""
+    symbols: Names = field(compare=False)
+    """What the symbols stand for from here on."""
+    first: Mapping[str, Names] = field(compare=False)
+    """What they stood for where each technique that acts up to here first acts, by its id."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prefilled:
+    """The pass over the prompt, by LLM layer."""
+
+    vision: tuple[float, ...]
+    """Vision tokens alive in the layer."""
+    text: tuple[float, ...]
+    """Other positions: text tokens and markers."""
     density: tuple[float, ...]
-    """Share of the score matrix computed in each LLM layer."""
-    cached_vision: tuple[float, ...]
-    """Vision entries in the cache of each layer, a key-value head, once the prompt is in."""
-    cached_text: tuple[float, ...]
+    """Share of the score matrix that is computed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cached:
+    """The KV cache once the prompt is in."""
+
+    vision: tuple[float, ...]
+    """Vision entries of each layer, a key-value head."""
+    text: tuple[float, ...]
     """Text entries alike."""
-    bits: tuple[CacheBits, Mapping[str, float]] | None
-    """How the cache is quantised, and the parameters that say so."""
-    resident: float
-    """Share of the cache on the device."""
-    fetch: float
-    """Share of the cache fetched at each step."""
-    draft_nodes: float
-    """Tokens verified beside the last one in a round of decoding; 0: no speculation."""
-    draft_passes: float
-    """Passes of the draft in a round."""
-    accepted: float
-    """Drafted tokens accepted in a round."""
-    draft_cost: float
-    """Time of a draft pass, in plain steps."""
+    bits: tuple[CacheBits, Names] | None = None
+    """How it is quantised, and what the names in that stand for; None: not at all."""
+    resident: float = 1.0
+    """Share of it on the device."""
+    fetch: float = 0.0
+    """Share of it fetched from the host at each step."""
+
+    @property
+    def entries(self) -> float:
+        """Entries of a layer, a head, on average over the layers."""
+        return (sum(self.vision) + sum(self.text)) / len(self.vision)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """One round of speculative decoding; all zero: there is no draft."""
+
+    length: float = 0.0
+    """Tokens on the longest drafted path."""
+    nodes: float = 0.0
+    """Tokens that the target verifies beside the last one."""
+    passes: float = 0.0
+    """Passes of the draft."""
+    accepted: float = 0.0
+    """Drafted tokens accepted."""
+    cost: float = 0.0
+    """Time of a draft pass, in plain steps of the target."""
+    vision_tokens: float = 0.0
+    """Vision tokens in the draft's own cache."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """How each answer is generated."""
+
     output: int
-    """Tokens generated for each question."""
-    extras: tuple[Extra, ...]
+    """Its tokens."""
+    draft: Draft = Draft()
+    symbols: Names = field(compare=False)
+    """What the symbols stand for in the end."""
+    first: Mapping[str, Names] = field(compare=False)
+    """What they stood for where each technique that changes the output first acts, by its id."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """What a stack leaves of a request."""
+
+    encoded: Encoded
+    prefilled: Prefilled
+    cached: Cached
+    answered: Answered
+    extras: tuple[Extra, ...] = ()
     """What techniques add."""
 
     @property
-    def sequence_vision(self) -> tuple[float, ...]:
-        """Visual positions of the sequence in each LLM layer."""
-        return (self.marker,) * len(self.vision_at) if self.visual.cross_token else self.vision_at
+    def visual(self) -> Visual:
+        """The visual input after frame and pixel reduction."""
+        return self.encoded.visual
+
+    @property
+    def vision(self) -> float:
+        """Vision tokens that enter the LLM, or its cross-attention layers."""
+        return self.encoded.vision
+
+    @property
+    def output(self) -> int:
+        """Tokens generated for each question."""
+        return self.answered.output

@@ -117,6 +117,10 @@ class Speculation:
     """Drafted tokens accepted in a round, on average; the target's own bonus token comes on top."""
     draft_cost: Amount
     """Time of a draft pass, in decoding steps of the target."""
+    draft_length: Amount = 0
+    """Tokens on the longest drafted path; what the target's time depends on is `draft_nodes`."""
+    draft_vision_tokens: Amount = 0
+    """Vision tokens in the draft's own cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,6 +35,8 @@ class Typical(Record):
 class Change(Record):
     """Base of the effects that change one count: one exact change, or bounds where data decide."""
 
+    quantity: str
+    """What is changed."""
     set: Amount | None = None
     """The new value."""
     scale: Amount | None = None

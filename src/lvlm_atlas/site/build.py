@@ -89,6 +89,7 @@ def _predicting(kb: KnowledgeBase) -> KnowledgeBase:
 
 def _documents(content: Content) -> Iterator[tuple[str, str, str, Path]]:
     """Each record that has a page: kind, id, the record as JSON with what the atlas adds, its file in the root."""
+    from lvlm_atlas.roofline.contract import contract
     from lvlm_atlas.site.models import predictions, reference_case
 
     atlas, edition = content.atlas, content.edition
@@ -96,7 +97,7 @@ def _documents(content: Content) -> Iterator[tuple[str, str, str, Path]]:
         yield "technique", technique.id, edition.technique(technique), atlas.paths[technique.id]
     for model in atlas.models.values():
         case = reference_case(content, model.id)
-        predicted = [each.bound.to_dict() for each in predictions(content, case) if each.bound] if case else []
+        predicted = [contract(each.bound) for each in predictions(content, case) if each.bound] if case else []
         yield "model", model.id, edition.record("model", model, predicted), Path(f"catalog/models/{model.id}.yaml")
     for device in atlas.hardware.values():
         yield "device", device.id, edition.record("device", device), Path(f"catalog/hardware/{device.id}.yaml")

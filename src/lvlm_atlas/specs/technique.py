@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.atlas.places import effect_place
@@ -32,6 +32,8 @@ from lvlm_atlas.schema.vocabulary import PositionTerm
 OUTCOMES = ("density", "frames", "tokens", "acceptance", "accepted", "draft_cost")
 """What data decide and a user may know: the density of prefill attention, frames or tokens left where an entry gives
 bounds, and for drafts the acceptance of each token or the accepted length, and the cost of a pass."""
+Bound = Literal["least", "most"]
+"""Which end of what an entry leaves open."""
 _OUTCOME_OF = {"attention.density": "density", "frames": "frames"}
 """The outcome that sets a quantity; counts of tokens share one."""
 
@@ -54,14 +56,39 @@ def applied(
     Raises:
         AtlasError: no such parameter or outcome, or a value outside its range.
     """
-    return _Lowering(atlas, technique, dict(setting or {}), dict(outcomes or {})).applied()
+    places = effect_places(atlas, technique)
+    return _Lowering(technique, setting or {}, outcomes or {}).applied(places, adapter=_adapter_order(atlas))
+
+
+def bounded(
+    technique: Technique, places: Sequence[int], setting: Mapping[str, Setting], bound: Bound
+) -> transform.Applied:
+    """A technique with all that its entry leaves open at one end, whatever is typical; for checks, not for estimates.
+
+    Where an entry gives one bound alone, the other is 0 or the number as it was.
+
+    Args:
+        technique: the entry.
+        places: where in the pipeline each of its effects happens, as of `effect_places`.
+        setting: values of its parameters; what is left out has its default.
+        bound: the end.
+
+    Raises:
+        AtlasError: no such parameter, or a value outside its range.
+    """
+    return _Bounded(technique, setting, {}, bound).applied(places)
+
+
+def effect_places(atlas: Atlas, technique: Technique) -> tuple[int, ...]:
+    """Where in the pipeline each effect of a technique happens."""
+    return tuple(effect_place(atlas, technique, effect) for effect in technique.effects)
 
 
 class _Lowering:
-    def __init__(
-        self, atlas: Atlas, technique: Technique, setting: dict[str, Setting], outcomes: dict[str, float]
-    ) -> None:
-        self.atlas, self.technique, self.setting, self.outcomes = atlas, technique, setting, outcomes
+    """An entry at a setting, with what data decide as outcomes, typical values and bounds have it."""
+
+    def __init__(self, technique: Technique, setting: Mapping[str, Setting], outcomes: Mapping[str, float]) -> None:
+        self.technique, self.setting, self.outcomes = technique, setting, outcomes
         for name, given in setting.items():
             if name not in technique.parameters:
                 raise AtlasError(f"{technique.id} has no parameter {name!r}; {suggestion(name, technique.parameters)}")
@@ -81,16 +108,16 @@ class _Lowering:
         self.assumptions: list[str] = []
         self.used: set[str] = set()
 
-    def applied(self) -> transform.Applied:
+    def applied(self, places: Sequence[int], adapter: int = 0) -> transform.Applied:
+        """The technique, with its effects at these places in the pipeline; `adapter` is that of the adapter."""
         changes, bits, drafts = [], [], []
-        for effect in self.technique.effects:
-            order = effect_place(self.atlas, self.technique, effect)
+        for effect, order in zip(self.technique.effects, places, strict=True):
             if isinstance(effect, KvBits):
                 bits.append(self._bits(effect, order))
             elif isinstance(effect, Speculation):
                 drafts.append(self._draft(effect, order))
             else:
-                changes.append(self._change(effect, order))
+                changes.append(self._change(effect, order, before_adapter=order < adapter))
         overheads = tuple(self._overhead(each) for each in self.technique.overheads if each.stage in _STAGES)
         if unused := sorted(set(self.outcomes) - self.used):
             raise AtlasError(f"{self.technique.id}: its entry leaves no {unused[0]} to the data; leave {unused[0]} out")
@@ -118,7 +145,7 @@ class _Lowering:
         found = formula(amount)
         return found(self.numbers) if found.names <= set(self.numbers) else found
 
-    def _change(self, effect: Effect, order: int) -> transform.Change:
+    def _change(self, effect: Effect, order: int, *, before_adapter: bool) -> transform.Change:
         assert isinstance(effect, Change)  # noqa: S101  the other kinds are handled before
         how, amount = self._how(effect)
         return transform.Change(
@@ -127,7 +154,7 @@ class _Lowering:
             to_layer=self._amount(effect.to_layer) if isinstance(effect, Schedule) and effect.to_layer is not None
             else None,
             of=effect.of if isinstance(effect, KvTokens) else "all",
-            before_adapter=order < _adapter_order(self.atlas),
+            before_adapter=before_adapter,
             fetch=self._amount(effect.fetch) if isinstance(effect, KvResident) else 0,
         )  # fmt: skip
 
@@ -138,6 +165,10 @@ class _Lowering:
             amount = getattr(effect, how)
             if amount is not None:
                 return how, self._amount(amount)  # type: ignore[return-value]
+        return self._open(effect)
+
+    def _open(self, effect: Any) -> tuple[transform.How, transform.Amount]:
+        """The change where there are only bounds."""
         outcome = _OUTCOME_OF.get(effect.quantity, "tokens")
         if outcome in self.outcomes:
             self.used.add(outcome)
@@ -192,6 +223,8 @@ class _Lowering:
             draft_passes=self._amount(effect.draft_passes),
             accepted=self._accepted(effect),
             draft_cost=self._draft_cost(effect),
+            draft_length=self._amount(effect.draft_length),
+            draft_vision_tokens=self._amount(effect.draft_vision_tokens),
         )
 
     def _accepted(self, effect: Speculation) -> transform.Amount:
@@ -234,6 +267,32 @@ class _Lowering:
             attention_rows=self._amount(overhead.attention_rows),
             memory_byte=self._amount(overhead.memory_byte),
         )
+
+
+class _Bounded(_Lowering):
+    """The same with all that data decide at one end."""
+
+    def __init__(
+        self, technique: Technique, setting: Mapping[str, Setting], outcomes: Mapping[str, float], bound: Bound
+    ) -> None:
+        super().__init__(technique, setting, outcomes)
+        self.bound = bound
+
+    def _open(self, effect: Any) -> tuple[transform.How, transform.Amount]:
+        if self.bound == "least":
+            return "set", self._amount(effect.at_least)
+        return ("scale", 1) if effect.at_most is None else ("set", self._amount(effect.at_most))
+
+    def _accepted(self, effect: Speculation) -> transform.Amount:
+        return self._amount(effect.accepted_at_least if self.bound == "least" else effect.accepted_at_most)
+
+    def _draft_cost(self, effect: Speculation) -> transform.Amount:  # noqa: ARG002  no count depends on it
+        return 1.0
+
+    def _overhead(self, overhead: Overhead) -> transform.Overhead:
+        if overhead.upper_bound and self.bound == "least":
+            return transform.Overhead(stage=overhead.stage)  # type: ignore[arg-type]
+        return super()._overhead(overhead)
 
 
 _STAGES = ("encoding", "prefilling", "decoding")

@@ -90,7 +90,7 @@ def accounting(estimate: Estimate) -> Accounting:
     layout_ = layout(model, estimate.workload.batch, deployment)
     peak = device.peak_flop_s[estimate.dtype] * deployment.efficiency.compute * deployment.devices
     bandwidth = device.bandwidth_byte_s * deployment.efficiency.bandwidth * deployment.devices
-    tokens = (sum(state.cached_vision) + sum(state.cached_text)) / model.llm.layers
+    tokens = state.cached.entries
     attention = sum(each.work.flop for each in estimate.stages["prefilling"].operators if each.work.kind == "attention")
     kv = layout_.batch * kv_byte(model.llm, tokens, layout_.kv_byte)
     kv_mean = layout_.batch * kv_byte(model.llm, tokens + state.output / 2, layout_.kv_byte)

@@ -18,8 +18,9 @@ from lvlm_atlas import specs as specs_package
 from lvlm_atlas import sweep as sweep_package
 from lvlm_atlas.atlas.places import effect_place
 from lvlm_atlas.fault import AtlasError
-from lvlm_atlas.planner.fit import shortage
 from lvlm_atlas.planner.planner import Planner
+from lvlm_atlas.planner.shortage import shortage
+from lvlm_atlas.roofline.contract import contract
 from lvlm_atlas.roofline.estimate import estimate
 from lvlm_atlas.roofline.transform import Applied
 from lvlm_atlas.specs.stack import Choice, conflict, parse, unfit
@@ -127,7 +128,7 @@ class Bench:
         except Exception as error:
             error.add_note(f"in the sweep's point {number}: {point}")
             raise
-        row |= columns.predicted(prediction.to_dict())
+        row |= columns.predicted(contract(prediction))
         if not prediction.fits:
             row["error"] = f"does not fit: {shortage(prediction)}"
         return row

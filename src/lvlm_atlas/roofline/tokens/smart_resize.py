@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 from lvlm_atlas.fault import AtlasError
@@ -42,12 +43,12 @@ def smart_resize(
     qwen-vl-utils 0.0.14 clamps sides to one token before it looks at the limits, which differs for slivers only.
     """
     shapes, token = [], 0
-    for width, height in checked(sizes):
+    for (width, height), count in Counter(checked(sizes)).items():
         columns, rows = token_grid(
             width, height, factor=patch * merge, min_pixels=min_pixels, max_pixels=max_pixels, kind="image"
         )
-        shapes.append(sequence(columns, rows, merge, window))
-        token += columns * rows
+        shapes.append(sequence(columns, rows, merge, window, count))
+        token += count * columns * rows
     return Visual(merged(shapes), token, token, frames=len(sizes))
 
 

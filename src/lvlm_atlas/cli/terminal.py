@@ -1,0 +1,279 @@
+"""Text and tables laid out for a terminal: as rich lays them out, but rich takes as long to import as a command to run.
+
+A block is anything with `lines(width)`; a line is a tuple of pieces, each a text with a style: "", "bold" or "dim".
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise, zip_longest
+from typing import Protocol
+
+Piece = tuple[str, str]
+Line = tuple[Piece, ...]
+
+_WORD = re.compile(r"\s*\S+\s*")
+_CODES = {"": "", "bold": "\x1b[1m", "dim": "\x1b[2m"}
+_RESET = "\x1b[0m"
+
+
+class Block(Protocol):
+    """What can be printed."""
+
+    def lines(self, width: int) -> Iterator[Line]:
+        """Its lines, none wider than so many cells."""
+
+    def natural_width(self) -> int:
+        """Cells that it takes if nothing is broken."""
+
+
+class Text:
+    """Text that is broken between words, and inside words that are longer than a line."""
+
+    def __init__(self, text: str, style: str = "") -> None:
+        self.pieces: Line = ((text, style),)
+
+    @classmethod
+    def assemble(cls, *parts: str | Piece) -> Text:
+        """Text of several styles; a plain string has none."""
+        text = cls("")
+        text.pieces = tuple((part, "") if isinstance(part, str) else part for part in parts)
+        return text
+
+    @property
+    def plain(self) -> str:
+        """The text without its styles."""
+        return "".join(text for text, _ in self.pieces)
+
+    def natural_width(self) -> int:
+        """Cells of its longest line."""
+        return max(map(cells, self.plain.split("\n")))
+
+    def lines(self, width: int, wrap: bool = True) -> Iterator[Line]:
+        """Its lines, broken to the width, or cut to it."""
+        start = 0
+        for line in self.plain.split("\n"):
+            cuts = [0, *(_breaks(line, width) if wrap else ()), len(line)]
+            for one, two in pairwise(cuts):
+                kept = _cut(line[one:two], width)
+                yield self._slice(start + one, start + one + len(kept))
+            start += len(line) + 1
+
+    def _slice(self, start: int, end: int) -> Line:
+        pieces = []
+        at = 0
+        for text, style in self.pieces:
+            part = text[max(start - at, 0) : max(end - at, 0)]
+            if part:
+                pieces.append((part, style))
+            at += len(text)
+        return tuple(pieces)
+
+
+@dataclass(frozen=True)
+class Indented:
+    """A block further in."""
+
+    block: Block
+    by: int = 2
+
+    def natural_width(self) -> int:
+        """Cells that it takes if nothing is broken."""
+        return self.by + self.block.natural_width()
+
+    def lines(self, width: int) -> Iterator[Line]:
+        """The lines of the block, moved to the right."""
+        for line in self.block.lines(width - self.by):
+            yield ((" " * self.by, ""), *line)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table."""
+
+    name: str = ""
+    style: str = ""
+    wrap: bool = True
+    """Whether its cells may be broken."""
+    right: bool = False
+    """Whether its cells stand at its right."""
+
+
+@dataclass
+class Table:
+    """A table whose widest columns give way."""
+
+    columns: Sequence[Column]
+    head: bool = True
+    """Whether it has the names of its columns with a rule below them, three cells between columns, and blank lines
+    around it."""
+    gap: int = 2
+    """Cells between the columns of a table without a head."""
+    rows: list[Sequence[str]] = field(default_factory=list)
+
+    def natural_width(self) -> int:
+        """Cells that it takes if nothing is broken."""
+        return sum(self._widths(None)) + self._frame
+
+    def lines(self, width: int) -> Iterator[Line]:
+        """Its lines; cells are broken where the table would not fit."""
+        widths = self._widths(width - self._frame)
+        if self.head:
+            yield ()
+            for parts in _sunk(self._row([column.name for column in self.columns], widths, ["bold"] * len(widths))):
+                yield self._joined(parts, widths)
+            yield ((f" {'─' * (sum(widths) + len(widths) - 1)} ", ""),)
+        for row in self.rows:
+            for parts in self._row(row, widths, [column.style for column in self.columns]):
+                yield self._joined(parts, widths)
+        if self.head:
+            yield ()
+
+    @property
+    def _frame(self) -> int:
+        """Cells around and between columns that belong to none."""
+        return len(self.columns) + 1 if self.head else 0
+
+    def _row(self, texts: Sequence[str], widths: Sequence[int], styles: Sequence[str]) -> Iterator[tuple[Line, ...]]:
+        """The lines of a row, each as the parts of its cells."""
+        columns = [
+            Text(text, style).lines(width - self._before(at) - self._after(at), column.wrap)
+            for at, (text, style, width, column) in enumerate(zip(texts, styles, widths, self.columns, strict=True))
+        ]
+        return zip_longest(*columns, fillvalue=())
+
+    def _joined(self, parts: Sequence[Line], widths: Sequence[int]) -> Line:
+        """One line of a row."""
+        line: list[Piece] = []
+        for at, (part, width) in enumerate(zip(parts, widths, strict=True)):
+            blank = width - self._before(at) - self._after(at) - sum(cells(text) for text, _ in part)
+            left, right = (blank, 0) if self.columns[at].right else (0, blank)
+            line += [(" " * (self._before(at) + self.head + left), ""), *part, (" " * (right + self._after(at)), "")]
+        return tuple(line)
+
+    def _before(self, column: int) -> int:
+        """Blank cells that a column begins with."""
+        return 1 if self.head and column else 0
+
+    def _after(self, column: int) -> int:
+        """Blank cells that a column ends with."""
+        return (1 if self.head else self.gap) if column < len(self.columns) - 1 else 0
+
+    def _widths(self, most: int | None) -> list[int]:
+        """Cells of each column with its part of the gaps; of the widest ones fewer, if there are not so many."""
+        texts = zip(*([column.name for column in self.columns], *self.rows), strict=True)
+        widths = [
+            max(Text(text).natural_width() for text in column) + self._before(at) + self._after(at)
+            for at, column in enumerate(texts)
+        ]
+        if most is None or sum(widths) <= most:
+            return widths
+        may_give = [column.wrap for column in self.columns]
+        while sum(widths) > most and any(may_give):
+            widest = max(width for width, gives in zip(widths, may_give, strict=True) if gives)
+            next_widest = max(
+                (width for width, gives in zip(widths, may_give, strict=True) if gives and width != widest), default=0
+            )
+            shares = [int(gives and width == widest) for width, gives in zip(widths, may_give, strict=True)]
+            excess = sum(widths) - most
+            widths = _reduced(widths, excess, shares, [min(excess, widest - next_widest)] * len(widths))
+            if widest == next_widest:
+                break
+        if sum(widths) > most:
+            widths = _reduced(widths, sum(widths) - most, [1] * len(widths), widths)
+        return widths
+
+
+def show(*blocks: Block) -> None:
+    """Print for people: at the terminal's width, or, where output is no terminal, plain and without trailing blanks."""
+    is_terminal = sys.stdout.isatty()
+    width = shutil.get_terminal_size((80, 24)).columns if is_terminal or "COLUMNS" in os.environ else 100
+    styled = is_terminal and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+    lines = (line for block in blocks for line in block.lines(width))
+    sys.stdout.write("".join(f"{(_styled(line) if styled else _plain(line)).rstrip()}\n" for line in lines))
+
+
+def cells(text: str) -> int:
+    """Cells of a terminal that a text takes: two for wide characters, none for combining ones."""
+    if text.isascii():
+        return len(text)
+    return sum(map(_cells_of, text))
+
+
+def _cells_of(character: str) -> int:
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def _plain(line: Line) -> str:
+    return "".join(text for text, _ in line)
+
+
+def _styled(line: Line) -> str:
+    return "".join(f"{_CODES[style]}{text}{_RESET}" if style and text.strip() else text for text, style in line)
+
+
+def _breaks(text: str, width: int) -> Iterator[int]:
+    """Where a line is broken: before the words that do not fit any more, and inside those that never would."""
+    used = 0
+    for match in _WORD.finditer(text):
+        start, word = match.start(), match[0]
+        needed = cells(word.rstrip())
+        if needed <= width - used:
+            used += cells(word)
+        elif needed > width:
+            for part in _chopped(word, width):
+                if start:
+                    yield start
+                start += len(part)
+                used = cells(part)
+        elif used and start:
+            yield start
+            used = cells(word)
+
+
+def _chopped(word: str, width: int) -> Iterator[str]:
+    """A word in parts that fit."""
+    while word:
+        part = _cut(word, width) or word[0]
+        yield part
+        word = word[len(part) :]
+
+
+def _cut(text: str, width: int) -> str:
+    """As much of a text as fits."""
+    if text.isascii() or cells(text) <= width:
+        return text[:width] if text.isascii() else text
+    used = 0
+    for at, character in enumerate(text):
+        used += _cells_of(character)
+        if used > width:
+            return text[:at]
+    return text
+
+
+def _sunk(row: Iterator[tuple[Line, ...]]) -> Iterator[tuple[Line, ...]]:
+    """The lines of a row whose cells stand at its bottom."""
+    columns = [[part for part in column if part] for column in zip(*row, strict=True)]
+    height = max(map(len, columns))
+    return zip(*([()] * (height - len(column)) + column for column in columns), strict=True)
+
+
+def _reduced(widths: Sequence[int], by: int, shares: Sequence[int], at_most: Sequence[int]) -> list[int]:
+    """Widths less `by` in all, spread by shares, no width reduced by more than its own bound."""
+    shares = [share if bound else 0 for share, bound in zip(shares, at_most, strict=True)]
+    left = sum(shares)
+    reduced = []
+    for width, share, bound in zip(widths, shares, at_most, strict=True):
+        cut = min(bound, round(share * by / left)) if share and left else 0
+        reduced.append(width - cut)
+        by -= cut
+        left -= share
+    return reduced

@@ -1,0 +1,266 @@
+"""What a stack's declared effects predict for a run of the reference LVLM: bounds for all that its trace counts.
+
+The engine's own walk interprets the effects, at the least and at the most that the entries leave open. What a run was
+seen to do may be taken as given: each quantity is then predicted from the observed values of those before it in the
+pipeline, so that a wrong declaration shows where it is made and nowhere else. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lvlm_atlas.roofline.cache import channel_bits
+from lvlm_atlas.roofline.dimensions import Dimensions
+from lvlm_atlas.roofline.pipeline import Walk, extras
+from lvlm_atlas.roofline.state import Answered, Cached, Encoded, Prefilled
+from lvlm_atlas.roofline.transform import Applied
+from lvlm_atlas.roofline.visual import Patches, Visual
+from lvlm_atlas.schema.effect import Effect
+from lvlm_atlas.schema.record import Setting
+from lvlm_atlas.schema.technique import Technique
+from lvlm_atlas.specs.technique import Bound, bounded
+
+if TYPE_CHECKING:
+    from lvlm_atlas.reference.lvlm.config import Config
+
+_SLACK = 1e-9
+"""Relative; shares are quotients of counts."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A number between two bounds; exact if they meet."""
+
+    low: float
+    high: float
+
+    def __contains__(self, number: float) -> bool:
+        slack = _SLACK * max(1.0, abs(number))
+        return self.low - slack <= number <= self.high + slack
+
+
+@dataclass(frozen=True)
+class Member:
+    """A technique of a stack."""
+
+    technique: Technique
+    places: tuple[int, ...]
+    """Where in the pipeline each of its effects happens."""
+    setting: Mapping[str, Setting]
+    """Its parameters; those left out have their defaults."""
+
+
+Observed = Mapping[str, tuple[float, ...]]
+Bounds = Mapping[str, tuple[Interval, ...]]
+"""Bounds by measure: a quantity of the taxonomy, perhaps with `: detail`. One number, one a layer, or one for each
+round of decoding, which all have the same bounds."""
+_ENDS: tuple[Bound, ...] = ("least", "most")
+UNCHANGED = Interval(1, 1)
+"""A share of which all is left."""
+
+
+def expected(dimensions: Dimensions, stack: Sequence[Member], observed: Observed | None = None) -> Bounds:
+    """Bounds of every measure, in pipeline order.
+
+    All that the entries leave open is taken at its least, then at its most. That is exact where the bounds of the
+    entries meet; elsewhere it takes for granted that what follows rises or falls throughout.
+
+    Args:
+        dimensions: the model and the request.
+        stack: the techniques, in order.
+        observed: what is taken as given; None predicts from the declarations alone.
+
+    Raises:
+        ValueError: an amount cannot be evaluated.
+    """
+    ends = []
+    for bound in _ENDS:
+        lowered = [bounded(each.technique, each.places, each.setting, bound) for each in stack]
+        ends += [_End(dimensions, lowered, bound, modality, observed or {}) for modality in ("vision", "text")]
+    measures = [end.measures() for end in ends]
+    left_open = {effect.quantity for each in stack for effect in each.technique.effects if _is_open(effect)}
+    bounds = {}
+    for measure in measures[0]:
+        least, most = ([*zip(*(each[measure] for each in half), strict=True)] for half in (measures[:2], measures[2:]))
+        # Seen from what was observed, bounds that cross are a wrong declaration and must hold nothing.
+        if not observed or measure.split(":")[0] not in left_open:
+            least = most = [low + high for low, high in zip(least, most, strict=True)]
+        bounds[measure] = tuple(Interval(min(low), max(high)) for low, high in zip(least, most, strict=True))
+    (accepted,) = bounds["speculation: accepted"]
+    after_first = [end.settled["output-tokens"][0] - 1 for end in ends]
+    passes = Interval(-(-min(after_first) // (1 + accepted.high)), -(-max(after_first) // (1 + accepted.low)))
+    return {**bounds, "speculation: target passes": (passes,)}
+
+
+def dimensions_of(
+    config: Config, *, frames: int, text_tokens: int, output_tokens: int, element_byte: int
+) -> Dimensions:
+    """The dimensions of a request to the reference LVLM.
+
+    Args:
+        config: the model.
+        frames: frames of the request, each of the size that the model's encoder is made for.
+        text_tokens: text tokens of the prompt.
+        output_tokens: tokens asked for.
+        element_byte: bytes of a cached number that is not quantised.
+    """
+    vision, text = config.vision, config.text
+
+    def visual(frame_share: float, pixel_share: float) -> Visual:
+        """`frames_a_patch` frames share a patch, the last filled up."""
+        kept, patches = round(frames * frame_share), _patches(config, pixel_share)
+        sequences = math.ceil(kept / config.frames_a_patch)
+        tokens = sequences * patches // config.patches_a_token
+        shape = Patches(sequences, patches + config.class_tokens, patches)
+        return Visual((shape,), tokens, tokens, frames=kept)
+
+    return Dimensions(
+        visual=visual, text_tokens=text_tokens, output_tokens=output_tokens, encoder_layers=config.encoder_layers,
+        encoder_heads=vision.num_attention_heads, encoder_hidden=vision.hidden_size, layers=text.num_hidden_layers,
+        heads=text.num_attention_heads, kv_heads=text.num_key_value_heads, head_dim=text.head_dim,
+        hidden=text.hidden_size, element_byte=element_byte,
+    )  # fmt: skip
+
+
+def _is_open(effect: Effect) -> bool:
+    """Whether an effect has bounds."""
+    names = ("at_least", "at_most", "accepted_at_least")
+    return any(getattr(effect, name, None) is not None for name in names)
+
+
+_WITH_VISION = {
+    "llm.text-tokens": ("llm.vision-tokens: with text", "llm.vision-tokens"),
+    "kv.tokens: text": ("kv.tokens", "kv.tokens: vision"),
+}
+"""What a trace counts only together with vision: the measure, and the quantity that is counted with it."""
+
+
+def _patches(config: Config, pixel_share: float) -> int:
+    """Patches of a frame at a share of its pixels. A tower of one input size resizes frames back to it."""
+    factor: int | None = getattr(config.vision, "factor", None)
+    if factor is None or pixel_share == 1:
+        return config.vision.patches
+    rows, columns = (max(1, round(length * math.sqrt(pixel_share) / factor)) for length in config.vision.frame_size)
+    return int(rows * columns * config.patches_a_token)
+
+
+class _End(Walk):
+    """The walk at one end, which takes what was observed as given and notes what it predicts.
+
+    Args:
+        dimensions: the model and the request.
+        stack: the techniques at this end.
+        bound: the end.
+        modality: what stays longest where a cache is cut and nothing says which entries go.
+        observed: what is taken as given.
+    """
+
+    def __init__(
+        self, dimensions: Dimensions, stack: Sequence[Applied], bound: Bound, modality: str, observed: Observed
+    ) -> None:
+        super().__init__(dimensions, stack)
+        self.bound, self.modality, self.observed = bound, modality, observed
+        self.predicted: dict[str, tuple[float, ...]] = {}
+        self.settled: dict[str, tuple[float, ...]] = {}
+
+    def measures(self) -> dict[str, tuple[float, ...]]:
+        """What this end predicts of every measure."""
+        encoded = self.encoded()
+        prefilled = self.prefilled(encoded)
+        # These come here in the report, though they are known later.
+        self.predicted |= dict.fromkeys(("overhead: attention scores", "kv.tokens", "kv.bits: bytes"), ())
+        cached = self.cached(encoded, prefilled)
+        answered = self.answered(encoded)
+        draft = answered.draft
+        return {
+            **self.predicted,
+            "overhead: attention scores": (self._scores(encoded, prefilled, cached, answered),),
+            "kv.bits: bytes": tuple(self._byte(cached, entries) for entries in self._entries(cached)),
+            "speculation: draft length": (draft.length,),
+            "speculation: draft nodes": (draft.nodes,),
+            "speculation: draft passes": (draft.passes,),
+            "speculation: draft vision tokens": (draft.vision_tokens,),
+            "speculation: accepted": (draft.accepted,),
+            "kv.bits: bytes at the end": (self._last_byte(cached, answered),),
+        }
+
+    def settle(self, quantity: str, values: Sequence[float]) -> Sequence[float]:
+        """What was observed of a quantity, else what is predicted."""
+        measure, vision = _WITH_VISION.get(quantity, (quantity, None))
+        beside = predicted_beside = (0.0,) * len(values)
+        if vision:
+            beside = self.settled[vision]
+            # Cutting a cache divides it between modalities, so both are predicted from the same.
+            predicted_beside = self.predicted[vision] if quantity == "kv.tokens: text" else beside
+        elif quantity == "encoder.tokens":  # a trace counts class tokens too
+            beside = predicted_beside = (self._class_tokens(),) * len(values)
+        self.predicted[measure] = tuple(map(operator.add, values, predicted_beside))
+        seen = self.observed.get(measure, ())
+        self.settled[quantity] = tuple(map(operator.sub, seen, beside)) if len(seen) == len(values) else tuple(values)
+        return self.settled[quantity]
+
+    def divide(self, entries: float, vision: float, text: float) -> tuple[float, float]:
+        """As much as can be of the one modality stays."""
+        kept = min(vision, entries) if self.modality == "vision" else max(0.0, entries - text)
+        return kept, entries - kept
+
+    def _class_tokens(self) -> int:
+        shape = self.dimensions.visual(1.0, 1.0).patches[0]
+        return shape.token - shape.patch
+
+    def _scores(self, encoded: Encoded, prefilled: Prefilled, cached: Cached, answered: Answered) -> float:
+        """Attention scores formed again for techniques that read them, all heads."""
+        end = min if self.bound == "least" else max
+        patches = end(patch for schedule in encoded.encoder_patch for patch in schedule[:-1])
+        tokens = [vision + text for vision, text in zip(prefilled.vision, prefilled.text, strict=True)]
+        scores = 0.0
+        for technique in self.stack:
+            for extra in extras(technique, encoded, cached.entries, answered):
+                if extra.stage == "encoding":
+                    scores += extra.rows * (patches + self._class_tokens()) * self.dimensions.encoder_heads
+                elif extra.stage == "prefilling":
+                    scores += longest_rows(extra.rows, tokens) * self.dimensions.heads
+        return scores
+
+    def _entries(self, cached: Cached) -> list[float]:
+        return [vision + text for vision, text in zip(cached.vision, cached.text, strict=True)]
+
+    def _byte(self, cached: Cached, entries: float) -> float:
+        """Bytes of one layer's cache with so many entries a head."""
+        bits = channel_bits(cached.bits, entries, self.dimensions.element_byte)
+        return bits / 8 * self.dimensions.kv_heads * self.dimensions.head_dim
+
+    def _last_byte(self, cached: Cached, answered: Answered) -> float:
+        """Bytes of the whole cache at the end.
+
+        A round may leave the tokens in it that the target accepted after the last one that was asked for.
+        """
+        rounds, passes = (self.observed.get(f"speculation: {name}") for name in ("accepted", "target passes"))
+        if rounds is not None and passes:
+            grown = sum(rounds) + passes[0]
+        else:
+            grown = answered.output - 1 + (answered.draft.accepted if self.bound == "most" else 0)
+        return sum(self._byte(cached, entries + grown) for entries in self._entries(cached))
+
+
+def longest_rows(rows: float, tokens: Sequence[float]) -> float:
+    """Scores in the longest `rows` rows of the causal attention maps of layers with so many tokens, for one head."""
+    lengths = [int(length) for length in tokens]
+    wanted = min(int(rows), sum(lengths))
+    if wanted <= 0:
+        return 0
+    # The shortest row among them: the largest length that so many rows reach.
+    low, high = 1, max(lengths)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if sum(max(0, length - middle + 1) for length in lengths) >= wanted:
+            low = middle
+        else:
+            high = middle - 1
+    longer = [length for length in lengths if length > low]
+    scores = sum(length * (length + 1) - low * (low + 1) for length in longer) // 2
+    return scores + (wanted - sum(length - low for length in longer)) * low

@@ -1,0 +1,84 @@
+"""Makes a plan: chooses the candidates, searches their stacks, ranks them, and explains what lost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+
+from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.graph.knowledge import KnowledgeBase
+from lvlm_atlas.graph.results import results_of
+from lvlm_atlas.planner.candidates import candidates
+from lvlm_atlas.planner.metric import Metric
+from lvlm_atlas.planner.objective import Objective
+from lvlm_atlas.planner.plan import Limit, Option, Plan, Together
+from lvlm_atlas.planner.ranking import Ranking
+from lvlm_atlas.planner.reasons import Reasons
+from lvlm_atlas.planner.risk import RISKS
+from lvlm_atlas.planner.search import Search, Stack
+from lvlm_atlas.planner.shortage import misfit
+from lvlm_atlas.roofline.costs import Costs
+from lvlm_atlas.roofline.estimate import Estimate, estimate
+
+
+def plan(kb: KnowledgeBase, baseline: Estimate, objective: Objective) -> Plan:
+    """The stacks worth having for a request.
+
+    Args:
+        kb: techniques and their relations.
+        baseline: the request without techniques.
+        objective: the goal and its constraints.
+
+    Raises:
+        AtlasError: a word is unknown, a query cannot be answered, a number is out of range, or no stack fits.
+    """
+    objective.check(kb)
+    goal, *also = objective.metrics(baseline)
+    limits = objective.limits(baseline)
+    chosen = candidates(kb, baseline, objective)
+    search = Search(kb, chosen.searched)
+    costs = Costs(
+        baseline.model, baseline.device, baseline.workload, baseline.deployment,
+        [each.applied for each in chosen.searched],
+    )  # fmt: skip
+    stacks = search.stacks(objective.max_techniques, RISKS.index(objective.risk), chosen.required)
+    ranking = Ranking(costs, baseline, goal, also, limits, stacks)
+    front = ranking.front()
+    if not front:
+        raise AtlasError(f"{misfit(baseline)}; no stack changes that")
+    reasons = Reasons(search, ranking, front)
+    return Plan(
+        goal=goal,
+        baseline=_option(kb, baseline, search, Stack(0, 0, 0, 0), limits),
+        front=tuple(_option(kb, baseline, search, stack, limits) for stack in front if stack.bits),
+        runners_up=tuple(reasons.runners_up()),
+        unused=tuple(reasons.unused()),
+        conflicts=tuple(reasons.conflicts()),
+        left_out=chosen.left_out,
+        searched=len(ranking),
+        settings=chosen.settings,
+    )
+
+
+def _option(
+    kb: KnowledgeBase, baseline: Estimate, search: Search, stack: Stack, limits: Mapping[Metric, float]
+) -> Option:
+    """A stack with its estimate and what is known of its techniques."""
+    members = search.members(stack)
+    techniques = [each.applied for each in members]
+    prediction = (
+        estimate(baseline.model, baseline.device, baseline.workload, baseline.deployment, techniques)
+        if techniques
+        else baseline
+    )
+    pairs = []
+    for one, two in combinations((each.id for each in members), 2):
+        verdict = search.verdicts[frozenset((one, two))]
+        pairs.append(Together(one, two, verdict.value, tuple(edge.reason for edge in verdict.edges)))
+    return Option(
+        found=prediction,
+        risk=RISKS[stack.risk],
+        limits=tuple(Limit(metric, most, metric.of(prediction)) for metric, most in limits.items()),
+        pairs=tuple(pairs),
+        reported={each.id: results_of(kb.atlas, each.choice.technique) for each in members},
+    )

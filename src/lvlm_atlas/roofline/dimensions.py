@@ -1,0 +1,67 @@
+"""The sizes that effects refer to: those of a model and of a request, whoever runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lvlm_atlas.roofline.layout import Layout
+from lvlm_atlas.roofline.vision import visual
+from lvlm_atlas.roofline.visual import Visual
+from lvlm_atlas.roofline.workload import Workload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dimensions:
+    """A model with a request, before any technique."""
+
+    visual: Callable[[float, float], Visual]
+    """The visual input at a share of its frames and a share of the pixels of each."""
+    text_tokens: int
+    """Text tokens of the prompt."""
+    output_tokens: int
+    """Tokens asked for."""
+    batch: int = 1
+    """Requests processed together."""
+    encoder_layers: int
+    """Encoder layers that run."""
+    encoder_heads: int
+    """Attention heads of the encoder."""
+    encoder_hidden: int
+    """Width of its hidden states."""
+    layers: int
+    """Layers of the LLM."""
+    cross_layers: frozenset[int] = frozenset()
+    """Those that attend to the vision tokens instead of to the sequence."""
+    heads: int
+    """Query heads."""
+    kv_heads: int
+    """Key-value heads."""
+    head_dim: int
+    """Width of a head."""
+    hidden: int
+    """Width of the LLM's hidden states."""
+    element_byte: float
+    """Bytes of a cached number that is not quantised."""
+
+    @property
+    def symbols(self) -> dict[str, float]:
+        """What the symbols stand for that depend on no pixel."""
+        return {
+            "B": self.batch, "N_t": self.text_tokens, "N_o": self.output_tokens, "L": self.layers,
+            "L_v": self.encoder_layers, "H": self.heads, "G": self.kv_heads, "d": self.head_dim, "D": self.hidden,
+            "D_v": self.encoder_hidden, "P": self.element_byte,
+        }  # fmt: skip
+
+
+def dimensions(layout: Layout, workload: Workload) -> Dimensions:
+    """The dimensions of a request to a model on its devices."""
+    model = layout.model
+    return Dimensions(
+        visual=lambda frame_share, pixel_share: visual(model, workload, frame_share, pixel_share),
+        text_tokens=workload.text_tokens, output_tokens=workload.output_tokens, batch=workload.batch,
+        encoder_layers=layout.encoder_layers, encoder_heads=model.encoder.heads, encoder_hidden=model.encoder.hidden,
+        layers=model.llm.layers, cross_layers=model.llm.cross_layers, heads=model.llm.heads,
+        kv_heads=model.llm.kv_heads, head_dim=model.llm.head_dim, hidden=model.llm.hidden,
+        element_byte=layout.kv_byte,
+    )  # fmt: skip

@@ -1,0 +1,331 @@
+"""Expectations: the engine's walk at both ends of what entries leave open, and the same for checks and for plans."""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
+
+from lvlm_atlas import load
+from lvlm_atlas.lab.expectation import Interval, Member, Observed, dimensions_of, expected, longest_rows
+from lvlm_atlas.planner.planner import Planner
+from lvlm_atlas.reference.lvlm.presets import PRESETS
+from lvlm_atlas.roofline.deployment import Deployment
+from lvlm_atlas.roofline.dimensions import Dimensions, dimensions
+from lvlm_atlas.roofline.layout import layout
+from lvlm_atlas.roofline.pipeline import Walk
+from lvlm_atlas.roofline.state import State
+from lvlm_atlas.roofline.visual import Patches, Visual
+from lvlm_atlas.roofline.workload import Image, Workload
+from lvlm_atlas.schema.effect import Effect, Overhead
+from lvlm_atlas.schema.technique import Technique
+from lvlm_atlas.specs.technique import applied, effect_places
+
+_spec = importlib.util.spec_from_file_location("synthetic", Path(__file__).parents[1] / "synthetic.py")
+assert _spec is not None
+assert _spec.loader is not None
+made_up: Any = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(made_up)
+
+ATLAS = load(Path(__file__).resolve().parents[2]).atlas
+
+
+def four_frames(frame_share: float, _: float) -> Visual:
+    frames = round(4 * frame_share)
+    return Visual((Patches(frames, 17, 16),), 16 * frames, 16 * frames, frames=frames)
+
+
+SIZES = Dimensions(
+    visual=four_frames, encoder_layers=3, encoder_heads=2, encoder_hidden=8, text_tokens=10, layers=4, heads=4,
+    kv_heads=2, hidden=32, head_dim=8, element_byte=2, output_tokens=6,
+)  # fmt: skip
+PLACES = {"frames": 1, "encoder.tokens": 3, "vision-tokens": 6, "llm.vision-tokens": 7, "kv.tokens": 9, "kv.bits": 10}
+
+
+EFFECT: TypeAdapter[Effect] = TypeAdapter(Effect)
+
+
+def effect(quantity: str, **rest: Any) -> Any:
+    return EFFECT.validate_python({"quantity": quantity, **rest})
+
+
+def member(*effects: Any, overheads: tuple[Overhead, ...] = (), places: Any = None) -> Member:
+    technique = ATLAS.techniques["fastv"].model_copy(
+        update={"id": f"made-{id(effects)}", "effects": effects, "overheads": overheads, "parameters": {}}
+    )
+    return Member(technique, places or tuple(PLACES.get(each.quantity, 8) for each in effects), {})
+
+
+def numbers(measure: str, *stack: Member, observed: Observed | None = None) -> list[Any]:
+    """The expected numbers; a pair where they are bounds."""
+    bounds = expected(SIZES, stack, observed)[measure]
+    return [bound.low if bound.low == bound.high else (bound.low, bound.high) for bound in bounds]
+
+
+def test_without_effects_everything_is_exact_and_plain() -> None:
+    found = expected(SIZES, ())
+    assert all(bound.low == bound.high for bounds in found.values() for bound in bounds)
+    assert numbers("encoder.tokens") == [17] * 4
+    assert numbers("llm.vision-tokens") == [64] * 4
+    assert numbers("kv.tokens") == [74] * 4
+    assert numbers("kv.bits: bytes") == [2 * 2 * 8 * 2 * 74] * 4
+    assert numbers("kv.bits: bytes at the end") == [4 * 2 * 2 * 8 * 2 * (74 + 5)]
+    assert numbers("speculation: target passes") == [5]
+    assert numbers("attention.density") == [1] * 4
+
+
+@pytest.mark.parametrize(
+    ("rounding", "kept"), [("nearest", 2), ("down", 2), ("up", 3)], ids=["halves to even", "down", "up"]
+)
+def test_a_scaled_count_is_rounded_as_the_effect_says(rounding: str, kept: int) -> None:
+    assert numbers("frames", member(effect("frames", scale=0.625, rounding=rounding))) == [kept]
+
+
+def test_a_cap_never_raises_and_one_frame_and_one_token_of_an_answer_are_always_left() -> None:
+    assert numbers("frames", member(effect("frames", cap=9))) == [4]
+    assert numbers("frames", member(effect("frames", cap=3))) == [3]
+    assert numbers("frames", member(effect("frames", remove=7))) == [1]
+    assert numbers("vision-tokens", member(effect("vision-tokens", remove=70))) == [0]
+    assert numbers("output-tokens", member(effect("output-tokens", scale=0.05))) == [1]
+
+
+def test_effects_start_from_what_earlier_places_left_whatever_the_order_of_the_stack() -> None:
+    frames, tokens = member(effect("frames", set=2)), member(effect("vision-tokens", scale=0.25))
+    assert numbers("vision-tokens", frames, tokens) == numbers("vision-tokens", tokens, frames) == [8]
+
+
+def test_at_one_place_effects_apply_in_the_order_of_the_stack() -> None:
+    cap, scale = member(effect("frames", cap=2)), member(effect("frames", scale=0.5))
+    assert numbers("frames", cap, scale) == [1]
+    assert numbers("frames", scale, cap) == [2]
+
+
+def test_encoder_tokens_removed_in_a_layer_are_gone_in_those_that_follow() -> None:
+    halving = member(effect("encoder.tokens", remove="min(6, N_p // 2)"))
+    assert numbers("encoder.tokens", halving) == [17, 11, 6, 4]
+    assert numbers("vision-tokens", halving) == [4 * 3]
+
+
+def test_a_removal_ends_at_its_last_layer_and_the_removed_stay_removed() -> None:
+    some = member(effect("llm.vision-tokens", remove="l", from_layer=1, to_layer=3))
+    assert numbers("llm.vision-tokens", some) == [64, 63, 61, 61]
+
+
+def test_symbols_stand_for_the_state_before_the_effect_in_the_layer_at_hand() -> None:
+    prune = member(effect("llm.vision-tokens", scale=0.5, from_layer=2))
+    evict = member(effect("kv.tokens", set="N // 2 + l"))
+    assert numbers("kv.tokens", prune, evict) == [37, 38, 23, 24]
+
+
+@pytest.mark.parametrize(
+    ("of", "entries", "vision"), [("all", 37, (27, 37)), ("vision", 42, 32), ("text", 69, 64)], ids=str
+)
+def test_cache_effects_count_all_entries_or_one_modality(of: str, entries: int, vision: Any) -> None:
+    evict = member(effect("kv.tokens", scale=0.5, of=of))
+    assert numbers("kv.tokens", evict) == [entries] * 4
+    assert numbers("kv.tokens: vision", evict) == [vision] * 4
+
+
+def test_a_cache_that_is_cut_twice_may_hold_what_either_cut_left() -> None:
+    """60 to 65 of 74 entries stay, then of the vision entries 5: beside them 0 to 10 text entries."""
+    first = member(effect("kv.tokens", at_least=60, at_most=65))
+    assert numbers("kv.tokens", first, member(effect("kv.tokens", set=5, of="vision"))) == [(5, 15)] * 4
+
+
+def test_quantised_bytes_hold_codes_scales_and_the_exact_residual() -> None:
+    bits = effect(
+        "kv.bits", key=2, value=4, group_size=8, group_overhead_bit=32, full_precision_keys="N % 16",
+        full_precision_values=16,
+    )  # fmt: skip
+    keys, values = 64 * (2 + 4) + 10 * 16, 58 * (4 + 4) + 16 * 16
+    assert numbers("kv.bits: bytes", member(bits)) == [(keys + values) * 2 * 8 / 8] * 4
+
+
+def test_speculation_bounds_rounds_and_the_cache_at_the_end() -> None:
+    draft = effect(
+        "speculation", draft_length=3, draft_nodes=5, draft_passes=3, accepted_at_most=3,
+        draft_vision_tokens="N_v // 4", exact="greedy",
+    )  # fmt: skip
+    assert numbers("speculation: draft length", member(draft)) == [3]
+    assert numbers("speculation: draft nodes", member(draft)) == [5]
+    assert numbers("speculation: draft vision tokens", member(draft)) == [16]
+    assert numbers("speculation: accepted", member(draft)) == [(0, 3)]
+    assert numbers("speculation: target passes", member(draft)) == [(2, 5)]
+    entry = 2 * 2 * 8 * 2 * 4
+    assert numbers("kv.bits: bytes at the end", member(draft)) == [((74 + 5) * entry, (74 + 8) * entry)]
+    seen = {"speculation: accepted": (3.0, 1.0), "speculation: target passes": (2.0,)}
+    assert numbers("kv.bits: bytes at the end", member(draft), observed=seen) == [(74 + 6) * entry]
+
+
+def test_passes_of_the_target_are_bounded_by_both_the_answer_and_what_is_accepted() -> None:
+    draft = effect(
+        "speculation", draft_length=3, draft_nodes=3, draft_passes=3, accepted_at_least=1, accepted_at_most=3,
+        draft_vision_tokens=0, exact="greedy",
+    )  # fmt: skip
+    stop = effect("output-tokens", at_least=3, at_most=5)
+    assert numbers("speculation: target passes", member(draft), member(stop)) == [(1, 2)]
+
+
+def test_rows_of_attention_cost_what_the_causal_mask_leaves_of_them() -> None:
+    def rows(amount: Any, stage: str = "prefilling", *, upper_bound: bool = False) -> list[Any]:
+        overhead = Overhead(stage=stage, attention_rows=amount, upper_bound=upper_bound, why="It reads them.")
+        return numbers("overhead: attention scores", member(overheads=(overhead,)))
+
+    assert rows(1) == [4 * 74]
+    assert rows("N * L") == [4 * 4 * 74 * 75 // 2]
+    assert rows("F", "encoding") == [4 * 17 * 2]
+    assert rows(1, upper_bound=True) == [(0, 4 * 74)]
+
+
+def test_bounds_travel_on_as_bounds_and_what_was_observed_closes_them() -> None:
+    frames = member(effect("frames", at_least=2, at_most=3))
+    assert numbers("vision-tokens", frames) == [(32, 48)]
+    assert numbers("kv.tokens", frames) == [(42, 58)] * 4
+    assert numbers("vision-tokens", frames, observed={"frames": (3.0,)}) == [48]
+
+
+def test_one_bound_leaves_the_other_at_the_least_that_can_be_or_at_the_old_value() -> None:
+    assert numbers("frames", member(effect("frames", at_most=3))) == [(1, 3)]
+    assert numbers("frames", member(effect("frames", at_least=2))) == [(2, 4)]
+    assert numbers("vision-tokens", member(effect("vision-tokens", at_most=9))) == [(0, 9)]
+
+
+def test_a_wrong_declaration_shows_at_its_own_quantity_alone() -> None:
+    wrong = member(effect("frames", set=1))
+    seen = {"frames": (2.0,)}
+    assert numbers("frames", wrong, observed=seen) == [1]
+    assert numbers("vision-tokens", wrong, observed=seen) == [32]
+
+
+def test_a_wrong_cut_of_the_cache_does_not_hide_behind_the_vision_entries_that_were_seen() -> None:
+    cut = member(effect("kv.tokens", set=37))
+    assert numbers("kv.tokens", cut, observed={"kv.tokens: vision": (30.0,) * 4, "kv.tokens": (37.0,) * 4}) == [37] * 4
+
+
+def test_what_is_typical_is_no_bound() -> None:
+    source = {"paper": "zhang2026survey", "place": "table 10"}
+    frames = effect("frames", at_most=4, typical={"value": 2, "setting": "made up", "source": source})
+    assert numbers("frames", member(frames)) == [(1, 4)]
+
+
+def test_an_amount_that_cannot_be_evaluated_is_said() -> None:
+    with pytest.raises(ValueError, match="needs nonsense"):
+        expected(SIZES, [member(effect("frames", set="nonsense"))])
+
+
+@given(tokens=st.lists(st.integers(0, 12), min_size=1, max_size=4), rows=st.integers(0, 60))
+def test_the_longest_rows_are_those_of_all_maps_in_order(tokens: list[int], rows: int) -> None:
+    lengths = sorted((length for count in tokens for length in range(1, count + 1)), reverse=True)
+    assert longest_rows(rows, tokens) == sum(lengths[:rows])
+
+
+def test_expectations_need_no_torch() -> None:
+    code = "import sys, lvlm_atlas.lab.expectation, lvlm_atlas.lab.conformance; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+OPEN = ("frames", "vision-tokens", "llm.vision-tokens", "attention.density", "kv.tokens", "output-tokens")
+"""Quantities whose changes are made bounds below."""
+PLANNER = Planner()
+
+
+def opened(technique: Technique, draw: random.Random) -> Technique:
+    """The technique with some of its exact changes left open around them, what was exact as the typical value."""
+    source = {"paper": "zhang2026survey", "place": "table 10"}
+    effects = []
+    for each in technique.effects:
+        if each.quantity in OPEN and draw.random() < 0.5 and (each.set or each.scale or each.cap) is not None:
+            old = {"frames": "F", "vision-tokens": "N_v", "llm.vision-tokens": "N_v", "output-tokens": "N_o"}
+            was = old.get(each.quantity, "N_v" if getattr(each, "of", "all") == "vision" else "N")
+            value = f"round({was} * {each.scale})" if each.scale is not None else each.set
+            value = f"min({was}, {each.cap})" if each.cap is not None else value
+            bounds = {"at_least": f"({value}) * 0.9", "at_most": f"({value}) * 1.1"}
+            bounds = {name: bounds[name] for name in draw.choice((("at_least", "at_most"), ("at_most",)))}
+            layers = {name: getattr(each, name) for name in ("from_layer", "of") if hasattr(each, name)}
+            typical = {"value": value, "setting": "made up", "source": source}
+            effects.append(effect(each.quantity, **bounds, **layers, typical=typical))
+        else:
+            effects.append(each)
+    return technique.model_copy(update={"effects": tuple(effects)})
+
+
+def planned(state: State) -> dict[str, tuple[float, ...]]:
+    """What the planner makes of the quantities that are checked."""
+    encoded, prefilled, cached, answered = state.encoded, state.prefilled, state.cached, state.answered
+    shape = encoded.visual.patches[0]
+    return {
+        "frames": (encoded.visual.frames,),
+        "encoder.tokens": tuple(n + shape.token - shape.patch for n in encoded.encoder_patch[0]),
+        "vision-tokens": (encoded.vision,),
+        "llm.vision-tokens": prefilled.vision,
+        "llm.vision-tokens: with text": tuple(map(sum, zip(prefilled.vision, prefilled.text, strict=True))),
+        "attention.density": prefilled.density,
+        "kv.tokens": tuple(map(sum, zip(cached.vision, cached.text, strict=True))),
+        "kv.tokens: vision": cached.vision,
+        "kv.resident": (cached.resident,),
+        "output-tokens": (answered.output,),
+        "speculation: draft length": (answered.draft.length,),
+        "speculation: draft nodes": (answered.draft.nodes,),
+        "speculation: draft passes": (answered.draft.passes,),
+        "speculation: draft vision tokens": (answered.draft.vision_tokens,),
+        "speculation: accepted": (answered.draft.accepted,),
+    }
+
+
+def cases() -> list[tuple[Dimensions, Dimensions]]:
+    """One request to the reference LVLM and to the same model of the catalog, few frames and many, short and long."""
+    found = []
+    config, model = PRESETS["llava-1.5-7b"], PLANNER.model("llava-1.5-7b")
+    for frames, text, output in ((1, 5, 1), (1, 40, 9), (2, 17, 30), (6, 128, 256), (20, 60, 3)):
+        workload = Workload(images=(Image(336, 336, frames),), text_tokens=text, output_tokens=output)
+        lay = layout(model, 1, Deployment(unused_layers=False))
+        checker = dimensions_of(config, frames=frames, text_tokens=text, output_tokens=output, element_byte=2)
+        found.append((checker, dimensions(lay, workload)))
+    return found
+
+
+CASES = cases()
+
+
+def test_the_reference_lvlm_has_the_dimensions_of_its_record() -> None:
+    for checker, planner in CASES:
+        assert checker.symbols == planner.symbols
+        for share in (1.0, 0.5, 0.05):
+            seen, asked = checker.visual(max(share, 1 / checker.visual(1, 1).frames), 1), planner.visual(share, 1)
+            assert (seen.llm_token, seen.frames, seen.patches) == (asked.llm_token, asked.frames, asked.patches)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_is_planned_lies_within_what_is_checked(seed: int) -> None:
+    """Made-up stacks of every shape: bounds of the check hold the state of the plan, quantity by quantity."""
+    draw = random.Random(seed)  # noqa: S311  nothing secret
+    base, open_ = ATLAS.techniques["fastv"], 0
+    for _ in range(400):
+        stack = [
+            opened(
+                made_up.synthetic(
+                    base, f"made-{i}", draw.choice(made_up.SHAPES), draw.uniform(0.05, 0.95), draw.randint(0, 11)
+                ),
+                draw,
+            )
+            for i in range(draw.randint(1, 4))
+        ]
+        ready = sorted(((applied(ATLAS, each), each) for each in stack), key=lambda pair: pair[0].order)
+        checker, planner = draw.choice(CASES)
+        bounds = expected(checker, [Member(each, effect_places(ATLAS, each), {}) for _, each in ready])
+        state = Walk(planner, [each for each, _ in ready]).state()
+        for measure, values in planned(state).items():
+            wide: tuple[Interval, ...] = bounds[measure]
+            assert len(wide) == len(values)
+            open_ += any(bound.low < bound.high for bound in wide)
+            outside = [(bound, number) for bound, number in zip(wide, values, strict=True) if number not in bound]
+            assert not outside, (measure, outside[:2], [each.effects for _, each in ready])
+    assert open_ > 100
