@@ -11,6 +11,8 @@ _SOURCE = Path(__file__).parents[1] / "reference" / "lvlm" / "points.py"
 _MODULE = "lvlm_atlas.reference.lvlm.points"
 _PASSED_ON = ("patches", "sequence", "entries", "frames_F3HW")
 """What a technique is given and returns as it is if it does nothing."""
+_UNCHANGED = {"Blocks | None": "None", "bool": "False"}
+"""What else leaves a run as it is, by the type that is returned."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def _point(position: str, method: str, context: ast.ClassDef, returns: ast.expr,
         method=method,
         signature=f"def {method}(self, at: {context.name}) -> {ast.unparse(returns)}",
         doc=doc[:1].upper() + doc[1:],
-        passes_on=f"at.{passed_on[0]}" if passed_on else None,
+        passes_on=f"at.{passed_on[0]}" if passed_on else _UNCHANGED.get(ast.unparse(returns)),
         imports=((_MODULE, context.name), *_imports(tree, returns)),
     )
 
