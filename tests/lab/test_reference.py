@@ -59,8 +59,8 @@ def private(checkout: Path, tmp_path: Path) -> Path:
     entry = load(checkout).technique("divprune").model_dump(mode="json", by_alias=True, exclude_none=True)
     entry |= {
         "id": "half", "name": "Half", "aliases": [], "reference": "somebodys_methods.halving:Half",
-        "interactions": [], "reported": [], "overheads": [], "pitfalls": [], "shipped_in": [], "neutral": {"ratio": 1.0},
-        "algorithm": [{"does": "Keep the first."}], "trials": [{"ratio": 0.25}],
+        "interactions": [], "reported": [], "overheads": [], "pitfalls": [], "shipped_in": [],
+        "neutral": {"ratio": 1.0}, "algorithm": [{"does": "Keep the first."}], "trials": [{"ratio": 0.25}],
     }  # fmt: skip
     file = root / "catalog/techniques/prefilling/token-compression/half.yaml"
     file.parent.mkdir(parents=True)
