@@ -63,4 +63,6 @@ def _cell(value: object) -> str:
         return ", ".join(map(_cell, value))
     if value is None:
         return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return str(value)

@@ -1,5 +1,8 @@
 """Text and tables laid out for a terminal: as rich lays them out, but rich takes as long to import as a command to run.
 
+Unlike rich, a word that must be broken is broken behind a `-`, `_`, `/`, `.`, `:` or `=` if it has one, columns do not
+shrink below their longest word, and a table that has no room even so lists each row by itself.
+
 A block is anything with `lines(width)`; a line is a tuple of pieces, each a text with a style: "", "bold" or "dim".
 """
 
@@ -19,6 +22,8 @@ Piece = tuple[str, str]
 Line = tuple[Piece, ...]
 
 _WORD = re.compile(r"\s*\S+\s*")
+_JOINTS = re.compile(r"(?<=[-_/.:=])(?=[^-_/.:=\s])")
+"""Where a word may be broken without hurting it."""
 _CODES = {"": "", "bold": "\x1b[1m", "dim": "\x1b[2m"}
 _RESET = "\x1b[0m"
 
@@ -122,8 +127,16 @@ class Table:
         return sum(self._widths(None)) + self._frame
 
     def lines(self, width: int) -> Iterator[Line]:
-        """Its lines; cells are broken where the table would not fit."""
+        """Its lines; cells are broken where the table would not fit, and rows are listed where its words would not."""
         widths = self._widths(width - self._frame)
+        if self.head and self.rows and self._breaks_words(widths):
+            floors = [self._longest_word(at) for at in range(len(widths))]
+            if sum(floors) > width - self._frame:
+                yield from self._listed(width)
+                return
+            spare = [natural - floor for natural, floor in zip(self._widths(None), floors, strict=True)]
+            cut = sum(spare) + sum(floors) - (width - self._frame)
+            widths = _reduced(self._widths(None), cut, spare, spare)
         if self.head:
             yield ()
             for parts in _sunk(self._row([column.name for column in self.columns], widths, ["bold"] * len(widths))):
@@ -134,6 +147,31 @@ class Table:
                 yield self._joined(parts, widths)
         if self.head:
             yield ()
+
+    def _listed(self, width: int) -> Iterator[Line]:
+        """Each row by itself: its first cell, and below it the others with the names of their columns."""
+        first, *others = self.columns
+        names = max((cells(column.name) for column in others), default=0)
+        yield ()
+        for row in self.rows:
+            yield from Text(row[0], first.style).lines(width)
+            for column, text in zip(others, row[1:], strict=True):
+                if text:
+                    lines = Text(text, column.style).lines(width - names - 4)
+                    for name, line in zip_longest((column.name,), lines, fillvalue=""):
+                        yield ((f"  {name}{' ' * (names - cells(name))}  ", "dim"), *line)
+            yield ()
+
+    def _breaks_words(self, widths: Sequence[int]) -> bool:
+        return any(width < self._longest_word(at) for at, width in enumerate(widths))
+
+    def _longest_word(self, column: int) -> int:
+        """Cells of the longest part of a column that must not be broken, with the column's part of the gaps."""
+        texts = [self.columns[column].name, *(row[column] for row in self.rows)]
+        if not self.columns[column].wrap:
+            return self._widths(None)[column]
+        parts = (part for text in texts for word in text.split() for part in _JOINTS.split(word))
+        return max(map(cells, parts), default=0) + self._before(column) + self._after(column)
 
     @property
     def _frame(self) -> int:
@@ -240,9 +278,12 @@ def _breaks(text: str, width: int) -> Iterator[int]:
 
 
 def _chopped(word: str, width: int) -> Iterator[str]:
-    """A word in parts that fit."""
+    """A word in parts that fit, broken at its joints where it has them."""
     while word:
         part = _cut(word, width) or word[0]
+        if len(part) < len(word.rstrip()):
+            joints = [match.start() for match in _JOINTS.finditer(word) if match.start() <= len(part)]
+            part = word[: joints[-1]] if joints else part
         yield part
         word = word[len(part) :]
 
