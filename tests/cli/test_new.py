@@ -137,6 +137,15 @@ def test_what_family_and_positions_say_is_filled_in(run, clone: Path) -> None:
     assert data["effects"][0]["quantity"] == "kv.bits"
 
 
+def test_a_family_of_any_stage_takes_that_of_the_first_position(run, clone: Path) -> None:
+    said = new(run, clone, family="baselines", acts_at="frames")
+    entry, reference, _ = written(said)
+    assert entry == "catalog/techniques/encoding/baselines/my-method.yaml"
+    assert reference == "src/lvlm_atlas/reference/techniques/encoding/my_method.py"
+    filled_in(clone / entry)
+    assert [str(fault) for fault in check(clone)] == []
+
+
 def test_lists_are_indented_as_in_other_entries(run, clone: Path) -> None:
     text = (clone / written(new(run, clone))[0]).read_text("utf-8")
     assert "\n- " not in text

@@ -40,6 +40,7 @@ class Draft:
     root_family: str
     """The family that `family` is part of, or is."""
     stage: str
+    """That of its family, or where a family belongs to any stage that of its first position."""
     positions: tuple[PositionTerm, ...]
     """In pipeline order."""
     paper: str
@@ -110,8 +111,10 @@ def scaffold(
     problems.refuse()
     if place is None or positions is None:
         raise AssertionError("refused above")
+    *families, stage = place
     draft = Draft(
-        id_, name or id_, *place, positions=positions, paper=work.key if work else paper or ""
+        id_, name or id_, *families, stage=stage or positions[0].stage, positions=positions,
+        paper=work.key if work else paper or "",
     )  # fmt: skip
     files = _files(draft, records, described)
     write_all(root, files, {BIB: with_work(root, work)} if work else None)
@@ -129,12 +132,11 @@ def _files(draft: Draft, records: Atlas, described: bool) -> dict[Path, str]:
     return files
 
 
-def _place_of_family(records: Atlas, word: str) -> tuple[str, str, str]:
-    """Id of a family, of the family that it is part of (or is), and of the stage of both."""
+def _place_of_family(records: Atlas, word: str) -> tuple[str, str, str | None]:
+    """Id of a family, of the family that it is part of (or is), and of the stage of both; None if that is any stage."""
     term = records.term("family", word)
     root = records.term("family", term.parent) if term.parent else term
-    stage = root.stage if isinstance(root, FamilyTerm) else None
-    return term.id, root.id, stage or ""
+    return term.id, root.id, root.stage if isinstance(root, FamilyTerm) else None
 
 
 def _positions(records: Atlas, words: Sequence[str], described: bool) -> tuple[PositionTerm, ...]:
