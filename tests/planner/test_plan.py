@@ -60,6 +60,19 @@ def test_every_technique_is_in_the_front_or_has_a_reason_not_to_be(planner: Plan
         assert all(each.why for each in (*plan.unused, *plan.left_out, *plan.runners_up, *plan.conflicts))
 
 
+def test_a_baseline_is_searched_only_where_it_is_asked_for(planner: Planner) -> None:
+    def searched(**words: object) -> bool:
+        plan = planner.plan(*ASKED, goal="ttft", **words)
+        barred = {each.what: each.why for each in plan.left_out}
+        assert "is a baseline" in barred.get("random", "is a baseline")
+        return "random" not in barred
+
+    assert not searched()
+    assert not searched(require="stage:prefilling")
+    assert searched(require="random")
+    assert searched(settings=["random:keep_ratio=0.1"])
+
+
 def test_a_technique_for_another_stage_is_told_that_it_is_no_part_of_the_goal(planner: Planner) -> None:
     why = {each.what: each.why for each in planner.plan(*ASKED, goal="ttft").unused}
     assert "which is no part of ttft" in why["kivi"]

@@ -12,7 +12,7 @@ from lvlm_atlas.atlas.bibliography import Paper
 from lvlm_atlas.atlas.shelves import Shelves, UnknownIdError, folded
 from lvlm_atlas.fault import AtlasError, suggestion
 from lvlm_atlas.schema.technique import Technique
-from lvlm_atlas.schema.vocabulary import PositionTerm, Term, Vocabulary
+from lvlm_atlas.schema.vocabulary import FamilyTerm, PositionTerm, Term, Vocabulary
 
 if TYPE_CHECKING:  # imported when a record is asked for: commands that ask for none start faster
     from lvlm_atlas.schema.measurement import Measurement
@@ -100,6 +100,11 @@ class Atlas(Shelves):
         """The family of a technique, where its `family` is a subfamily."""
         term = self.term("family", technique.family)
         return term.parent or term.id
+
+    def is_baseline(self, technique: Technique) -> bool:
+        """Whether a technique is there to compare others with."""
+        family = self.term("family", self.root_family(technique))
+        return isinstance(family, FamilyTerm) and family.baseline
 
     def place(self, technique: Technique) -> int:
         """Where in the pipeline a technique first acts, from 1."""

@@ -42,10 +42,17 @@ def candidates(kb: KnowledgeBase, baseline: Estimate, objective: Objective) -> C
     given: dict[str, list[Choice]] = {}
     for setting in (parse(kb, text) for text in objective.settings):
         given.setdefault(setting.technique.id, []).append(setting)
+    baselines = {technique.id for technique in kb.atlas.techniques.values() if kb.atlas.is_baseline(technique)}
+    wanted = {*given} | (required if required and required <= baselines else set())
     searched: list[Candidate] = []
     left_out: list[Lost] = []
     for technique in kb.atlas.techniques.values():
-        why = "--exclude finds it" if technique.id in excluded else _barred(kb, technique, baseline, objective)
+        if technique.id in excluded:
+            why: str | None = "--exclude finds it"
+        elif technique.id in baselines - wanted:
+            why = f"is a baseline, there to compare with; --require {technique.id} asks for it"
+        else:
+            why = _barred(kb, technique, baseline, objective)
         if why:
             left_out.append(Lost(technique.id, "left-out", why))
             continue

@@ -72,6 +72,8 @@ class FamilyTerm(Term):
     """The stage the family belongs to; a subfamily takes its parent's."""
     any_stage: bool = False
     """Whether its techniques belong to several stages, in place of `stage`; each entry then says its own."""
+    baseline: bool = False
+    """Whether its techniques are there to compare others with; a plan searches them only where it is asked to."""
 
 
 class PositionTerm(Term):
