@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from html import unescape
 from pathlib import Path
 
@@ -54,6 +55,14 @@ def test_a_technique_says_where_it_ships_and_where_not_all_is_the_same(
 def test_a_family_of_serving_systems_lists_them(catalog: lvlm_atlas.KnowledgeBase) -> None:
     found = {system.id for system in Content(catalog).systems_of("serving-systems")}
     assert found == {id_ for id_, system in catalog.atlas.systems.items() if system.kind == "serving-system"}
+
+
+def test_what_systems_describe_is_not_called_undescribed(catalog: lvlm_atlas.KnowledgeBase, site: Path) -> None:
+    matrix = shown(site / "matrix.html")
+    serving = [system for system in catalog.atlas.systems.values() if system.kind == "serving-system"]
+    assert all(system.name in matrix for system in serving)
+    home = re.sub(r"<[^>]*>", "", shown(site / "index.html"))
+    assert f"{len(serving)} serving systems described" in home
 
 
 def test_a_family_of_any_stage_stands_where_its_techniques_do(catalog: lvlm_atlas.KnowledgeBase) -> None:

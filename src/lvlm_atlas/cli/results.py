@@ -138,13 +138,13 @@ def _table(group: Sequence[ReportedResult], experiments: dict[str, int], *, with
     """The rows of a group, without columns that would be empty; numbers are never broken over lines."""
     columns = {
         "technique": [row.technique for row in group], "kept": [*map(kept_of, group)], "value": [*map(value_of, group)],
-        "full": [*map(baseline_of, group)],
-        "of full": [percent_of(row) if row.unit != "% of baseline" else "" for row in group],
+        "baseline": [*map(baseline_of, group)],
+        "of baseline": [percent_of(row) if row.unit != "% of baseline" else "" for row in group],
         "on": [row.data or "" for row in group if with_data],
         "": [f"[{experiments.setdefault(_experiment(row), len(experiments) + 1)}]" for row in group],
     }  # fmt: skip
     columns = {name: cells for name, cells in columns.items() if any(cells)}
-    numbers = {"kept", "value", "full", "of full"}
+    numbers = {"kept", "value", "baseline", "of baseline"}
     table = Table([Column(name, wrap=name in ("technique", "on"), right=name in numbers) for name in columns])
     table.rows += zip(*columns.values(), strict=True)
     return table

@@ -111,9 +111,9 @@ def scaffold(
     problems.refuse()
     if place is None or positions is None:
         raise AssertionError("refused above")
-    *families, stage = place
+    family_id, root_family, stage = place
     draft = Draft(
-        id_, name or id_, *families, stage=stage or positions[0].stage, positions=positions,
+        id_, name or id_, family_id, root_family, stage=stage or positions[0].stage, positions=positions,
         paper=work.key if work else paper or "",
     )  # fmt: skip
     files = _files(draft, records, described)

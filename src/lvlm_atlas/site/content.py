@@ -135,6 +135,10 @@ class Content:
         narrower = self.atlas.narrower("family", family)
         return [system for system in self.atlas.systems.values() if system.family in narrower]
 
+    def systems_at(self, stage: str) -> int:
+        """How many serving systems the families of a stage have."""
+        return sum(len(self.systems_of(family.id)) for family in self.families(stage=stage))
+
     def places(self, stage: str) -> list[Term]:
         """The places of the pipeline that lie in a stage."""
         return [term for term in self.atlas.terms("position") if getattr(term, "stage", None) == stage]
@@ -155,10 +159,10 @@ class Content:
 
     @cached_property
     def coverage(self) -> tuple[int, int]:
-        """How many of the survey's finest families have a described technique, and how many there are."""
+        """How many of the survey's finest families have a described technique or system, and how many there are."""
         families = [f for f in self.atlas.terms("family") if not (isinstance(f, FamilyTerm) and f.any_stage)]
         leaves = [f.id for f in families if not self.below("family", f.id)]
-        return sum(bool(self.of_family(leaf)) for leaf in leaves), len(leaves)
+        return sum(bool(self.of_family(leaf) or self.systems_of(leaf)) for leaf in leaves), len(leaves)
 
 
 @dataclass(frozen=True)
