@@ -4,9 +4,7 @@ Effects apply in pipeline order. In an amount, a symbol stands for the state tha
 left: `N_v` in a change of `vision-tokens` is the count it finds.
 """
 
-from __future__ import annotations
-
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -57,7 +55,7 @@ class Change(Record):
     """What the reader should know about it."""
 
     @model_validator(mode="after")
-    def _says_one_thing(self) -> Change:
+    def _says_one_thing(self) -> Self:
         self._check_one_change()
         return self
 
@@ -354,7 +352,7 @@ class Overhead(Record):
     """What the cost is."""
 
     @model_validator(mode="after")
-    def _costs_something(self) -> Overhead:
+    def _costs_something(self) -> Self:
         if all(getattr(self, cost) is None for cost in COSTS):
             raise ValueError(f"names no cost; give {', '.join(f'`{cost}`' for cost in COSTS)}")
         rows = [key for key in ("from_layer", "to_layer", "heads") if getattr(self, key) is not None]
