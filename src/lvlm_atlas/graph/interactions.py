@@ -7,21 +7,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
-from typing import TYPE_CHECKING
 
 from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.graph.edges import Edge, edges_by_law, stored_edges
 from lvlm_atlas.graph.laws import LAWS, Laws
+from lvlm_atlas.graph.paths import Adjacency, adjacency, shortest_paths
 from lvlm_atlas.graph.relations import relation_named
 from lvlm_atlas.graph.verdict import Verdict, verdict
 from lvlm_atlas.schema.technique import Technique
-
-if TYPE_CHECKING:
-    import networkx as nx
-
-# networkx takes 0.2 s to import; what a caller does not use is not imported.
-# ruff: noqa: PLC0415
 
 
 @dataclass(frozen=True)
@@ -88,18 +82,16 @@ class Interactions:
 
     def paths(self, id_: str, hops: int, kind: str | None = None) -> dict[str, list[str]]:
         """A shortest path to each technique that `within` finds, as ids."""
-        from lvlm_atlas.graph.network import paths_from, undirected
-
         if hops < 1:
             raise AtlasError(f"the number of steps is at least 1, got {hops}")
         start = self.technique(id_).id
         of_kind = relation_named(self.atlas, kind).kind if kind else None
-        if of_kind not in self._undirected:
+        if of_kind not in self._adjacency:
             edges: Iterable[Edge] = self.edges
             if of_kind and _has_law(of_kind):
                 edges = (*edges, *self._by_law(permutations(self.atlas.techniques, 2), of_kind))
-            self._undirected[of_kind] = undirected(edges, of_kind)
-        return paths_from(self._undirected[of_kind], start, hops)
+            self._adjacency[of_kind] = adjacency(edges, of_kind)
+        return shortest_paths(self._adjacency[of_kind], start, hops)
 
     def between(self, one: str, two: str) -> tuple[Edge, ...]:
         """Every edge between two techniques: the stored ones, then those that laws derive."""
@@ -142,7 +134,7 @@ class Interactions:
         return {ends: tuple(edges) for ends, edges in joining.items()}
 
     @cached_property
-    def _undirected(self) -> dict[str | None, nx.Graph[str]]:
+    def _adjacency(self) -> dict[str | None, Adjacency]:
         return {}
 
     def _ascending(self, ids: set[str]) -> tuple[Technique, ...]:
