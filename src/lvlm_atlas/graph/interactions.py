@@ -7,15 +7,21 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
+from typing import TYPE_CHECKING
 
 from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.fault import AtlasError
-from lvlm_atlas.graph.edges import Edge, edges_by_law, stored_edges
-from lvlm_atlas.graph.laws import LAWS, Laws
 from lvlm_atlas.graph.paths import Adjacency, adjacency, shortest_paths
 from lvlm_atlas.graph.relations import relation_named
-from lvlm_atlas.graph.verdict import Verdict, verdict
 from lvlm_atlas.schema.technique import Technique
+
+if TYPE_CHECKING:
+    from lvlm_atlas.graph.edges import Edge
+    from lvlm_atlas.graph.laws import Laws
+    from lvlm_atlas.graph.verdict import Verdict
+
+# A query on fields alone asks for no edge; what a caller does not use is not imported.
+# ruff: noqa: PLC0415
 
 
 @dataclass(frozen=True)
@@ -29,11 +35,15 @@ class Interactions:
     @cached_property
     def edges(self) -> tuple[Edge, ...]:
         """The stored interactions: stated, derived and predicted, without those that `laws` derive on demand."""
+        from lvlm_atlas.graph.edges import stored_edges
+
         return stored_edges(self.atlas, self.predicted)
 
     @cached_property
     def laws(self) -> Laws:
         """What holds between techniques by their places in the pipeline."""
+        from lvlm_atlas.graph.laws import Laws
+
         return Laws(self.atlas)
 
     def technique(self, id_: str) -> Technique:
@@ -104,6 +114,8 @@ class Interactions:
         Raises:
             AtlasError: an id is unknown, or both name the same technique.
         """
+        from lvlm_atlas.graph.verdict import verdict
+
         ends = frozenset((self.technique(one).id, self.technique(two).id))
         if len(ends) == 1:
             raise AtlasError(f"{one!r} and {two!r} are one technique; name two")
@@ -111,6 +123,9 @@ class Interactions:
 
     def _by_law(self, pairs: Iterable[tuple[str, ...]], kind: str | None = None) -> Iterator[Edge]:
         """What laws derive for pairs of start and end, unless an entry or a rule says as much or more of both."""
+        from lvlm_atlas.graph.edges import edges_by_law
+        from lvlm_atlas.graph.laws import LAWS
+
         for start, end in pairs:
             for edge in edges_by_law(self.laws, start, end, kind):
                 yields_to = next(law.yields_to for law in LAWS if law.id in edge.rules)
@@ -142,4 +157,6 @@ class Interactions:
 
 
 def _has_law(kind: str) -> bool:
+    from lvlm_atlas.graph.laws import LAWS
+
     return any(law.kind == kind for law in LAWS)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING
 
-from lvlm_atlas.graph.edges import Edge
+if TYPE_CHECKING:
+    from lvlm_atlas.graph.edges import Edge
+
 
 Adjacency = Mapping[str, Collection[str]]
 """The neighbours of each technique that has any, in the order of the edges."""
