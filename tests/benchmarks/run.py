@@ -1,7 +1,7 @@
 """`make bench`: start-up against the bare libraries, and loading as the catalog grows.
 
-Timings are ratios within one run on one machine; they say nothing about another. Start-up is processor time, which other
-programs on the machine disturb less, of Python that keeps compiled modules, as an installation does.
+Timings are ratios within one run on one machine; they say nothing about another. Start-up is processor time, which
+other programs on the machine disturb less, of Python that keeps compiled modules, as an installation does.
 """
 
 from __future__ import annotations
