@@ -25,7 +25,7 @@ SHAPES = (
 """What a made-up technique can do."""
 
 
-def shape(  # noqa: PLR0912  a case for each shape
+def shape(  # noqa: PLR0912, PLR0915  a case for each shape
     name: str, strength: float, number: int
 ) -> tuple[str, list[dict[str, Any]], list[dict[str, Any]]]:
     """Place, effects and overheads of a technique.
