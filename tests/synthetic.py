@@ -166,7 +166,7 @@ def synthetic(base: Technique, id_: str, name: str, strength: float, number: int
 
 
 def base_of(atlas: Atlas, techniques: Sequence[Technique]) -> KnowledgeBase:
-    """The atlas with these techniques in place of its own."""
+    """The atlas with these techniques in place of its own, and without what is said of its own."""
     return KnowledgeBase(
         replace(
             atlas,
@@ -174,6 +174,7 @@ def base_of(atlas: Atlas, techniques: Sequence[Technique]) -> KnowledgeBase:
             paths={each.id: atlas.paths[min(atlas.paths)] for each in techniques},
             redirects={},
             measurements={},
+            systems={},
         )
     )
 
