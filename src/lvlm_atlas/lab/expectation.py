@@ -17,7 +17,8 @@ from lvlm_atlas.roofline.cache import growing, stored_bits
 from lvlm_atlas.roofline.dimensions import Dimensions
 from lvlm_atlas.roofline.kind import CacheLayer, Place, each_cache_layer
 from lvlm_atlas.roofline.llm import last_rows
-from lvlm_atlas.roofline.pipeline import Walk, extras
+from lvlm_atlas.roofline.overhead import extras
+from lvlm_atlas.roofline.pipeline import Walk
 from lvlm_atlas.roofline.state import Answered, Cached, Encoded, Extra, Prefilled
 from lvlm_atlas.roofline.transform import Applied
 from lvlm_atlas.roofline.visual import Patches, Visual
@@ -210,8 +211,14 @@ class _End(Walk):
             "overhead: attention scores": (self._scores(encoded, prefilled, added),),
             "overhead: sequential steps": (sum(extra.steps for extra in before),),
             "overhead: host syncs": (sum(extra.host_syncs for extra in before),),
-            "kv.bits: bytes": tuple(self._byte(cached, layer, 0) for layer in layers),
-            "kv.tokens: most while decoding": tuple(growing(layer, grown)[0] for layer in layers),
+            # Which layers hold keys and values of their own is left open, where not all do.
+            "kv.bits: bytes": tuple(
+                0.0 if cached.shares.kv_layers < 1 and self.bound == "least" else self._byte(cached, layer, 0)
+                for layer in layers
+            ),
+            "kv.tokens: most while decoding": tuple(
+                max(growing(layer, 0)[0], growing(layer, grown)[0]) for layer in layers
+            ),
             "kv.resident: fetched": (cached.fetch,),
             "speculation: draft length": (draft.length,),
             "speculation: draft nodes": (draft.nodes,),
@@ -273,8 +280,7 @@ class _End(Walk):
         if layer.state:
             return layer.state * sizes.kv_heads * sizes.element_byte
         bits, _ = stored_bits(cached, layer, *growing(layer, grown), sizes.element_byte)
-        own = 1.0 if cached.shares.kv_layers == 1 or self.bound == "most" else 0.0  # which layers is left open
-        return own * bits / 8 * sizes.kv_heads * sizes.head_dim
+        return bits / 8 * sizes.kv_heads * sizes.head_dim
 
     def _grown(self, answered: Answered) -> float:
         """Tokens that have followed the prompt into the cache at the end.
@@ -288,7 +294,7 @@ class _End(Walk):
 
     def _last_byte(self, cached: Cached, layers: Sequence[CacheLayer], grown: float) -> float:
         """Bytes of the whole cache at the end."""
-        return sum(self._byte(cached, layer, grown) for layer in layers)
+        return cached.shares.kv_layers * sum(self._byte(cached, layer, grown) for layer in layers)
 
 
 def longest_rows(rows: float, tokens: Sequence[float]) -> float:

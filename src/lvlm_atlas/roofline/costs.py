@@ -18,7 +18,8 @@ from lvlm_atlas.roofline.dimensions import dimensions
 from lvlm_atlas.roofline.layout import layout, machine
 from lvlm_atlas.roofline.memory import activation_byte, encoder_activation_byte, on_a_device, resident_byte
 from lvlm_atlas.roofline.model import Model
-from lvlm_atlas.roofline.pipeline import Walk, extras
+from lvlm_atlas.roofline.overhead import extras
+from lvlm_atlas.roofline.pipeline import Walk
 from lvlm_atlas.roofline.stage import STAGES
 from lvlm_atlas.roofline.stages import Part, Stages, Step
 from lvlm_atlas.roofline.state import Answered, Cached, Encoded, Prefilled, Shares

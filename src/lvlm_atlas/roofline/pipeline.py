@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from lvlm_atlas.roofline.dimensions import Dimensions
+from lvlm_atlas.roofline.overhead import extras
+from lvlm_atlas.roofline.schedule import by_layer, tokens_by_layer
 from lvlm_atlas.roofline.state import (
     Answered,
     Cached,
     Draft,
     Encoded,
-    Extra,
     Limits,
     Prefilled,
     Replaced,
@@ -24,11 +25,6 @@ from lvlm_atlas.roofline.transform import Applied, CacheBits, Change, How, Names
 from lvlm_atlas.roofline.visual import Visual
 
 Symbols = dict[str, float]
-LLM_QUANTITIES = (
-    "llm.vision-tokens", "llm.vision-queries", "llm.vision-mlp", "llm.weights", "attention.density", "kv.tokens",
-    "kv.layers", "kv.state", "kv.resident", "kv.read", "llm.depth",
-)  # fmt: skip
-"""Quantities that change in the LLM: after the encoder, before the length of the answer is known."""
 
 
 class Walk:
@@ -107,12 +103,12 @@ class Walk:
         layers, symbols, text_tokens = self.dimensions.layers, encoded.symbols, encoded.text
         vision: Sequence[float] = (encoded.vision,) * layers
         for technique, change in self._changes("llm.vision-tokens"):
-            vision = _by_layer(
+            vision = by_layer(
                 technique, change, vision, symbols, lambda _, old: {"N_v": old, "N": old + text_tokens}, flows=True
             )
         vision = self.settle("llm.vision-tokens", vision)
         text = self.settle("llm.text-tokens", (encoded.text + encoded.marker,) * layers)
-        names = _tokens(vision, text)
+        names = tokens_by_layer(vision, text)
         return Prefilled(
             vision=tuple(vision), text=tuple(text),
             queries=self._some_of("llm.vision-queries", vision, symbols, names),
@@ -138,12 +134,12 @@ class Walk:
         for technique, change in self._changes("kv.tokens"):
             entries = [v + t for v, t in zip(vision, text, strict=True)]
             counted = {"all": entries, "vision": vision, "text": text}[change.of]
-            names = _tokens(vision, text)
-            left = _by_layer(technique, change, counted, symbols, names)
+            names = tokens_by_layer(vision, text)
+            left = by_layer(technique, change, counted, symbols, names)
             if change.limit is not None:
                 most = replace(change, how="cap", amount=change.limit)
                 old = limits.get(change.of, [math.inf] * len(left))
-                limits[change.of] = _by_layer(technique, most, old, symbols, names)
+                limits[change.of] = by_layer(technique, most, old, symbols, names)
             if change.of == "vision":
                 vision = left
             elif change.of == "text":
@@ -154,14 +150,14 @@ class Walk:
                     for new, old, v, t in zip(left, entries, vision, text, strict=True)
                 ]
                 vision, text = zip(*both, strict=True)
-        names = _tokens(vision, text)
+        names = tokens_by_layer(vision, text)
         state = self._schedule("kv.state", (0.0,) * self.dimensions.layers, symbols, names)
         if any(state):
             vision = [0.0 if elements else count for count, elements in zip(vision, state, strict=True)]
             text = [0.0 if elements else count for count, elements in zip(text, state, strict=True)]
         vision = self.settle("kv.tokens: vision", vision)
         text = self.settle("kv.tokens: text", text)
-        names = _tokens(vision, text)
+        names = tokens_by_layer(vision, text)
         read = self._schedule("kv.read", (1.0,) * self.dimensions.layers, symbols, names)
         bits, stored = self._bits(symbols)
         resident, fetch = self._residency(symbols)
@@ -233,7 +229,7 @@ class Walk:
         left: Sequence[float] = (float(patch),) * self.dimensions.encoder_layers
         for technique, change in self._changes("encoder.tokens"):
             first.setdefault(technique.id, dict(symbols))
-            left = _by_layer(technique, change, left, symbols, lambda _, old: {"N_p": old}, flows=True)
+            left = by_layer(technique, change, left, symbols, lambda _, old: {"N_p": old}, flows=True)
         return tuple(self.settle("encoder.tokens", (float(patch), *left)))
 
     def _encoder_density(
@@ -328,7 +324,7 @@ class Walk:
         """The vision tokens alive in each layer that do something in it: all, but for the changes of the quantity."""
         left = alive
         for technique, change in self._changes(quantity):
-            left = _by_layer(technique, change, left, symbols, local)
+            left = by_layer(technique, change, left, symbols, local)
         return tuple(self.settle(quantity, [min(n, most) for n, most in zip(left, alive, strict=True)]))
 
     def _schedule(
@@ -336,7 +332,7 @@ class Walk:
     ) -> tuple[float, ...]:
         """A number that is no count in each layer, after all changes of a quantity."""
         for technique, change in self._changes(quantity):
-            layers = _by_layer(technique, change, layers, symbols, local, whole=False)
+            layers = by_layer(technique, change, layers, symbols, local, whole=False)
         return tuple(self.settle(quantity, layers))
 
     def _number(self, quantity: str, number: float, symbols: Names, *, whole: bool = True) -> float:
@@ -360,82 +356,3 @@ class Walk:
     def _changes(self, quantity: str) -> list[tuple[Applied, Change]]:
         """The changes of a quantity in pipeline order."""
         return self._by_quantity.get(quantity, [])
-
-
-def extras(technique: Applied, encoded: Encoded, entries: float, answered: Answered) -> Iterator[Extra]:
-    """What a technique adds, at so many entries of a layer's cache. Symbols stand for what it meets where it acts."""
-    symbols = _where_it_acts(technique, encoded, answered)
-    for overhead in technique.overheads:
-        names = {**symbols, **technique.parameters}
-        if overhead.stage == "decoding":
-            names["N"] = entries
-        layers = None
-        if overhead.from_layer is not None:
-            end = math.inf if overhead.to_layer is None else value(overhead.to_layer, names)
-            layers = (value(overhead.from_layer, names), end)
-        yield Extra(
-            technique=technique.label,
-            stage=overhead.stage,
-            flop=None if overhead.flop is None else value(overhead.flop, names),
-            byte=value(overhead.byte, names),
-            rows=value(overhead.attention_rows, names),
-            layers=layers,
-            heads=None if overhead.heads is None else value(overhead.heads, names),
-            memory_byte=value(overhead.memory_byte, names),
-            steps=value(overhead.sequential_steps, names),
-            host_syncs=value(overhead.host_syncs, names),
-            serial=overhead.serialises_batch,
-        )
-
-
-def _where_it_acts(technique: Applied, encoded: Encoded, answered: Answered) -> Names:
-    """What the symbols stand for where a technique first acts."""
-    if technique.id in encoded.first:
-        return encoded.first[technique.id]
-    if any(change.quantity in LLM_QUANTITIES for change in technique.changes):
-        return encoded.symbols
-    return answered.first.get(technique.id, answered.symbols)
-
-
-def _tokens(vision: Sequence[float], text: Sequence[float]) -> Callable[[int, float], Names]:
-    """What `N` and `N_v` stand for in a layer."""
-    return lambda layer, _: {"N": vision[layer] + text[layer], "N_v": vision[layer]}
-
-
-def _by_layer(
-    technique: Applied,
-    change: Change,
-    layers: Sequence[float],
-    symbols: Names,
-    local: Callable[[int, float], Names],
-    *,
-    whole: bool = True,
-    flows: bool = False,
-) -> list[float]:
-    """A number in each layer after a change.
-
-    Args:
-        technique: the technique.
-        change: what it changes.
-        layers: the number in each layer, as the changes before left it.
-        symbols: what the symbols stand for in all layers.
-        local: those that stand for something else in a layer, from its index and the number there.
-        whole: whether the number is a count.
-        flows: whether what one layer removes is gone in all that follow.
-    """
-    names: Mapping[str, float] = {**symbols, **technique.parameters}
-    start = value(change.from_layer, names)
-    end = len(layers) if change.to_layer is None else value(change.to_layer, names)
-    gone, after = 0.0, []
-    for layer, before in enumerate(layers):
-        old = before - gone
-        if start <= layer < end:
-            here: Names = {}
-            if callable(change.amount):  # a number needs no names, and most are numbers
-                here = {**names, **local(layer, old), **technique.parameters, "l": layer}
-            new = change.apply(old, here, whole=whole)
-            if flows and change.how == "remove":
-                gone += old - new
-            old = new
-        after.append(old)
-    return after

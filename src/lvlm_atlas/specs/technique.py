@@ -230,6 +230,9 @@ class _Lowering:
         return transform.CacheBits(order=order, of=effect.of, to_layer=self._optional(effect.to_layer), **amounts)
 
     def _draft(self, effect: Speculation, order: int) -> transform.Speculation:
+        least = (effect.draft_length_at_least, effect.draft_nodes_at_least, effect.draft_passes_at_least)
+        if any(amount is not None for amount in least):
+            self.assumptions.append(f"{self._label()}: a round drafts as much as it can.")
         return transform.Speculation(
             order=order,
             draft_nodes=self._drafted(effect.draft_nodes, effect.draft_nodes_at_least),
