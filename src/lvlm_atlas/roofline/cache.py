@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 from lvlm_atlas.roofline.kind import CacheLayer
 from lvlm_atlas.roofline.layout import Layout
+from lvlm_atlas.roofline.model import Llm
 from lvlm_atlas.roofline.state import Cached, Limits
 from lvlm_atlas.roofline.transform import CacheBits, Names
 
 SAMPLES = 48
 """Steps at which a quantised cache is looked at; its bytes rise and fall with the length."""
+_NO_LIMITS = Limits()
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -43,7 +45,7 @@ def growing(layer: CacheLayer, grown: float) -> tuple[float, float]:
     """
     if layer.state:
         return 0.0, 0.0
-    limits = layer.limits if grown else Limits()
+    limits = layer.limits if grown else _NO_LIMITS
     vision = min(layer.vision, limits.vision)
     if layer.place.cross:
         return vision, vision
@@ -93,15 +95,17 @@ def _held(layout: Layout, cached: Cached, layer: CacheLayer, entries: float, vis
     llm = layout.model.llm
     if layer.state:
         return Held(0.0, 0.0, layer.state * llm.kv_heads * layout.kv_byte, 0.0)
-    # One latent stands for key and value of all heads.
-    latent = llm.latent
-    byte, vision_byte = (
-        bits / 2 / 8 * (latent.kv_lora_rank + latent.rope_dim) if latent else bits / 8 * llm.kv_heads * llm.head_dim
-        for bits in stored_bits(cached, layer, entries, vision, layout.kv_byte)
-    )
-    if layer.stored[0] == layer.stored[1]:
-        vision_byte = _part(byte, vision, entries)
-    return Held(entries, vision, byte, vision_byte)
+    bits, vision_bits = stored_bits(cached, layer, entries, vision, layout.kv_byte)
+    byte = _channels_byte(llm, bits)
+    alike = layer.stored[0] == layer.stored[1]
+    return Held(entries, vision, byte, _part(byte, vision, entries) if alike else _channels_byte(llm, vision_bits))
+
+
+def _channels_byte(llm: Llm, bits: float) -> float:
+    """Bytes of all channels of a layer. One latent stands for key and value of all heads."""
+    if llm.latent:
+        return bits / 2 / 8 * (llm.latent.kv_lora_rank + llm.latent.rope_dim)
+    return bits / 8 * llm.kv_heads * llm.head_dim
 
 
 def _part(byte: float, vision: float, entries: float) -> float:
@@ -124,10 +128,12 @@ def stored_bits(
 
     Where vision and text entries are quantised in different ways, `N` stands for the entries of each alone.
     """
-    of_vision, of_text = (cached.bits[index] if index >= 0 else None for index in layer.stored)
-    if layer.stored[0] == layer.stored[1]:
+    vision_way, text_way = layer.stored
+    of_vision = cached.bits[vision_way] if vision_way >= 0 else None
+    if vision_way == text_way:
         bits = channel_bits(of_vision, entries, element_byte)
         return bits, _part(bits, vision, entries)
+    of_text = cached.bits[text_way] if text_way >= 0 else None
     vision_bits = channel_bits(of_vision, vision, element_byte)
     return vision_bits + channel_bits(of_text, entries - vision, element_byte), vision_bits
 
