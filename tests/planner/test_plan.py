@@ -53,7 +53,7 @@ def test_an_estimate_refuses_what_a_plan_leaves_out(planner: Planner) -> None:
 def test_every_technique_is_in_the_front_or_has_a_reason_not_to_be(planner: Planner) -> None:
     for goal in ("ttft", "tpot", "total", "memory"):
         plan = planner.plan(*ASKED, goal=goal)
-        used = {each.id for option in plan.front for each in option.found.stack}
+        used = {each.id for option in plan.front for each in option.estimate.stack}
         unused, barred = ({each.what for each in lost} for lost in (plan.unused, plan.left_out))
         assert used | unused | barred == {*planner.kb.atlas.techniques}
         assert not used & unused
@@ -68,9 +68,9 @@ def test_a_technique_for_another_stage_is_told_that_it_is_no_part_of_the_goal(pl
 def test_stacks_that_break_a_limit_are_not_in_the_plan_if_others_keep_it(planner: Planner) -> None:
     free = planner.plan(*ASKED, goal="ttft")
     tight = planner.plan(*ASKED, goal="ttft", slo={"tpot": 0.002})
-    assert not all(option.found.tpot_s <= 0.002 for option in free.front)
+    assert not all(option.estimate.tpot_s <= 0.002 for option in free.front)
     assert tight.front
-    assert all(option.meets and option.found.tpot_s <= 0.002 for option in tight.front)
+    assert all(option.meets and option.estimate.tpot_s <= 0.002 for option in tight.front)
 
 
 def test_where_no_stack_keeps_a_limit_the_nearest_are_shown_as_missing_it(planner: Planner) -> None:
@@ -84,7 +84,7 @@ def test_less_risk_is_a_subset_and_never_better(planner: Planner) -> None:
     for worst in RISKS:
         plan = planner.plan(*ASKED, goal="total", risk=worst)
         assert all(RISKS.index(option.risk) <= RISKS.index(worst) for option in plan.front)
-        best.append(min(option.found.total_s for option in (plan.baseline, *plan.front)))
+        best.append(min(option.estimate.total_s for option in (plan.baseline, *plan.front)))
     assert best == sorted(best, reverse=True)
 
 
@@ -127,7 +127,7 @@ def test_assumptions_of_each_technique_are_in_the_plan(planner: Planner) -> None
 
 def test_where_no_stack_keeps_a_limit_the_nearest_come_first() -> None:
     plan = Planner().plan(*ASKED, goal="tpot", slo={"ttft": 0.15})
-    first, *rest = [option.found.ttft_s for option in plan.front]
+    first, *rest = [option.estimate.ttft_s for option in plan.front]
     assert first > 0.15
     assert all(first <= other * 1.01 for other in rest)
 

@@ -64,7 +64,7 @@ def _csv(plan: Plan) -> str:
 
 
 def _title(plan: Plan) -> str:
-    return f"{subject(plan.baseline.found)}: least {plan.goal.name}, predicted"
+    return f"{subject(plan.baseline.estimate)}: least {plan.goal.name}, predicted"
 
 
 def _goal(plan: Plan, name: str) -> str:
@@ -77,15 +77,15 @@ def _table(plan: Plan) -> str:
     lines = table(columns, list(_rows(plan)), left=("takes longest", "risk")).splitlines()
     out = lines[:2]
     for option, line in zip((plan.baseline, *plan.front), lines[2:], strict=True):
-        label = option.label if option.found.stack else "no technique"
+        label = option.label if option.estimate.stack else "no technique"
         out += [line, *(wrapped(text, "   ") for text in (label, *_notes(option)))]
     return "\n".join(out)
 
 
 def _rows(plan: Plan) -> Iterator[tuple[str, ...]]:
-    before = plan.baseline.found
+    before = plan.baseline.estimate
     for number, option in enumerate((plan.baseline, *plan.front)):
-        estimate = option.found
+        estimate = option.estimate
         value = plan.goal.shown(plan.goal.of(estimate))
         if not number:
             times = [seconds(stage.time_s) for stage in estimate.stages.values()]
@@ -98,7 +98,7 @@ def _rows(plan: Plan) -> Iterator[tuple[str, ...]]:
 
 def _notes(option: Option) -> Iterator[str]:
     """What must be known of a stack besides its numbers."""
-    if short := misfit(option.found):
+    if short := misfit(option.estimate):
         yield short
     yield from (str(limit) for limit in option.limits)
     if unknown := [f"{pair.one} × {pair.two}" for pair in option.pairs if pair.verdict == "unknown"]:
@@ -121,7 +121,7 @@ def _sections(plan: Plan) -> Iterator[tuple[str, list[str]]]:
     if barred := [f"{each.what}: {each.why}" for each in plan.left_out]:
         yield "Not searched:", _some(barred)
     assumptions = dict.fromkeys(
-        text for option in plan.front for applied in option.found.stack for text in applied.assumptions
+        text for option in plan.front for applied in option.estimate.stack for text in applied.assumptions
     )
     general = "for the engine's own assumptions see `lvlm-atlas estimate` or --format json"
     yield (
@@ -132,7 +132,7 @@ def _sections(plan: Plan) -> Iterator[tuple[str, list[str]]]:
 
 def _reported(plan: Plan) -> Iterator[str]:
     """A few results of each technique, those of the planned model first."""
-    model = plan.baseline.found.model.id
+    model = plan.baseline.estimate.model.id
     shown: set[str] = set()
     for option in plan.front:
         for id_, results in option.reported.items():

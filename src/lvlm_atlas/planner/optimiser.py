@@ -76,7 +76,7 @@ def _option(
         verdict = search.verdicts[frozenset((one, two))]
         pairs.append(Together(one, two, verdict.value, tuple(edge.reason for edge in verdict.edges)))
     return Option(
-        found=prediction,
+        estimate=prediction,
         risk=RISKS[stack.risk],
         limits=tuple(Limit(metric, most, metric.of(prediction)) for metric, most in limits.items()),
         pairs=tuple(pairs),

@@ -64,7 +64,7 @@ class Together:
 class Option:
     """A stack with what is predicted of it."""
 
-    found: Estimate
+    estimate: Estimate
     risk: str
     """Place on the scale of `risk.RISKS`."""
     limits: tuple[Limit, ...]
@@ -77,7 +77,7 @@ class Option:
     @property
     def label(self) -> str:
         """Its techniques and settings, in pipeline order."""
-        return " + ".join(each.label for each in self.found.stack) or "none"
+        return " + ".join(each.label for each in self.estimate.stack) or "none"
 
     @property
     def meets(self) -> bool:
@@ -121,18 +121,18 @@ class Plan:
     @property
     def assumptions(self) -> tuple[str, ...]:
         """What the numbers take for granted, once each."""
-        said = [*self.baseline.found.assumptions]
+        said = [*self.baseline.estimate.assumptions]
         for option in self.front:
-            said += option.found.assumptions
+            said += option.estimate.assumptions
         return tuple(dict.fromkeys(said))
 
     def gain(self, option: Option, name: str) -> float | None:
         """How many times better a stage, or a metric, is than without techniques; None where there was nothing."""
-        return gain(self.baseline.found, option.found, name)
+        return gain(self.baseline.estimate, option.estimate, name)
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON; numbers are predicted, but for what stands under `reported`."""
-        base = self.baseline.found
+        base = self.baseline.estimate
         return {
             "format": FORMAT,
             "model": base.model.id,
@@ -152,7 +152,7 @@ class Plan:
         }
 
     def _option(self, option: Option) -> dict[str, Any]:
-        estimate = option.found
+        estimate = option.estimate
         return {
             "stack": [each.label for each in estimate.stack],
             "risk": option.risk,
@@ -167,7 +167,7 @@ class Plan:
                 for name, stage in estimate.stages.items()
             },
             "gain": {name: self.gain(option, name) for name in ("ttft", "tpot", "total", "memory")},
-            "bottleneck": {"before": self.baseline.found.bottleneck, "after": estimate.bottleneck},
+            "bottleneck": {"before": self.baseline.estimate.bottleneck, "after": estimate.bottleneck},
             "limits": [
                 {"metric": each.metric.name, "most": each.most, "value": each.value, "met": each.met,
                  "share": each.share}
