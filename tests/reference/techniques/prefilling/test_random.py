@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from lvlm_atlas.reference.lvlm.states import Sequence
 
 from lvlm_atlas.reference.lvlm import LVLM, random_request
-from lvlm_atlas.reference.lvlm.states import Sequence
 from lvlm_atlas.reference.techniques.prefilling.random import RandomPruning, random_places
 
 
