@@ -89,12 +89,12 @@ class Atlas(Shelves):
 
     def narrower(self, vocabulary: str, id_: str) -> frozenset[str]:
         """The term's id and the ids of all terms below it."""
-        found = {self.term(vocabulary, id_).id}
+        ids = {self.term(vocabulary, id_).id}
         while True:
-            more = {t.id for t in self.terms(vocabulary) if t.parent in found} - found
+            more = {t.id for t in self.terms(vocabulary) if t.parent in ids} - ids
             if not more:
-                return frozenset(found)
-            found |= more
+                return frozenset(ids)
+            ids |= more
 
     def root_family(self, technique: Technique) -> str:
         """The family of a technique, where its `family` is a subfamily."""
@@ -113,14 +113,14 @@ class Atlas(Shelves):
     @cached_property
     def _ids(self) -> dict[str, tuple[str, ...]]:
         """Folded id, name or alias → ids. An id wins over another entry's alias."""
-        found: dict[str, tuple[str, ...]] = {}
+        ids: dict[str, tuple[str, ...]] = {}
         for technique in self.techniques.values():
             for word in (technique.name, *technique.aliases):
-                found.setdefault(folded(word), (technique.id,))
+                ids.setdefault(folded(word), (technique.id,))
         for old in self.redirects:
-            found[folded(old)] = self._targets(old)
-        found.update({folded(id_): (id_,) for id_ in self.techniques})
-        return found
+            ids[folded(old)] = self._targets(old)
+        ids.update({folded(id_): (id_,) for id_ in self.techniques})
+        return ids
 
     def _targets(self, old: str) -> tuple[str, ...]:
         """The techniques that a former id leads to in the end; none if it leads in a circle or nowhere."""

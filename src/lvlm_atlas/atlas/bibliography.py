@@ -92,8 +92,8 @@ def parse_papers(text: str) -> tuple[dict[str, Paper], list[Fault]]:
     papers, faults = {}, []
     blocks, plain = _blocks(text)
     for block in blocks:
-        paper, found = _paper(block, plain)
-        faults += found
+        paper, block_faults = _paper(block, plain)
+        faults += block_faults
         if paper:
             papers[paper.key] = paper
     return papers, faults

@@ -93,11 +93,11 @@ def read(root: Path, path: Path) -> Document:
     text = read_text(root, path)
     try:
         return Document(path, parse(text))
-    except YamlFault as found:
+    except YamlFault as problem:
         raise DocumentError(
             Fault(
-                path=path, line=found.line, column=found.column, rule=found.rule,
-                message=found.message, repair=found.repair,
+                path=path, line=problem.line, column=problem.column, rule=problem.rule,
+                message=problem.message, repair=problem.repair,
             )
         ) from None  # fmt: skip
 
@@ -107,18 +107,18 @@ def places(root: Path, path: Path) -> dict[Loc, Place]:
 
     A file that has changed or gone since gives no places, and its faults point to its first line.
     """
-    found: dict[Loc, Place] = {}
+    places_: dict[Loc, Place] = {}
     try:
-        parse(read_text(root, path), found)
+        parse(read_text(root, path), places_)
     except (DocumentError, YamlFault):
         return {}
-    return found
+    return places_
 
 
-def place_of(found: dict[Loc, Place], loc: Loc, at_key: bool = False) -> tuple[int, int]:
+def place_of(places_: dict[Loc, Place], loc: Loc, at_key: bool = False) -> tuple[int, int]:
     """Line and column, from 1, of the deepest part of `loc` that is written."""
     for end in range(len(loc), 0, -1):
-        if loc[:end] in found:
-            place = found[loc[:end]]
+        if loc[:end] in places_:
+            place = places_[loc[:end]]
             return place.key if at_key or end < len(loc) else place.value
     return 1, 1

@@ -131,8 +131,8 @@ def _records(root: Path, folders: Collection[Path]) -> tuple[dict[Path, BaseMode
     faults: list[Fault] = []
     with _without_gc():
         for path in _files(root, folders, faults):
-            record, found = read_record(root, path, _kind)
-            faults += found
+            record, file_faults = read_record(root, path, _kind)
+            faults += file_faults
             if record is not None:
                 records[path] = record
     if TAXONOMY in folders and not any(fault.path.is_relative_to(TAXONOMY) for fault in faults):

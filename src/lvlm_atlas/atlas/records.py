@@ -76,10 +76,10 @@ class Records(Mapping[str, Any]):
 
 def by_stem(paths: Iterable[Path]) -> dict[str, Path]:
     """Paths by the ids that they say; of two with one id the first counts, and a rule tells."""
-    found: dict[str, Path] = {}
+    by_id: dict[str, Path] = {}
     for path in paths:
-        found.setdefault(path.stem, path)
-    return dict(sorted(found.items()))
+        by_id.setdefault(path.stem, path)
+    return dict(sorted(by_id.items()))
 
 
 def read_record(
@@ -115,7 +115,7 @@ def kind_in(folder: Path) -> Any:
 
 def walk(root: Path, folder: Path, faults: list[Fault]) -> list[Path]:
     """Files of records in a folder, ascending; whatever else lies there is added to the faults."""
-    found: list[Path] = []
+    paths: list[Path] = []
 
     def unreadable(error: OSError) -> None:
         where = Path(error.filename).relative_to(root)
@@ -138,11 +138,11 @@ def walk(root: Path, folder: Path, faults: list[Fault]) -> list[Path]:
                     what = "this folder is a link and is not followed"
                     faults.append(fault(path, "symbolic-link", what, "put the folder itself here"))
             elif name.endswith(".yaml") and re.fullmatch(ID_PATTERN, name[:-5]):
-                found.append(path)
+                paths.append(path)
             elif here != SCHEMAS and name not in _WELCOME and not name.startswith("."):
                 what = f"{name!r} is not the file of a record"
                 faults.append(fault(path, "file-name", what, "name it <id>.yaml, or move it elsewhere"))
-    return sorted(found)
+    return sorted(paths)
 
 
 @cache

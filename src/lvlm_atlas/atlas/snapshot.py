@@ -118,10 +118,10 @@ class _Unpickler(pickle.Unpickler):
         """A class of records, or that of works; others are refused."""
         if (module, name) == _WORK:
             return super().find_class(module, name)
-        found = super().find_class(module, name) if module.startswith(_SCHEMA) and name.isidentifier() else None
-        if not (isinstance(found, type) and issubclass(found, BaseModel)):
+        class_ = super().find_class(module, name) if module.startswith(_SCHEMA) and name.isidentifier() else None
+        if not (isinstance(class_, type) and issubclass(class_, BaseModel)):
             raise pickle.UnpicklingError(f"{module}.{name} is no record")
-        return found
+        return class_
 
 
 def _cache_folder() -> Path | None:

@@ -57,14 +57,14 @@ def validate(adapter: TypeAdapter[Any], document: Document, root: Path) -> tuple
     # A list whose only item is wrong counts as empty too; the item's own fault says it better.
     errors = [e for e in errors if e["type"] != "too_short" or e["loc"] not in inside]
     beyond = len(errors) - MAX_FAULT
-    found = places(root, document.path)
+    places_ = places(root, document.path)
     misfits = {(m.loc, m.rule): m for m in islice(_left_open(document.data), MAX_FAULT)}
     open_places = {loc for loc, _ in misfits}  # what type their values should have had says nothing new
-    others = (m for m in _misfits(errors[:MAX_FAULT], adapter._type, found) if m.loc not in open_places)
+    others = (m for m in _misfits(errors[:MAX_FAULT], adapter._type, places_) if m.loc not in open_places)
     misfits |= {(m.loc, m.rule): m for m in others}
     faults = []
     for misfit in misfits.values():
-        line, column = place_of(found, misfit.loc, misfit.at_key)
+        line, column = place_of(places_, misfit.loc, misfit.at_key)
         faults.append(
             Fault(
                 path=document.path, line=line, column=column, rule=misfit.rule,
@@ -102,20 +102,20 @@ def value_shown(value: Any) -> str:
     return {True: "true", False: "false"}[value] if isinstance(value, bool) else f"the number {value}"
 
 
-def _misfits(errors: list[Any], root_type: Any, found: dict[Loc, Place]) -> Iterator[_Misfit]:
+def _misfits(errors: list[Any], root_type: Any, places_: dict[Loc, Place]) -> Iterator[_Misfit]:
     scalar_unions: dict[Loc, list[Any]] = {}
     for error in errors:
         walked = _walk(root_type, error["loc"])
         if walked.branch:
             scalar_unions.setdefault(walked.loc, []).append(error)
         else:
-            yield _misfit(error, walked, found)
+            yield _misfit(error, walked, places_)
     for loc, branches in scalar_unions.items():
         got = value_shown(branches[0]["input"])
         yield _Misfit(loc, "wrong-type", f"{shown(loc)} is {got}", "give a number, a word, true or false")
 
 
-def _misfit(error: Any, walked: _Walk, found: dict[Loc, Place]) -> _Misfit:
+def _misfit(error: Any, walked: _Walk, places_: dict[Loc, Place]) -> _Misfit:
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
     loc, name, got = walked.loc, shown(walked.loc), value_shown(error["input"])
     doc = f": {walked.doc}" if walked.doc else ""
@@ -136,7 +136,7 @@ def _misfit(error: Any, walked: _Walk, found: dict[Loc, Place]) -> _Misfit:
         words = re.findall(r"'([^']*)'", context["expected"])
         return _Misfit(loc, "bad-value", f"{name} is {got}", suggestion(str(value)[:80], words))
     if kind in _KINDS:
-        raw = found[loc].raw if loc in found else None
+        raw = places_[loc].raw if loc in places_ else None
         return _Misfit(loc, "wrong-type", f"{name} is {got}", _retype(kind, value, raw, doc))
     if kind == "value_error":
         return _own(loc, str(context["error"]))
@@ -225,8 +225,8 @@ def _unwrapped(kind: Any) -> tuple[Any, str | None]:
     while True:
         if get_origin(kind) is Annotated:
             kind, *marks = get_args(kind)
-            found = (mark.discriminator for mark in marks if isinstance(mark, FieldInfo))
-            discriminator = next((key for key in found if isinstance(key, str)), discriminator)
+            discriminators = (mark.discriminator for mark in marks if isinstance(mark, FieldInfo))
+            discriminator = next((key for key in discriminators if isinstance(key, str)), discriminator)
             continue
         rest = [part for part in get_args(kind) if part is not NoneType]
         if len(rest) == 1 and len(get_args(kind)) == 2 and get_origin(kind) is not tuple:

@@ -35,8 +35,8 @@ def _parts(atlas: Atlas, technique: Technique) -> Iterator[str]:
 
 def _switched_on(technique: Technique, engine: str) -> str:
     """How an engine switches the technique on, and where that can be read."""
-    found = (shipped for shipped in technique.shipped_in if shipped.engine == engine)
-    return "; ".join(f"{shipped.how} [{shipped.source.paper}, {shipped.source.place}]" for shipped in found)
+    shipments = (shipped for shipped in technique.shipped_in if shipped.engine == engine)
+    return "; ".join(f"{shipped.how} [{shipped.source.paper}, {shipped.source.place}]" for shipped in shipments)
 
 
 FIELDS: tuple[Field, ...] = (

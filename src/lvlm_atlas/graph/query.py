@@ -37,8 +37,8 @@ def answer(kb: Interactions, text: str) -> Answer:
     """
     search = _Search(kb, text)
     tree = parse(text)
-    found = search.find(tree)
-    rows = tuple(Row(kb.atlas.techniques[id_], found[id_]) for id_ in sorted(found))
+    matches = search.find(tree)
+    rows = tuple(Row(kb.atlas.techniques[id_], matches[id_]) for id_ in sorted(matches))
     return Answer(text, rows, "" if rows else search.why_empty(tree))
 
 
@@ -89,15 +89,15 @@ class _Search:
                 return f"`{query}` holds for none of the {total} techniques"
 
     def _why_nothing_in_common(self, query: And) -> str:
-        found = [(part, self.find(part).keys()) for part in query.parts]
-        for part, ids in found:
+        parts = [(part, self.find(part).keys()) for part in query.parts]
+        for part, ids in parts:
             if not ids:
                 return self.why_empty(part)
-        for (one, ids), (two, others) in combinations(found, 2):
+        for (one, ids), (two, others) in combinations(parts, 2):
             if not ids & others:
                 return f"`{one}` finds {len(ids)} and `{two}` finds {len(others)}, but none is in both"
-        left = set(found[0][1])
-        for part, ids in found[1:]:
+        left = set(parts[0][1])
+        for part, ids in parts[1:]:
             if not left & ids:
                 return f"the {len(left)} left ({', '.join(sorted(left)[:5])}) are not in `{part}`"
             left &= ids
@@ -130,15 +130,15 @@ class _Search:
 
     def _mentions(self, query: Word) -> Found:
         wanted = _spaced(query.text)
-        found: Found = {}
+        mentions: Found = {}
         for technique in self.kb.atlas.techniques.values():
             where = {name: _spaced(text) for name, text in _texts(technique)}
             hits = [name for name, text in where.items() if wanted and wanted in text]
             if hits:
-                found[technique.id] = (Reason(str(query), f"stands in its {' and '.join(hits)}"),)
-        if not found:
+                mentions[technique.id] = (Reason(str(query), f"stands in its {' and '.join(hits)}"),)
+        if not mentions:
             raise QueryError(self.text, query.column, self._unknown_word(query.text))
-        return found
+        return mentions
 
     def _unknown_word(self, word: str) -> str:
         problem = f"no technique is called {word!r} or mentions it"
@@ -224,10 +224,10 @@ class _Search:
 
 
 def _by_id(reasons: Iterable[tuple[str, Reason]]) -> Found:
-    found: Found = {}
+    matches: Found = {}
     for id_, reason in reasons:
-        found[id_] = (*found.get(id_, ()), reason)
-    return found
+        matches[id_] = (*matches.get(id_, ()), reason)
+    return matches
 
 
 def _texts(technique: Technique) -> tuple[tuple[str, str], ...]:

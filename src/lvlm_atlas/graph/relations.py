@@ -37,18 +37,18 @@ class Relation:
 
 def relations(atlas: Atlas) -> tuple[Relation, ...]:
     """All relations, in the vocabulary's order; the name of an inverse is its reading, with hyphens."""
-    found = []
+    relations_ = []
     for term in atlas.terms("interaction"):
         if not isinstance(term, InteractionTerm):
             continue
-        found.append(
+        relations_.append(
             Relation(term.id, term.id, term.symmetric, False, _reading(term), tuple(map(_hyphened, term.aliases)))
         )
         if term.inverse and not term.symmetric:
             name = _hyphened(term.inverse)
             short = name.replace("-the-", "-")
-            found.append(Relation(name, term.id, False, True, term.inverse, (short,) if short != name else ()))
-    return tuple(found)
+            relations_.append(Relation(name, term.id, False, True, term.inverse, (short,) if short != name else ()))
+    return tuple(relations_)
 
 
 def relation_named(atlas: Atlas, word: str) -> Relation:

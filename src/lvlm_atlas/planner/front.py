@@ -63,10 +63,10 @@ def pareto(
     for name in names:
         if any(beaten(*bound) for bound in bounds(name)):
             continue
-        found = exact(name)
-        if found is None or beaten(*found):
+        result = exact(name)
+        if result is None or beaten(*result):
             continue
-        for other in [other for other, (point, _) in front.items() if dominates(found[0], point)]:
+        for other in [other for other, (point, _) in front.items() if dominates(result[0], point)]:
             del front[other]
-        front[name] = found
+        front[name] = result
     return {name: point for name, (point, _) in front.items()}

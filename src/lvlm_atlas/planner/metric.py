@@ -26,11 +26,12 @@ class Metric:
     scale: float = 1.0
     """The engine's unit in this one."""
 
-    def of(self, found: Estimate) -> float:
+    def of(self, estimate: Estimate) -> float:
         """Its value, in its unit."""
         numbers = {
-            "ttft": found.ttft_s, "tpot": found.tpot_s, "total": found.total_s, "memory": found.memory.device_byte,
-            "cost": found.cost_usd, "energy": found.energy_j,
+            "ttft": estimate.ttft_s, "tpot": estimate.tpot_s, "total": estimate.total_s,
+            "memory": estimate.memory.device_byte,
+            "cost": estimate.cost_usd, "energy": estimate.energy_j,
         }  # fmt: skip
         number = numbers[self.name]
         assert number is not None  # noqa: S101  `metric` refuses what the estimate lacks
@@ -80,20 +81,20 @@ def limits(texts: Sequence[str]) -> dict[str, float]:
     Raises:
         AtlasError: that is no limit, or it is given twice.
     """
-    found: dict[str, float] = {}
+    limits_: dict[str, float] = {}
     for text in texts:
         name, equals, number = (part.strip() for part in text.partition("="))
         if not equals:
             raise AtlasError(f"--slo {text}: no limit; write metric=number, such as ttft=0.5")
         if name not in METRICS:
             raise AtlasError(f"--slo {text}: no metric {name!r}; {suggestion(name, METRICS)}")
-        if name in found:
+        if name in limits_:
             raise AtlasError(f"--slo {text}: {name} has a limit already; leave one out")
         try:
-            found[name] = float(number)
+            limits_[name] = float(number)
         except ValueError:
             raise AtlasError(f"--slo {text}: {number!r} is no number; give {METRICS[name].unit}") from None
-    return found
+    return limits_
 
 
 def checked_limit(name: str, limit: float) -> float:

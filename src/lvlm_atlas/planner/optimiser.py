@@ -66,7 +66,7 @@ def _option(
     """A stack with its estimate and what is known of its techniques."""
     members = search.members(stack)
     techniques = [each.applied for each in members]
-    found = (
+    prediction = (
         estimate(baseline.model, baseline.device, baseline.workload, baseline.deployment, techniques)
         if techniques
         else baseline
@@ -76,9 +76,9 @@ def _option(
         verdict = search.verdicts[frozenset((one, two))]
         pairs.append(Together(one, two, verdict.value, tuple(edge.reason for edge in verdict.edges)))
     return Option(
-        found=found,
+        found=prediction,
         risk=RISKS[stack.risk],
-        limits=tuple(Limit(metric, most, metric.of(found)) for metric, most in limits.items()),
+        limits=tuple(Limit(metric, most, metric.of(prediction)) for metric, most in limits.items()),
         pairs=tuple(pairs),
         reported={each.id: results_of(kb.atlas, each.choice.technique) for each in members},
     )

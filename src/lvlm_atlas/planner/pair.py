@@ -155,8 +155,8 @@ def _saved(before: Estimate, after: Estimate, stage: str) -> float:
     return abs(before.stages[stage].time_s - after.stages[stage].time_s)
 
 
-def _share(found: Estimate, stage: str) -> str:
-    return share(found.stages[stage].time_s / found.total_s)
+def _share(estimate: Estimate, stage: str) -> str:
+    return share(estimate.stages[stage].time_s / estimate.total_s)
 
 
 def _change(ratio: float) -> str:

@@ -152,22 +152,22 @@ class Plan:
         }
 
     def _option(self, option: Option) -> dict[str, Any]:
-        found = option.found
+        estimate = option.found
         return {
-            "stack": [each.label for each in found.stack],
+            "stack": [each.label for each in estimate.stack],
             "risk": option.risk,
-            "ttft_s": found.ttft_s,
-            "tpot_s": found.tpot_s,
-            "total_s": found.total_s,
-            "device_byte": found.memory.device_byte,
-            "energy_j": found.energy_j,
-            "cost_usd": found.cost_usd,
+            "ttft_s": estimate.ttft_s,
+            "tpot_s": estimate.tpot_s,
+            "total_s": estimate.total_s,
+            "device_byte": estimate.memory.device_byte,
+            "energy_j": estimate.energy_j,
+            "cost_usd": estimate.cost_usd,
             "stages": {
                 name: {"time_s": stage.time_s, "bound": stage.bound, "gain": self.gain(option, name)}
-                for name, stage in found.stages.items()
+                for name, stage in estimate.stages.items()
             },
             "gain": {name: self.gain(option, name) for name in ("ttft", "tpot", "total", "memory")},
-            "bottleneck": {"before": self.baseline.found.bottleneck, "after": found.bottleneck},
+            "bottleneck": {"before": self.baseline.found.bottleneck, "after": estimate.bottleneck},
             "limits": [
                 {"metric": each.metric.name, "most": each.most, "value": each.value, "met": each.met,
                  "share": each.share}
@@ -180,7 +180,7 @@ class Plan:
             "reported": {
                 id_: [asdict(result) for result in results] for id_, results in option.reported.items()
             },
-            "assumptions": [text for each in found.stack for text in each.assumptions],
+            "assumptions": [text for each in estimate.stack for text in each.assumptions],
         }  # fmt: skip
 
 

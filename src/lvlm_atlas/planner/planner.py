@@ -183,8 +183,7 @@ class Planner:
         from lvlm_atlas.planner.pair import Pair
 
         stacks: list[tuple[str | Choice, ...]] = [(), (one,), (two,), (one, two)]
-        joint, *found = [
+        joint, second, first, neither = [
             self.estimate(model, hardware, workload, stack=stack, deployment=deployment) for stack in reversed(stacks)
         ]
-        second, first, neither = found
         return Pair(neither, first, second, joint)

@@ -86,8 +86,8 @@ class Ranking:
 
         Where no stack keeps every limit, those that come nearest in some respect. Empty if no stack fits.
         """
-        found = self._front(strict=True) or (self._front(strict=False) if self.limits else [])
-        return sorted(found, key=self._order)
+        front = self._front(strict=True) or (self._front(strict=False) if self.limits else [])
+        return sorted(front, key=self._order)
 
     def best(self, among: Callable[[Stack], bool], count: int) -> list[Stack]:
         """The stacks of those that fit and rank first."""

@@ -12,41 +12,41 @@ _DTYPES = ("fp8", "int4")
 """Smaller types of weights that servers use, largest first."""
 
 
-def misfit(found: Estimate) -> str | None:
+def misfit(estimate: Estimate) -> str | None:
     """What does not fit and the repair, in one line; None if everything fits.
 
     The repairs are the fewest devices that hold the model by tensor parallelism, and the largest smaller type of
     weights that fits as things are; where neither helps, that is said.
     """
-    return None if found.fits else f"{shortage(found)}; {_repair(found)}"
+    return None if estimate.fits else f"{shortage(estimate)}; {_repair(estimate)}"
 
 
-def shortage(found: Estimate) -> str:
+def shortage(estimate: Estimate) -> str:
     """What one device would have to hold, and what it holds."""
-    memory, devices = found.memory, found.deployment.devices
+    memory, devices = estimate.memory, estimate.deployment.devices
     each = "" if devices == 1 else f" on each of {devices} devices"
     split = ", ".join(f"{name} {_gb(byte)}" for name, byte in memory.held.items() if byte)
     return (
-        f"{found.model.name} needs {_gb(memory.device_byte)} GB{each} ({split}), but {found.device.name} holds "
-        f"{_gb(found.device.memory_byte)} GB"
+        f"{estimate.model.name} needs {_gb(memory.device_byte)} GB{each} ({split}), but {estimate.device.name} holds "
+        f"{_gb(estimate.device.memory_byte)} GB"
     )
 
 
-def _repair(found: Estimate) -> str:
-    deployment = found.deployment
-    heads, now = found.model.llm.heads, deployment.tensor_parallel
+def _repair(estimate: Estimate) -> str:
+    deployment = estimate.deployment
+    heads, now = estimate.model.llm.heads, deployment.tensor_parallel
     more = (n for n in range(now + 1, heads + 1) if heads % n == 0)
-    repairs = [f"--tp {n}" for n in more if _fits(found, replace(deployment, tensor_parallel=n))][:1]
-    bits = BITS[dtype_named(deployment.weight_dtype or found.model.dtype)]
+    repairs = [f"--tp {n}" for n in more if _fits(estimate, replace(deployment, tensor_parallel=n))][:1]
+    bits = BITS[dtype_named(deployment.weight_dtype or estimate.model.dtype)]
     smaller = (dtype for dtype in _DTYPES if BITS[dtype] < bits)
-    lighter = [dtype for dtype in smaller if _fits(found, replace(deployment, weight_dtype=dtype))]
+    lighter = [dtype for dtype in smaller if _fits(estimate, replace(deployment, weight_dtype=dtype))]
     repairs += [f"--weight-dtype {dtype}" for dtype in lighter[:1]]
     return f"give {' or '.join(repairs)}" if repairs else "give a smaller request, a smaller batch or a larger device"
 
 
-def _fits(found: Estimate, deployment: Deployment) -> bool:
+def _fits(request: Estimate, deployment: Deployment) -> bool:
     try:
-        return estimate(found.model, found.device, found.workload, deployment, found.stack).fits
+        return estimate(request.model, request.device, request.workload, deployment, request.stack).fits
     except AtlasError:  # the device has no link, or the model cannot be split so
         return False
 

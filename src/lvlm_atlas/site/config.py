@@ -49,8 +49,8 @@ def navigation(content: Content, pages: Sequence[Page]) -> Nav:
     atlas, stages = content.atlas, content.atlas.terms("stage")
     techniques: list[Any] = [FIXED["techniques"]]
     for stage in stages:
-        if found := content.of_stage(stage.id):
-            techniques.append({attribute(stage.name): [term("technique", t.id) for t in found]})
+        if members := content.of_stage(stage.id):
+            techniques.append({attribute(stage.name): [term("technique", t.id) for t in members]})
     if split := [page.path for page in pages if page.template == "split.md.j2"]:
         techniques.append({"Former ids": [entry(path) for path in split]})
     if atlas.systems:
@@ -83,13 +83,13 @@ def navigation(content: Content, pages: Sequence[Page]) -> Nav:
 
 def redirects(content: Content) -> Mapping[str, str]:
     """Pages of former ids, to those of the ids that took their place."""
-    found = {}
+    paths = {}
     for old in content.atlas.redirects:
         try:
             new = content.atlas.technique(old)
         except SplitIdError:
             continue
-        found[content.routes.path("technique", old)] = content.routes.path("technique", new.id)
+        paths[content.routes.path("technique", old)] = content.routes.path("technique", new.id)
     for kind in ("stage", "bound", "family"):
         for term in content.atlas.vocabularies[kind].terms:
             if not term.gone:
@@ -98,8 +98,8 @@ def redirects(content: Content) -> Mapping[str, str]:
                 target = content.routes.path(kind, content.atlas.term(kind, term.id).id)
             except AtlasError:
                 target = FIXED[f"{kind}s"]  # it was split: the list has its parts
-            found[content.routes.path(kind, term.id)] = target
-    return found
+            paths[content.routes.path(kind, term.id)] = target
+    return paths
 
 
 def _footer(content: Content) -> str:

@@ -105,10 +105,10 @@ class Content:
 
     def savings(self, technique: Technique) -> list[tuple[str, list[str]]]:
         """What a technique relieves: each bound with the stages at which it does."""
-        found: dict[str, list[str]] = {}
+        by_stage: dict[str, list[str]] = {}
         for relief in technique.relieves:
-            found.setdefault(relief.bound, []).append(relief.stage)
-        return list(found.items())
+            by_stage.setdefault(relief.bound, []).append(relief.stage)
+        return list(by_stage.items())
 
     def reaching(self, stage: str) -> list[Technique]:
         """Techniques filed elsewhere that relieve a bound of this stage."""

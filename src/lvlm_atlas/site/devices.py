@@ -80,7 +80,7 @@ def _reference(content: Content, case: Case) -> tuple[Estimate | None, str]:
 
 def fits(content: Content, device: str) -> tuple[Fit, ...]:
     """Every model that can take the reference request, smallest first, and how many devices hold it."""
-    found = []
+    models = []
     for model in content.estimates.models:
         case = replace(REFERENCE, model=model)
         if not content.estimates.holds(case):
@@ -88,8 +88,8 @@ def fits(content: Content, device: str) -> tuple[Fit, ...]:
         estimate, _ = _reference(content, case)
         if estimate:
             smallest = content.estimates.smallest(replace(case, device=device))
-            found.append(Fit(model, estimate, smallest.devices if smallest else None))
-    return tuple(found)
+            models.append(Fit(model, estimate, smallest.devices if smallest else None))
+    return tuple(models)
 
 
 def ridge(device: Device) -> float | None:
@@ -102,10 +102,10 @@ def ridge(device: Device) -> float | None:
 
 def overview(content: Content, href: Href) -> Markup:
     """The ridges of all devices; empty without devices."""
-    found = {id_: at for id_, device in content.estimates.devices.items() if (at := ridge(device))}
+    ridges = {id_: at for id_, device in content.estimates.devices.items() if (at := ridge(device))}
     rows = [
         Bar(content.atlas.hardware[id_].name, (Part(at, "la-s4"),), units.number(at), href("device", id_))
-        for id_, at in sorted(found.items(), key=lambda item: -item[1])
+        for id_, at in sorted(ridges.items(), key=lambda item: -item[1])
     ]
     return bars(
         rows, id_="la-devices", title="Where the walls meet, device by device",

@@ -49,8 +49,8 @@ class Estimates:
     @cached_property
     def models(self) -> Mapping[str, Model]:
         """The engine's view of each model, smallest first."""
-        found = {id_: model_spec(record) for id_, record in self.kb.atlas.models.items()}
-        return dict(sorted(found.items(), key=lambda item: (item[1].parameters, item[0])))
+        specs = {id_: model_spec(record) for id_, record in self.kb.atlas.models.items()}
+        return dict(sorted(specs.items(), key=lambda item: (item[1].parameters, item[0])))
 
     @cached_property
     def devices(self) -> Mapping[str, Device]:
@@ -60,8 +60,8 @@ class Estimates:
     @cached_property
     def workloads(self) -> Mapping[str, Workload]:
         """The engine's view of each workload, the one with the least to look at first."""
-        found = {id_: workload_spec(record) for id_, record in self.kb.atlas.workloads.items()}
-        return dict(sorted(found.items(), key=lambda item: (_pixels(item[1]), item[1].batch, item[1].turns, item[0])))
+        specs = {id_: workload_spec(record) for id_, record in self.kb.atlas.workloads.items()}
+        return dict(sorted(specs.items(), key=lambda item: (_pixels(item[1]), item[1].batch, item[1].turns, item[0])))
 
     @cached_property
     def _known(self) -> dict[Case, Estimate | AtlasError]:
@@ -82,10 +82,10 @@ class Estimates:
                 self._known[case] = self._estimate(case)
             except AtlasError as error:
                 self._known[case] = error
-        found = self._known[case]
-        if isinstance(found, AtlasError):
-            raise found
-        return found
+        estimate = self._known[case]
+        if isinstance(estimate, AtlasError):
+            raise estimate
+        return estimate
 
     def _estimate(self, case: Case) -> Estimate:
         model, workload = self.models[case.model], self.workloads[case.workload]

@@ -89,8 +89,8 @@ def _prediction(content: Content, case: Case) -> Prediction:
 
 def overview(content: Content, cases: dict[str, Case | None], href: Href) -> Markup:
     """Where the time of the reference request goes, model by model; empty without estimates."""
-    found = [content.estimates.of(case) for case in cases.values() if case]
-    if not found:
+    estimates = [content.estimates.of(case) for case in cases.values() if case]
+    if not estimates:
         return Markup()
     rows = [
         Bar(
@@ -99,7 +99,7 @@ def overview(content: Content, cases: dict[str, Case | None], href: Href) -> Mar
             f"{units.seconds(estimate.total_s)}{on(estimate)}",
             href("model", estimate.model.id),
         )
-        for estimate in sorted(found, key=lambda each: each.total_s)
+        for estimate in sorted(estimates, key=lambda each: each.total_s)
     ]
     return bars(
         rows, id_="la-models", title="Where the time goes, model by model",

@@ -80,10 +80,10 @@ def _columns(kb: KnowledgeBase, technique: Technique) -> tuple[dict[int, list[_N
         column = (there > here) - (there < here)
         columns[column].append(_Neighbour(other, tuple(sorted(edges, key=_weight)), column))
     left_out = 0
-    for column, found in columns.items():
-        found.sort(key=lambda n: (_weight(n.edges[0]), n.technique.id))
-        left_out += max(0, len(found) - MOST)
-        columns[column] = sorted(found[:MOST], key=lambda n: (kb.atlas.place(n.technique), n.technique.id))
+    for column, techniques in columns.items():
+        techniques.sort(key=lambda n: (_weight(n.edges[0]), n.technique.id))
+        left_out += max(0, len(techniques) - MOST)
+        columns[column] = sorted(techniques[:MOST], key=lambda n: (kb.atlas.place(n.technique), n.technique.id))
     return columns, left_out
 
 

@@ -80,10 +80,10 @@ def pages(content: Content) -> tuple[Page, ...]:
 
 def measures(content: Content) -> list[tuple[str, Term, list[tuple[ReportedResult, ...]]]]:
     """Each benchmark and metric of which a number is reported: its kind, the term, its results by model."""
-    found: dict[tuple[str, str], list[tuple[ReportedResult, ...]]] = defaultdict(list)
+    by_measure: dict[tuple[str, str], list[tuple[ReportedResult, ...]]] = defaultdict(list)
     for group in grouped(results(content.atlas, content.techniques)):
-        found[group[0].kind, group[0].measure].append(group)
-    return [(kind, content.atlas.term(kind, id_), groups) for (kind, id_), groups in found.items()]
+        by_measure[group[0].kind, group[0].measure].append(group)
+    return [(kind, content.atlas.term(kind, id_), groups) for (kind, id_), groups in by_measure.items()]
 
 
 def walls(content: Content) -> list[tuple[Term, Term, list[Technique]]]:
@@ -91,15 +91,15 @@ def walls(content: Content) -> list[tuple[Term, Term, list[Technique]]]:
 
     With those techniques, the ones filed under the stage first.
     """
-    found = []
+    rows = []
     for stage in content.atlas.terms("stage"):
         own = getattr(stage, "bound", None)
         relieved = {r.bound for t in content.techniques for r in t.relieves if r.stage == stage.id}
         for bound in content.atlas.terms("bound"):
             at = content.relieving(stage.id, bound.id) if bound.id in relieved else []
             if at or (bound.id == own and not relieved):
-                found.append((stage, bound, sorted(at, key=lambda t: t.stage != stage.id)))
-    return found
+                rows.append((stage, bound, sorted(at, key=lambda t: t.stage != stage.id)))
+    return rows
 
 
 def _home(content: Content) -> Page:
@@ -156,12 +156,12 @@ def final(content: Content, old: str) -> list[str]:
 
 def _cited(content: Content) -> dict[str, list[Technique]]:
     """Which techniques' entries cite each work, by key."""
-    found: dict[str, list[Technique]] = {key: [] for key in content.atlas.papers}
+    by_paper: dict[str, list[Technique]] = {key: [] for key in content.atlas.papers}
     for technique in content.techniques:
         for key in _papers_of(technique):
-            if key in found:
-                found[key].append(technique)
-    return found
+            if key in by_paper:
+                by_paper[key].append(technique)
+    return by_paper
 
 
 def _papers_of(technique: Technique) -> Iterable[str]:

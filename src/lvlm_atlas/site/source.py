@@ -51,12 +51,12 @@ class Source:
         A function that several techniques share is where the module imports it.
         """
         for parts in (code.split("."), [self.name, *code.split(".")]):
-            found: ast.AST | None = self._tree()
+            scope: ast.AST | None = self._tree()
             for part in parts:
-                found = _named(found, part)
-            if isinstance(found, _SCOPES):
-                first = min([found.lineno, *(mark.lineno for mark in found.decorator_list)])
-                return Lines(first, found.end_lineno or found.lineno)
+                scope = _named(scope, part)
+            if isinstance(scope, _SCOPES):
+                first = min([scope.lineno, *(mark.lineno for mark in scope.decorator_list)])
+                return Lines(first, scope.end_lineno or scope.lineno)
         shared = code.partition(".")[0]
         for node in getattr(self._tree(), "body", ()):
             if isinstance(node, ast.ImportFrom) and shared in {alias.name for alias in node.names}:

@@ -163,8 +163,8 @@ def strip(atlas: Atlas, acts_at: Collection[str], name: str) -> Markup:
 
 def _positions(atlas: Atlas, stage: str) -> list[PositionTerm]:
     """The places in a stage, in pipeline order."""
-    found = [t for t in atlas.terms("position") if isinstance(t, PositionTerm) and t.stage == stage]
-    return sorted(found, key=lambda term: term.order or 0)
+    positions = [t for t in atlas.terms("position") if isinstance(t, PositionTerm) and t.stage == stage]
+    return sorted(positions, key=lambda term: term.order or 0)
 
 
 def _arrow(x1: float, y1: float, x2: float, y2: float) -> str:

@@ -64,13 +64,13 @@ def spellings(names: Iterable[str]) -> list[str]:
     A search splits words at hyphens and capitals, so that `pyramiddrop` would miss `PyramidDrop`. Names written in
     several words are found by these.
     """
-    found: list[str] = []
+    variants: list[str] = []
     for name in names:
         words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_]+", name)
-        found.append(name)
+        variants.append(name)
         if " " not in name and len(words) > 1:
-            found += ["".join(words).lower(), " ".join(words).lower(), "-".join(words).lower()]
-    return list(dict.fromkeys(found))
+            variants += ["".join(words).lower(), " ".join(words).lower(), "-".join(words).lower()]
+    return list(dict.fromkeys(variants))
 
 
 def _rows(content: Content, technique: Technique) -> list[tuple[str, str, Edge]]:
@@ -102,13 +102,13 @@ def _verdicts(content: Content, technique: Technique) -> dict[str, tuple[list[Te
 
 def _measured(content: Content, technique: Technique) -> list[tuple[Measurement, SmokeResult]]:
     """Our own runs of it, the latest first."""
-    found = [
+    results = [
         (measurement, result)
         for measurement in content.atlas.measurements.values()
         for result in measurement.results
         if result.technique == technique.id
     ]
-    return sorted(found, key=lambda pair: (pair[0].date, pair[0].id), reverse=True)
+    return sorted(results, key=lambda pair: (pair[0].date, pair[0].id), reverse=True)
 
 
 def _tags(content: Content, technique: Technique) -> tuple[str, ...]:

@@ -13,8 +13,8 @@ from lvlm_atlas.site.routes import FIXED
 def workloads_page(content: Content) -> Page:
     """The page."""
     atlas = content.atlas
-    found = predictions(content, REFERENCE) if content.estimates.holds(REFERENCE) else ()
-    estimates: dict[str, Estimate | None] = {each.workload: each.bound for each in found}
+    rows = predictions(content, REFERENCE) if content.estimates.holds(REFERENCE) else ()
+    estimates: dict[str, Estimate | None] = {each.workload: each.bound for each in rows}
     return Page(
         path=FIXED["workloads"],
         title="Workloads",

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from lvlm_atlas.reference.lvlm.states import Sequence
 
+from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.lvlm import LVLM, random_request
+from lvlm_atlas.reference.lvlm.points import LlmInput
 from lvlm_atlas.reference.techniques.prefilling.random import RandomPruning, random_places
 
 
@@ -55,7 +56,7 @@ def test_the_prompt_keeps_all_text_and_is_numbered_anew(device: str) -> None:
     vision = torch.tensor([[False, True, True, True, True, False]], device=device)
     place = torch.arange(6, device=device)[None]
     hidden = torch.arange(6.0, device=device)[None, :, None].expand(1, 6, 3)
-    out = RandomPruning(keep_ratio=0.5, seed=1).llm_input(Sequence(hidden, place, vision, place))
+    out = RandomPruning(keep_ratio=0.5, seed=1).llm_input(LlmInput(Sequence(hidden, place, vision, place)))
     kept = [1 + rank for rank in random_places(1, 4, 0.5, 1)[0].tolist()]
     assert out.index_BN.tolist() == [[0, *kept, 5]]
     assert out.position_BN.tolist() == [[0, 1, 2, 3]]

@@ -18,11 +18,13 @@ B batch, V vision tokens, K kept.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.states import Sequence
+from lvlm_atlas.reference.flow.states import Sequence
+from lvlm_atlas.reference.lvlm.points import LlmInput, Technique
 
 
 def random_places(batch: int, tokens: int, keep_ratio: float, seed: int) -> Tensor:
@@ -34,7 +36,7 @@ def random_places(batch: int, tokens: int, keep_ratio: float, seed: int) -> Tens
 
 
 @dataclass(frozen=True)
-class RandomPruning:
+class RandomPruning(Technique):
     """At `llm-input`: keeps a random share `keep_ratio` of the vision tokens, and numbers positions anew.
 
     Raises:
@@ -44,14 +46,18 @@ class RandomPruning:
     keep_ratio: float = 0.25
     seed: int = 0
 
+    acts_at: ClassVar = ("llm-input",)
+    needs: ClassVar = ("modality-mask", "vision-in-sequence")
+
     def __post_init__(self) -> None:
         if not 0 < self.keep_ratio <= 1:
             raise ValueError(f"keep_ratio must lie in (0, 1], got {self.keep_ratio}")
         if self.seed < 0:
             raise ValueError(f"seed must be at least 0, got {self.seed}")
 
-    def llm_input(self, sequence: Sequence) -> Sequence:
+    def llm_input(self, at: LlmInput) -> Sequence:
         """The prompt with fewer vision tokens."""
+        sequence = at.sequence
         batch, tokens = sequence.vision_places().shape
         kept_BK = random_places(batch, tokens, self.keep_ratio, self.seed)
         return sequence.keep_vision(kept_BK.to(sequence.hidden_BND.device)).renumber()
