@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lvlm_atlas.reference.caches.store import PlainStore, Store
-from lvlm_atlas.reference.lvlm import Technique
+from lvlm_atlas.reference.lvlm import Refusal, Technique
 
 
 class HalvesSides(Technique):
@@ -170,3 +170,26 @@ class Offloads(Technique):
                 return self.tensors[1:]
 
         return Values()
+
+
+@dataclass(frozen=True)
+class Stages(Technique):
+    """Keeps a share of the vision tokens at each of several layers; what the model has no layers for is refused."""
+
+    layers: tuple[int, ...] = (8, 16, 24)
+    ratios: tuple[float, ...] = (0.5, 0.25, 0.125)
+
+    acts_at = ("llm-layer",)
+
+    def __post_init__(self) -> None:
+        if len(self.layers) != len(self.ratios):
+            raise Refusal(f"layers and ratios must be as many, got {len(self.layers)} and {len(self.ratios)}")
+
+    def llm_layer(self, at: Any) -> Any:
+        if at.layer == 0 and self.layers[-1] >= at.layers:
+            raise Refusal(f"layers must be below {at.layers}, got {self.layers[-1]}")
+        if at.layer not in self.layers:
+            return at.sequence
+        vision = at.sequence.vision_places().shape[1]
+        keep = round(vision * self.ratios[self.layers.index(at.layer)])
+        return at.sequence.keep_vision(torch.arange(keep)[None])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -235,8 +236,8 @@ def test_a_technique_that_is_only_described_cannot_be_verified() -> None:
 
 @pytest.mark.parametrize("technique", IMPLEMENTED, ids=only)
 def test_settings_are_legal_distinct_and_the_same_on_every_call(technique: Technique) -> None:
-    settings = [*authored(technique), *generated(technique)]
-    assert settings == [*authored(technique), *generated(technique)]
+    settings = [*authored(technique), *chain(*generated(technique))]
+    assert settings == [*authored(technique), *chain(*generated(technique))]
     assert all(settings.count(setting) == 1 for setting in settings)
     for setting in settings:
         for name, value in setting.items():

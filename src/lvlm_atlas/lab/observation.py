@@ -33,10 +33,19 @@ def carry_out(job: StackJob) -> StackAnswer:
     """Run the plans of the job and compare."""
     outcomes: list[Outcome] = []
     for plan in job.plans:
-        outcomes.append(_outcome(job, plan))
+        outcomes += _outcomes(job, plan)
         if sum(bool(outcome.rows) for outcome in outcomes) == job.enough:
             break
     return StackAnswer(job=job, outcomes=tuple(outcomes))
+
+
+def _outcomes(job: StackJob, plan: Plan) -> Iterator[Outcome]:
+    """What came of a plan, and of its spare settings until one is not refused."""
+    for settings in (plan.settings, *plan.spares):
+        outcome = _outcome(job, Plan(settings=settings, shape=plan.shape))
+        yield outcome
+        if outcome.refused is None:
+            return
 
 
 def _outcome(job: StackJob, plan: Plan) -> Outcome:
