@@ -173,7 +173,7 @@ def test_the_class_is_called_as_the_technique(run, clone: Path, name: str | None
     entry, reference, test = written(new(run, clone, name=name))
     assert parse((clone / entry).read_text("utf-8"))["name"] == (name or "my-method")
     assert f"my_method:{class_name}\n" in (clone / entry).read_text("utf-8")
-    assert f"class {class_name}:" in (clone / reference).read_text("utf-8")
+    assert f"class {class_name}(Technique):" in (clone / reference).read_text("utf-8")
     assert f"import {class_name}\n" in (clone / test).read_text("utf-8")
 
 

@@ -188,7 +188,7 @@ def test_a_bad_stack_is_one_line_that_says_what_to_write(
 def test_techniques_that_exclude_each_other_are_refused(run: Any, checkpoint: Path, image: Path) -> None:
     got = run(*ask(checkpoint, image, "--stack", "look-m", "--stack", "xattention"))
     assert (got.code, got.err.count("\n")) == (2, 1)
-    assert "LookM reads the whole attention map" in got.err
+    assert "LookM needs `attention-map`, which nobody can read once XAttention acts at 'attention'" in got.err
 
 
 def test_a_bad_folder_or_image_is_one_line(run: Any, checkpoint: Path, image: Path, tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_qwen_answers_with_a_stack_and_refuses_what_breaks_its_grid(run: Any, qw
     assert got["tokens per LLM layer"]["with"] == f"{tokens + 3} x 2, {tokens // 2 + 3} x 2"
     refused = run(*ask(qwen, image, "--stack", "tome"))
     assert (refused.code, refused.err.count("\n")) == (2, 1)
-    assert "ToMe leaves" in refused.err
+    assert "ToMe needs `free-patches`, but this model cannot give it" in refused.err
 
 
 def test_images_of_two_sizes_for_qwen_are_one_line(run: Any, qwen: Path, image: Path, tmp_path: Path) -> None:

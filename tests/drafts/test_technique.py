@@ -16,7 +16,7 @@ from lvlm_atlas.atlas.root import data_root
 from lvlm_atlas.drafts.points import extension_points
 from lvlm_atlas.drafts.technique import scaffold
 from lvlm_atlas.reference.lvlm import LVLM, random_request
-from lvlm_atlas.reference.lvlm.points import POINTS, points_of
+from lvlm_atlas.reference.lvlm.points import POINTS
 
 PASSING = [position for position, point in extension_points().items() if point.passes_on]
 MAKING = [position for position, point in extension_points().items() if not point.passes_on]
@@ -58,7 +58,7 @@ def test_a_draft_that_passes_on_what_it_is_given_changes_nothing(
     root: Path, device: str, positions: tuple[str, ...]
 ) -> None:
     technique = drafted(root, *positions).Mine()
-    assert points_of(technique) == tuple(p for p in POINTS if p in positions)
+    assert technique.acts_at == tuple(p for p in POINTS if p in positions)
     lvlm = LVLM.random(device=device)
     request = random_request(lvlm.config)
     plain, same = lvlm.run(request), lvlm.run(request, [technique])
@@ -69,7 +69,7 @@ def test_a_draft_that_passes_on_what_it_is_given_changes_nothing(
 @pytest.mark.parametrize("position", MAKING)
 def test_a_draft_that_must_make_something_says_so(root: Path, device: str, position: str) -> None:
     technique = drafted(root, position).Mine()
-    assert points_of(technique) == (position,)
+    assert technique.acts_at == (position,)
     lvlm = LVLM.random(device=device)
     with pytest.raises(NotImplementedError, match="FILL IN"):
         lvlm.run(random_request(lvlm.config), [technique])

@@ -23,21 +23,28 @@ PACKAGE = '''
     import os
     from dataclasses import dataclass
     from pathlib import Path
+    from typing import ClassVar
+
+    from lvlm_atlas.reference.lvlm import Technique
 
     Path(os.environ["SEEN"]).touch()  # says that somebody imported it
 
 
     @dataclass(frozen=True)
-    class Half:
+    class Half(Technique):
         """Keeps a share of the vision tokens, the first ones."""
 
         ratio: float = 0.098
+
+        acts_at: ClassVar = ("llm-input",)
+        needs: ClassVar = ("visual-features", "modality-mask", "vision-in-sequence")
 
         def __post_init__(self):
             if not 0 < self.ratio <= 1:
                 raise ValueError(f"ratio must lie in (0, 1], got {self.ratio}")
 
-        def llm_input(self, sequence):
+        def llm_input(self, at):
+            sequence = at.sequence
             keep = round(self.ratio * sequence.vision_places().shape[1])
             return sequence.keep_vision(sequence.vision_places().argsort(dim=1)[:, :keep]).renumber()
 '''
@@ -52,8 +59,8 @@ def private(checkout: Path, tmp_path: Path) -> Path:
     entry = load(checkout).technique("divprune").model_dump(mode="json", by_alias=True, exclude_none=True)
     entry |= {
         "id": "half", "name": "Half", "aliases": [], "reference": "somebodys_methods.halving:Half",
-        "interactions": [], "overheads": [], "pitfalls": [], "shipped_in": [], "neutral": {"ratio": 1.0},
-        "algorithm": [{"does": "Keep the first."}], "trials": [{"ratio": 0.25}],
+        "interactions": [], "reported": [], "overheads": [], "pitfalls": [], "shipped_in": [],
+        "neutral": {"ratio": 1.0}, "algorithm": [{"does": "Keep the first."}], "trials": [{"ratio": 0.25}],
     }  # fmt: skip
     file = root / "catalog/techniques/prefilling/token-compression/half.yaml"
     file.parent.mkdir(parents=True)

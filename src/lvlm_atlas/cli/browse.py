@@ -39,12 +39,12 @@ def list_(
     if query:
         atlas = opened(root)
         answer = atlas.query(query)
-        records, found, why = atlas.atlas, [row.technique for row in answer.rows], answer.why_empty
+        records, techniques, why = atlas.atlas, [row.technique for row in answer.rows], answer.why_empty
     else:
         records = loaded(root)
-        found, why = list(records.techniques.values()), "the catalog is empty"
-    print_rows(technique_rows(records, found, format_), TECHNIQUE_COLUMNS, format_)
-    if not found:
+        techniques, why = list(records.techniques.values()), "the catalog is empty"
+    print_rows(technique_rows(records, techniques, format_), TECHNIQUE_COLUMNS, format_)
+    if not techniques:
         typer.echo(why, err=True)
         raise typer.Exit(1)
 

@@ -23,11 +23,11 @@ COLUMNS = ("stage", "time", "share", "bound", "FLOP/B", "tokens", "FLOP", "bytes
 """What the table shows of a stage."""
 
 
-def print_estimate(found: Estimate, plain: Estimate | None, report: Report, *, operators: bool) -> None:
+def print_estimate(estimate: Estimate, plain: Estimate | None, report: Report, *, operators: bool) -> None:
     """Print an estimate.
 
     Args:
-        found: the estimate.
+        estimate: the estimate.
         plain: the same request without techniques, to compare with; None: there are none.
         report: how to print.
         operators: whether to print every operator.
@@ -35,12 +35,12 @@ def print_estimate(found: Estimate, plain: Estimate | None, report: Report, *, o
     Raises:
         AtlasError: the devices cannot hold it. As JSON, the estimate is printed all the same.
     """
-    problem = misfit(found)
+    problem = misfit(estimate)
     if report is Report.json:
         error = {"error": {"message": problem, "exit_code": AtlasError.exit_code}} if problem else {}
-        _write(json.dumps({**contract(found, operators=operators), **error}, indent=2, ensure_ascii=False))
+        _write(json.dumps({**contract(estimate, operators=operators), **error}, indent=2, ensure_ascii=False))
     elif problem is None:
-        _write({Report.table: _page, Report.csv: _csv, Report.md: _markdown}[report](found, plain, operators))
+        _write({Report.table: _page, Report.csv: _csv, Report.md: _markdown}[report](estimate, plain, operators))
     if problem and report is Report.json:
         sys.stderr.write(f"lvlm-atlas: {problem}\n")
         raise typer.Exit(AtlasError.exit_code)
@@ -48,37 +48,37 @@ def print_estimate(found: Estimate, plain: Estimate | None, report: Report, *, o
         raise AtlasError(problem)
 
 
-def _page(found: Estimate, plain: Estimate | None, operators: bool) -> str:
+def _page(estimate: Estimate, plain: Estimate | None, operators: bool) -> str:
     columns = (*COLUMNS, "gain") if plain else COLUMNS
     parts = [
-        wrapped(_title(found)),
-        table(columns, _rows(found, plain), left=("stage", "bound")),
-        table(("", "with", "without", "gain") if plain else ("", "predicted"), _sums(found, plain), left=("",)),
+        wrapped(_title(estimate)),
+        table(columns, _rows(estimate, plain), left=("stage", "bound")),
+        table(("", "with", "without", "gain") if plain else ("", "predicted"), _sums(estimate, plain), left=("",)),
     ]
     if operators:
-        parts.append(table(_OPERATOR_COLUMNS, _operator_rows(found), left=("operator", "bound")))
-    parts.append(wrapped(diagnosis(found)))
-    parts.append("\n".join(wrapped(each, "- ") for each in ("Predicted, not measured.", *found.assumptions)))
+        parts.append(table(_OPERATOR_COLUMNS, _operator_rows(estimate), left=("operator", "bound")))
+    parts.append(wrapped(diagnosis(estimate)))
+    parts.append("\n".join(wrapped(each, "- ") for each in ("Predicted, not measured.", *estimate.assumptions)))
     return "\n\n".join(parts)
 
 
-def _markdown(found: Estimate, plain: Estimate | None, operators: bool) -> str:
+def _markdown(estimate: Estimate, plain: Estimate | None, operators: bool) -> str:
     columns = (*COLUMNS, "gain") if plain else COLUMNS
     parts = [
-        f"**{_title(found)}**",
-        markdown(columns, _rows(found, plain)),
-        markdown(("", "with", "without", "gain") if plain else ("", "predicted"), _sums(found, plain)),
+        f"**{_title(estimate)}**",
+        markdown(columns, _rows(estimate, plain)),
+        markdown(("", "with", "without", "gain") if plain else ("", "predicted"), _sums(estimate, plain)),
     ]
     if operators:
-        parts.append(markdown(_OPERATOR_COLUMNS, _operator_rows(found)))
-    parts.append(f"{diagnosis(found)}.")
-    parts.append("\n".join(f"- {each}" for each in ("Predicted, not measured.", *found.assumptions)))
+        parts.append(markdown(_OPERATOR_COLUMNS, _operator_rows(estimate)))
+    parts.append(f"{diagnosis(estimate)}.")
+    parts.append("\n".join(f"- {each}" for each in ("Predicted, not measured.", *estimate.assumptions)))
     return "\n\n".join(parts)
 
 
-def _csv(found: Estimate, plain: Estimate | None, operators: bool) -> str:
+def _csv(estimate: Estimate, plain: Estimate | None, operators: bool) -> str:
     """A row for each stage, or for each operator; SI base units."""
-    data = contract(found, operators=operators)
+    data = contract(estimate, operators=operators)
     rows: list[dict[str, Any]] = data["operators"] if operators else list(_stage_rows(data, plain))
     return csv_text(rows)
 
@@ -92,38 +92,38 @@ def _stage_rows(data: dict[str, Any], plain: Estimate | None) -> Iterator[dict[s
         yield row
 
 
-def _title(found: Estimate) -> str:
-    stack = f" with {' + '.join(each.label for each in found.stack)}" if found.stack else ""
-    return f"{subject(found)}{stack}"
+def _title(estimate: Estimate) -> str:
+    stack = f" with {' + '.join(each.label for each in estimate.stack)}" if estimate.stack else ""
+    return f"{subject(estimate)}{stack}"
 
 
-def _rows(found: Estimate, plain: Estimate | None) -> Iterator[tuple[str, ...]]:
+def _rows(estimate: Estimate, plain: Estimate | None) -> Iterator[tuple[str, ...]]:
     for name in STAGES:
-        yield (*_row(name, found, name), *([_gain(plain, found, name)] if plain else []))
+        yield (*_row(name, estimate, name), *([_gain(plain, estimate, name)] if plain else []))
         if plain:
             yield (*_row("  without", plain, name), "")
 
 
-def _row(label: str, found: Estimate, name: str) -> tuple[str, ...]:
-    stage = found.stages[name]
+def _row(label: str, estimate: Estimate, name: str) -> tuple[str, ...]:
+    stage = estimate.stages[name]
     if not stage.operators:
         return (label, *[""] * (len(COLUMNS) - 1))
-    tokens = contract(found)["tokens"]
+    tokens = contract(estimate)["tokens"]
     count = {
         "encoding": tokens["encoder"],
         "prefilling": tokens["vision"] + tokens["text"],
         "decoding": tokens["output"],
     }[name]
     time, bound, intensity, flops, bytes_ = _costs(stage)
-    return label, time, share(stage.time_s / found.total_s), bound, intensity, f"{count:,}", flops, bytes_
+    return label, time, share(stage.time_s / estimate.total_s), bound, intensity, f"{count:,}", flops, bytes_
 
 
-def _gain(plain: Estimate, found: Estimate, name: str) -> str:
-    return _ratio(plain.stages[name].time_s, found.stages[name].time_s)
+def _gain(plain: Estimate, estimate: Estimate, name: str) -> str:
+    return _ratio(plain.stages[name].time_s, estimate.stages[name].time_s)
 
 
-def _sums(found: Estimate, plain: Estimate | None) -> Iterator[tuple[str, ...]]:
-    after = dict(_quantities(found))
+def _sums(estimate: Estimate, plain: Estimate | None) -> Iterator[tuple[str, ...]]:
+    after = dict(_quantities(estimate))
     before = dict(_quantities(plain)) if plain else {}
     for name, (value, shown) in after.items():
         if plain is None:
@@ -138,32 +138,32 @@ def _ratio(before: float, after: float) -> str:
     return gain(before, after).replace(NO_CHANGE, "1 ×")
 
 
-def _quantities(found: Estimate) -> Iterator[tuple[str, tuple[float, str]]]:
+def _quantities(estimate: Estimate) -> Iterator[tuple[str, tuple[float, str]]]:
     """What an estimate comes to: values, and as they are shown."""
-    memory = found.memory
-    yield "time to first token", (found.ttft_s, seconds(found.ttft_s))
-    if found.tpot_s:
-        yield "time per output token", (found.tpot_s, seconds(found.tpot_s))
-    yield "total", (found.total_s, seconds(found.total_s))
-    if found.tpot_s:
-        yield "tokens/s", (found.tokens_s, number(found.tokens_s))
+    memory = estimate.memory
+    yield "time to first token", (estimate.ttft_s, seconds(estimate.ttft_s))
+    if estimate.tpot_s:
+        yield "time per output token", (estimate.tpot_s, seconds(estimate.tpot_s))
+    yield "total", (estimate.total_s, seconds(estimate.total_s))
+    if estimate.tpot_s:
+        yield "tokens/s", (estimate.tokens_s, number(estimate.tokens_s))
     yield "weights", (memory.weight_byte, size(memory.weight_byte))
     yield "KV cache", (memory.kv_byte, size(memory.kv_byte))
     yield "  of it visual", (memory.kv_vision_byte, size(memory.kv_vision_byte))
-    held = f"{size(memory.device_byte)} of {size(found.device.memory_byte)}"
-    yield "memory of each device" if found.deployment.devices > 1 else "memory", (memory.device_byte, held)
-    if found.energy_j is not None:
-        yield "energy per token", (found.energy_j, f"{number(found.energy_j / found.output_tokens)} J")
-    if found.cost_usd is not None:
-        yield "cost per request", (found.cost_usd, f"{number(found.cost_usd)} USD")
+    held = f"{size(memory.device_byte)} of {size(estimate.device.memory_byte)}"
+    yield "memory of each device" if estimate.deployment.devices > 1 else "memory", (memory.device_byte, held)
+    if estimate.energy_j is not None:
+        yield "energy per token", (estimate.energy_j, f"{number(estimate.energy_j / estimate.output_tokens)} J")
+    if estimate.cost_usd is not None:
+        yield "cost per request", (estimate.cost_usd, f"{number(estimate.cost_usd)} USD")
 
 
 _OPERATOR_COLUMNS = ("operator", "time", "bound", "FLOP/B", "FLOP", "bytes")
 
 
-def _operator_rows(found: Estimate) -> Iterator[tuple[str, ...]]:
+def _operator_rows(estimate: Estimate) -> Iterator[tuple[str, ...]]:
     """Every stage with its operators below it, those of one name together."""
-    for stage in found.stages.values():
+    for stage in estimate.stages.values():
         if stage.operators:
             yield (stage.name, *_costs(stage))
         names = dict.fromkeys(each.work.name for each in stage.operators)

@@ -29,8 +29,8 @@ def print_faults(faults: Sequence[Fault], format_: str, root: Path) -> None:
         typer.echo(_annotation(fault) if format_ == "github" else str(fault))
     errors = sum(fault.level == "error" for fault in faults)
     warnings = len(faults) - errors
-    said = f"{errors} fault{'s' * (errors != 1)}" + (f", {warnings} to look at" if warnings else "")
-    typer.echo(f"{root}: {said if faults else 'no faults'}", err=True)
+    summary = f"{errors} fault{'s' * (errors != 1)}" + (f", {warnings} to look at" if warnings else "")
+    typer.echo(f"{root}: {summary if faults else 'no faults'}", err=True)
 
 
 def _plain(value: object) -> object:

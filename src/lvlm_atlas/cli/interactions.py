@@ -58,7 +58,7 @@ def _sentence(pair: Pair) -> str:
 def _said(pair: Pair) -> list[str]:
     own = [text for each in pair.joint.stack for text in each.assumptions]
     general = "Predicted, not measured; for the engine's own assumptions see `lvlm-atlas estimate`."
-    short = [said for each in (pair.neither, pair.joint) if (said := misfit(each))]
+    short = [shortage for each in (pair.neither, pair.joint) if (shortage := misfit(each))]
     return [*dict.fromkeys(short), general, *own]
 
 

@@ -55,7 +55,7 @@ def wrapped(text: str, bullet: str = "") -> str:
     return textwrap.fill(text, width(), initial_indent=bullet, subsequent_indent=indent, break_on_hyphens=False)
 
 
-def subject(found: Estimate) -> str:
+def subject(estimate: Estimate) -> str:
     """What an estimate is about: model, devices, request."""
-    devices = f"{found.deployment.devices} × " if found.deployment.devices > 1 else ""
-    return f"{found.model.name} on {devices}{found.device.name}, {found.workload.id}"
+    devices = f"{estimate.deployment.devices} × " if estimate.deployment.devices > 1 else ""
+    return f"{estimate.model.name} on {devices}{estimate.device.name}, {estimate.workload.id}"

@@ -85,13 +85,13 @@ def _table(plan: Plan) -> str:
 def _rows(plan: Plan) -> Iterator[tuple[str, ...]]:
     before = plan.baseline.found
     for number, option in enumerate((plan.baseline, *plan.front)):
-        found = option.found
-        value = plan.goal.shown(plan.goal.of(found))
+        estimate = option.found
+        value = plan.goal.shown(plan.goal.of(estimate))
         if not number:
-            times = [seconds(stage.time_s) for stage in found.stages.values()]
+            times = [seconds(stage.time_s) for stage in estimate.stages.values()]
             yield "0", value, "", *times, before.bottleneck, ""
             continue
-        moved = found.bottleneck if found.bottleneck == before.bottleneck else f"→ {found.bottleneck}"
+        moved = estimate.bottleneck if estimate.bottleneck == before.bottleneck else f"→ {estimate.bottleneck}"
         gains = [_ratio(plan.gain(option, name)) for name in (plan.goal.name, *STAGES)]
         yield str(number), value, *gains, moved, option.risk
 
@@ -120,13 +120,13 @@ def _sections(plan: Plan) -> Iterator[tuple[str, list[str]]]:
         yield "Never in one stack:", _some(pairs)
     if barred := [f"{each.what}: {each.why}" for each in plan.left_out]:
         yield "Not searched:", _some(barred)
-    said = dict.fromkeys(
+    assumptions = dict.fromkeys(
         text for option in plan.front for applied in option.found.stack for text in applied.assumptions
     )
     general = "for the engine's own assumptions see `lvlm-atlas estimate` or --format json"
     yield (
         f"Predicted, not measured: {plan.searched:,} stacks, {plan.settings}; {general}.",
-        [*said],
+        [*assumptions],
     )
 
 

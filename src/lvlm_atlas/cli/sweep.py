@@ -78,12 +78,12 @@ def words(text: str | None) -> list[str]:
 
 def _prices(texts: Sequence[str]) -> dict[str, float]:
     """Prices by device, each given once."""
-    found: dict[str, float] = {}
+    prices: dict[str, float] = {}
     for device, price in map(_price, texts):
-        if device in found:
+        if device in prices:
             raise AtlasError(f"--price: {device} has a price already; leave one out")
-        found[device] = price
-    return found
+        prices[device] = price
+    return prices
 
 
 def _price(text: str) -> tuple[str, float]:

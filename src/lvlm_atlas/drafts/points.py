@@ -9,6 +9,10 @@ from pathlib import Path
 
 _SOURCE = Path(__file__).parents[1] / "reference" / "lvlm" / "points.py"
 _MODULE = "lvlm_atlas.reference.lvlm.points"
+_PASSED_ON = ("patches", "sequence", "entries", "frames_F3HW")
+"""What a technique is given and returns as it is if it does nothing."""
+_UNCHANGED = {"Blocks | None": "None", "bool": "False"}
+"""What else leaves a run as it is, by the type that is returned."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class ExtensionPoint:
     doc: str
     """What it gives back."""
     passes_on: str | None
-    """What it returns if it changes nothing; None where a technique must make something."""
+    """The expression that it returns if it changes nothing; None where a technique must make something."""
     imports: tuple[tuple[str, str], ...]
     """Module and name of each type in the signature."""
 
@@ -33,45 +37,50 @@ class ExtensionPoint:
 def extension_points() -> dict[str, ExtensionPoint]:
     """The extension points by position, in pipeline order."""
     tree = ast.parse(_SOURCE.read_text(encoding="utf-8"))
+    contexts = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     table = next(
         node.value
         for node in tree.body
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "POINTS"
     )
-    assert isinstance(table, ast.Dict)  # noqa: S101 - a test reads the table
-    return {
-        str(ast.literal_eval(key)): _point(str(ast.literal_eval(key)), value, tree)
-        for key, value in zip(table.keys, table.values, strict=True)
-        if key is not None and isinstance(value, ast.Call)
-    }
+    points = {}
+    for key, value in zip(table.keys, table.values, strict=True):  # type: ignore[union-attr]
+        if isinstance(key, ast.Constant) and isinstance(value, ast.Call):
+            method, context, returns = value.args
+            position = str(key.value)
+            points[position] = _point(
+                position, str(ast.literal_eval(method)), contexts[ast.unparse(context)], returns, tree
+            )
+    return points
 
 
-def _point(position: str, entry: ast.Call, tree: ast.Module) -> ExtensionPoint:
-    """The point that an entry of the table, `Point(method, context, returns, …)`, describes."""
-    method, context, returns = str(ast.literal_eval(entry.args[0])), *map(ast.unparse, entry.args[1:3])
-    given = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == context)
-    same = [
-        field.target.id
-        for field in given.body
-        if isinstance(field, ast.AnnAssign)
-        and isinstance(field.target, ast.Name)
-        and ast.unparse(field.annotation) == returns
+def _point(position: str, method: str, context: ast.ClassDef, returns: ast.expr, tree: ast.Module) -> ExtensionPoint:
+    doc = (ast.get_docstring(context) or "").partition("Returns ")[2]
+    passed_on = [
+        node.target.id
+        for node in context.body
+        if isinstance(node, ast.AnnAssign)
+        and isinstance(node.target, ast.Name)
+        and node.target.id in _PASSED_ON
+        and ast.unparse(node.annotation) == ast.unparse(returns)
     ]
-    doc = (ast.get_docstring(given) or "").partition("Returns ")[2].partition("\n")[0]
     return ExtensionPoint(
-        position=position, method=method, signature=f"def {method}(self, at: {context}) -> {returns}",
-        doc=doc[:1].upper() + doc[1:], passes_on=f"at.{same[0]}" if same else None,
-        imports=((_MODULE, context), *_imports(tree, returns)),
-    )  # fmt: skip
+        position=position,
+        method=method,
+        signature=f"def {method}(self, at: {context.name}) -> {ast.unparse(returns)}",
+        doc=doc[:1].upper() + doc[1:],
+        passes_on=f"at.{passed_on[0]}" if passed_on else _UNCHANGED.get(ast.unparse(returns)),
+        imports=((_MODULE, context.name), *_imports(tree, returns)),
+    )
 
 
-def _imports(tree: ast.Module, annotation: str) -> tuple[tuple[str, str], ...]:
-    """What points.py imports for an annotation."""
-    used = {node.id for node in ast.walk(ast.parse(annotation)) if isinstance(node, ast.Name)}
+def _imports(tree: ast.Module, returns: ast.expr) -> tuple[tuple[str, str], ...]:
+    """What points.py imports for what a method returns."""
+    used = {node.id for node in ast.walk(returns) if isinstance(node, ast.Name)}
     return tuple(
         (node.module, alias.name)
         for node in tree.body
-        if isinstance(node, ast.ImportFrom) and node.module and node.module != "typing"
+        if isinstance(node, ast.ImportFrom) and node.module
         for alias in node.names
-        if alias.name in used
+        if (alias.asname or alias.name) in used
     )

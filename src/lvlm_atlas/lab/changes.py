@@ -48,8 +48,8 @@ def _git(folder: Path, since: str, *arguments: str) -> str:
     except FileNotFoundError:
         raise AtlasError(f"--since {since} needs git; install it, or name the techniques") from None
     except subprocess.CalledProcessError as error:
-        said = " ".join(error.stderr.split())
+        message = " ".join(error.stderr.split())
         raise AtlasError(
-            f"--since {since}: {said}; give a commit or branch of the repository that holds {folder}"
+            f"--since {since}: {message}; give a commit or branch of the repository that holds {folder}"
         ) from None
     return done.stdout

@@ -110,6 +110,7 @@ def _terms() -> dict[str, dict[str, dict[str, Any]]]:
         "quantity": {
             "vision-tokens": {"position": "llm-input"},
             "llm.vision-tokens": {"position": "llm-layer"},
+            "attention.density": {"position": "llm-layer"},
             "kv.tokens": {"position": "cache-tokens"},
         },
         "symbol": {"N": {}, "N_v": {}, "L": {}, "d": {}},
@@ -127,7 +128,7 @@ def _terms() -> dict[str, dict[str, dict[str, Any]]]:
         "evidence": {"reported": {}, "reasoned": {}},
         "training": {"none": {}},
         "modality": {"image": {}, "video": {}},
-        "need": {"attention-map": {}},
+        "need": {"attention-map": {}, "vision-in-sequence": {"follows_from": ["llm.vision-tokens"]}},
         "verification": {"code": {}},
         "engine": {"zeta": {"aliases": ["Zeta engine"], "repository": "doe/zeta"}, "eta": {}},
     }
@@ -149,7 +150,7 @@ def _alpha() -> dict[str, Any]:
         "relieves": [{"stage": "prefilling", "bound": "compute"}, {"stage": "decoding", "bound": "memory-capacity"}],
         "mechanism": ["pruning"],
         "signals": ["attention"],
-        "needs": ["attention-map"],
+        "needs": ["attention-map", "vision-in-sequence"],
         "explanation": "Tokens that receive little attention early receive little attention later.",
         "algorithm": [{"does": "Rank the tokens by the attention they receive.", "code": "rank"}],
         "parameters": {

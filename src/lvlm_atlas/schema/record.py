@@ -67,29 +67,29 @@ class Source(Record):
 
 def refs_in(record: BaseModel) -> list[tuple[tuple[str | int, ...], str, str]]:
     """Every reference a record makes: its location (keys and indices), what it refers to, and the id."""
-    found: list[tuple[tuple[str | int, ...], str, str]] = []
+    refs: list[tuple[tuple[str | int, ...], str, str]] = []
     for name, key, marks in _marked_fields(type(record)):
-        _collect(getattr(record, name), (key,), marks, found)
-    return found
+        _collect(getattr(record, name), (key,), marks, refs)
+    return refs
 
 
 def _collect(
     value: Any,
     loc: tuple[str | int, ...],
     marks: tuple[str, ...],
-    found: list[tuple[tuple[str | int, ...], str, str]],
+    refs: list[tuple[tuple[str | int, ...], str, str]],
 ) -> None:
     """Walk a field's value and note each string, if the field is marked, and each record inside it."""
     if isinstance(value, BaseModel):
-        found.extend((loc + inner, to, id_) for inner, to, id_ in refs_in(value))
+        refs.extend((loc + inner, to, id_) for inner, to, id_ in refs_in(value))
     elif isinstance(value, str):
-        found.extend((loc, to, value) for to in marks)
+        refs.extend((loc, to, value) for to in marks)
     elif isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
-            _collect(item, (*loc, index), marks, found)
+            _collect(item, (*loc, index), marks, refs)
     elif isinstance(value, dict):
         for key, item in value.items():
-            _collect(item, (*loc, key), marks, found)
+            _collect(item, (*loc, key), marks, refs)
 
 
 @lru_cache(maxsize=128)

@@ -96,6 +96,13 @@ class InteractionTerm(Term):
     """How the edge reads from its target, if it is directed."""
 
 
+class NeedTerm(Term):
+    """What a technique must be given."""
+
+    follows_from: tuple[Annotated[Id, Ref("quantity")], ...] = ()
+    """Quantities that only who has this need can change."""
+
+
 class QuantityTerm(Term):
     """A quantity of the request's state that an effect changes."""
 
@@ -163,7 +170,7 @@ class Vocabulary(Record):
 class PlainVocabulary(Vocabulary):
     """A vocabulary whose terms need no fields of their own."""
 
-    vocabulary: Literal["bound", "mechanism", "signal", "evidence", "training", "modality", "need", "verification"]
+    vocabulary: Literal["bound", "mechanism", "signal", "evidence", "training", "modality", "verification"]
 
 
 class StageVocabulary(Vocabulary):
@@ -192,6 +199,13 @@ class InteractionVocabulary(Vocabulary):
 
     vocabulary: Literal["interaction"]
     terms: tuple[InteractionTerm, ...] = Field(min_length=1)
+
+
+class NeedVocabulary(Vocabulary):
+    """What techniques must be given."""
+
+    vocabulary: Literal["need"]
+    terms: tuple[NeedTerm, ...] = Field(min_length=1)
 
 
 class QuantityVocabulary(Vocabulary):
@@ -235,6 +249,7 @@ AnyVocabulary = Annotated[
     | FamilyVocabulary
     | PositionVocabulary
     | InteractionVocabulary
+    | NeedVocabulary
     | QuantityVocabulary
     | SymbolVocabulary
     | MetricVocabulary

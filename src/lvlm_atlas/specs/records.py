@@ -44,19 +44,19 @@ def device_spec(record: Hardware) -> device.Device:
     )
 
 
-def _typical(found: Efficiency | None) -> deployment.Efficiency:
+def _typical(efficiency: Efficiency | None) -> deployment.Efficiency:
     """What was found on the device; the factors that nobody names are those of the general preset."""
     general = deployment.TYPICAL
-    if found is None:
+    if efficiency is None:
         return general
     named = {
-        "compute": found.prefill_flop,
-        "bandwidth": found.bandwidth,
-        "kernel_floor_s": found.kernel_us and found.kernel_us / MEGA,
-        "reserve_byte": found.memory_reserve_gb and found.memory_reserve_gb * GIGA,
+        "compute": efficiency.prefill_flop,
+        "bandwidth": efficiency.bandwidth,
+        "kernel_floor_s": efficiency.kernel_us and efficiency.kernel_us / MEGA,
+        "reserve_byte": efficiency.memory_reserve_gb and efficiency.memory_reserve_gb * GIGA,
     }
     own: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
-    return replace(general, **own, sources={**general.sources, **dict.fromkeys(own, found.source)})
+    return replace(general, **own, sources={**general.sources, **dict.fromkeys(own, efficiency.source)})
 
 
 def workload_spec(record: Workload) -> workload.Workload:

@@ -41,8 +41,8 @@ def read_config(folder: Path) -> Config:
     except ValueError as error:
         raise ValueError(f"{folder / 'config.json'}: {error}") from None
     if (folder / "generation_config.json").is_file():
-        said = _json(folder / "generation_config.json").get("eos_token_id")
-        config = replace(config, eos_token_ids=end_tokens(said, list(config.eos_token_ids)))
+        stop_ids = _json(folder / "generation_config.json").get("eos_token_id")
+        config = replace(config, eos_token_ids=end_tokens(stop_ids, list(config.eos_token_ids)))
     return config
 
 
@@ -55,7 +55,7 @@ def load(model: Model, folder: Path, *, dtype: torch.dtype | None, device: torch
     format_ = _format(folder, _json(folder / "config.json"))
     wanted = {name: tuple(weight.shape) for name, weight in model.named_parameters(remove_duplicate=False)}
     alias = _shared(model)
-    found: set[str] = set()
+    loaded: set[str] = set()
     unexpected: list[str] = []
     misshapen: list[str] = []
     for published, shape, read in _tensors(folder, device):
@@ -64,10 +64,10 @@ def load(model: Model, folder: Path, *, dtype: torch.dtype | None, device: torch
             unexpected += [] if published.endswith(format_.ignored) else [published]
         elif shape != wanted[name]:
             misshapen.append(f"{published} {shape}, not {wanted[name]}")
-        elif alias.get(name, name) not in found:  # a shared tensor may be written twice
-            found.add(alias.get(name, name))
+        elif alias.get(name, name) not in loaded:  # a shared tensor may be written twice
+            loaded.add(alias.get(name, name))
             assign(model, alias.get(name, name), read().to(device=device, dtype=dtype))
-    missing = sorted({alias.get(name, name) for name in wanted} - found) if not misshapen else []
+    missing = sorted({alias.get(name, name) for name in wanted} - loaded) if not misshapen else []
     faults = [
         f"{len(names)} {what}: {', '.join(names[:SHOWN])}" + (", …" if len(names) > SHOWN else "")
         for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))

@@ -65,10 +65,10 @@ def rotary(raw: Json, theta: float, *types: str) -> Json:
     Raises:
         ValueError: it scales its frequencies.
     """
-    said = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
-    only({"rope_type": said.get("rope_type", said.get("type"))}, "rope_type", "default", *types)
-    said.setdefault("rope_theta", raw.get("rope_theta", theta))
-    return said
+    rope = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
+    only({"rope_type": rope.get("rope_type", rope.get("type"))}, "rope_type", "default", *types)
+    rope.setdefault("rope_theta", raw.get("rope_theta", theta))
+    return rope
 
 
 def end_tokens(*ids: int | list[int] | None) -> tuple[int, ...]:
@@ -130,7 +130,7 @@ def qwen_config(raw: Json) -> WindowLVLMConfig:
     vision, text = raw.get("vision_config") or {}, raw.get("text_config") or raw
     only({"use_sliding_window": text.get("use_sliding_window")}, "use_sliding_window", False)
     only({"in_channels": vision.get("in_channels", vision.get("in_chans"))}, "in_channels", 3)
-    said = rotary(text, 1_000_000.0, "mrope")
+    rope = rotary(text, 1_000_000.0, "mrope")
     heads = text.get("num_attention_heads", 64)
     config = WindowLVLMConfig(
         vision=WindowVisionConfig(
@@ -154,8 +154,8 @@ def qwen_config(raw: Json) -> WindowLVLMConfig:
             num_attention_heads=heads,
             num_key_value_heads=text.get("num_key_value_heads", 8) or heads,
             rms_norm_eps=text.get("rms_norm_eps", 1e-5),
-            rope_theta=said["rope_theta"],
-            rope_sections=tuple(said.get("mrope_section", (16, 24, 24))),
+            rope_theta=rope["rope_theta"],
+            rope_sections=tuple(rope.get("mrope_section", (16, 24, 24))),
             qkv_bias=True,
             tie_word_embeddings=bool(raw.get("tie_word_embeddings") or text.get("tie_word_embeddings")),
             hidden_act=only(text, "hidden_act", "silu", *ACTIVATIONS),

@@ -34,8 +34,8 @@ class Processor:
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(f"{folder}: holds no processor that can be read: {_first_line(error)}") from None
         if not self._words.chat_template and (folder / "chat_template.json").is_file():  # as older folders have it
-            said = json.loads((folder / "chat_template.json").read_text("utf-8"))
-            self._words.chat_template = said.get("chat_template")
+            template = json.loads((folder / "chat_template.json").read_text("utf-8"))
+            self._words.chat_template = template.get("chat_template")
 
     def request(self, lvlm: LVLM, images: Sequence[Path], prompt: str, max_new_tokens: int) -> Request:
         """A greedy request about the images, in the chat form of the checkpoint where it has one.
@@ -63,10 +63,10 @@ class Processor:
         if not self._words.chat_template:
             return prompt if mark in prompt else f"{mark}\n" * images + prompt
         content = [{"type": "image"}] * images + [{"type": "text", "text": prompt}]
-        said: str = self._words.apply_chat_template(
+        text: str = self._words.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )
-        return said
+        return text
 
 
 def _picture(path: Path) -> Any:
