@@ -174,3 +174,37 @@ def test_one_that_does_not_say_so_fails() -> None:
 def test_a_cache_kept_on_the_host_is_verified(share: float, holds: bool) -> None:
     found = verified("Offloads", {"quantity": "kv.resident", "scale": share}, acts_at="cache-bits", shapes=SHAPES[:1])
     assert wrong(found) == (set() if holds else {"kv.resident"})
+
+
+MADE_UP = {
+    "BoundsCache": ("cache-bits", {"quantity": "kv.tokens", "limit": "N + 3"}, {"limit": "N + 4"}),
+    "DropsText": ("llm-input", {"quantity": "text-tokens", "remove": 1}, {"remove": 2}),
+    "SitsOut": (
+        "llm-layer",
+        {"quantity": "llm.vision-tokens", "scale": 0.5, "rounding": "down", "from_layer": 1, "to_layer": 2},
+        {"to_layer": 3},
+    ),
+    "ReadsRecent": (
+        "cache-bits",
+        {"quantity": "kv.read", "at_least": 0.5, "at_most": "0.5 + 1 / N"},
+        {"at_least": 0.3, "at_most": 0.4},
+    ),
+    "SharesLayers": ("cache-bits", {"quantity": "kv.layers", "set": "L - L // 2"}, {"set": "L - 1"}),
+}
+"""For each reference where it acts, an effect that says what it does, and what makes the effect wrong."""
+
+
+@pytest.mark.parametrize("name", MADE_UP)
+def test_what_a_made_up_reference_declares_holds_and_is_needed(name: str) -> None:
+    acts_at, effect, _ = MADE_UP[name]
+    found = verified(name, effect, acts_at=acts_at)
+    assert [line.mismatches[0] for line in found.lines if line.mismatches] == []
+    assert found.faults == ()
+
+
+@pytest.mark.parametrize("name", MADE_UP)
+def test_a_wrong_declaration_of_it_fails_at_its_own_quantity(name: str) -> None:
+    acts_at, effect, error = MADE_UP[name]
+    failed = wrong(verified(name, effect | error, acts_at=acts_at, shapes=SHAPES[:1]))
+    follows = {"kv.bits"} if "limit" in effect else set()  # bytes at the end are predicted from the limit declared
+    assert failed == {effect["quantity"]} | follows
