@@ -150,7 +150,7 @@ def head_budgets(score_BGS: Tensor, base: int, floor_share: float) -> Tensor:
     heads, entries = score_BGS.shape[1:]
     if not 0 <= base <= entries or not 0 <= floor_share <= 1:
         raise ValueError(f"base must be in 0..{entries}, floor_share in [0, 1], got {base} and {floor_share}")
-    hits_BG = top_mask(score_BGS.flatten(1), heads * base).unflatten(1, (heads, entries)).sum(dim=2)
+    hits_BG = top_mask(score_BGS.flatten(1), heads * base).reshape(-1, heads, entries).sum(dim=2)
     share_BG = floor_share * base + (1 - floor_share) * hits_BG.double()
     least = int(floor_share * base)
     return torch.stack([apportion(share_G, heads * base, floor=least, ceiling=entries) for share_G in share_BG])

@@ -20,7 +20,8 @@ def scaled_distance(x_BND: Tensor) -> Tensor:
     """Euclidean distance of each pair divided by √D, in float32 at least: (B, N, D) → (B, N, N), 0 between equals."""
     x_BND = x_BND.to(torch.promote_types(x_BND.dtype, torch.float32))
     # Not by products: |x|² + |y|² − 2xy cancels, and leaves equal tokens apart.
-    return torch.cdist(x_BND, x_BND, compute_mode="donot_use_mm_for_euclid_dist") / x_BND.shape[-1] ** 0.5
+    distance_BNN: Tensor = torch.cdist(x_BND, x_BND, compute_mode="donot_use_mm_for_euclid_dist")
+    return distance_BNN / x_BND.shape[-1] ** 0.5
 
 
 def knn_density(distance_BNN: Tensor, neighbours: int) -> Tensor:

@@ -21,7 +21,8 @@ def group_heads(score_BHS: Tensor, groups: int, how: Reduction = "mean") -> Tens
         groups: G, a divisor of H.
         how: `mean` or `max`.
     """
-    score_BGhS = score_BHS.unflatten(1, (groups, -1))
+    batch, heads, entries = score_BHS.shape
+    score_BGhS = score_BHS.reshape(batch, groups, heads // groups, entries)
     return score_BGhS.mean(dim=2) if how == "mean" else score_BGhS.amax(dim=2)
 
 
