@@ -7,6 +7,8 @@ B batch, N tokens, K clusters, D width.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -21,7 +23,7 @@ def scaled_distance(x_BND: Tensor) -> Tensor:
     x_BND = x_BND.to(torch.promote_types(x_BND.dtype, torch.float32))
     # Not by products: |x|² + |y|² − 2xy cancels, and leaves equal tokens apart.
     distance_BNN: Tensor = torch.cdist(x_BND, x_BND, compute_mode="donot_use_mm_for_euclid_dist")
-    return distance_BNN / x_BND.shape[-1] ** 0.5
+    return distance_BNN / math.sqrt(x_BND.shape[-1])
 
 
 def knn_density(distance_BNN: Tensor, neighbours: int) -> Tensor:
