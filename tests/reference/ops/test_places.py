@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lvlm_atlas.reference.ops.places import places_of, take, take_columns
+from lvlm_atlas.reference.ops.places import mask_of, places_of, take, take_columns
 
 
 def test_places_by_hand_in_reading_order() -> None:
@@ -43,6 +43,16 @@ def test_places_and_what_stands_there_equal_a_loop(shape: tuple[int, ...], lengt
     x = torch.arange(rows * length * 2).reshape(*shape, length, 2)
     by_hand = torch.stack([x.reshape(rows, length, 2)[row, pick] for row, pick in enumerate(picks)])
     assert torch.equal(take(x, index), by_hand.reshape(*shape, count, 2))
+
+
+@given(shape=st.sampled_from([(), (3,), (2, 2)]), length=st.integers(1, 6), data=st.data())
+def test_a_mask_and_its_places_undo_each_other(shape: tuple[int, ...], length: int, data: st.DataObject) -> None:
+    count = data.draw(st.integers(0, length))
+    rows = [data.draw(st.permutations(range(length)))[:count] for _ in range(torch.Size(shape).numel())]
+    index = torch.tensor(rows, dtype=torch.long).reshape(*shape, count)
+    mask = mask_of(index, length)
+    assert mask.shape == (*shape, length)
+    assert torch.equal(places_of(mask), index.sort(dim=-1).values)
 
 
 def test_columns_of_attention_rows_follow_the_sequence_and_not_the_row() -> None:

@@ -1,6 +1,6 @@
 """Tokens that lie far apart.
 
-B batch, V tokens to choose from.
+B batch, V tokens to choose from, S tokens to start from.
 """
 
 from __future__ import annotations
@@ -8,14 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lvlm_atlas.reference.ops.places import take
+from lvlm_atlas.reference.ops.places import mask_of, take
 
 
 def select_diverse(distance_BVV: Tensor, keep: int) -> Tensor:
     """Greedy max-min diversity: places (B, `keep`) in the order in which they are chosen.
 
-    The first is the token farthest from its nearest neighbour. Each of the others is the one whose nearest chosen
-    token is farthest; of equals the first.
+    The first is the token farthest from its nearest neighbour; the others follow as in `farthest_points`.
 
     Args:
         distance_BVV: pairwise distances.
@@ -24,17 +23,85 @@ def select_diverse(distance_BVV: Tensor, keep: int) -> Tensor:
     Raises:
         ValueError: `keep` lies outside that range.
     """
-    batch, tokens = distance_BVV.shape[:2]
-    if not 0 <= keep <= tokens:
-        raise ValueError(f"keep must be in 0..{tokens} (the tokens), got {keep}")
+    _check(keep, 0, distance_BVV.shape[1])
+    if not keep:
+        return torch.empty(len(distance_BVV), 0, dtype=torch.long, device=distance_BVV.device)
     # The smallest distance is a token's to itself, so that its nearest neighbour is at the second smallest.
-    nearest_BV = distance_BVV.topk(min(2, tokens), dim=1, largest=False).values[:, -1]
-    free_BV = torch.ones(batch, tokens, dtype=torch.bool, device=distance_BVV.device)
-    chosen: list[Tensor] = []
-    for _ in range(keep):
+    nearest_BV = distance_BVV.topk(min(2, distance_BVV.shape[1]), dim=1, largest=False).values[:, -1]
+    return farthest_points(distance_BVV, nearest_BV.argmax(dim=1, keepdim=True), keep)
+
+
+def farthest_points(distance_BVV: Tensor, start_BS: Tensor, keep: int) -> Tensor:
+    """Farthest-point sampling: places (B, `keep`), those of the start first, then in the order of choice.
+
+    Each next token is the one whose nearest chosen token is farthest; of equals the first.
+
+    Args:
+        distance_BVV: pairwise distances.
+        start_BS: places chosen beforehand, all different; one at least where tokens remain to be chosen.
+        keep: tokens to return, from S to V.
+
+    Raises:
+        ValueError: `keep` lies outside that range, or there is nothing to be far from.
+    """
+    start = start_BS.shape[1]
+    _check(keep, start, distance_BVV.shape[1])
+    if keep and not start:
+        raise ValueError(f"one token at least must be chosen beforehand to be far from, got none for keep = {keep}")
+    if keep == start:
+        return start_BS
+    chosen = [start_BS]
+    free_BV = ~mask_of(start_BS, distance_BVV.shape[1])
+    nearest_BV = take(distance_BVV, start_BS).amin(dim=1)
+    for _ in range(keep - start):
         pick_B1 = nearest_BV.masked_fill(~free_BV, float("-inf")).argmax(dim=1, keepdim=True)
         free_BV = free_BV.scatter(1, pick_B1, value=False)
-        to_pick_BV = take(distance_BVV, pick_B1)[:, 0]
-        nearest_BV = torch.minimum(nearest_BV, to_pick_BV) if chosen else to_pick_BV
+        nearest_BV = torch.minimum(nearest_BV, take(distance_BVV, pick_B1)[:, 0])
         chosen.append(pick_B1)
-    return torch.cat(chosen, dim=1) if chosen else torch.empty(batch, 0, dtype=torch.long, device=distance_BVV.device)
+    return torch.cat(chosen, dim=1)
+
+
+def greedy_map(kernel_BVV: Tensor, keep: int) -> Tensor:
+    """Greedy maximum a posteriori set of a determinantal point process: places (B, `keep`) in the order of choice.
+
+    Each next token raises the determinant of the chosen tokens' kernel most; of equals the first. A token's gain is
+    the square d² of its diagonal element in a Cholesky factor, to which each step adds one row for all tokens:
+    O(V · keep²) in all (the algorithm of Chen, Zhang and Zhou, NeurIPS 2018).
+
+    Once the chosen tokens span all others, gains are rounding errors. Up to V · ε · (largest diagonal element) they
+    count as 0, so that the rest (zero vectors, duplicates) follows by place.
+
+    Args:
+        kernel_BVV: symmetric and positive semidefinite; diag(relevance) · similarity · diag(relevance), for example.
+        keep: tokens to choose, from 0 to V.
+
+    Raises:
+        ValueError: `keep` lies outside that range.
+    """
+    batch, tokens = kernel_BVV.shape[:2]
+    _check(keep, 0, tokens)
+    if not keep:
+        return torch.empty(batch, 0, dtype=torch.long, device=kernel_BVV.device)
+    kernel_BVV = kernel_BVV.to(torch.promote_types(kernel_BVV.dtype, torch.float32))
+    gain_BV = kernel_BVV.diagonal(dim1=1, dim2=2)
+    least_B1 = gain_BV.amax(dim=1, keepdim=True) * torch.finfo(kernel_BVV.dtype).eps * tokens
+    free_BV = torch.ones_like(gain_BV, dtype=torch.bool)
+    factor_BKV = kernel_BVV.new_zeros(batch, keep, tokens)
+    chosen_BK = torch.zeros(batch, keep, dtype=torch.long, device=kernel_BVV.device)
+    for k in range(keep):
+        gain_BV = gain_BV.where(gain_BV > least_B1, 0)
+        pick_B1 = gain_BV.masked_fill(~free_BV, -1).argmax(dim=1, keepdim=True)
+        free_BV = free_BV.scatter(1, pick_B1, value=False)
+        chosen_BK[:, k : k + 1] = pick_B1
+        picked_B1 = gain_BV.gather(1, pick_B1)
+        so_far_BKV = factor_BKV[:, :k]
+        explained_BV = (so_far_BKV.mT @ so_far_BKV.gather(2, pick_B1[:, None].expand(-1, k, -1)))[..., 0]
+        row_BV = (take(kernel_BVV, pick_B1)[:, 0] - explained_BV) / picked_B1.sqrt()
+        factor_BKV[:, k] = row_BV.where(picked_B1 > 0, 0)
+        gain_BV = gain_BV - factor_BKV[:, k] ** 2
+    return chosen_BK
+
+
+def _check(keep: int, least: int, tokens: int) -> None:
+    if not least <= keep <= tokens:
+        raise ValueError(f"keep must be in {least}..{tokens} (the tokens), got {keep}")

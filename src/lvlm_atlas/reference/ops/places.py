@@ -5,6 +5,7 @@ A leading shape (B,) or (B, G) says that each sequence, or each head of each, se
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -21,6 +22,16 @@ def places_of(mask: Tensor) -> Tensor:
             f"rank the scores and take the same number in every row"
         )
     return mask.nonzero()[:, -1].reshape(*mask.shape[:-1], -1)
+
+
+def mask_of(index: Tensor, length: int) -> Tensor:
+    """True (…, N) at the places (…, K); undoes `places_of`. The places may come in any order.
+
+    Args:
+        index: places, each in 0 … N − 1.
+        length: N.
+    """
+    return torch.zeros(*index.shape[:-1], length, dtype=torch.bool, device=index.device).scatter(-1, index, value=True)
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:

@@ -31,8 +31,9 @@ from torch.nn import functional
 
 from lvlm_atlas.reference.flow.states import Entries
 from lvlm_atlas.reference.lvlm.points import CacheTokens, Technique
-from lvlm_atlas.reference.ops.places import places_of, take
+from lvlm_atlas.reference.ops.places import mask_of, places_of, take
 from lvlm_atlas.reference.ops.scores import accumulated_attention
+from lvlm_atlas.reference.ops.selection import top_mask
 from lvlm_atlas.reference.refusal import Refusal
 
 MERGES = ("pivotal", "averaged", "weighted", "none")
@@ -53,11 +54,8 @@ def select(score_BGS: Tensor, vision_BGS: Tensor, heavy: int, recent: int, *, st
         Refusal: heads would keep different numbers of entries, since their text entries differ in number.
     """
     older = score_BGS.shape[-1] - recent
-    by_score_BGS = score_BGS[..., :older].argsort(dim=-1, descending=True, stable=True)
-    text_first_BGS = take(vision_BGS, by_score_BGS).byte().argsort(dim=-1, stable=True)
-    top_BGK = take(by_score_BGS, text_first_BGS)[..., :heavy]
-    keep_BGS = torch.zeros_like(vision_BGS).scatter(-1, top_BGK, value=True)
-    keep_BGS[..., older:] = True
+    heavy_BGS = top_mask(score_BGS[..., :older], min(heavy, older), first=~vision_BGS[..., :older])
+    keep_BGS = torch.cat([heavy_BGS, torch.ones_like(vision_BGS[..., older:])], dim=-1)
     if not strict:
         keep_BGS = keep_BGS | ~vision_BGS
     counts = keep_BGS.sum(dim=-1)
@@ -79,8 +77,7 @@ def merge_evicted(key_BGSd: Tensor, value_BGSd: Tensor, keep_BGK: Tensor, merge:
         keep_BGK: places of the kept entries, ascending; at least one.
         merge: one of `MERGES`.
     """
-    evicted_BGS = torch.ones(key_BGSd.shape[:3], dtype=torch.bool, device=key_BGSd.device)
-    evict_BGE = places_of(evicted_BGS.scatter(-1, keep_BGK, value=False))
+    evict_BGE = places_of(~mask_of(keep_BGK, key_BGSd.shape[2]))
     kept_key, kept_value = take(key_BGSd, keep_BGK), take(value_BGSd, keep_BGK)
     if merge == "none" or not evict_BGE.shape[-1]:
         return kept_key, kept_value

@@ -28,6 +28,7 @@ from lvlm_atlas.reference.drafting.draft import Draft, draft_prompt
 from lvlm_atlas.reference.drafting.target import Target
 from lvlm_atlas.reference.drafting.tree import Shape, TreeDrafter
 from lvlm_atlas.reference.lvlm.points import DecodeLoop, Technique
+from lvlm_atlas.reference.ops.places import mask_of, places_of
 from lvlm_atlas.reference.ops.verification import accept  # noqa: F401 - steps of the entry
 from lvlm_atlas.reference.refusal import Refusal
 
@@ -80,11 +81,10 @@ def two_stage_select(score_BV: Tensor, keep: int, mass: float) -> Tensor:
     for score_V in score_BV.float().cpu():  # where the official code sorts: ties fall and sums round alike
         first = tokens_for_mass(score_V, mass, keep)
         best = score_V.sort(descending=True).indices[:first]
-        kept_V = torch.zeros(len(score_V), dtype=torch.bool)
-        kept_V[best] = True
-        others = (~kept_V).nonzero()[:, 0]
+        kept_V = mask_of(best, len(score_V))
+        others = places_of(~kept_V)
         kept_V[others[torch.linspace(0, max(0, len(others) - 1), keep - first, dtype=torch.long)]] = True
-        rows.append(kept_V.nonzero()[:, 0])
+        rows.append(places_of(kept_V))
     return torch.stack(rows).to(score_BV.device)
 
 

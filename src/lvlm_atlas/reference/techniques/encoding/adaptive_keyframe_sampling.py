@@ -28,6 +28,7 @@ from torch import Tensor
 
 from lvlm_atlas.reference.lvlm.points import Frames, Technique
 from lvlm_atlas.reference.modules.matcher import ImageTextMatcher
+from lvlm_atlas.reference.ops.selection import top_places
 
 
 @dataclass(frozen=True)
@@ -109,12 +110,12 @@ def select(
     if len(score_F) < max_frames:
         return torch.arange(len(score_F))
     score_F = normalise(score_F)
-    chosen: list[int] = []
-    for leaf in split(score_F, max_frames, gap_threshold, std_threshold, max_depth):
-        part = score_F[leaf.start : leaf.stop].tolist()
-        best = heapq.nlargest(max_frames // 2**leaf.depth, range(len(part)), part.__getitem__)
-        chosen.extend(leaf.start + place for place in best)
-    return torch.tensor(sorted(chosen), dtype=torch.long)
+    leaves = split(score_F, max_frames, gap_threshold, std_threshold, max_depth)
+    chosen = []
+    for leaf in leaves:
+        part = score_F[leaf.start : leaf.stop]
+        chosen.append(leaf.start + top_places(part, min(max_frames // 2**leaf.depth, len(part))))
+    return torch.cat(chosen).sort().values
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from torch import Tensor
 from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.lvlm.points import EncoderOutput, Technique
 from lvlm_atlas.reference.ops.places import places_of, take
+from lvlm_atlas.reference.ops.selection import top_mask
 from lvlm_atlas.reference.ops.similarity import unit
 from lvlm_atlas.reference.refusal import Refusal
 
@@ -34,15 +35,15 @@ from lvlm_atlas.reference.refusal import Refusal
 def dominant_mask(cls_attention_BHN: Tensor, dominant: int) -> Tensor:
     """(B, N), True at the class token and at the `dominant` − 1 patches it attends to most, summed over heads.
 
+    Of patches with equal sums the first go in.
+
     Args:
         cls_attention_BHN: the class token's row of attention, its own column first.
         dominant: tokens to keep, the class token included.
     """
     score_BP = cls_attention_BHN[..., 1:].sum(dim=1)
-    best_BK = score_BP.topk(dominant - 1, dim=1).indices + 1
-    kept_BN = torch.zeros_like(cls_attention_BHN[:, 0], dtype=torch.bool)
-    kept_BN[:, 0] = True
-    return kept_BN.scatter(1, best_BK, value=True)
+    kept_BP = top_mask(score_BP, dominant - 1)
+    return torch.cat([torch.ones_like(kept_BP[:, :1]), kept_BP], dim=1)
 
 
 def contextual_tokens(hidden_BRD: Tensor, metric_BRd: Tensor, contextual: int) -> Tensor:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.lvlm.points import LlmLayer, Technique
+from lvlm_atlas.reference.ops.selection import top_places
 from lvlm_atlas.reference.refusal import Refusal
 
 
@@ -42,7 +43,7 @@ def last_query_score(row_BHN: Tensor, place_BV: Tensor) -> Tensor:
 def keep_top(score_BV: Tensor, keep_ratio: float) -> Tensor:
     """Ranks (B, K), ascending, of the highest scores; K = round(keep_ratio · V), halves to even."""
     keep = round(score_BV.shape[1] * keep_ratio)
-    return score_BV.topk(keep, dim=1).indices.sort(dim=1).values
+    return top_places(score_BV, keep)
 
 
 @dataclass(frozen=True)
