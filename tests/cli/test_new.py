@@ -80,7 +80,8 @@ def filled_in(entry: Path) -> None:
     data |= {
         "summary": "Keeps some.", "modality": ["image"], "training": "none", "query_aware": False,
         "relieves": [{"stage": data["stage"], "bound": "compute"}], "mechanism": ["token-pruning"],
-        "signals": ["recency"], "needs": [], "explanation": "Some suffice.", "parameters": {"keep_ratio": share},
+        "signals": ["recency"], "needs": [need for need in data["needs"] if "FILL IN" not in need],
+        "explanation": "Some suffice.", "parameters": {"keep_ratio": share},
         "algorithm": [{**step, "does": "Keeps some."} for step in data["algorithm"]], "overheads": [],
         "verified": "paper",
     }  # fmt: skip

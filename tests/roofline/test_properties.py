@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lvlm_atlas.planner.planner import Planner
@@ -159,6 +159,8 @@ def assert_no_more(less: Estimate, more: Estimate) -> None:
 @given(cases(), st.lists(reductions(), min_size=1, max_size=2))
 def test_fewer_tokens_never_cost_more_without_overhead(case: Case, stack: list[Applied]) -> None:
     model, device, workload, deployment = case
+    # Fewer pixels are no fewer tokens for every model: an image that rounds to other sides may be cut into more tiles.
+    assume(all(change.quantity != "pixels" for each in stack for change in each.changes))
     plain = estimate(model, device, workload, deployment)
     assert_no_more(estimate(model, device, workload, deployment, stack), plain)
 

@@ -26,7 +26,7 @@ from lvlm_atlas.drafts.papers import with_work, work_from
 from lvlm_atlas.drafts.points import ExtensionPoint, extension_points
 from lvlm_atlas.drafts.templates import AMOUNT, AMOUNTS, DESCRIBED, ENTRY, IMPLEMENTED, METHOD, REFERENCE, TEST
 from lvlm_atlas.fault import AtlasError, suggestion
-from lvlm_atlas.schema.vocabulary import FamilyTerm, PositionTerm, QuantityTerm
+from lvlm_atlas.schema.vocabulary import FamilyTerm, NeedTerm, PositionTerm, QuantityTerm
 
 
 @dataclass(frozen=True)
@@ -174,12 +174,14 @@ def _entry(draft: Draft, records: Atlas, described: bool) -> str:
     points = [] if described else [extension_points()[term.id] for term in draft.positions]
     codes = [f"    code: {draft.class_name}.{point.method}\n" for point in points] or [""]
     steps = [f"  - does: FILL IN a step, with shapes and formulas.\n{code}" for code in codes]
+    quantities = [_quantity(records, term) for term in draft.positions]
     return ENTRY.substitute(
         names,
+        needs="".join(f"{need}, " for need in _needs(records, quantities)),
         name_line=name_line(draft.name),
         positions=", ".join(term.id for term in draft.positions),
         steps="".join(steps).rstrip(),
-        effects="\n".join(_effect(_quantity(records, term)) for term in draft.positions),
+        effects="\n".join(map(_effect, quantities)),
         rest=(DESCRIBED if described else IMPLEMENTED).substitute(names),
         **words_of(records),
     )
@@ -194,6 +196,12 @@ def _quantity(records: Atlas, position: PositionTerm) -> str | None:
         if isinstance(term, QuantityTerm) and term.position and order[term.position] >= order[position.id]
     ]
     return min(decided, key=lambda pair: pair[0])[1] if decided else None
+
+
+def _needs(records: Atlas, quantities: Sequence[str | None]) -> list[str]:
+    """What only can change these quantities."""
+    terms = [term for term in records.terms("need") if isinstance(term, NeedTerm)]
+    return [term.id for term in terms if {*term.follows_from} & {*quantities}]
 
 
 def _effect(quantity: str | None) -> str:

@@ -21,7 +21,7 @@ relieves:
   - {stage: $stage, bound: 'FILL IN one of $bounds'}
 mechanism: ['FILL IN what `lvlm-atlas terms mechanism` lists']
 signals: ['FILL IN what `lvlm-atlas terms signal` lists']
-needs: ['FILL IN what `lvlm-atlas terms need` lists, or []']
+needs: [$needs'FILL IN what else of `lvlm-atlas terms need`, or nothing']
 explanation: >-
   FILL IN how it works and why, in a paragraph.
 algorithm:
