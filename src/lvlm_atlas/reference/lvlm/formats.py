@@ -218,6 +218,8 @@ def qwen3_config(raw: Json) -> DeepStackLVLMConfig:
         eos_token_ids=end_tokens(raw.get("eos_token_id"), text.get("eos_token_id")),
     )
     only({"out_hidden_size": vision.get("out_hidden_size")}, "out_hidden_size", config.text.hidden_size)
+    square = config.vision.position_side**2
+    only({"num_position_embeddings": config.vision.num_position_embeddings}, "num_position_embeddings", square)
     return config
 
 
