@@ -1,4 +1,4 @@
-"""Qwen2.5-VL's rule from pixels to tokens, as the published processors apply it.
+"""Qwen2.5-VL's rule from pixels to tokens, of which Qwen3-VL takes the rounding to multiples of f, as the published processors apply it.
 
 f is the side of the square of pixels that becomes one token, 28 in the published models.
 """
