@@ -18,12 +18,14 @@ _OVERHEADS: TypeAdapter[tuple[Overhead, ...]] = TypeAdapter(tuple[Overhead, ...]
 
 SHAPES = (
     "frames", "pixels", "merging", "after-encoder", "before-llm", "budget", "layer", "pyramid", "sparse", "evicting",
-    "vision-cache", "bits", "offloading", "drafting", "stopping",
+    "vision-cache", "bits", "offloading", "drafting", "stopping", "encoder-sparse", "encoder-reuse", "adapter",
+    "text", "picking", "queries", "skipping-mlp", "thinning", "streaming", "sharing", "recurrent", "reading",
+    "mixed-bits", "early-exit",
 )  # fmt: skip
 """What a made-up technique can do."""
 
 
-def shape(  # noqa: PLR0912  a case for each shape
+def shape(  # noqa: PLR0912, PLR0915  a case for each shape
     name: str, strength: float, number: int
 ) -> tuple[str, list[dict[str, Any]], list[dict[str, Any]]]:
     """Place, effects and overheads of a technique.
@@ -93,6 +95,60 @@ def shape(  # noqa: PLR0912  a case for each shape
             return "decode-loop", [draft], [memory]
         case "stopping":
             return "stop", [{"quantity": "output-tokens", "scale": keep}], []
+        case "encoder-sparse":
+            cost = {"stage": "encoding", "attention_rows": 2, "from_layer": "L_v - 3", "heads": "H_v // 2", **why}
+            density = {"quantity": "encoder.density", "set": f"{keep} + {strength} / N_p", "from_layer": number % 4}
+            return "encoder-layer", [density], [cost]
+        case "encoder-reuse":
+            how = {"scale": keep} if number % 2 else {"set": 1e12 * keep}
+            return (
+                "encoder-layer",
+                [{"quantity": "encoder.flop", **how}],
+                [{"stage": "encoding", "host_syncs": 3, **why}],
+            )
+        case "adapter":
+            return "adapter", [{"quantity": "adapter.flop", "set": "2 * N_v * D_v * D"}], []
+        case "text":
+            cost = {"stage": "prefilling", "flop": "2 * N_t * N_v * D", **why}
+            return "llm-input", [{"quantity": "text-tokens", "scale": keep, "rounding": "up"}], [cost]
+        case "picking":
+            cost = {"stage": "prefilling", "sequential_steps": "N_v // 8", "serialises_batch": bool(number % 2), **why}
+            return "llm-input", [{"quantity": "vision-tokens", "scale": keep}], [cost]
+        case "queries":
+            some = {"quantity": "llm.vision-queries", "scale": keep, "from_layer": number % 5}
+            one_layer = {"stage": "prefilling", "attention_rows": 4, "from_layer": number % 5, "to_layer": "L // 2"}
+            return "llm-layer", [some], [{**one_layer, "heads": 1 + number % 2, **why}]
+        case "skipping-mlp":
+            return "llm-layer", [{"quantity": "llm.vision-mlp", "cap": f"N_in * {keep}", "from_layer": number % 5}], []
+        case "thinning":
+            return (
+                "llm-layer",
+                [{"quantity": "llm.weights", "scale": keep}],
+                [{"stage": "decoding", "flop": "N_t", **why}],
+            )
+        case "streaming":
+            of = ("all", "vision", "text")[number % 3]
+            limit = {
+                "quantity": "kv.tokens",
+                "of": of,
+                "limit": f"N // {1 + number % 4} + 32",
+                "from_layer": number % 2,
+            }
+            return "cache-tokens", [limit if number % 4 else {**limit, "scale": keep}], []
+        case "sharing":
+            return "cache-tokens", [{"quantity": "kv.layers", "scale": keep, "rounding": "up"}], []
+        case "recurrent":
+            state = {"quantity": "kv.state", "elements": "d * d", "from_layer": f"L * {1 + number % 3} // 4"}
+            return "attention", [{**state, "to_layer": "L - 1"} if number % 2 else state], []
+        case "reading":
+            waits = {"stage": "decoding", "sequential_steps": 2, "host_syncs": "L", **why}
+            return "cache-tokens", [{"quantity": "kv.read", "set": keep, "from_layer": number % 3}], [waits]
+        case "mixed-bits":
+            all_ = {"quantity": "kv.bits", "key": 4, "value": 4, "group_size": 32, "group_overhead_bit": 32}
+            vision = {**all_, "of": "vision", "key": 2, "from_layer": number % 6, "full_precision_values": "N % 48"}
+            return "cache-bits", [all_, {**vision, "to_layer": "L - 1"}], []
+        case "early-exit":
+            return "decode-loop", [{"quantity": "llm.depth", "scale": keep}], []
     raise AssertionError(name)
 
 

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from lvlm_atlas.atlas import snapshot as module
-from lvlm_atlas.atlas.bibliography import Papers
 from lvlm_atlas.atlas.loader import load
-from lvlm_atlas.atlas.records import TAXONOMY, TECHNIQUES
+from lvlm_atlas.atlas.records import TAXONOMY, TECHNIQUES, Papers
 from lvlm_atlas.atlas.snapshot import Snapshot
 from lvlm_atlas.fault import FaultsError
 from lvlm_atlas.rules.check import check

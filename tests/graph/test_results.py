@@ -11,10 +11,10 @@ from tests.graph.conftest import SOURCE, experiment
 
 import lvlm_atlas
 from lvlm_atlas.atlas.shelves import UnknownIdError
-from lvlm_atlas.graph.fields import UnknownValueError
 from lvlm_atlas.graph.knowledge import KnowledgeBase
 from lvlm_atlas.graph.result_words import kept_of, sentence, value_of
 from lvlm_atlas.graph.results import comparable, grouped, results_of
+from lvlm_atlas.graph.terms import UnknownValueError
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import importlib.util
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from lvlm_atlas import load
 from lvlm_atlas.lab.expectation import Interval, Member, Observed, dimensions_of, expected, longest_rows
 from lvlm_atlas.planner.planner import Planner
 from lvlm_atlas.reference.lvlm.presets import PRESETS
+from lvlm_atlas.roofline.cache import growing
 from lvlm_atlas.roofline.deployment import Deployment
 from lvlm_atlas.roofline.dimensions import Dimensions, dimensions
+from lvlm_atlas.roofline.kind import Place, each_cache_layer
 from lvlm_atlas.roofline.layout import layout
 from lvlm_atlas.roofline.pipeline import Walk
 from lvlm_atlas.roofline.state import State
@@ -210,6 +213,104 @@ def test_a_wrong_cut_of_the_cache_does_not_hide_behind_the_vision_entries_that_w
     assert numbers("kv.tokens", cut, observed={"kv.tokens: vision": (30.0,) * 4, "kv.tokens": (37.0,) * 4}) == [37] * 4
 
 
+BITING: dict[str, dict[str, Any]] = {
+    "frames": {"set": 2}, "pixels": {"scale": 0.5}, "encoder.flop": {"set": 9}, "encoder.density": {"set": 0.5},
+    "encoder.tokens": {"remove": 1}, "adapter.flop": {"set": 9}, "vision-tokens": {"set": 9}, "text-tokens": {"set": 9},
+    "llm.vision-tokens": {"set": 9}, "llm.vision-queries": {"set": 9}, "llm.vision-mlp": {"set": 9},
+    "llm.weights": {"scale": 0.5}, "attention.density": {"set": 0.5}, "kv.tokens": {"set": 9}, "kv.layers": {"set": 2},
+    "kv.state": {"elements": 64}, "kv.read": {"set": 0.5}, "llm.depth": {"set": 2}, "output-tokens": {"set": 3},
+    "kv.bits": {"key": 4, "value": 4, "group_size": 8, "group_overhead_bit": 32}, "kv.resident": {"set": 0.5},
+    "speculation": {"draft_length": 3, "draft_nodes": 3, "draft_passes": 3, "accepted_at_most": 3,
+                    "draft_vision_tokens": 0, "exact": "no"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("quantity", sorted(term.id for term in ATLAS.terms("quantity") if term.id != "overhead"))
+def test_every_quantity_of_the_taxonomy_is_predicted_and_shows_at_its_own_measure(quantity: str) -> None:
+    stack = [member(effect(quantity, **BITING[quantity]))]
+    before, after = expected(SIZES, ()), expected(SIZES, stack)
+    moved = {measure.split(":")[0] for measure, bounds in after.items() if before.get(measure) != bounds}
+    assert quantity in moved
+
+
+def test_pixels_are_a_share_and_a_number_of_them_is_held_against_a_frame() -> None:
+    sizes = replace(SIZES, pixels=400)
+    for how, share in (({"scale": 0.25}, 0.25), ({"set": 100}, 0.25), ({"cap": 900}, 1), ({"remove": 100}, 0.75)):
+        (bound,) = expected(sizes, [member(effect("pixels", **how))])["pixels"]
+        assert bound == Interval(share, share)
+
+
+def test_a_bounded_cache_holds_no_more_than_its_limit_while_it_grows() -> None:
+    """74 entries, and 5 more while decoding."""
+    limited = member(effect("kv.tokens", limit=76, from_layer=2))
+    assert numbers("kv.tokens", limited) == [74] * 4
+    assert numbers("kv.tokens: most while decoding", limited) == [79, 79, 76, 76]
+    assert numbers("kv.bits: bytes at the end", limited) == [2 * 2 * 8 * 2 * (79 + 79 + 76 + 76)]
+    below = member(effect("kv.tokens", limit=20))
+    assert numbers("kv.tokens: most while decoding", below) == [74] * 4
+    assert numbers("kv.bits: bytes at the end", below) == [4 * 2 * 2 * 8 * 2 * 20]
+
+
+def test_a_limit_of_one_modality_leaves_the_other_to_grow() -> None:
+    assert numbers("kv.tokens: most while decoding", member(effect("kv.tokens", of="vision", limit=8))) == [74] * 4
+    vision, text = effect("kv.tokens", of="vision", limit=60), effect("kv.tokens", of="text", limit=12)
+    assert numbers("kv.bits: bytes at the end", member(vision, text)) == [4 * 2 * 2 * 8 * 2 * (60 + 12)]
+
+
+def test_later_bits_refine_earlier_ones_by_layer_and_modality() -> None:
+    plain = {"value": 8, "group_size": 8, "group_overhead_bit": 0}
+    coarse, fine = effect("kv.bits", key=8, **plain), effect("kv.bits", key=2, of="vision", from_layer=3, **plain)
+    byte = 2 * 8 / 8 * 74 * 16
+    assert numbers("kv.bits: bytes", member(coarse, fine)) == [byte] * 3 + [byte - 2 * 8 / 8 * 64 * 6]
+    assert numbers("kv.bits: bytes", member(fine)) == [2 * 2 * 8 * 2 * 74] * 3 + [2 * 8 / 8 * (64 * 10 + 10 * 32)]
+
+
+def test_layers_that_share_a_cache_have_no_bytes_of_their_own_whichever_they_are() -> None:
+    byte = 2 * 2 * 8 * 2
+    assert numbers("kv.bits: bytes", member(effect("kv.layers", set=1))) == [(0, 74 * byte)] * 4
+    assert numbers("kv.bits: bytes at the end", member(effect("kv.layers", set=1))) == [79 * byte]
+
+
+def test_a_state_takes_the_place_of_the_entries_of_its_layers() -> None:
+    state = member(effect("kv.state", elements="d * d", to_layer=3))
+    assert numbers("kv.state", state) == [64, 64, 64, 0]
+    assert numbers("kv.tokens", state) == [0, 0, 0, 74]
+    assert numbers("kv.bits: bytes", state) == [64 * 2 * 2] * 3 + [2 * 2 * 8 * 2 * 74]
+
+
+def test_symbols_tell_what_entered_the_llm_from_what_is_alive() -> None:
+    prune = member(effect("llm.vision-tokens", set=9, from_layer=1))
+    budget = member(effect("llm.vision-mlp", cap="N_in // 16 + N_v // 9 + H_v"))
+    assert numbers("llm.vision-mlp", prune, budget) == [4 + 7 + 2, 4 + 1 + 2, 4 + 1 + 2, 4 + 1 + 2]
+
+
+def test_rows_of_given_layers_and_heads_are_the_last_of_each() -> None:
+    def rows(stage: str, **given: Any) -> Any:
+        prune = effect("llm.vision-tokens", set=4, from_layer=2)
+        overhead = Overhead.model_validate({"stage": stage, "why": "It reads them.", **given})
+        return numbers("overhead: attention scores", member(prune, overheads=(overhead,)))
+
+    assert rows("prefilling", attention_rows=2, from_layer=1, to_layer=3) == [4 * (74 + 73 + 14 + 13)]
+    assert rows("prefilling", attention_rows="N", from_layer=2, heads=1) == [2 * 14 * 15 // 2]
+    assert rows("encoding", attention_rows=3, from_layer="L_v - 2", heads="H_v - 1") == [2 * 3 * 17]
+
+
+def test_measures_that_nothing_declares_are_predicted_where_a_run_has_them() -> None:
+    assert "text-tokens" not in expected(SIZES, ())
+    assert expected(SIZES, (), {"text-tokens": (10.0,)})["text-tokens"] == (Interval(10, 10),)
+    assert "kv.tokens: most while decoding" not in expected(SIZES, [member(effect("kv.tokens", set=9))])
+
+
+def test_steps_and_waits_are_those_of_all_techniques_before_decoding() -> None:
+    costs = [{"stage": "prefilling", "sequential_steps": "N_v"}, {"stage": "encoding", "host_syncs": 2},
+             {"stage": "decoding", "host_syncs": 7}]  # fmt: skip
+    overheads = tuple(Overhead.model_validate({"why": "It waits.", **each}) for each in costs)
+    seen = {"overhead: sequential steps": (0.0,), "overhead: host syncs": (0.0,)}
+    stack = [member(overheads=overheads)] * 2
+    found = expected(SIZES, stack, seen)
+    assert (found["overhead: sequential steps"][0].low, found["overhead: host syncs"][0].high) == (128, 4)
+
+
 def test_what_is_typical_is_no_bound() -> None:
     source = {"paper": "zhang2026survey", "place": "table 10"}
     frames = effect("frames", at_most=4, typical={"value": 2, "setting": "made up", "source": source})
@@ -232,7 +333,10 @@ def test_expectations_need_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-OPEN = ("frames", "vision-tokens", "llm.vision-tokens", "attention.density", "kv.tokens", "output-tokens")
+OPEN = (
+    "frames", "vision-tokens", "llm.vision-tokens", "llm.vision-queries", "llm.vision-mlp", "attention.density",
+    "kv.tokens", "kv.read", "output-tokens",
+)  # fmt: skip
 """Quantities whose changes are made bounds below."""
 PLANNER = Planner()
 
@@ -243,13 +347,13 @@ def opened(technique: Technique, draw: random.Random) -> Technique:
     effects = []
     for each in technique.effects:
         if each.quantity in OPEN and draw.random() < 0.5 and (each.set or each.scale or each.cap) is not None:
-            old = {"frames": "F", "vision-tokens": "N_v", "llm.vision-tokens": "N_v", "output-tokens": "N_o"}
+            old = {"frames": "F", "output-tokens": "N_o"} | dict.fromkeys(OPEN[1:5], "N_v")
             was = old.get(each.quantity, "N_v" if getattr(each, "of", "all") == "vision" else "N")
             value = f"round({was} * {each.scale})" if each.scale is not None else each.set
             value = f"min({was}, {each.cap})" if each.cap is not None else value
             bounds = {"at_least": f"({value}) * 0.9", "at_most": f"({value}) * 1.1"}
             bounds = {name: bounds[name] for name in draw.choice((("at_least", "at_most"), ("at_most",)))}
-            layers = {name: getattr(each, name) for name in ("from_layer", "of") if hasattr(each, name)}
+            layers = {name: getattr(each, name) for name in ("from_layer", "of", "limit") if hasattr(each, name)}
             typical = {"value": value, "setting": "made up", "source": source}
             effects.append(effect(each.quantity, **bounds, **layers, typical=typical))
         else:
@@ -261,11 +365,25 @@ def planned(state: State) -> dict[str, tuple[float, ...]]:
     """What the planner makes of the quantities that are checked."""
     encoded, prefilled, cached, answered = state.encoded, state.prefilled, state.cached, state.answered
     shape = encoded.visual.patches[0]
+    layers = each_cache_layer(cached, [Place(window=None, cross=False, dense=True)] * len(cached.vision))
     return {
         "frames": (encoded.visual.frames,),
+        "encoder.density": encoded.encoder_density,
+        "text-tokens": (encoded.text,),
         "encoder.tokens": tuple(n + shape.token - shape.patch for n in encoded.encoder_patch[0]),
         "vision-tokens": (encoded.vision,),
         "llm.vision-tokens": prefilled.vision,
+        "llm.vision-queries": prefilled.queries,
+        "llm.vision-mlp": prefilled.mlp,
+        "llm.weights": (prefilled.shares.weights,),
+        "llm.depth": (answered.depth * len(prefilled.vision),),
+        "kv.layers": (cached.shares.kv_layers * len(prefilled.vision),),
+        "kv.state": cached.state,
+        "kv.read": cached.read,
+        "kv.resident: fetched": (cached.fetch,),
+        "kv.tokens: most while decoding": tuple(
+            max(growing(layer, grown)[0] for grown in (0, answered.output - 1)) for layer in layers
+        ),
         "llm.vision-tokens: with text": tuple(map(sum, zip(prefilled.vision, prefilled.text, strict=True))),
         "attention.density": prefilled.density,
         "kv.tokens": tuple(map(sum, zip(cached.vision, cached.text, strict=True))),
@@ -307,7 +425,7 @@ def test_the_reference_lvlm_has_the_dimensions_of_its_record() -> None:
 def test_what_is_planned_lies_within_what_is_checked(seed: int) -> None:
     """Made-up stacks of every shape: bounds of the check hold the state of the plan, quantity by quantity."""
     draw = random.Random(seed)  # noqa: S311  nothing secret
-    base, open_ = ATLAS.techniques["fastv"], 0
+    base, open_, seen = ATLAS.techniques["fastv"], 0, set()
     for _ in range(400):
         stack = [
             opened(
@@ -323,9 +441,13 @@ def test_what_is_planned_lies_within_what_is_checked(seed: int) -> None:
         bounds = expected(checker, [Member(each, effect_places(ATLAS, each), {}) for _, each in ready])
         state = Walk(planner, [each for each, _ in ready]).state()
         for measure, values in planned(state).items():
+            if measure not in bounds:
+                continue  # of what traces need not count, only that is predicted which an effect declares
+            seen.add(measure)
             wide: tuple[Interval, ...] = bounds[measure]
             assert len(wide) == len(values)
             open_ += any(bound.low < bound.high for bound in wide)
             outside = [(bound, number) for bound, number in zip(wide, values, strict=True) if number not in bound]
             assert not outside, (measure, outside[:2], [each.effects for _, each in ready])
     assert open_ > 100
+    assert seen == {*planned(state)}

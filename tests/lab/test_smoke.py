@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from lvlm_atlas import load
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.lab.checks import CHECKS
+from lvlm_atlas.lab.claims import spared
 from lvlm_atlas.lab.smoke import WORKLOAD, jobs_for, smoke
 from lvlm_atlas.lab.trials import carry_out
 from lvlm_atlas.needs import LACKS
@@ -35,7 +36,7 @@ def test_every_reference_passes_the_smoke_test(technique: Technique, device: str
     assert len(results) == len(technique.trials)
     assert [result.failed for result in results] == [{}] * len(results)
     assert all({*result.passed, *result.skipped} == {"runs", *CHECKS} for result in results)
-    assert all(bool(result.skipped) == bool(technique.no_neutral) for result in results)
+    assert all(result.skipped == spared(technique) for result in results)
 
 
 def test_in_processes_of_their_own_they_answer_the_same(device: str) -> None:

@@ -45,7 +45,7 @@ class _Bounded(ast.NodeTransformer):
 
 
 def _power(base: Any, exponent: Any) -> Any:
-    if base and abs(exponent * math.log2(abs(base))) >= 1024:
+    if base and exponent * math.log2(abs(base)) >= 1024:
         raise OverflowError
     return base**exponent
 

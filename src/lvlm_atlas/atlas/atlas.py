@@ -8,13 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lvlm_atlas.atlas.bibliography import Paper
 from lvlm_atlas.atlas.shelves import Shelves, UnknownIdError, folded
 from lvlm_atlas.fault import AtlasError, suggestion
 from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.schema.vocabulary import PositionTerm, Term, Vocabulary
 
 if TYPE_CHECKING:  # imported when a record is asked for: commands that ask for none start faster
+    from lvlm_atlas.atlas.bibliography import Paper
     from lvlm_atlas.schema.measurement import Measurement
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lvlm_atlas.atlas.snapshot import Snapshot
-from lvlm_atlas.fault import Fault, FaultsError
+from lvlm_atlas.fault import Fault
 
 BIB = Path("papers.bib")
 MAX_BYTE = 4 * 1024 * 1024
@@ -43,37 +40,6 @@ class Paper:
     """Line of papers.bib where it begins, from 1."""
 
 
-class Papers(Mapping[str, Paper]):
-    """The works under a root by key. The file is parsed at first use: most commands never cite.
-
-    Raises (at first use):
-        FaultsError: papers.bib has faults.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-
-    @cached_property
-    def _papers(self) -> dict[str, Paper]:
-        snapshot = Snapshot(self._root, (BIB,))
-        papers = snapshot.read()
-        if papers is None:
-            papers, faults = read_papers(self._root)
-            if faults:
-                raise FaultsError(faults)
-            snapshot.write(papers)
-        return papers
-
-    def __getitem__(self, key: str) -> Paper:
-        return self._papers[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._papers)
-
-    def __len__(self) -> int:
-        return len(self._papers)
-
-
 def read_papers(root: Path) -> tuple[dict[str, Paper], list[Fault]]:
     """The sound works of papers.bib by key, in the file's order, and every fault of the file."""
     if not (root / BIB).exists() and not (root / BIB).is_symlink():
@@ -102,6 +68,8 @@ def parse_papers(text: str) -> tuple[dict[str, Paper], list[Fault]]:
 def _blocks(text: str) -> tuple[list[Any], Callable[[str], str]]:
     """The blocks of a BibTeX text, names as `Last, First`; and a function that reads LaTeX as plain text."""
     # Imported here: it takes 40 ms, and most commands never read the bibliography.
+    import logging  # noqa: PLC0415
+
     from bibtexparser import middlewares as m  # noqa: PLC0415
     from bibtexparser.entrypoint import parse_string  # noqa: PLC0415
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 from pydantic import BaseModel
 
 from lvlm_atlas.atlas.atlas import Atlas
-from lvlm_atlas.atlas.bibliography import Papers, read_papers
 from lvlm_atlas.atlas.placeholders import RULE as PLACEHOLDER_RULE
 from lvlm_atlas.atlas.records import (
     HARDWARE,
@@ -24,6 +23,7 @@ from lvlm_atlas.atlas.records import (
     TAXONOMY,
     TECHNIQUES,
     WORKLOADS,
+    Papers,
     Records,
     by_stem,
     fault,
@@ -120,6 +120,8 @@ def taxonomy(root: Path | None = None) -> Atlas:
 
 def inspect(root: Path | None = None) -> Inspection:
     """Everything that can be read under `root`, with the faults of the rest. Never raises for the contents of files."""
+    from lvlm_atlas.atlas.bibliography import read_papers  # noqa: PLC0415 - `load` reads it later, if at all
+
     root = root or data_root()
     records, faults = _records(root, (TAXONOMY, TECHNIQUES, *KINDS))
     papers, bib_faults = read_papers(root)

@@ -8,12 +8,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, TypeAdapter
 
+from lvlm_atlas.atlas.snapshot import Snapshot
 from lvlm_atlas.fault import Fault, FaultsError
 from lvlm_atlas.schema.record import ID_PATTERN
+
+if TYPE_CHECKING:
+    from lvlm_atlas.atlas.bibliography import Paper
 
 TAXONOMY = Path("taxonomy")
 SCHEMAS = TAXONOMY / "schema"
@@ -72,6 +76,40 @@ class Records(Mapping[str, Any]):
 
     def __contains__(self, id_: object) -> bool:
         return id_ in self._paths  # without reading the file
+
+
+class Papers(Mapping[str, "Paper"]):
+    """The works under a root by key. The file is parsed at first use: most commands never cite.
+
+    Raises (at first use):
+        FaultsError: papers.bib has faults.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    @cached_property
+    def _papers(self) -> dict[str, Paper]:
+        # Imported here: most commands cite nothing.
+        from lvlm_atlas.atlas.bibliography import BIB, read_papers  # noqa: PLC0415
+
+        snapshot = Snapshot(self._root, (BIB,))
+        papers = snapshot.read()
+        if papers is None:
+            papers, faults = read_papers(self._root)
+            if faults:
+                raise FaultsError(faults)
+            snapshot.write(papers)
+        return papers
+
+    def __getitem__(self, key: str) -> Paper:
+        return self._papers[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._papers)
+
+    def __len__(self) -> int:
+        return len(self._papers)
 
 
 def by_stem(paths: Iterable[Path]) -> dict[str, Path]:

@@ -5,11 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from copy import copy
-from typing import TYPE_CHECKING, NoReturn
-
-if TYPE_CHECKING:
-    from typer import Typer
+from typing import NoReturn
 
 
 def main() -> None:
@@ -21,12 +17,12 @@ def main() -> None:
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     from typer import BadParameter
 
-    from lvlm_atlas.cli.app import app
+    from lvlm_atlas.cli.app import application
     from lvlm_atlas.fault import AtlasError
 
     usage_error = BadParameter.__mro__[1]  # of every wrong command line; typer's public name for it has changed
     try:
-        code = _with_only(app, (sys.argv[1:] or [""])[0])(standalone_mode=False)
+        code = application((sys.argv[1:] or [""])[0])(standalone_mode=False)
         gc.freeze()  # what is left need not be searched for cycles when Python ends
         sys.exit(code)
     except AtlasError as error:
@@ -41,18 +37,6 @@ def main() -> None:
         if not isinstance(error, usage_error):
             raise
         _refuse(" ".join(error.format_message().split()), 2)  # type: ignore[attr-defined]
-
-
-def _with_only(app: Typer, name: str) -> Typer:
-    """The application with the one command that is called, since typer builds all it has, which takes its time."""
-    merged = [group.typer_instance for group in app.registered_groups if group.typer_instance and not group.name]
-    commands = [command for each in (app, *merged) for command in each.registered_commands]
-    called = [each for each in commands if name == (each.name or getattr(each.callback, "__name__", ""))]
-    if not called:
-        return app
-    alone = copy(app)
-    alone.registered_commands, alone.registered_groups = called, []
-    return alone
 
 
 def _refuse(message: str, exit_code: int) -> NoReturn:

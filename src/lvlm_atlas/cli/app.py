@@ -1,25 +1,41 @@
-"""The commands, joined from their journeys; help shows the journeys in this order."""
+"""The program: its commands, joined from their journeys."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
-from lvlm_atlas.cli.browse import browse
-from lvlm_atlas.cli.contribute import contribute
-from lvlm_atlas.cli.predict import predict
-from lvlm_atlas.cli.publish import publish
+JOURNEYS = ("browse", "contribute", "publish", "predict")
+"""Modules of commands, in the order in which help shows them; each holds a Typer of its own name."""
 
-app = typer.Typer(
-    name="lvlm-atlas",
-    help="An executable knowledge base of efficient inference for large vision-language models.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-for journey in (browse, contribute, publish, predict):
-    app.add_typer(journey)
+
+def application(command: str) -> typer.Typer:
+    """The program with the one command that is called, or with all, if none has that name.
+
+    Journeys are imported up to the one that has the command, and typer builds no other: both would take longer than a
+    short command runs.
+    """
+    app = typer.Typer(
+        name="lvlm-atlas",
+        help="An executable knowledge base of efficient inference for large vision-language models.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_main)
+    journeys = []
+    for name in JOURNEYS:
+        journey: typer.Typer = getattr(import_module(f"lvlm_atlas.cli.{name}"), name)
+        for each in journey.registered_commands:
+            if command == (each.name or getattr(each.callback, "__name__", "")):
+                app.registered_commands = [each]
+                return app
+        journeys.append(journey)
+    for journey in journeys:
+        app.add_typer(journey)
+    return app
 
 
 def _version(value: bool) -> None:
@@ -30,7 +46,6 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _main(
     _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,11 +20,18 @@ def print_rows(rows: Sequence[Row], columns: Sequence[str], listing: Listing) ->
         case Listing.table:
             _table(rows, columns)
         case Listing.json:
+            import json
+
             typer.echo(json.dumps([dict(row) for row in rows], indent=2, ensure_ascii=False))
         case Listing.jsonl:
+            import json
+
             for row in rows:
                 typer.echo(json.dumps(dict(row), ensure_ascii=False))
         case Listing.csv:
+            import csv
+            import io
+
             text = io.StringIO()
             writer = csv.writer(text, lineterminator="\n")
             writer.writerow(columns)

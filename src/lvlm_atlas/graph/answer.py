@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from lvlm_atlas.graph.edges import Edge
 from lvlm_atlas.schema.technique import Technique
+
+if TYPE_CHECKING:
+    from lvlm_atlas.graph.edges import Edge
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import get_args
 
 from lvlm_atlas.atlas.atlas import Atlas
-from lvlm_atlas.atlas.shelves import UnknownIdError
+from lvlm_atlas.atlas.shelves import UnknownIdError, folded
 from lvlm_atlas.fault import suggestion
 from lvlm_atlas.graph.fields import (
     ChoiceField,
@@ -16,7 +16,6 @@ from lvlm_atlas.graph.fields import (
     ReliefField,
     TermField,
     YearField,
-    folded,
 )
 from lvlm_atlas.schema.technique import Technique
 

@@ -10,8 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from lvlm_atlas.atlas.atlas import Atlas
-from lvlm_atlas.atlas.shelves import UnknownIdError
-from lvlm_atlas.fault import AtlasError, suggestion
+from lvlm_atlas.atlas.shelves import UnknownIdError, folded
+from lvlm_atlas.fault import suggestion
+from lvlm_atlas.graph.terms import UnknownValueError, term_named
 from lvlm_atlas.schema.technique import Technique
 
 Test = Callable[[Technique], str | None]
@@ -27,15 +28,6 @@ COMPARISONS: dict[str, Callable[[int, int], bool]] = {
 }
 """What may stand between a field and its value; only numbers have an order."""
 _YEAR = re.compile(r"([<>]=?|=)?([0-9]{4})")
-
-
-class UnknownValueError(AtlasError):
-    """A value that a field cannot have; the message carries the nearest."""
-
-
-def folded(word: str) -> str:
-    """The word with nothing but letters and digits, so that `KV-cache`, `kv_cache` and `kv cache` are one."""
-    return "".join(ch for ch in word.casefold() if ch.isalnum())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,21 +91,6 @@ class TermField(Field):
 
     def _shown(self, technique: Technique, id_: str) -> str:
         return f"{id_}, {self.detail(technique, id_)}" if self.detail else id_
-
-
-def term_named(atlas: Atlas, vocabulary: str, word: str, field: str) -> str:
-    """The id of a term from its id, name or alias; case, spaces, `-` and `_` do not matter.
-
-    Raises:
-        UnknownValueError: there is none; the message suggests the nearest.
-    """
-    terms = atlas.terms(vocabulary)
-    gone = {folded(term.id): term.id for term in atlas.vocabularies[vocabulary].terms if term.gone}
-    ids = {folded(alias): term.id for term in terms for alias in (*term.aliases, term.name or term.id)}
-    ids |= gone | {folded(term.id): term.id for term in terms}
-    if folded(word) not in ids:
-        raise UnknownValueError(f"{field} is never {word!r}; {suggestion(word, [term.id for term in terms])}")
-    return atlas.term(vocabulary, ids[folded(word)]).id
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.fault import AtlasError
-from lvlm_atlas.graph.edges import Edge, edges_by_law, stored_edges
-from lvlm_atlas.graph.laws import LAWS, Laws
+from lvlm_atlas.graph.paths import Adjacency, adjacency, shortest_paths
 from lvlm_atlas.graph.relations import relation_named
-from lvlm_atlas.graph.verdict import Verdict, verdict
 from lvlm_atlas.schema.technique import Technique
 
 if TYPE_CHECKING:
-    import networkx as nx
+    from lvlm_atlas.graph.edges import Edge
+    from lvlm_atlas.graph.laws import Laws
+    from lvlm_atlas.graph.verdict import Verdict
 
-# networkx takes 0.2 s to import; what a caller does not use is not imported.
+# A query on fields alone asks for no edge; what a caller does not use is not imported.
 # ruff: noqa: PLC0415
 
 
@@ -35,11 +35,15 @@ class Interactions:
     @cached_property
     def edges(self) -> tuple[Edge, ...]:
         """The stored interactions: stated, derived and predicted, without those that `laws` derive on demand."""
+        from lvlm_atlas.graph.edges import stored_edges
+
         return stored_edges(self.atlas, self.predicted)
 
     @cached_property
     def laws(self) -> Laws:
         """What holds between techniques by their places in the pipeline."""
+        from lvlm_atlas.graph.laws import Laws
+
         return Laws(self.atlas)
 
     def technique(self, id_: str) -> Technique:
@@ -88,18 +92,16 @@ class Interactions:
 
     def paths(self, id_: str, hops: int, kind: str | None = None) -> dict[str, list[str]]:
         """A shortest path to each technique that `within` finds, as ids."""
-        from lvlm_atlas.graph.network import paths_from, undirected
-
         if hops < 1:
             raise AtlasError(f"the number of steps is at least 1, got {hops}")
         start = self.technique(id_).id
         of_kind = relation_named(self.atlas, kind).kind if kind else None
-        if of_kind not in self._undirected:
+        if of_kind not in self._adjacency:
             edges: Iterable[Edge] = self.edges
             if of_kind and _has_law(of_kind):
                 edges = (*edges, *self._by_law(permutations(self.atlas.techniques, 2), of_kind))
-            self._undirected[of_kind] = undirected(edges, of_kind)
-        return paths_from(self._undirected[of_kind], start, hops)
+            self._adjacency[of_kind] = adjacency(edges, of_kind)
+        return shortest_paths(self._adjacency[of_kind], start, hops)
 
     def between(self, one: str, two: str) -> tuple[Edge, ...]:
         """Every edge between two techniques: the stored ones, then those that laws derive."""
@@ -112,6 +114,8 @@ class Interactions:
         Raises:
             AtlasError: an id is unknown, or both name the same technique.
         """
+        from lvlm_atlas.graph.verdict import verdict
+
         ends = frozenset((self.technique(one).id, self.technique(two).id))
         if len(ends) == 1:
             raise AtlasError(f"{one!r} and {two!r} are one technique; name two")
@@ -119,6 +123,9 @@ class Interactions:
 
     def _by_law(self, pairs: Iterable[tuple[str, ...]], kind: str | None = None) -> Iterator[Edge]:
         """What laws derive for pairs of start and end, unless an entry or a rule says as much or more of both."""
+        from lvlm_atlas.graph.edges import edges_by_law
+        from lvlm_atlas.graph.laws import LAWS
+
         for start, end in pairs:
             for edge in edges_by_law(self.laws, start, end, kind):
                 yields_to = next(law.yields_to for law in LAWS if law.id in edge.rules)
@@ -142,7 +149,7 @@ class Interactions:
         return {ends: tuple(edges) for ends, edges in joining.items()}
 
     @cached_property
-    def _undirected(self) -> dict[str | None, nx.Graph[str]]:
+    def _adjacency(self) -> dict[str | None, Adjacency]:
         return {}
 
     def _ascending(self, ids: set[str]) -> tuple[Technique, ...]:
@@ -150,4 +157,6 @@ class Interactions:
 
 
 def _has_law(kind: str) -> bool:
+    from lvlm_atlas.graph.laws import LAWS
+
     return any(law.kind == kind for law in LAWS)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lvlm_atlas.graph.answer import Answer
     from lvlm_atlas.graph.results import ReportedResult
 
-# networkx takes 0.2 s to import and lark 0.1 s; what a caller does not use is not imported.
+# networkx takes 0.2 s to import; what a caller does not use is not imported.
 # ruff: noqa: PLC0415
 
 Value = str | bool | int

@@ -17,11 +17,12 @@ from lvlm_atlas.schema.expression import evaluate, names_in
 from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.schema.vocabulary import PositionTerm, QuantityTerm
 
-SUPPLY = ("frames", "pixels", "encoder.tokens", "vision-tokens", "llm.vision-tokens")
+SUPPLY = ("frames", "pixels", "encoder.tokens", "vision-tokens", "text-tokens", "llm.vision-tokens")
 """Quantities whose reduction leaves less for every later place."""
 DEMAND = (
-    "pixels", "encoder.tokens", "vision-tokens", "llm.vision-tokens",
-    "attention.density", "kv.tokens", "kv.bits", "kv.resident", "speculation",
+    "pixels", "encoder.density", "encoder.tokens", "vision-tokens", "llm.vision-tokens", "llm.vision-queries",
+    "llm.vision-mlp", "attention.density", "kv.tokens", "kv.layers", "kv.state", "kv.bits", "kv.resident", "kv.read",
+    "speculation",
 )  # fmt: skip
 """Quantities whose cost grows with what the places before left."""
 

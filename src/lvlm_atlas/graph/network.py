@@ -54,21 +54,6 @@ def network(atlas: Atlas, interactions: Iterable[Edge], laws: Laws) -> nx.MultiD
     return graph
 
 
-def undirected(interactions: Iterable[Edge], kind: str | None = None) -> nx.Graph[str]:
-    """Which techniques any interaction joins, or any of one kind, whichever way it points."""
-    graph: nx.Graph[str] = nx.Graph()
-    graph.add_edges_from((edge.start, edge.end) for edge in interactions if kind in (None, edge.kind))
-    return graph
-
-
-def paths_from(graph: nx.Graph[str], start: str, hops: int) -> dict[str, list[str]]:
-    """A shortest path to each node at most `hops` steps away, `start` itself left out."""
-    if start not in graph:
-        return {}
-    paths: dict[str, list[str]] = nx.single_source_shortest_path(graph, start, cutoff=hops)
-    return {end: path for end, path in paths.items() if end != start}
-
-
 def _of_techniques(atlas: Atlas) -> Iterator[Edge]:
     """What an entry declares in terms of the vocabularies, and the works behind it."""
     for technique in atlas.techniques.values():

@@ -8,18 +8,19 @@ from dataclasses import dataclass
 from itertools import combinations, pairwise
 from typing import TYPE_CHECKING
 
-from lvlm_atlas.atlas.shelves import UnknownIdError
+from lvlm_atlas.atlas.shelves import UnknownIdError, folded
 from lvlm_atlas.fault import AtlasError, suggestion
 from lvlm_atlas.graph.answer import Answer, Reason, Row
-from lvlm_atlas.graph.edges import Edge
 from lvlm_atlas.graph.expression import And, Call, Condition, Not, Or, Query, QueryError, Word
 from lvlm_atlas.graph.field_table import FIELDS, field_named
-from lvlm_atlas.graph.fields import TermField, UnknownValueError, folded, term_named
+from lvlm_atlas.graph.fields import TermField
 from lvlm_atlas.graph.parser import parse
 from lvlm_atlas.graph.relations import reading, relation_named, relations
+from lvlm_atlas.graph.terms import UnknownValueError, term_named
 from lvlm_atlas.schema.technique import Technique
 
 if TYPE_CHECKING:
+    from lvlm_atlas.graph.edges import Edge
     from lvlm_atlas.graph.interactions import Interactions
 
 Found = dict[str, tuple[Reason, ...]]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.atlas.shelves import UnknownIdError
 from lvlm_atlas.fault import suggestion
-from lvlm_atlas.graph.edges import Edge
 from lvlm_atlas.schema.vocabulary import InteractionTerm, Term
+
+if TYPE_CHECKING:
+    from lvlm_atlas.graph.edges import Edge
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Literal, cast
 from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.atlas.shelves import UnknownIdError, folded
 from lvlm_atlas.fault import suggestion
-from lvlm_atlas.graph.fields import term_named
+from lvlm_atlas.graph.terms import term_named
 from lvlm_atlas.schema.record import Setting
 from lvlm_atlas.schema.reported import NOT_NAMED, Reported, Result
 from lvlm_atlas.schema.technique import Technique

@@ -112,8 +112,6 @@ CHECKS: Mapping[str, Callable[[Runs], str | None]] = {
     )
 }
 """Checks by name; each returns None, or what it saw."""
-NEUTRAL = "neutral-is-identity"
-"""The check that a technique without a neutral setting is spared."""
 
 
 def answers_differ(mine: Result, theirs: Result, tolerance: float) -> str | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.lab.reference import reference_of
-from lvlm_atlas.lab.settings import SHAPES, authored, generated
+from lvlm_atlas.lab.settings import RUNS, SHAPES, authored, generated, shapes_for
 from lvlm_atlas.lab.verification import Item, Outcome, Part, Plan, Row, StackAnswer, StackJob
 from lvlm_atlas.schema import wording
 from lvlm_atlas.schema.record import Setting
@@ -65,11 +65,15 @@ def item(atlas: Atlas, technique: Technique) -> Item:
 
 
 def job_for(atlas: Atlas, technique: Technique, dtype: str, device: str) -> StackJob:
-    """Every setting that the entry names on every request, and each generated one on one request."""
-    plans = [Plan(settings=(setting,), shape=shape) for setting in authored(technique) for shape in SHAPES]
+    """Every setting that the entry names on requests to every model, and each generated one on one request."""
+    plans = [
+        Plan(settings=(setting,), shape=shape)
+        for number, setting in enumerate(authored(technique))
+        for shape in shapes_for(number)
+    ]
     plans += [
-        Plan(settings=(setting,), shape=SHAPES[number % len(SHAPES)])
-        for number, setting in enumerate(generated(technique))
+        Plan(settings=(setting,), shape=SHAPES[number % len(SHAPES)], spares=tuple((spare,) for spare in spares))
+        for number, (setting, *spares) in enumerate(generated(technique, max(0, RUNS - len(plans))))
     ]
     return StackJob.model_validate(
         {"items": (item(atlas, technique),), "plans": tuple(plans), "dtype": dtype, "device": device}
@@ -130,7 +134,7 @@ def _faults(answer: StackAnswer, technique: Technique) -> Iterator[str]:
     for outcome in answer.outcomes:
         if outcome.crashed:
             yield f"{shown(outcome.plan)}: {outcome.crashed}"
-    for setting in (*technique.trials, technique.neutral or {}):
+    for setting in (*technique.trials, *([] if technique.neutral is None else [technique.neutral])):
         tried = [outcome for outcome in answer.outcomes if outcome.plan.settings == (setting,)]
         if all(outcome.refused for outcome in tried):
             yield f"{setting_shown(setting)}: never runs; {tried[0].refused}"

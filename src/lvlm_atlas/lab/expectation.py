@@ -13,10 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lvlm_atlas.roofline.cache import channel_bits
+from lvlm_atlas.roofline.cache import growing, stored_bits
 from lvlm_atlas.roofline.dimensions import Dimensions
-from lvlm_atlas.roofline.pipeline import Walk, extras
-from lvlm_atlas.roofline.state import Answered, Cached, Encoded, Prefilled
+from lvlm_atlas.roofline.kind import CacheLayer, Place, each_cache_layer
+from lvlm_atlas.roofline.llm import last_rows
+from lvlm_atlas.roofline.overhead import extras
+from lvlm_atlas.roofline.pipeline import Walk
+from lvlm_atlas.roofline.state import Answered, Cached, Encoded, Extra, Prefilled
 from lvlm_atlas.roofline.transform import Applied
 from lvlm_atlas.roofline.visual import Patches, Visual
 from lvlm_atlas.schema.effect import Effect
@@ -61,6 +64,13 @@ round of decoding, which all have the same bounds."""
 _ENDS: tuple[Bound, ...] = ("least", "most")
 UNCHANGED = Interval(1, 1)
 """A share of which all is left."""
+_UNCOUNTED = (
+    "encoder.flop", "adapter.flop", "text-tokens", "llm.vision-queries", "llm.vision-mlp", "llm.depth", "kv.layers",
+    "kv.state", "kv.tokens: most while decoding", "kv.resident: fetched", "overhead: sequential steps",
+    "overhead: host syncs",
+)  # fmt: skip
+"""Measures that a trace may leave out; they are predicted where an effect declares them or a run was seen to have
+them. Overheads that it does not count are declared only."""
 
 
 def expected(dimensions: Dimensions, stack: Sequence[Member], observed: Observed | None = None) -> Bounds:
@@ -85,6 +95,8 @@ def expected(dimensions: Dimensions, stack: Sequence[Member], observed: Observed
     left_open = {effect.quantity for each in stack for effect in each.technique.effects if _is_open(effect)}
     bounds = {}
     for measure in measures[0]:
+        if measure in _UNCOUNTED and measure not in (observed or {}) and not _declares(stack, measure):
+            continue
         least, most = ([*zip(*(each[measure] for each in half), strict=True)] for half in (measures[:2], measures[2:]))
         # Seen from what was observed, bounds that cross are a wrong declaration and must hold nothing.
         if not observed or measure.split(":")[0] not in left_open:
@@ -122,7 +134,7 @@ def dimensions_of(
         visual=visual, text_tokens=text_tokens, output_tokens=output_tokens, encoder_layers=config.encoder_layers,
         encoder_heads=vision.num_attention_heads, encoder_hidden=vision.hidden_size, layers=text.num_hidden_layers,
         heads=text.num_attention_heads, kv_heads=text.num_key_value_heads, head_dim=text.head_dim,
-        hidden=text.hidden_size, element_byte=element_byte,
+        hidden=text.hidden_size, element_byte=element_byte, pixels=math.prod(vision.frame_size),
     )  # fmt: skip
 
 
@@ -130,6 +142,17 @@ def _is_open(effect: Effect) -> bool:
     """Whether an effect has bounds."""
     names = ("at_least", "at_most", "accepted_at_least")
     return any(getattr(effect, name, None) is not None for name in names)
+
+
+def _declares(stack: Sequence[Member], measure: str) -> bool:
+    """Whether an effect of the stack says something of a measure that not every trace counts."""
+    quantity, _, detail = measure.partition(": ")
+    effects = [effect for each in stack for effect in each.technique.effects if effect.quantity == quantity]
+    if detail == "most while decoding":
+        return any(getattr(effect, "limit", None) is not None for effect in effects)
+    if detail == "fetched":
+        return any(getattr(effect, "fetch", 0) != 0 for effect in effects)
+    return bool(effects)
 
 
 _WITH_VISION = {
@@ -172,20 +195,37 @@ class _End(Walk):
         encoded = self.encoded()
         prefilled = self.prefilled(encoded)
         # These come here in the report, though they are known later.
-        self.predicted |= dict.fromkeys(("overhead: attention scores", "kv.tokens", "kv.bits: bytes"), ())
+        overheads = dict.fromkeys(
+            f"overhead: {name}" for name in ("attention scores", "sequential steps", "host syncs")
+        )
+        self.predicted |= dict.fromkeys((*overheads, "kv.tokens", "kv.bits: bytes"), ())
         cached = self.cached(encoded, prefilled)
         answered = self.answered(encoded)
         draft = answered.draft
+        layers = [*each_cache_layer(cached, [Place(window=None, cross=False, dense=True)] * self.dimensions.layers)]
+        added = [extra for each in self.stack for extra in extras(each, encoded, cached.entries, answered)]
+        before = [extra for extra in added if extra.stage != "decoding"]
+        grown = self._grown(answered)
         return {
             **self.predicted,
-            "overhead: attention scores": (self._scores(encoded, prefilled, cached, answered),),
-            "kv.bits: bytes": tuple(self._byte(cached, entries) for entries in self._entries(cached)),
+            "overhead: attention scores": (self._scores(encoded, prefilled, added),),
+            "overhead: sequential steps": (sum(extra.steps for extra in before),),
+            "overhead: host syncs": (sum(extra.host_syncs for extra in before),),
+            # Which layers hold keys and values of their own is left open, where not all do.
+            "kv.bits: bytes": tuple(
+                0.0 if cached.shares.kv_layers < 1 and self.bound == "least" else self._byte(cached, layer, 0)
+                for layer in layers
+            ),
+            "kv.tokens: most while decoding": tuple(
+                max(growing(layer, 0)[0], growing(layer, grown)[0]) for layer in layers
+            ),
+            "kv.resident: fetched": (cached.fetch,),
             "speculation: draft length": (draft.length,),
             "speculation: draft nodes": (draft.nodes,),
             "speculation: draft passes": (draft.passes,),
             "speculation: draft vision tokens": (draft.vision_tokens,),
             "speculation: accepted": (draft.accepted,),
-            "kv.bits: bytes at the end": (self._last_byte(cached, answered),),
+            "kv.bits: bytes at the end": (self._last_byte(cached, layers, grown),),
         }
 
     def settle(self, quantity: str, values: Sequence[float]) -> Sequence[float]:
@@ -212,39 +252,49 @@ class _End(Walk):
         shape = self.dimensions.visual(1.0, 1.0).patches[0]
         return shape.token - shape.patch
 
-    def _scores(self, encoded: Encoded, prefilled: Prefilled, cached: Cached, answered: Answered) -> float:
+    def _scores(self, encoded: Encoded, prefilled: Prefilled, added: Sequence[Extra]) -> float:
         """Attention scores formed again for techniques that read them, all heads."""
-        end = min if self.bound == "least" else max
+        end, sizes = (min if self.bound == "least" else max), self.dimensions
         patches = end(patch for schedule in encoded.encoder_patch for patch in schedule[:-1])
         tokens = [vision + text for vision, text in zip(prefilled.vision, prefilled.text, strict=True)]
         scores = 0.0
-        for technique in self.stack:
-            for extra in extras(technique, encoded, cached.entries, answered):
-                if extra.stage == "encoding":
-                    scores += extra.rows * (patches + self._class_tokens()) * self.dimensions.encoder_heads
-                elif extra.stage == "prefilling":
-                    scores += longest_rows(extra.rows, tokens) * self.dimensions.heads
+        for extra in added:
+            if extra.stage == "encoding":
+                lengths = [patches]
+                if extra.layers is not None:
+                    schedules = [*zip(*encoded.encoder_patch, strict=True)]
+                    lengths = [end(schedules[layer]) for layer in extra.among(sizes.encoder_layers)]
+                rows = extra.rows * (sum(lengths) + len(lengths) * self._class_tokens())
+                scores += rows * (sizes.encoder_heads if extra.heads is None else extra.heads)
+            elif extra.stage == "prefilling":
+                if extra.layers is None:
+                    rows = longest_rows(extra.rows, tokens)
+                else:
+                    rows = sum(last_rows(int(extra.rows), tokens[layer]) for layer in extra.among(sizes.layers))
+                scores += rows * (sizes.heads if extra.heads is None else extra.heads)
         return scores
 
-    def _entries(self, cached: Cached) -> list[float]:
-        return [vision + text for vision, text in zip(cached.vision, cached.text, strict=True)]
+    def _byte(self, cached: Cached, layer: CacheLayer, grown: float) -> float:
+        """Bytes of one layer's cache once so many tokens have followed the prompt, or of its state."""
+        sizes = self.dimensions
+        if layer.state:
+            return layer.state * sizes.kv_heads * sizes.element_byte
+        bits, _ = stored_bits(cached, layer, *growing(layer, grown), sizes.element_byte)
+        return bits / 8 * sizes.kv_heads * sizes.head_dim
 
-    def _byte(self, cached: Cached, entries: float) -> float:
-        """Bytes of one layer's cache with so many entries a head."""
-        bits = channel_bits(cached.bits, entries, self.dimensions.element_byte)
-        return bits / 8 * self.dimensions.kv_heads * self.dimensions.head_dim
-
-    def _last_byte(self, cached: Cached, answered: Answered) -> float:
-        """Bytes of the whole cache at the end.
+    def _grown(self, answered: Answered) -> float:
+        """Tokens that have followed the prompt into the cache at the end.
 
         A round may leave the tokens in it that the target accepted after the last one that was asked for.
         """
         rounds, passes = (self.observed.get(f"speculation: {name}") for name in ("accepted", "target passes"))
         if rounds is not None and passes:
-            grown = sum(rounds) + passes[0]
-        else:
-            grown = answered.output - 1 + (answered.draft.accepted if self.bound == "most" else 0)
-        return sum(self._byte(cached, entries + grown) for entries in self._entries(cached))
+            return sum(rounds) + passes[0]
+        return answered.output - 1 + (answered.draft.accepted if self.bound == "most" else 0)
+
+    def _last_byte(self, cached: Cached, layers: Sequence[CacheLayer], grown: float) -> float:
+        """Bytes of the whole cache at the end."""
+        return cached.shares.kv_layers * sum(self._byte(cached, layer, grown) for layer in layers)
 
 
 def longest_rows(rows: float, tokens: Sequence[float]) -> float:

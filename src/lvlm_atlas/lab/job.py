@@ -17,8 +17,8 @@ class Job(Record):
     """Its reference, as `module:Class`."""
     neutral: dict[str, Setting] | None
     """The setting that changes nothing, if there is one."""
-    no_neutral: str | None = None
-    """Why there is none."""
+    spared: dict[str, str] = Field(default_factory=dict)
+    """Checks that the technique is not held to, with the reason; see `lvlm_atlas.lab.claims`."""
     trials: tuple[dict[str, Setting], ...] = Field(min_length=1)
     """The settings to run."""
     workload: Workload

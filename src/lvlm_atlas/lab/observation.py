@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cache
 from typing import Any
 
 import torch
 
 from lvlm_atlas.lab.checks import TOLERANCE, answers_differ
-from lvlm_atlas.lab.expectation import UNCHANGED, Bounds, Member, Observed, dimensions_of, expected
+from lvlm_atlas.lab.expectation import Bounds, Interval, Member, Observed, dimensions_of, expected
 from lvlm_atlas.lab.verification import Item, Outcome, Part, Plan, Row, Shape, StackAnswer, StackJob
 from lvlm_atlas.reference.lvlm import LVLM, Refusal, Request, Result, Trace, random_request
 from lvlm_atlas.roofline.dimensions import Dimensions
@@ -33,10 +33,19 @@ def carry_out(job: StackJob) -> StackAnswer:
     """Run the plans of the job and compare."""
     outcomes: list[Outcome] = []
     for plan in job.plans:
-        outcomes.append(_outcome(job, plan))
+        outcomes += _outcomes(job, plan)
         if sum(bool(outcome.rows) for outcome in outcomes) == job.enough:
             break
     return StackAnswer(job=job, outcomes=tuple(outcomes))
+
+
+def _outcomes(job: StackJob, plan: Plan) -> Iterator[Outcome]:
+    """What came of a plan, and of its spare settings until one is not refused."""
+    for settings in (plan.settings, *plan.spares):
+        outcome = _outcome(job, Plan(settings=settings, shape=plan.shape))
+        yield outcome
+        if outcome.refused is None:
+            return
 
 
 def _outcome(job: StackJob, plan: Plan) -> Outcome:
@@ -53,11 +62,14 @@ def _outcome(job: StackJob, plan: Plan) -> Outcome:
     dimensions = dimensions_for(lvlm, request)
     observed = observe(result.trace, dimensions)
     try:
-        rows = compare(_expected(dimensions, job.items, plan, observed), observed)
+        declared = {effect.quantity for item in job.items for effect in item.technique.effects}
+        rows = tuple(compare(_expected(dimensions, job.items, plan, observed), observed, declared))
         bites = tuple(
             part
             for part in (_parts(job.items) if job.ablate else ())
-            if not all(row.holds for row in compare(_expected(dimensions, job.items, plan, observed, part), observed))
+            if not all(
+                row.holds for row in compare(_expected(dimensions, job.items, plan, observed, part), observed, declared)
+            )
         )
     except ValueError as error:
         return Outcome(plan=plan, crashed=f"a declared amount fails: {error}")
@@ -72,22 +84,46 @@ def dimensions_for(lvlm: LVLM, request: Request) -> Dimensions:
     )  # fmt: skip
 
 
+SHOWN = frozenset({
+    "frames", "encoder.tokens", "vision-tokens", "llm.vision-tokens", "attention.density", "overhead", "kv.tokens",
+    "kv.bits", "output-tokens", "speculation",
+})  # fmt: skip
+"""Quantities that have rows in every report. Others have them where something is declared of them, or is wrong."""
+IN_DETAIL = frozenset({"kv.tokens: most while decoding"})
+"""Measures of a quantity that is shown which have rows only as those of the others do."""
+
+
 def observe(trace: Trace, dimensions: Dimensions) -> Observed:
-    """What a trace says of each measure; those it does not count are missing."""
+    """What a trace says of each measure; those it does not count are missing.
+
+    A measure of decoding steps is empty where there are none. No extension point lets tokens that are alive stay out
+    of the queries or the MLP of a layer, so those that are alive are counted.
+    """
     dense = (dimensions.heads * n * (n + 1) // 2 for n in trace.llm_tokens)
     rounds = trace.target_passes
+    vision = tuple(trace.llm_vision_tokens)
+    modality_known = len(trace.kv_vision_entries) == len(trace.kv_entries)
     return {
         "frames": (trace.frames,),
+        "pixels": (trace.pixels / trace.pixels_in,),
         "encoder.tokens": tuple(trace.encoder_tokens),
-        "vision-tokens": (trace.llm_vision_tokens[0],),  # nothing prunes before layer 0: there is no attention yet
-        "llm.vision-tokens": tuple(trace.llm_vision_tokens),
+        "vision-tokens": vision[:1],  # nothing prunes before layer 0: there is no attention yet
+        "text-tokens": (trace.llm_tokens[0] - vision[0],),
+        "llm.vision-tokens": vision,
+        "llm.vision-queries": vision,
+        "llm.vision-mlp": vision,
         "llm.vision-tokens: with text": tuple(trace.llm_tokens),
         "attention.density": tuple(s / all_ for s, all_ in zip(trace.score_entries, dense, strict=True)),
         "overhead: attention scores": (trace.probe_entries,),
         "kv.tokens": tuple(trace.kv_entries),
-        "kv.tokens: vision": tuple(trace.kv_vision_entries),
+        **({"kv.tokens: vision": tuple(trace.kv_vision_entries)} if modality_known else {}),
+        "kv.tokens: most while decoding": tuple(trace.kv_most_entries),
+        "kv.layers": (trace.kv_layers,),
+        "kv.resident": (trace.kv_resident_byte / sum(trace.kv_byte),) if any(trace.kv_byte) else (),
+        "kv.read": tuple(share / rounds for share in trace.kv_read),
         "kv.bits: bytes": tuple(trace.kv_byte),
         "kv.bits: bytes at the end": (trace.kv_byte_end,),
+        "llm.depth": (trace.layer_runs / rounds,) if rounds else (),
         "output-tokens": (trace.output_tokens,),
         "speculation: draft length": tuple(trace.draft_lengths),
         "speculation: draft nodes": tuple(trace.draft_nodes),
@@ -98,17 +134,37 @@ def observe(trace: Trace, dimensions: Dimensions) -> Observed:
     }
 
 
-def compare(predicted: Bounds, observed: Observed) -> Iterator[Row]:
-    """A row for each measure; those that the trace does not count are left out where nothing changes them."""
+def compare(predicted: Bounds, observed: Observed, declared: Collection[str] = ()) -> Iterator[Row]:
+    """A row for each measure that is shown in every report, is declared, or does not hold.
+
+    A measure that the trace does not count does not hold where something is declared of its quantity, and is left out
+    elsewhere.
+
+    Args:
+        predicted: bounds by measure.
+        observed: what the trace counted.
+        declared: quantities of which the stack's effects declare something.
+    """
     for measure, bounds in predicted.items():
-        seen = observed.get(measure)
-        if seen is None and all(bound == UNCHANGED for bound in bounds):
-            continue
-        wide = bounds * len(seen) if seen is not None and len(bounds) == 1 else bounds
-        holds = seen is not None and len(wide) == len(seen) and all(n in b for n, b in zip(seen, wide, strict=True))
-        declared = tuple((float(bound.low), float(bound.high)) for bound in bounds)
-        numbers = None if seen is None else tuple(map(float, seen))
-        yield Row(measure=measure, declared=declared, observed=numbers, holds=holds)
+        quantity = measure.split(":")[0]
+        required = quantity in declared or (quantity in SHOWN and measure not in IN_DETAIL)
+        numbers = observed.get(measure)
+        holds = numbers is not None and _within(numbers, bounds)
+        if required or (numbers is not None and not holds):
+            yield Row(
+                measure=measure,
+                declared=tuple((float(bound.low), float(bound.high)) for bound in bounds),
+                observed=None if numbers is None else tuple(map(float, numbers)),
+                holds=holds,
+            )
+
+
+def _within(numbers: tuple[float, ...], bounds: tuple[Interval, ...]) -> bool:
+    """Whether each number lies within its bounds, or all within the only ones; nothing lies outside of any."""
+    wide = bounds * len(numbers) if len(bounds) == 1 else bounds
+    return not numbers or (
+        len(wide) == len(numbers) and all(number in bound for number, bound in zip(numbers, wide, strict=True))
+    )
 
 
 def _expected(

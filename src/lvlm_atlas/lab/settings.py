@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice, pairwise, zip_longest
 
 from lvlm_atlas.lab.verification import Shape
 from lvlm_atlas.schema.record import Setting
@@ -23,8 +24,14 @@ SHAPES = (
     Shape(preset="tiny-deepstack", frames=4, text_tokens=11, output_tokens=6),
 )
 """All dialects, few and many frames, little and much text, short and long answers, shared and separate heads."""
+RUNS = 40
+"""Most runs of a technique, those not counted that are refused and drawn again."""
 JOINT = 6
 """Settings drawn in all parameters at once."""
+SPARES = 3
+"""Draws in place of one that the reference refuses."""
+AGAIN = 0.4
+"""Share of a trial's parameters that such a draw moves."""
 
 
 def authored(technique: Technique) -> list[dict[str, Setting]]:
@@ -32,21 +39,64 @@ def authored(technique: Technique) -> list[dict[str, Setting]]:
     return distinct([*technique.trials, technique.neutral or {}, {}])
 
 
-def generated(technique: Technique) -> list[dict[str, Setting]]:
-    """Other legal settings: a trial with one parameter moved, then all moved together. The same on every call."""
-    base = technique.trials[0] if technique.trials else {}
-    values = {name: candidates(parameter) for name, parameter in technique.parameters.items()}
-    moved = [base | {name: value} for name, choice in values.items() for value in choice]
+def shapes_for(number: int) -> tuple[Shape, ...]:
+    """Where the setting that stands at an index of `authored` runs: the first everywhere, others once a preset."""
+    if number == 0:
+        return SHAPES
+    by_preset: dict[str, list[Shape]] = {}
+    for shape in SHAPES:
+        by_preset.setdefault(shape.preset, []).append(shape)
+    return tuple(shapes[number % len(shapes)] for shapes in by_preset.values())
+
+
+def generated(technique: Technique, most: int = RUNS) -> list[list[dict[str, Setting]]]:
+    """Other legal settings, `most` at most, each with those to try where the reference refuses it.
+
+    First a trial with one parameter moved, the parameters taking turns, then all moved together; a refused one is drawn
+    again, as a trial with some parameters moved. No setting comes twice, none that the entry names, and every call
+    gives the same.
+    """
+    trials = technique.trials or ({},)
+    choices = [_choices(technique, trial) for trial in trials]
     draw = random.Random(technique.id)  # noqa: S311 - nothing secret
-    joint = [{name: draw.choice(choice) for name, choice in values.items()} for _ in range(JOINT)]
+
+    def drawn(share: float) -> dict[str, Setting]:
+        """A trial with about this share of its parameters moved."""
+        number = draw.randrange(len(trials))
+        moved = {name: draw.choice(choice) for name, choice in choices[number].items() if draw.random() < share}
+        return trials[number] | moved
+
+    turns = zip_longest(*([(name, value) for value in choice] for name, choice in choices[0].items()))
+    alone = [trials[0] | dict([change]) for turn in turns for change in turn if change]
     known = authored(technique)
-    return [setting for setting in distinct([*moved, *joint]) if setting not in known]
+    first = [setting for setting in distinct(alone) if setting not in known][: max(0, most - JOINT)]
+    joint = [setting for setting in (drawn(1) for _ in range(JOINT)) if setting not in known]
+    first = distinct([*first, *joint])[:most]
+    again = distinct(drawn(AGAIN) for _ in range(SPARES * most))
+    spares = iter([setting for setting in again if setting not in known and setting not in first])
+    return [[setting, *islice(spares, SPARES)] for setting in first]
 
 
-def candidates(parameter: Parameter) -> list[Setting]:
-    """Legal values that spread over a parameter's range, ends included where they belong to it."""
+def _choices(technique: Technique, trial: Mapping[str, Setting]) -> dict[str, list[Setting]]:
+    """The values to move each parameter of a trial to; lists stay as long as they are, for others may go with them."""
+    choices = {}
+    for name, parameter in technique.parameters.items():
+        named = [setting[name] for setting in authored(technique) if name in setting]
+        choices[name] = candidates(parameter, named)
+        if isinstance(value := trial.get(name, parameter.default), tuple):
+            choices[name] = [each for each in choices[name] if isinstance(each, tuple) and len(each) == len(value)]
+    return choices
+
+
+def candidates(parameter: Parameter, named: Sequence[Setting] = ()) -> list[Setting]:
+    """Legal values that spread over a parameter's range, ends included where they belong to it.
+
+    Args:
+        parameter: the parameter.
+        named: values that the entry's settings have for it: lists are made of the numbers in them.
+    """
     if isinstance(parameter.default, tuple):
-        return _lists(parameter, parameter.default)
+        return _lists(parameter, named or [parameter.default])
     if parameter.choices:
         return list(parameter.choices)
     if parameter.type == "bool":
@@ -62,22 +112,32 @@ def candidates(parameter: Parameter) -> list[Setting]:
         start = low if math.isfinite(low) else -scale
         tried = [start, start + scale / 1e6, start + scale / 4, start + scale, start + 2 * scale]
     whole = parameter.type == "int"
-    found: list[Setting] = [int(value) if whole else value for value in tried if math.isfinite(value)]
-    return [value for value in dict.fromkeys(found) if parameter.problem_with(value) is None]
+    spread: list[Setting] = [int(value) if whole else value for value in tried if math.isfinite(value)]
+    return [value for value in dict.fromkeys(spread) if parameter.problem_with(value) is None]
 
 
-def _lists(parameter: Parameter, default: tuple[int | float, ...]) -> list[Setting]:
-    """Legal lists: the default, and values of its range in the order it asks for, as many as the default has."""
-    one = parameter.model_copy(
-        update={"type": parameter.type.removesuffix("s"), "default": default[0] if default else 1}
-    )
-    values = sorted(value for value in candidates(one) if isinstance(value, int | float))
-    draw = random.Random(str(default))  # noqa: S311 - nothing secret
-    size = len(default)
-    drawn = [draw.sample(values, size) if size <= len(values) else draw.choices(values, k=size) for _ in range(JOINT)]
-    if parameter.order:
-        drawn = [sorted(numbers, reverse=parameter.order == "falling") for numbers in drawn]
-    return [value for value in dict.fromkeys([default, *map(tuple, drawn)]) if parameter.problem_with(value) is None]
+def _lists(parameter: Parameter, named: Sequence[Setting]) -> list[Setting]:
+    """Legal lists, as long as those named and in the order that the parameter asks for.
+
+    Whole numbers are those of the named lists, between and next to them, for of the layers of a published model most do
+    not exist in a tiny one; others spread over the range too.
+    """
+    lists = [value for value in named if isinstance(value, tuple)]
+    numbers = sorted({number for numbers in lists for number in numbers if isinstance(number, int | float)})
+    low, high = (numbers[0], numbers[-1]) if numbers else (0, 1)
+    if parameter.type == "ints":
+        pool: list[int | float] = list(range(int(low) - 1, int(high) + 2))
+    else:
+        one = parameter.model_copy(update={"type": "float", "default": high})
+        spread = (value for value in candidates(one) if isinstance(value, float | int))
+        pool = sorted({*numbers, *((below + above) / 2 for below, above in pairwise(numbers)), *spread})
+    draw = random.Random(str(lists))  # noqa: S311 - nothing secret
+    drawn = []
+    for size in (len(value) for value in lists for _ in range(JOINT)):
+        alone = parameter.order is not None and size <= len(pool)
+        some = draw.sample(pool, size) if alone else draw.choices(pool, k=size)
+        drawn.append(tuple(sorted(some, reverse=parameter.order == "falling") if parameter.order else some))
+    return [value for value in dict.fromkeys([*lists, *drawn]) if parameter.problem_with(value) is None]
 
 
 def distinct(settings: Iterable[Mapping[str, Setting]]) -> list[dict[str, Setting]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from lvlm_atlas.lab.claims import spared
 from lvlm_atlas.lab.isolation import Bounds, in_processes
 from lvlm_atlas.lab.job import Answer, Job
 from lvlm_atlas.lab.reference import reference_of
@@ -25,7 +26,7 @@ def jobs_for(techniques: Iterable[Technique], workload: Workload, device: str) -
             technique=technique.id,
             reference=reference_of(technique),
             neutral=technique.neutral,
-            no_neutral=technique.no_neutral,
+            spared=spared(technique),
             trials=technique.trials,
             workload=workload,
             device=device,

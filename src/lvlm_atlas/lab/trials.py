@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lvlm_atlas.lab.checks import CHECKS, NEUTRAL, TOLERANCE, Runs
+from lvlm_atlas.lab.checks import CHECKS, TOLERANCE, Runs
 from lvlm_atlas.lab.job import Answer, Job
 from lvlm_atlas.reference.lvlm import LVLM, Request, Result, random_request
 from lvlm_atlas.schema.measurement import Counts, SmokeResult, Workload
@@ -67,14 +67,13 @@ def _trial(
         return SmokeResult(
             technique=job.technique, setting=setting, passed=(), failed={"runs": f"{type(error).__name__}: {error}"}
         )
-    skipped = {NEUTRAL: job.no_neutral or "no neutral setting"} if runs.neutral is None else {}
-    seen = {name: check(runs) for name, check in CHECKS.items() if name not in skipped}
+    outcomes = {name: check(runs) for name, check in CHECKS.items() if name not in job.spared}
     return SmokeResult(
         technique=job.technique,
         setting=setting,
-        passed=("runs", *(name for name, problem in seen.items() if problem is None)),
-        failed={name: problem for name, problem in seen.items() if problem is not None},
-        skipped=skipped,
+        passed=("runs", *(name for name, problem in outcomes.items() if problem is None)),
+        failed={name: problem for name, problem in outcomes.items() if problem is not None},
+        skipped=job.spared,
         counts=_counts(runs.result),
         baseline=_counts(baseline),
     )

@@ -41,6 +41,8 @@ class Plan(Record):
     settings: tuple[dict[str, Setting], ...]
     """The setting of each technique."""
     shape: Shape
+    spares: tuple[tuple[dict[str, Setting], ...], ...] = ()
+    """Settings to run in place of these, one after another, where the reference refuses."""
 
 
 class StackJob(Record):
@@ -103,7 +105,7 @@ class StackAnswer(Record):
 
     job: StackJob
     outcomes: tuple[Outcome, ...] = ()
-    """One a plan."""
+    """One a plan, and one for each refusal that a spare setting was run in place of."""
     problem: str | None = None
     """What became of the process that should have answered."""
 

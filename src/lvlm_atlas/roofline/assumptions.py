@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from lvlm_atlas.roofline.deployment import BITS, Deployment
 from lvlm_atlas.roofline.device import Device
@@ -49,4 +49,38 @@ def assumptions(
     if efficiency.kv_traffic != 1:
         said.append(f"Each cached byte moves {efficiency.kv_traffic:.3g} times when a step reads it.")
     said.append("Energy is time at the thermal design power: an upper bound.")
-    return (*said, *(text for each in stack for text in each.assumptions))
+    return (*said, *_of_effects(stack), *(text for each in stack for text in each.assumptions))
+
+
+_OF_QUANTITY: Mapping[str, str] = {
+    "pixels": "All frames lose the same share of their pixels; a fixed number is held against their average.",
+    "encoder.flop": "Where the encoder's FLOPs are replaced, its bytes and kernels stay those of the model.",
+    "adapter.flop": "Where the adapter's FLOPs are replaced, its bytes and kernels stay those of the model.",
+    "text-tokens": "Text tokens are dropped from the first prompt; further questions are read whole.",
+    "llm.vision-queries": "Vision tokens come before the text, and those that are no queries lie evenly among them.",
+    "llm.vision-mlp": "Tokens that go round an MLP spare its norm and its residual sum too.",
+    "llm.weights": "All matrices of the LLM lose the same share of weights, the output matrix among them, and kernels "
+    "gain in full; what is added and moved per token stays.",
+    "kv.layers": "Layers without keys and values of their own project none, and read those of another layer as their "
+    "own.",
+    "kv.state": "A layer with a constant state takes a multiply-add for each of its numbers per key and per query, "
+    "keeps it in numbers of the cache's type, and reads and writes it at each step.",
+    "kv.resident": "Entries that are neither on the device nor fetched are not attended to.",
+    "kv.read": "Entries that a step does not read cost it nothing; further questions read all.",
+    "llm.depth": "A step skips layers evenly and makes no entries for them; all layers read prompts and questions.",
+}
+"""What the price of a change takes for granted, by what changes."""
+
+
+def _of_effects(stack: Sequence[Applied]) -> Iterator[str]:
+    """What the prices of a stack's effects take for granted, each sentence once."""
+    changes = [change for each in stack for change in each.changes]
+    quantities = {change.quantity for change in changes}
+    yield from (text for quantity, text in _OF_QUANTITY.items() if quantity in quantities)
+    if any(change.limit is not None for change in changes):
+        yield "Where a growing cache is bounded the oldest entries go first, so vision before text."
+    if any(bits.of != "all" for each in stack for bits in each.cache_bits):
+        yield "Entries of each modality are grouped and kept exact on their own."
+    overheads = [overhead for each in stack for overhead in each.overheads]
+    if any(overhead.sequential_steps != 0 or overhead.host_syncs != 0 for overhead in overheads):
+        yield "A step that must follow another takes at least the floor of a kernel, and so does a wait of the host."

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 from lvlm_atlas.roofline.kind import CacheLayer
 from lvlm_atlas.roofline.layout import Layout
-from lvlm_atlas.roofline.state import Cached
+from lvlm_atlas.roofline.model import Llm
+from lvlm_atlas.roofline.state import Cached, Limits
 from lvlm_atlas.roofline.transform import CacheBits, Names
 
 SAMPLES = 48
 """Steps at which a quantised cache is looked at; its bytes rise and fall with the length."""
+_NO_LIMITS = Limits()
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -25,28 +27,35 @@ class Held:
     vision: float
     """The vision entries among them."""
     byte: float
-    """Bytes of all of them."""
-
-    @property
-    def vision_byte(self) -> float:
-        """Bytes of the vision entries."""
-        return self.byte * self.vision / self.entries if self.entries else 0.0
+    """Bytes of all of them, or of a state of constant size."""
+    vision_byte: float
+    """Bytes of the vision entries."""
 
 
 def held(layout: Layout, cached: Cached, layer: CacheLayer, grown: float) -> Held:
-    """The cache once `grown` tokens have followed the first prompt.
+    """The cache once `grown` tokens have followed the first prompt."""
+    return _held(layout, cached, layer, *growing(layer, grown))
 
-    A sliding window keeps the newest: text follows the vision tokens, so those go first.
+
+def growing(layer: CacheLayer, grown: float) -> tuple[float, float]:
+    """Entries of a layer once `grown` tokens have followed the first prompt, and the vision entries among them.
+
+    A sliding window keeps the newest: text follows the vision tokens, so those go first. Where the cache is bounded
+    while it grows, the same is taken to be dropped.
     """
-    window = layer.place.window
+    if layer.state:
+        return 0.0, 0.0
+    limits = layer.limits if grown else _NO_LIMITS
+    vision = min(layer.vision, limits.vision)
     if layer.place.cross:
-        entries = vision = layer.vision
-    else:
-        newer = layer.text + grown
-        most = math.inf if window is None else window
-        entries = min(most, layer.vision + newer)
-        vision = layer.vision if window is None else entries - min(most, newer)
-    return Held(entries, vision, cache_byte(layout, cached, entries))
+        return vision, vision
+    newer, most = min(layer.text + grown, limits.text), _most(layer, limits)
+    entries = min(most, vision + newer)
+    return entries, vision if most == math.inf else entries - min(most, newer)
+
+
+def _most(layer: CacheLayer, limits: Limits) -> float:
+    return limits.all if layer.place.window is None else min(layer.place.window, limits.all)
 
 
 def mean_held(layout: Layout, cached: Cached, layer: CacheLayer, *, text: int, output: int, turns: int) -> Held:
@@ -57,40 +66,76 @@ def mean_held(layout: Layout, cached: Cached, layer: CacheLayer, *, text: int, o
     Exact, but for the bytes of a quantised cache whose exact part depends on the length: those are the mean of
     `SAMPLES` steps, spread evenly and at no fixed distance so that they fall in step with no period.
     """
-    window = layer.place.window
-    if layer.place.cross:
-        return held(layout, cached, layer, 0)
+    if layer.place.cross or layer.state:
+        return held(layout, cached, layer, 1)
+    limits, most = layer.limits, _most(layer, layer.limits)
+    before = min(layer.vision, limits.vision)
     steps, question = output - 1, text + output
     entries = vision = 0.0
     for turn in range(turns):
         newer = layer.text + turn * question
-        all_ = _rising(layer.vision + newer, steps, window)
+        all_ = _rising(before + newer, steps, min(most, before + limits.text))
         entries += all_
-        vision += layer.vision * steps if window is None else all_ - _rising(newer, steps, window)
+        vision += before * steps if most == math.inf else all_ - _rising(newer, steps, min(most, limits.text))
     total = turns * steps
-    if cached.bits is None or not cached.bits[0].uneven:
-        byte = cache_byte(layout, cached, entries / total)
-    else:
-        count = min(total, SAMPLES)
-        places = range(total) if total <= SAMPLES else [int(total * ((i + 0.5) * _GOLDEN % 1)) for i in range(count)]
-        grown = (place // steps * question + place % steps + 1 for place in places)
-        byte = sum(held(layout, cached, layer, each).byte for each in grown) / count
-    return Held(entries / total, vision / total, byte)
+    if not any(cached.bits[index][0].uneven for index in layer.stored if index >= 0):
+        return _held(layout, cached, layer, entries / total, vision / total)
+    count = min(total, SAMPLES)
+    places = range(total) if total <= SAMPLES else [int(total * ((i + 0.5) * _GOLDEN % 1)) for i in range(count)]
+    grown = (place // steps * question + place % steps + 1 for place in places)
+    sampled = [held(layout, cached, layer, each) for each in grown]
+    byte, entries, vision = sum(each.byte for each in sampled) / count, entries / total, vision / total
+    if layer.stored[0] == layer.stored[1]:
+        return Held(entries, vision, byte, _part(byte, vision, entries))
+    return Held(entries, vision, byte, sum(each.vision_byte for each in sampled) / count)
 
 
-def cache_byte(layout: Layout, cached: Cached, entries: float) -> float:
-    """Bytes of one layer's cache with so many entries a head, for one request."""
+def _held(layout: Layout, cached: Cached, layer: CacheLayer, entries: float, vision: float) -> Held:
+    """The cache of a layer with so many entries, or its state."""
     llm = layout.model.llm
-    bits = channel_bits(cached.bits, entries, layout.kv_byte)
-    if llm.latent:  # one latent stands for key and value
+    if layer.state:
+        return Held(0.0, 0.0, layer.state * llm.kv_heads * layout.kv_byte, 0.0)
+    bits, vision_bits = stored_bits(cached, layer, entries, vision, layout.kv_byte)
+    byte = _channels_byte(llm, bits)
+    alike = layer.stored[0] == layer.stored[1]
+    return Held(entries, vision, byte, _part(byte, vision, entries) if alike else _channels_byte(llm, vision_bits))
+
+
+def _channels_byte(llm: Llm, bits: float) -> float:
+    """Bytes of all channels of a layer. One latent stands for key and value of all heads."""
+    if llm.latent:
         return bits / 2 / 8 * (llm.latent.kv_lora_rank + llm.latent.rope_dim)
     return bits / 8 * llm.kv_heads * llm.head_dim
 
 
-def _rising(start: float, steps: int, most: float | None) -> float:
+def _part(byte: float, vision: float, entries: float) -> float:
+    """Bytes of the vision entries, where all are stored alike."""
+    return byte * vision / entries if entries else 0.0
+
+
+def _rising(start: float, steps: int, most: float) -> float:
     """Sum of min(most, start + i) over i = 1, …, steps."""
-    rising = steps if most is None else min(steps, max(0, math.floor(most - start)))
-    return rising * start + rising * (rising + 1) / 2 + (steps - rising) * (most or 0)
+    if most == math.inf:
+        return steps * start + steps * (steps + 1) / 2
+    rising = min(steps, max(0, math.floor(most - start)))
+    return rising * start + rising * (rising + 1) / 2 + (steps - rising) * most
+
+
+def stored_bits(
+    cached: Cached, layer: CacheLayer, entries: float, vision: float, element_byte: float
+) -> tuple[float, float]:
+    """Bits of one channel of keys and values with so many entries, and of the vision entries among them.
+
+    Where vision and text entries are quantised in different ways, `N` stands for the entries of each alone.
+    """
+    vision_way, text_way = layer.stored
+    of_vision = cached.bits[vision_way] if vision_way >= 0 else None
+    if vision_way == text_way:
+        bits = channel_bits(of_vision, entries, element_byte)
+        return bits, _part(bits, vision, entries)
+    of_text = cached.bits[text_way] if text_way >= 0 else None
+    vision_bits = channel_bits(of_vision, vision, element_byte)
+    return vision_bits + channel_bits(of_text, entries - vision, element_byte), vision_bits
 
 
 def channel_bits(quantised: tuple[CacheBits, Names] | None, entries: float, element_byte: float) -> float:

@@ -51,7 +51,7 @@ FIELDS: Sequence[Field] = (
     Field("kv_byte", "number", "byte", "Cache after prefill, of the batch and all devices."),
     Field("kv_vision_byte", "number", "byte", "The part of `kv_byte` that holds vision tokens."),
     Field("kv_text_byte", "number", "byte", "The rest of `kv_byte`."),
-    Field("kv_peak_byte", "number", "byte", "Cache at the end of the last answer, as far as it is on the devices."),
+    Field("kv_peak_byte", "number", "byte", "Cache at its largest, as far as it is on the devices."),
     Field("weight_byte", "number", "byte", "Weights of all parts, of all devices."),
     Field("activation_byte", "number", "byte", "Largest activations that live at a time."),
     Field("device_byte", "number", "byte", "What one device must hold, the reserve of the efficiency preset included."),

@@ -18,10 +18,11 @@ from lvlm_atlas.roofline.dimensions import dimensions
 from lvlm_atlas.roofline.layout import layout, machine
 from lvlm_atlas.roofline.memory import activation_byte, encoder_activation_byte, on_a_device, resident_byte
 from lvlm_atlas.roofline.model import Model
-from lvlm_atlas.roofline.pipeline import Walk, extras
+from lvlm_atlas.roofline.overhead import extras
+from lvlm_atlas.roofline.pipeline import Walk
 from lvlm_atlas.roofline.stage import STAGES
 from lvlm_atlas.roofline.stages import Part, Stages, Step
-from lvlm_atlas.roofline.state import Answered, Cached, Encoded, Prefilled
+from lvlm_atlas.roofline.state import Answered, Cached, Encoded, Prefilled, Shares
 from lvlm_atlas.roofline.transform import Applied
 from lvlm_atlas.roofline.workload import Workload
 
@@ -33,7 +34,7 @@ SHARED = 2
 """Sub-stacks of so many techniques are part of many stacks."""
 ROUNDING = 1 - 1e-12
 """Floors of decoding are lowered by this: times are added up in another order than for costs."""
-_INPUT = ("frames", "pixels", "encoder.tokens", "vision-tokens")
+_ENCODING = ("frames", "pixels", "encoder.flop", "encoder.density", "encoder.tokens", "adapter.flop")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +100,16 @@ class _Masks:
         for index, technique in enumerate(techniques):
             orders = [change.order for change in technique.changes if change.quantity == "vision-tokens"]
             acts["adapter"] |= any(order <= adapter for order in orders) << index
-        self.encoding = _union(acts, ("frames", "pixels", "encoder.tokens", "adapter"))
-        self.encoded = _union(acts, _INPUT)
+        self.encoding = _union(acts, (*_ENCODING, "adapter"))
+        self.encoded = self.encoding | acts["vision-tokens"] | acts["text-tokens"]
         self.tokens = self.encoded | acts["llm.vision-tokens"]
-        self.prefilled = self.tokens | acts["attention.density"]
-        self.entries = self.tokens | acts["kv.tokens"]
-        self.cached = self.entries | acts["kv.resident"] | acts["kv.bits"]
-        self.paced = acts["output-tokens"] | acts["speculation"]
+        self.shares = acts["llm.weights"] | acts["kv.layers"]
+        self.prefilled = self.tokens | self.shares | _union(
+            acts, ("llm.vision-queries", "llm.vision-mlp", "attention.density", "kv.state")
+        )  # fmt: skip
+        self.entries = self.tokens | acts["kv.tokens"] | acts["kv.state"]
+        self.cached = self.entries | self.shares | _union(acts, ("kv.resident", "kv.read", "kv.bits"))
+        self.paced = self.shares | _union(acts, ("output-tokens", "speculation", "llm.depth"))
         """Techniques that change the passes of decoding."""
         self.answered = self.encoded | self.paced
         self.decoded = self.cached | self.answered
@@ -114,7 +118,9 @@ class _Masks:
         self.overhead = acts["overhead"]
         outside_cache = self.encoded | acts["output-tokens"]
         self.before_overhead = [
-            outside_cache | (self.entries if any(extra.stage == "decoding" for extra in each.overheads) else 0)
+            outside_cache
+            | (self.entries if any(extra.stage == "decoding" for extra in each.overheads) else 0)
+            | (self.tokens if any(extra.from_layer is not None for extra in each.overheads) else 0)
             for each in techniques
         ]
         """For each technique, those that what it adds depends on."""
@@ -224,7 +230,8 @@ class Costs:
             activation = self._activation_byte(tokens)
         else:
             activation = self._encoder_byte(stack & self.masks.encoding)
-        return sum(on_a_device(self.layout, self.deployment, 0, activation, 0).values())
+        shares = self._answered(stack & self.masks.answered).shares if stack & self.masks.shares else Shares()
+        return sum(on_a_device(self.layout, self.deployment, 0, activation, 0, shares).values())
 
     def _walk(self, stack: int) -> Walk:
         return Walk(self.dimensions, [self.techniques[index] for index in _bits(stack)])
@@ -274,7 +281,7 @@ class Costs:
         cached, answered = self._cached(stack & self.masks.cached), self._answered(stack & self.masks.answered)
         cache_byte = resident_byte(self.stages, cached, answered)
         activation = self._activation_byte(stack & self.masks.tokens)
-        return sum(on_a_device(self.layout, self.deployment, cache_byte, activation, 0).values())
+        return sum(on_a_device(self.layout, self.deployment, cache_byte, activation, 0, cached.shares).values())
 
     def _activate(self, stack: int) -> float:
         return activation_byte(self.stages, self._encoded(stack & self.masks.encoded), self._prefilled(stack))
@@ -285,10 +292,11 @@ class Costs:
     def _add(self, index: int, stack: int) -> _Added:
         """What a technique adds in a stack."""
         encoded = self._encoded(stack & self.masks.encoded)
+        prefilled = self._prefilled(stack & self.masks.tokens)
         entries = self._cached(stack & self.masks.entries).entries
         added = [*extras(self.techniques[index], encoded, entries, self._answered(stack & self.masks.answered))]
         encoding_s, prefilling_s, step_s = (
-            sum(map(self.walls.time_s, self.stages.added(stage, encoded, added))) for stage in STAGES
+            sum(map(self.walls.time_s, self.stages.added(stage, encoded, prefilled, added))) for stage in STAGES
         )
         byte = self.layout.batch * sum(extra.memory_byte for extra in added) / self.deployment.devices
         return _Added(encoding_s, prefilling_s, step_s, byte)

@@ -17,6 +17,8 @@ class Dimensions:
 
     visual: Callable[[float, float], Visual]
     """The visual input at a share of its frames and a share of the pixels of each."""
+    pixels: float = 1.0
+    """Pixels of a frame of the request, on average over images and videos."""
     text_tokens: int
     """Text tokens of the prompt."""
     output_tokens: int
@@ -49,8 +51,8 @@ class Dimensions:
         """What the symbols stand for that depend on no pixel."""
         return {
             "B": self.batch, "N_t": self.text_tokens, "N_o": self.output_tokens, "L": self.layers,
-            "L_v": self.encoder_layers, "H": self.heads, "G": self.kv_heads, "d": self.head_dim, "D": self.hidden,
-            "D_v": self.encoder_hidden, "P": self.element_byte,
+            "L_v": self.encoder_layers, "H": self.heads, "H_v": self.encoder_heads, "G": self.kv_heads,
+            "d": self.head_dim, "D": self.hidden, "D_v": self.encoder_hidden, "P": self.element_byte,
         }  # fmt: skip
 
 
@@ -59,9 +61,17 @@ def dimensions(layout: Layout, workload: Workload) -> Dimensions:
     model = layout.model
     return Dimensions(
         visual=lambda frame_share, pixel_share: visual(model, workload, frame_share, pixel_share),
-        text_tokens=workload.text_tokens, output_tokens=workload.output_tokens, batch=workload.batch,
+        pixels=_pixels(workload), text_tokens=workload.text_tokens, output_tokens=workload.output_tokens,
+        batch=workload.batch,
         encoder_layers=layout.encoder_layers, encoder_heads=model.encoder.heads, encoder_hidden=model.encoder.hidden,
         layers=model.llm.layers, cross_layers=model.llm.cross_layers, heads=model.llm.heads,
         kv_heads=model.llm.kv_heads, head_dim=model.llm.head_dim, hidden=model.llm.hidden,
         element_byte=layout.kv_byte,
     )  # fmt: skip
+
+
+def _pixels(workload: Workload) -> float:
+    """Pixels of an image or of a frame of a video, on average; 1 where there is none."""
+    sizes = [each.width * each.height for each in workload.images for _ in range(each.count)]
+    sizes += [each.width * each.height for each in workload.videos]
+    return sum(sizes) / len(sizes) if sizes else 1.0

@@ -4,21 +4,38 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from lvlm_atlas.roofline.layout import Layout
 from lvlm_atlas.roofline.operator import Work
-from lvlm_atlas.roofline.state import Encoded, Extra
+from lvlm_atlas.roofline.state import Encoded, Extra, Replaced, replaced
 from lvlm_atlas.roofline.visual import Patches
 
 
 def encoding(layout: Layout, encoded: Encoded) -> Iterator[Work]:
     """Encoder and adapter; for all requests of the batch."""
-    for shape, schedule in zip(encoded.visual.patches, encoded.encoder_patch, strict=True):
-        yield from _encoder(layout, shape, schedule)
-    yield from _adapter(layout, encoded)
+    encoder = (
+        work
+        for shape, schedule in zip(encoded.visual.patches, encoded.encoder_patch, strict=True)
+        for work in _encoder(layout, shape, schedule, encoded.encoder_density)
+    )
+    yield from _replaced(layout, encoder, encoded.encoder_flop)
+    yield from _replaced(layout, _adapter(layout, encoded), encoded.adapter_flop)
 
 
-def _encoder(layout: Layout, shape: Patches, schedule: tuple[float, ...]) -> Iterator[Work]:
+def _replaced(layout: Layout, works: Iterable[Work], changes: Replaced) -> Iterator[Work]:
+    """The same operators, with the FLOPs that techniques leave of them, spread as they were; bytes stay."""
+    if not changes:
+        yield from works
+        return
+    works = [*works]
+    flop = sum(work.flop for work in works)
+    left = replaced(flop / layout.batch, changes) * layout.batch
+    for work in works:
+        yield replace(work, flop=work.flop * left / flop) if flop and left != flop else work
+
+
+def _encoder(layout: Layout, shape: Patches, schedule: tuple[float, ...], density: tuple[float, ...]) -> Iterator[Work]:
     """All layers on the sequences of one shape; layers alike are taken together."""
     encoder, b = layout.model.encoder, layout.activation_byte
     count = layout.batch * shape.sequences
@@ -30,14 +47,14 @@ def _encoder(layout: Layout, shape: Patches, schedule: tuple[float, ...]) -> Ite
     other = shape.token - shape.patch
     windows = encoder.full_attention_layers is not None and shape.window_pair is not None
     alike = Counter(
-        (schedule[i], schedule[i + 1], windows and i not in (encoder.full_attention_layers or ()))
+        (schedule[i], schedule[i + 1], density[i], windows and i not in (encoder.full_attention_layers or ()))
         for i in range(len(schedule) - 1)
     )
-    for (enters, leaves, windowed), layers in alike.items():
+    for (enters, leaves, computed, windowed), layers in alike.items():
         rows, left = count * (enters + other), count * (leaves + other)
         kept = enters / shape.patch if shape.patch else 0.0
         # Fewer tokens in the same windows: kept evenly, each window has that share squared of its pairs.
-        pairs = (shape.window_pair or 0) * kept**2 if windowed else (enters + other) ** 2
+        pairs = computed * ((shape.window_pair or 0) * kept**2 if windowed else (enters + other) ** 2)
         shards = layout.encoder_shards
         yield layout.linear("encoder.qkv", rows, encoder.hidden, 3 * width, layers, shards=shards)
         scores = count * pairs * encoder.heads
@@ -103,10 +120,21 @@ def extras(layout: Layout, encoded: Encoded, added: Iterable[Extra]) -> Iterator
     tokens = encoded.visual.encoder_token / sequences if sequences else 0.0
     for extra in added:
         if extra.stage == "encoding":
-            scores = extra.rows * tokens * encoder.heads
+            if extra.layers is None:
+                rows = extra.rows * tokens
+            else:
+                rows = extra.rows * sum(_mean_tokens(encoded, i) for i in extra.among(len(encoded.encoder_density)))
+            scores = rows * (encoder.heads if extra.heads is None else extra.heads)
             formed = 2 * scores * encoder.head_dim
             yield Work(
                 f"technique: {extra.technique}", "technique",
                 flop=layout.batch * (formed if extra.flop is None else extra.flop),
-                activation_byte=layout.batch * (extra.byte + 2 * b * scores), kernels=1,
+                activation_byte=layout.batch * (extra.byte + 2 * b * scores), kernels=extra.kernels(layout.batch),
             )  # fmt: skip
+
+
+def _mean_tokens(encoded: Encoded, layer: int) -> float:
+    """Tokens of a sequence that enter an encoder layer, on average, class tokens included."""
+    shapes = [*zip(encoded.visual.patches, encoded.encoder_patch, strict=True)]
+    tokens = sum(each.sequences * (schedule[layer] + each.token - each.patch) for each, schedule in shapes)
+    return tokens / max(1, sum(each.sequences for each, _ in shapes))

@@ -118,7 +118,7 @@ def estimate(
     in_order = tuple(sorted(stack, key=lambda each: each.order))
     state = Walk(dimensions(lay, workload), in_order).state()
     work = Stages(lay, workload)
-    added = {name: work.added(name, state.encoded, state.extras) for name in STAGES}
+    added = {name: work.added(name, state.encoded, state.prefilled, state.extras) for name in STAGES}
 
     encode = operators(walls, work.encoding(state.encoded, added["encoding"]))
     first = operators(walls, work.prefilling(state.prefilled, added["prefilling"]))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from lvlm_atlas.roofline.layout import Layout
-from lvlm_atlas.roofline.state import Cached, Prefilled
+from lvlm_atlas.roofline.state import Cached, Limits, Prefilled
 
 
 class Place(NamedTuple):
@@ -31,6 +31,12 @@ class PromptLayer(NamedTuple):
     density: float
     """Share of the score matrix computed."""
     place: Place
+    queries: float
+    """Vision tokens that are queries of its attention."""
+    mlp: float
+    """Vision tokens that pass through its MLP."""
+    state: float
+    """Numbers in the constant state of a key-value head; 0: it has a cache."""
 
 
 class CacheLayer(NamedTuple):
@@ -41,6 +47,14 @@ class CacheLayer(NamedTuple):
     text: float
     """Text entries of its cache, a head."""
     place: Place
+    limits: Limits
+    """The most entries while decoding."""
+    state: float
+    """Numbers in the constant state of a key-value head; 0: it has a cache."""
+    read: float
+    """Share of the entries that a decoding step reads."""
+    stored: tuple[int, int]
+    """How its vision and its text entries are quantised, as of `Cached`."""
 
 
 PromptLayers = dict[PromptLayer, int]
@@ -60,9 +74,24 @@ def places(layout: Layout) -> tuple[Place, ...]:
 
 def prompt_layers(prefilled: Prefilled, at: Sequence[Place]) -> PromptLayers:
     """The kinds of layers that the pass over the prompt meets."""
-    return dict(Counter(map(PromptLayer, prefilled.vision, prefilled.text, prefilled.density, at)))
+    return dict(Counter(each_prompt_layer(prefilled, at)))
+
+
+def each_prompt_layer(prefilled: Prefilled, at: Sequence[Place]) -> Iterator[PromptLayer]:
+    """The same in the order of the layers, kind by kind as they come."""
+    return map(
+        PromptLayer, prefilled.vision, prefilled.text, prefilled.density, at, prefilled.queries, prefilled.mlp,
+        prefilled.state,
+    )  # fmt: skip
 
 
 def cache_layers(cached: Cached, at: Sequence[Place]) -> CacheLayers:
     """The kinds of layers that later passes meet."""
-    return dict(Counter(map(CacheLayer, cached.vision, cached.text, at)))
+    return dict(Counter(each_cache_layer(cached, at)))
+
+
+def each_cache_layer(cached: Cached, at: Sequence[Place]) -> Iterator[CacheLayer]:
+    """The same in the order of the layers, kind by kind as they come."""
+    return map(
+        CacheLayer, cached.vision, cached.text, at, cached.limits, cached.state, cached.read, cached.stored
+    )  # fmt: skip

@@ -11,7 +11,7 @@ from lvlm_atlas.roofline.kind import PromptLayers, cache_layers, prompt_layers
 from lvlm_atlas.roofline.layout import Layout
 from lvlm_atlas.roofline.llm import prompt_length
 from lvlm_atlas.roofline.stages import Stages
-from lvlm_atlas.roofline.state import Answered, Cached, Encoded, Prefilled, State
+from lvlm_atlas.roofline.state import Answered, Cached, Encoded, Limits, Prefilled, Shares, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,8 @@ class Memory:
     kv_vision_byte: float
     """The part of `kv_byte` that holds vision tokens."""
     kv_peak_byte: float
-    """Cache at the end of the last answer, as far as it stays on the devices."""
+    """Cache at its largest, once the first prompt is in or at the end of the last answer, as far as it stays on the
+    devices."""
     activation_byte: float
     """Largest activations that live at a time."""
     extra_byte: float
@@ -44,10 +45,18 @@ def memory(stages: Stages, state: State, deployment: Deployment) -> Memory:
     layout, cached = stages.layout, state.cached
     kv, vision = cache_byte(stages, cached, 0)
     peak = resident_byte(stages, cached, state.answered)
-    weight = layout.model.parameters * layout.weight_byte
+    shares = cached.shares
+    weight = parameters(layout, shares) * layout.weight_byte
     activation = activation_byte(stages, state.encoded, state.prefilled)
     extra = layout.batch * sum(each.memory_byte for each in state.extras)
-    return Memory(weight, kv, vision, peak, activation, extra, on_a_device(layout, deployment, peak, activation, extra))
+    device = on_a_device(layout, deployment, peak, activation, extra, shares)
+    return Memory(weight, kv, vision, peak, activation, extra, device)
+
+
+def parameters(layout: Layout, shares: Shares) -> float:
+    """Parameters of all parts, as many of the LLM's as are left."""
+    model = layout.model
+    return model.encoder.parameters + model.adapter.parameters + model.llm.parameters * shares.weights
 
 
 def cache_byte(stages: Stages, cached: Cached, grown: float) -> tuple[float, float]:
@@ -57,12 +66,15 @@ def cache_byte(stages: Stages, cached: Cached, grown: float) -> tuple[float, flo
         holds = held(stages.layout, cached, layer, grown)
         byte += stages.layout.batch * count * holds.byte
         vision += stages.layout.batch * count * holds.vision_byte
-    return byte, vision
+    share = cached.shares.kv_layers
+    return byte * share, vision * share
 
 
 def resident_byte(stages: Stages, cached: Cached, answered: Answered) -> float:
-    """Bytes of the cache at the end of the last answer, as far as it stays on the devices."""
+    """Bytes of the cache at its largest, as far as it stays on the devices."""
     byte, _ = cache_byte(stages, cached, stages.grown(answered, stages.turns))
+    if any(limits != Limits() for limits in cached.limits):  # it may have been larger before it was bounded
+        byte = max(byte, cache_byte(stages, cached, 0)[0])
     return byte * cached.resident
 
 
@@ -73,11 +85,11 @@ def activation_byte(stages: Stages, encoded: Encoded, prefilled: Prefilled) -> f
 
 
 def on_a_device(
-    layout: Layout, deployment: Deployment, peak: float, activation: float, extra: float
+    layout: Layout, deployment: Deployment, peak: float, activation: float, extra: float, shares: Shares
 ) -> dict[str, float]:
     """What one device must hold; the terms are those of `Memory`."""
     model = layout.model
-    weight = model.parameters * layout.weight_byte
+    weight = parameters(layout, shares) * layout.weight_byte
     cache_shards = 1 if model.llm.latent else min(layout.shards, model.llm.kv_heads)
     vision_weight = (model.encoder.parameters + model.adapter.parameters) * layout.weight_byte
     vision = vision_weight / layout.encoder_shards / deployment.pipeline_parallel

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from lvlm_atlas.roofline.dimensions import Dimensions
-from lvlm_atlas.roofline.state import Answered, Cached, Draft, Encoded, Extra, Prefilled, State
-from lvlm_atlas.roofline.transform import Applied, CacheBits, Change, Names, value
+from lvlm_atlas.roofline.overhead import extras
+from lvlm_atlas.roofline.schedule import by_layer, tokens_by_layer
+from lvlm_atlas.roofline.state import (
+    Answered,
+    Cached,
+    Draft,
+    Encoded,
+    Limits,
+    Prefilled,
+    Replaced,
+    Shares,
+    State,
+    replaced,
+)
+from lvlm_atlas.roofline.transform import Applied, CacheBits, Change, How, Names, changed, value
 from lvlm_atlas.roofline.visual import Visual
 
 Symbols = dict[str, float]
-LLM_QUANTITIES = ("llm.vision-tokens", "attention.density", "kv.tokens", "kv.resident")
-"""Quantities that change while the LLM reads the prompt: after the encoder, before anything is generated."""
 
 
 class Walk:
@@ -27,6 +40,12 @@ class Walk:
 
     def __init__(self, dimensions: Dimensions, stack: Sequence[Applied]) -> None:
         self.dimensions, self.stack = dimensions, stack
+        self._by_quantity: dict[str, list[tuple[Applied, Change]]] = {}
+        for technique in stack:
+            for change in technique.changes:
+                self._by_quantity.setdefault(change.quantity, []).append((technique, change))
+        for changes in self._by_quantity.values():
+            changes.sort(key=lambda pair: pair[1].order)
 
     def settle(self, quantity: str, values: Sequence[float]) -> Sequence[float]:  # noqa: ARG002  for subclasses
         """What the rest of the pipeline takes a quantity to be: here, what the effects made of it.
@@ -53,7 +72,7 @@ class Walk:
         prefilled = self.prefilled(encoded)
         cached = self.cached(encoded, prefilled)
         answered = self.answered(encoded)
-        added = (extra for technique in self.stack for extra in extras(technique, encoded, cached.entries, answered))
+        added = (extra for each in self.stack for extra in extras(each, encoded, cached.entries, answered))
         return State(encoded=encoded, prefilled=prefilled, cached=cached, answered=answered, extras=tuple(added))
 
     def encoded(self) -> Encoded:
@@ -61,46 +80,66 @@ class Walk:
         symbols: Symbols = self.dimensions.symbols
         first: dict[str, Names] = {}
         visual = self._visual(symbols, first)
+        encoder_flop = self._replaced("encoder.flop", symbols, first)
         encoder_patch = tuple(self._encoder(shape.patch, symbols, first) for shape in visual.patches)
+        density = self._encoder_density(visual, encoder_patch, symbols, first)
         entering = sum(shape.sequences * shape.patch for shape in visual.patches)
         leaving = sum(shape.sequences * patch[-1] for shape, patch in zip(visual.patches, encoder_patch, strict=True))
         symbols["N_p"] = leaving / max(1, sum(shape.sequences for shape in visual.patches))
         left = leaving / entering if entering else 1.0
+        adapter_flop = self._replaced("adapter.flop", symbols, first)
         vision, adapter_share = self._vision_tokens(visual, left, symbols, first)
+        (text,) = self.settle("text-tokens", (self._scalar("text-tokens", symbols["N_t"], "N_t", symbols, first),))
+        symbols["N_t"], symbols["N"] = text, vision + text
         return Encoded(
-            visual=visual, encoder_patch=encoder_patch, adapter_share=adapter_share, vision=vision,
-            marker=float(visual.llm_token) if visual.cross_token else 0.0, text=self.dimensions.text_tokens,
+            visual=visual, encoder_patch=encoder_patch, encoder_density=density, encoder_flop=encoder_flop,
+            adapter_share=adapter_share, adapter_flop=adapter_flop, vision=vision,
+            marker=float(visual.llm_token) if visual.cross_token else 0.0, text=round(text),
             symbols=symbols, first=first,
         )  # fmt: skip
 
     def prefilled(self, encoded: Encoded) -> Prefilled:
         """The pass over the prompt."""
-        layers, symbols, text_tokens = self.dimensions.layers, encoded.symbols, self.dimensions.text_tokens
+        layers, symbols, text_tokens = self.dimensions.layers, encoded.symbols, encoded.text
         vision: Sequence[float] = (encoded.vision,) * layers
         for technique, change in self._changes("llm.vision-tokens"):
-            vision = _by_layer(
+            vision = by_layer(
                 technique, change, vision, symbols, lambda _, old: {"N_v": old, "N": old + text_tokens}, flows=True
             )
         vision = self.settle("llm.vision-tokens", vision)
         text = self.settle("llm.text-tokens", (encoded.text + encoded.marker,) * layers)
-        density: Sequence[float] = (1.0,) * layers
-        for technique, change in self._changes("attention.density"):
-            density = _by_layer(technique, change, density, symbols, _tokens(vision, text), whole=False)
-        density = self.settle("attention.density", density)
-        return Prefilled(vision=tuple(vision), text=tuple(text), density=tuple(density))
+        names = tokens_by_layer(vision, text)
+        return Prefilled(
+            vision=tuple(vision), text=tuple(text),
+            queries=self._some_of("llm.vision-queries", vision, symbols, names),
+            mlp=self._some_of("llm.vision-mlp", vision, symbols, names),
+            density=self._schedule("attention.density", (1.0,) * layers, symbols, names),
+            state=self._schedule("kv.state", (0.0,) * layers, symbols, names),
+            shares=self._shares(symbols),
+        )  # fmt: skip
 
     def cached(self, encoded: Encoded, prefilled: Prefilled) -> Cached:
-        """The KV cache once the prompt is in. In cross-attention layers it holds vision, elsewhere then text alone."""
+        """The KV cache once the prompt is in. In cross-attention layers it holds vision, elsewhere then text alone.
+
+        A layer with a constant state holds no entries.
+        """
+        symbols = encoded.symbols
         cross = self.dimensions.cross_layers
         vision: Sequence[float] = prefilled.vision
         text: Sequence[float] = prefilled.text
         if cross:
             vision = [tokens if layer in cross else 0.0 for layer, tokens in enumerate(vision)]
             text = [0.0 if layer in cross else tokens for layer, tokens in enumerate(text)]
+        limits: dict[str, list[float]] = {}
         for technique, change in self._changes("kv.tokens"):
             entries = [v + t for v, t in zip(vision, text, strict=True)]
             counted = {"all": entries, "vision": vision, "text": text}[change.of]
-            left = _by_layer(technique, change, counted, encoded.symbols, _tokens(vision, text))
+            names = tokens_by_layer(vision, text)
+            left = by_layer(technique, change, counted, symbols, names)
+            if change.limit is not None:
+                most = replace(change, how="cap", amount=change.limit)
+                old = limits.get(change.of, [math.inf] * len(left))
+                limits[change.of] = by_layer(technique, most, old, symbols, names)
             if change.of == "vision":
                 vision = left
             elif change.of == "text":
@@ -111,18 +150,29 @@ class Walk:
                     for new, old, v, t in zip(left, entries, vision, text, strict=True)
                 ]
                 vision, text = zip(*both, strict=True)
+        names = tokens_by_layer(vision, text)
+        state = self._schedule("kv.state", (0.0,) * self.dimensions.layers, symbols, names)
+        if any(state):
+            vision = [0.0 if elements else count for count, elements in zip(vision, state, strict=True)]
+            text = [0.0 if elements else count for count, elements in zip(text, state, strict=True)]
         vision = self.settle("kv.tokens: vision", vision)
         text = self.settle("kv.tokens: text", text)
-        resident, fetch = self._residency(encoded.symbols)
+        names = tokens_by_layer(vision, text)
+        read = self._schedule("kv.read", (1.0,) * self.dimensions.layers, symbols, names)
+        bits, stored = self._bits(symbols)
+        resident, fetch = self._residency(symbols)
         return Cached(
-            vision=tuple(vision), text=tuple(text), bits=self._bits(encoded.symbols), resident=resident, fetch=fetch
-        )
+            vision=tuple(vision), text=tuple(text), limits=self._limits(limits), state=state, read=read, bits=bits,
+            stored=stored, shares=self._shares(symbols), resident=resident, fetch=fetch,
+        )  # fmt: skip
 
     def answered(self, encoded: Encoded) -> Answered:
         """How many tokens are generated, and how."""
         symbols, first = dict(encoded.symbols), dict[str, Names]()
         output = self._scalar("output-tokens", self.dimensions.output_tokens, "N_o", symbols, first)
         (output,) = self.settle("output-tokens", (max(1, round(output)),))
+        layers = self.dimensions.layers
+        (depth,) = self.settle("llm.depth", (self._number("llm.depth", layers, encoded.symbols, whole=False),))
         draft = Draft()
         for technique in self.stack:
             for proposed in technique.speculation:
@@ -133,19 +183,34 @@ class Walk:
                     cost=value(proposed.draft_cost, names),
                     vision_tokens=value(proposed.draft_vision_tokens, names),
                 )  # fmt: skip
-        return Answered(output=int(output), draft=draft, symbols=symbols, first=first)
+        return Answered(
+            output=int(output), draft=draft, depth=depth / layers, shares=self._shares(encoded.symbols),
+            symbols=symbols, first=first,
+        )  # fmt: skip
 
     def _visual(self, symbols: Symbols, first: dict[str, Names]) -> Visual:
         whole = self.dimensions.visual(1.0, 1.0)
         self._note(whole, symbols)
         frames = self._scalar("frames", whole.frames, "F", symbols, first)
         (frames,) = self.settle("frames", (max(1, frames) if whole.frames else frames,))
-        (pixels,) = self.settle("pixels", (self._scalar("pixels", 1.0, None, symbols, first, whole=False),))
+        (pixels,) = self.settle("pixels", (self._pixel_share(symbols, first),))
         if frames == whole.frames and pixels == 1:
             return whole
         left = self.dimensions.visual(frames / whole.frames if whole.frames else 1.0, pixels)
         self._note(left, symbols)
         return left
+
+    def _pixel_share(self, symbols: Symbols, first: dict[str, Names]) -> float:
+        """Pixels of a frame that enter the encoder, as a share of those of a frame of the request."""
+        share, pixels = 1.0, self.dimensions.pixels
+        for technique, change in self._changes("pixels"):
+            first.setdefault(technique.id, dict(symbols))
+            amount = value(change.amount, {**symbols, **technique.parameters})
+            if change.how == "scale":
+                share *= amount
+            else:
+                share = changed(share * pixels, change.how, amount) / pixels
+        return share
 
     def _note(self, visual: Visual, symbols: Symbols) -> None:
         """What the symbols stand for at a visual input."""
@@ -155,7 +220,8 @@ class Walk:
         self._note_vision(visual.cross_token or visual.llm_token, symbols)
 
     def _note_vision(self, vision: float, symbols: Symbols) -> None:
-        symbols["N_v"], symbols["N"] = vision, vision + self.dimensions.text_tokens
+        symbols["N_v"] = symbols["N_in"] = vision
+        symbols["N"] = vision + symbols["N_t"]
 
     def _encoder(self, patch: int, symbols: Symbols, first: dict[str, Names]) -> tuple[float, ...]:
         """Patches of a sequence that enter each encoder layer, and last those that leave."""
@@ -163,8 +229,32 @@ class Walk:
         left: Sequence[float] = (float(patch),) * self.dimensions.encoder_layers
         for technique, change in self._changes("encoder.tokens"):
             first.setdefault(technique.id, dict(symbols))
-            left = _by_layer(technique, change, left, symbols, lambda _, old: {"N_p": old}, flows=True)
+            left = by_layer(technique, change, left, symbols, lambda _, old: {"N_p": old}, flows=True)
         return tuple(self.settle("encoder.tokens", (float(patch), *left)))
+
+    def _encoder_density(
+        self, visual: Visual, schedules: Sequence[Sequence[float]], symbols: Symbols, first: dict[str, Names]
+    ) -> tuple[float, ...]:
+        """Share of the scores that each encoder layer computes; `N_p` are the patches that enter it, on average."""
+        for technique, _ in self._changes("encoder.density"):
+            first.setdefault(technique.id, dict(symbols))
+        sequences = max(1, sum(shape.sequences for shape in visual.patches))
+
+        def patches(layer: int, _: float) -> Names:
+            shapes = zip(visual.patches, schedules, strict=True)
+            return {"N_p": sum(shape.sequences * schedule[layer] for shape, schedule in shapes) / sequences}
+
+        return self._schedule("encoder.density", (1.0,) * self.dimensions.encoder_layers, symbols, patches)
+
+    def _replaced(self, quantity: str, symbols: Symbols, first: dict[str, Names]) -> Replaced:
+        """The changes of the FLOPs of a part of the model, which are not known here."""
+        steps: list[tuple[How, float]] = []
+        for technique, change in self._changes(quantity):
+            first.setdefault(technique.id, dict(symbols))
+            steps.append((change.how, value(change.amount, {**symbols, **technique.parameters})))
+        if steps:
+            self.settle(quantity, (replaced(math.inf, steps),))
+        return tuple(steps)
 
     def _vision_tokens(
         self, visual: Visual, left: float, symbols: Symbols, first: dict[str, Names]
@@ -193,13 +283,63 @@ class Walk:
         (resident,) = self.settle("kv.resident", (resident,))
         return resident, fetch
 
-    def _bits(self, symbols: Names) -> tuple[CacheBits, Names] | None:
-        """How the cache is quantised; the last technique of the stack that does so decides."""
-        for technique in reversed(self.stack):
-            for bits in reversed(technique.cache_bits):
-                names = {**symbols, **technique.parameters}
-                return bits.settled(names), names
-        return None
+    def _bits(self, symbols: Names) -> tuple[tuple[tuple[CacheBits, Names], ...], tuple[tuple[int, int], ...]]:
+        """How the cache is quantised, and which of these ways each layer's vision and text entries have.
+
+        The last technique of the stack that quantises decides; its later effects refine its earlier ones.
+        """
+        stored = [[-1] * self.dimensions.layers, [-1] * self.dimensions.layers]
+        technique = next((each for each in reversed(self.stack) if each.cache_bits), None)
+        if technique is None:
+            return (), tuple(zip(*stored, strict=True))
+        names = {**symbols, **technique.parameters}
+        ways = tuple(bits.settled(names) for bits in technique.cache_bits)
+        for index, bits in enumerate(ways):
+            start, end = (
+                value(bits.from_layer, names),
+                value(math.inf if bits.to_layer is None else bits.to_layer, names),
+            )
+            for modality, of_layer in zip(("vision", "text"), stored, strict=True):
+                if bits.of in ("all", modality):
+                    of_layer[:] = [index if start <= layer < end else old for layer, old in enumerate(of_layer)]
+        return tuple((bits, names) for bits in ways), tuple(zip(*stored, strict=True))
+
+    def _limits(self, limits: Mapping[str, Sequence[float]]) -> tuple[Limits, ...]:
+        """The most entries of each layer while decoding, from those of all, vision and text entries."""
+        if not limits:
+            return (Limits(),) * self.dimensions.layers
+        none = (math.inf,) * self.dimensions.layers
+        return tuple(map(Limits, *(limits.get(of, none) for of in Limits._fields)))
+
+    def _shares(self, symbols: Names) -> Shares:
+        """What is left of the LLM itself."""
+        (weights,) = self.settle("llm.weights", (self._number("llm.weights", 1.0, symbols, whole=False),))
+        layers = self.dimensions.layers
+        (kv_layers,) = self.settle("kv.layers", (self._number("kv.layers", layers, symbols),))
+        return Shares(weights, kv_layers / layers)
+
+    def _some_of(
+        self, quantity: str, alive: Sequence[float], symbols: Names, local: Callable[[int, float], Names]
+    ) -> tuple[float, ...]:
+        """The vision tokens alive in each layer that do something in it: all, but for the changes of the quantity."""
+        left = alive
+        for technique, change in self._changes(quantity):
+            left = by_layer(technique, change, left, symbols, local)
+        return tuple(self.settle(quantity, [min(n, most) for n, most in zip(left, alive, strict=True)]))
+
+    def _schedule(
+        self, quantity: str, layers: Sequence[float], symbols: Names, local: Callable[[int, float], Names]
+    ) -> tuple[float, ...]:
+        """A number that is no count in each layer, after all changes of a quantity."""
+        for technique, change in self._changes(quantity):
+            layers = by_layer(technique, change, layers, symbols, local, whole=False)
+        return tuple(self.settle(quantity, layers))
+
+    def _number(self, quantity: str, number: float, symbols: Names, *, whole: bool = True) -> float:
+        """A number after all changes of a quantity that no symbol stands for."""
+        for technique, change in self._changes(quantity):
+            number = change.apply(number, {**symbols, **technique.parameters}, whole=whole)
+        return number
 
     def _scalar(
         self, quantity: str, number: float, symbol: str | None, symbols: Symbols, first: dict[str, Names], *,
@@ -215,75 +355,4 @@ class Walk:
 
     def _changes(self, quantity: str) -> list[tuple[Applied, Change]]:
         """The changes of a quantity in pipeline order."""
-        changes = [(each, change) for each in self.stack for change in each.changes if change.quantity == quantity]
-        return sorted(changes, key=lambda pair: pair[1].order)
-
-
-def extras(technique: Applied, encoded: Encoded, entries: float, answered: Answered) -> Iterator[Extra]:
-    """What a technique adds, at so many entries of a layer's cache. Symbols stand for what it meets where it acts."""
-    symbols = _where_it_acts(technique, encoded, answered)
-    for overhead in technique.overheads:
-        names = {**symbols, **technique.parameters}
-        if overhead.stage == "decoding":
-            names["N"] = entries
-        yield Extra(
-            technique.label,
-            overhead.stage,
-            None if overhead.flop is None else value(overhead.flop, names),
-            value(overhead.byte, names),
-            value(overhead.attention_rows, names),
-            value(overhead.memory_byte, names),
-        )
-
-
-def _where_it_acts(technique: Applied, encoded: Encoded, answered: Answered) -> Names:
-    """What the symbols stand for where a technique first acts."""
-    if technique.id in encoded.first:
-        return encoded.first[technique.id]
-    if any(change.quantity in LLM_QUANTITIES for change in technique.changes):
-        return encoded.symbols
-    return answered.first.get(technique.id, answered.symbols)
-
-
-def _tokens(vision: Sequence[float], text: Sequence[float]) -> Callable[[int, float], Names]:
-    """What `N` and `N_v` stand for in a layer."""
-    return lambda layer, _: {"N": vision[layer] + text[layer], "N_v": vision[layer]}
-
-
-def _by_layer(
-    technique: Applied,
-    change: Change,
-    layers: Sequence[float],
-    symbols: Names,
-    local: Callable[[int, float], Names],
-    *,
-    whole: bool = True,
-    flows: bool = False,
-) -> list[float]:
-    """A number in each layer after a change.
-
-    Args:
-        technique: the technique.
-        change: what it changes.
-        layers: the number in each layer, as the changes before left it.
-        symbols: what the symbols stand for in all layers.
-        local: those that stand for something else in a layer, from its index and the number there.
-        whole: whether the number is a count.
-        flows: whether what one layer removes is gone in all that follow.
-    """
-    names: Mapping[str, float] = {**symbols, **technique.parameters}
-    start = value(change.from_layer, names)
-    end = len(layers) if change.to_layer is None else value(change.to_layer, names)
-    gone, after = 0.0, []
-    for layer, before in enumerate(layers):
-        old = before - gone
-        if start <= layer < end:
-            here: Names = {}
-            if callable(change.amount):  # a number needs no names, and most are numbers
-                here = {**names, **local(layer, old), **technique.parameters, "l": layer}
-            new = change.apply(old, here, whole=whole)
-            if flows and change.how == "remove":
-                gone += old - new
-            old = new
-        after.append(old)
-    return after
+        return self._by_quantity.get(quantity, [])

@@ -7,6 +7,7 @@ is made of.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from lvlm_atlas.roofline.cache import Held, mean_held
 from lvlm_atlas.roofline.kind import CacheLayer, Place, cache_layers, places, prompt_layers
 from lvlm_atlas.roofline.layout import Layout
 from lvlm_atlas.roofline.operator import Work
-from lvlm_atlas.roofline.state import Answered, Cached, Encoded, Extra, Prefilled
+from lvlm_atlas.roofline.state import Answered, Cached, Encoded, Extra, Prefilled, Shares
 from lvlm_atlas.roofline.workload import Workload
 
 
@@ -24,8 +25,8 @@ class Part(NamedTuple):
 
     works: Callable[[float], Iterable[Work]]
     """The operators of so many such layers; their work grows with the number on a line."""
-    layers: int = 1
-    """How many there are."""
+    layers: float = 1
+    """How many there are, on average over passes."""
     key: Hashable = None
     """What it depends on; parts of one `Stages` with the same key are equal. None: it is like no other."""
 
@@ -56,14 +57,17 @@ class Stages:
 
     def prefilling(self, prefilled: Prefilled, added: Sequence[Work] = ()) -> list[Part]:
         """The pass that reads the prompt and yields the first token."""
-        layers = prompt_layers(prefilled, self.places)
-        return [
-            *(
-                Part(partial(llm.prompt_layer, self.layout, layer), count, ("prompt", layer))
-                for layer, count in layers.items()
-            ),
-            self._output(1), _once(added), Part(lambda _: llm.prompt_links(self.layout, layers)),
-        ]  # fmt: skip
+        layers, shares = prompt_layers(prefilled, self.places), prefilled.shares
+        parts = [
+            Part(
+                partial(llm.prompt_layer, self.layout, shares.kv_layers, layer),
+                count,
+                ("prompt", layer, shares.kv_layers),
+            )
+            for layer, count in layers.items()
+        ]
+        links = Part(lambda _: llm.prompt_links(self.layout, layers))
+        return [*(_thinned(part, shares.weights) for part in (*parts, self._output(1))), _once(added), links]
 
     def questions(self, cached: Cached, answered: Answered) -> Iterator[Part]:
         """The passes that read the further questions.
@@ -75,8 +79,8 @@ class Stages:
             past = self.grown(answered, turn)
             for layer, count in layers.items():
                 attention = partial(llm.question_attention, self.layout, cached, layer, new, past)
-                yield from self._layers(layer.place, count, new, attention)
-            yield from (self._output(1), self._links(new))
+                yield from self._layers(layer.place, count, new, answered.shares, attention)
+            yield from (_thinned(self._output(1), answered.shares.weights), self._links(new))
 
     def decoding(self, cached: Cached, answered: Answered, added: Sequence[Work] = ()) -> list[Step]:
         """The steps of all answers, at the mean length of the cache: work is linear in it.
@@ -87,15 +91,15 @@ class Stages:
         if not plain and not rounds:
             return []
         layers = self._mean_layers(cached, answered)
-        steps = [Step(self._step(cached, layers, 1, added), plain)]
+        steps = [Step(self._step(cached, answered, layers, 1, added), plain)]
         if rounds:
-            steps.append(Step(self._step(cached, layers, 1 + answered.draft.nodes, added), rounds))
+            steps.append(Step(self._step(cached, answered, layers, 1 + answered.draft.nodes, added), rounds))
         return steps
 
     def attention(self, cached: Cached, answered: Answered) -> list[Part]:
         """The attention of a plain step, at the mean length of the cache."""
         return [
-            Part(partial(llm.step_attention, self.layout, cached, layer.place, 1, held), count)
+            Part(partial(llm.step_attention, self.layout, cached, layer, 1, held), count * answered.depth)
             for layer, count, held in self._mean_layers(cached, answered)
         ]
 
@@ -103,16 +107,16 @@ class Stages:
         """The same without attention, and without what techniques add: what no state of the cache avoids."""
         plain, rounds = passes(answered, self.turns)
         return [
-            Step([*self._but_attention(rows)], times)
+            Step([*self._but_attention(answered, rows)], times)
             for rows, times in ((1, plain), (1 + answered.draft.nodes, rounds))
             if times
         ]
 
-    def added(self, stage: str, encoded: Encoded, extras: Iterable[Extra]) -> list[Work]:
+    def added(self, stage: str, encoded: Encoded, prefilled: Prefilled, extras: Iterable[Extra]) -> list[Work]:
         """What techniques add to a stage; in decoding, to each step."""
         if stage == "encoding":
             return [*encoding.extras(self.layout, encoded, extras)]
-        return [*llm.extras(self.layout, encoded, stage, extras)]
+        return [*llm.extras(self.layout, encoded, prefilled, stage, extras)]
 
     def grown(self, answered: Answered, turns: int) -> int:
         """Tokens that have followed the first prompt into the cache after so many answers, whose last token has not."""
@@ -127,33 +131,40 @@ class Stages:
         ]  # fmt: skip
 
     def _step(
-        self, cached: Cached, layers: Sequence[tuple[CacheLayer, int, Held]], rows: float, added: Sequence[Work]
-    ) -> list[Part]:
+        self, cached: Cached, answered: Answered, layers: Sequence[tuple[CacheLayer, int, Held]], rows: float,
+        added: Sequence[Work],
+    ) -> list[Part]:  # fmt: skip
         parts: list[Part] = []
         for layer, count, held in layers:
-            attention = partial(llm.step_attention, self.layout, cached, layer.place, rows, held)
-            parts += self._layers(layer.place, count, rows, attention)
-        return [*parts, self._output(rows), _once(added), self._links(rows)]
+            attention = partial(llm.step_attention, self.layout, cached, layer, rows, held)
+            parts += self._layers(layer.place, count * answered.depth, rows, answered.shares, attention)
+        output = _thinned(self._output(rows), answered.shares.weights)
+        return [*parts, output, _once(added), self._links(rows, answered.depth)]
 
-    def _but_attention(self, rows: float) -> Iterator[Part]:
+    def _but_attention(self, answered: Answered, rows: float) -> Iterator[Part]:
         for place in dict.fromkeys(self.places):
-            yield from self._layers(place, self.places.count(place), rows)
-        yield from (self._output(rows), self._links(rows))
+            yield from self._layers(place, self.places.count(place) * answered.depth, rows, answered.shares)
+        yield _thinned(self._output(rows), answered.shares.weights)
+        yield self._links(rows, answered.depth)
 
     def _layers(
-        self, place: Place, count: int, rows: float, attention: Callable[[float], Iterable[Work]] | None = None
-    ) -> Iterator[Part]:
+        self, place: Place, count: float, rows: float, shares: Shares,
+        attention: Callable[[float], Iterable[Work]] | None = None,
+    ) -> Iterator[Part]:  # fmt: skip
         """Layers that are alike, on `rows` new tokens of each request."""
-        yield Part(partial(llm.projections, self.layout, place, rows), count, ("projections", place, rows))
+        projections = partial(llm.projections, self.layout, place, rows, kv_layers=shares.kv_layers)
+        yield _thinned(Part(projections, count, ("projections", place, rows, shares.kv_layers)), shares.weights)
         if attention:
             yield Part(attention, count)
-        yield Part(partial(llm.mlp, self.layout, place, rows), count, ("mlp", place, rows))
+        mlp = partial(llm.mlp, self.layout, place, rows)
+        yield _thinned(Part(mlp, count, ("mlp", place, rows)), shares.weights)
 
     def _output(self, last: float) -> Part:
         return Part(lambda _: llm.output(self.layout, last), 1, ("output", last))
 
-    def _links(self, rows: float) -> Part:
-        return Part(lambda _: llm.links(self.layout, rows * len(self.places), rows), 1, ("links", rows))
+    def _links(self, rows: float, depth: float = 1.0) -> Part:
+        through = rows * len(self.places) * depth
+        return Part(lambda _: llm.links(self.layout, through, rows), 1, ("links", rows, depth))
 
 
 def passes(answered: Answered, turns: int) -> tuple[float, float]:
@@ -163,6 +174,19 @@ def passes(answered: Answered, turns: int) -> tuple[float, float]:
         return steps, 0.0
     rounds = steps / (1 + draft.accepted)
     return rounds * draft.passes * draft.cost, rounds
+
+
+def _thinned(part: Part, weights: float) -> Part:
+    """The same with a share of the weights left: of what they cost and move, whatever rows move."""
+    if weights == 1:
+        return part
+
+    def works(layers: float) -> Iterator[Work]:
+        for work in part.works(layers):
+            linear = work.kind == "linear"
+            yield replace(work, flop=work.flop * weights, weight_byte=work.weight_byte * weights) if linear else work
+
+    return Part(works, part.layers, part.key and (part.key, weights))
 
 
 def _once(works: Sequence[Work]) -> Part:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-Names = Mapping[str, float]
+Names = Mapping[str, Any]
+"""What symbols and parameters stand for: numbers, and tuples of numbers for list parameters."""
 Amount = float | Callable[[Names], float]
 """A number, or a function of what the names stand for."""
 How = Literal["set", "scale", "cap", "remove"]
@@ -25,13 +26,21 @@ def value(amount: Amount, names: Names) -> float:
     return amount(names) if callable(amount) else amount
 
 
+def changed(old: float, how: How, amount: float) -> float:
+    """A number after a change, not rounded. Never negative where something is taken off."""
+    if how == "set":
+        return amount
+    if how == "scale":
+        return old * amount
+    return min(old, amount) if how == "cap" else max(0.0, old - amount)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
     """One count changes, in some layers if the quantity has layers."""
 
     quantity: str
-    """What changes: `frames`, `pixels`, `encoder.tokens`, `vision-tokens`, `llm.vision-tokens`,
-    `attention.density`, `kv.tokens`, `kv.resident` or `output-tokens`."""
+    """What changes: a quantity of the taxonomy, but for `kv.bits`, `speculation` and `overhead`."""
     order: int
     """Place in the pipeline; earlier places come first."""
     how: How
@@ -49,17 +58,13 @@ class Change:
     """Whether tokens change before the adapter, which then has fewer rows to map."""
     fetch: Amount = 0
     """Share of the cache fetched from the host at each step (`kv.resident`)."""
+    limit: Amount | None = None
+    """The most entries of a layer, a head, while decoding (`kv.tokens`); None: no limit."""
 
     def apply(self, old: float, names: Names, *, whole: bool = True) -> float:
         """The new value; a `whole` one is a count, rounded when scaled. Never negative."""
-        amount = value(self.amount, names)
-        if self.how == "set":
-            return amount
-        if self.how == "scale":
-            return _WHOLE[self.rounding](old * amount) if whole else old * amount
-        if self.how == "cap":
-            return min(old, amount)
-        return max(0.0, old - amount)
+        new = changed(old, self.how, value(self.amount, names))
+        return _WHOLE[self.rounding](new) if whole and self.how == "scale" else new
 
 
 def _settled(amount: Amount, names: Names) -> Amount:
@@ -73,6 +78,12 @@ class CacheBits:
     """Cached numbers are stored in fewer bits."""
 
     order: int
+    of: Literal["all", "vision", "text"] = "all"
+    """Which entries."""
+    from_layer: Amount = 0
+    """The first layer that stores them so."""
+    to_layer: Amount | None = None
+    """The first layer that no longer does; None: to the end."""
     key: Amount
     """Bits of an element of K."""
     value: Amount
@@ -87,9 +98,12 @@ class CacheBits:
     """Recent values that stay as they are."""
 
     def settled(self, names: Names) -> CacheBits:
-        """The same with numbers in place of formulas that do not depend on the entries `N`."""
+        """The same with numbers for the layers, and in place of formulas that do not depend on the entries `N`."""
         return CacheBits(
             order=self.order,
+            of=self.of,
+            from_layer=value(self.from_layer, names),
+            to_layer=math.inf if self.to_layer is None else value(self.to_layer, names),
             key=_settled(self.key, names),
             value=_settled(self.value, names),
             group_size=_settled(self.group_size, names),
@@ -133,9 +147,21 @@ class Overhead:
     byte: Amount = 0
     """Memory traffic."""
     attention_rows: Amount = 0
-    """Rows of softmax attention formed and kept, per head, over all layers."""
+    """Rows of softmax attention formed and kept, per head: over all layers, or with `from_layer` in each of some."""
+    from_layer: Amount | None = None
+    """The first layer whose rows are formed; None: the rows are those of all layers together."""
+    to_layer: Amount | None = None
+    """The first layer after those; None: to the end."""
+    heads: Amount | None = None
+    """Heads whose rows are formed; None: all."""
     memory_byte: Amount = 0
     """Device memory occupied on top."""
+    sequential_steps: Amount = 0
+    """Steps that follow one another, each with kernels of its own."""
+    host_syncs: Amount = 0
+    """Times that the host waits for the device."""
+    serialises_batch: bool = False
+    """Whether each request of a batch takes the steps and waits on its own, one after the other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

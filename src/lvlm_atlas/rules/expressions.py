@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from itertools import product
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -122,6 +123,46 @@ def typical_outside_bounds(inspection: Inspection) -> Iterator[Finding]:
                         words = {"value": value, "low": low, "high": high, "setting": _setting_shown(setting)}
                         yield Finding(path=path, loc=("effects", index, key, "value"), words=words)
                         break
+
+
+_SHARES = ("encoder.density", "attention.density", "llm.weights", "kv.resident", "kv.read")
+"""Quantities that are shares of a whole."""
+_LAYERS = ("kv.layers", "llm.depth")
+"""Quantities that count layers of the LLM."""
+
+
+def _denser(files: Files) -> None:
+    files[ALPHA]["effects"][0] = {"quantity": "attention.density", "set": "1 + keep_ratio"}
+
+
+@rule(
+    id="more-than-all",
+    message="{quantity} becomes {value:g}, more than {most:g}, which is all there is; with {setting}",
+    repair="correct the amount, or cap it",
+    why="No run can have more than all of it, and estimates would price what does not exist.",
+    example=_denser,
+)
+def more_than_all(inspection: Inspection) -> Iterator[Finding]:
+    """Shares and numbers of layers that effects set or bound, at the defaults and at each trial."""
+    symbols: dict[str, Any] = {name: TYPICAL.get(name, OTHER) for name in _symbols(inspection)}
+    for path, technique in inspection.of(Technique):
+        defaults = {name: parameter.default for name, parameter in technique.parameters.items()}
+        for index, effect in enumerate(technique.effects):
+            if effect.quantity not in (*_SHARES, *_LAYERS):
+                continue
+            most = 1 if effect.quantity in _SHARES else symbols.get("L", TYPICAL["L"])
+            for key, setting in product(("set", "at_most", "fetch"), ({}, *technique.trials)):
+                if (amount := getattr(effect, key, None)) is None:
+                    continue
+                try:
+                    value = evaluate(amount, symbols | defaults | setting)
+                except ValueError:  # another rule's fault
+                    continue
+                if value > most:
+                    words = {"quantity": effect.quantity, "value": value, "most": most,
+                             "setting": _setting_shown(setting)}  # fmt: skip
+                    yield Finding(path=path, loc=("effects", index, key), words=words)
+                    break
 
 
 def _typical(effect: Effect) -> Iterator[tuple[str, Typical, float | str, float | str]]:

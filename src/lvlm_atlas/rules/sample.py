@@ -110,6 +110,7 @@ def _terms() -> dict[str, dict[str, dict[str, Any]]]:
         "quantity": {
             "vision-tokens": {"position": "llm-input"},
             "llm.vision-tokens": {"position": "llm-layer"},
+            "attention.density": {"position": "llm-layer"},
             "kv.tokens": {"position": "cache-tokens"},
         },
         "symbol": {"N": {}, "N_v": {}, "L": {}, "d": {}},

@@ -4,9 +4,7 @@ Effects apply in pipeline order. In an amount, a symbol stands for the state tha
 left: `N_v` in a change of `vision-tokens` is the count it finds.
 """
 
-from __future__ import annotations
-
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -57,7 +55,7 @@ class Change(Record):
     """What the reader should know about it."""
 
     @model_validator(mode="after")
-    def _says_one_thing(self) -> Change:
+    def _says_one_thing(self) -> Self:
         self._check_one_change()
         return self
 
@@ -91,7 +89,7 @@ class Frames(Change):
 
 
 class Pixels(Change):
-    """Pixels of a frame that enter the encoder."""
+    """Pixels of a frame that enter the encoder; a number is held against the average frame of the request."""
 
     quantity: Literal["pixels"]
 
@@ -127,7 +125,7 @@ class VisionTokens(Change):
 
 
 class TextTokens(Change):
-    """Text tokens of the prompt that enter the LLM."""
+    """Text tokens of the first prompt that enter the LLM; further questions are read whole."""
 
     quantity: Literal["text-tokens"]
 
@@ -171,7 +169,7 @@ class KvTokens(Schedule):
     of: Modality = "all"
     """Which entries are counted."""
     limit: Amount | None = None
-    """The most entries that a layer holds at any step of decoding; absent means that each new token adds one."""
+    """The most entries that a layer holds after any step of decoding; absent means that each new token adds one."""
     per_head: bool = False
     """Whether heads hold different numbers; the count is then their mean."""
     order: Order = "kept"
@@ -194,7 +192,7 @@ class KvLayers(Change):
 
 
 class KvState(Record):
-    """Layers whose attention keeps a state of constant size in place of a cache."""
+    """Layers whose attention keeps a state of constant size in place of a cache, and holds no entries."""
 
     quantity: Literal["kv.state"]
     elements: Amount
@@ -208,7 +206,11 @@ class KvState(Record):
 
 
 class KvBits(Record):
-    """Bits of a cached number, with what a quantised group adds. Later ones of a technique refine earlier ones."""
+    """Bits of a cached number, with what a quantised group adds. Later ones of a technique refine earlier ones.
+
+    In its amounts `N` is the number of entries that are stored so: of both modalities, or of one where the other is
+    stored in another way.
+    """
 
     quantity: Literal["kv.bits"]
     of: Modality = "all"
@@ -242,13 +244,13 @@ class KvResident(Change):
 
 
 class KvRead(Schedule):
-    """Share of a layer's cached entries that a decoding step reads."""
+    """Share of a layer's cached entries that a decoding step reads; further questions read all."""
 
     quantity: Literal["kv.read"]
 
 
 class LlmDepth(Change):
-    """LLM layers that a decoding step runs, on average over the steps."""
+    """LLM layers that a decoding step runs, on average over the steps; prompts and questions run all."""
 
     quantity: Literal["llm.depth"]
 
@@ -354,7 +356,7 @@ class Overhead(Record):
     """What the cost is."""
 
     @model_validator(mode="after")
-    def _costs_something(self) -> Overhead:
+    def _costs_something(self) -> Self:
         if all(getattr(self, cost) is None for cost in COSTS):
             raise ValueError(f"names no cost; give {', '.join(f'`{cost}`' for cost in COSTS)}")
         rows = [key for key in ("from_layer", "to_layer", "heads") if getattr(self, key) is not None]

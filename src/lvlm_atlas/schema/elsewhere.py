@@ -1,8 +1,6 @@
 """Where else a technique or a system is found: the engines that ship it, the survey's other places, its list."""
 
-from __future__ import annotations
-
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
@@ -37,7 +35,7 @@ class Place(Record):
     """What is said of it there."""
 
     @model_validator(mode="after")
-    def _says_where(self) -> Place:
+    def _says_where(self) -> Self:
         if not (self.family or self.section):
             raise ValueError("names no place; give `family`, `section` or both")
         return self

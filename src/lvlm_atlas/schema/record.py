@@ -1,7 +1,5 @@
 """The base of every record, and the small types that records share."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from functools import lru_cache

@@ -1,8 +1,6 @@
 """Numbers that a source prints of a technique: an experiment, with every score, time and size it gives."""
 
-from __future__ import annotations
-
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -52,7 +50,7 @@ class Result(Record):
     """Input on which a metric was measured, or the part of a benchmark that was used, as far as the source says."""
 
     @model_validator(mode="after")
-    def _measures_one_thing(self) -> Result:
+    def _measures_one_thing(self) -> Self:
         if (self.benchmark is None) == (self.metric is None):
             given = "neither `benchmark` nor" if self.benchmark is None else "both `benchmark` and"
             raise ValueError(f"has {given} `metric`; name the one that the number is of")
@@ -91,14 +89,14 @@ class Reported(Record):
     """What else decides the numbers: draft model, frames, precision, how the authors ran it."""
 
     @model_validator(mode="after")
-    def _names_one_model(self) -> Reported:
+    def _names_one_model(self) -> Self:
         if (self.model is None) == (self.model_name is None):
             given = "neither `model` nor" if self.model is None else "both `model` and"
             raise ValueError(f"has {given} `model_name`; give the catalog's id, or else the name as printed")
         return self
 
     @model_validator(mode="after")
-    def _counts_tokens_once(self) -> Reported:
+    def _counts_tokens_once(self) -> Self:
         if self.tokens_kept is not None and self.share_kept is not None:
             raise ValueError("has both `tokens_kept` and `share_kept`; give the number, with `tokens_full`")
         if self.tokens_full is not None and self.tokens_kept is None:

@@ -1,11 +1,9 @@
 """An entry of the catalog: one technique, as one paper describes it and one reference runs it."""
 
-from __future__ import annotations
-
 import math
 import re
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -43,7 +41,7 @@ class Parameter(Record):
     """What it does."""
 
     @model_validator(mode="after")
-    def _default_is_legal(self) -> Parameter:
+    def _default_is_legal(self) -> Self:
         if self.type in _NUMBERS and not (self.range or self.choices):
             raise ValueError("has no `range` and no `choices`; give one, e.g. range: '[0, 1]'")
         if self.type == "choice" and not self.choices:
@@ -236,7 +234,7 @@ class Technique(Record):
         return text
 
     @model_validator(mode="after")
-    def _implemented_runs(self) -> Technique:
+    def _implemented_runs(self) -> Self:
         if self.status == "implemented":
             missing = [] if self.reference else ["reference"]
             missing += [] if self.neutral is not None or self.no_neutral else ["neutral"]

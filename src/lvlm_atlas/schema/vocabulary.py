@@ -1,8 +1,6 @@
 """The language of the atlas: a file per vocabulary, a term per word."""
 
-from __future__ import annotations
-
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -32,7 +30,7 @@ class Term(Record):
     """The ids of the terms this one was split into."""
 
     @model_validator(mode="after")
-    def _is_live_or_gone(self) -> Term:
+    def _is_live_or_gone(self) -> Self:
         if self.moved and self.split:
             raise ValueError("has both `moved` and `split`; keep one")
         if self.gone:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from lvlm_atlas.atlas.root import data_root
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.graph.knowledge import KnowledgeBase
+from lvlm_atlas.site import search_index
 
 if TYPE_CHECKING:
     from lvlm_atlas.site.content import Content
@@ -43,6 +44,7 @@ def build(kb: KnowledgeBase, out: Path = OUT, *, docs: Path | None = None, stric
     with _replacing(out) as new_out, _replacing(docs.absolute()) if docs else _passing() as new_docs:
         generate(kb, new_docs, site_dir=os.path.relpath(out, docs) if docs else "../site")
         _run_mkdocs(kb, new_docs, new_out, strict=strict)
+        search_index.slim(new_out)
     return out
 
 

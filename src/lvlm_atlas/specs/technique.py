@@ -13,14 +13,13 @@ from lvlm_atlas.roofline import transform
 from lvlm_atlas.roofline.speculation import accepted_length
 from lvlm_atlas.schema.effect import (
     CHANGES,
-    AttentionDensity,
     Change,
     Effect,
     KvBits,
     KvResident,
+    KvState,
     KvTokens,
     Overhead,
-    Schedule,
     Speculation,
     Typical,
 )
@@ -34,8 +33,14 @@ OUTCOMES = ("density", "frames", "tokens", "acceptance", "accepted", "draft_cost
 bounds, and for drafts the acceptance of each token or the accepted length, and the cost of a pass."""
 Bound = Literal["least", "most"]
 """Which end of what an entry leaves open."""
-_OUTCOME_OF = {"attention.density": "density", "frames": "frames"}
-"""The outcome that sets a quantity; counts of tokens share one."""
+_OUTCOME_OF = {"frames": "frames", "encoder.density": "density", "attention.density": "density"} | dict.fromkeys(
+    (
+        "encoder.tokens", "vision-tokens", "text-tokens", "llm.vision-tokens", "llm.vision-queries", "llm.vision-mlp",
+        "kv.tokens", "output-tokens",
+    ),
+    "tokens",
+)  # fmt: skip
+"""The outcome that sets a quantity; counts of tokens share one, and no outcome sets the others."""
 
 
 def applied(
@@ -146,21 +151,27 @@ class _Lowering:
         return found(self.numbers) if found.names <= set(self.numbers) else found
 
     def _change(self, effect: Effect, order: int, *, before_adapter: bool) -> transform.Change:
-        assert isinstance(effect, Change)  # noqa: S101  the other kinds are handled before
         how, amount = self._how(effect)
         return transform.Change(
-            quantity=effect.quantity, order=order, how=how, amount=amount, rounding=effect.rounding,
-            from_layer=self._amount(effect.from_layer) if isinstance(effect, Schedule) else 0,
-            to_layer=self._amount(effect.to_layer) if isinstance(effect, Schedule) and effect.to_layer is not None
-            else None,
+            quantity=effect.quantity, order=order, how=how, amount=amount,
+            rounding=effect.rounding if isinstance(effect, Change) else "nearest",
+            from_layer=self._amount(getattr(effect, "from_layer", None)),
+            to_layer=self._optional(getattr(effect, "to_layer", None)),
             of=effect.of if isinstance(effect, KvTokens) else "all",
             before_adapter=before_adapter,
             fetch=self._amount(effect.fetch) if isinstance(effect, KvResident) else 0,
+            limit=self._optional(effect.limit) if isinstance(effect, KvTokens) else None,
         )  # fmt: skip
+
+    def _optional(self, amount: float | str | None) -> transform.Amount | None:
+        return None if amount is None else self._amount(amount)
 
     def _how(self, effect: Effect) -> tuple[transform.How, transform.Amount]:
         """Kind of change and its amount; where there are only bounds, a value between them is taken."""
-        assert isinstance(effect, Change)  # noqa: S101
+        if isinstance(effect, KvState):
+            return "set", self._amount(effect.elements)
+        if isinstance(effect, KvTokens) and effect.grows_only:
+            return "cap", math.inf
         for how in CHANGES:
             amount = getattr(effect, how)
             if amount is not None:
@@ -169,8 +180,8 @@ class _Lowering:
 
     def _open(self, effect: Any) -> tuple[transform.How, transform.Amount]:
         """The change where there are only bounds."""
-        outcome = _OUTCOME_OF.get(effect.quantity, "tokens")
-        if outcome in self.outcomes:
+        outcome = _OUTCOME_OF.get(effect.quantity)
+        if outcome and outcome in self.outcomes:
             self.used.add(outcome)
             self.assumptions.append(f"{self._label()}: {outcome} {self.outcomes[outcome]:g} as given.")
             return "set", self._between(effect, self.outcomes[outcome])
@@ -180,7 +191,7 @@ class _Lowering:
             return "set", self._amount(effect.at_most)
         self.assumptions.append(
             f"{self._label()}: data decide {effect.quantity}; taken is the bound that saves least"
-            + (f" ({outcome}=… sets it)." if outcome in OUTCOMES else ".")
+            + (f" ({outcome}=… sets it)." if outcome else ".")
         )
         if effect.at_most is not None:
             return "set", self._amount(effect.at_most)
@@ -197,7 +208,7 @@ class _Lowering:
 
     def _between(self, effect: Change, number: float) -> transform.Amount:
         low, high = self._amount(effect.at_least), self._amount(effect.at_most, math.inf)
-        if isinstance(effect, AttentionDensity) and number > 1:
+        if _OUTCOME_OF[effect.quantity] == "density" and number > 1:
             raise AtlasError(f"{self.technique.id}: density is {number:g}; it is a share, 1 at most")
         return lambda names: min(max(number, transform.value(low, names)), transform.value(high, names))
 
@@ -212,20 +223,29 @@ class _Lowering:
 
     def _bits(self, effect: KvBits, order: int) -> transform.CacheBits:
         fields = (
-            "key", "value", "group_size", "group_overhead_bit", "full_precision_keys", "full_precision_values",
+            "from_layer", "key", "value", "group_size", "group_overhead_bit", "full_precision_keys",
+            "full_precision_values",
         )  # fmt: skip
-        return transform.CacheBits(order=order, **{name: self._amount(getattr(effect, name)) for name in fields})
+        amounts: dict[str, Any] = {name: self._amount(getattr(effect, name)) for name in fields}
+        return transform.CacheBits(order=order, of=effect.of, to_layer=self._optional(effect.to_layer), **amounts)
 
     def _draft(self, effect: Speculation, order: int) -> transform.Speculation:
+        least = (effect.draft_length_at_least, effect.draft_nodes_at_least, effect.draft_passes_at_least)
+        if any(amount is not None for amount in least):
+            self.assumptions.append(f"{self._label()}: a round drafts as much as it can.")
         return transform.Speculation(
             order=order,
-            draft_nodes=self._amount(effect.draft_nodes),
-            draft_passes=self._amount(effect.draft_passes),
+            draft_nodes=self._drafted(effect.draft_nodes, effect.draft_nodes_at_least),
+            draft_passes=self._drafted(effect.draft_passes, effect.draft_passes_at_least),
             accepted=self._accepted(effect),
             draft_cost=self._draft_cost(effect),
-            draft_length=self._amount(effect.draft_length),
+            draft_length=self._drafted(effect.draft_length, effect.draft_length_at_least),
             draft_vision_tokens=self._amount(effect.draft_vision_tokens),
         )
+
+    def _drafted(self, most: float | str, least: float | str | None) -> transform.Amount:  # noqa: ARG002
+        """Length, nodes or passes of a round; the most, where data decide."""
+        return self._amount(most)
 
     def _accepted(self, effect: Speculation) -> transform.Amount:
         if "acceptance" in self.outcomes and "accepted" in self.outcomes:
@@ -262,10 +282,16 @@ class _Lowering:
     def _overhead(self, overhead: Overhead) -> transform.Overhead:
         return transform.Overhead(
             stage=overhead.stage,  # type: ignore[arg-type]
-            flop=None if overhead.flop is None else self._amount(overhead.flop),
+            flop=self._optional(overhead.flop),
             byte=self._amount(overhead.byte),
             attention_rows=self._amount(overhead.attention_rows),
+            from_layer=self._optional(overhead.from_layer),
+            to_layer=self._optional(overhead.to_layer),
+            heads=self._optional(overhead.heads),
             memory_byte=self._amount(overhead.memory_byte),
+            sequential_steps=self._amount(overhead.sequential_steps),
+            host_syncs=self._amount(overhead.host_syncs),
+            serialises_batch=overhead.serialises_batch,
         )
 
 
@@ -282,6 +308,9 @@ class _Bounded(_Lowering):
         if self.bound == "least":
             return "set", self._amount(effect.at_least)
         return ("scale", 1) if effect.at_most is None else ("set", self._amount(effect.at_most))
+
+    def _drafted(self, most: float | str, least: float | str | None) -> transform.Amount:
+        return self._amount(most if least is None or self.bound == "most" else least)
 
     def _accepted(self, effect: Speculation) -> transform.Amount:
         return self._amount(effect.accepted_at_least if self.bound == "least" else effect.accepted_at_most)
@@ -305,8 +334,8 @@ def _at(formula: Formula, parameters: Mapping[str, float]) -> tuple[float, ...]:
 
 def _probe(size: int) -> dict[str, float]:
     return {
-        "N_t": size, "N_v": 3 * size, "N": 4 * size, "F": size, "N_p": 2 * size, "N_o": size, "l": 2, "B": 1, "L": 32,
-        "L_v": 24, "H": 32, "G": 8, "d": 128, "D": 4096, "D_v": 1024, "P": 2,
+        "N_t": size, "N_v": 3 * size, "N_in": 3 * size, "N": 4 * size, "F": size, "N_p": 2 * size, "N_o": size, "l": 2,
+        "B": 1, "L": 32, "L_v": 24, "H": 32, "H_v": 16, "G": 8, "d": 128, "D": 4096, "D_v": 1024, "P": 2,
     }  # fmt: skip
 
 

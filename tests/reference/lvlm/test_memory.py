@@ -52,7 +52,7 @@ def test_a_step_copies_its_own_entries_and_not_the_cache(device: str) -> None:
         key, value = store.read()
         places.add(key.data_ptr())
         room = max(room, key.untyped_storage().nbytes())
-        assert store.byte == 2 * (101 + step) * 2 * 4 * 4
+        assert sum(tensor.nbytes for tensor in store.tensors) == 2 * (101 + step) * 2 * 4 * 4
     assert len(places) <= 4
     assert room <= (200 * 9 // 8 + 16) * 2 * 4 * 4
     assert key[0, 0, 100:, 0].tolist() == value[0, 1, 100:, 3].tolist() == [float(step) for step in range(100)]
@@ -88,4 +88,4 @@ def test_room_to_grow_is_not_read_and_not_counted(device: str) -> None:
     entries = 64 + 16 + 2
     element = 2 * lvlm.config.text.num_key_value_heads * lvlm.config.text.head_dim * 4
     assert [store.length for store in cache.stores] == [entries] * 4
-    assert cache.byte == 4 * entries * element
+    assert cache.layer_byte() == [entries * element] * 4

@@ -51,6 +51,6 @@ class Half:
         self.recent_BGNd = self.recent_BGNd[:, :, new:].clone()  # a view would hold the tensor that it was cut from
 
     @property
-    def byte(self) -> int:
-        """Bytes that the stored tensors take."""
-        return self.recent_BGNd.nbytes + (self.codes.byte if self.codes else 0)
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The tensors that hold the entries."""
+        return (self.recent_BGNd, *(self.codes.tensors if self.codes else ()))

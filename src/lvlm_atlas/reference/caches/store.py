@@ -21,7 +21,11 @@ class Store(Protocol):
         """
 
     def read(self) -> tuple[Tensor, Tensor]:
-        """All keys and values (B, G, S, d), in order of arrival; valid until the store changes."""
+        """Keys and values (B, G, S, d) to attend to, in order of arrival; valid until the store changes.
+
+        All of them, unless the store retrieves some: then the unsettled ones stand last, and no token of a batch may
+        be padding.
+        """
 
     def retain(self, index_K: Tensor) -> None:
         """Of the unsettled entries keep those at these places (ascending), drop the others."""
@@ -34,11 +38,16 @@ class Store(Protocol):
         """Entries per head."""
 
     @property
-    def byte(self) -> int:
-        """Bytes that the stored entries take."""
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All tensors that hold entries, or views of the part that does; their bytes are those of the cache."""
+
+    @property
+    def host_tensors(self) -> tuple[Tensor, ...]:
+        """Those of them that wait in the host's memory. Read on the CPU alone; on a GPU their device says it."""
+        return ()
 
 
-class PlainStore:
+class PlainStore(Store):
     """Keeps keys and values as they come, with room to grow: a step copies its own entries, not the cache."""
 
     HEADROOM = 8
@@ -83,9 +92,9 @@ class PlainStore:
         return self._length
 
     @property
-    def byte(self) -> int:
+    def tensors(self) -> tuple[Tensor, ...]:
         """See `Store`; room to grow does not count."""
-        return sum(x.nbytes for x in self.read()) if self._length else 0
+        return (self._key[:, :, : self._length], self._value[:, :, : self._length]) if self._length else ()
 
     def _grown(self, x_BGSd: Tensor, room: int) -> Tensor:
         grown = x_BGSd.new_empty(*x_BGSd.shape[:2], room, x_BGSd.shape[3])

@@ -19,6 +19,10 @@ class Trace:
     """Frames that enter the encoder."""
     frame_index: Tensor | None = None
     """Which frames those are."""
+    pixels_in: int = 0
+    """Pixels of a frame of the request."""
+    pixels: int = 0
+    """Pixels of a frame once techniques have resized it; a tower that takes other sizes alone resizes it again."""
     encoder_tokens: list[int] = field(default_factory=list)
     """Tokens (class token included) that enter each encoder layer, then those that leave the last; a frame."""
     vision_tokens: int = 0
@@ -37,12 +41,23 @@ class Trace:
     """Attention scores computed again for techniques that read them, encoder and LLM, all layers."""
     kv_entries: list[int] = field(default_factory=list)
     """Cache entries per key-value head, once the prompt is in."""
+    kv_most_entries: list[int] = field(default_factory=list)
+    """The most that a layer holds from then on: once the prompt is in, or when a round has settled."""
     kv_vision_entries: list[float] = field(default_factory=list)
-    """Vision entries among them, mean over heads."""
+    """Vision entries among those of the prompt, mean over heads. A layer whose store holds another number of entries
+    than it was given is left out: nobody knows which they are."""
     kv_index: list[Tensor] = field(default_factory=list)
     """Places in the assembled prompt (B, G, S) of the cached entries."""
     kv_byte: list[int] = field(default_factory=list)
-    """Bytes of the cache, once the prompt is in."""
+    """Bytes of the tensors of the cache, once the prompt is in; those of an earlier layer count there alone."""
+    kv_resident_byte: int = 0
+    """Bytes among them that lie on the device."""
+    kv_layers: int = 0
+    """Layers that hold tensors of their own."""
+    kv_read: list[float] = field(default_factory=list)
+    """Share of the entries held that attention reads, summed over the target's passes after prefill."""
+    layer_runs: int = 0
+    """Layers that these passes ran, all together."""
     kv_byte_end: int = 0
     """Bytes of the whole cache at the end."""
     target_passes: int = 0
@@ -70,9 +85,21 @@ class Trace:
         self.llm_tokens.append(sequence.length)
         self.llm_vision_tokens.append(int(sequence.vision_BN.sum()))
 
-    def note_cache(self, entries: Entries, length: int, byte: int) -> None:
-        """The next LLM layer has cached these entries of the prompt: so many a head, so many bytes in all."""
+    def note_cache(self, entries: Entries, length: int) -> None:
+        """The next LLM layer was given these entries of the prompt to cache, and holds so many a head."""
         self.kv_entries.append(length)
-        self.kv_vision_entries.append(float(entries.vision_BGS.sum(-1).float().mean()))
+        self.kv_most_entries.append(length)
+        if length == entries.index_BGS.shape[2]:
+            self.kv_vision_entries.append(float(entries.vision_BGS.sum(-1).float().mean()))
         self.kv_index.append(entries.index_BGS)
-        self.kv_byte.append(byte)
+
+    def note_read(self, layer: int, read: int, held: int) -> None:
+        """In a pass after prefill, a layer's attention read so many entries of those it holds."""
+        if layer == len(self.kv_read):
+            self.kv_read.append(0.0)
+        self.kv_read[layer] += read / held
+        self.layer_runs += 1
+
+    def note_settled(self, lengths: list[int]) -> None:
+        """A round has settled, and the layers hold so many entries a head."""
+        self.kv_most_entries = [*map(max, self.kv_most_entries or lengths, lengths)]

@@ -43,7 +43,7 @@ def answer(run: Run, prefill: Prefill) -> Result:
             if not ended():
                 tokens.append(token)
                 chosen_from.append(_own(logits_MC[row], len(path) == len(logits_MC)))
-    trace.kv_byte_end, trace.output_tokens = cache.byte, len(tokens)
+    trace.kv_byte_end, trace.output_tokens = sum(cache.layer_byte()), len(tokens)
     return Result(tokens_N=torch.tensor(tokens), logits_NC=torch.stack(chosen_from), trace=trace)
 
 

@@ -58,8 +58,10 @@ def encode(model: Encoding, clip: Clip, acts: Acts, trace: Trace) -> Seen:
 
     dialect = model.dialect
     frames_F3HW = clip.frames_F3HW.to(model.device, model.dtype)
+    trace.pixels_in = frames_F3HW[0, 0].numel()
     for technique in acts.at("pixels"):
         frames_F3HW = technique.resize(Pixels(frames_F3HW))
+    trace.pixels = frames_F3HW[0, 0].numel()
     patches = dialect.patches(frames_F3HW, trace, between)
     for technique in acts.at("encoder-output"):
         patches = _on_grid(patches, technique.encoder_output(EncoderOutput(patches)), technique)

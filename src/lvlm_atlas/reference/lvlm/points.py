@@ -40,7 +40,10 @@ class Frames:
 
 @dataclass(frozen=True)
 class Pixels:
-    """At `pixels`, before the patch embedding. Returns the frames at the resolution to encode."""
+    """At `pixels`, before the patch embedding. Returns the frames at the resolution to encode.
+
+    A tower of one size, LLaVA's, resizes them back to it: detail is gone, but there are as many patches as before.
+    """
 
     frames_F3HW: Tensor
 

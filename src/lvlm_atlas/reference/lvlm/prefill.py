@@ -25,7 +25,7 @@ def prefill(model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace) ->
     chooser, holder = acts.owner("attention"), acts.owner("cache-bits")
     layers, retained = len(model.model.layers), []
     last_BA = inputs.position_BN[:, -1].reshape(len(inputs.position_BN), -1)
-    cache = Cache([], [], next_position=last_BA.amax(1) + 1, real_BN=inputs.real_BN)
+    cache = Cache([], [], next_position=last_BA.amax(1) + 1, real_BN=inputs.real_BN, trace=trace)
     sequence = inputs
     for index, layer in enumerate(model.layers):
         for technique in before_layer:
@@ -50,9 +50,10 @@ def prefill(model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace) ->
         store.settle()
         cache.stores.append(store)
         cache.prompt.append(entries)
-        trace.note_cache(entries, store.length, store.byte)
+        trace.note_cache(entries, store.length)
         sequence = replace(sequence, hidden_BND=layer.finish(sequence.hidden_BND, out_BHNd), attention=probe)
         sequence = sequence.add_deepstack(index)
+    cache.count_prompt()
     logits_BC = model.logits(sequence.hidden_BND[:, -1:])[:, 0]
     return Prefill(inputs, sequence, cache, logits_BC, tuple(retained))
 

@@ -32,11 +32,13 @@ def advance(model: LanguageModel, token_BM: Tensor, cache: Cache, parent_M: Tens
     depth_M = seen_MU.sum(1).to(device) - 1
     position_BM = cache.next_position[:, None] + depth_M
     hidden_BMD = model.model.embed_tokens(token_BM.to(device))
-    for layer, store in zip(model.layers, cache.stores, strict=True):
-        query, key, value = layer.project(hidden_BMD, position_BM)
-        settled = store.length - old
-        store.append(key, value)
-        out_BHMd = attend(query, *store.read(), _mask(seen_MU, settled, cache.real_BN, device))
+    for index, (layer, store) in enumerate(zip(model.layers, cache.stores, strict=True)):
+        query, *new_entries = layer.project(hidden_BMD, position_BM)
+        store.append(*new_entries)
+        key, value = store.read()
+        cache.trace.note_read(index, key.shape[2], store.length)
+        settled = key.shape[2] - old - new
+        out_BHMd = attend(query, key, value, _mask(seen_MU, settled, cache.real_BN, device))
         hidden_BMD = layer.finish(hidden_BMD, out_BHMd)
     return model.logits(hidden_BMD)
 

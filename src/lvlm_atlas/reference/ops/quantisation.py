@@ -23,9 +23,9 @@ class Codes:
     """(…, n / g), in the type of the numbers."""
 
     @property
-    def byte(self) -> int:
-        """Bytes that the three tensors take."""
-        return self.packed.nbytes + self.scale.nbytes + self.zero.nbytes
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """All that is stored."""
+        return self.packed, self.scale, self.zero
 
     def then(self, other: Codes, dim: int) -> Codes:
         """These codes and others after them, along `dim`."""

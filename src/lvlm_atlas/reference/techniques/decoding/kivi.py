@@ -40,7 +40,7 @@ def quantised_lengths(length: int, residual_length: int) -> tuple[int, int]:
     return length - length % residual_length, max(0, length - residual_length)
 
 
-class KiviStore:
+class KiviStore(Store):
     """One layer's cache; see `lvlm_atlas.reference.caches.store.Store`."""
 
     def __init__(self, bits: int, group_size: int, residual_length: int) -> None:
@@ -87,9 +87,9 @@ class KiviStore:
         return self._length
 
     @property
-    def byte(self) -> int:
+    def tensors(self) -> tuple[Tensor, ...]:
         """See `Store`."""
-        return self.key.byte + self.value.byte
+        return (*self.key.tensors, *self.value.tensors)
 
 
 @dataclass(frozen=True)

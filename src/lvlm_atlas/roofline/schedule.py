@@ -1,0 +1,51 @@
+"""Changes of a number that each layer has for itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from lvlm_atlas.roofline.transform import Applied, Change, Names, value
+
+
+def tokens_by_layer(vision: Sequence[float], text: Sequence[float]) -> Callable[[int, float], Names]:
+    """What `N` and `N_v` stand for in a layer."""
+    return lambda layer, _: {"N": vision[layer] + text[layer], "N_v": vision[layer]}
+
+
+def by_layer(
+    technique: Applied,
+    change: Change,
+    layers: Sequence[float],
+    symbols: Names,
+    local: Callable[[int, float], Names],
+    *,
+    whole: bool = True,
+    flows: bool = False,
+) -> list[float]:
+    """A number in each layer after a change.
+
+    Args:
+        technique: the technique.
+        change: what it changes.
+        layers: the number in each layer, as the changes before left it.
+        symbols: what the symbols stand for in all layers.
+        local: those that stand for something else in a layer, from its index and the number there.
+        whole: whether the number is a count.
+        flows: whether what one layer removes is gone in all that follow.
+    """
+    names: Mapping[str, float] = {**symbols, **technique.parameters}
+    start = value(change.from_layer, names)
+    end = len(layers) if change.to_layer is None else value(change.to_layer, names)
+    gone, after = 0.0, []
+    for layer, before in enumerate(layers):
+        old = before - gone
+        if start <= layer < end:
+            here: Names = {}
+            if callable(change.amount):  # a number needs no names, and most are numbers
+                here = {**names, **local(layer, old), **technique.parameters, "l": layer}
+            new = change.apply(old, here, whole=whole)
+            if flows and change.how == "remove":
+                gone += old - new
+            old = new
+        after.append(old)
+    return after

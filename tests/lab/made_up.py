@@ -1,0 +1,195 @@
+"""References that are made up: each does one thing that no technique of the catalog does yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lvlm_atlas.reference.caches.store import PlainStore, Store
+from lvlm_atlas.reference.lvlm import Refusal, Technique
+
+
+class HalvesSides(Technique):
+    """Each side of each frame is halved."""
+
+    acts_at = ("pixels",)
+
+    def resize(self, at: Any) -> Tensor:
+        return functional.avg_pool2d(at.frames_F3HW, 2)
+
+
+class DropsText(Technique):
+    """The first token of the prompt, a word, does not enter the LLM."""
+
+    acts_at = ("llm-input",)
+
+    def llm_input(self, at: Any) -> Any:
+        return at.sequence.keep(torch.arange(1, at.sequence.length)[None])
+
+
+class Reverses(Technique):
+    """The vision tokens are turned round before layer 2."""
+
+    acts_at = ("llm-layer",)
+
+    def llm_layer(self, at: Any) -> Any:
+        if at.layer != 2:
+            return at.sequence
+        place, vision = torch.arange(at.sequence.length), at.sequence.vision_places()[0]
+        place[vision] = vision.flip(0)
+        return at.sequence.keep(place[None])
+
+
+class SitsOut(Technique):
+    """Every second vision token sits layer 1 out and returns unchanged."""
+
+    acts_at = ("llm-layer",)
+
+    def begin(self, run: Any) -> Any:
+        return SitsOut()
+
+    def llm_layer(self, at: Any) -> Any:
+        sequence = at.sequence
+        if at.layer == 1:
+            away = torch.zeros(sequence.length, dtype=torch.bool)
+            away[sequence.vision_places()[0][::2]] = True
+            self.whole, self.stays = sequence, (~away).nonzero()[:, 0]
+            return sequence.keep(self.stays[None])
+        if at.layer == 2:
+            hidden_BND = self.whole.hidden_BND.index_copy(1, self.stays, sequence.hidden_BND)
+            return replace(self.whole, hidden_BND=hidden_BND, attention=None)
+        return sequence
+
+
+class CachesBackwards(Technique):
+    """The entries of each layer are cached back to front."""
+
+    acts_at = ("cache-tokens",)
+
+    def compress_cache(self, at: Any) -> Any:
+        index_BGS = at.entries.index_BGS
+        return at.entries.keep(torch.arange(index_BGS.shape[2] - 1, -1, -1).expand_as(index_BGS))
+
+
+class Bounded(PlainStore):
+    """Holds so many entries at most: the first one and the most recent."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def settle(self) -> None:
+        if self._length > self.limit:
+            kept = torch.tensor([0, *range(self._length - self.limit + 1, self._length)])
+            self._key, self._value = self._key[:, :, kept], self._value[:, :, kept]
+            self._length = self.limit
+        super().settle()
+
+
+@dataclass(frozen=True)
+class BoundsCache(Technique):
+    """A layer's cache grows by `room` entries, then each new one takes the place of an old one."""
+
+    room: int = 3
+
+    acts_at = ("cache-bits",)
+
+    def new_store(self, at: Any) -> Store:
+        return Bounded(at.entries.index_BGS.shape[2] + self.room)
+
+
+class ReadsRecent(Technique):
+    """Attention of a decoding step reads the most recent half of the cache, rounded up."""
+
+    acts_at = ("cache-bits",)
+
+    def new_store(self, at: Any) -> Store:
+        class Recent(PlainStore):
+            def read(self) -> tuple[Tensor, Tensor]:
+                key, value = super().read()
+                return key[:, :, self.length // 2 :], value[:, :, self.length // 2 :]
+
+        return Recent()
+
+
+class Borrowed(Store):
+    """The store of another layer."""
+
+    def __init__(self, owner: Store) -> None:
+        self.owner = owner
+
+    def append(self, key_BGMd: Tensor, value_BGMd: Tensor) -> None:
+        pass
+
+    def read(self) -> tuple[Tensor, Tensor]:
+        return self.owner.read()
+
+    def retain(self, index_K: Tensor) -> None:
+        pass
+
+    def settle(self) -> None:
+        pass
+
+    @property
+    def length(self) -> int:
+        return self.owner.length
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.owner.tensors
+
+
+class SharesLayers(Technique):
+    """Each odd layer reads, while decoding, the keys and values of the layer before."""
+
+    acts_at = ("cache-bits",)
+
+    def begin(self, run: Any) -> Any:
+        return SharesLayers()
+
+    def new_store(self, at: Any) -> Store:
+        if at.layer % 2:
+            return Borrowed(self.owner)
+        self.owner = PlainStore()
+        return self.owner
+
+
+class Offloads(Technique):
+    """The values of every layer wait in the host's memory."""
+
+    acts_at = ("cache-bits",)
+
+    def new_store(self, at: Any) -> Store:
+        class Values(PlainStore):
+            @property
+            def host_tensors(self) -> tuple[Tensor, ...]:
+                return self.tensors[1:]
+
+        return Values()
+
+
+@dataclass(frozen=True)
+class Stages(Technique):
+    """Keeps a share of the vision tokens at each of several layers; what the model has no layers for is refused."""
+
+    layers: tuple[int, ...] = (8, 16, 24)
+    ratios: tuple[float, ...] = (0.5, 0.25, 0.125)
+
+    acts_at = ("llm-layer",)
+
+    def __post_init__(self) -> None:
+        if len(self.layers) != len(self.ratios):
+            raise Refusal(f"layers and ratios must be as many, got {len(self.layers)} and {len(self.ratios)}")
+
+    def llm_layer(self, at: Any) -> Any:
+        if at.layer == 0 and self.layers[-1] >= at.layers:
+            raise Refusal(f"layers must be below {at.layers}, got {self.layers[-1]}")
+        if at.layer not in self.layers:
+            return at.sequence
+        vision = at.sequence.vision_places().shape[1]
+        keep = round(vision * self.ratios[self.layers.index(at.layer)])
+        return at.sequence.keep_vision(torch.arange(keep)[None])

@@ -1,0 +1,210 @@
+"""What is observed of runs: counted by the model, whatever the technique says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+import pytest
+
+from lvlm_atlas import load
+from lvlm_atlas.lab.conformance import Report, item, report
+from lvlm_atlas.lab.expectation import Interval, Observed
+from lvlm_atlas.lab.observation import carry_out, compare, dimensions_for, observe
+from lvlm_atlas.lab.settings import SHAPES
+from lvlm_atlas.lab.verification import Plan, StackJob
+from lvlm_atlas.reference.lvlm import LVLM, random_request
+from lvlm_atlas.schema.technique import Technique
+
+ATLAS = load(Path(__file__).resolve().parents[2])
+FRAMES, TEXT, OUT, LAYERS = 1, 16, 8, 4
+PROMPT = 64 * FRAMES + TEXT
+
+
+@pytest.fixture(autouse=True)
+def references(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+
+
+def observed(*names: str, preset: str = "tiny", out: int = OUT) -> Observed:
+    """What is observed of a run with made-up references."""
+    lvlm = LVLM.random(preset)
+    request = random_request(lvlm.config, frames=FRAMES, text_tokens=TEXT, max_new_tokens=out)
+    stack = [resolve_name(f"made_up:{name}")() for name in names]
+    return observe(lvlm.run(request, stack).trace, dimensions_for(lvlm, request))
+
+
+@pytest.mark.parametrize("preset", ["tiny", "tiny-window"])
+def test_without_techniques_shares_are_whole_and_counts_are_the_models(preset: str) -> None:
+    seen = observed(preset=preset)
+    (vision,) = seen["vision-tokens"]
+    assert [seen[measure] for measure in ("pixels", "kv.resident", "text-tokens")] == [(1,), (1,), (TEXT,)]
+    assert [seen[measure] for measure in ("kv.layers", "llm.depth")] == [(LAYERS,), (LAYERS,)]
+    assert seen["llm.vision-queries"] == seen["llm.vision-mlp"] == (vision,) * LAYERS
+    assert seen["kv.read"] == (1,) * LAYERS
+    assert seen["kv.tokens: most while decoding"] == (vision + TEXT + OUT - 1,) * LAYERS
+
+
+def test_without_decoding_steps_there_is_nothing_to_count_of_them() -> None:
+    seen = observed(out=1)
+    assert seen["kv.read"] == seen["llm.depth"] == ()
+    assert seen["kv.tokens: most while decoding"] == seen["kv.tokens"]
+
+
+def test_a_cache_that_evicts_while_decoding_is_seen_at_its_fullest_and_in_its_bytes() -> None:
+    plain, bounded = observed(), observed("BoundsCache")
+    assert bounded["kv.tokens"] == plain["kv.tokens"] == (PROMPT,) * LAYERS
+    assert bounded["kv.tokens: most while decoding"] == (PROMPT + 3,) * LAYERS
+    end, grown = bounded["kv.bits: bytes at the end"][0], plain["kv.bits: bytes at the end"][0]
+    assert end / grown == (PROMPT + 3) / (PROMPT + OUT - 1)
+
+
+def test_a_store_that_evicts_the_prompt_hides_which_entries_are_visual() -> None:
+    lvlm = LVLM.random()
+    request = random_request(lvlm.config, frames=FRAMES, text_tokens=TEXT, max_new_tokens=OUT)
+    result = lvlm.run(request, [resolve_name("made_up:BoundsCache")(room=-10)])
+    seen = observe(result.trace, dimensions_for(lvlm, request))
+    assert seen["kv.tokens"] == seen["kv.tokens: most while decoding"] == (PROMPT - 10,) * LAYERS
+    assert "kv.tokens: vision" not in seen
+
+
+def test_text_that_does_not_enter_the_llm_is_missing_from_the_count() -> None:
+    seen = observed("DropsText")
+    assert (seen["text-tokens"], seen["vision-tokens"]) == ((TEXT - 1,), (64,))
+
+
+def test_tokens_that_sit_a_layer_out_are_missing_there_and_in_its_cache() -> None:
+    seen = observed("SitsOut")
+    assert seen["llm.vision-tokens"] == seen["llm.vision-mlp"] == (64, 32, 64, 64)
+    assert seen["kv.tokens: vision"] == (64, 32, 64, 64)
+
+
+def test_the_share_of_the_cache_that_is_read_is_what_attention_was_given() -> None:
+    held = range(PROMPT + 1, PROMPT + OUT)
+    share = sum((n - n // 2) / n for n in held) / len(held)
+    assert observed("ReadsRecent")["kv.read"] == pytest.approx((share,) * LAYERS, rel=1e-12)
+
+
+def test_layers_that_hold_another_ones_tensors_have_no_cache_of_their_own_and_no_bytes() -> None:
+    seen, plain = observed("SharesLayers"), observed()
+    assert seen["kv.layers"] == (LAYERS / 2,)
+    byte = plain["kv.bits: bytes"][0]
+    assert seen["kv.bits: bytes"] == (byte, 0, byte, 0)
+    assert seen["kv.bits: bytes at the end"][0] * 2 == plain["kv.bits: bytes at the end"][0]
+
+
+def test_tensors_that_wait_in_the_hosts_memory_are_not_resident() -> None:
+    seen = observed("Offloads")
+    assert seen["kv.resident"] == (0.5,)
+    assert seen["kv.bits: bytes"] == observed()["kv.bits: bytes"]
+
+
+def test_frames_that_shrink_have_fewer_patches_where_the_tower_takes_any_size_alone() -> None:
+    window, fixed = observed("HalvesSides", preset="tiny-window"), observed("HalvesSides")
+    assert window["pixels"] == fixed["pixels"] == (0.25,)
+    assert window["encoder.tokens"][0] == 24  # of 120: 20 × 24 pixels are 16 × 24 after rounding to tokens
+    assert fixed["encoder.tokens"] == observed()["encoder.tokens"]
+
+
+UNCHANGED, HALF = (Interval(1, 1),), (Interval(0.5, 0.5),)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "counted", "declared", "holds"),
+    [
+        (UNCHANGED, (1.0,), (), None),
+        (UNCHANGED, None, (), None),
+        (HALF, None, (), None),
+        (UNCHANGED, (0.5,), (), False),
+        (UNCHANGED, (1.0,), ("kv.read",), True),
+        (HALF, None, ("kv.read",), False),
+        (HALF, (), ("kv.read",), True),
+        (HALF * 4, (), ("kv.read",), True),
+        (HALF * 4, (0.5,) * 3, ("kv.read",), False),
+    ],
+)
+def test_a_measure_nobody_declares_has_a_row_only_where_it_is_wrong(
+    bounds: Any, counted: Any, declared: Any, holds: bool | None
+) -> None:
+    seen = {} if counted is None else {"kv.read": counted}
+    rows = list(compare({"kv.read": bounds}, seen, declared))
+    assert [row.holds for row in rows] == ([] if holds is None else [holds])
+
+
+@pytest.mark.parametrize(("measure", "count"), [("frames", 1), ("kv.tokens: most while decoding", 0)])
+def test_what_every_report_shows_has_a_row_where_it_is_as_it_was(measure: str, count: int) -> None:
+    assert len(list(compare({measure: UNCHANGED}, {measure: (1,)}))) == count
+
+
+def verified(name: str, *effects: dict[str, Any], acts_at: str, shapes: Any = SHAPES) -> Report:
+    """What verification says of a made-up reference with these effects."""
+    raw = ATLAS.technique("fastv").model_dump(mode="json", by_alias=True, exclude_none=True)
+    changes = {"effects": effects, "acts_at": [acts_at], "trials": [{}], "parameters": {}, "neutral": None}
+    entry = {**raw, **changes, "overheads": [], "no_neutral": "It is made up.", "reference": f"made_up:{name}"}
+    technique = Technique.model_validate_json(json.dumps(entry))
+    plans = tuple(Plan(settings=({},), shape=shape) for shape in shapes)
+    job = StackJob(items=(item(ATLAS.atlas, technique),), plans=plans, dtype="float32", device="cpu")
+    return report(carry_out(job))
+
+
+def wrong(found: Report) -> set[str]:
+    return {line.quantity for line in found.lines if line.mismatches}
+
+
+def test_a_technique_that_halves_each_side_and_says_so_holds_on_towers_of_any_kind() -> None:
+    found = verified("HalvesSides", {"quantity": "pixels", "scale": 0.25}, acts_at="pixels")
+    assert found.holds, [line.mismatches[0] for line in found.lines if line.mismatches]
+    assert [line.held for line in found.lines if line.quantity == "pixels"] == [len(SHAPES)]
+
+
+@pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[7]], ids=lambda shape: shape.preset)
+def test_one_that_says_it_keeps_half_the_pixels_fails_there_and_nowhere_else(shape: Any) -> None:
+    found = verified("HalvesSides", {"quantity": "pixels", "scale": 0.5}, acts_at="pixels", shapes=[shape])
+    assert wrong(found) == {"pixels"}
+
+
+def test_one_that_does_not_say_so_fails() -> None:
+    found = verified("HalvesSides", {"quantity": "output-tokens", "cap": 99}, acts_at="pixels", shapes=SHAPES[7:8])
+    assert wrong(found) == {"pixels"}
+
+
+@pytest.mark.parametrize(("share", "holds"), [(0.5, True), (0.25, False)])
+def test_a_cache_kept_on_the_host_is_verified(share: float, holds: bool) -> None:
+    found = verified("Offloads", {"quantity": "kv.resident", "scale": share}, acts_at="cache-bits", shapes=SHAPES[:1])
+    assert wrong(found) == (set() if holds else {"kv.resident"})
+
+
+MADE_UP = {
+    "BoundsCache": ("cache-bits", {"quantity": "kv.tokens", "limit": "N + 3"}, {"limit": "N + 4"}),
+    "DropsText": ("llm-input", {"quantity": "text-tokens", "remove": 1}, {"remove": 2}),
+    "SitsOut": (
+        "llm-layer",
+        {"quantity": "llm.vision-tokens", "scale": 0.5, "rounding": "down", "from_layer": 1, "to_layer": 2},
+        {"to_layer": 3},
+    ),
+    "ReadsRecent": (
+        "cache-bits",
+        {"quantity": "kv.read", "at_least": 0.5, "at_most": "0.5 + 1 / N"},
+        {"at_least": 0.3, "at_most": 0.4},
+    ),
+    "SharesLayers": ("cache-bits", {"quantity": "kv.layers", "set": "L - L // 2"}, {"set": "L - 1"}),
+}
+"""For each reference where it acts, an effect that says what it does, and what makes the effect wrong."""
+
+
+@pytest.mark.parametrize("name", MADE_UP)
+def test_what_a_made_up_reference_declares_holds_and_is_needed(name: str) -> None:
+    acts_at, effect, _ = MADE_UP[name]
+    found = verified(name, effect, acts_at=acts_at)
+    assert [line.mismatches[0] for line in found.lines if line.mismatches] == []
+    assert found.faults == ()
+
+
+@pytest.mark.parametrize("name", MADE_UP)
+def test_a_wrong_declaration_of_it_fails_at_its_own_quantity(name: str) -> None:
+    acts_at, effect, error = MADE_UP[name]
+    failed = wrong(verified(name, effect | error, acts_at=acts_at, shapes=SHAPES[:1]))
+    follows = {"kv.bits"} if "limit" in effect else set()  # bytes at the end are predicted from the limit declared
+    assert failed == {effect["quantity"]} | follows
