@@ -88,7 +88,7 @@ class Sequence:
 
     def add_deepstack(self, layer: int) -> Sequence:
         """The output of LLM layer `layer` with the DeepStack features that belong after it, if any do."""
-        if self.deepstack_BNLD is None:
+        if self.deepstack_BNLD is None or layer >= self.deepstack_BNLD.shape[2]:
             return self
         remaining = self.deepstack_BNLD if layer + 1 < self.deepstack_BNLD.shape[2] else None
         hidden_BND = self.hidden_BND + self.deepstack_BNLD[:, :, layer]
