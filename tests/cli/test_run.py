@@ -64,24 +64,29 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny published Qwen2.5-VL with its tokenizer and processor."""
+@pytest.fixture(scope="module", params=["Qwen2_5_VL", "Qwen3VL"])
+def qwen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny published Qwen2.5-VL or Qwen3-VL with its tokenizer and processor."""
     transformers = pytest.importorskip("transformers")
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     folder = tmp_path_factory.mktemp("qwen")
     words = [*WORDS, "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"]
-    config = transformers.Qwen2_5_VLConfig(
+    own = {
+        "Qwen2_5_VL": {"window_size": 16, "fullatt_block_indexes": [1]},
+        "Qwen3VL": {"num_position_embeddings": 16, "deepstack_visual_indexes": [0]},
+    }[request.param]
+    config = getattr(transformers, f"{request.param}Config")(
         vision_config={
-            "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 4, "patch_size": 4, "window_size": 16,
-            "out_hidden_size": 48, "fullatt_block_indexes": [1],
+            "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 4, "patch_size": 4,
+            "out_hidden_size": 48, **own,
         },
         text_config={
             "vocab_size": len(words), "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 4,
             "num_attention_heads": 3, "num_key_value_heads": 1, "bos_token_id": None, "eos_token_id": None,
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]},
-        },
+        }
+        | ({"head_dim": 16} if request.param == "Qwen3VL" else {}),
         image_token_id=words.index("<|image_pad|>"),
         video_token_id=words.index("<|video_pad|>"),
     )  # fmt: skip
@@ -91,7 +96,7 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Qwen2VLImageProcessorPil(patch_size=4, size={"shortest_edge": 64, "longest_edge": 64 * 40}).save_pretrained(
             folder
         )
-        transformers.Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
+        getattr(transformers, f"{request.param}ForConditionalGeneration")(config).save_pretrained(folder)
     return folder
 
 

@@ -24,7 +24,13 @@ from lvlm_atlas.reference.caches.cache import Cache
 from lvlm_atlas.reference.caches.store import PlainStore
 from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.lvlm import LVLM, Trace, random_request
-from lvlm_atlas.reference.lvlm.config import Config, WindowLVLMConfig, WindowVisionConfig
+from lvlm_atlas.reference.lvlm.config import (
+    Config,
+    DeepStackLVLMConfig,
+    NativeLVLMConfig,
+    WindowLVLMConfig,
+    WindowVisionConfig,
+)
 from lvlm_atlas.reference.lvlm.points import POINTS
 from lvlm_atlas.reference.lvlm.points import Technique as Reference
 from lvlm_atlas.reference.lvlm.presets import PRESETS
@@ -79,12 +85,14 @@ def model_of(config: Config) -> Model:
         parameters=1,
     )
     rows = vision.hidden_size * config.patches_a_token
+    inner = rows if isinstance(config, NativeLVLMConfig) else text.hidden_size
+    deepstack = len(config.vision.deepstack_layers) if isinstance(config, DeepStackLVLMConfig) else 0
     return Model(
         id="reference",
         name="reference",
         dtype="fp32",
         encoder=encoder,
-        adapter=Adapter(widths=(rows, rows if windows else text.hidden_size, text.hidden_size), parameters=1),
+        adapter=Adapter(widths=(rows, inner, text.hidden_size), copies=1 + deepstack, parameters=1),
         llm=Llm(
             layers=text.num_hidden_layers,
             hidden=text.hidden_size,
@@ -101,7 +109,7 @@ def model_of(config: Config) -> Model:
 
 def _rule(config: Config) -> TokenRule:
     vision = config.vision
-    if not isinstance(config, WindowLVLMConfig):
+    if not isinstance(config, NativeLVLMConfig):
         fixed = {
             "tile": config.vision.image_size,
             "patch": vision.patch_size,
@@ -115,8 +123,9 @@ def _rule(config: Config) -> TokenRule:
         "merge": merge,
         "min_pixels": 1,
         "max_pixels": 10**9,
-        "window": config.vision.window_size // (vision.patch_size * merge),
     }
+    if isinstance(config, WindowLVLMConfig):
+        sizes["window"] = config.vision.window_size // config.vision.factor
     every_frame = {"min_frames": 1, "max_frames": 10**6, "multiple": 1}
     video = {**sizes, **every_frame, "temporal": config.frames_a_patch, "total_pixels": 10**12}
     return TokenRule(image="smart_resize", image_params=sizes, video="video_smart_resize", video_params=video)
@@ -125,7 +134,7 @@ def _rule(config: Config) -> TokenRule:
 def workload_of(config: Config, *, frames: int, text: int, output: int) -> Workload:
     """The engine's view of `random_request`."""
     height, width = config.vision.frame_size
-    video = isinstance(config, WindowLVLMConfig)
+    video = isinstance(config, NativeLVLMConfig)
     return Workload(
         images=() if video else (Image(width, height, frames),),
         videos=(Video(width, height, frames, sample_fps=1, source_fps=1),) if video else (),

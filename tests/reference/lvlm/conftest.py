@@ -107,6 +107,49 @@ def qwen(transformers: Any) -> Callable[..., nn.Module]:
     return make
 
 
+@pytest.fixture
+def qwen3(transformers: Any) -> Callable[..., nn.Module]:
+    """A small `Qwen3VLForConditionalGeneration`; keywords go to its configurations."""
+
+    def make(
+        vision: dict[str, Any] | None = None, text: dict[str, Any] | None = None, seed: int = 0, **top: Any
+    ) -> nn.Module:
+        config = transformers.Qwen3VLConfig(
+            vision_config={
+                "depth": 4,
+                "hidden_size": 32,
+                "intermediate_size": 48,
+                "num_heads": 4,
+                "patch_size": 4,
+                "out_hidden_size": 48,
+                "num_position_embeddings": 49,
+                "deepstack_visual_indexes": [0, 2],
+            }
+            | (vision or {}),
+            text_config={
+                "vocab_size": 96,
+                "hidden_size": 48,
+                "intermediate_size": 80,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 3,
+                "num_key_value_heads": 1,
+                "head_dim": 16,
+                "bos_token_id": None,
+                "eos_token_id": None,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [4, 2, 2]},
+            }
+            | (text or {}),
+            image_token_id=IMAGE,
+            video_token_id=VIDEO,
+            vision_start_token_id=92,
+            vision_end_token_id=93,
+            **top,
+        )
+        return shaken(transformers.Qwen3VLForConditionalGeneration(config), seed)
+
+    return make
+
+
 def shaken(model: nn.Module, seed: int) -> nn.Module:
     """The model with weights wide enough that every part of it matters, norms and biases too."""
     generator = torch.Generator().manual_seed(seed)

@@ -158,7 +158,7 @@ def test_a_tensor_of_another_shape_is_named_with_both_shapes(rewritten: Any) -> 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model_type": "blip"}, "model_type 'blip' is not supported; supported: llava, qwen2_5_vl"),
+        ({"model_type": "blip"}, "model_type 'blip' is not supported; supported: llava, qwen2_5_vl, qwen3_vl"),
         ({"text_config__model_type": "mistral"}, "model_type 'mistral' is not supported; supported: llama"),
         ({"vision_config__hidden_act": "mish"}, "hidden_act 'mish' is not supported; supported: quick_gelu, gelu"),
         ({"text_config__rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "rope_type 'linear' is not"),
@@ -309,3 +309,87 @@ def test_a_qwen_that_asks_for_more_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=said):
         LVLM.from_pretrained(configured(save(qwen(), tmp_path), **changes))
+
+
+def test_a_published_qwen3_configuration_is_read(tmp_path: Path) -> None:
+    """As Qwen/Qwen3-VL-8B-Instruct has it."""
+    raw = {
+        "model_type": "qwen3_vl",
+        "image_token_id": 151655,
+        "video_token_id": 151656,
+        "vision_start_token_id": 151652,
+        "vision_end_token_id": 151653,
+        "tie_word_embeddings": False,
+        "text_config": {
+            "model_type": "qwen3_vl_text",
+            "attention_bias": False,
+            "attention_dropout": 0.0,
+            "bos_token_id": 151643,
+            "dtype": "bfloat16",
+            "eos_token_id": 151645,
+            "head_dim": 128,
+            "hidden_act": "silu",
+            "hidden_size": 4096,
+            "intermediate_size": 12288,
+            "max_position_embeddings": 262144,
+            "num_attention_heads": 32,
+            "num_hidden_layers": 36,
+            "num_key_value_heads": 8,
+            "rms_norm_eps": 1e-06,
+            "rope_scaling": {"mrope_interleaved": True, "mrope_section": [24, 20, 20], "rope_type": "default"},
+            "rope_theta": 5000000,
+            "vocab_size": 151936,
+        },
+        "vision_config": {
+            "model_type": "qwen3_vl",
+            "deepstack_visual_indexes": [8, 16, 24],
+            "depth": 27,
+            "hidden_act": "gelu_pytorch_tanh",
+            "hidden_size": 1152,
+            "in_channels": 3,
+            "intermediate_size": 4304,
+            "num_heads": 16,
+            "num_position_embeddings": 2304,
+            "out_hidden_size": 4096,
+            "patch_size": 16,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+        },
+    }
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [151645, 151643]}')
+    from lvlm_atlas.reference.lvlm.presets import PRESETS
+
+    assert read_config(tmp_path) == PRESETS["qwen3-vl-8b"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"text_config__rope_parameters": {"rope_type": "default", "mrope_interleaved": False}},
+            "mrope_interleaved False is not supported; supported: True",
+        ),
+        ({"text_config__rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "rope_type 'yarn' is not supported"),
+        ({"vision_config__out_hidden_size": 47}, "out_hidden_size 47 is not supported; supported: 48"),
+        ({"vision_config__in_channels": 1}, "in_channels 1 is not supported; supported: 3"),
+        ({"vision_config__num_position_embeddings": 50}, "num_position_embeddings 50 is not supported"),
+    ],
+)
+def test_a_qwen3_that_asks_for_more_is_refused(
+    qwen3: Any, save: Any, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        LVLM.from_pretrained(configured(save(qwen3(), tmp_path), **changes))
+
+
+def test_qwen3_tensors_are_all_wanted_and_none_is_missing(qwen3: Any, save: Any, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = save(qwen3(), tmp_path)
+    names = load_file(folder / "model.safetensors")
+    assert any(name.startswith("model.visual.deepstack_merger_list.1.") for name in names)
+    del names["model.visual.deepstack_merger_list.1.norm.weight"], names["model.visual.pos_embed.weight"]
+    save_file(names, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=r"2 missing: dialect\.vision_tower\.deepstack_merger_list\.1\.norm\.weight"):
+        LVLM.from_pretrained(folder)

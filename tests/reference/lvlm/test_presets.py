@@ -34,6 +34,14 @@ def test_qwen_has_the_parameters_of_the_published_models(preset: str, adapter: i
     assert numbers(lvlm.language_model) == decoder
 
 
+def test_qwen3_has_the_parameters_of_the_published_model() -> None:
+    lvlm = LVLM.empty(PRESETS["qwen3-vl-8b"])
+    deepstack = numbers(lvlm.dialect.vision_tower.deepstack_merger_list)
+    assert numbers(lvlm.dialect.vision_tower) - deepstack == 415_891_440
+    assert numbers(lvlm.dialect.adapter) + deepstack == 160_496_896
+    assert numbers(lvlm.language_model) == 8_190_735_360
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_an_empty_model_takes_no_memory(preset: str) -> None:
     lvlm = LVLM.empty(PRESETS[preset])

@@ -1,55 +1,15 @@
-"""The Qwen2.5-VL dialect by hand: positions, windows, frames that go, techniques that its merger forbids."""
+"""The Qwen2.5-VL dialect by hand: its windows, and the times of a video in its positions."""
 
 from __future__ import annotations
 
-import dataclasses
-import pkgutil
-
-import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from lvlm_atlas import load
-from lvlm_atlas.needs import unmet
 from lvlm_atlas.reference.flow.probe import Probe
-from lvlm_atlas.reference.flow.request import Request
-from lvlm_atlas.reference.flow.states import close_up
-from lvlm_atlas.reference.lvlm import LVLM, Refusal, Technique, random_request
-from lvlm_atlas.reference.lvlm.mrope import in_order, positions
+from lvlm_atlas.reference.lvlm import LVLM, Technique, random_request
 from lvlm_atlas.reference.lvlm.presets import PRESETS
-from lvlm_atlas.reference.lvlm.prompt import Seen
-from lvlm_atlas.reference.lvlm.windows import coordinates, to_frames, to_patches, windows_of
+from lvlm_atlas.reference.lvlm.windows import coordinates, windows_of
 
 TINY = PRESETS["tiny-window"]
-TECHNIQUES = [technique for technique in load().atlas.techniques.values() if technique.reference]
-
-
-@pytest.fixture(scope="module")
-def lvlm(device: str) -> LVLM:
-    return LVLM.random("tiny-window", device=device)
-
-
-def stills(config, frames: int = 3, **more) -> Request:
-    request = random_request(config, frames=frames, **more)
-    prompt_N = request.prompt_N.masked_fill(request.prompt_N == request.image_token_id, config.image_token_id)
-    return dataclasses.replace(request, prompt_N=prompt_N, image_token_id=config.image_token_id)
-
-
-def test_positions_of_text_an_image_and_a_video_by_hand() -> None:
-    image = Seen(torch.zeros(1, 6, 1), grid=(2, 3))
-    video = Seen(torch.zeros(2, 2, 1), grid=(2, 1), time_T=torch.tensor([0.0, 3.9]))
-    time, row, column = positions([2, image, 1, video, 1]).T.tolist()
-    assert time == [0, 1, *[2] * 6, 5, 6, 6, 9, 9, 8]
-    assert row == [0, 1, 2, 2, 2, 3, 3, 3, 5, 6, 7, 6, 7, 8]
-    assert column == [0, 1, 2, 3, 4, 2, 3, 4, 5, 6, 6, 6, 6, 8]
-
-
-def test_pictures_side_by_side_are_told_apart_and_half_a_picture_is_refused() -> None:
-    one, two = Seen(torch.zeros(1, 2, 1), grid=(1, 2)), Seen(torch.zeros(1, 3, 1), grid=(3, 1))
-    assert list(in_order(torch.tensor([5, 9, 9, 9, 9, 9]), {9: iter([one, two])})) == [1, one, two]
-    with pytest.raises(ValueError, match="the placeholders from token 1 on do not fit their picture, which has 3"):
-        list(in_order(torch.tensor([5, 9, 9, 7]), {9: iter([two])}))
 
 
 def test_windows_are_cut_from_the_top_left_and_hold_every_patch_once() -> None:
@@ -65,19 +25,6 @@ def test_windows_are_cut_from_the_top_left_and_hold_every_patch_once() -> None:
             assert len({(int(r) // 4, int(c) // 4) for r, c in place_N2[window]}) == 1
 
 
-def test_patches_stand_in_squares_of_four() -> None:
-    place_N2 = coordinates(4, 4, TINY.vision, torch.device("cpu"))
-    assert place_N2[:8].tolist() == [[0, 0], [0, 1], [1, 0], [1, 1], [0, 2], [0, 3], [1, 2], [1, 3]]
-
-
-@given(times=st.integers(1, 3), rows=st.integers(1, 4), columns=st.integers(1, 4))
-def test_frames_come_back_from_their_patches(times: int, rows: int, columns: int) -> None:
-    frames = torch.randn(2 * times, 3, 8 * rows, 8 * columns)
-    patches = to_patches(frames, TINY.vision)
-    assert patches.shape == (times, 4 * rows * columns, 96)
-    assert torch.equal(to_frames(patches.flatten(0, 1), (times, 2 * rows, 2 * columns), TINY.vision), frames)
-
-
 def test_a_probe_of_a_window_layer_gives_its_windows_and_counts_them(device: str) -> None:
     q, k = torch.randn(1, 2, 6, 8, device=device), torch.randn(1, 2, 6, 8, device=device)
     told: list[int] = []
@@ -90,25 +37,9 @@ def test_a_probe_of_a_window_layer_gives_its_windows_and_counts_them(device: str
     assert told == [2 * 18]
 
 
-def test_the_trace_counts_patches_of_a_temporal_patch_and_tokens_of_all(lvlm: LVLM) -> None:
-    trace = lvlm.run(random_request(lvlm.config, frames=5)).trace
-    assert trace.encoder_tokens == [120] * 5
-    assert (trace.frames, trace.vision_tokens, trace.text_tokens) == (5, 3 * 30, 16)
-    assert trace.llm_tokens == trace.kv_entries == [106] * 4
+def test_dropped_frames_keep_the_times_of_the_others(device: str) -> None:
+    lvlm = LVLM.random("tiny-window", device=device)
 
-
-def test_stills_are_each_a_picture_and_frames_of_a_video_share_their_tokens(lvlm: LVLM) -> None:
-    assert lvlm.run(stills(lvlm.config)).trace.vision_tokens == 3 * 30
-    assert lvlm.run(random_request(lvlm.config, frames=3)).trace.vision_tokens == 2 * 30
-
-
-def test_frames_of_any_size_are_brought_to_whole_tokens(lvlm: LVLM) -> None:
-    request = random_request(lvlm.config, frames=2)
-    odd = dataclasses.replace(request, frames_F3HW=torch.randn(2, 3, 45, 30))
-    assert lvlm.run(odd).trace.encoder_tokens == [(48 // 4) * (32 // 4)] * 5
-
-
-def test_dropped_frames_keep_the_times_of_the_others(lvlm: LVLM) -> None:
     class Some(Technique):
         acts_at = ("frames",)
 
@@ -120,108 +51,3 @@ def test_dropped_frames_keep_the_times_of_the_others(lvlm: LVLM) -> None:
         sequence = lvlm.prepare(lvlm.begin(request, [Some()]))
     time_N = sequence.position_BN[0, sequence.vision_BN[0], 0]
     assert (time_N - time_N[0]).unique().tolist() == [0, 4]
-
-
-def test_closing_up_leaves_no_gap_that_was_not_there() -> None:
-    assert close_up(torch.tensor([1, 4, 6]), None).tolist() == [0, 1, 2]
-    origin = torch.tensor([[0, 0], [2, 1], [9, 3], [9, 9]])
-    assert close_up(origin, origin).tolist() == origin.tolist()
-    assert close_up(origin[[0, 2, 3]], origin).tolist() == [[0, 0], [7, 1], [7, 7]]
-
-
-@pytest.mark.parametrize("technique", TECHNIQUES, ids=lambda technique: technique.id)
-@pytest.mark.parametrize("still", [False, True], ids=["video", "stills"])
-def test_every_technique_works_or_is_refused_by_name(lvlm: LVLM, technique, still: bool) -> None:
-    request = stills(lvlm.config) if still else random_request(lvlm.config)
-    make = pkgutil.resolve_name(technique.reference)
-    if lacking := unmet(technique.needs, lvlm.dialect.offers):
-        for setting in technique.trials:
-            with pytest.raises(Refusal, match=f"^{make.__name__} needs `{lacking[0]}`"):
-                lvlm.run(request, [make(**setting)])
-        return
-    plain = lvlm.run(request)
-    for setting in technique.trials:
-        assert lvlm.run(request, [make(**setting)]).logits_NC.isfinite().all()
-    neutral = lvlm.run(request, [make(**technique.neutral)])
-    assert torch.equal(neutral.tokens_N, plain.tokens_N)
-    torch.testing.assert_close(neutral.logits_NC, plain.logits_NC, atol=1e-4, rtol=1e-4)
-
-
-class Halve(Technique):
-    """Takes half of the patches."""
-
-    acts_at = ("encoder-output",)
-
-    def encoder_output(self, at):
-        return dataclasses.replace(at.patches, hidden_FND=at.patches.hidden_FND[:, ::2])
-
-
-class Resample(Technique):
-    """Takes half of the vision tokens."""
-
-    acts_at = ("adapter",)
-
-    def adapt(self, at):
-        return at.adapter(at.hidden_FND)[:, ::2]
-
-
-@pytest.mark.parametrize("kind", [Halve, Resample])
-def test_who_needs_free_patches_is_refused_before_anything_runs(lvlm: LVLM, kind: type[Technique]) -> None:
-    honest = type(kind.__name__, (kind,), {"needs": ("free-patches",)})
-    said = f"{kind.__name__} needs `free-patches`, but this model cannot give it: its adapter joins neighbours"
-    with pytest.raises(Refusal, match=said):
-        lvlm.begin(random_request(lvlm.config), [honest()])
-    assert LVLM.random("tiny").run(random_request(PRESETS["tiny"]), [honest()]).trace.vision_tokens == 6 * 32
-
-
-def test_what_breaks_the_grid_undeclared_is_a_fault_even_if_its_parts_would_merge(lvlm: LVLM) -> None:
-    for broken, said in (
-        (Halve(), "Halve leaves 60 of 120 patches, but this model's adapter joins neighbours"),
-        (Resample(), "gives 15 vision tokens where the positions of this model need 5 × 6"),
-    ):
-        with pytest.raises(ValueError, match=said) as raised:
-            lvlm.run(random_request(lvlm.config), [broken])
-        assert not isinstance(raised.value, Refusal)
-
-
-def test_spans_are_the_places_of_each_frames_tokens(lvlm: LVLM) -> None:
-    for request, units in ((stills(lvlm.config), 3), (random_request(lvlm.config, frames=5), 3)):
-        run = lvlm.begin(request)
-        lvlm.prepare(run)
-        spans = run.prompt.spans
-        assert [len(span) for span in spans] == [30] * units
-        assert torch.cat(spans).tolist() == run.prompt.vision_BN[0].nonzero()[:, 0].tolist()
-
-
-@pytest.mark.parametrize(
-    ("fields", "said"),
-    [
-        ({"pixel_values": torch.zeros(8, 96)}, "come with their grid"),
-        ({"pixel_values": torch.zeros(8, 95), "image_grid_thw": torch.tensor([[1, 2, 4]])}, r"must be \(P, 96\)"),
-        ({"pixel_values": torch.zeros(8, 96), "image_grid_thw": torch.tensor([[1, 2, 2]])}, "grids hold 4 patches"),
-    ],
-)
-def test_pixels_that_are_none_of_a_processors_are_refused(lvlm: LVLM, fields, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        lvlm(torch.tensor([[1, 2]]), **fields)
-
-
-def test_a_placeholder_of_another_model_is_refused(lvlm: LVLM) -> None:
-    request = dataclasses.replace(random_request(lvlm.config), image_token_id=5)
-    with pytest.raises(ValueError, match="token 5, the model with 127 or 126"):
-        lvlm.run(request)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_lower_precision_runs_and_stays_finite(dtype: torch.dtype, device: str) -> None:
-    lvlm = LVLM.random("tiny-window", dtype=dtype, device=device)
-    assert lvlm.run(random_request(lvlm.config)).logits_NC.isfinite().all()
-
-
-def test_text_alone_counts_alike_on_all_axes(lvlm: LVLM) -> None:
-    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
-    prompt = lvlm.dialect.prompt(torch.full((2, 5), 7), mask.bool(), [])
-    assert prompt.position_BN[..., 0].tolist() == [[0, 0, 0, 1, 2], [0, 1, 2, 3, 4]]
-    assert torch.equal(prompt.position_BN[..., 1], prompt.position_BN[..., 2])
-    logits = lvlm(torch.full((2, 5), 7), mask)
-    torch.testing.assert_close(logits[0, 2:], logits[1, :3], atol=1e-4, rtol=1e-4)

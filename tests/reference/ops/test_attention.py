@@ -78,3 +78,13 @@ def test_a_bias_of_log_two_makes_a_key_count_twice(device: str) -> None:
     logits = (q @ twice.mT) * 8**-0.5
     expected = logits.softmax(-1)
     torch.testing.assert_close(biased[..., 2], expected[..., 2] + expected[..., 3])
+
+
+def test_interleaved_axes_take_turns_until_one_has_no_frequencies_left(device: str) -> None:
+    position = torch.tensor([[[3, 5, 7]]], device=device)
+    x = torch.randn(1, 1, 1, 16, device=device)
+    got = rotate(x, position, 100.0, (4, 3, 1), interleaved=True)
+    alone = [rotate(x, position[..., axis], 100.0) for axis in range(3)]
+    for frequency, axis in enumerate([0, 1, 2, 0, 1, 0, 0, 1]):
+        for half in (0, 8):
+            assert torch.equal(got[..., frequency + half], alone[axis][..., frequency + half])

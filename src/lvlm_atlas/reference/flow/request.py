@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
 
 import torch
@@ -27,6 +29,8 @@ class Request:
     """Seed of every random draw of the run."""
     second_F: Tensor | None = None
     """When each frame was, seconds; None means two frames a second from 0 on."""
+    tokenize: Callable[[str], Seq[int]] | None = None
+    """From text to token ids, for models that write a frame's time into the prompt; None means that none is written."""
 
     @property
     def seconds_F(self) -> Tensor:  # noqa: N802 - names carry shapes

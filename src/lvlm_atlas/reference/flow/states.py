@@ -29,6 +29,8 @@ class Patches:
     """Rows and columns of the patches where a merger joins neighbours, so that all must be there; else None."""
     proportional: bool = True
     """Whether a token that stands for s patches counts s times in attention: log s is added to its logits."""
+    deepstack_FNLD: Tensor | None = None
+    """DeepStack: for each token that the adapter gives, what is added after each of the first L LLM layers."""
 
 
 Between = Callable[[int, int, Patches], Patches]
@@ -52,6 +54,8 @@ class Sequence:
     """False where a token is padding, which nothing attends to; None means nowhere."""
     origin_BN: Tensor | None = None
     """Position ids of the assembled prompt, dropped tokens and all; None means 0, 1, …"""
+    deepstack_BNLD: Tensor | None = None
+    """DeepStack: what is added to a token after each of the first L layers, zero for text; None: nothing any more."""
 
     @property
     def length(self) -> int:
@@ -68,6 +72,7 @@ class Sequence:
             index_BN=take(self.index_BN, index_BK),
             attention=self.attention and self.attention.then(lambda weight: take_columns(weight, index_BK)),
             real_BN=None if self.real_BN is None else take(self.real_BN, index_BK),
+            deepstack_BNLD=None if self.deepstack_BNLD is None else take(self.deepstack_BNLD, index_BK),
         )
 
     def keep_vision(self, index_BK: Tensor) -> Sequence:
@@ -80,6 +85,14 @@ class Sequence:
     def vision_places(self) -> Tensor:
         """Places of the vision tokens (B, V), ascending."""
         return places_of(self.vision_BN)
+
+    def add_deepstack(self, layer: int) -> Sequence:
+        """The output of LLM layer `layer` with the DeepStack features that belong after it, if any do."""
+        if self.deepstack_BNLD is None or layer >= self.deepstack_BNLD.shape[2]:
+            return self
+        remaining = self.deepstack_BNLD if layer + 1 < self.deepstack_BNLD.shape[2] else None
+        hidden_BND = self.hidden_BND + self.deepstack_BNLD[:, :, layer]
+        return replace(self, hidden_BND=hidden_BND, deepstack_BNLD=remaining)
 
     def renumber(self) -> Sequence:
         """The same tokens with the position ids that nobody has any more closed up: 0 … N − 1 on one axis.

@@ -1,4 +1,4 @@
-"""The reference LVLM: LLaVA-1.5 and Qwen2.5-VL in plain torch, with named extension points."""
+"""The reference LVLM: LLaVA-1.5, Qwen2.5-VL and Qwen3-VL in plain torch, with named extension points."""
 
 from lvlm_atlas.reference.flow.request import Request, Result
 from lvlm_atlas.reference.flow.trace import Trace

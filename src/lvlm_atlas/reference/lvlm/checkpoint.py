@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from lvlm_atlas.reference.lvlm.config import Config
-from lvlm_atlas.reference.lvlm.formats import FORMATS, Format, end_tokens
+from lvlm_atlas.reference.lvlm.format import Format, end_tokens
+from lvlm_atlas.reference.lvlm.formats import FORMATS
 from lvlm_atlas.reference.lvlm.weights import assign
 
 Model = TypeVar("Model", bound=nn.Module)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -47,10 +48,14 @@ class TextConfig:
     rope_theta: float = 10_000.0
     rope_sections: tuple[int, ...] = ()
     """Of a head's d/2 frequencies, how many follow each axis of the position; empty means one axis for all."""
+    rope_interleaved: bool = False
+    """Whether neighbouring frequencies follow different axes, in turn; else each axis has one block of them."""
     head_width: int | None = None
     """Width of a head where it is not hidden_size / num_attention_heads."""
     qkv_bias: bool = False
     """Whether the projections to queries, keys and values have biases."""
+    qk_norm: bool = False
+    """Whether each head's queries and keys are normalised before they are rotated."""
     output_bias: bool = False
     """Whether attention's output projection has one."""
     mlp_bias: bool = False
@@ -105,28 +110,24 @@ class LVLMConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WindowVisionConfig:
-    """Qwen2.5-VL's vision transformer: windows, some layers with full attention, native resolution."""
+class NativeVisionConfig:
+    """A vision transformer at native resolution, after which neighbours are merged: Qwen2.5-VL's and Qwen3-VL's."""
 
-    patch_size: int = 14
+    patch_size: int
     """Side of a patch, pixels."""
     temporal_patch_size: int = 2
     """Frames of a temporal patch; a still is repeated to fill one."""
     spatial_merge_size: int = 2
     """Side of the square of patches that become one token."""
-    window_size: int = 112
-    """Side of an attention window, pixels."""
-    full_attention_layers: tuple[int, ...] = (7, 15, 23, 31)
-    """Layers whose patches attend to all of their temporal patch."""
-    hidden_size: int = 1280
-    intermediate_size: int = 3420
-    num_hidden_layers: int = 32
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
     num_attention_heads: int = 16
-    hidden_act: str = "silu"
+    hidden_act: str
     """A name in `ACTIVATIONS`."""
-    rms_norm_eps: float = 1e-6
+    norm_eps: float = 1e-6
     rope_theta: float = 10_000.0
-    frame_size: tuple[int, int] = (336, 448)
+    frame_size: tuple[int, int]
     """Height and width of the frames of a random request, pixels; the tower takes others too."""
 
     @property
@@ -141,17 +142,52 @@ class WindowVisionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WindowLVLMConfig:
-    """An LVLM in the Qwen2.5-VL dialect."""
+class WindowVisionConfig(NativeVisionConfig):
+    """Qwen2.5-VL's vision transformer: attention inside windows in most layers."""
 
-    vision: WindowVisionConfig
+    patch_size: int = 14
+    hidden_size: int = 1280
+    intermediate_size: int = 3420
+    num_hidden_layers: int = 32
+    hidden_act: str = "silu"
+    frame_size: tuple[int, int] = (336, 448)
+    window_size: int = 112
+    """Side of an attention window, pixels."""
+    full_attention_layers: tuple[int, ...] = (7, 15, 23, 31)
+    """Layers whose patches attend to all of their temporal patch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeepStackVisionConfig(NativeVisionConfig):
+    """Qwen3-VL's vision transformer: learned positions besides rotary ones, features taken from several layers."""
+
+    patch_size: int = 16
+    hidden_size: int = 1152
+    intermediate_size: int = 4304
+    num_hidden_layers: int = 27
+    hidden_act: str = "gelu_pytorch_tanh"
+    frame_size: tuple[int, int] = (320, 448)
+    num_position_embeddings: int = 2304
+    """Learned positions: those of a square, interpolated to the grid of a picture."""
+    deepstack_layers: tuple[int, ...] = (8, 16, 24)
+    """Vision layers whose output is merged and added after the first, second, … LLM layer."""
+
+    @property
+    def position_side(self) -> int:
+        """Side of the square of learned positions."""
+        return math.isqrt(self.num_position_embeddings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NativeLVLMConfig:
+    """An LVLM at native resolution: what the dialects of Qwen2.5-VL and Qwen3-VL share."""
+
+    vision: NativeVisionConfig
     text: TextConfig
     image_token_id: int = 151_655
     """Placeholder of stills, one for each."""
     video_token_id: int = 151_656
     """Placeholder of a video's frames, one for each."""
-    tokens_per_second: int = 2
-    """Temporal position ids of a second of video."""
     eos_token_ids: tuple[int, ...] = ()
     """Tokens that end the answer; none means that only the limit ends it."""
 
@@ -179,5 +215,25 @@ class WindowLVLMConfig:
         return (self.video_token_id, self.image_token_id)
 
 
-Config = LVLMConfig | WindowLVLMConfig
+@dataclass(frozen=True, kw_only=True)
+class WindowLVLMConfig(NativeLVLMConfig):
+    """An LVLM in the Qwen2.5-VL dialect."""
+
+    vision: WindowVisionConfig
+    tokens_per_second: int = 2
+    """Temporal position ids of a second of video."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeepStackLVLMConfig(NativeLVLMConfig):
+    """An LVLM in the Qwen3-VL dialect."""
+
+    vision: DeepStackVisionConfig
+    vision_start_token_id: int = 151_652
+    """Stands before each temporal patch of a video, behind the text of its time."""
+    vision_end_token_id: int = 151_653
+    """Stands behind it."""
+
+
+Config = LVLMConfig | WindowLVLMConfig | DeepStackLVLMConfig
 """A configuration in one of the dialects."""

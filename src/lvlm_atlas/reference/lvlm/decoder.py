@@ -37,10 +37,13 @@ class Attention(nn.Module):
         super().__init__()
         heads, groups, d = config.num_attention_heads, config.num_key_value_heads, config.head_dim
         self.head_dim, self.theta, self.sections = d, config.rope_theta, config.rope_sections
+        self.interleaved = config.rope_interleaved
         self.q_proj = nn.Linear(config.hidden_size, heads * d, bias=config.qkv_bias)
         self.k_proj = nn.Linear(config.hidden_size, groups * d, bias=config.qkv_bias)
         self.v_proj = nn.Linear(config.hidden_size, groups * d, bias=config.qkv_bias)
         self.o_proj = nn.Linear(heads * d, config.hidden_size, bias=config.output_bias)
+        self.q_norm = RmsNorm(d, config.rms_norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = RmsNorm(d, config.rms_norm_eps) if config.qk_norm else nn.Identity()
 
     def project(self, x_BND: Tensor, position_BN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries (B, H, N, d), rotated keys and values (B, G, N, d); positions as in `rotate`."""
@@ -48,7 +51,10 @@ class Attention(nn.Module):
             proj(x_BND).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
-        q, k = (rotate(x, position_BN, self.theta, self.sections) for x in (q, k))
+        q, k = (
+            rotate(norm(x), position_BN, self.theta, self.sections, interleaved=self.interleaved)
+            for norm, x in ((self.q_norm, q), (self.k_norm, k))
+        )
         return q, k, v
 
 

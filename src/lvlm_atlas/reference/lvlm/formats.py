@@ -5,78 +5,17 @@ Absent keys of a config.json mean the format's defaults, which stand here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
-
 from lvlm_atlas.reference.lvlm.activation import ACTIVATIONS
 from lvlm_atlas.reference.lvlm.config import (
-    Config,
+    DeepStackLVLMConfig,
+    DeepStackVisionConfig,
     LVLMConfig,
     TextConfig,
     VisionConfig,
     WindowLVLMConfig,
     WindowVisionConfig,
 )
-
-Json = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Format:
-    """One `model_type`."""
-
-    config: Callable[[Json], Config]
-    """The model's shapes.
-
-    Raises:
-        ValueError: the configuration asks for what the reference does not do.
-        KeyError, TypeError: a value is missing or of another kind.
-    """
-    names: tuple[tuple[str, str], ...]
-    """Beginnings of a tensor's published name and what stands there in the reference; the first that fits counts."""
-    ignored: tuple[str, ...] = ()
-    """Ends of names of tensors that the reference computes itself."""
-
-    def name(self, published: str) -> str | None:
-        """The reference's name of a tensor; None where it has none by that name."""
-        for theirs, ours in self.names:
-            if published.startswith(theirs):
-                return ours + published.removeprefix(theirs)
-        return None
-
-
-def only(raw: Json, key: str, *supported: object) -> Any:
-    """The value of `key`, which may be absent: then the first of those supported.
-
-    Raises:
-        ValueError: another value.
-    """
-    value = raw.get(key)
-    value = supported[0] if value is None else value
-    if value not in supported:
-        raise ValueError(f"{key} {value!r} is not supported; supported: {', '.join(map(str, supported))}")
-    return value
-
-
-def rotary(raw: Json, theta: float, *types: str) -> Json:
-    """What a text configuration says of its rotary embedding, in the older spelling or the newer.
-
-    Raises:
-        ValueError: it scales its frequencies.
-    """
-    rope = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
-    only({"rope_type": rope.get("rope_type", rope.get("type"))}, "rope_type", "default", *types)
-    rope.setdefault("rope_theta", raw.get("rope_theta", theta))
-    return rope
-
-
-def end_tokens(*ids: int | list[int] | None) -> tuple[int, ...]:
-    """The first of several statements that says something."""
-    for said in ids:
-        if said is not None:
-            return tuple(said) if isinstance(said, list) else (said,)
-    return ()
+from lvlm_atlas.reference.lvlm.format import Format, Json, end_tokens, only, rotary
 
 
 def llava_config(raw: Json) -> LVLMConfig:
@@ -169,6 +108,58 @@ def qwen_config(raw: Json) -> WindowLVLMConfig:
     return config
 
 
+def qwen3_config(raw: Json) -> DeepStackLVLMConfig:
+    """See `Format.config`."""
+    vision, text = raw.get("vision_config") or {}, raw.get("text_config") or {}
+    only(vision, "in_channels", 3)
+    rope = rotary(text, 500_000.0, "mrope")
+    only(rope, "mrope_interleaved", True)
+    heads = text.get("num_attention_heads", 32)
+    attention_bias = bool(text.get("attention_bias", False))
+    config = DeepStackLVLMConfig(
+        vision=DeepStackVisionConfig(
+            patch_size=vision.get("patch_size", 16),
+            temporal_patch_size=vision.get("temporal_patch_size", 2),
+            spatial_merge_size=vision.get("spatial_merge_size", 2),
+            num_position_embeddings=vision.get("num_position_embeddings", 2304),
+            deepstack_layers=tuple(vision.get("deepstack_visual_indexes", (8, 16, 24))),
+            hidden_size=vision.get("hidden_size", 1152),
+            intermediate_size=vision.get("intermediate_size", 4304),
+            num_hidden_layers=vision.get("depth", 27),
+            num_attention_heads=vision.get("num_heads", 16),
+            hidden_act=only(vision, "hidden_act", "gelu_pytorch_tanh", *ACTIVATIONS),
+            rope_theta=rotary(vision, 10_000.0, "axial")["rope_theta"],
+        ),
+        text=TextConfig(
+            vocab_size=text.get("vocab_size", 151_936),
+            hidden_size=text.get("hidden_size", 4096),
+            intermediate_size=text.get("intermediate_size", 22_016),
+            num_hidden_layers=text.get("num_hidden_layers", 32),
+            num_attention_heads=heads,
+            num_key_value_heads=text.get("num_key_value_heads", 32) or heads,
+            rms_norm_eps=text.get("rms_norm_eps", 1e-6),
+            rope_theta=rope["rope_theta"],
+            rope_sections=tuple(rope.get("mrope_section", (24, 20, 20))),
+            rope_interleaved=True,
+            head_width=text.get("head_dim", 128),
+            qkv_bias=attention_bias,
+            output_bias=attention_bias,
+            qk_norm=True,
+            tie_word_embeddings=bool(raw.get("tie_word_embeddings") or text.get("tie_word_embeddings")),
+            hidden_act=only(text, "hidden_act", "silu", *ACTIVATIONS),
+        ),
+        image_token_id=raw.get("image_token_id", 151_655),
+        video_token_id=raw.get("video_token_id", 151_656),
+        vision_start_token_id=raw.get("vision_start_token_id", 151_652),
+        vision_end_token_id=raw.get("vision_end_token_id", 151_653),
+        eos_token_ids=end_tokens(raw.get("eos_token_id"), text.get("eos_token_id")),
+    )
+    only({"out_hidden_size": vision.get("out_hidden_size")}, "out_hidden_size", config.text.hidden_size)
+    square = config.vision.position_side**2
+    only({"num_position_embeddings": config.vision.num_position_embeddings}, "num_position_embeddings", square)
+    return config
+
+
 _TOWER = "dialect.vision_tower.vision_model."
 
 FORMATS: dict[str, Format] = {
@@ -199,6 +190,16 @@ FORMATS: dict[str, Format] = {
             ("lm_head.", "language_model.lm_head."),
             ("model.language_model.", "language_model.model."),
             ("model.", "language_model.model."),
+        ),
+        ignored=(".inv_freq",),
+    ),
+    "qwen3_vl": Format(
+        config=qwen3_config,
+        names=(
+            ("model.visual.merger.", "dialect.adapter."),
+            ("model.visual.", "dialect.vision_tower."),
+            ("lm_head.", "language_model.lm_head."),
+            ("model.language_model.", "language_model.model."),
         ),
         ignored=(".inv_freq",),
     ),

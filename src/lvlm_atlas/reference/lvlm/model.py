@@ -18,7 +18,7 @@ from lvlm_atlas.reference.flow.request import Request, Result
 from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm.answer import answer
-from lvlm_atlas.reference.lvlm.config import Config, LVLMConfig, WindowLVLMConfig
+from lvlm_atlas.reference.lvlm.config import Config, DeepStackLVLMConfig, LVLMConfig, WindowLVLMConfig
 from lvlm_atlas.reference.lvlm.decoder import LanguageModel
 from lvlm_atlas.reference.lvlm.dialect import Dialect
 from lvlm_atlas.reference.lvlm.encode import encode, select
@@ -28,6 +28,7 @@ from lvlm_atlas.reference.lvlm.prefill import prefill
 from lvlm_atlas.reference.lvlm.presets import PRESETS
 from lvlm_atlas.reference.lvlm.prompt import real_tokens
 from lvlm_atlas.reference.lvlm.qwen import QwenVL
+from lvlm_atlas.reference.lvlm.qwen3 import Qwen3VL
 from lvlm_atlas.reference.lvlm.stack import Stack
 from lvlm_atlas.reference.lvlm.step import advance
 from lvlm_atlas.reference.lvlm.weights import fill
@@ -42,6 +43,8 @@ def dialect_of(config: Config) -> Dialect:
             return Llava(config)
         case WindowLVLMConfig():
             return QwenVL(config)
+        case DeepStackLVLMConfig():
+            return Qwen3VL(config)
 
 
 class LVLM(nn.Module):

@@ -52,6 +52,7 @@ def prefill(model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace) ->
         cache.prompt.append(entries)
         trace.note_cache(entries, store.length)
         sequence = replace(sequence, hidden_BND=layer.finish(sequence.hidden_BND, out_BHNd), attention=probe)
+        sequence = sequence.add_deepstack(index)
     cache.count_prompt()
     logits_BC = model.logits(sequence.hidden_BND[:, -1:])[:, 0]
     return Prefill(inputs, sequence, cache, logits_BC, tuple(retained))

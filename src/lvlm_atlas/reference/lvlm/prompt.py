@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,8 @@ class Clip:
 
     frames_F3HW: Tensor
     time_T: Tensor | None = None
-    """Of a video, when each temporal patch was: in temporal position ids, not yet whole. None: stills."""
+    """Of a video, when each temporal patch was: in temporal position ids, not yet whole, or in seconds, as the
+    dialect counts. None: stills."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Seen:
     """Rows and columns of a unit's tokens, where positions tell them; else None."""
     time_T: Tensor | None = None
     """As in `Clip`."""
+    deepstack_TNLD: Tensor | None = None
+    """As in `Patches`."""
 
     @property
     def span_lengths(self) -> tuple[int, ...]:
@@ -41,8 +44,10 @@ class Seen:
         return (self.tokens_TND.shape[1],) * self.tokens_TND.shape[0]
 
     def apart(self) -> Iterator[Seen]:
-        """Each unit on its own: the stills of a clip."""
-        return (replace(self, tokens_TND=token_ND[None]) for token_ND in self.tokens_TND)
+        """Each unit on its own, its time forgotten: the stills of a clip."""
+        for unit in range(len(self.tokens_TND)):
+            deepstack_TNLD = None if self.deepstack_TNLD is None else self.deepstack_TNLD[unit, None]
+            yield Seen(self.tokens_TND[unit, None], self.grid, deepstack_TNLD=deepstack_TNLD)
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,8 @@ class Prompt:
     """False where a row is padded; None means nowhere."""
     span_lengths: tuple[int, ...] = ()
     """Vision tokens of each unit (a frame, or a temporal patch of a video), in the order of the prompt."""
+    deepstack_VLD: Tensor | None = None
+    """DeepStack features of the vision tokens, as in `Sequence`."""
 
     @property
     def spans(self) -> tuple[Tensor, ...]:
@@ -83,7 +90,15 @@ class Prompt:
         place_BN = torch.arange(self.ids_BN.shape[1], device=device).expand(self.ids_BN.shape)
         real_BN = None if self.real_BN is None else self.real_BN.to(device)
         position_BN = self.position_BN.to(device)
-        return Sequence(hidden_BND, position_BN, vision_BN, place_BN, real_BN=real_BN, origin_BN=position_BN)
+        deepstack_BNLD = None
+        if self.deepstack_VLD is not None:
+            added_VLD = self.deepstack_VLD.to(hidden_BND)
+            deepstack_BNLD = added_VLD.new_zeros(*vision_BN.shape, *added_VLD.shape[1:])
+            deepstack_BNLD = deepstack_BNLD.index_put((vision_BN,), added_VLD)
+        return Sequence(
+            hidden_BND, position_BN, vision_BN, place_BN, real_BN=real_BN, origin_BN=position_BN,
+            deepstack_BNLD=deepstack_BNLD,
+        )  # fmt: skip
 
 
 def same_size(frames: Seq[Tensor]) -> Tensor:

@@ -1,6 +1,7 @@
 """Qwen2.5-VL's rule from pixels to tokens, as the published processors apply it.
 
-f is the side of the square of pixels that becomes one token, 28 in the published models.
+f is the side of the square of pixels that becomes one token, 28 in the published models. Qwen3-VL rounds alike, with
+f = 32.
 """
 
 from __future__ import annotations

@@ -1,118 +1,33 @@
 """Qwen2.5-VL's vision tower and merger, parameter names as in published checkpoints.
 
-T temporal patches (the encoder's batch: nothing attends across them), N patches of one, H heads, d head dimension,
-W windows of a size, L patches of a window, D width.
+T temporal patches, N patches of one, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
-
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from lvlm_atlas.reference.flow.probe import Probe
-from lvlm_atlas.reference.flow.states import Between, Patches
-from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm.config import WindowLVLMConfig, WindowVisionConfig
 from lvlm_atlas.reference.lvlm.decoder import Mlp, RmsNorm
-from lvlm_atlas.reference.lvlm.windows import Windows, coordinates, to_patches, whole, windows_of
-from lvlm_atlas.reference.ops.attention import attend, frequencies, turn
+from lvlm_atlas.reference.lvlm.native_vision import Block, NativeTower
+from lvlm_atlas.reference.lvlm.windows import Windows, whole, windows_of
 
 
-class PatchEmbed(nn.Module):
-    """A 3-D convolution whose stride is its size: a linear map of each patch's pixels."""
+class WindowTower(NativeTower):
+    """Attention inside windows, save in some layers; gated MLPs."""
 
-    def __init__(self, config: WindowVisionConfig) -> None:
-        super().__init__()
-        size = (config.temporal_patch_size, config.patch_size, config.patch_size)
-        self.proj = nn.Conv3d(3, config.hidden_size, size, stride=size, bias=False)
-
-    def forward(self, pixel_TNx: Tensor) -> Tensor:
-        """(T, N, 3 · frames · p · p) → (T, N, D)."""
-        return functional.linear(pixel_TNx, self.proj.weight.flatten(1))
-
-
-class Attention(nn.Module):
-    """Bidirectional attention inside windows, rotated by row and column."""
+    config: WindowVisionConfig
 
     def __init__(self, config: WindowVisionConfig) -> None:
-        super().__init__()
-        self.heads = config.num_attention_heads
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.proj = nn.Linear(config.hidden_size, config.hidden_size)
+        width, inner, act = config.hidden_size, config.intermediate_size, config.hidden_act
+        blocks = (Block(config, RmsNorm, Mlp(width, inner, act, bias=True)) for _ in range(config.num_hidden_layers))
+        super().__init__(config, blocks, embed_bias=False)
 
-    def forward(
-        self, x_TND: Tensor, angle_1Nd: Tensor, windows: Windows, on_read: Callable[[int], None]
-    ) -> tuple[Tensor, Probe]:
-        """Output (T, N, D), and the layer's attention for those who read it."""
-        query, key, value = self.qkv(x_TND).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        query, key = turn(query, angle_1Nd), turn(key, angle_1Nd)
-        out_THNd = torch.empty_like(query)
-        for place_WL in windows.groups:
-            inside = [x[:, :, place_WL].transpose(1, 2) for x in (query, key, value)]  # T, W, H, L, d
-            out_THNd[:, :, place_WL] = (
-                attend(*(x.flatten(0, 1) for x in inside)).reshape(inside[0].shape).transpose(1, 2)
-            )
-        probe = Probe(query, key, causal=False, on_read=on_read, window_N=windows.window_N)
-        return self.proj(out_THNd.transpose(1, 2).flatten(2)), probe
-
-
-class Block(nn.Module):
-    """Pre-norm encoder layer, with room for techniques between attention and MLP."""
-
-    def __init__(self, config: WindowVisionConfig) -> None:
-        super().__init__()
-        self.norm1 = RmsNorm(config.hidden_size, config.rms_norm_eps)
-        self.norm2 = RmsNorm(config.hidden_size, config.rms_norm_eps)
-        self.attn = Attention(config)
-        self.mlp = Mlp(config.hidden_size, config.intermediate_size, config.hidden_act, bias=True)
-
-    def forward(
-        self,
-        patches: Patches,
-        angle_1Nd: Tensor,
-        windows: Windows,
-        between: Callable[[Patches], Patches],
-        on_read: Callable[[int], None],
-    ) -> Patches:
-        """Run the layer; `between` sees the patches after attention, before the MLP."""
-        out_TND, probe = self.attn(self.norm1(patches.hidden_FND), angle_1Nd, windows, on_read)
-        patches = between(
-            replace(patches, hidden_FND=patches.hidden_FND + out_TND, attention=probe, key_FHNd=probe.key_BGNd)
-        )
-        hidden_TND = patches.hidden_FND
-        return replace(patches, hidden_FND=hidden_TND + self.mlp(self.norm2(hidden_TND)))
-
-
-class WindowTower(nn.Module):
-    """Patch embedding and layers."""
-
-    def __init__(self, config: WindowVisionConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.patch_embed = PatchEmbed(config)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
-
-    def forward(self, frames_F3HW: Tensor, trace: Trace, between: Between) -> Patches:
-        """Patches of each temporal patch, in squares of those that are merged; arguments as in `Dialect.patches`."""
-        config, layers = self.config, len(self.blocks)
-        rows, columns = (side // config.patch_size for side in frames_F3HW.shape[-2:])
-        place_N2 = coordinates(rows, columns, config, frames_F3HW.device)
-        near, all_ = windows_of(place_N2, config), whole(place_N2)
-        half = config.hidden_size // config.num_attention_heads // 2
-        angle_N2d = place_N2[..., None].float() * frequencies(half, config.rope_theta, frames_F3HW.device)
-        patches = Patches(self.patch_embed(to_patches(frames_F3HW, config)), prefix=0, grid=(rows, columns))
-        for index, block in enumerate(self.blocks):
-            trace.encoder_tokens.append(patches.hidden_FND.shape[1])
-            windows = all_ if index in config.full_attention_layers else near
-            change = partial(between, index, layers)
-            patches = block(patches, angle_N2d.flatten(1)[None], windows, change, trace.note_probe)
-        trace.encoder_tokens.append(patches.hidden_FND.shape[1])
-        return patches
+    def windows(self, place_N2: Tensor) -> list[Windows]:
+        """See `NativeTower`."""
+        near, all_ = windows_of(place_N2, self.config), whole(place_N2)
+        full = self.config.full_attention_layers
+        return [all_ if layer in full else near for layer in range(len(self.blocks))]
 
 
 class PatchMerger(nn.Module):
@@ -123,7 +38,7 @@ class PatchMerger(nn.Module):
         vision = config.vision
         self.patches = vision.spatial_merge_size**2
         width = vision.hidden_size * self.patches
-        self.ln_q = RmsNorm(vision.hidden_size, vision.rms_norm_eps)
+        self.ln_q = RmsNorm(vision.hidden_size, vision.norm_eps)
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, config.text.hidden_size))
 
     def forward(self, hidden_TND: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.config import WindowVisionConfig
+from lvlm_atlas.reference.lvlm.config import NativeVisionConfig, WindowVisionConfig
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def partition(window_N: Tensor) -> Windows:
     return Windows(window_N, groups)
 
 
-def coordinates(rows: int, columns: int, config: WindowVisionConfig, device: torch.device) -> Tensor:
+def coordinates(rows: int, columns: int, config: NativeVisionConfig, device: torch.device) -> Tensor:
     """Row and column (N, 2) of each patch, in the tower's order: square after square of those that are merged."""
     merge = config.spatial_merge_size
     row, column = torch.meshgrid(torch.arange(rows, device=device), torch.arange(columns, device=device), indexing="ij")
@@ -50,10 +50,11 @@ def windows_of(place_N2: Tensor, config: WindowVisionConfig) -> Windows:
 
 def whole(place_N2: Tensor) -> Windows:
     """One window of all patches."""
-    return partition(torch.zeros_like(place_N2[:, 0]))
+    place_N = torch.arange(len(place_N2), device=place_N2.device)
+    return Windows(torch.zeros_like(place_N), (place_N[None],))
 
 
-def to_patches(frames_F3HW: Tensor, config: WindowVisionConfig) -> Tensor:
+def to_patches(frames_F3HW: Tensor, config: NativeVisionConfig) -> Tensor:
     """Pixels (T, N, 3 · frames · p · p) of each patch, in the tower's order."""
     p, merge = config.patch_size, config.spatial_merge_size
     rows, columns = (side // p // merge for side in frames_F3HW.shape[-2:])
@@ -62,7 +63,7 @@ def to_patches(frames_F3HW: Tensor, config: WindowVisionConfig) -> Tensor:
     return x.reshape(x.shape[0], rows * columns * merge**2, -1)
 
 
-def to_frames(pixel_Px: Tensor, grid: tuple[int, int, int], config: WindowVisionConfig) -> Tensor:
+def to_frames(pixel_Px: Tensor, grid: tuple[int, int, int], config: NativeVisionConfig) -> Tensor:
     """The inverse for the patches of one picture: frames (F, 3, H, W).
 
     Args:

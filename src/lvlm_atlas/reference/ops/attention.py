@@ -31,7 +31,9 @@ def frequencies(d: int, theta: float, device: torch.device) -> Tensor:
     return frequency_d
 
 
-def rotate(x_BHNd: Tensor, position_BN: Tensor, theta: float, sections: Sequence[int] = ()) -> Tensor:
+def rotate(
+    x_BHNd: Tensor, position_BN: Tensor, theta: float, sections: Sequence[int] = (), *, interleaved: bool = False
+) -> Tensor:
     """`turn` by angles position · theta^(−2i/d).
 
     Args:
@@ -40,11 +42,16 @@ def rotate(x_BHNd: Tensor, position_BN: Tensor, theta: float, sections: Sequence
         theta: base of the frequencies.
         sections: of the d/2 frequencies, how many follow the first axis, the second, …; they sum to d/2.
             Empty means that all follow the first.
+        interleaved: frequency i follows axis i mod A while that axis has some left, then the first; else each axis
+            has a block of neighbours, in order.
     """
     d = x_BHNd.shape[-1]
     on_axis_BNd = position_BN[..., None]
     if position_BN.dim() == 3:
         axis_d = [axis for axis, width in enumerate(sections or (d // 2,)) for _ in range(width)]
+        if interleaved:
+            axes = len(sections)
+            axis_d = [i % axes if i // axes < sections[i % axes] else 0 for i in range(d // 2)]
         on_axis_BNd = position_BN[..., axis_d]
     return turn(x_BHNd, on_axis_BNd.float() * frequencies(d, theta, x_BHNd.device))
 

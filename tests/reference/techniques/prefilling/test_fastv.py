@@ -1,5 +1,7 @@
 """FastV."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -30,6 +32,8 @@ def by_hand(lvlm: LVLM, inputs: Sequence, dropped_N: Tensor, from_layer: int) ->
         hidden_NN = later_NN | (dropped_N & (index >= from_layer))
         maps.append(logit.masked_fill(hidden_NN, float("-inf")).softmax(-1))
         x_BND = layer.finish(x_BND, maps[-1] @ share_heads(value, query.shape[1]))
+        if inputs.deepstack_BNLD is not None and index < inputs.deepstack_BNLD.shape[2]:
+            x_BND = x_BND + inputs.deepstack_BNLD[:, :, index]
     return maps, lvlm.language_model.logits(x_BND)[0, -1]
 
 
@@ -88,6 +92,22 @@ def test_pruning_equals_masking_the_dropped_tokens_at_their_original_positions(l
     with torch.inference_mode():
         _, logits_C = by_hand(lvlm, inputs, dropped_N, from_layer=2)
     torch.testing.assert_close(result.logits_NC[0], logits_C, atol=1e-4, rtol=1e-4)
+
+
+def test_pruning_among_the_deepstack_layers_equals_masking_with_the_features_of_the_kept_tokens(device: str) -> None:
+    lvlm = LVLM.random("tiny-deepstack", device=device)
+    assert lvlm.config.vision.deepstack_layers == (0, 2)  # features come after LLM layers 0 and 1
+    result = lvlm.run(random_request(lvlm.config, max_new_tokens=1), [FastV(layer=1, keep_ratio=0.3)])
+    assert result.trace.llm_vision_tokens == [90, 27, 27, 27]
+    inputs = lvlm.prepare(lvlm.begin(random_request(lvlm.config, max_new_tokens=1)))
+    dropped_N = torch.ones_like(inputs.vision_BN[0])
+    dropped_N[result.trace.kept[1][0]] = False
+    early_only = replace(inputs, deepstack_BNLD=inputs.deepstack_BNLD[:, :, :1])
+    with torch.inference_mode():
+        _, logits_C = by_hand(lvlm, inputs, dropped_N, from_layer=1)
+        _, without_C = by_hand(lvlm, early_only, dropped_N, from_layer=1)
+    torch.testing.assert_close(result.logits_NC[0], logits_C, atol=1e-4, rtol=1e-4)
+    assert float((logits_C - without_C).abs().max()) > 0.01  # features added behind the cut do matter
 
 
 def test_keeping_everything_changes_nothing(lvlm: LVLM) -> None:

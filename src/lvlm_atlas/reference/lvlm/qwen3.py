@@ -1,0 +1,67 @@
+"""The Qwen3-VL dialect: DeepStack, and a video whose temporal patches stand apart, each behind its time in words.
+
+F frames, T temporal patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from lvlm_atlas.reference.flow.request import Request
+from lvlm_atlas.reference.lvlm.config import DeepStackLVLMConfig
+from lvlm_atlas.reference.lvlm.deepstack_vision import DeepStackTower, PatchMerger
+from lvlm_atlas.reference.lvlm.native import NativeVL
+from lvlm_atlas.reference.lvlm.prompt import Clip, Seen
+
+
+class Qwen3VL(NativeVL):
+    """What is Qwen3-VL's own between pixels and decoder; see `NativeVL`."""
+
+    config: DeepStackLVLMConfig
+
+    def __init__(self, config: DeepStackLVLMConfig) -> None:
+        super().__init__(config, DeepStackTower(config), PatchMerger(config))
+
+    def clips(
+        self,
+        pixel_values: Tensor | None = None,
+        image_grid_thw: Tensor | None = None,
+        pixel_values_videos: Tensor | None = None,
+        video_grid_thw: Tensor | None = None,
+        mm_token_type_ids: Tensor | None = None,  # noqa: ARG002 - the ids say it
+    ) -> tuple[Clip, ...]:
+        """See `Dialect`: images, then videos, whose times the ids state."""
+        depth = self.config.vision.temporal_patch_size
+        stills = [Clip(frames) for frames in self.pictures(pixel_values, image_grid_thw)]
+        videos = self.pictures(pixel_values_videos, video_grid_thw)
+        return (*stills, *(Clip(frames, torch.zeros(len(frames) // depth)) for frames in videos))
+
+    def times(self, second_F: Tensor) -> Tensor:
+        """See `NativeVL`: the middle between the first frame and the last, seconds."""
+        depth = self.config.vision.temporal_patch_size
+        return (second_F[::depth].double() + second_F[depth - 1 :: depth].double()) / 2
+
+    def parts(self, video: Seen) -> Iterable[Seen]:
+        """See `NativeVL`: each temporal patch has the positions of a still."""
+        return video.apart()
+
+    def expand(self, request: Request, seen: Seen) -> Tensor:
+        """See `Dialect`: a temporal patch of a video stands between the marks, behind its time if it can be written."""
+        if seen.time_T is None or request.tokenize is None:
+            return super().expand(request, seen)
+        depth, start, end = (
+            self.config.vision.temporal_patch_size, self.config.vision_start_token_id, self.config.vision_end_token_id,
+        )  # fmt: skip
+        seconds, prompt, frame = iter(seen.time_T.tolist()), [], 0
+        for token in request.prompt_N.tolist():
+            is_frame = token == request.image_token_id
+            if is_frame and frame % depth == 0:
+                prompt += [*request.tokenize(f"<{next(seconds, 0.0):.1f} seconds>"), start, token, end]
+            else:
+                prompt.append(token)
+            frame += is_frame
+        return super().expand(replace(request, prompt_N=torch.tensor(prompt)), seen)
