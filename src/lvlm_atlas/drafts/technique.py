@@ -113,7 +113,7 @@ def scaffold(
         raise AssertionError("refused above")
     family_id, root_family, stage = place
     draft = Draft(
-        id_, name or id_, family_id, root_family, stage=stage or positions[0].stage, positions=positions,
+        id_, name or id_, family_id, root_family, stage=stage or next(term.stage for term in positions if term.stage), positions=positions,
         paper=work.key if work else paper or "",
     )  # fmt: skip
     files = _files(draft, records, described)
