@@ -112,8 +112,9 @@ def scaffold(
     if place is None or positions is None:
         raise AssertionError("refused above")
     family_id, root_family, stage = place
+    stage = stage or next(term.stage for term in positions if term.stage)
     draft = Draft(
-        id_, name or id_, family_id, root_family, stage=stage or positions[0].stage or "", positions=positions,
+        id_, name or id_, family_id, root_family, stage=stage, positions=positions,
         paper=work.key if work else paper or "",
     )  # fmt: skip
     files = _files(draft, records, described)
