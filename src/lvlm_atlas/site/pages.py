@@ -53,7 +53,7 @@ def pages(content: Content) -> tuple[Page, ...]:
         *model_pages(content),
         *device_pages(content),
         workloads_page(content),
-        Page(path=FIXED["results"], title="Reported results", template="results.md.j2", search=0,
+        Page(path=FIXED["results"], title="Reported results", template="results.md.j2", hide=FULL_WIDTH, search=0,
              description="What sources report, those numbers together that can be compared.",
              context={"measures": measures(content)}),
         Page(path=FIXED["glossary"], title="Glossary", template="glossary.md.j2",

@@ -25,7 +25,7 @@ class Choice:
     setting: dict[str, Setting] = field(default_factory=dict)
     """Values of its parameters; what is left out has its default."""
     outcomes: dict[str, float] = field(default_factory=dict)
-    """What data decide and the user knows, by the names of `lowering.OUTCOMES`."""
+    """What data decide and the user knows, by the names of `specs.technique.OUTCOMES`."""
 
 
 def parse(kb: KnowledgeBase, spec: str, *, outcomes: Collection[str] = OUTCOMES) -> Choice:
@@ -34,7 +34,7 @@ def parse(kb: KnowledgeBase, spec: str, *, outcomes: Collection[str] = OUTCOMES)
     Args:
         kb: the techniques.
         spec: the text.
-        outcomes: what of `lowering.OUTCOMES` may be given; a technique that runs has no outcomes to be told.
+        outcomes: what of `specs.technique.OUTCOMES` may be given; a technique that runs has no outcomes to be told.
 
     Raises:
         AtlasError: no such technique, parameter, outcome or value.
