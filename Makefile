@@ -13,12 +13,12 @@ serve: $(VENV)/.installed-site
 test: $(VENV)/.installed-dev
 	scripts/chromium $(VENV)
 	scripts/check $(VENV)
-	$(PYTHON) -m pytest -n 2 --dist loadgroup
+	$(PYTHON) -m pytest -n 2 --dist loadfile
 
 # All that `make test` holds against one technique: make technique ID=my-method
 technique: $(VENV)/.installed-dev
 	scripts/check $(VENV)
-	$(PYTHON) -m pytest -n 2 --dist loadgroup --technique $(ID)
+	$(PYTHON) -m pytest -n 2 --dist loadfile --technique $(ID)
 
 check: $(VENV)/.installed-dev
 	scripts/check $(VENV)

@@ -34,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With `--technique` only what holds that one to its entry; and with several processes, costly fixtures in one."""
+    """With `--technique` only what holds that one to its entry."""
     if id_ := config.getoption("--technique"):
         known = load(Path(__file__).resolve().parents[1]).atlas.techniques
         if id_ not in known:
@@ -42,19 +42,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         kept = [item for item in items if concerns(item, known[id_])]
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = kept
-    for item in items:
-        for fixture in getattr(item, "fixturenames", ()):
-            if fixture in COSTLY:
-                item.add_marker(pytest.mark.xdist_group(COSTLY[fixture]))
-                break
-
-
-COSTLY = {
-    "site": "site", "odd_site": "site", "content": "site",
-    "address": "browser", "browser": "browser",
-    "ended": "isolation", "swept": "sweep", "wheel": "wheel", "elsewhere": "wheel", "results": "readme",
-}  # fmt: skip
-"""Fixtures that take seconds, and the group of tests that share the process in which they are made."""
 
 
 def concerns(item: pytest.Item, technique: Technique) -> bool:
