@@ -5,6 +5,7 @@ B batch, F frames, T temporal patches, N tokens, D width. Axes of a position: ti
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Seq
 
@@ -23,7 +24,7 @@ from lvlm_atlas.reference.lvlm.resolution import smart_resize
 from lvlm_atlas.reference.lvlm.windows import to_frames
 
 
-class NativeVL(nn.Module):
+class NativeVL(nn.Module, ABC):
     """What both do alike between pixels and decoder; see `lvlm_atlas.reference.lvlm.dialect.Dialect`."""
 
     def __init__(self, config: NativeLVLMConfig, tower: NativeTower, adapter: nn.Module) -> None:
@@ -32,13 +33,13 @@ class NativeVL(nn.Module):
         self.vision_tower = tower
         self.adapter = adapter
 
+    @abstractmethod
     def times(self, second_F: Tensor) -> Tensor:
         """When each temporal patch was (T,), as the dialect counts it, from when its frames were, seconds."""
-        raise NotImplementedError
 
+    @abstractmethod
     def parts(self, video: Seen) -> Iterable[Seen]:
         """What of a video stands together in the prompt, and has positions together."""
-        raise NotImplementedError
 
     def stills(self, clips: Seq[Clip]) -> Tensor:
         """See `Dialect`: a temporal patch holds copies of one."""
