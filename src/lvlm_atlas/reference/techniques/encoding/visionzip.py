@@ -12,6 +12,7 @@ Departs:
 3. High-resolution tiling (AnyRes), where upstream puts kept patches of the tiles back in spatial order, is not in
    our dialect; every frame is compressed on its own, as upstream does with a batch of images.
 4. The variant whose adapter is tuned after compression is not here.
+5. Of patches with equal attention the earlier one is kept; upstream's `topk` leaves that open.
 
 B batch (frames), N tokens with the class token first, R tokens left over, H heads, d head dimension, D width.
 """

@@ -13,6 +13,7 @@ Departs:
 4. K = 0 is refused, as in the code that drops tokens: there is no attention yet. The masking variant then keeps a
    random subset.
 5. Softmax and the mean over heads are in float32; the code rounds the probabilities to the model's type first.
+6. Of equal scores the earlier token is kept; the code's `topk` leaves that open.
 
 B batch, H heads, N tokens, V vision tokens, K kept.
 """
