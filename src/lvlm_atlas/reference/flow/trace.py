@@ -20,11 +20,12 @@ class Trace:
     frame_index: Tensor | None = None
     """Which frames those are."""
     pixels_in: int = 0
-    """Pixels of a frame of the request."""
+    """Pixels of all frames that are encoded."""
     pixels: int = 0
-    """Pixels of a frame once techniques have resized it; a tower that takes other sizes alone resizes it again."""
+    """Their pixels once techniques have resized them; a tower that takes other sizes alone resizes them again."""
     encoder_tokens: list[int] = field(default_factory=list)
-    """Tokens (class token included) that enter each encoder layer, then those that leave the last; a frame."""
+    """Tokens (class token included) that enter each encoder layer, then those that leave the last; of a frame, a tile
+    or a temporal patch. Where images have different numbers of patches, clip after clip."""
     vision_tokens: int = 0
     """Vision tokens that leave the adapter, all frames."""
     text_tokens: int = 0

@@ -21,7 +21,7 @@ from lvlm_atlas.reference.lvlm.answer import answer
 from lvlm_atlas.reference.lvlm.config import Config, DeepStackLVLMConfig, LVLMConfig, WindowLVLMConfig
 from lvlm_atlas.reference.lvlm.decoder import LanguageModel
 from lvlm_atlas.reference.lvlm.dialect import Dialect
-from lvlm_atlas.reference.lvlm.encode import encode, select
+from lvlm_atlas.reference.lvlm.encode import encode, resize, select
 from lvlm_atlas.reference.lvlm.llava import Llava
 from lvlm_atlas.reference.lvlm.points import Acts, LlmInput, Run
 from lvlm_atlas.reference.lvlm.prefill import prefill
@@ -190,9 +190,10 @@ class LVLM(nn.Module):
         Raises:
             ValueError: there is not one placeholder a frame.
         """
-        request, trace = select(run), run.trace
-        seen = encode(self, self.dialect.clip(request), run.acts, trace)
-        run.prompt = self.dialect.prompt(self.dialect.expand(request, seen), None, [seen])
+        trace = run.trace
+        request = resize(select(run), run.acts, trace)
+        tokens = [encode(self, clip, run.acts, trace) for clip in self.dialect.split(request)]
+        run.prompt = self.dialect.prompt(self.dialect.expand(request, tokens), None, tokens)
         sequence = run.prompt.embed(self.language_model.model.embed_tokens)
         trace.vision_tokens = int(sequence.vision_BN.sum())
         trace.text_tokens = sequence.length - trace.vision_tokens
@@ -220,6 +221,6 @@ class LVLM(nn.Module):
 
     def _read(self, input_ids: Tensor, attention_mask: Tensor | None, processed: dict[str, Tensor | None]) -> Prefill:
         """Prefill of what a processor returns, without techniques."""
-        seen = [encode(self, clip, Acts(), Trace()) for clip in self.dialect.clips(**processed)]
-        prompt = self.dialect.prompt(input_ids, real_tokens(attention_mask), seen)
+        tokens = [encode(self, clip, Acts(), Trace()) for clip in self.dialect.clips(**processed)]
+        prompt = self.dialect.prompt(input_ids, real_tokens(attention_mask), tokens)
         return self.prefill(prompt.embed(self.language_model.model.embed_tokens))

@@ -1,7 +1,7 @@
 """The extension points: where techniques act, what they are given there, and what they return.
 
-`frames → pixels → encoder-layer → encoder-output → adapter → llm-input → llm-layer → attention → cache-tokens →
-cache-bits → decode-loop → stop`
+`frames → pixels → encoder-layer → encoder-output → adapter → adapter-output → llm-input → llm-layer → attention →
+cache-tokens → cache-bits → decode-loop → stop`
 
 A technique is an immutable setting. It declares the positions at which it acts; for each run `begin` returns the
 object whose methods are called there, and which may hold state of that run.
@@ -25,6 +25,7 @@ from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.request import Request
 from lvlm_atlas.reference.flow.states import Entries, Patches, Sequence
 from lvlm_atlas.reference.flow.trace import Trace
+from lvlm_atlas.reference.flow.vision_tokens import VisionTokens
 from lvlm_atlas.reference.lvlm.config import Config
 from lvlm_atlas.reference.lvlm.prompt import Prompt
 from lvlm_atlas.reference.ops.blocks import Blocks
@@ -67,13 +68,27 @@ class EncoderOutput:
 
 @dataclass(frozen=True)
 class Adapter:
-    """At `adapter`, in its place. Returns vision tokens (F, N', D) of the decoder's width."""
+    """At `adapter`, in its place. Returns vision tokens (F', N', D) of the decoder's width.
+
+    F' below F where it merges frames; on a model with `free-patches` alone.
+    """
 
     hidden_FND: Tensor
     """What the model's own adapter would get."""
     patches: Patches
     adapter: Callable[[Tensor], Tensor]
     """The model's own adapter."""
+
+
+@dataclass(frozen=True)
+class AdapterOutput:
+    """At `adapter-output`, between adapter and prompt. Returns the vision tokens that the prompt holds.
+
+    Here frames can keep different numbers of tokens on every model: behind a merger, and before positions are given.
+    Called for each clip: all frames of a video, the images of one size, all tiles.
+    """
+
+    tokens: VisionTokens
 
 
 @dataclass(frozen=True)
@@ -166,6 +181,7 @@ POINTS: Mapping[str, Point] = {
     "encoder-layer": Point("encoder_layer", EncoderLayer, Patches),
     "encoder-output": Point("encoder_output", EncoderOutput, Patches),
     "adapter": Point("adapt", Adapter, Tensor, exclusive=True),
+    "adapter-output": Point("adapter_output", AdapterOutput, VisionTokens),
     "llm-input": Point("llm_input", LlmInput, Sequence),
     "llm-layer": Point("llm_layer", LlmLayer, Sequence),
     "attention": Point("choose_blocks", Attention, Blocks | None, exclusive=True, withholds=("attention-map",)),
