@@ -20,6 +20,7 @@ from lvlm_atlas.roofline.llm import last_rows
 from lvlm_atlas.roofline.overhead import extras
 from lvlm_atlas.roofline.pipeline import Walk
 from lvlm_atlas.roofline.state import Answered, Cached, Encoded, Extra, Prefilled
+from lvlm_atlas.roofline.tokens.anyres_unpad import anyres_unpad
 from lvlm_atlas.roofline.transform import Applied
 from lvlm_atlas.roofline.visual import Patches, Visual
 from lvlm_atlas.schema.effect import Effect
@@ -124,7 +125,14 @@ def dimensions_of(
 
     def visual(frame_share: float, pixel_share: float) -> Visual:
         """`frames_a_patch` frames share a patch, the last filled up."""
-        kept, patches = round(frames * frame_share), _patches(config, pixel_share)
+        kept = round(frames * frame_share)
+        if canvases := getattr(config, "image_grid_pinpoints", ()):
+            height, width = (round(length * math.sqrt(pixel_share)) for length in config.frame_size)
+            return anyres_unpad(
+                [(width, height)] * kept, tile=config.vision.image_size, patch=config.vision.patch_size,
+                class_token=True, pinpoints_hw=canvases,
+            )  # fmt: skip
+        patches = _patches(config, pixel_share)
         sequences = math.ceil(kept / config.frames_a_patch)
         tokens = sequences * patches // config.patches_a_token
         shape = Patches(sequences, patches + config.class_tokens, patches)
@@ -134,7 +142,7 @@ def dimensions_of(
         visual=visual, text_tokens=text_tokens, output_tokens=output_tokens, encoder_layers=config.encoder_layers,
         encoder_heads=vision.num_attention_heads, encoder_hidden=vision.hidden_size, layers=text.num_hidden_layers,
         heads=text.num_attention_heads, kv_heads=text.num_key_value_heads, head_dim=text.head_dim,
-        hidden=text.hidden_size, element_byte=element_byte, pixels=math.prod(vision.frame_size),
+        hidden=text.hidden_size, element_byte=element_byte, pixels=math.prod(config.frame_size),
     )  # fmt: skip
 
 
@@ -167,7 +175,7 @@ def _patches(config: Config, pixel_share: float) -> int:
     factor: int | None = getattr(config.vision, "factor", None)
     if factor is None or pixel_share == 1:
         return config.vision.patches
-    rows, columns = (max(1, round(length * math.sqrt(pixel_share) / factor)) for length in config.vision.frame_size)
+    rows, columns = (max(1, round(length * math.sqrt(pixel_share) / factor)) for length in config.frame_size)
     return int(rows * columns * config.patches_a_token)
 
 

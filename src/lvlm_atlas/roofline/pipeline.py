@@ -216,7 +216,8 @@ class Walk:
         """What the symbols stand for at a visual input."""
         sequences = sum(shape.sequences for shape in visual.patches)
         patches = sum(shape.sequences * shape.patch for shape in visual.patches)
-        symbols["F"], symbols["N_p"] = visual.frames, patches / sequences if sequences else 0
+        symbols["F"], symbols["N_s"] = visual.frames, sequences
+        symbols["N_p"] = patches / sequences if sequences else 0
         self._note_vision(visual.cross_token or visual.llm_token, symbols)
 
     def _note_vision(self, vision: float, symbols: Symbols) -> None:
@@ -261,13 +262,15 @@ class Walk:
     ) -> tuple[float, float]:
         """Vision tokens that enter the LLM, and the share of the adapter's rows, if encoders leave that share."""
         share = left
-        vision = float(round((visual.cross_token or visual.llm_token) * left))
+        # Where patches are missing no row of the grid is whole: nothing is cut off behind the adapter, nothing added.
+        arriving = visual.cross_token or (visual.adapter_token if left < 1 else visual.llm_token)
+        vision = float(round(arriving * left))
         self._note_vision(vision, symbols)
         for technique, change in self._changes("vision-tokens"):
             first.setdefault(technique.id, dict(symbols))
             new = change.apply(vision, {**symbols, **technique.parameters})
-            if change.before_adapter and vision:
-                share *= new / vision
+            if change.before_adapter and vision and new != vision:
+                share = new / visual.adapter_token if change.how == "set" else share * new / vision
             vision = new
             self._note_vision(vision, symbols)
         (vision,) = self.settle("vision-tokens", (vision,))

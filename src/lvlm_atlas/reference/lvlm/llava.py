@@ -106,17 +106,20 @@ class Llava(nn.Module):
     def vision_tokens(self, token_TND: Tensor, patches: Patches, clip: Clip) -> VisionTokens:
         """See `Dialect`: positions do not depend on the patches, so any number will do."""
         side = math.isqrt(self.config.vision.patches)
-        whole = token_TND.shape[1] == side**2 and patches.place_FN2 is None
+        place_TN2 = patches.place_FN2
+        if place_TN2 is not None and place_TN2.shape[1] != token_TND.shape[1]:
+            place_TN2 = None  # known of other tokens than these
+        whole = token_TND.shape[1] == side**2 and place_TN2 is None
         if not clip.tilings:
             place_N2 = grid_places(side, side, token_TND.device) if whole else None
             return VisionTokens(blocks_of(token_TND, place_N2), (side, side) if whole else None)
         blocks, first = [], 0
         for tiling in clip.tilings:
-            view_VND, place_FN2 = token_TND[first : first + tiling.views], patches.place_FN2
+            view_VND = token_TND[first : first + tiling.views]
             if whole:
                 token_ND = unpadded(view_VND, tiling, self.image_newline)
             else:
-                place_VN2 = None if place_FN2 is None else place_FN2[first : first + tiling.views]
+                place_VN2 = None if place_TN2 is None else place_TN2[first : first + tiling.views]
                 token_ND = some_patches(view_VND, place_VN2, tiling, side)
             blocks.append(Block(token_ND))
             first += tiling.views
