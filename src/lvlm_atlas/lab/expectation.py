@@ -291,14 +291,8 @@ class _End(Walk):
         return bits / 8 * sizes.kv_heads * sizes.head_dim
 
     def _grown(self, answered: Answered) -> float:
-        """Tokens that have followed the prompt into the cache at the end.
-
-        A round may leave the tokens in it that the target accepted after the last one that was asked for.
-        """
-        rounds, passes = (self.observed.get(f"speculation: {name}") for name in ("accepted", "target passes"))
-        if rounds is not None and passes:
-            return sum(rounds) + passes[0]
-        return answered.output - 1 + (answered.draft.accepted if self.bound == "most" else 0)
+        """Tokens that have followed the prompt into the cache at the end: all of the answer but the last."""
+        return answered.output - 1
 
     def _last_byte(self, cached: Cached, layers: Sequence[CacheLayer], grown: float) -> float:
         """Bytes of the whole cache at the end."""

@@ -42,7 +42,9 @@ def picture(blocks: int, rows: int, columns: int, time_T: torch.Tensor | None = 
 
 def test_positions_of_text_an_image_and_a_video_by_hand() -> None:
     image, video = picture(1, 2, 3), picture(2, 2, 1, torch.tensor([0.0, 3.9]))
-    time, row, column = positions([2, image, 1, video, 1]).T.tolist()
+    position_N3, following = positions([2, image, 1, video, 1])
+    time, row, column = position_N3.T.tolist()
+    assert following == 9
     assert time == [0, 1, *[2] * 6, 5, 6, 6, 9, 9, 8]
     assert row == [0, 1, 2, 2, 2, 3, 3, 3, 5, 6, 7, 6, 7, 8]
     assert column == [0, 1, 2, 3, 4, 2, 3, 4, 5, 6, 6, 6, 6, 8]

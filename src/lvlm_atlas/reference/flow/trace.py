@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +21,16 @@ class Trace:
     Where prompts are read one after the other, or in chunks, prefill is all of that together, and the cache is what the
     last one left.
     """
+
+    @classmethod
+    def total(cls, rounds: Seq[Trace]) -> Trace:
+        """The counts of rounds on one cache together; of the cache, what the last one left that says anything."""
+        total = cls()
+        for trace in rounds:
+            for name, value in vars(trace).items():
+                if isinstance(value, Tensor) or value:
+                    setattr(total, name, _JOIN.get(name, _added)(getattr(total, name), value))
+        return total
 
     frames_in: int = 0
     """Frames of the request."""
@@ -116,3 +129,30 @@ class Trace:
     def note_settled(self, lengths: list[int]) -> None:
         """A round has settled, and the layers hold so many entries a head."""
         self.kv_most_entries = [*map(max, self.kv_most_entries or lengths, lengths)]
+
+
+def _added(old: Any, new: Any) -> Any:
+    return [a + b for a, b in zip_longest(old, new, fillvalue=0)] if isinstance(new, list) else old + new
+
+
+def _last(_old: Any, new: Any) -> Any:
+    return new
+
+
+def _most(old: list[int], new: list[int]) -> list[int]:
+    return [max(a, b) for a, b in zip_longest(old, new, fillvalue=0)]
+
+
+def _then(old: list[Any], new: list[Any]) -> list[Any]:
+    return [*old, *new]
+
+
+_JOIN: Mapping[str, Callable[[Any, Any], Any]] = {
+    **dict.fromkeys(("encoder_tokens", "draft_nodes", "draft_lengths", "accepted_lengths"), _then),
+    **dict.fromkeys(
+        ("kept", "frame_index", "kv_index", "kv_entries", "kv_vision_entries", "kv_byte", "kv_resident_byte",
+         "kv_layers", "kv_byte_end"), _last,
+    ),
+    "kv_most_entries": _most,
+}  # fmt: skip
+"""How a count of several rounds comes about, where it is no sum."""

@@ -48,7 +48,7 @@ def select(run: Run) -> Request:
     request, trace = run.request, run.trace
     index_K = torch.arange(len(request.frames_F3HW))
     trace.frames_in = len(index_K)
-    for technique in run.acts.at("frames"):
+    for technique in run.acts.at("frames") if trace.frames_in else ():
         chosen = technique.select_frames(Frames(request)).cpu()
         request, index_K = request.keep_frames(chosen), index_K[chosen]
     trace.frames, trace.frame_index = len(index_K), index_K

@@ -136,7 +136,8 @@ class Llava(nn.Module):
         is_vision_BN = ids_BN == self.config.image_token_id
         position_BN = places_in_text(ids_BN, real_BN)
         spans = tuple(length for each in tokens for length in each.lengths)
-        return Prompt(ids_BN, is_vision_BN, vision_VD, position_BN, real_BN, spans)
+        following = int(position_BN[-1, -1]) + 1 if ids_BN.shape[1] else 0
+        return Prompt(ids_BN, is_vision_BN, vision_VD, position_BN, real_BN, spans, next_position=following)
 
     def _tiling(self, height: int, width: int) -> Tiling:
         return tiling_of(height, width, self.config.vision.image_size, self.config.image_grid_pinpoints)

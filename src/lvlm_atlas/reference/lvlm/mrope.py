@@ -42,8 +42,10 @@ def in_order(ids_N: Tensor, waiting: Mapping[int, Iterator[VisionTokens]]) -> It
         yield text
 
 
-def positions(pieces: Iterable[int | VisionTokens]) -> Tensor:
-    """Position ids (N, 3) of a row. What follows a picture counts on from behind its longer side.
+def positions(pieces: Iterable[int | VisionTokens]) -> tuple[Tensor, int]:
+    """Position ids (N, 3) of a row, and the id of what follows it.
+
+    What follows a picture counts on from behind its longer side.
 
     That side is the whole grid's, and a token keeps its place in it, whatever others have been dropped.
 
@@ -58,7 +60,7 @@ def positions(pieces: Iterable[int | VisionTokens]) -> Tensor:
         else:
             parts.append(start + inside(piece))
             start += max(piece.grid or (0,))
-    return torch.cat(parts)
+    return torch.cat(parts), start
 
 
 def inside(picture: VisionTokens) -> Tensor:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -237,7 +236,8 @@ class Run:
     config: Config
     """Shapes of the model."""
     request: Request
-    """As it was asked; nothing is dropped yet."""
+    """As it was asked; nothing is dropped yet. In a session (`LVLM.stream`) that of the round, as are `trace`,
+    `prompt` and `question_ND`: read them from the run when they are needed."""
     trace: Trace
     """What is counted; a draft notes its passes here."""
     target: Target
@@ -247,8 +247,10 @@ class Run:
     prompt: Prompt | None = None
     """The assembled prompt with modality and spans; None until the vision tokens are there."""
     acts: Acts = field(default_factory=Acts, repr=False)
+    round: int = 0
+    """Which round of a session is read, from 0."""
 
-    @cached_property
+    @property
     def question_ND(self) -> Tensor:  # noqa: N802 - names carry shapes
         """Embeddings (N_t, D) of the request's text."""
         return self.target.embed(self.request.text_N)

@@ -45,6 +45,8 @@ class Prompt:
     """Vision tokens of each block, in the order of the prompt."""
     deepstack_VLD: Tensor | None = None
     """DeepStack features of the vision tokens, as in `Sequence`."""
+    next_position: int = 0
+    """Position id of what follows the last row."""
 
     @property
     def spans(self) -> tuple[Tensor, ...]:
