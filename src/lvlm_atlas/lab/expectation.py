@@ -264,7 +264,9 @@ class _End(Walk):
         """Attention scores formed again for techniques that read them, all heads."""
         end, sizes = (min if self.bound == "least" else max), self.dimensions
         patches = end(patch for schedule in encoded.encoder_patch for patch in schedule[:-1])
-        tokens = [vision + text for vision, text in zip(prefilled.vision, prefilled.text, strict=True)]
+        held = sizes.held or ((0.0, 0.0),) * sizes.layers
+        layers = zip(prefilled.vision, prefilled.text, held, strict=True)
+        tokens = [vision + text + sum(earlier) for vision, text, earlier in layers]
         scores = 0.0
         for extra in added:
             if extra.stage == "encoding":

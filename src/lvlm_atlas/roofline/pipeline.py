@@ -131,7 +131,10 @@ class Walk:
             vision = [tokens if layer in cross else 0.0 for layer, tokens in enumerate(vision)]
             text = [0.0 if layer in cross else tokens for layer, tokens in enumerate(text)]
         limits: dict[str, list[float]] = {}
+        held = self.dimensions.held
         for technique, change in self._changes("kv.tokens"):
+            if held and change.all_rounds:
+                vision, text, held = _with(vision, held, 0), _with(text, held, 1), ()
             entries = [v + t for v, t in zip(vision, text, strict=True)]
             counted = {"all": entries, "vision": vision, "text": text}[change.of]
             names = tokens_by_layer(vision, text)
@@ -150,6 +153,8 @@ class Walk:
                     for new, old, v, t in zip(left, entries, vision, text, strict=True)
                 ]
                 vision, text = zip(*both, strict=True)
+        if held:
+            vision, text = _with(vision, held, 0), _with(text, held, 1)
         names = tokens_by_layer(vision, text)
         state = self._schedule("kv.state", (0.0,) * self.dimensions.layers, symbols, names)
         if any(state):
@@ -359,3 +364,8 @@ class Walk:
     def _changes(self, quantity: str) -> list[tuple[Applied, Change]]:
         """The changes of a quantity in pipeline order."""
         return self._by_quantity.get(quantity, [])
+
+
+def _with(entries: Sequence[float], held: Sequence[tuple[float, float]], modality: int) -> list[float]:
+    """Entries of each layer with those of a modality that it holds of earlier rounds."""
+    return [new + old[modality] for new, old in zip(entries, held, strict=True)]

@@ -161,6 +161,7 @@ class _Lowering:
             before_adapter=before_adapter,
             fetch=self._amount(effect.fetch) if isinstance(effect, KvResident) else 0,
             limit=self._optional(effect.limit) if isinstance(effect, KvTokens) else None,
+            all_rounds="cache-step" in self.technique.acts_at,
         )  # fmt: skip
 
     def _optional(self, amount: float | str | None) -> transform.Amount | None:
