@@ -26,7 +26,7 @@ SHAPES = (
     Shape(preset="tiny", frames=2, text_tokens=6, output_tokens=4, rounds=3),
     Shape(preset="tiny-window", frames=2, text_tokens=8, output_tokens=3, rounds=2),
 )
-"""All dialects, tiles, sessions, few and many frames, little and much text, answers short and long, heads shared or not."""
+"""All dialects, tiles, sessions, few and many frames, little and much text, long answers, heads shared and separate."""
 RUNS = 40
 """Most runs of a technique, those not counted that are refused and drawn again."""
 JOINT = 6
