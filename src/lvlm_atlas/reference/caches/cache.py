@@ -83,7 +83,7 @@ class Cache:
         return self.ledgers[layer].catch_up(self.next_index, self.next_position)
 
     def real(self, layer: int) -> Tensor | None:
-        """False where an entry (B, G, S) is padding, G one where heads are alike; None: nowhere. Later ones are none."""
+        """False where an entry (B, G, S) is padding, G one where heads are alike; None: nowhere. Later ones are not."""
         return self.ledgers[layer].real_BGS if self.ledgers else None
 
     def note_query(self, layer: int, query_BHMd: Tensor) -> None:
