@@ -57,6 +57,8 @@ class Trace:
     """Vision tokens among them."""
     score_entries: list[int] = field(default_factory=list)
     """Attention scores computed, over all heads."""
+    cached_score_entries: list[int] = field(default_factory=list)
+    """Those among them with entries that the cache held before."""
     probe_entries: int = 0
     """Attention scores computed again for techniques that read them, encoder and LLM, all layers."""
     step_probe_entries: int = 0
@@ -110,7 +112,7 @@ class Trace:
         """These tokens of a prompt, or of a chunk of one, enter an LLM layer."""
         if layer == len(self.kept):
             self.kept.append(sequence.index_BN)
-            for counts in (self.llm_tokens, self.llm_vision_tokens, self.score_entries):
+            for counts in (self.llm_tokens, self.llm_vision_tokens, self.score_entries, self.cached_score_entries):
                 counts.append(0)
         else:
             self.kept[layer] = torch.cat([self.kept[layer], sequence.index_BN], dim=1)

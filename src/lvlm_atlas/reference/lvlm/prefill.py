@@ -55,6 +55,7 @@ def prefill(model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace, ca
         every_key, every_value, real_BGS = _behind_cached(entries, cache, index) if cached else (key, value, None)
         out_BHNd, scores = _attend(query, every_key, every_value, real_BGS if cached else entries.real_BGS, blocks)
         trace.score_entries[index] += scores
+        trace.cached_score_entries[index] += query[..., 0].numel() * (every_key.shape[2] - sequence.length)
         probe = Probe(query, every_key, causal=True, on_read=trace.note_probe, real_BGS=real_BGS)
         if acts.retain_attention:
             retained.append((probe, sequence.index_BN))
