@@ -22,7 +22,8 @@ class Cache:
     Decoding does not read it; it is emptied when the decode loop begins, so that a store is the only holder.
     """
     next_position: Tensor
-    """Position id (B,) of the next token: one more than the prompt's last, whatever was evicted."""
+    """Position id (L, B) of the next token in each layer: one more than the prompt's last, whatever was evicted. Layers
+    differ where tokens were renumbered between them."""
     real_BN: Tensor | None = None
     """False where the prompt has padding; None means nowhere."""
     parents: list[int] = field(default_factory=list)

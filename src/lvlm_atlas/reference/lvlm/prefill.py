@@ -24,13 +24,14 @@ def prefill(model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace) ->
     before_layer, compressors = acts.at("llm-layer"), acts.at("cache-tokens")
     chooser, holder = acts.owner("attention"), acts.owner("cache-bits")
     layers, retained = len(model.model.layers), []
-    last_BA = inputs.position_BN[:, -1].reshape(len(inputs.position_BN), -1)
-    cache = Cache([], [], next_position=last_BA.amax(1) + 1, real_BN=inputs.real_BN, trace=trace)
-    sequence = inputs
+    sequence = inputs = replace(inputs, next_B=inputs.next_position)
+    cache = Cache([], [], next_position=inputs.next_position[None], real_BN=inputs.real_BN, trace=trace)
+    next_positions = []
     for index, layer in enumerate(model.layers):
         for technique in before_layer:
             sequence = technique.llm_layer(LlmLayer(index, layers, sequence))
         trace.note_tokens(sequence)
+        next_positions.append(sequence.next_position)
         query, key, value = layer.project(sequence.hidden_BND, sequence.position_BN)
         blocks = chooser and chooser.choose_blocks(Attention(index, layers, sequence, query, key, value))
         out_BHNd, scores = _attend(query, key, value, sequence.real_BN, blocks)
@@ -53,6 +54,7 @@ def prefill(model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace) ->
         trace.note_cache(entries, store.length)
         sequence = replace(sequence, hidden_BND=layer.finish(sequence.hidden_BND, out_BHNd), attention=probe)
         sequence = sequence.add_deepstack(index)
+    cache.next_position = torch.stack(next_positions)
     cache.count_prompt()
     logits_BC = model.logits(sequence.hidden_BND[:, -1:])[:, 0]
     return Prefill(inputs, sequence, cache, logits_BC, tuple(retained))
