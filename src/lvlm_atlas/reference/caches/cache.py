@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lvlm_atlas.reference.caches.ledger import Ledger
 from lvlm_atlas.reference.caches.store import Store
-from lvlm_atlas.reference.flow.states import Held
+from lvlm_atlas.reference.flow.states import Held, Sequence
 from lvlm_atlas.reference.flow.trace import Trace
 
 
@@ -20,7 +20,8 @@ class Cache:
     ledgers: list[Ledger]
     """Which tokens the entries of each store are."""
     next_position: Tensor
-    """Position id (B,) of the next token: one more than the prompt's last, whatever was evicted."""
+    """Position id (L, B) of the next token in each layer: one more than the prompt's last, whatever was evicted. Layers
+    differ where tokens were renumbered between them."""
     next_index: int = 0
     """Place of the next token in the text, the prompts and the answers; nothing that was evicted is missing there."""
     parents: list[int] = field(default_factory=list)
@@ -38,9 +39,13 @@ class Cache:
         self.parents.clear()
         self.trace.note_settled([store.length for store in self.stores])
 
+    def behind(self, sequence: Sequence) -> Sequence:
+        """Tokens as they follow what is held, at the first layer."""
+        return sequence.behind(self.next_index, self.next_position[0])
+
     def held(self, layer: int) -> Held:
         """Which tokens the settled entries of a layer are."""
-        return self.ledgers[layer].catch_up(self.next_index, self.next_position)
+        return self.ledgers[layer].catch_up(self.next_index, self.next_position[layer])
 
     def real(self, layer: int) -> Tensor | None:
         """False where a settled entry (B, G, S) of a layer is padding, G one where heads are alike; None: nowhere."""

@@ -28,7 +28,7 @@ def prefill(model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace, ca
     Args:
         model: the decoder.
         inputs: a prompt, or what follows what the cache holds: the rest of a prompt, another turn, new frames. Its
-            places in the text and its position ids go on from there (`Sequence.behind`).
+            places in the text and its position ids go on from there (`Cache.behind`).
         acts: what acts; techniques see these tokens and are told how many entries are cached before them.
         trace: where it is counted.
         cache: what is held already, its last tokens settled; None begins a new one.
@@ -43,13 +43,16 @@ def prefill(model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace, ca
     before_layer, compressors = acts.at("llm-layer"), acts.at("cache-tokens")
     chooser, holder = acts.owner("attention"), acts.owner("cache-bits")
     layers, retained = len(model.model.layers), []
-    next_index = int(inputs.index_BN[0, -1]) + 1
-    sequence = inputs
+    next_index, next_positions, follows = int(inputs.index_BN[0, -1]) + 1, [], cache.next_position
+    sequence = inputs = replace(inputs, next_B=inputs.next_position)
     for index, layer in enumerate(model.layers):
         cached = cache.stores[index].length if cache.stores[index:] else 0
+        if index and len(follows):  # what is held may have been renumbered between the two layers
+            sequence = sequence.behind(0, follows[index] - follows[index - 1])
         for technique in before_layer:
             sequence = technique.llm_layer(LlmLayer(index, layers, sequence, cached))
         trace.note_tokens(index, sequence)
+        next_positions.append(sequence.next_position)
         query, key, value = layer.project(sequence.hidden_BND, sequence.position_BN)
         blocks = chooser and chooser.choose_blocks(Attention(index, layers, sequence, query, key, value, cached))
         entries = _entries(key, value, sequence)
@@ -73,8 +76,7 @@ def prefill(model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace, ca
         cache.stores[index].settle()
         sequence = replace(sequence, hidden_BND=layer.finish(sequence.hidden_BND, out_BHNd), attention=probe)
         sequence = sequence.add_deepstack(index)
-    last_BA = inputs.position_BN[:, -1].reshape(len(inputs.position_BN), -1)
-    cache.next_position, cache.next_index = last_BA.amax(1) + 1, next_index
+    cache.next_position, cache.next_index = torch.stack(next_positions), next_index
     cache.count_prompt()
     logits_BC = model.logits(sequence.hidden_BND[:, -1:])[:, 0]
     return Prefill(inputs, sequence, cache, logits_BC, tuple(retained))
@@ -129,6 +131,5 @@ def _not_behind(inputs: Sequence, cache: Cache) -> ValueError:
     if cache.parents:
         return ValueError(f"{len(cache.parents)} tokens of the cache are not settled; call `Cache.retain` first")
     return ValueError(
-        f"places in the text must go on from {cache.next_index} on, got {int(inputs.index_BN.min())}; use "
-        f"`Sequence.behind(cache.next_index, cache.next_position)`"
+        f"places in the text must go on from {cache.next_index} on, got {int(inputs.index_BN.min())}; use `Cache.behind`"
     )
