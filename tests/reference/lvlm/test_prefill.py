@@ -179,7 +179,7 @@ def test_tokens_that_cannot_follow_a_cache_are_refused(device: str) -> None:
     lvlm = LVLM.random(device=device)
     whole = lvlm.prepare(lvlm.begin(random_request(lvlm.config, frames=1)))
     cache = lvlm.prefill(whole).cache
-    with pytest.raises(ValueError, match=r"go on from 80 on, got 0; use `Sequence.behind"):
+    with pytest.raises(ValueError, match=r"go on from 80 on, got 0; use `Cache.behind"):
         lvlm.prefill(whole, cache=cache)
     lvlm.step(torch.tensor([5]), cache)
     with pytest.raises(ValueError, match="1 tokens of the cache are not settled"):
