@@ -131,5 +131,6 @@ def _not_behind(inputs: Sequence, cache: Cache) -> ValueError:
     if cache.parents:
         return ValueError(f"{len(cache.parents)} tokens of the cache are not settled; call `Cache.retain` first")
     return ValueError(
-        f"places in the text must go on from {cache.next_index} on, got {int(inputs.index_BN.min())}; use `Cache.behind`"
+        f"places in the text must go on from {cache.next_index} on, got {int(inputs.index_BN.min())}; "
+        f"use `Cache.behind`"
     )
