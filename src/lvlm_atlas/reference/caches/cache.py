@@ -13,7 +13,7 @@ from lvlm_atlas.reference.caches.ledger import Ledger
 from lvlm_atlas.reference.caches.ragged import RaggedStore
 from lvlm_atlas.reference.caches.store import Store
 from lvlm_atlas.reference.flow.probe import Probe
-from lvlm_atlas.reference.flow.states import Held
+from lvlm_atlas.reference.flow.states import Held, Sequence
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.ops.places import places_of
 from lvlm_atlas.reference.refusal import Refusal
@@ -52,7 +52,8 @@ class Cache:
     ledgers: list[Ledger]
     """Which tokens the entries of each store are."""
     next_position: Tensor
-    """Position id (B,) of the next token: one more than the prompt's last, whatever was evicted."""
+    """Position id (L, B) of the next token in each layer: one more than the prompt's last, whatever was evicted. Layers
+    differ where tokens were renumbered between them."""
     next_index: int = 0
     """Place of the next token in the text, the prompts and the answers; nothing that was evicted is missing there."""
     policy: Policy | None = None
@@ -71,16 +72,23 @@ class Cache:
         self.parents.clear()
         for layer, store in enumerate(self.stores):
             store.retain(index_K)
-            keep_BGS = self.policy and self._judge(self.policy, layer, index_K)
+            keep_BGS = None if self.policy is None else self._judge(self.policy, layer, index_K)
             store.settle()
             if keep_BGS is not None:
                 self.evict(layer, keep_BGS)
         self.queries.clear()
         self.trace.note_settled(self.lengths)
 
+    def behind(self, sequence: Sequence) -> Sequence:
+        """Tokens as they follow what is held, at the first layer."""
+        return sequence.behind(self.next_index, self.next_position[0])
+
     def held(self, layer: int) -> Held:
         """Which tokens the settled entries of a layer are."""
-        return self.ledgers[layer].catch_up(self.next_index, self.next_position)
+        ledger = self.ledgers[layer]
+        if ledger.next_index < self.next_index:
+            ledger.catch_up(self.next_index, self.next_position[layer])
+        return ledger.held
 
     def real(self, layer: int) -> Tensor | None:
         """False where an entry (B, G, S) is padding, G one where heads are alike; None: nowhere. Later ones are not."""

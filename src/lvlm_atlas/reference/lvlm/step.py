@@ -30,10 +30,10 @@ def advance(model: LanguageModel, token_BM: Tensor, cache: Cache, parent_M: Tens
     cache.parents += range(old - 1, old + new - 1) if parent_M is None else parent_M.tolist()
     seen_MU = ancestors(torch.tensor(cache.parents))[1 + old :, 1:]
     depth_M = seen_MU.sum(1).to(device) - 1
-    position_BM = cache.next_position[:, None] + depth_M
+    position_LBM = cache.next_position[..., None] + depth_M
     hidden_BMD = model.model.embed_tokens(token_BM.to(device))
     for index, (layer, store) in enumerate(zip(model.layers, cache.stores, strict=True)):
-        query, *new_entries = layer.project(hidden_BMD, position_BM)
+        query, *new_entries = layer.project(hidden_BMD, position_LBM[index])
         store.append(*new_entries)
         cache.note_query(index, query)
         key, value = store.read()
