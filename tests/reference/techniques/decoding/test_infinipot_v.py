@@ -178,8 +178,8 @@ def test_it_leaves_what_kivi_packs_as_many_entries(lvlm: LVLM) -> None:
 
 def test_what_makes_frames_uneven_is_refused(lvlm: LVLM) -> None:
     setting = InfiniPotV(block_size=2, compress_frames=1)
-    with pytest.raises(Refusal, match="cuts whole frames of 64 vision tokens, layer 2 caches 99"):
-        lvlm.run(random_request(lvlm.config, frames=3), [FastV(layer=2, keep_ratio=99 / 192), setting])
+    with pytest.raises(Refusal, match="of 192 that arrived heads of layer 2 cache 64"):
+        lvlm.run(random_request(lvlm.config, frames=3), [FastV(layer=2, keep_ratio=64 / 192), setting])
     qwen = LVLM.random("tiny-window")
     stream = qwen.stream([setting], image_token_id=qwen.config.image_token_id)
     stream.see(torch.zeros(1, 3, 40, 48))
