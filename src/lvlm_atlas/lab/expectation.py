@@ -11,7 +11,7 @@ import math
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lvlm_atlas.roofline.cache import growing, stored_bits
 from lvlm_atlas.roofline.dimensions import Dimensions
@@ -127,9 +127,10 @@ def dimensions_of(
         """`frames_a_patch` frames share a patch, the last filled up."""
         kept = round(frames * frame_share)
         if canvases := getattr(config, "image_grid_pinpoints", ()):
+            tower: Any = vision  # of one input size, as its tiles are
             height, width = (round(length * math.sqrt(pixel_share)) for length in config.frame_size)
             return anyres_unpad(
-                [(width, height)] * kept, tile=config.vision.image_size, patch=config.vision.patch_size,
+                [(width, height)] * kept, tile=tower.image_size, patch=tower.patch_size,
                 class_token=True, pinpoints_hw=canvases,
             )  # fmt: skip
         patches = _patches(config, pixel_share)
