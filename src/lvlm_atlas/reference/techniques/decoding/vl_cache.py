@@ -30,7 +30,7 @@ from lvlm_atlas.reference.ops.attention import causal_mask
 from lvlm_atlas.reference.ops.budget import apportion, clipped_shares
 from lvlm_atlas.reference.ops.places import places_of
 from lvlm_atlas.reference.ops.scores import accumulated_attention
-from lvlm_atlas.reference.ops.selection import top_mask
+from lvlm_atlas.reference.ops.selection import recent_and_best
 from lvlm_atlas.reference.ops.spread import attention_sparsity
 from lvlm_atlas.reference.refusal import Refusal
 
@@ -71,10 +71,7 @@ def layer_budgets(
 
 def select(score_BGS: Tensor, keep: int, recent: int) -> Tensor:
     """Places (B, G, K), ascending, of the `keep` entries that stay: the `recent` last and the best of the others."""
-    older = score_BGS.shape[-1] - recent
-    best_BGS = top_mask(score_BGS[..., :older], keep - recent)
-    recent_BGS = torch.ones_like(score_BGS[..., older:], dtype=torch.bool)
-    return places_of(torch.cat([best_BGS, recent_BGS], dim=-1))
+    return places_of(recent_and_best(score_BGS, recent, keep - recent))
 
 
 @dataclass(frozen=True)
