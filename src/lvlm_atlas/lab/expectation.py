@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lvlm_atlas.lab.envelope import envelope
 from lvlm_atlas.roofline.cache import growing, stored_bits
 from lvlm_atlas.roofline.dimensions import Dimensions
 from lvlm_atlas.roofline.kind import CacheLayer, Place, each_cache_layer
@@ -87,10 +88,12 @@ def expected(dimensions: Dimensions, stack: Sequence[Member], observed: Observed
     Raises:
         ValueError: an amount cannot be evaluated.
     """
-    ends = []
+    ends: list[_End] = []
+    uneven = any(getattr(effect, "per_head", False) for each in stack for effect in each.technique.effects)
     for bound in _ENDS:
         lowered = [bounded(each.technique, each.places, each.setting, bound) for each in stack]
         ends += [_End(dimensions, lowered, bound, modality, observed or {}) for modality in ("vision", "text")]
+        ends[-1].uneven = ends[-2].uneven = uneven
     measures = [end.measures() for end in ends]
     left_open = {effect.quantity for each in stack for effect in each.technique.effects if _is_open(effect)}
     bounds = {}
@@ -187,6 +190,8 @@ class _End(Walk):
     ) -> None:
         super().__init__(dimensions, stack)
         self.bound, self.modality, self.observed = bound, modality, observed
+        self.uneven = False
+        """Whether heads of a layer may hold different numbers of entries, of which the mean is known."""
         self.predicted: dict[str, tuple[float, ...]] = {}
         self.settled: dict[str, tuple[float, ...]] = {}
 
@@ -279,7 +284,15 @@ class _End(Walk):
         sizes = self.dimensions
         if layer.state:
             return layer.state * sizes.kv_heads * sizes.element_byte
-        bits, _ = stored_bits(cached, layer, *growing(layer, grown), sizes.element_byte)
+        entries, vision = growing(layer, grown)
+        bits, _ = stored_bits(cached, layer, entries, vision, sizes.element_byte)
+        if self.uneven and entries and any(index >= 0 for index in layer.stored):
+            share = vision / entries
+            of_head = [  # no head holds more than all together
+                stored_bits(cached, layer, held, share * held, sizes.element_byte)[0]
+                for held in range(math.ceil(entries) * int(sizes.kv_heads) + 1)
+            ]
+            bits = envelope(of_head, entries, upper=self.bound == "most")
         return bits / 8 * sizes.kv_heads * sizes.head_dim
 
     def _grown(self, answered: Answered) -> float:
