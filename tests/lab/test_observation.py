@@ -232,3 +232,18 @@ def test_bytes_of_uneven_heads_in_codes_lie_between_bounds_that_the_mean_alone_l
     assert [row for row in rows if not row.holds] == []
     byte = [row for row in rows if row.measure == "kv.bits: bytes"]
     assert any(low < high for row in byte for low, high in row.declared)
+
+
+@pytest.mark.parametrize(("rows", "wrong_measures"), [(1, set()), (2, {"overhead: attention scores of steps"})])
+@pytest.mark.parametrize("drafting", [False, True])
+def test_attention_that_decoding_steps_form_again_is_counted(
+    rows: int, wrong_measures: set[str], *, drafting: bool
+) -> None:
+    h2o = ATLAS.technique("h2o")
+    prompt, step, *others = h2o.overheads
+    h2o = h2o.model_copy(update={"overheads": (prompt, step.model_copy(update={"attention_rows": rows}), *others)})
+    stack = [h2o, *([ATLAS.technique("speculative-sampling")] if drafting else [])]
+    items = tuple(item(ATLAS.atlas, each) for each in stack)
+    plans = tuple(Plan(settings=({},) * len(stack), shape=shape) for shape in SHAPES[:3])
+    outcomes = carry_out(StackJob(items=items, plans=plans, dtype="float32", device="cpu")).outcomes
+    assert {row.measure for outcome in outcomes for row in outcome.rows if not row.holds} == wrong_measures

@@ -201,7 +201,8 @@ class _End(Walk):
         prefilled = self.prefilled(encoded)
         # These come here in the report, though they are known later.
         overheads = dict.fromkeys(
-            f"overhead: {name}" for name in ("attention scores", "sequential steps", "host syncs")
+            f"overhead: {name}"
+            for name in ("attention scores", "attention scores of steps", "sequential steps", "host syncs")
         )
         self.predicted |= dict.fromkeys((*overheads, "kv.tokens", "kv.bits: bytes"), ())
         cached = self.cached(encoded, prefilled)
@@ -214,6 +215,7 @@ class _End(Walk):
         return {
             **self.predicted,
             "overhead: attention scores": (self._scores(encoded, prefilled, added),),
+            "overhead: attention scores of steps": (self._step_scores(layers, answered, added),),
             "overhead: sequential steps": (sum(extra.steps for extra in before),),
             "overhead: host syncs": (sum(extra.host_syncs for extra in before),),
             # Which layers hold keys and values of their own is left open, where not all do.
@@ -277,6 +279,25 @@ class _End(Walk):
                 else:
                     rows = sum(last_rows(int(extra.rows), tokens[layer]) for layer in extra.among(sizes.layers))
                 scores += rows * (sizes.heads if extra.heads is None else extra.heads)
+        return scores
+
+    def _step_scores(self, layers: Sequence[CacheLayer], answered: Answered, added: Sequence[Extra]) -> float:
+        """Attention scores formed again in decoding, all heads: rows of every token that settles, round by round."""
+        extras_ = [extra for extra in added if extra.stage == "decoding" and extra.rows]
+        if not extras_:
+            return 0.0
+        rounds = self.observed.get("speculation: accepted", (answered.draft.accepted,) * int(answered.output - 1))
+        read, grown = [0.0] * len(layers), 0.0
+        for accepted in rounds:
+            new = accepted + 1
+            for index, layer in enumerate(layers):
+                read[index] += new * growing(layer, grown)[0] + new * (new + 1) / 2
+            grown += new
+        scores = 0.0
+        for extra in extras_:
+            among = range(len(layers)) if extra.layers is None else extra.among(len(layers))
+            rows = extra.rows * sum(read[layer] for layer in among)
+            scores += rows * (self.dimensions.heads if extra.heads is None else extra.heads)
         return scores
 
     def _byte(self, cached: Cached, layer: CacheLayer, grown: float) -> float:
