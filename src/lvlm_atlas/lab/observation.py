@@ -62,11 +62,13 @@ def _outcome(job: StackJob, plan: Plan) -> Outcome:
         return Outcome(plan=plan, crashed=f"{type(error).__name__}: {error}")
     declared = {effect.quantity for item in job.items for effect in item.technique.effects}
 
+    seen = [(sizes, observe(result.trace, sizes)) for sizes, result in _with_sizes(lvlm, rounds)]
+
     def rows(without: Part | None = None) -> Iterator[Row]:
-        for number, (request, result, held) in enumerate(rounds):
-            dimensions = dimensions_for(lvlm, request, held)
-            observed = observe(result.trace, dimensions)
-            for row in compare(_expected(dimensions, job.items, plan, observed, without), observed, declared):
+        for number, (dimensions, observed) in enumerate(seen):
+            first = seen[0] if number else None
+            bounds = _expected(dimensions, job.items, plan, observed, without, first)
+            for row in compare(bounds, observed, declared):
                 yield row.model_copy(update={"measure": f"{row.measure}: round {number + 1}"}) if number else row
 
     try:
@@ -96,6 +98,10 @@ def _rounds(lvlm: LVLM, shape: Shape, stack: Sequence[Any]) -> Iterator[tuple[Re
         result = session.ask(request.prompt_N, request.max_new_tokens, frames=request.frames_F3HW)
         yield request, result, held
         held = tuple(_held(session.cache, layer) for layer in range(len(session.cache.stores)))
+
+
+def _with_sizes(lvlm: LVLM, rounds: Sequence[tuple[Request, Result, Held]]) -> Iterator[tuple[Dimensions, Result]]:
+    return ((dimensions_for(lvlm, request, held), result) for request, result, held in rounds)
 
 
 def _held(cache: Cache, layer: int) -> tuple[float, float]:
@@ -202,7 +208,12 @@ def _within(numbers: tuple[float, ...], bounds: tuple[Interval, ...]) -> bool:
 
 
 def _expected(
-    dimensions: Dimensions, items: tuple[Item, ...], plan: Plan, observed: Observed, without: Part | None = None
+    dimensions: Dimensions,
+    items: tuple[Item, ...],
+    plan: Plan,
+    observed: Observed,
+    without: Part | None = None,
+    first: tuple[Dimensions, Observed] | None = None,
 ) -> Bounds:
     """The prediction for a plan, perhaps without one of the declarations."""
     stack = []
@@ -213,7 +224,7 @@ def _expected(
             technique = technique.model_copy(update={without.kind: declared})
             at = _left_out(at, without.index) if without.kind == "effects" else at
         stack.append(Member(technique, at, setting))
-    return expected(dimensions, stack, observed)
+    return expected(dimensions, stack, observed, first)
 
 
 def _left_out(records: tuple[Any, ...], index: int) -> tuple[Any, ...]:
