@@ -283,7 +283,7 @@ class Walk:
         (resident,) = self.settle("kv.resident", (resident,))
         return resident, fetch
 
-    def _bits(self, symbols: Names) -> tuple[tuple[tuple[CacheBits, Names], ...], tuple[tuple[int, int], ...]]:
+    def _bits(self, symbols: Names) -> tuple[tuple[CacheBits, ...], tuple[tuple[int, int], ...]]:
         """How the cache is quantised, and which of these ways each layer's vision and text entries have.
 
         The last technique of the stack that quantises decides; its later effects refine its earlier ones.
@@ -302,7 +302,7 @@ class Walk:
             for modality, of_layer in zip(("vision", "text"), stored, strict=True):
                 if bits.of in ("all", modality):
                     of_layer[:] = [index if start <= layer < end else old for layer, old in enumerate(of_layer)]
-        return tuple((bits, names) for bits in ways), tuple(zip(*stored, strict=True))
+        return ways, tuple(zip(*stored, strict=True))
 
     def _limits(self, limits: Mapping[str, Sequence[float]]) -> tuple[Limits, ...]:
         """The most entries of each layer while decoding, from those of all, vision and text entries."""
