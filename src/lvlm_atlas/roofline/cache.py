@@ -82,22 +82,27 @@ def mean_held(layout: Layout, cached: Cached, layer: CacheLayer, *, text: int, o
     count = min(total, SAMPLES)
     places = range(total) if total <= SAMPLES else [int(total * ((i + 0.5) * _GOLDEN % 1)) for i in range(count)]
     grown = (place // steps * question + place % steps + 1 for place in places)
-    sampled = [held(layout, cached, layer, each) for each in grown]
-    byte, entries, vision = sum(each.byte for each in sampled) / count, entries / total, vision / total
+    sampled = [_byte(layout, cached, layer, *growing(layer, each)) for each in grown]
+    byte, entries, vision = sum(all_ for all_, _ in sampled) / count, entries / total, vision / total
     if layer.stored[0] == layer.stored[1]:
         return Held(entries, vision, byte, _part(byte, vision, entries))
-    return Held(entries, vision, byte, sum(each.vision_byte for each in sampled) / count)
+    return Held(entries, vision, byte, sum(of_vision for _, of_vision in sampled) / count)
 
 
 def _held(layout: Layout, cached: Cached, layer: CacheLayer, entries: float, vision: float) -> Held:
     """The cache of a layer with so many entries, or its state."""
-    llm = layout.model.llm
     if layer.state:
-        return Held(0.0, 0.0, layer.state * llm.kv_heads * layout.kv_byte, 0.0)
+        return Held(0.0, 0.0, layer.state * layout.model.llm.kv_heads * layout.kv_byte, 0.0)
+    return Held(entries, vision, *_byte(layout, cached, layer, entries, vision))
+
+
+def _byte(layout: Layout, cached: Cached, layer: CacheLayer, entries: float, vision: float) -> tuple[float, float]:
+    """Bytes of so many entries, and of the vision entries among them."""
+    llm = layout.model.llm
     bits, vision_bits = stored_bits(cached, layer, entries, vision, layout.kv_byte)
     byte = _channels_byte(llm, bits)
     alike = layer.stored[0] == layer.stored[1]
-    return Held(entries, vision, byte, _part(byte, vision, entries) if alike else _channels_byte(llm, vision_bits))
+    return byte, _part(byte, vision, entries) if alike else _channels_byte(llm, vision_bits)
 
 
 def _channels_byte(llm: Llm, bits: float) -> float:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 from lvlm_atlas.roofline.layout import Layout
 from lvlm_atlas.roofline.vision import visual
 from lvlm_atlas.roofline.visual import Visual
 from lvlm_atlas.roofline.workload import Workload
+
+VISUALS = 256
+"""Visual inputs of a request that are remembered: stacks ask for the same few."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +64,7 @@ def dimensions(layout: Layout, workload: Workload) -> Dimensions:
     """The dimensions of a request to a model on its devices."""
     model = layout.model
     return Dimensions(
-        visual=lambda frame_share, pixel_share: visual(model, workload, frame_share, pixel_share),
+        visual=lru_cache(VISUALS)(partial(visual, model, workload)),
         pixels=_pixels(workload), text_tokens=workload.text_tokens, output_tokens=workload.output_tokens,
         batch=workload.batch,
         encoder_layers=layout.encoder_layers, encoder_heads=model.encoder.heads, encoder_hidden=model.encoder.hidden,

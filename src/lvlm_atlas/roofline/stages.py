@@ -82,7 +82,7 @@ class Stages:
 
         Each reads the last token of the answer before too, which has not been through the model yet.
         """
-        layers, new = cache_layers(cached, self.places), self.text + 1
+        layers, new = cache_layers(cached, self.places) if self.turns > 1 else {}, self.text + 1
         for turn in range(1, self.turns):
             past = self.grown(answered, turn)
             for layer, count in layers.items():
