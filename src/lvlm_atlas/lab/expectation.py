@@ -20,6 +20,7 @@ from lvlm_atlas.roofline.llm import last_rows
 from lvlm_atlas.roofline.overhead import extras
 from lvlm_atlas.roofline.pipeline import Walk
 from lvlm_atlas.roofline.state import Answered, Cached, Encoded, Extra, Prefilled
+from lvlm_atlas.roofline.tokens.smart_resize import token_grid
 from lvlm_atlas.roofline.transform import Applied
 from lvlm_atlas.roofline.visual import Patches, Visual
 from lvlm_atlas.schema.effect import Effect
@@ -120,21 +121,26 @@ def dimensions_of(
         output_tokens: tokens asked for.
         element_byte: bytes of a cached number that is not quantised.
     """
-    vision, text = config.vision, config.text
+    vision, text, factor = config.vision, config.text, config.vision.factor
 
-    def visual(frame_share: float, pixel_share: float) -> Visual:
-        """`frames_a_patch` frames share a patch, the last filled up."""
-        kept, patches = round(frames * frame_share), _patches(config, pixel_share)
+    def visual(frame_share: float, pixels: tuple[float, ...] | None) -> Visual:
+        """`frames_a_patch` frames share a patch, the last filled up. A tower of one size resizes frames back to it."""
+        kept = round(frames * frame_share)
+        (height, width), patches = vision.frame_size, vision.patches
+        if pixels:
+            rows, columns = _resized(config, *pixels)
+            height, width = rows * factor, columns * factor
+            patches = rows * columns * config.patches_a_token if factor > 1 else patches
         sequences = math.ceil(kept / config.frames_a_patch)
         tokens = sequences * patches // config.patches_a_token
         shape = Patches(sequences, patches + config.class_tokens, patches)
-        return Visual((shape,), tokens, tokens, frames=kept)
+        return Visual((shape,), tokens, tokens, frames=kept, pixels=(float(height * width),))
 
     return Dimensions(
         visual=visual, text_tokens=text_tokens, output_tokens=output_tokens, encoder_layers=config.encoder_layers,
         encoder_heads=vision.num_attention_heads, encoder_hidden=vision.hidden_size, layers=text.num_hidden_layers,
         heads=text.num_attention_heads, kv_heads=text.num_key_value_heads, head_dim=text.head_dim,
-        hidden=text.hidden_size, element_byte=element_byte, pixels=math.prod(vision.frame_size),
+        hidden=text.hidden_size, element_byte=element_byte,
     )  # fmt: skip
 
 
@@ -162,13 +168,11 @@ _WITH_VISION = {
 """What a trace counts only together with vision: the measure, and the quantity that is counted with it."""
 
 
-def _patches(config: Config, pixel_share: float) -> int:
-    """Patches of a frame at a share of its pixels. A tower of one input size resizes frames back to it."""
-    factor: int | None = getattr(config.vision, "factor", None)
-    if factor is None or pixel_share == 1:
-        return config.vision.patches
-    rows, columns = (max(1, round(length * math.sqrt(pixel_share) / factor)) for length in config.vision.frame_size)
-    return int(rows * columns * config.patches_a_token)
+def _resized(config: Config, pixels: float) -> tuple[int, int]:
+    """Rows and columns that a frame is resized to: of tokens where the tower takes any size, else of pixels."""
+    (height, width), factor = config.vision.frame_size, config.vision.factor
+    columns, rows = token_grid(width, height, factor=factor, min_pixels=pixels, max_pixels=pixels, kind="frame")
+    return rows, columns
 
 
 class _End(Walk):
@@ -249,7 +253,7 @@ class _End(Walk):
         return kept, entries - kept
 
     def _class_tokens(self) -> int:
-        shape = self.dimensions.visual(1.0, 1.0).patches[0]
+        shape = self.dimensions.visual(1.0, None).patches[0]
         return shape.token - shape.patch
 
     def _scores(self, encoded: Encoded, prefilled: Prefilled, added: Sequence[Extra]) -> float:

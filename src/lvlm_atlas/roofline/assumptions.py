@@ -53,7 +53,8 @@ def assumptions(
 
 
 _OF_QUANTITY: Mapping[str, str] = {
-    "pixels": "All frames lose the same share of their pixels; a fixed number is held against their average.",
+    "pixels": "Frames of each size are resized on their own, to sides of whole tokens, or of whole pixels where the "
+    "model cuts tiles.",
     "encoder.flop": "Where the encoder's FLOPs are replaced, its bytes and kernels stay those of the model.",
     "adapter.flop": "Where the adapter's FLOPs are replaced, its bytes and kernels stay those of the model.",
     "text-tokens": "Text tokens are dropped from the first prompt; further questions are read whole.",

@@ -89,7 +89,7 @@ class Frames(Change):
 
 
 class Pixels(Change):
-    """Pixels of a frame that enter the encoder; a number is held against the average frame of the request."""
+    """Pixels of a frame that enter the encoder, for frames of each size on their own; sides become whole tokens."""
 
     quantity: Literal["pixels"]
 
