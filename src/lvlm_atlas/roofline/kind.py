@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from lvlm_atlas.roofline.layout import Layout
 from lvlm_atlas.roofline.state import Cached, Limits, Prefilled
@@ -93,7 +93,7 @@ def each_cache_layer(cached: Cached, at: Sequence[Place]) -> Iterator[CacheLayer
     return map(CacheLayer._make, _columns(cached, at))
 
 
-def _columns(cached: Cached, at: Sequence[Place]) -> Iterator[tuple[object, ...]]:
+def _columns(cached: Cached, at: Sequence[Place]) -> Iterator[tuple[Any, ...]]:
     return zip(
         cached.vision, cached.text, at, cached.limits, cached.state, cached.read, cached.stored, strict=True
     )  # fmt: skip

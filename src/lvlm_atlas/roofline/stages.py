@@ -35,7 +35,7 @@ class HeldLayers(NamedTuple):
     """Layers that are alike while decoding, and what the cache of each holds."""
 
     layer: CacheLayer
-    count: int
+    number: int
     held: Held
 
 
