@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
@@ -174,16 +175,20 @@ class Counted:
 def watched(technique: Reference, own: Counted) -> Reference:
     """The same technique; what it computes itself is counted in `own` too."""
 
-    def method(name: str) -> Any:
-        def call(_self: object, *args: Any) -> Any:
+    def method(act: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
             with own:
-                return getattr(technique, name)(*args)
+                return act(*args)
 
         return call
 
+    def begin(_self: object, run: Any) -> Any:
+        acts = technique.begin(run)
+        return SimpleNamespace(**{name: method(getattr(acts, name)) for name in names})
+
     names = {POINTS[position].method for position in technique.acts_at}
     declared = {"acts_at": technique.acts_at, "needs": technique.needs}
-    return type(type(technique).__name__, (Reference,), {**{name: method(name) for name in names}, **declared})()
+    return type(type(technique).__name__, (Reference,), {"begin": begin, **declared})()
 
 
 def flop(found: Estimate, kind: str, stage: str | None = None, part: str = "") -> float:
