@@ -6,6 +6,7 @@ B batch, H query heads, G key-value heads, M queries, S keys, N tokens, A axes o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -48,12 +49,26 @@ def rotate(
     d = x_BHNd.shape[-1]
     on_axis_BNd = position_BN[..., None]
     if position_BN.dim() == 3:
-        axis_d = [axis for axis, width in enumerate(sections or (d // 2,)) for _ in range(width)]
-        if interleaved:
-            axes = len(sections)
-            axis_d = [i % axes if i // axes < sections[i % axes] else 0 for i in range(d // 2)]
+        axis_d = axes_of(d // 2, sections, x_BHNd.device, interleaved=interleaved)
         on_axis_BNd = position_BN[..., axis_d]
     return turn(x_BHNd, on_axis_BNd.float() * frequencies(d, theta, x_BHNd.device))
+
+
+def axes_of(count: int, sections: Sequence[int], device: torch.device, *, interleaved: bool) -> Tensor:
+    """The axis (d/2,) that each of `count` frequencies follows, sections as in `rotate`.
+
+    Worked out on the device: a list of Python's would be copied there for every layer, and the host would wait.
+    """
+    i_d = torch.arange(count, device=device)
+    if not interleaved:
+        axis_d = torch.zeros_like(i_d)
+        for end in accumulate(sections[:-1]):
+            axis_d = axis_d + (i_d >= end)
+        return axis_d
+    axis_d = i_d % len(sections)
+    for axis, width in enumerate(sections):
+        axis_d = axis_d.where((axis_d != axis) | (i_d < len(sections) * width), 0)
+    return axis_d
 
 
 def share_heads(x_BGSd: Tensor, heads: int) -> Tensor:
