@@ -46,12 +46,18 @@ def rotate(
         interleaved: frequency i follows axis i mod A while that axis has some left, then the first; else each axis
             has a block of neighbours, in order.
     """
-    d = x_BHNd.shape[-1]
+    d, device = x_BHNd.shape[-1], x_BHNd.device
+    return turn(x_BHNd, angles(position_BN, d, theta, sections, device, interleaved=interleaved))
+
+
+def angles(
+    position_BN: Tensor, d: int, theta: float, sections: Sequence[int], device: torch.device, *, interleaved: bool
+) -> Tensor:
+    """The d/2 angles (B, N, d/2) of each token, float32; arguments as in `rotate`."""
     on_axis_BNd = position_BN[..., None]
     if position_BN.dim() == 3:
-        axis_d = axes_of(d // 2, sections, x_BHNd.device, interleaved=interleaved)
-        on_axis_BNd = position_BN[..., axis_d]
-    return turn(x_BHNd, on_axis_BNd.float() * frequencies(d, theta, x_BHNd.device))
+        on_axis_BNd = position_BN[..., axes_of(d // 2, sections, device, interleaved=interleaved)]
+    return on_axis_BNd.float() * frequencies(d, theta, device)
 
 
 def axes_of(count: int, sections: Sequence[int], device: torch.device, *, interleaved: bool) -> Tensor:
@@ -66,8 +72,9 @@ def axes_of(count: int, sections: Sequence[int], device: torch.device, *, interl
             axis_d = axis_d + (i_d >= end)
         return axis_d
     axis_d = i_d % len(sections)
-    for axis, width in enumerate(sections):
-        axis_d = axis_d.where((axis_d != axis) | (i_d < len(sections) * width), 0)
+    for axis, end in enumerate(len(sections) * width for width in sections):
+        if axis and end < count:
+            axis_d = axis_d.where((axis_d != axis) | (i_d < end), 0)
     return axis_d
 
 
