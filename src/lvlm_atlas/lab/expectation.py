@@ -68,10 +68,10 @@ UNCHANGED = Interval(1, 1)
 _UNCOUNTED = (
     "encoder.flop", "adapter.flop", "text-tokens", "llm.vision-queries", "llm.vision-mlp", "llm.depth", "kv.layers",
     "kv.state", "kv.tokens: most while decoding", "kv.resident: fetched", "overhead: sequential steps",
-    "overhead: host syncs",
+    "overhead: host syncs", "overhead: host syncs a step",
 )  # fmt: skip
 """Measures that a trace may leave out; they are predicted where an effect declares them or a run was seen to have
-them. Overheads that it does not count are declared only."""
+them. Of overheads, host syncs are counted in runs as on a GPU alone, and sequential steps are declared only."""
 
 
 def expected(dimensions: Dimensions, stack: Sequence[Member], observed: Observed | None = None) -> Bounds:
@@ -200,7 +200,7 @@ class _End(Walk):
         prefilled = self.prefilled(encoded)
         # These come here in the report, though they are known later.
         overheads = dict.fromkeys(
-            f"overhead: {name}" for name in ("attention scores", "sequential steps", "host syncs")
+            f"overhead: {name}" for name in ("attention scores", "sequential steps", "host syncs", "host syncs a step")
         )
         self.predicted |= dict.fromkeys((*overheads, "kv.tokens", "kv.bits: bytes"), ())
         cached = self.cached(encoded, prefilled)
@@ -215,6 +215,7 @@ class _End(Walk):
             "overhead: attention scores": (self._scores(encoded, prefilled, added),),
             "overhead: sequential steps": (sum(extra.steps for extra in before),),
             "overhead: host syncs": (sum(extra.host_syncs for extra in before),),
+            "overhead: host syncs a step": (sum(extra.host_syncs for extra in added if extra.stage == "decoding"),),
             # Which layers hold keys and values of their own is left open, where not all do.
             "kv.bits: bytes": tuple(
                 0.0 if cached.shares.kv_layers < 1 and self.bound == "least" else self._byte(cached, layer, 0)

@@ -24,6 +24,11 @@ SHAPES = (
     Shape(preset="tiny-deepstack", frames=4, text_tokens=11, output_tokens=6),
 )
 """All dialects, few and many frames, little and much text, short and long answers, shared and separate heads."""
+ON_DEVICE = tuple(
+    Shape(preset=preset, frames=4, text_tokens=9, output_tokens=3, on_device=True)
+    for preset in dict.fromkeys(shape.preset for shape in SHAPES)
+)
+"""Requests to every model in runs as on a GPU, which take longer: each operator is looked at."""
 RUNS = 40
 """Most runs of a technique, those not counted that are refused and drawn again."""
 JOINT = 6
@@ -40,13 +45,16 @@ def authored(technique: Technique) -> list[dict[str, Setting]]:
 
 
 def shapes_for(number: int) -> tuple[Shape, ...]:
-    """Where the setting that stands at an index of `authored` runs: the first everywhere, others once a preset."""
+    """Where the setting that stands at an index of `authored` runs: the first everywhere, others once a preset.
+
+    As on a GPU the first runs on every preset, the others on one.
+    """
     if number == 0:
-        return SHAPES
+        return (*SHAPES, *ON_DEVICE)
     by_preset: dict[str, list[Shape]] = {}
     for shape in SHAPES:
         by_preset.setdefault(shape.preset, []).append(shape)
-    return tuple(shapes[number % len(shapes)] for shapes in by_preset.values())
+    return (*(shapes[number % len(shapes)] for shapes in by_preset.values()), ON_DEVICE[number % len(ON_DEVICE)])
 
 
 def generated(technique: Technique, most: int = RUNS) -> list[list[dict[str, Setting]]]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lvlm_atlas.reference.lvlm.activation import ACTIVATIONS
 from lvlm_atlas.reference.lvlm.config import TextConfig
-from lvlm_atlas.reference.ops.attention import rotate
+from lvlm_atlas.reference.ops.attention import angles, turn
 
 
 class RmsNorm(nn.Module):
@@ -51,11 +51,10 @@ class Attention(nn.Module):
             proj(x_BND).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
-        q, k = (
-            rotate(norm(x), position_BN, self.theta, self.sections, interleaved=self.interleaved)
-            for norm, x in ((self.q_norm, q), (self.k_norm, k))
+        angle_BNd = angles(
+            position_BN, self.head_dim, self.theta, self.sections, x_BND.device, interleaved=self.interleaved
         )
-        return q, k, v
+        return turn(self.q_norm(q), angle_BNd), turn(self.k_norm(k), angle_BNd), v
 
 
 class Mlp(nn.Module):

@@ -58,9 +58,9 @@ def select(score_BGS: Tensor, vision_BGS: Tensor, heavy: int, recent: int, *, st
     keep_BGS = torch.cat([heavy_BGS, torch.ones_like(vision_BGS[..., older:])], dim=-1)
     if not strict:
         keep_BGS = keep_BGS | ~vision_BGS
-    counts = keep_BGS.sum(dim=-1)
-    if bool((counts != counts.flatten()[0]).any()):
-        raise Refusal(f"heads must keep equally many entries, got {counts.tolist()}; use strict=True")
+        counts = keep_BGS.sum(dim=-1)
+        if bool((counts != counts.flatten()[0]).any()):
+            raise Refusal(f"heads must keep equally many entries, got {counts.tolist()}; use strict=True")
     return places_of(keep_BGS)
 
 
