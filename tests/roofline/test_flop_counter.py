@@ -28,6 +28,7 @@ from lvlm_atlas.reference.lvlm import LVLM, Trace, random_request
 from lvlm_atlas.reference.lvlm.config import (
     Config,
     DeepStackLVLMConfig,
+    LVLMConfig,
     NativeLVLMConfig,
     WindowLVLMConfig,
     WindowVisionConfig,
@@ -110,6 +111,14 @@ def model_of(config: Config) -> Model:
 
 def _rule(config: Config) -> TokenRule:
     vision = config.vision
+    if isinstance(config, LVLMConfig) and config.image_grid_pinpoints:
+        tiled = {
+            "tile": config.vision.image_size,
+            "patch": vision.patch_size,
+            "class_token": True,
+            "pinpoints_hw": config.image_grid_pinpoints,
+        }
+        return TokenRule(image="anyres_unpad", image_params=tiled)
     if not isinstance(config, NativeLVLMConfig):
         fixed = {
             "tile": config.vision.image_size,
@@ -134,7 +143,7 @@ def _rule(config: Config) -> TokenRule:
 
 def workload_of(config: Config, *, frames: int, text: int, output: int) -> Workload:
     """The engine's view of `random_request`."""
-    height, width = config.vision.frame_size
+    height, width = config.frame_size
     video = isinstance(config, NativeLVLMConfig)
     return Workload(
         images=() if video else (Image(width, height, frames),),
@@ -377,7 +386,7 @@ def test_published_shapes_equal_torch_on_the_meta_device(planner: Planner, prese
 def see(lvlm: LVLM, frames: int) -> int:
     """Run encoder and adapter on frames without content; how many vision tokens leave."""
     config = lvlm.config
-    pixels = torch.empty(frames, 3, *config.vision.frame_size, device="meta")
+    pixels = torch.empty(frames, 3, *config.frame_size, device="meta")
     if isinstance(config, WindowLVLMConfig):
         patches = windowed(lvlm, config.vision, pixels)
     else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lvlm_atlas.roofline.cache import growing, stored_bits
@@ -20,6 +20,7 @@ from lvlm_atlas.roofline.llm import last_rows
 from lvlm_atlas.roofline.overhead import extras
 from lvlm_atlas.roofline.pipeline import Walk
 from lvlm_atlas.roofline.state import Answered, Cached, Encoded, Extra, Prefilled
+from lvlm_atlas.roofline.tokens.anyres_unpad import anyres_unpad
 from lvlm_atlas.roofline.tokens.smart_resize import token_grid
 from lvlm_atlas.roofline.transform import Applied
 from lvlm_atlas.roofline.visual import Patches, Visual
@@ -126,15 +127,22 @@ def dimensions_of(
     def visual(frame_share: float, pixels: tuple[float, ...] | None) -> Visual:
         """`frames_a_patch` frames share a patch, the last filled up. A tower of one size resizes frames back to it."""
         kept = round(frames * frame_share)
-        (height, width), patches = vision.frame_size, vision.patches
+        (height, width), patches = config.frame_size, vision.patches
         if pixels:
             rows, columns = _resized(config, *pixels)
             height, width = rows * factor, columns * factor
             patches = rows * columns * config.patches_a_token if factor > 1 else patches
+        entering = (float(height * width),)
+        if canvases := getattr(config, "image_grid_pinpoints", ()):
+            tiled = anyres_unpad(
+                [(width, height)] * kept, tile=vision.image_size, patch=vision.patch_size, class_token=True,
+                pinpoints_hw=canvases,
+            )  # fmt: skip
+            return replace(tiled, pixels=entering)
         sequences = math.ceil(kept / config.frames_a_patch)
         tokens = sequences * patches // config.patches_a_token
         shape = Patches(sequences, patches + config.class_tokens, patches)
-        return Visual((shape,), tokens, tokens, frames=kept, pixels=(float(height * width),))
+        return Visual((shape,), tokens, tokens, frames=kept, pixels=entering)
 
     return Dimensions(
         visual=visual, text_tokens=text_tokens, output_tokens=output_tokens, encoder_layers=config.encoder_layers,
@@ -170,7 +178,7 @@ _WITH_VISION = {
 
 def _resized(config: Config, pixels: float) -> tuple[int, int]:
     """Rows and columns that a frame is resized to: of tokens where the tower takes any size, else of pixels."""
-    (height, width), factor = config.vision.frame_size, config.vision.factor
+    (height, width), factor = config.frame_size, config.vision.factor
     columns, rows = token_grid(width, height, factor=factor, min_pixels=pixels, max_pixels=pixels, kind="frame")
     return rows, columns
 
@@ -261,7 +269,9 @@ class _End(Walk):
         """Attention scores formed again for techniques that read them, all heads."""
         end, sizes = (min if self.bound == "least" else max), self.dimensions
         patches = end(patch for schedule in encoded.encoder_patch for patch in schedule[:-1])
-        tokens = [vision + text for vision, text in zip(prefilled.vision, prefilled.text, strict=True)]
+        held = sizes.held or ((0.0, 0.0),) * sizes.layers
+        layers = zip(prefilled.vision, prefilled.text, held, strict=True)
+        tokens = [vision + text + sum(earlier) for vision, text, earlier in layers]
         scores = 0.0
         for extra in added:
             if extra.stage == "encoding":
@@ -288,14 +298,8 @@ class _End(Walk):
         return bits / 8 * sizes.kv_heads * sizes.head_dim
 
     def _grown(self, answered: Answered) -> float:
-        """Tokens that have followed the prompt into the cache at the end.
-
-        A round may leave the tokens in it that the target accepted after the last one that was asked for.
-        """
-        rounds, passes = (self.observed.get(f"speculation: {name}") for name in ("accepted", "target passes"))
-        if rounds is not None and passes:
-            return sum(rounds) + passes[0]
-        return answered.output - 1 + (answered.draft.accepted if self.bound == "most" else 0)
+        """Tokens that have followed the prompt into the cache at the end: all of the answer but the last."""
+        return answered.output - 1
 
     def _last_byte(self, cached: Cached, layers: Sequence[CacheLayer], grown: float) -> float:
         """Bytes of the whole cache at the end."""

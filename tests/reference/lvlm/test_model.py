@@ -215,6 +215,10 @@ class Recorder(Technique):
         self.calls.append("adapter")
         return at.adapter(at.hidden_FND)
 
+    def adapter_output(self, at):
+        self.calls.append("adapter-output")
+        return at.tokens
+
     def llm_input(self, at):
         self.calls.append("llm-input")
         return at.sequence
@@ -233,9 +237,16 @@ class Recorder(Technique):
         self.calls.append("cache-tokens")
         return at.entries
 
+    def compress_caches(self, at):
+        self.calls.append("cache-layers")
+        return at.entries
+
     def new_store(self, at):
         self.calls.append("cache-bits")
         return PlainStore()
+
+    def evict(self, at) -> None:
+        self.calls.append("cache-step")
 
     def begin_decoding(self, at):
         self.calls.append("decode-loop")

@@ -1,7 +1,7 @@
 """The extension points: where techniques act, what they are given there, and what they return.
 
-`frames → pixels → encoder-layer → encoder-output → adapter → llm-input → llm-layer → attention → cache-tokens →
-cache-bits → decode-loop → stop`
+`frames → pixels → encoder-layer → encoder-output → adapter → adapter-output → llm-input → llm-layer → attention →
+cache-tokens → cache-layers → cache-bits → cache-step → decode-loop → stop`
 
 A technique is an immutable setting. It declares the positions at which it acts; for each run `begin` returns the
 object whose methods are called there, and which may hold state of that run.
@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -23,8 +22,9 @@ from lvlm_atlas.reference.drafting.rounds import Drafter
 from lvlm_atlas.reference.drafting.target import Target
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.request import Request
-from lvlm_atlas.reference.flow.states import Entries, Patches, Sequence
+from lvlm_atlas.reference.flow.states import Entries, Held, Patches, Sequence
 from lvlm_atlas.reference.flow.trace import Trace
+from lvlm_atlas.reference.flow.vision_tokens import VisionTokens
 from lvlm_atlas.reference.lvlm.config import Config
 from lvlm_atlas.reference.lvlm.prompt import Prompt
 from lvlm_atlas.reference.ops.blocks import Blocks
@@ -67,13 +67,27 @@ class EncoderOutput:
 
 @dataclass(frozen=True)
 class Adapter:
-    """At `adapter`, in its place. Returns vision tokens (F, N', D) of the decoder's width."""
+    """At `adapter`, in its place. Returns vision tokens (F', N', D) of the decoder's width.
+
+    F' below F where it merges frames; on a model with `free-patches` alone.
+    """
 
     hidden_FND: Tensor
     """What the model's own adapter would get."""
     patches: Patches
     adapter: Callable[[Tensor], Tensor]
     """The model's own adapter."""
+
+
+@dataclass(frozen=True)
+class AdapterOutput:
+    """At `adapter-output`, between adapter and prompt. Returns the vision tokens that the prompt holds.
+
+    Here frames can keep different numbers of tokens on every model: behind a merger, and before positions are given.
+    Called for each clip: all frames of a video, the images of one size, all tiles.
+    """
+
+    tokens: VisionTokens
 
 
 @dataclass(frozen=True)
@@ -135,6 +149,38 @@ class CacheBits:
 
 
 @dataclass(frozen=True)
+class CacheLayers:
+    """At `cache-layers`, in prefill, after the last layer. Returns the entries that each layer caches."""
+
+    entries: tuple[Entries, ...]
+    """Of each layer, what `CacheTokens` has."""
+    probes: tuple[Probe, ...]
+    cached: tuple[int, ...]
+    """Entries a head that each layer holds already."""
+
+
+@dataclass(frozen=True)
+class CacheStep:
+    """At `cache-step`, in each layer whenever tokens settle there: a prompt, a chunk of one, a round of decoding.
+
+    Returns True (B, G, S) at the entries that stay; None: all. Drafted tokens that are rejected are never seen here.
+    """
+
+    layer: int
+    layers: int
+    held: Held
+    """Which tokens the layer's entries are, those that settle now last."""
+    new: int
+    """Entries a head that settle now."""
+    rows: Callable[[slice], Tensor]
+    """Softmax rows (B, H, R, S), float32, of the tokens that settle now, those of a slice of them, over the entries."""
+    read: Callable[[], tuple[Tensor, Tensor]]
+    """Keys and values (B, G, S, d), padding among them."""
+    prompt: bool
+    """Whether they are of a prompt, and not decoded."""
+
+
+@dataclass(frozen=True)
 class DecodeLoop:
     """At `decode-loop`, after prefill. Returns a drafter, its own prefill done."""
 
@@ -173,11 +219,14 @@ POINTS: Mapping[str, Point] = {
     "encoder-layer": Point("encoder_layer", EncoderLayer, Patches),
     "encoder-output": Point("encoder_output", EncoderOutput, Patches),
     "adapter": Point("adapt", Adapter, Tensor, exclusive=True),
+    "adapter-output": Point("adapter_output", AdapterOutput, VisionTokens),
     "llm-input": Point("llm_input", LlmInput, Sequence),
     "llm-layer": Point("llm_layer", LlmLayer, Sequence),
     "attention": Point("choose_blocks", Attention, Blocks | None, exclusive=True, withholds=("attention-map",)),
     "cache-tokens": Point("compress_cache", CacheTokens, Entries),
+    "cache-layers": Point("compress_caches", CacheLayers, tuple[Entries, ...]),
     "cache-bits": Point("new_store", CacheBits, Store, exclusive=True),
+    "cache-step": Point("evict", CacheStep, Tensor | None),
     "decode-loop": Point("begin_decoding", DecodeLoop, Drafter, exclusive=True),
     "stop": Point("stop", Stop, bool),
 }
@@ -221,7 +270,8 @@ class Run:
     config: Config
     """Shapes of the model."""
     request: Request
-    """As it was asked; nothing is dropped yet."""
+    """As it was asked; nothing is dropped yet. In a session (`LVLM.stream`) that of the round, as are `trace`,
+    `prompt` and `question_ND`: read them from the run when they are needed."""
     trace: Trace
     """What is counted; a draft notes its passes here."""
     target: Target
@@ -231,8 +281,10 @@ class Run:
     prompt: Prompt | None = None
     """The assembled prompt with modality and spans; None until the vision tokens are there."""
     acts: Acts = field(default_factory=Acts, repr=False)
+    round: int = 0
+    """Which round of a session is read, from 0."""
 
-    @cached_property
+    @property
     def question_ND(self) -> Tensor:  # noqa: N802 - names carry shapes
         """Embeddings (N_t, D) of the request's text."""
         return self.target.embed(self.request.text_N)
