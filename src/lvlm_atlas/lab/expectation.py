@@ -66,7 +66,7 @@ UNCHANGED = Interval(1, 1)
 """A share of which all is left."""
 _UNCOUNTED = (
     "encoder.flop", "adapter.flop", "text-tokens", "llm.vision-queries", "llm.vision-mlp", "llm.depth", "kv.layers",
-    "kv.state", "kv.tokens: most while decoding", "kv.resident: fetched", "overhead: sequential steps",
+    "kv.state", "kv.tokens: most while decoding", "overhead: sequential steps",
     "overhead: host syncs",
 )  # fmt: skip
 """Measures that a trace may leave out; they are predicted where an effect declares them or a run was seen to have
@@ -150,8 +150,6 @@ def _declares(stack: Sequence[Member], measure: str) -> bool:
     effects = [effect for each in stack for effect in each.technique.effects if effect.quantity == quantity]
     if detail == "most while decoding":
         return any(getattr(effect, "limit", None) is not None for effect in effects)
-    if detail == "fetched":
-        return any(getattr(effect, "fetch", 0) != 0 for effect in effects)
     return bool(effects)
 
 

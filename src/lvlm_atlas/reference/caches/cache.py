@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -9,6 +10,10 @@ from torch import Tensor
 from lvlm_atlas.reference.caches.store import Store
 from lvlm_atlas.reference.flow.states import Entries
 from lvlm_atlas.reference.flow.trace import Trace
+
+Choose = Callable[[int, Store, int, Tensor], Tensor | None]
+"""From a layer, its store, how many entries are settled and the queries of the new tokens (B, H, M, d) to the places
+(B, G, R) of the settled entries to read; None: all."""
 
 
 @dataclass
@@ -29,6 +34,12 @@ class Cache:
     """The unsettled tokens: for each the one it follows, counted from the oldest; −1 is the last settled token."""
     trace: Trace = field(default_factory=Trace)
     """Where it is counted what happens to the cache."""
+    unrotated: bool = False
+    """Whether keys are held as they are before rotary, and rotated by their places in the cache when they are read."""
+    choose: Choose | None = None
+    """What says which settled entries a pass reads; None: it reads all."""
+    fetched_byte: int = 0
+    """Bytes fetched from the host so far."""
 
     def retain(self, index_K: Tensor) -> None:
         """Of the unsettled tokens keep those at these places, each the child of the one before, and settle."""
@@ -38,6 +49,22 @@ class Cache:
         self.next_position = self.next_position + len(index_K)
         self.parents.clear()
         self.trace.note_settled([store.length for store in self.stores])
+
+    def read(self, layer: int, query_BHMd: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, G, S, d) that new tokens with these queries attend to, the unsettled ones last."""
+        store = self.stores[layer]
+        settled = store.length - len(self.parents)
+        index_BGR = self.choose(layer, store, settled, query_BHMd) if self.choose else None
+        read = store.read() if index_BGR is None else store.read_at(index_BGR, settled)
+        self.trace.note_read(layer, read[0].shape[2], store.length)
+        return read
+
+    def count_fetched(self) -> None:
+        """Count what a pass over the new tokens has fetched from the host."""
+        fetched_byte = sum(store.fetched_byte for store in self.stores)
+        if fetched_byte > self.fetched_byte:
+            self.trace.note_fetch(fetched_byte - self.fetched_byte, sum(self.layer_byte()))
+            self.fetched_byte = fetched_byte
 
     def layer_byte(self) -> list[int]:
         """Bytes of the tensors of each layer; a tensor that an earlier layer holds counts there alone."""
@@ -51,6 +78,7 @@ class Cache:
 
     def count_prompt(self) -> None:
         """Count what the prompt has left in the cache."""
+        self.fetched_byte = sum(store.fetched_byte for store in self.stores)
         trace, device = self.trace, self.next_position.device
         trace.kv_byte = self.layer_byte()
         on_host = (

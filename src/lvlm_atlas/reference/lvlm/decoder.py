@@ -45,17 +45,20 @@ class Attention(nn.Module):
         self.q_norm = RmsNorm(d, config.rms_norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = RmsNorm(d, config.rms_norm_eps) if config.qk_norm else nn.Identity()
 
-    def project(self, x_BND: Tensor, position_BN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated queries (B, H, N, d), rotated keys and values (B, G, N, d); positions as in `rotate`."""
+    def project(self, x_BND: Tensor, position_BN: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, N, d), keys and values (B, G, N, d); queries and keys rotated, or not yet without positions."""
         q, k, v = (
             proj(x_BND).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
-        q, k = (
-            rotate(norm(x), position_BN, self.theta, self.sections, interleaved=self.interleaved)
-            for norm, x in ((self.q_norm, q), (self.k_norm, k))
-        )
+        q, k = self.q_norm(q), self.k_norm(k)
+        if position_BN is not None:
+            q, k = self.rotate(q, position_BN), self.rotate(k, position_BN)
         return q, k, v
+
+    def rotate(self, x_BHNd: Tensor, position_BN: Tensor) -> Tensor:
+        """Queries or keys at these positions; see `lvlm_atlas.reference.ops.attention.rotate`."""
+        return rotate(x_BHNd, position_BN, self.theta, self.sections, interleaved=self.interleaved)
 
 
 class Mlp(nn.Module):
@@ -84,9 +87,13 @@ class Layer(nn.Module):
         self.input_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
 
-    def project(self, x_BND: Tensor, position_BN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of the layer."""
+    def project(self, x_BND: Tensor, position_BN: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of the layer; queries and keys not yet rotated without positions."""
         return self.self_attn.project(self.input_layernorm(x_BND), position_BN)
+
+    def rotate(self, x_BHNd: Tensor, position_BN: Tensor) -> Tensor:
+        """Queries or keys of the layer at these positions."""
+        return self.self_attn.rotate(x_BHNd, position_BN)
 
     def finish(self, x_BND: Tensor, attended_BHNd: Tensor) -> Tensor:
         """The layer's output from its input and what attention gave."""

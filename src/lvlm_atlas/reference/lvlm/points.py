@@ -1,7 +1,7 @@
 """The extension points: where techniques act, what they are given there, and what they return.
 
 `frames → pixels → encoder-layer → encoder-output → adapter → llm-input → llm-layer → attention → cache-tokens →
-cache-bits → decode-loop → stop`
+cache-bits → cache-read → decode-loop → stop`
 
 A technique is an immutable setting. It declares the positions at which it acts; for each run `begin` returns the
 object whose methods are called there, and which may hold state of that run.
@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from lvlm_atlas.reference.caches.cache import Choose
 from lvlm_atlas.reference.caches.prefilled import Prefill
 from lvlm_atlas.reference.caches.store import Store
 from lvlm_atlas.reference.drafting.rounds import Drafter
@@ -120,11 +121,30 @@ class CacheTokens:
 
 @dataclass(frozen=True)
 class CacheBits:
-    """At `cache-bits`, in prefill, once a layer. Returns an empty store, which is then given the entries."""
+    """At `cache-bits`, in prefill, once a layer. Returns an empty store, which is then given the entries.
+
+    Keys are rotated unless a technique of the stack needs `unrotated-keys`; so are those of `CacheTokens`.
+    """
 
     layer: int
     layers: int
     entries: Entries
+
+
+@dataclass(frozen=True)
+class CacheRead:
+    """At `cache-read`, before a layer's attention in each pass that reads its cache. Returns which settled entries are
+    read: places (B, G, R), ascending; None: all. Unsettled ones are always read.
+    """
+
+    layer: int
+    layers: int
+    store: Store
+    """The layer's entries. To read keys from it is counted as any other read."""
+    settled: int
+    """Entries that are settled: the first ones of the store."""
+    query_BHMd: Tensor
+    """Queries of the new tokens, rotated unless a technique of the stack needs `unrotated-keys`."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +191,7 @@ POINTS: Mapping[str, Point] = {
     "attention": Point("choose_blocks", Attention, Blocks | None, exclusive=True, withholds=("attention-map",)),
     "cache-tokens": Point("compress_cache", CacheTokens, Entries),
     "cache-bits": Point("new_store", CacheBits, Store, exclusive=True),
+    "cache-read": Point("choose_entries", CacheRead, Tensor | None, exclusive=True),
     "decode-loop": Point("begin_decoding", DecodeLoop, Drafter, exclusive=True),
     "stop": Point("stop", Stop, bool),
 }
@@ -197,6 +218,8 @@ class Acts:
     by_position: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     retain_attention: bool = False
     """Whether prefill keeps every layer's attention for the decoding loop."""
+    unrotated: bool = False
+    """Whether the cache holds keys as they are before rotary, and rotates them by their places in it."""
 
     def at(self, position: str) -> tuple[Any, ...]:
         """What acts at a position, in the order of the stack."""
@@ -205,6 +228,15 @@ class Acts:
     def owner(self, position: str) -> Any | None:
         """What acts at an exclusive position, if anything does."""
         return next(iter(self.at(position)), None)
+
+    def choose_entries(self, layers: int) -> Choose | None:
+        """What says which settled entries a pass reads, for a model of so many layers; None: it reads all."""
+        reader = self.owner("cache-read")
+        if reader is None:
+            return None
+        return lambda layer, store, settled, query_BHMd: reader.choose_entries(
+            CacheRead(layer, layers, store, settled, query_BHMd)
+        )
 
 
 @dataclass

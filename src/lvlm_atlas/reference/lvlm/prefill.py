@@ -26,12 +26,16 @@ def prefill(model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace) ->
     layers, retained = len(model.model.layers), []
     last_BA = inputs.position_BN[:, -1].reshape(len(inputs.position_BN), -1)
     cache = Cache([], [], next_position=last_BA.amax(1) + 1, real_BN=inputs.real_BN, trace=trace)
+    cache.unrotated, cache.choose = acts.unrotated, acts.choose_entries(layers)
     sequence = inputs
     for index, layer in enumerate(model.layers):
         for technique in before_layer:
             sequence = technique.llm_layer(LlmLayer(index, layers, sequence))
         trace.note_tokens(sequence)
-        query, key, value = layer.project(sequence.hidden_BND, sequence.position_BN)
+        query, key, value = layer.project(sequence.hidden_BND, None if cache.unrotated else sequence.position_BN)
+        cached_key = key
+        if cache.unrotated:
+            query, key = (layer.rotate(x, sequence.position_BN) for x in (query, key))
         blocks = chooser and chooser.choose_blocks(Attention(index, layers, sequence, query, key, value))
         out_BHNd, scores = _attend(query, key, value, sequence.real_BN, blocks)
         trace.score_entries.append(scores)
@@ -41,7 +45,7 @@ def prefill(model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace) ->
 
         per_head = (key.shape[0], key.shape[1], sequence.length)
         entries = Entries(
-            key, value, sequence.vision_BN[:, None].expand(per_head), sequence.index_BN[:, None].expand(per_head)
+            cached_key, value, sequence.vision_BN[:, None].expand(per_head), sequence.index_BN[:, None].expand(per_head)
         )
         for technique in compressors:
             entries = technique.compress_cache(CacheTokens(index, layers, entries, probe))

@@ -30,16 +30,20 @@ def advance(model: LanguageModel, token_BM: Tensor, cache: Cache, parent_M: Tens
     cache.parents += range(old - 1, old + new - 1) if parent_M is None else parent_M.tolist()
     seen_MU = ancestors(torch.tensor(cache.parents))[1 + old :, 1:]
     depth_M = seen_MU.sum(1).to(device) - 1
+    depth_U = (ancestors(torch.tensor(cache.parents)).sum(1) - 2)[1:].to(device) if cache.unrotated else depth_M
     position_BM = cache.next_position[:, None] + depth_M
     hidden_BMD = model.model.embed_tokens(token_BM.to(device))
     for index, (layer, store) in enumerate(zip(model.layers, cache.stores, strict=True)):
-        query, *new_entries = layer.project(hidden_BMD, position_BM)
+        query, *new_entries = layer.project(hidden_BMD, None if cache.unrotated else position_BM)
         store.append(*new_entries)
-        key, value = store.read()
-        cache.trace.note_read(index, key.shape[2], store.length)
+        key, value = cache.read(index, query)
         settled = key.shape[2] - old - new
+        if cache.unrotated:
+            place_S = torch.cat([torch.arange(settled, device=device), settled + depth_U])
+            query, key = layer.rotate(query, settled + depth_M[None]), layer.rotate(key, place_S[None])
         out_BHMd = attend(query, key, value, _mask(seen_MU, settled, cache.real_BN, device))
         hidden_BMD = layer.finish(hidden_BMD, out_BHMd)
+    cache.count_fetched()
     return model.logits(hidden_BMD)
 
 
