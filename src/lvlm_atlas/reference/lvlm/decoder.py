@@ -46,7 +46,7 @@ class Attention(nn.Module):
         self.k_norm = RmsNorm(d, config.rms_norm_eps) if config.qk_norm else nn.Identity()
 
     def project(self, x_BND: Tensor, position_BN: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (B, H, N, d), keys and values (B, G, N, d); queries and keys rotated, or not yet without positions."""
+        """Queries (B, H, N, d), keys and values (B, G, N, d); without positions queries and keys are not rotated."""
         q, k, v = (
             proj(x_BND).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for proj in (self.q_proj, self.k_proj, self.v_proj)

@@ -59,9 +59,9 @@ def quantise(x: Tensor, group_size: int, bits: int) -> Codes:
 
 def dequantise(codes: Codes, group_size: int, bits: int) -> Tensor:
     """Numbers (…, n): code · s + z, in the type of the scales."""
-    assert codes.zero is not None
     level = unpack(codes.packed, bits).to(codes.scale.dtype).reshape(*codes.scale.shape, group_size)
-    return (level * codes.scale[..., None] + codes.zero[..., None]).flatten(-2)
+    number = level * codes.scale[..., None]
+    return (number if codes.zero is None else number + codes.zero[..., None]).flatten(-2)
 
 
 def quantise_sign(x: Tensor, group_size: int) -> Codes:
