@@ -17,7 +17,6 @@ def answer(run: Run, prefill: Prefill) -> Result:
     loop, stops = run.acts.owner("decode-loop"), run.acts.at("stop")
     drafter: Drafter = loop.begin_decoding(DecodeLoop(run, prefill)) if loop else PlainDrafter(target.vocab_size)
     generator, cache = torch.Generator().manual_seed(request.seed), prefill.cache
-    cache.prompt.clear()
     tokens = [draw(distribution(prefill.logits_C, request.temperature), generator)]
     chosen_from = [prefill.logits_C]
 

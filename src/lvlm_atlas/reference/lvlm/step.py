@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from lvlm_atlas.reference.caches.cache import Cache
+from lvlm_atlas.reference.caches.reading import rotate_heads
 from lvlm_atlas.reference.drafting.rounds import ancestors
 from lvlm_atlas.reference.lvlm.decoder import LanguageModel
-from lvlm_atlas.reference.ops.attention import attend
+from lvlm_atlas.reference.ops.attention import attend, mask_of_heads
 
 
 def advance(model: LanguageModel, token_BM: Tensor, cache: Cache, parent_M: Tensor | None = None) -> Tensor:
@@ -36,21 +37,23 @@ def advance(model: LanguageModel, token_BM: Tensor, cache: Cache, parent_M: Tens
     for index, (layer, store) in enumerate(zip(model.layers, cache.stores, strict=True)):
         query, *new_entries = layer.project(hidden_BMD, None if cache.unrotated else position_BM)
         store.append(*new_entries)
-        key, value = cache.read(index, query)
-        settled = key.shape[2] - old - new
+        reading = cache.read(index, query)
+        cache.trace.note_read(index, reading.key_BGSd.shape[2], store.length)
+        key, value, settled = reading.key_BGSd, reading.value_BGSd, reading.settled
         if cache.unrotated:
-            place_S = torch.cat([torch.arange(settled, device=device), settled + depth_U])
-            query, key = layer.rotate(query, settled + depth_M[None]), layer.rotate(key, place_S[None])
-        out_BHMd = attend(query, key, value, _mask(seen_MU, settled, cache.real_BN, device))
+            settled_BGR, new_BGU = cache.positions(reading, depth_U, cache.next_position[:, None] + depth_U)
+            query = rotate_heads(layer.rotate, query, new_BGU[:, :, old:])
+            key = rotate_heads(layer.rotate, key, torch.cat([settled_BGR, new_BGU], dim=2))
+        out_BHMd = attend(query, key, value, _mask(seen_MU, settled, reading.real_BGR, query.shape[1], device))
         hidden_BMD = layer.finish(hidden_BMD, out_BHMd)
     cache.count_fetched()
     return model.logits(hidden_BMD)
 
 
-def _mask(seen_MU: Tensor, settled: int, real_BN: Tensor | None, device: torch.device) -> Tensor | None:
-    """(M, S) or (B, 1, M, S), True where a new token may look; None where that is everywhere."""
-    if real_BN is None:
+def _mask(seen_MU: Tensor, settled: int, real_BGS: Tensor | None, heads: int, device: torch.device) -> Tensor | None:
+    """(M, S) or (B, H, M, S), True where a new token may look; None where that is everywhere."""
+    if real_BGS is None:
         return None if bool(seen_MU.all()) else functional.pad(seen_MU, (settled, 0), value=True).to(device)
     seen_MS = functional.pad(seen_MU, (settled, 0), value=True).to(device)
-    real_BS = functional.pad(real_BN, (0, seen_MS.shape[1] - real_BN.shape[1]), value=True)
-    return seen_MS & real_BS[:, None, None, :]
+    real_BHS = mask_of_heads(real_BGS, heads)
+    return seen_MS & functional.pad(real_BHS, (0, seen_MS.shape[1] - real_BHS.shape[2]), value=True)[:, :, None]
