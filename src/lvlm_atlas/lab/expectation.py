@@ -140,7 +140,7 @@ def dimensions_of(
 
 def _is_open(effect: Effect) -> bool:
     """Whether an effect has bounds."""
-    names = ("at_least", "at_most", "accepted_at_least")
+    names = ("at_least", "at_most", "accepted_at_least", "fetch_at_least")
     return any(getattr(effect, name, None) is not None for name in names)
 
 
