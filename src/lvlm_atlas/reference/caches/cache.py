@@ -13,6 +13,7 @@ from lvlm_atlas.reference.caches.reading import Reading, by_place, closed_up
 from lvlm_atlas.reference.caches.store import Store
 from lvlm_atlas.reference.flow.states import Held
 from lvlm_atlas.reference.flow.trace import Trace
+from lvlm_atlas.reference.ops.attention import Rotary
 from lvlm_atlas.reference.ops.places import take
 
 Choose = Callable[[int, Store, int, Tensor], Tensor | None]
@@ -35,8 +36,9 @@ class Cache:
     """The unsettled tokens: for each the one it follows, counted from the oldest; −1 is the last settled token."""
     trace: Trace = field(default_factory=Trace)
     """Where it is counted what happens to the cache."""
-    unrotated: bool = False
-    """Whether keys are held as they are before rotary, and rotated by their places in the cache when they are read."""
+    rotary: Rotary | None = None
+    """Rotates keys, held as they are before rotary, by their places in the cache when they are read; None: they are
+    held rotated."""
     choose: Choose | None = None
     """What says which settled entries a pass reads; None: it reads all."""
     fetched_byte: int = 0

@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Held
-
-Rotate = Callable[[Tensor, Tensor], Tensor]
-"""Queries or keys (B, H, N, d) at positions (B, N) or (B, N, A)."""
+from lvlm_atlas.reference.ops.attention import Rotary
 
 
 @dataclass(frozen=True)
@@ -72,10 +70,10 @@ def closed_up(reading: Reading, position_BMA: Tensor, known_I: Tensor) -> tuple[
     return position_BGSA[:, :, : reading.settled], position_BGSA[:, :, reading.settled :]
 
 
-def rotate_heads(rotate: Rotate, x_BHNd: Tensor, position_BGN: Tensor) -> Tensor:
+def rotate_heads(rotary: Rotary, x_BHNd: Tensor, position_BGN: Tensor) -> Tensor:
     """Queries or keys with positions of each key-value head, (B, G, N) or (B, G, N, A); B and G may be one."""
     batch, groups = x_BHNd.shape[0], position_BGN.shape[1]
     if groups == 1:
-        return rotate(x_BHNd, position_BGN[:, 0])
+        return rotary(x_BHNd, position_BGN[:, 0])
     by_head = x_BHNd.unflatten(1, (groups, -1)).flatten(0, 1)
-    return rotate(by_head, position_BGN.expand(batch, *position_BGN.shape[1:]).flatten(0, 1)).reshape(x_BHNd.shape)
+    return rotary(by_head, position_BGN.expand(batch, *position_BGN.shape[1:]).flatten(0, 1)).reshape(x_BHNd.shape)

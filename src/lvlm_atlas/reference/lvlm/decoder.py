@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lvlm_atlas.reference.lvlm.activation import ACTIVATIONS
 from lvlm_atlas.reference.lvlm.config import TextConfig
-from lvlm_atlas.reference.ops.attention import rotate
+from lvlm_atlas.reference.ops.attention import Rotary
 
 
 class RmsNorm(nn.Module):
@@ -36,8 +36,8 @@ class Attention(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         heads, groups, d = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        self.head_dim, self.theta, self.sections = d, config.rope_theta, config.rope_sections
-        self.interleaved = config.rope_interleaved
+        self.head_dim = d
+        self.rotary = Rotary(config.rope_theta, config.rope_sections, config.rope_interleaved)
         self.q_proj = nn.Linear(config.hidden_size, heads * d, bias=config.qkv_bias)
         self.k_proj = nn.Linear(config.hidden_size, groups * d, bias=config.qkv_bias)
         self.v_proj = nn.Linear(config.hidden_size, groups * d, bias=config.qkv_bias)
@@ -53,12 +53,8 @@ class Attention(nn.Module):
         )
         q, k = self.q_norm(q), self.k_norm(k)
         if position_BN is not None:
-            q, k = self.rotate(q, position_BN), self.rotate(k, position_BN)
+            q, k = self.rotary(q, position_BN), self.rotary(k, position_BN)
         return q, k, v
-
-    def rotate(self, x_BHNd: Tensor, position_BN: Tensor) -> Tensor:
-        """Queries or keys at these positions; see `lvlm_atlas.reference.ops.attention.rotate`."""
-        return rotate(x_BHNd, position_BN, self.theta, self.sections, interleaved=self.interleaved)
 
 
 class Mlp(nn.Module):
@@ -91,9 +87,10 @@ class Layer(nn.Module):
         """Queries, keys and values of the layer; queries and keys not yet rotated without positions."""
         return self.self_attn.project(self.input_layernorm(x_BND), position_BN)
 
-    def rotate(self, x_BHNd: Tensor, position_BN: Tensor) -> Tensor:
-        """Queries or keys of the layer at these positions."""
-        return self.self_attn.rotate(x_BHNd, position_BN)
+    @property
+    def rotary(self) -> Rotary:
+        """How positions turn its queries and keys."""
+        return self.self_attn.rotary
 
     def finish(self, x_BND: Tensor, attended_BHNd: Tensor) -> Tensor:
         """The layer's output from its input and what attention gave."""

@@ -31,19 +31,19 @@ def advance(model: LanguageModel, token_BM: Tensor, cache: Cache, parent_M: Tens
     cache.parents += range(old - 1, old + new - 1) if parent_M is None else parent_M.tolist()
     seen_MU = ancestors(torch.tensor(cache.parents))[1 + old :, 1:]
     depth_M = seen_MU.sum(1).to(device) - 1
-    depth_U = (ancestors(torch.tensor(cache.parents)).sum(1) - 2)[1:].to(device) if cache.unrotated else depth_M
+    depth_U = (ancestors(torch.tensor(cache.parents)).sum(1) - 2)[1:].to(device) if cache.rotary else depth_M
     position_BM = cache.next_position[:, None] + depth_M
     hidden_BMD = model.model.embed_tokens(token_BM.to(device))
     for index, (layer, store) in enumerate(zip(model.layers, cache.stores, strict=True)):
-        query, *new_entries = layer.project(hidden_BMD, None if cache.unrotated else position_BM)
+        query, *new_entries = layer.project(hidden_BMD, None if cache.rotary else position_BM)
         store.append(*new_entries)
         reading = cache.read(index, query)
         cache.trace.note_read(index, reading.key_BGSd.shape[2], store.length)
         key, value, settled = reading.key_BGSd, reading.value_BGSd, reading.settled
-        if cache.unrotated:
+        if cache.rotary:
             settled_BGR, new_BGU = cache.positions(reading, depth_U, cache.next_position[:, None] + depth_U)
-            query = rotate_heads(layer.rotate, query, new_BGU[:, :, old:])
-            key = rotate_heads(layer.rotate, key, torch.cat([settled_BGR, new_BGU], dim=2))
+            query = rotate_heads(cache.rotary, query, new_BGU[:, :, old:])
+            key = rotate_heads(cache.rotary, key, torch.cat([settled_BGR, new_BGU], dim=2))
         out_BHMd = attend(query, key, value, _mask(seen_MU, settled, reading.real_BGR, query.shape[1], device))
         hidden_BMD = layer.finish(hidden_BMD, out_BHMd)
     cache.count_fetched()

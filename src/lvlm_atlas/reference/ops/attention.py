@@ -6,6 +6,7 @@ B batch, H query heads, G key-value heads, M queries, S keys, N tokens, A axes o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -54,6 +55,19 @@ def rotate(
             axis_d = [i % axes if i // axes < sections[i % axes] else 0 for i in range(d // 2)]
         on_axis_BNd = position_BN[..., axis_d]
     return turn(x_BHNd, on_axis_BNd.float() * frequencies(d, theta, x_BHNd.device))
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """How a decoder turns queries and keys by their positions; see `rotate`."""
+
+    theta: float
+    sections: tuple[int, ...] = ()
+    interleaved: bool = False
+
+    def __call__(self, x_BHNd: Tensor, position_BN: Tensor) -> Tensor:
+        """Queries or keys at these positions, (B, N) or (B, N, A)."""
+        return rotate(x_BHNd, position_BN, self.theta, self.sections, interleaved=self.interleaved)
 
 
 def share_heads(x_BGSd: Tensor, heads: int) -> Tensor:
