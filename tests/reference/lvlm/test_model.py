@@ -238,6 +238,13 @@ class Recorder(Technique):
         self.groups = at.entries.key_BGSd.shape[1]
         return PlainStore()
 
+    def compress_caches(self, at):
+        self.calls.append("cache-layers")
+        return at.entries
+
+    def evict(self, at) -> None:
+        self.calls.append("cache-step")
+
     def choose_entries(self, at):
         self.calls.append("cache-read")
         return torch.arange(at.settled, device=at.query_BHMd.device).expand(1, self.groups, -1)

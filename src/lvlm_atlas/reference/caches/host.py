@@ -6,11 +6,15 @@ B batch, G key-value heads, M new entries, S entries, R read, K retained, d head
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lvlm_atlas.reference.caches.store import Store
+from lvlm_atlas.reference.ops.places import mask_of, places_of, take
+from lvlm_atlas.reference.refusal import Refusal
 
 
 class Block:
@@ -33,6 +37,14 @@ class Block:
             return 0
         self.on_device = tuple(x.to(self.device) for x in self.on_host)
         return self.nbytes
+
+    def keep(self, index_BGK: Tensor) -> Block:
+        """Only the entries at these places."""
+        kept = copy(self)
+        kept.length = index_BGK.shape[2]
+        kept.on_host = _taken(self.on_host, index_BGK)
+        kept.on_device = _taken(self.on_device, index_BGK) if self.on_device else ()
+        return kept
 
 
 class HostStore(Store):
@@ -108,6 +120,26 @@ class HostStore(Store):
         while self._waiting and self._waiting[0][1] <= self._settled:
             self._move(*self._waiting.pop(0))
 
+    def keep(self, index_BGK: Tensor) -> None:
+        """See `Store`; what is left of a block stays where it is.
+
+        Raises:
+            Refusal: heads would keep different numbers of entries of a block.
+        """
+        keep_BGS = functional.pad(mask_of(index_BGK, self._settled), (0, self.length - self._settled), value=True).cpu()
+        before_S = [0, *keep_BGS[0, 0].long().cumsum(0).tolist()]
+        pieces, start, length = [], 0, self.length
+        for piece in self._pieces:
+            index = _places(keep_BGS[:, :, start : start + _length(piece)])
+            start += _length(piece)
+            if index.shape[2]:
+                pieces.append(piece.keep(index) if isinstance(piece, Block) else _taken(piece, index))
+        moved = [[before_S[min(x, length)] + max(0, x - length) for x in block] for block in self._waiting]
+        self._waiting = [(first, end) for first, end in moved if end > first]
+        self._pieces = pieces
+        self._used = [piece for piece in pieces if isinstance(piece, Block) and piece.on_device]
+        self._settled = index_BGK.shape[2]
+
     @property
     def length(self) -> int:
         """See `Store`."""
@@ -161,6 +193,21 @@ def _length(piece: Block | tuple[Tensor, Tensor]) -> int:
 
 def _tensors(piece: Block | tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
     return (piece.on_device or piece.on_host) if isinstance(piece, Block) else piece
+
+
+def _places(keep_BGS: Tensor) -> Tensor:
+    count_BG = keep_BGS.sum(dim=2)
+    if bool((count_BG != count_BG.flatten()[0]).any()):
+        raise Refusal(
+            f"heads must keep equally many entries of each block of the host, got {count_BG.tolist()}; let them keep "
+            f"the same ones"
+        )
+    return places_of(keep_BGS)
+
+
+def _taken(pair: Sequence[Tensor], index_BGK: Tensor) -> tuple[Tensor, Tensor]:
+    key, value = (take(x, index_BGK.to(x.device)) for x in pair)
+    return key, value
 
 
 def _last(x: Tensor, count: int) -> Tensor:

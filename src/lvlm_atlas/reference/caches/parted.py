@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lvlm_atlas.reference.caches.store import Store
 from lvlm_atlas.reference.ops.places import places_of, take
@@ -58,6 +59,11 @@ class HeadStore(Store):
         for store in self.stores:
             store.settle()
 
+    def keep(self, index_BGK: Tensor) -> None:
+        """See `Store`."""
+        for store, index in zip(self.stores, index_BGK.split(self.heads, 1), strict=True):
+            store.keep(index)
+
     @property
     def length(self) -> int:
         """See `Store`."""
@@ -93,9 +99,7 @@ class SortedStore(Store):
 
     def __init__(self, first_BGS: Tensor, first: Store, second: Store) -> None:
         self.first, self.second = first, second
-        self._split = (places_of(first_BGS), places_of(~first_BGS))
-        # Where the entries of the prompt stand once those of the second store follow those of the first.
-        self._place_BGS = torch.cat(self._split, dim=2).argsort(dim=2)
+        self._sort(first_BGS)
 
     def append(self, key_BGMd: Tensor, value_BGMd: Tensor) -> None:
         """See `Store`; the prompt comes first, at once."""
@@ -124,6 +128,27 @@ class SortedStore(Store):
             if store.length:
                 store.settle()
 
+    def keep(self, index_BGK: Tensor) -> None:
+        """See `Store`.
+
+        Raises:
+            Refusal: heads would keep different numbers of entries of one of the stores.
+        """
+        later = int(index_BGK.max()) + 1 - self._first_BGS.shape[2] if index_BGK.numel() else 0
+        first_BGS = functional.pad(self._first_BGS, (0, max(0, later)), value=False)
+        kept_BGK = first_BGS.gather(2, index_BGK)
+        count_BG = kept_BGK.sum(dim=2)
+        if bool((count_BG != count_BG.flatten()[0]).any()):
+            raise Refusal(
+                f"heads must keep equally many of the entries that are held in one way, got {count_BG.tolist()}; take "
+                f"the same number of each modality in every head"
+            )
+        for store, is_in_BGS, keep_BGK in ((self.first, first_BGS, kept_BGK), (self.second, ~first_BGS, ~kept_BGK)):
+            if store.length:
+                rank_BGK = (is_in_BGS.cumsum(dim=2) - 1).gather(2, index_BGK)
+                store.keep(take(rank_BGK, places_of(keep_BGK)))
+        self._sort(kept_BGK)
+
     @property
     def length(self) -> int:
         """See `Store`."""
@@ -143,6 +168,12 @@ class SortedStore(Store):
     def fetched_byte(self) -> int:
         """See `Store`."""
         return self.first.fetched_byte + self.second.fetched_byte
+
+    def _sort(self, first_BGS: Tensor) -> None:
+        """These are the entries of the first store, among those that were there when this was last decided."""
+        self._first_BGS, self._split = first_BGS, (places_of(first_BGS), places_of(~first_BGS))
+        # Where they stand once those of the second store follow those of the first.
+        self._place_BGS = torch.cat(self._split, dim=2).argsort(dim=2)
 
 
 def by_modality(vision_BGS: Tensor, vision: Callable[[], Store], text: Callable[[], Store]) -> Store:

@@ -45,15 +45,18 @@ class Trace:
     """Attention scores computed, over all heads."""
     probe_entries: int = 0
     """Attention scores computed again for techniques that read them, encoder and LLM, all layers."""
-    kv_entries: list[int] = field(default_factory=list)
-    """Cache entries per key-value head, once the prompt is in."""
-    kv_most_entries: list[int] = field(default_factory=list)
+    step_probe_entries: int = 0
+    """Attention scores computed again for policies that read them in decoding steps, all layers."""
+    kv_entries: list[float] = field(default_factory=list)
+    """Cache entries per key-value head, once the prompt is in; their mean where heads differ."""
+    kv_most_entries: list[float] = field(default_factory=list)
     """The most that a layer holds from then on: once the prompt is in, or when a round has settled."""
     kv_vision_entries: list[float] = field(default_factory=list)
     """Vision entries among those of the prompt, mean over heads. A layer whose store holds another number of entries
     than it was given is left out: nobody knows which they are."""
     kv_index: list[Tensor] = field(default_factory=list)
-    """Places in the text (B, G, S) of the cached entries, once the prompt is in."""
+    """Places in the text (B, G, S) of the cached entries, once the prompt is in; −1 for the padding in front of a head
+    that holds fewer than others."""
     kv_byte: list[int] = field(default_factory=list)
     """Bytes of the tensors of the cache, once the prompt is in; those of an earlier layer count there alone."""
     kv_resident_byte: int = 0
@@ -89,6 +92,10 @@ class Trace:
         """A technique read that many scores."""
         self.probe_entries += entries
 
+    def note_step_probe(self, entries: int) -> None:
+        """A policy read that many scores of a decoding step."""
+        self.step_probe_entries += entries
+
     def note_tokens(self, layer: int, sequence: Sequence) -> None:
         """These tokens of a prompt, or of a chunk of one, enter an LLM layer."""
         if layer == len(self.kept):
@@ -100,14 +107,16 @@ class Trace:
         self.llm_tokens[layer] += sequence.length
         self.llm_vision_tokens[layer] += int(sequence.vision_BN.sum())
 
-    def note_cache(self, layers: Seq[tuple[Held, int]]) -> None:
+    def note_cache(self, layers: Seq[Held], lengths: Seq[float]) -> None:
         """A prompt is in: which tokens each layer's entries are, as far as is known, and how many it holds a head."""
-        self.kv_entries = [length for _, length in layers]
-        self.kv_index = [held.index_BGS for held, _ in layers]
+        self.kv_entries = [*lengths]
+        self.kv_index = [held.index_BGS.masked_fill(~held.visible_BGS, -1) for held in layers]
         self.kv_vision_entries = [
-            float(held.vision_BGS.sum(-1).float().mean()) for held, length in layers if held.length == length
+            float((held.vision_BGS & held.visible_BGS).sum(-1).double().mean())
+            for held, length in zip(layers, lengths, strict=True)
+            if float(held.visible_BGS.sum(-1).double().mean()) == length
         ]
-        self.note_settled(self.kv_entries)
+        self.note_settled(lengths)
 
     def note_read(self, layer: int, read: int, held: int) -> None:
         """In a pass after prefill, a layer's attention read so many entries of those it holds."""
@@ -121,6 +130,6 @@ class Trace:
         self.kv_fetched_byte += fetched_byte
         self.kv_fetched += fetched_byte / held_byte
 
-    def note_settled(self, lengths: list[int]) -> None:
+    def note_settled(self, lengths: Seq[float]) -> None:
         """A round has settled, and the layers hold so many entries a head."""
         self.kv_most_entries = [*map(max, self.kv_most_entries or lengths, lengths)]

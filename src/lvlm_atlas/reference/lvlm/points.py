@@ -1,7 +1,7 @@
 """The extension points: where techniques act, what they are given there, and what they return.
 
 `frames → pixels → encoder-layer → encoder-output → adapter → llm-input → llm-layer → attention → cache-tokens →
-cache-bits → cache-read → decode-loop → stop`
+cache-layers → cache-bits → cache-step → cache-read → decode-loop → stop`
 
 A technique is an immutable setting. It declares the positions at which it acts; for each run `begin` returns the
 object whose methods are called there, and which may hold state of that run.
@@ -24,11 +24,12 @@ from lvlm_atlas.reference.drafting.rounds import Drafter
 from lvlm_atlas.reference.drafting.target import Target
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.request import Request
-from lvlm_atlas.reference.flow.states import Entries, Patches, Sequence
+from lvlm_atlas.reference.flow.states import Entries, Held, Patches, Sequence
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm.config import Config
 from lvlm_atlas.reference.lvlm.prompt import Prompt
 from lvlm_atlas.reference.ops.blocks import Blocks
+from lvlm_atlas.reference.ops.window import Window
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class LlmLayer:
 
 @dataclass(frozen=True)
 class Attention:
-    """At `attention`, in each decoder layer of prefill. Returns the blocks to attend to; None: all, causally."""
+    """At `attention`, in each decoder layer of prefill. Returns the blocks, or the window, to attend to; None: all."""
 
     layer: int
     layers: int
@@ -139,6 +140,38 @@ class CacheBits:
 
 
 @dataclass(frozen=True)
+class CacheLayers:
+    """At `cache-layers`, in prefill, after the last layer. Returns the entries that each layer caches."""
+
+    entries: tuple[Entries, ...]
+    """Of each layer, what `CacheTokens` has."""
+    probes: tuple[Probe, ...]
+    cached: tuple[int, ...]
+    """Entries a head that each layer holds already."""
+
+
+@dataclass(frozen=True)
+class CacheStep:
+    """At `cache-step`, in each layer whenever tokens settle there: a prompt, a chunk of one, a round of decoding.
+
+    Returns True (B, G, S) at the entries that stay; None: all. Drafted tokens that are rejected are never seen here.
+    """
+
+    layer: int
+    layers: int
+    held: Held
+    """Which tokens the layer's entries are, those that settle now last."""
+    new: int
+    """Entries a head that settle now."""
+    rows: Callable[[slice], Tensor]
+    """Softmax rows (B, H, R, S), float32, of the tokens that settle now, those of a slice of them, over the entries."""
+    read: Callable[[], tuple[Tensor, Tensor]]
+    """Keys and values (B, G, S, d) as the cache holds them, padding among them."""
+    prompt: bool
+    """Whether they are of a prompt, and not decoded."""
+
+
+@dataclass(frozen=True)
 class CacheRead:
     """At `cache-read`, before a layer's attention in each pass that reads its cache. Returns which settled entries are
     read: places (B, G, R), ascending; None: all. Unsettled ones are always read.
@@ -152,6 +185,8 @@ class CacheRead:
     """Entries that are settled: the first ones of the store."""
     query_BHMd: Tensor
     """Queries of the new tokens, rotated unless a technique of the stack needs `unrotated-keys`."""
+    sequence: Sequence | None
+    """The new tokens of a prompt, or of a chunk of one; None: they are decoded."""
 
 
 @dataclass(frozen=True)
@@ -195,9 +230,13 @@ POINTS: Mapping[str, Point] = {
     "adapter": Point("adapt", Adapter, Tensor, exclusive=True),
     "llm-input": Point("llm_input", LlmInput, Sequence),
     "llm-layer": Point("llm_layer", LlmLayer, Sequence),
-    "attention": Point("choose_blocks", Attention, Blocks | None, exclusive=True, withholds=("attention-map",)),
+    "attention": Point(
+        "choose_blocks", Attention, Blocks | Window | None, exclusive=True, withholds=("attention-map",)
+    ),
     "cache-tokens": Point("compress_cache", CacheTokens, Entries),
+    "cache-layers": Point("compress_caches", CacheLayers, tuple[Entries, ...]),
     "cache-bits": Point("new_store", CacheBits, Store, exclusive=True),
+    "cache-step": Point("evict", CacheStep, Tensor | None),
     "cache-read": Point("choose_entries", CacheRead, Tensor | None, exclusive=True),
     "decode-loop": Point("begin_decoding", DecodeLoop, Drafter, exclusive=True),
     "stop": Point("stop", Stop, bool),
@@ -241,8 +280,8 @@ class Acts:
         reader = self.owner("cache-read")
         if reader is None:
             return None
-        return lambda layer, store, settled, query_BHMd: reader.choose_entries(
-            CacheRead(layer, layers, store, settled, query_BHMd)
+        return lambda layer, store, settled, query_BHMd, sequence: reader.choose_entries(
+            CacheRead(layer, layers, store, settled, query_BHMd, sequence)
         )
 
 

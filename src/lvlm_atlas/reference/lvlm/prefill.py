@@ -5,22 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor
-from torch.nn import functional
 
 from lvlm_atlas.reference.caches.cache import Cache
-from lvlm_atlas.reference.caches.ledger import Ledger
+from lvlm_atlas.reference.caches.in_cache import InCache
 from lvlm_atlas.reference.caches.prefilled import Prefill
-from lvlm_atlas.reference.caches.reading import rotate_heads
-from lvlm_atlas.reference.caches.store import PlainStore, Store
-from lvlm_atlas.reference.flow.probe import Probe
-from lvlm_atlas.reference.flow.states import Entries, Sequence
+from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.flow.trace import Trace
-from lvlm_atlas.reference.lvlm.decoder import LanguageModel, Layer
-from lvlm_atlas.reference.lvlm.points import Acts, Attention, CacheBits, CacheTokens, LlmLayer
-from lvlm_atlas.reference.ops.attention import attend, causal_mask, mask_of_heads
-from lvlm_atlas.reference.ops.blocks import Blocks, block_sparse_attention
-from lvlm_atlas.reference.refusal import Refusal
+from lvlm_atlas.reference.lvlm.attending import attend_prompt
+from lvlm_atlas.reference.lvlm.decoder import LanguageModel
+from lvlm_atlas.reference.lvlm.filling import Filling
+from lvlm_atlas.reference.lvlm.points import Acts, CacheLayers, CacheTokens, LlmLayer
 
 
 def prefill(model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace, cache: Cache | None = None) -> Prefill:
@@ -41,107 +35,45 @@ def prefill(model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace, ca
         cache = Cache([], [], next_position=torch.empty(0), trace=trace)
     elif cache.parents or int(inputs.index_BN.min()) < cache.next_index:
         raise _not_behind(inputs, cache)
-    before_layer, compressors = acts.at("llm-layer"), acts.at("cache-tokens")
-    chooser, holder = acts.owner("attention"), acts.owner("cache-bits")
-    layers, retained = len(model.model.layers), []
-    next_index = int(inputs.index_BN[0, -1]) + 1
-    cache.unrotated, cache.choose = acts.unrotated, acts.choose_entries(layers)
+    before_layer, compressors, dividers = (acts.at(each) for each in ("llm-layer", "cache-tokens", "cache-layers"))
+    chooser, filling = acts.owner("attention"), Filling(acts, cache, int(inputs.index_BN[0, -1]) + 1)
+    layers, retained, waiting = len(model.model.layers), [], []
+    cache.policy, cache.choose = filling.eviction(layers), acts.choose_entries(layers)
+    if acts.unrotated and cache.in_cache is None:
+        cache.in_cache = InCache(next(model.layers).rotary)
     sequence = inputs
     for index, layer in enumerate(model.layers):
         cached = cache.stores[index].length if cache.stores[index:] else 0
         for technique in before_layer:
             sequence = technique.llm_layer(LlmLayer(index, layers, sequence, cached))
         trace.note_tokens(index, sequence)
-        query, key, value = layer.project(sequence.hidden_BND, None if cache.unrotated else sequence.position_BN)
-        entries = _entries(key, value, sequence)
-        if cached:
-            query, key, every_key, every_value, real_BGS = _behind_cached(layer, index, query, entries, cache, sequence)
-        else:
-            if cache.unrotated:
-                query, key = layer.rotate(query, sequence.position_BN), layer.rotate(key, sequence.position_BN)
-            every_key, every_value, real_BGS = key, value, None
-        blocks = chooser and chooser.choose_blocks(Attention(index, layers, sequence, query, key, value, cached))
-        out_BHNd, scores = _attend(query, every_key, every_value, entries.real_BGS if not cached else real_BGS, blocks)
-        trace.score_entries[index] += scores
-        probe = Probe(query, every_key, causal=True, on_read=trace.note_probe, real_BGS=real_BGS)
+        attended = attend_prompt(layer, (index, layers), sequence, cache, chooser, trace.note_probe)
+        trace.score_entries[index] += attended.scores
+        entries, probe = attended.entries, attended.probe
         if acts.retain_attention:
             retained.append((probe, sequence.index_BN))
 
         for technique in compressors:
             entries = technique.compress_cache(CacheTokens(index, layers, entries, probe, cached))
-        if not cache.stores[index:]:
-            store: Store = holder.new_store(CacheBits(index, layers, entries)) if holder else PlainStore()
-            cache.stores.append(store)
-            cache.ledgers.append(Ledger(entries.held, next_index))
+        if dividers:
+            waiting.append((entries, probe, cached, sequence.index_BN))
         else:
-            cache.held(index)
-            cache.ledgers[index].add(entries.held, next_index)
-        cache.stores[index].append(entries.key_BGSd, entries.value_BGSd)
-        cache.stores[index].settle()
-        sequence = replace(sequence, hidden_BND=layer.finish(sequence.hidden_BND, out_BHNd), attention=probe)
+            filling.fill(index, layers, entries, probe, sequence.index_BN)
+        sequence = replace(sequence, hidden_BND=layer.finish(sequence.hidden_BND, attended.out_BHNd), attention=probe)
         sequence = sequence.add_deepstack(index)
+    for technique in dividers:
+        every, probes, before, _ = zip(*waiting, strict=True)
+        divided = technique.compress_caches(CacheLayers(every, probes, before))
+        waiting = [(entries, *rest) for entries, (_, *rest) in zip(divided, waiting, strict=True)]
+    for index, (entries, probe, _, index_BN) in enumerate(waiting):
+        filling.fill(index, layers, entries, probe, index_BN)
     last_BA = inputs.position_BN[:, -1].reshape(len(inputs.position_BN), -1)
-    cache.next_position, cache.next_index = last_BA.amax(1) + 1, next_index
-    if cache.unrotated and inputs.position_BN.dim() == 3:
-        cache.know(inputs.position_BN if inputs.origin_BN is None else inputs.origin_BN, cache.next_position)
+    cache.next_position, cache.next_index = last_BA.amax(1) + 1, filling.next_index
+    if cache.in_cache:
+        cache.in_cache.know(inputs.position_BN if inputs.origin_BN is None else inputs.origin_BN, cache.next_position)
     cache.count_prompt()
     logits_BC = model.logits(sequence.hidden_BND[:, -1:])[:, 0]
     return Prefill(inputs, sequence, cache, logits_BC, tuple(retained))
-
-
-def _entries(key: Tensor, value: Tensor, sequence: Sequence) -> Entries:
-    """What a layer would cache of all its tokens; every head the same."""
-    per_head = (key.shape[0], key.shape[1], sequence.length)
-    return Entries(
-        key,
-        value,
-        sequence.vision_BN[:, None].expand(per_head),
-        sequence.index_BN[:, None].expand(per_head),
-        sequence.position_BN[:, None].expand(*per_head, *sequence.position_BN.shape[2:]),
-        None if sequence.real_BN is None else sequence.real_BN[:, None],
-    )
-
-
-def _behind_cached(
-    layer: Layer, index: int, query: Tensor, entries: Entries, cache: Cache, sequence: Sequence
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-    """Attention of new tokens behind a cache: their queries and keys, all keys and values, and which are no padding."""
-    reading, key = cache.read(index, query), entries.key_BGSd
-    every_key = torch.cat([reading.key_BGSd, key], dim=2)
-    if cache.unrotated:
-        offset_N = torch.arange(sequence.length, device=key.device)
-        settled_BGR, new_BGN = cache.positions(reading, offset_N, sequence.position_BN)
-        query = rotate_heads(layer.rotate, query, new_BGN)
-        every_key = rotate_heads(layer.rotate, every_key, torch.cat([settled_BGR, new_BGN], dim=2))
-        key = every_key[:, :, reading.settled :]
-    real_BGS = None
-    if reading.real_BGR is not None or entries.real_BGS is not None:
-        real_BGS = reading.held().then(entries.held).real_BGS
-    return query, key, every_key, torch.cat([reading.value_BGSd, entries.value_BGSd], dim=2), real_BGS
-
-
-def _attend(
-    query: Tensor, key: Tensor, value: Tensor, real_BGS: Tensor | None, blocks: Blocks | None
-) -> tuple[Tensor, int]:
-    """Attention of prefill and how many scores it computed; causal, and dense unless blocks are chosen."""
-    batch, heads, length = query.shape[:3]
-    cached = key.shape[2] - length
-    if blocks is not None:
-        if cached and real_BGS is not None:
-            raise Refusal("blocks of attention cannot be chosen behind a cache with padding; leave that technique out")
-        return block_sparse_attention(query, key, value, blocks)
-    scores = batch * heads * (length * cached + length * (length + 1) // 2)
-    if real_BGS is None and not cached:
-        return attend(query, key, value, causal=True), scores
-    if real_BGS is None:
-        mask = causal_mask(length, query.device, cached) if length > 1 else None
-        return attend(query, key, value, mask), scores
-    # Padding sees itself: a row that sees nothing would be NaN, and spread.
-    itself = torch.eye(length, dtype=torch.bool, device=query.device)
-    itself = functional.pad(itself, (cached, 0))
-    real_BHS = mask_of_heads(real_BGS, heads)
-    mask_BHNS = causal_mask(length, query.device, cached) & (real_BHS[:, :, None, :] | itself)
-    return attend(query, key, value, mask_BHNS), scores
 
 
 def _not_behind(inputs: Sequence, cache: Cache) -> ValueError:

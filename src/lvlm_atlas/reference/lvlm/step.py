@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from lvlm_atlas.reference.caches.cache import Cache
-from lvlm_atlas.reference.caches.reading import rotate_heads
 from lvlm_atlas.reference.drafting.rounds import ancestors
 from lvlm_atlas.reference.lvlm.decoder import LanguageModel
 from lvlm_atlas.reference.ops.attention import attend, mask_of_heads
@@ -31,19 +30,21 @@ def advance(model: LanguageModel, token_BM: Tensor, cache: Cache, parent_M: Tens
     cache.parents += range(old - 1, old + new - 1) if parent_M is None else parent_M.tolist()
     seen_MU = ancestors(torch.tensor(cache.parents))[1 + old :, 1:]
     depth_M = seen_MU.sum(1).to(device) - 1
-    depth_U = (ancestors(torch.tensor(cache.parents)).sum(1) - 2)[1:].to(device) if cache.rotary else depth_M
+    depth_U = (ancestors(torch.tensor(cache.parents)).sum(1) - 2)[1:].to(device) if cache.in_cache else depth_M
     position_BM = cache.next_position[:, None] + depth_M
     hidden_BMD = model.model.embed_tokens(token_BM.to(device))
     for index, (layer, store) in enumerate(zip(model.layers, cache.stores, strict=True)):
-        query, *new_entries = layer.project(hidden_BMD, None if cache.rotary else position_BM)
+        query, *new_entries = layer.project(hidden_BMD, None if cache.in_cache else position_BM)
         store.append(*new_entries)
         reading = cache.read(index, query)
         cache.trace.note_read(index, reading.key_BGSd.shape[2], store.length)
         key, value, settled = reading.key_BGSd, reading.value_BGSd, reading.settled
-        if cache.rotary:
-            settled_BGR, new_BGU = cache.positions(reading, depth_U, cache.next_position[:, None] + depth_U)
-            query = rotate_heads(cache.rotary, query, new_BGU[:, :, old:])
-            key = rotate_heads(cache.rotary, key, torch.cat([settled_BGR, new_BGU], dim=2))
+        if cache.in_cache:
+            position_BU = cache.next_position[:, None] + depth_U
+            settled_BGR, new_BGU = cache.in_cache.positions(reading, depth_U, position_BU, cache.next_position)
+            query = cache.in_cache.rotate(query, new_BGU[:, :, old:])
+            key = cache.in_cache.rotate(key, torch.cat([settled_BGR, new_BGU], dim=2))
+        cache.note_query(index, query)
         out_BHMd = attend(query, key, value, _mask(seen_MU, settled, reading.real_BGR, query.shape[1], device))
         hidden_BMD = layer.finish(hidden_BMD, out_BHMd)
     cache.count_fetched()

@@ -12,6 +12,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from lvlm_atlas.reference.ops.places import take
+
 FLOAT8_MOST = 448.0
 """The greatest finite number of E4M3."""
 _TRITS = 5
@@ -33,6 +35,16 @@ class Codes:
     def tensors(self) -> tuple[Tensor, ...]:
         """All that is stored."""
         return (self.packed, self.scale) if self.zero is None else (self.packed, self.scale, self.zero)
+
+    def first(self, count: int, group_size: int) -> Codes:
+        """The codes of the first numbers along the grouped axis, whole groups."""
+        packed = count * self.packed.shape[-1] // (self.scale.shape[-1] * group_size)
+        groups = count // group_size
+        return Codes(*(x[..., :end].clone() for x, end in zip(self.tensors, (packed, groups, groups), strict=False)))
+
+    def rows(self, index: Tensor) -> Codes:
+        """The codes of these rows (…, K) of the axis before the grouped one."""
+        return Codes(*(take(x, index) for x in self.tensors))
 
     def then(self, other: Codes, dim: int) -> Codes:
         """These codes and others after them, along `dim`."""
