@@ -1,4 +1,4 @@
-"""Eviction from stores: what is kept is what was held, drafted tokens still go back, bytes are those of the rest."""
+"""Eviction from stores: what is kept is what was held, drafts still go back, and bytes are those of what is left."""
 
 from __future__ import annotations
 

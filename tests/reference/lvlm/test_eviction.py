@@ -65,7 +65,7 @@ def begun(lvlm: LVLM, *stack: Technique, **request: int) -> Cache:
 def masked(cache: Cache, layer: int, real_BGS: Tensor) -> None:
     """Hide entries of a layer, which stay where they are."""
     held = cache.held(layer)
-    cache.ledgers[layer]._held = replace(held, real_BGS=real_BGS)
+    cache.ledgers[layer].held = replace(held, real_BGS=real_BGS)
 
 
 @torch.inference_mode()

@@ -91,7 +91,7 @@ def test_what_was_drafted_and_rejected_leaves_no_trace_in_the_cache(lvlm: LVLM) 
         one.retain(torch.tensor([0, 1], device=lvlm.device))
         lvlm.step(torch.tensor([5, 6]), two)
         two.retain(torch.tensor([0, 1], device=lvlm.device))
-    assert one.next_position == two.next_position
+    assert one.next_position.equal(two.next_position)
     for mine, theirs in zip(one.stores, two.stores, strict=True):
         torch.testing.assert_close(mine.read()[0], theirs.read()[0], atol=1e-5, rtol=1e-5)
 
@@ -233,14 +233,14 @@ class Recorder(Technique):
         self.calls.append("cache-tokens")
         return at.entries
 
+    def compress_caches(self, at):
+        self.calls.append("cache-layers")
+        return at.entries
+
     def new_store(self, at):
         self.calls.append("cache-bits")
         self.groups = at.entries.key_BGSd.shape[1]
         return PlainStore()
-
-    def compress_caches(self, at):
-        self.calls.append("cache-layers")
-        return at.entries
 
     def evict(self, at) -> None:
         self.calls.append("cache-step")

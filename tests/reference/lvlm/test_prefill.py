@@ -94,7 +94,7 @@ def test_another_turn_goes_on_behind_the_answer(device: str) -> None:
     lvlm.step(answer.cpu(), cache)
     cache.retain(torch.arange(3, device=device))
     assert cache.next_index == first.length + 3
-    turn = lvlm.prefill(second.behind(cache.next_index, cache.next_position), cache=cache)
+    turn = lvlm.prefill(cache.behind(second), cache=cache)
 
     hidden = torch.cat([first.hidden_BND, lvlm.embed(answer)[None], second.hidden_BND], dim=1)
     place = torch.arange(hidden.shape[1], device=device)[None]
@@ -181,8 +181,8 @@ def test_tokens_that_cannot_follow_a_cache_are_refused(device: str) -> None:
     lvlm = LVLM.random(device=device)
     whole = lvlm.prepare(lvlm.begin(random_request(lvlm.config, frames=1)))
     cache = lvlm.prefill(whole).cache
-    with pytest.raises(ValueError, match=r"go on from 80 on, got 0; use `Sequence.behind"):
+    with pytest.raises(ValueError, match=r"go on from 80 on, got 0; use `Cache.behind"):
         lvlm.prefill(whole, cache=cache)
     lvlm.step(torch.tensor([5]), cache)
     with pytest.raises(ValueError, match="1 tokens of the cache are not settled"):
-        lvlm.prefill(whole.behind(cache.next_index, cache.next_position), cache=cache)
+        lvlm.prefill(cache.behind(whole), cache=cache)

@@ -59,7 +59,8 @@ class Cache:
     ledgers: list[Ledger]
     """Which tokens the entries of each store are."""
     next_position: Tensor
-    """Position id (B,) of the next token: one more than the prompt's last, whatever was evicted."""
+    """Position id (L, B) of the next token in each layer: one more than the prompt's last, whatever was evicted. Layers
+    differ where tokens were renumbered between them."""
     next_index: int = 0
     """Place of the next token in the text, the prompts and the answers; nothing that was evicted is missing there."""
     policy: Policy | None = None
@@ -91,9 +92,16 @@ class Cache:
         self.queries.clear()
         self.trace.note_settled(self.lengths)
 
+    def behind(self, sequence: Sequence) -> Sequence:
+        """Tokens as they follow what is held, at the first layer."""
+        return sequence.behind(self.next_index, self.next_position[0])
+
     def held(self, layer: int) -> Held:
         """Which tokens the settled entries of a layer are."""
-        return self.ledgers[layer].catch_up(self.next_index, self.next_position)
+        ledger = self.ledgers[layer]
+        if ledger.next_index < self.next_index:
+            ledger.catch_up(self.next_index, self.next_position[layer])
+        return ledger.held
 
     def real(self, layer: int) -> Tensor | None:
         """False where an entry (B, G, S) is padding, G one where heads are alike; None: nowhere. Later ones are not."""
@@ -144,9 +152,8 @@ class Cache:
                 if self.choose:
                     raise Refusal("attention of a step to entries that it did not read has no positions in the cache")
                 reading = Reading(key_BGSd, value_BGSd, key_BGSd.shape[2], lambda: held, held.real_BGS)
-                none_K = index_K[:0]
-                position_BK = self.next_position[:, None].expand(-1, 0)
-                place_BGS, _ = self.in_cache.positions(reading, none_K, position_BK, self.next_position)
+                next_B1 = self.next_position[layer, :, None]
+                place_BGS, _ = self.in_cache.positions(layer, reading, index_K[:1], next_B1)
                 key_BGSd = self.in_cache.rotate(key_BGSd, place_BGS)
             probe = Probe(query_BHKd, key_BGSd, causal=True, on_read=self.trace.note_step_probe, real_BGS=held.real_BGS)
             return probe.rows(index, earlier=True)

@@ -23,33 +23,32 @@ class InCache:
         self.rotary = rotary
         self._known_I = torch.empty(0, dtype=torch.long)
         """Where positions have several axes: the ids that tokens of the prompts had, ascending."""
-        self._decoded_from = 0
-        """The first id after those; from there on, decoded tokens count on."""
+        self._decoded_from: list[int] = []
+        """The first id after those in each layer; from there on, decoded tokens count on."""
 
-    def positions(
-        self, reading: Reading, offset_M: Tensor, position_BM: Tensor, next_position: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def positions(self, layer: int, reading: Reading, offset_M: Tensor, position_BM: Tensor) -> tuple[Tensor, Tensor]:
         """Position ids of the settled entries that are read (B, G, R), and of new tokens (B, G, M); (…, A) on A axes.
 
         Args:
+            layer: where it is read.
             reading: what is read.
             offset_M: how many tokens stand between the settled entries and each of the new tokens.
             position_BM: position ids of the new tokens, were nothing evicted; (B, M, A) where axes differ.
-            next_position: that of the token behind all that is settled.
         """
         if not len(self._known_I):
             return by_place(reading, offset_M)
-        known_I = torch.cat([self._known_I, self._decoded(int(next_position.max()))]).unique()
+        known_I = torch.cat([self._known_I, self._decoded(layer, position_BM)]).unique()
         axes = reading.held().position_BGS.shape[3]
         position_BMA = position_BM if position_BM.dim() == 3 else position_BM[..., None].expand(-1, -1, axes)
         return closed_up(reading, position_BMA, known_I)
 
-    def know(self, position_BN: Tensor, next_position: Tensor) -> None:
-        """Remember the position ids (B, N, A) of a prompt, and that of the token after it; one axis needs no memory."""
+    def know(self, position_BN: Tensor, next_position_LB: Tensor) -> None:
+        """Remember the ids (B, N, A) of a prompt, and that of the token after it; on one axis none need be known."""
         if position_BN.dim() == 3:
-            ids = [self._known_I.to(position_BN.device), self._decoded(int(position_BN.min())), position_BN.flatten()]
-            self._known_I = torch.cat([ids[0], ids[1].to(position_BN.device), ids[2]]).unique()
-            self._decoded_from = int(next_position.max())
+            decoded = [self._decoded(layer, position_BN) for layer in range(len(self._decoded_from))]
+            ids = (self._known_I.to(position_BN.device), position_BN.flatten(), *decoded)
+            self._known_I = torch.cat(ids).unique()
+            self._decoded_from = next_position_LB.amax(dim=1).tolist()
 
     def rotate(self, x_BHNd: Tensor, position_BGN: Tensor) -> Tensor:
         """Queries or keys with positions of each key-value head; B and G may be one."""
@@ -60,9 +59,11 @@ class InCache:
         position = position_BGN.expand(batch, *position_BGN.shape[1:]).flatten(0, 1)
         return self.rotary(by_head, position).reshape(x_BHNd.shape)
 
-    def _decoded(self, end: int) -> Tensor:
-        """Ids of decoded tokens, up to before `end`."""
-        return torch.arange(self._decoded_from, max(end, self._decoded_from), device=self._known_I.device)
+    def _decoded(self, layer: int, position_BM: Tensor) -> Tensor:
+        """Ids of the tokens decoded before these."""
+        first = self._decoded_from[layer]
+        end = int(position_BM.min()) if position_BM.numel() else first
+        return torch.arange(first, max(end, first), device=position_BM.device)
 
 
 def by_place(reading: Reading, offset_M: Tensor) -> tuple[Tensor, Tensor]:

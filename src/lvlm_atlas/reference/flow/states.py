@@ -54,6 +54,8 @@ class Sequence:
     """False where a token is padding, which nothing attends to; None means nowhere."""
     origin_BN: Tensor | None = None
     """Position ids of the assembled prompt, dropped tokens and all; None means 0, 1, …"""
+    next_B: Tensor | None = None
+    """Position id of the token that follows the prompt; None means one more than the last token's."""
     deepstack_BNLD: Tensor | None = None
     """DeepStack: what is added to a token after each of the first L layers, zero for text; None: nothing any more."""
 
@@ -61,6 +63,13 @@ class Sequence:
     def length(self) -> int:
         """Tokens alive."""
         return self.hidden_BND.shape[1]
+
+    @property
+    def next_position(self) -> Tensor:
+        """Position id (B,) of the token that follows the prompt, whatever is dropped of it."""
+        if self.next_B is not None:
+            return self.next_B
+        return self.position_BN[:, -1].reshape(len(self.position_BN), -1).amax(1) + 1
 
     def keep(self, index_BK: Tensor) -> Sequence:
         """Only the tokens at these places, with their position ids."""
@@ -73,6 +82,7 @@ class Sequence:
             attention=self.attention and self.attention.then(lambda weight: take_columns(weight, index_BK)),
             real_BN=None if self.real_BN is None else take(self.real_BN, index_BK),
             deepstack_BNLD=None if self.deepstack_BNLD is None else take(self.deepstack_BNLD, index_BK),
+            next_B=self.next_position,
         )
 
     def behind(self, index: int, position_B: Tensor) -> Sequence:
@@ -83,6 +93,7 @@ class Sequence:
             position_BN=self.position_BN + step_B1,
             index_BN=self.index_BN + index,
             origin_BN=None if self.origin_BN is None else self.origin_BN + step_B1,
+            next_B=None if self.next_B is None else self.next_B + position_B,
         )
 
     def keep_vision(self, index_BK: Tensor) -> Sequence:
@@ -107,14 +118,18 @@ class Sequence:
     def renumber(self) -> Sequence:
         """The same tokens with the position ids that nobody has any more closed up: 0 … N − 1 on one axis.
 
-        On several axes, an id that a token still has on any of them stays, and what lies above a gap moves down.
+        On several axes, an id that a token still has on any of them stays, and what lies above a gap moves down. The
+        token that follows the prompt moves with it; between LLM layers, this holds for the layers that come.
         """
+        # The next token's id comes last in each row, on all axes alike.
+        next_B1 = self.next_position.reshape(-1, *(1,) * (self.position_BN.dim() - 1))
+        id_BM = torch.cat([self.position_BN, next_B1.expand(-1, 1, *self.position_BN.shape[2:])], dim=1)
         rows = [
-            close_up(position_N, None if self.origin_BN is None else self.origin_BN[row])
-            for row, position_N in enumerate(self.position_BN)
+            close_up(id_M, None if self.origin_BN is None else self.origin_BN[row]) for row, id_M in enumerate(id_BM)
         ]
-        position_BN = torch.stack(rows)
-        return replace(self, position_BN=position_BN, origin_BN=position_BN)
+        closed_BM = torch.stack(rows)
+        position_BN, next_B = closed_BM[:, :-1], closed_BM[:, -1].reshape(len(rows), -1)[:, 0]
+        return replace(self, position_BN=position_BN, origin_BN=position_BN, next_B=next_B)
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ def _behind_cached(index: int, query: Tensor, entries: Entries, cache: Cache, se
     new_BGN, all_BGS = sequence.position_BN[:, None], None
     if cache.in_cache:
         offset_N = torch.arange(sequence.length, device=key.device)
-        positions = cache.in_cache.positions(reading, offset_N, sequence.position_BN, cache.next_position)
+        positions = cache.in_cache.positions(index, reading, offset_N, sequence.position_BN)
         new_BGN, all_BGS = positions[1], torch.cat(positions, dim=2)
         query, key = cache.in_cache.rotate(query, new_BGN), cache.in_cache.rotate(key, all_BGS)
     real_BGS = None

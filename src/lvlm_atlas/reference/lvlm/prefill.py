@@ -23,7 +23,7 @@ def prefill(model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace, ca
     Args:
         model: the decoder.
         inputs: a prompt, or what follows what the cache holds: the rest of a prompt, another turn, new frames. Its
-            places in the text and its position ids go on from there (`Sequence.behind`).
+            places in the text and its position ids go on from there (`Cache.behind`).
         acts: what acts; techniques see these tokens and are told how many entries are cached before them.
         trace: where it is counted.
         cache: what is held already, its last tokens settled; None begins a new one.
@@ -37,16 +37,18 @@ def prefill(model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace, ca
         raise _not_behind(inputs, cache)
     before_layer, compressors, dividers = (acts.at(each) for each in ("llm-layer", "cache-tokens", "cache-layers"))
     chooser, filling = acts.owner("attention"), Filling(acts, cache, int(inputs.index_BN[0, -1]) + 1)
-    layers, retained, waiting = len(model.model.layers), [], []
+    layers, retained, waiting, next_positions, follows = len(model.model.layers), [], [], [], cache.next_position
     cache.policy, cache.choose = filling.eviction(layers), acts.choose_entries(layers)
-    if acts.unrotated and cache.in_cache is None:
-        cache.in_cache = InCache(next(model.layers).rotary)
-    sequence = inputs
+    cache.in_cache = cache.in_cache or (InCache(next(model.layers).rotary) if acts.unrotated else None)
+    sequence = inputs = replace(inputs, next_B=inputs.next_position)
     for index, layer in enumerate(model.layers):
         cached = cache.stores[index].length if cache.stores[index:] else 0
+        if index and len(follows):  # what is held may have been renumbered between the two layers
+            sequence = sequence.behind(0, follows[index] - follows[index - 1])
         for technique in before_layer:
             sequence = technique.llm_layer(LlmLayer(index, layers, sequence, cached))
         trace.note_tokens(index, sequence)
+        next_positions.append(sequence.next_position)
         attended = attend_prompt(layer, (index, layers), sequence, cache, chooser, trace.note_probe)
         trace.score_entries[index] += attended.scores
         entries, probe = attended.entries, attended.probe
@@ -67,8 +69,7 @@ def prefill(model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace, ca
         waiting = [(entries, *rest) for entries, (_, *rest) in zip(divided, waiting, strict=True)]
     for index, (entries, probe, _, index_BN) in enumerate(waiting):
         filling.fill(index, layers, entries, probe, index_BN)
-    last_BA = inputs.position_BN[:, -1].reshape(len(inputs.position_BN), -1)
-    cache.next_position, cache.next_index = last_BA.amax(1) + 1, filling.next_index
+    cache.next_position, cache.next_index = torch.stack(next_positions), filling.next_index
     if cache.in_cache:
         cache.in_cache.know(inputs.position_BN if inputs.origin_BN is None else inputs.origin_BN, cache.next_position)
     cache.count_prompt()
@@ -81,6 +82,6 @@ def _not_behind(inputs: Sequence, cache: Cache) -> ValueError:
     if cache.parents:
         return ValueError(f"{len(cache.parents)} tokens of the cache are not settled; call `Cache.retain` first")
     return ValueError(
-        f"places in the text must go on from {cache.next_index} on, got {int(inputs.index_BN.min())}; use "
-        f"`Sequence.behind(cache.next_index, cache.next_position)`"
+        f"places in the text must go on from {cache.next_index} on, got {int(inputs.index_BN.min())}; "
+        f"use `Cache.behind`"
     )

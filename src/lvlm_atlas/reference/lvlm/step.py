@@ -31,17 +31,17 @@ def advance(model: LanguageModel, token_BM: Tensor, cache: Cache, parent_M: Tens
     seen_MU = ancestors(torch.tensor(cache.parents))[1 + old :, 1:]
     depth_M = seen_MU.sum(1).to(device) - 1
     depth_U = (ancestors(torch.tensor(cache.parents)).sum(1) - 2)[1:].to(device) if cache.in_cache else depth_M
-    position_BM = cache.next_position[:, None] + depth_M
+    position_LBM = cache.next_position[..., None] + depth_M
     hidden_BMD = model.model.embed_tokens(token_BM.to(device))
     for index, (layer, store) in enumerate(zip(model.layers, cache.stores, strict=True)):
-        query, *new_entries = layer.project(hidden_BMD, None if cache.in_cache else position_BM)
+        query, *new_entries = layer.project(hidden_BMD, None if cache.in_cache else position_LBM[index])
         store.append(*new_entries)
         reading = cache.read(index, query)
         cache.trace.note_read(index, reading.key_BGSd.shape[2], store.length)
         key, value, settled = reading.key_BGSd, reading.value_BGSd, reading.settled
         if cache.in_cache:
-            position_BU = cache.next_position[:, None] + depth_U
-            settled_BGR, new_BGU = cache.in_cache.positions(reading, depth_U, position_BU, cache.next_position)
+            position_BU = cache.next_position[index, :, None] + depth_U
+            settled_BGR, new_BGU = cache.in_cache.positions(index, reading, depth_U, position_BU)
             query = cache.in_cache.rotate(query, new_BGU[:, :, old:])
             key = cache.in_cache.rotate(key, torch.cat([settled_BGR, new_BGU], dim=2))
         cache.note_query(index, query)

@@ -174,7 +174,7 @@ def test_every_node_gets_the_drafts_best_tokens_after_its_own_path(shape: tuple,
 
 def test_the_draft_counts_positions_of_its_own_shorter_prompt(device: str) -> None:
     drafter = begin(LVLM.random(device=device), SpecVlmJi(drop_rate=0.9))
-    assert drafter.draft.cache.next_position == 16 + int(384 * (1 - 0.9)) == 54
+    assert set(drafter.draft.cache.next_position.flatten().tolist()) == {16 + int(384 * (1 - 0.9))} == {54}
 
 
 def test_the_draft_sees_all_text_and_the_chosen_vision_tokens(device: str) -> None:
