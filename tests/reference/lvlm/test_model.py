@@ -215,9 +215,17 @@ class Recorder(Technique):
         self.calls.append("adapter")
         return at.adapter(at.hidden_FND)
 
+    def adapter_output(self, at):
+        self.calls.append("adapter-output")
+        return at.tokens
+
     def llm_input(self, at):
         self.calls.append("llm-input")
         return at.sequence
+
+    def split_prompt(self, at):
+        self.calls.append("prefill-chunks")
+        return torch.tensor([at.sequence.length])
 
     def llm_layer(self, at):
         self.calls.append("llm-layer")

@@ -25,6 +25,9 @@ class Patches:
     """Keys of the last layer that ran, for the tokens here."""
     size_FN: Tensor | None = None
     """How many patches each token stands for; None means one each."""
+    place_FN2: Tensor | None = None
+    """Row and column of the patch that each token is, −1 where it is none, for those who know; None: unknown, unless
+    all patches are there."""
     grid: tuple[int, int] | None = None
     """Rows and columns of the patches where a merger joins neighbours, so that all must be there; else None."""
     proportional: bool = True

@@ -32,6 +32,8 @@ class Attended:
     out_BHNd: Tensor
     scores: int
     """Scores that were computed, all heads."""
+    cached_scores: int
+    """Those of them with what the cache holds."""
     entries: Entries
     """What the layer would cache of the tokens."""
     probe: Probe
@@ -86,9 +88,14 @@ def attend_prompt(
         own_key = behind.key_BGSd[:, :, -sequence.length :]
         chosen = chooser.choose_blocks(Attention(index, layers, sequence, behind.query_BHNd, own_key, value, cached))
     out_BHNd, scores = _attend(behind, chosen, layer.rotary)
+    seen = behind.key_BGSd.shape[2] - sequence.length
+    cached_scores = query[..., 0].numel() * seen
+    if isinstance(chosen, Window) and seen:
+        own_N = torch.arange(1, sequence.length + 1).clamp(max=chosen.size)
+        cached_scores = scores - query.shape[0] * query.shape[1] * int(own_N.sum())
     real_BGS = behind.real_BGS if cached else None
     probe = Probe(behind.query_BHNd, behind.key_BGSd, causal=True, on_read=on_read, real_BGS=real_BGS)
-    return Attended(out_BHNd, scores, entries, probe)
+    return Attended(out_BHNd, scores, cached_scores, entries, probe)
 
 
 def _entries(key: Tensor, value: Tensor, sequence: Sequence) -> Entries:

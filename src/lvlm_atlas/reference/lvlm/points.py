@@ -1,7 +1,7 @@
 """The extension points: where techniques act, what they are given there, and what they return.
 
-`frames → pixels → encoder-layer → encoder-output → adapter → llm-input → llm-layer → attention → cache-tokens →
-cache-layers → cache-bits → cache-step → cache-read → decode-loop → stop`
+`frames → pixels → encoder-layer → encoder-output → adapter → adapter-output → llm-input → prefill-chunks → llm-layer →
+attention → cache-tokens → cache-layers → cache-bits → cache-step → cache-read → decode-loop → stop`
 
 A technique is an immutable setting. It declares the positions at which it acts; for each run `begin` returns the
 object whose methods are called there, and which may hold state of that run.
@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -26,6 +25,7 @@ from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.request import Request
 from lvlm_atlas.reference.flow.states import Entries, Held, Patches, Sequence
 from lvlm_atlas.reference.flow.trace import Trace
+from lvlm_atlas.reference.flow.vision_tokens import VisionTokens
 from lvlm_atlas.reference.lvlm.config import Config
 from lvlm_atlas.reference.lvlm.prompt import Prompt
 from lvlm_atlas.reference.ops.blocks import Blocks
@@ -69,7 +69,10 @@ class EncoderOutput:
 
 @dataclass(frozen=True)
 class Adapter:
-    """At `adapter`, in its place. Returns vision tokens (F, N', D) of the decoder's width."""
+    """At `adapter`, in its place. Returns vision tokens (F', N', D) of the decoder's width.
+
+    F' below F where it merges frames; on a model with `free-patches` alone.
+    """
 
     hidden_FND: Tensor
     """What the model's own adapter would get."""
@@ -79,10 +82,32 @@ class Adapter:
 
 
 @dataclass(frozen=True)
+class AdapterOutput:
+    """At `adapter-output`, between adapter and prompt. Returns the vision tokens that the prompt holds.
+
+    Here frames can keep different numbers of tokens on every model: behind a merger, and before positions are given.
+    Called for each clip: all frames of a video, the images of one size, all tiles.
+    """
+
+    tokens: VisionTokens
+
+
+@dataclass(frozen=True)
 class LlmInput:
     """At `llm-input`, before the first decoder layer. Returns the prompt that prefill reads."""
 
     sequence: Sequence
+
+
+@dataclass(frozen=True)
+class PrefillChunks:
+    """At `prefill-chunks`, before prefill. Returns the lengths (C,) of the chunks in which it is read, in order.
+
+    Each chunk attends to itself and to what it reads of the cache, which holds those before it.
+    """
+
+    sequence: Sequence
+    """What follows the cache: a prompt, or a round of a session."""
 
 
 @dataclass(frozen=True)
@@ -228,7 +253,11 @@ POINTS: Mapping[str, Point] = {
     "encoder-layer": Point("encoder_layer", EncoderLayer, Patches),
     "encoder-output": Point("encoder_output", EncoderOutput, Patches),
     "adapter": Point("adapt", Adapter, Tensor, exclusive=True),
+    "adapter-output": Point("adapter_output", AdapterOutput, VisionTokens),
     "llm-input": Point("llm_input", LlmInput, Sequence),
+    "prefill-chunks": Point(
+        "split_prompt", PrefillChunks, Tensor, exclusive=True, withholds=("attention-map", "attention-row")
+    ),
     "llm-layer": Point("llm_layer", LlmLayer, Sequence),
     "attention": Point(
         "choose_blocks", Attention, Blocks | Window | None, exclusive=True, withholds=("attention-map",)
@@ -292,7 +321,8 @@ class Run:
     config: Config
     """Shapes of the model."""
     request: Request
-    """As it was asked; nothing is dropped yet."""
+    """As it was asked; nothing is dropped yet. In a session (`LVLM.stream`) that of the round, as are `trace`,
+    `prompt` and `question_ND`: read them from the run when they are needed."""
     trace: Trace
     """What is counted; a draft notes its passes here."""
     target: Target
@@ -302,8 +332,10 @@ class Run:
     prompt: Prompt | None = None
     """The assembled prompt with modality and spans; None until the vision tokens are there."""
     acts: Acts = field(default_factory=Acts, repr=False)
+    round: int = 0
+    """Which round of a session is read, from 0."""
 
-    @cached_property
+    @property
     def question_ND(self) -> Tensor:  # noqa: N802 - names carry shapes
         """Embeddings (N_t, D) of the request's text."""
         return self.target.embed(self.request.text_N)

@@ -14,7 +14,7 @@ from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm.attending import attend_prompt
 from lvlm_atlas.reference.lvlm.decoder import LanguageModel
 from lvlm_atlas.reference.lvlm.filling import Filling
-from lvlm_atlas.reference.lvlm.points import Acts, CacheLayers, CacheTokens, LlmLayer
+from lvlm_atlas.reference.lvlm.points import Acts, CacheLayers, CacheTokens, LlmLayer, PrefillChunks
 
 
 def prefill(model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace, cache: Cache | None = None) -> Prefill:
@@ -51,6 +51,7 @@ def prefill(model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace, ca
         next_positions.append(sequence.next_position)
         attended = attend_prompt(layer, (index, layers), sequence, cache, chooser, trace.note_probe)
         trace.score_entries[index] += attended.scores
+        trace.cached_score_entries[index] += attended.cached_scores
         entries, probe = attended.entries, attended.probe
         if acts.retain_attention:
             retained.append((probe, sequence.index_BN))
@@ -75,6 +76,20 @@ def prefill(model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace, ca
     cache.count_prompt()
     logits_BC = model.logits(sequence.hidden_BND[:, -1:])[:, 0]
     return Prefill(inputs, sequence, cache, logits_BC, tuple(retained))
+
+
+def prefill_in_chunks(
+    model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace, cache: Cache | None = None
+) -> Prefill:
+    """`prefill`, chunk by chunk where a technique says so; states and attention are those of the last chunk."""
+    divider = acts.owner("prefill-chunks")
+    if divider is None:
+        return prefill(model, inputs, acts, trace, cache)
+    lengths = divider.split_prompt(PrefillChunks(inputs)).tolist()
+    for place_K in torch.arange(inputs.length, device=inputs.hidden_BND.device).split(lengths):
+        filled = prefill(model, inputs.keep(place_K.expand(len(inputs.hidden_BND), -1)), acts, trace, cache)
+        cache = filled.cache
+    return replace(filled, inputs=inputs)
 
 
 def _not_behind(inputs: Sequence, cache: Cache) -> ValueError:
