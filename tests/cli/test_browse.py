@@ -227,6 +227,33 @@ def test_a_wrong_word_to_coverage_is_answered_with_the_right_one(run, arguments:
     assert (said.code, hint in said.err) == (2, True)
 
 
+def test_references_are_those_of_the_techniques_asked_for(run) -> None:
+    bibtex = run("cite", "stage:prefilling", "kivi").out
+    wanted = {
+        key
+        for technique in ATLAS.atlas.techniques.values()
+        if technique.stage == "prefilling" or technique.id == "kivi"
+        for key in (technique.paper, *technique.also)
+    }
+    assert set(re.findall(r"^@\w+\{([^,]+),", bibtex, re.MULTILINE)) == wanted
+    items = json.loads(run("cite", "stage:prefilling", "kivi", "-f", "csl").out)
+    assert {item["id"] for item in items} == wanted
+    assert all(item["author"] and item["issued"]["date-parts"][0][0] > 1900 for item in items)
+    assert set(re.fullmatch(r"\\cite\{(.*)\}\n", run("cite", "chen2024fastv", "-f", "latex").out)[1].split(",")) == {
+        "chen2024fastv"
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [(("fastvv",), "did you mean 'fastv'?"), (("stage:prefillin",), "did you mean 'prefilling'?"),
+     (("fastv", "-f", "bib"), "did you mean 'bibtex'?"), (("stage:serving",), "serving")],
+)  # fmt: skip
+def test_what_cannot_be_cited_is_said(run, words: tuple[str, ...], hint: str) -> None:
+    said = run("cite", *words)
+    assert (said.code, hint in said.err) == (2, True)
+
+
 def test_a_query_by_engine_says_how_it_is_switched_on_and_where_that_can_be_read(run) -> None:
     said = run("query", "shipped-in:vllm", "--explain", "-f", "jsonl")
     rows = [json.loads(line) for line in said.out.splitlines()]

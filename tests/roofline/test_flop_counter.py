@@ -27,6 +27,7 @@ from lvlm_atlas.reference.lvlm import LVLM, Trace, random_request
 from lvlm_atlas.reference.lvlm.config import (
     Config,
     DeepStackLVLMConfig,
+    LVLMConfig,
     NativeLVLMConfig,
     WindowLVLMConfig,
     WindowVisionConfig,
@@ -109,6 +110,14 @@ def model_of(config: Config) -> Model:
 
 def _rule(config: Config) -> TokenRule:
     vision = config.vision
+    if isinstance(config, LVLMConfig) and config.image_grid_pinpoints:
+        tiled = {
+            "tile": config.vision.image_size,
+            "patch": vision.patch_size,
+            "class_token": True,
+            "pinpoints_hw": config.image_grid_pinpoints,
+        }
+        return TokenRule(image="anyres_unpad", image_params=tiled)
     if not isinstance(config, NativeLVLMConfig):
         fixed = {
             "tile": config.vision.image_size,

@@ -102,6 +102,27 @@ def query(
 
 
 @browse.command(rich_help_panel=PANEL)
+def cite(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[ID|QUERY]...", help="Techniques, queries or keys of works; default: all techniques."),
+    ] = None,
+    style: Annotated[str, typer.Option("--format", "-f", help="bibtex, latex or csl.")] = "bibtex",
+    root: Root = None,
+) -> None:
+    """Print references to the works that techniques are from.
+
+    lvlm-atlas cite "stage:prefilling training:none" fastv > references.bib
+    """
+    from lvlm_atlas.cli.cite import STYLES, references
+    from lvlm_atlas.fault import suggestion
+
+    if style not in STYLES:
+        raise AtlasError(f"--format: no format {style!r}; {suggestion(style, STYLES)}")
+    typer.echo(references(opened(root), words or (), style))
+
+
+@browse.command(rich_help_panel=PANEL)
 def results(
     query: Annotated[str | None, typer.Argument(help="Only of techniques that this query finds.")] = None,
     benchmark: Annotated[str | None, typer.Option("--benchmark", "-b", help="Only scores on this benchmark.")] = None,

@@ -76,7 +76,7 @@ def test_a_clip_counts_on_from_behind_the_longer_side_of_the_one_before(lvlm: LV
     stream, following = lvlm.stream(), [0]
     for clip in frames(lvlm, 12).split(6):
         stream.see(clip)
-        following.append(int(stream.cache.next_position))
+        following.append(int(stream.cache.next_position[0]))
     ids = stream.cache.held(0).position_BGS[0, 0]
     first, second = ids.split(len(ids) // 2)
     assert torch.equal(second - first, torch.full_like(first, following[1]))

@@ -85,7 +85,7 @@ class Cache:
         self.parents.clear()
         for layer, store in enumerate(self.stores):
             store.retain(index_K)
-            keep_BGS = self.policy and self._judge(self.policy, layer, index_K)
+            keep_BGS = None if self.policy is None else self._judge(self.policy, layer, index_K)
             store.settle()
             if keep_BGS is not None:
                 self.evict(layer, keep_BGS)

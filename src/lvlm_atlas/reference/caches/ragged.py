@@ -37,9 +37,9 @@ class RaggedStore(Store):
 
     def append(self, key_BGMd: Tensor, value_BGMd: Tensor) -> None:
         """See `Store`."""
-        split = (x.flatten(0, 1).split(1) for x in (key_BGMd, value_BGMd))
-        for store, key_1Md, value_1Md in zip(self.heads, *split, strict=True):
-            store.append(key_1Md[None], value_1Md[None])
+        rows = (x.flatten(0, 1).unbind() for x in (key_BGMd, value_BGMd))
+        for store, key_Md, value_Md in zip(self.heads, *rows, strict=True):
+            store.append(key_Md[None, None], value_Md[None, None])
 
     def read(self) -> tuple[Tensor, Tensor]:
         """See `Store`; shorter heads are padded with zeros in front."""

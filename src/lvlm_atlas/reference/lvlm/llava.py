@@ -136,8 +136,7 @@ class Llava(nn.Module):
         is_vision_BN = ids_BN == self.config.image_token_id
         position_BN = places_in_text(ids_BN, real_BN)
         spans = tuple(length for each in tokens for length in each.lengths)
-        following = int(position_BN[-1, -1]) + 1 if ids_BN.shape[1] else 0
-        return Prompt(ids_BN, is_vision_BN, vision_VD, position_BN, real_BN, spans, next_position=following)
+        return Prompt(ids_BN, is_vision_BN, vision_VD, position_BN, real_BN, spans)
 
     def _tiling(self, height: int, width: int) -> Tiling:
         return tiling_of(height, width, self.config.vision.image_size, self.config.image_grid_pinpoints)

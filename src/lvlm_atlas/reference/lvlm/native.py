@@ -110,15 +110,15 @@ class NativeVL(nn.Module, ABC):
         }
         position_BN3 = torch.zeros(*ids_BN.shape, 3, dtype=torch.long)
         met: list[VisionTokens] = []
-        following = 0
+        next_B = torch.zeros(len(ids_BN), dtype=torch.long)
         for row, ids_N in enumerate(ids_BN.cpu()):
             real_N = torch.ones_like(ids_N, dtype=torch.bool) if real_BN is None else real_BN[row].cpu()
             pieces = list(in_order(ids_N[real_N], waiting))
             met += [piece for piece in pieces if isinstance(piece, VisionTokens)]
-            position_BN3[row, real_N], following = positions(pieces)
+            position_BN3[row, real_N], next_B[row] = positions(pieces)
         vision_VD, deepstack_VLD = joined(block for piece in met for block in piece.blocks)
         spans = tuple(length for piece in met for length in piece.lengths)
-        return Prompt(ids_BN, is_vision_BN, vision_VD, position_BN3, real_BN, spans, deepstack_VLD, following)
+        return Prompt(ids_BN, is_vision_BN, vision_VD, position_BN3, real_BN, spans, deepstack_VLD, next_B)
 
     def _resized(self, frames_F3HW: Tensor) -> Tensor:
         height, width = frames_F3HW.shape[-2:]

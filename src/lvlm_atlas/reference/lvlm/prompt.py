@@ -45,8 +45,8 @@ class Prompt:
     """Vision tokens of each block, in the order of the prompt."""
     deepstack_VLD: Tensor | None = None
     """DeepStack features of the vision tokens, as in `Sequence`."""
-    next_position: int = 0
-    """Position id of what follows the last row."""
+    next_B: Tensor | None = None
+    """As in `Sequence`: what follows a picture counts on from behind its longer side, not from its last token."""
 
     @property
     def spans(self) -> tuple[Tensor, ...]:
@@ -77,7 +77,7 @@ class Prompt:
             deepstack_BNLD = deepstack_BNLD.index_put((vision_BN,), added_VLD)
         return Sequence(
             hidden_BND, position_BN, vision_BN, place_BN, real_BN=real_BN, origin_BN=position_BN,
-            deepstack_BNLD=deepstack_BNLD,
+            deepstack_BNLD=deepstack_BNLD, next_B=None if self.next_B is None else self.next_B.to(device),
         )  # fmt: skip
 
 

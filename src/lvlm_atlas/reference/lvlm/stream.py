@@ -184,15 +184,11 @@ class Stream:
         run = self._run = self._run or started
         run.request, run.prompt, run.trace, run.round = request, None, started.trace, len(self.rounds)
         inputs, cache = self._model.prepare(run), self._cache
-        follows_B = inputs.position_BN.new_zeros(len(inputs.position_BN))
         if cache is not None:
-            cache.trace, follows_B = run.trace, cache.next_position
-            inputs = inputs.behind(cache.next_index, cache.next_position)
+            cache.trace = run.trace
+            inputs = cache.behind(inputs)
         prefill = self._model.prefill(inputs, run, cache)
         self._cache = prefill.cache
-        if run.prompt is not None and bool(run.prompt.vision_BN[0, -1]):
-            # What follows a picture counts on from behind its longer side, not from its last token.
-            prefill.cache.next_position = follows_B + run.prompt.next_position
         return run, prefill
 
     def _read_last(self, result: Result) -> None:

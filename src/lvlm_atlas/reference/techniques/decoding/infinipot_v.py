@@ -173,13 +173,14 @@ class Compressing:
             return None
         self._note(prompt)
         vision_BGS = at.held.vision_BGS & at.held.visible_BGS
-        index_BGV = places_of(vision_BGS)
-        frames, rest = divmod(index_BGV.shape[2], self.tokens)
-        if rest:
+        arrived, counts = sum(prompt.span_lengths), {*vision_BGS[..., -at.new :].sum(-1).flatten().tolist()}
+        if counts != {arrived}:
             raise Refusal(
-                f"InfiniPot-V cuts whole frames of {self.tokens} vision tokens, layer {at.layer} caches "
-                f"{index_BGV.shape[2]}; leave out what drops some"
+                f"InfiniPot-V compares whole frames of {self.tokens} vision tokens, of {arrived} that arrived heads of "
+                f"layer {at.layer} cache {' or '.join(map(str, sorted(counts)))}; leave out what drops some"
             )
+        index_BGV = places_of(vision_BGS)
+        frames = index_BGV.shape[2] // self.tokens
         if frames < setting.block_size:
             return None
         key_BGSd, value_BGSd = at.read()
