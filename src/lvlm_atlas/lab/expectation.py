@@ -68,8 +68,8 @@ UNCHANGED = Interval(1, 1)
 """A share of which all is left."""
 _UNCOUNTED = (
     "encoder.flop", "adapter.flop", "text-tokens", "llm.vision-queries", "llm.vision-mlp", "llm.depth", "kv.layers",
-    "kv.state", "kv.tokens: most while decoding", "kv.resident: fetched", "overhead: sequential steps",
-    "overhead: host syncs", "overhead: host syncs a step",
+    "kv.state", "kv.tokens: most while decoding", "overhead: sequential steps", "overhead: host syncs",
+    "overhead: host syncs a step",
 )  # fmt: skip
 """Measures that a trace may leave out; they are predicted where an effect declares them or a run was seen to have
 them. Of overheads, host syncs are counted in runs as on a GPU alone, and sequential steps are declared only."""
@@ -154,7 +154,7 @@ def dimensions_of(
 
 def _is_open(effect: Effect) -> bool:
     """Whether an effect has bounds."""
-    names = ("at_least", "at_most", "accepted_at_least")
+    names = ("at_least", "at_most", "accepted_at_least", "fetch_at_least")
     return any(getattr(effect, name, None) is not None for name in names)
 
 
@@ -164,8 +164,6 @@ def _declares(stack: Sequence[Member], measure: str) -> bool:
     effects = [effect for each in stack for effect in each.technique.effects if effect.quantity == quantity]
     if detail == "most while decoding":
         return any(getattr(effect, "limit", None) is not None for effect in effects)
-    if detail == "fetched":
-        return any(getattr(effect, "fetch", 0) != 0 for effect in effects)
     return bool(effects)
 
 

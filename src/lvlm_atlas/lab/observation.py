@@ -173,6 +173,7 @@ def observe(trace: Trace, dimensions: Dimensions) -> Observed:
         "kv.tokens: most while decoding": tuple(trace.kv_most_entries),
         "kv.layers": (trace.kv_layers,),
         "kv.resident": (trace.kv_resident_byte / sum(trace.kv_byte),) if any(trace.kv_byte) else (),
+        "kv.resident: fetched": (trace.kv_fetched / rounds,) if rounds else (),
         "kv.read": tuple(share / rounds for share in trace.kv_read),
         "kv.bits: bytes": tuple(trace.kv_byte),
         "kv.bits: bytes at the end": (trace.kv_byte_end,),

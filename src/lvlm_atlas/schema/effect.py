@@ -240,7 +240,9 @@ class KvResident(Change):
 
     quantity: Literal["kv.resident"]
     fetch: Amount = 0
-    """Share of the cache fetched from the host at each step."""
+    """Share of the cache fetched from the host at each step; at most, where data decide."""
+    fetch_at_least: Amount | None = None
+    """The least that it can be, where data decide; absent means that it is always as given."""
 
 
 class KvRead(Schedule):

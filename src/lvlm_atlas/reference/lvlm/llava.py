@@ -90,7 +90,7 @@ class Llava(nn.Module):
     @property
     def offers(self) -> frozenset[str]:
         """See `Dialect`."""
-        return frozenset({"cls-token", "free-patches", "vision-in-sequence"})
+        return frozenset({"cls-token", "free-patches", "vision-in-sequence", "one-position-axis"})
 
     def patches(self, frames_F3HW: Tensor, trace: Trace, between: Between) -> Patches:
         """See `Dialect`."""

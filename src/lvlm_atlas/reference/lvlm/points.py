@@ -1,7 +1,7 @@
 """The extension points: where techniques act, what they are given there, and what they return.
 
-`frames → pixels → encoder-layer → encoder-output → adapter → adapter-output → llm-input → llm-layer → attention →
-cache-tokens → cache-layers → cache-bits → cache-step → decode-loop → stop`
+`frames → pixels → encoder-layer → encoder-output → adapter → adapter-output → llm-input → prefill-chunks → llm-layer →
+attention → cache-tokens → cache-layers → cache-bits → cache-step → cache-read → decode-loop → stop`
 
 A technique is an immutable setting. It declares the positions at which it acts; for each run `begin` returns the
 object whose methods are called there, and which may hold state of that run.
@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from lvlm_atlas.reference.caches.cache import Choose
 from lvlm_atlas.reference.caches.prefilled import Prefill
 from lvlm_atlas.reference.caches.store import Store
 from lvlm_atlas.reference.drafting.rounds import Drafter
@@ -28,6 +29,7 @@ from lvlm_atlas.reference.flow.vision_tokens import VisionTokens
 from lvlm_atlas.reference.lvlm.config import Config
 from lvlm_atlas.reference.lvlm.prompt import Prompt
 from lvlm_atlas.reference.ops.blocks import Blocks
+from lvlm_atlas.reference.ops.window import Window
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,17 @@ class LlmInput:
 
 
 @dataclass(frozen=True)
+class PrefillChunks:
+    """At `prefill-chunks`, before prefill. Returns the lengths (C,) of the chunks in which it is read, in order.
+
+    Each chunk attends to itself and to what it reads of the cache, which holds those before it.
+    """
+
+    sequence: Sequence
+    """What follows the cache: a prompt, or a round of a session."""
+
+
+@dataclass(frozen=True)
 class LlmLayer:
     """At `llm-layer`, before each decoder layer in prefill. Returns the tokens for this layer and all that follow."""
 
@@ -111,7 +124,7 @@ class LlmLayer:
 
 @dataclass(frozen=True)
 class Attention:
-    """At `attention`, in each decoder layer of prefill. Returns the blocks to attend to; None: all, causally."""
+    """At `attention`, in each decoder layer of prefill. Returns the blocks, or the window, to attend to; None: all."""
 
     layer: int
     layers: int
@@ -141,7 +154,10 @@ class CacheTokens:
 
 @dataclass(frozen=True)
 class CacheBits:
-    """At `cache-bits`, in the first prefill, once a layer. Returns an empty store, which is then given the entries."""
+    """At `cache-bits`, in the first prefill, once a layer. Returns an empty store, which is then given the entries.
+
+    Keys are rotated unless a technique of the stack needs `unrotated-keys`; so are those of `CacheTokens`.
+    """
 
     layer: int
     layers: int
@@ -175,9 +191,27 @@ class CacheStep:
     rows: Callable[[slice], Tensor]
     """Softmax rows (B, H, R, S), float32, of the tokens that settle now, those of a slice of them, over the entries."""
     read: Callable[[], tuple[Tensor, Tensor]]
-    """Keys and values (B, G, S, d), padding among them."""
+    """Keys and values (B, G, S, d) as the cache holds them, padding among them."""
     prompt: bool
     """Whether they are of a prompt, and not decoded."""
+
+
+@dataclass(frozen=True)
+class CacheRead:
+    """At `cache-read`, before a layer's attention in each pass that reads its cache. Returns which settled entries are
+    read: places (B, G, R), ascending; None: all. Unsettled ones are always read.
+    """
+
+    layer: int
+    layers: int
+    store: Store
+    """The layer's entries. To read keys from it is counted as any other read."""
+    settled: int
+    """Entries that are settled: the first ones of the store."""
+    query_BHMd: Tensor
+    """Queries of the new tokens, rotated unless a technique of the stack needs `unrotated-keys`."""
+    sequence: Sequence | None
+    """The new tokens of a prompt, or of a chunk of one; None: they are decoded."""
 
 
 @dataclass(frozen=True)
@@ -221,12 +255,18 @@ POINTS: Mapping[str, Point] = {
     "adapter": Point("adapt", Adapter, Tensor, exclusive=True),
     "adapter-output": Point("adapter_output", AdapterOutput, VisionTokens),
     "llm-input": Point("llm_input", LlmInput, Sequence),
+    "prefill-chunks": Point(
+        "split_prompt", PrefillChunks, Tensor, exclusive=True, withholds=("attention-map", "attention-row")
+    ),
     "llm-layer": Point("llm_layer", LlmLayer, Sequence),
-    "attention": Point("choose_blocks", Attention, Blocks | None, exclusive=True, withholds=("attention-map",)),
+    "attention": Point(
+        "choose_blocks", Attention, Blocks | Window | None, exclusive=True, withholds=("attention-map",)
+    ),
     "cache-tokens": Point("compress_cache", CacheTokens, Entries),
     "cache-layers": Point("compress_caches", CacheLayers, tuple[Entries, ...]),
     "cache-bits": Point("new_store", CacheBits, Store, exclusive=True),
     "cache-step": Point("evict", CacheStep, Tensor | None),
+    "cache-read": Point("choose_entries", CacheRead, Tensor | None, exclusive=True),
     "decode-loop": Point("begin_decoding", DecodeLoop, Drafter, exclusive=True),
     "stop": Point("stop", Stop, bool),
 }
@@ -253,6 +293,8 @@ class Acts:
     by_position: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     retain_attention: bool = False
     """Whether prefill keeps every layer's attention for the decoding loop."""
+    unrotated: bool = False
+    """Whether the cache holds keys as they are before rotary, and rotates them by their places in it."""
 
     def at(self, position: str) -> tuple[Any, ...]:
         """What acts at a position, in the order of the stack."""
@@ -261,6 +303,15 @@ class Acts:
     def owner(self, position: str) -> Any | None:
         """What acts at an exclusive position, if anything does."""
         return next(iter(self.at(position)), None)
+
+    def choose_entries(self, layers: int) -> Choose | None:
+        """What says which settled entries a pass reads, for a model of so many layers; None: it reads all."""
+        reader = self.owner("cache-read")
+        if reader is None:
+            return None
+        return lambda layer, store, settled, query_BHMd, sequence: reader.choose_entries(
+            CacheRead(layer, layers, store, settled, query_BHMd, sequence)
+        )
 
 
 @dataclass

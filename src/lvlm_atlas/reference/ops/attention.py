@@ -6,6 +6,7 @@ B batch, H query heads, G key-value heads, M queries, S keys, N tokens, A axes o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
@@ -76,6 +77,23 @@ def axes_of(count: int, sections: Sequence[int], device: torch.device, *, interl
         if axis and end < count:
             axis_d = axis_d.where((axis_d != axis) | (i_d < end), 0)
     return axis_d
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """How a decoder turns queries and keys by their positions; see `rotate`."""
+
+    theta: float
+    sections: tuple[int, ...] = ()
+    interleaved: bool = False
+
+    def __call__(self, x_BHNd: Tensor, position_BN: Tensor) -> Tensor:
+        """Queries or keys at these positions, (B, N) or (B, N, A)."""
+        return turn(x_BHNd, self.angles(position_BN, x_BHNd.shape[-1], x_BHNd.device))
+
+    def angles(self, position_BN: Tensor, d: int, device: torch.device) -> Tensor:
+        """The angles (B, N, d/2) of tokens, which queries and keys share; see `angles`."""
+        return angles(position_BN, d, self.theta, self.sections, device, interleaved=self.interleaved)
 
 
 def share_heads(x_BGSd: Tensor, heads: int) -> Tensor:
