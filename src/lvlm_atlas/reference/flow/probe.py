@@ -27,6 +27,8 @@ class Probe:
     """Told how many score entries a read computes."""
     bias_BN: Tensor | None = None
     """Added to the logits of each key, as in the layer itself."""
+    real_BN: Tensor | None = None
+    """False where a token is padding, which only itself sees; None means nowhere."""
     window_N: Tensor | None = None
     """A token sees those of its own window alone; None means that there is one."""
     replayed: tuple[Callable[[Tensor], Tensor], ...] = ()
@@ -47,6 +49,9 @@ class Probe:
             later_RN = torch.arange(length, device=row_R.device)[None, :] > row_R[:, None]
             logit_BHRN = logit_BHRN.masked_fill(later_RN, float("-inf"))
             visible = int((row_R + 1).sum())
+        if self.real_BN is not None:
+            itself_RN = torch.arange(length, device=row_R.device)[None, :] == row_R[:, None]
+            logit_BHRN = logit_BHRN.masked_fill(~(self.real_BN[:, None, None, :] | itself_RN), float("-inf"))
         if self.window_N is not None:
             elsewhere_RN = self.window_N[None, :] != self.window_N[row_R, None]
             logit_BHRN = logit_BHRN.masked_fill(elsewhere_RN, float("-inf"))

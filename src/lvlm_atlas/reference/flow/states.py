@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.ops.places import places_of, take, take_columns
+from lvlm_atlas.reference.refusal import Refusal
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,27 @@ class Patches:
     """Whether a token that stands for s patches counts s times in attention: log s is added to its logits."""
     deepstack_FNLD: Tensor | None = None
     """DeepStack: for each token that the adapter gives, what is added after each of the first L LLM layers."""
+    upcoming: Callable[[Patches, int | None], Probe] | None = None
+    """See `ahead`; None where no tower gave these patches."""
+
+    def ahead(self, layer: int | None = None) -> Probe:
+        """The attention that an encoder layer which has not run yet, or never will, would have on these patches.
+
+        Its norm, projections, positions and windows are its own; in a layer with windows, a patch sees its own alone.
+        Layers before it run on the side, and so does the MLP of the layer that these patches are in the middle of.
+
+        Args:
+            layer: its index; None is the next one.
+
+        Raises:
+            Refusal: the encoder has no such layer, or an earlier technique made patches of which no layer is next.
+        """
+        if self.upcoming is None:
+            raise Refusal(
+                "an earlier technique left patches that no encoder layer can be projected from; put it behind the one "
+                "that looks ahead"
+            )
+        return self.upcoming(self, layer)
 
 
 Between = Callable[[int, int, Patches], Patches]

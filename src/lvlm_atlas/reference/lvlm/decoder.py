@@ -47,15 +47,23 @@ class Attention(nn.Module):
 
     def project(self, x_BND: Tensor, position_BN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries (B, H, N, d), rotated keys and values (B, G, N, d); positions as in `rotate`."""
-        q, k, v = (
-            proj(x_BND).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-            for proj in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        return *self.query_key(x_BND, position_BN), self.value(x_BND)
+
+    def query_key(self, x_BND: Tensor, position_BN: Tensor) -> tuple[Tensor, Tensor]:
+        """Rotated queries (B, H, N, d) and keys (B, G, N, d)."""
         q, k = (
-            rotate(norm(x), position_BN, self.theta, self.sections, interleaved=self.interleaved)
-            for norm, x in ((self.q_norm, q), (self.k_norm, k))
+            rotate(norm(self._heads(proj(x_BND))), position_BN, self.theta, self.sections, interleaved=self.interleaved)
+            for proj, norm in ((self.q_proj, self.q_norm), (self.k_proj, self.k_norm))
         )
-        return q, k, v
+        return q, k
+
+    def value(self, x_BND: Tensor) -> Tensor:
+        """Values (B, G, N, d)."""
+        return self._heads(self.v_proj(x_BND))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(B, N, heads · d) → (B, heads, N, d)."""
+        return x.reshape(*x.shape[:2], -1, self.head_dim).transpose(1, 2)
 
 
 class Mlp(nn.Module):

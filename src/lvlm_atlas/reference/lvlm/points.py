@@ -50,7 +50,10 @@ class Pixels:
 
 @dataclass(frozen=True)
 class EncoderLayer:
-    """At `encoder-layer`, between attention and MLP. Returns the patches for this MLP and all that follows."""
+    """At `encoder-layer`, between attention and MLP. Returns the patches for this MLP and all that follows.
+
+    `patches.ahead()` is the attention of a later layer: of one that is about to run, once this MLP has.
+    """
 
     layer: int
     layers: int
@@ -60,7 +63,10 @@ class EncoderLayer:
 
 @dataclass(frozen=True)
 class EncoderOutput:
-    """At `encoder-output`, between encoder and adapter. Returns the patches for the adapter."""
+    """At `encoder-output`, between encoder and adapter. Returns the patches for the adapter.
+
+    `patches.ahead()` is the attention of a layer that the model leaves out, LLaVA's last one.
+    """
 
     patches: Patches
 
@@ -91,6 +97,21 @@ class LlmLayer:
     layers: int
     sequence: Sequence
     """Its `attention` is that of the layer before; None before layer 0."""
+    look: Callable[[Sequence], Probe] | None = None
+    """See `ahead`."""
+
+    def ahead(self, sequence: Sequence | None = None) -> Probe:
+        """The attention that the layer about to run would have on the tokens here.
+
+        It projects every token to queries and keys: 2 · N · D · (H + G) · d FLOPs, which are an overhead to declare,
+        though the layer itself takes them over if its tokens are the very same.
+
+        Args:
+            sequence: other tokens than those of this context, such as the kept ones.
+        """
+        if self.look is None:
+            raise ValueError("this context was made without a layer to look ahead to; give it one as `look`")
+        return self.look(self.sequence if sequence is None else sequence)
 
 
 @dataclass(frozen=True)

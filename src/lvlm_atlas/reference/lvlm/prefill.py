@@ -13,6 +13,7 @@ from lvlm_atlas.reference.caches.store import PlainStore, Store
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Entries, Sequence
 from lvlm_atlas.reference.flow.trace import Trace
+from lvlm_atlas.reference.lvlm.ahead import NextLayer
 from lvlm_atlas.reference.lvlm.decoder import LanguageModel
 from lvlm_atlas.reference.lvlm.points import Acts, Attention, CacheBits, CacheTokens, LlmLayer
 from lvlm_atlas.reference.ops.attention import attend, causal_mask
@@ -28,15 +29,16 @@ def prefill(model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace) ->
     cache = Cache([], [], next_position=inputs.next_position[None], real_BN=inputs.real_BN, trace=trace)
     next_positions = []
     for index, layer in enumerate(model.layers):
+        next_layer = NextLayer(layer, trace.note_probe)
         for technique in before_layer:
-            sequence = technique.llm_layer(LlmLayer(index, layers, sequence))
+            sequence = technique.llm_layer(LlmLayer(index, layers, sequence, next_layer.probe))
         trace.note_tokens(sequence)
         next_positions.append(sequence.next_position)
-        query, key, value = layer.project(sequence.hidden_BND, sequence.position_BN)
+        query, key, value = next_layer.project(sequence)
         blocks = chooser and chooser.choose_blocks(Attention(index, layers, sequence, query, key, value))
         out_BHNd, scores = _attend(query, key, value, sequence.real_BN, blocks)
         trace.score_entries.append(scores)
-        probe = Probe(query, key, causal=True, on_read=trace.note_probe)
+        probe = Probe(query, key, causal=True, on_read=trace.note_probe, real_BN=sequence.real_BN)
         if acts.retain_attention:
             retained.append((probe, sequence.index_BN))
 

@@ -16,6 +16,7 @@ from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Between, Patches
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm.activation import ACTIVATIONS
+from lvlm_atlas.reference.lvlm.ahead import Upcoming, unchanged
 from lvlm_atlas.reference.lvlm.config import LVLMConfig, VisionConfig
 from lvlm_atlas.reference.ops.attention import attend
 
@@ -51,14 +52,20 @@ class Attention(nn.Module):
 
     def forward(self, x_FND: Tensor, size_FN: Tensor | None, on_read: Callable[[int], None]) -> tuple[Tensor, Probe]:
         """Output (F, N, D), and the layer's attention for those who read it."""
-        q_FHNd, k_FHNd, v_FHNd = (
-            proj(x_FND).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for proj in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        probe, v_FHNd = self.probe(x_FND, size_FN, on_read), self._heads(self.v_proj(x_FND))
+        mask = None if probe.bias_BN is None else probe.bias_BN[:, None, None, :]
+        out_FND = attend(probe.query_BHNd, probe.key_BGNd, v_FHNd, mask).transpose(1, 2).flatten(2)
+        return self.out_proj(out_FND), probe
+
+    def probe(self, x_FND: Tensor, size_FN: Tensor | None, on_read: Callable[[int], None]) -> Probe:
+        """The attention alone."""
+        query, key = (self._heads(proj(x_FND)) for proj in (self.q_proj, self.k_proj))
         bias_FN = None if size_FN is None else size_FN.log().to(x_FND.dtype)
-        mask = None if bias_FN is None else bias_FN[:, None, None, :]
-        out_FND = attend(q_FHNd, k_FHNd, v_FHNd, mask).transpose(1, 2).flatten(2)
-        return self.out_proj(out_FND), Probe(q_FHNd, k_FHNd, causal=False, on_read=on_read, bias_BN=bias_FN)
+        return Probe(query, key, causal=False, on_read=on_read, bias_BN=bias_FN)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(F, N, D) → (F, H, N, d)."""
+        return x.reshape(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 class Mlp(nn.Module):
@@ -95,8 +102,17 @@ class Layer(nn.Module):
         patches = between(
             replace(patches, hidden_FND=patches.hidden_FND + out_FND, attention=probe, key_FHNd=probe.key_BGNd)
         )
+        return self.finish(patches)
+
+    def finish(self, patches: Patches) -> Patches:
+        """What follows attention: the MLP."""
         hidden_FND = patches.hidden_FND
         return replace(patches, hidden_FND=hidden_FND + self.mlp(self.layer_norm2(hidden_FND)))
+
+    def probe(self, patches: Patches, on_read: Callable[[int], None]) -> Probe:
+        """The attention that the layer would have on these patches."""
+        size_FN = patches.size_FN if patches.proportional else None
+        return self.self_attn.probe(self.layer_norm1(patches.hidden_FND), size_FN, on_read)
 
 
 class Encoder(nn.Module):
@@ -130,8 +146,15 @@ class VisionTower(nn.Module):
         """Hidden states of `vision_feature_layer`, class token still in front; arguments as in `Dialect.patches`."""
         model = self.vision_model
         patches = Patches(model.pre_layrnorm(model.embeddings(frames_F3HW)), prefix=1)
-        for index in range(self.layers_run):
+        layers = [layer for layer in model.encoder.layers if isinstance(layer, Layer)]
+        on_read = trace.note_probe
+        upcoming = Upcoming(
+            [partial(layer, between=unchanged, on_read=on_read) for layer in layers],
+            [partial(layer.probe, on_read=on_read) for layer in layers],
+        )
+        for index, layer in enumerate(layers[: self.layers_run]):
             trace.encoder_tokens.append(patches.hidden_FND.shape[1])
-            patches = model.encoder.layers[index](patches, partial(between, index, self.layers_run), trace.note_probe)
+            change = upcoming.inside(index, layer.finish, partial(between, index, self.layers_run))
+            patches = layer(patches, change, on_read)
         trace.encoder_tokens.append(patches.hidden_FND.shape[1])
-        return patches
+        return replace(patches, upcoming=replace(upcoming, first=self.layers_run))
