@@ -5,6 +5,7 @@ F frames, K kept, T units that the encoder takes on their own, N patches, D widt
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -67,7 +68,8 @@ def encode(model: Encoding, clip: Clip, acts: Acts, trace: Trace) -> Seen:
         patches = _on_grid(patches, technique.encoder_output(EncoderOutput(patches)), technique)
     hidden_TND, adapter, owner = dialect.features(patches), dialect.adapter, acts.owner("adapter")
     tokens: Tensor = owner.adapt(Adapter(hidden_TND, patches, adapter)) if owner else adapter(hidden_TND)
-    return dialect.seen(tokens, patches, clip)
+    # An adapter of another kind need not make its tokens of single patches, in their order.
+    return dialect.seen(tokens, replace(patches, place_FN2=None) if owner else patches, clip)
 
 
 def _on_grid(before: Patches, after: Patches, technique: object) -> Patches:

@@ -16,7 +16,7 @@ from lvlm_atlas.reference.flow.states import Between, Patches
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm.activation import ACTIVATIONS
 from lvlm_atlas.reference.lvlm.config import LVLMConfig
-from lvlm_atlas.reference.lvlm.prompt import Clip, Prompt, Seen, expand, places_in_text, same_size
+from lvlm_atlas.reference.lvlm.prompt import Clip, Prompt, Seen, expand, places, places_in_text, same_size
 from lvlm_atlas.reference.lvlm.vision import VisionTower
 
 
@@ -81,8 +81,11 @@ class Llava(nn.Module):
         return patches.hidden_FND[:, patches.prefix :]
 
     def seen(self, tokens_TND: Tensor, patches: Patches, clip: Clip) -> Seen:  # noqa: ARG002
-        """See `Dialect`: positions do not depend on the patches."""
-        return Seen(tokens_TND)
+        """See `Dialect`: positions do not depend on the patches; each token is one, unless they were merged."""
+        place_FN2 = patches.place_FN2
+        if place_FN2 is not None and self.config.vision_feature_select_strategy != "full":
+            place_FN2 = place_FN2[:, patches.prefix :]
+        return Seen(tokens_TND, place_TN2=place_FN2)
 
     def expand(self, request: Request, seen: Seen) -> Tensor:
         """See `Dialect`."""
@@ -96,4 +99,4 @@ class Llava(nn.Module):
         is_vision_BN = ids_BN == self.config.image_token_id
         position_BN = places_in_text(ids_BN, real_BN)
         spans = tuple(length for each in seen for length in each.span_lengths)
-        return Prompt(ids_BN, is_vision_BN, vision_VD, position_BN, real_BN, spans)
+        return Prompt(ids_BN, is_vision_BN, vision_VD, position_BN, real_BN, spans, place_V3=places(seen))

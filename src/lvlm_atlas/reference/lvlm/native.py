@@ -19,7 +19,7 @@ from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm.config import NativeLVLMConfig
 from lvlm_atlas.reference.lvlm.mrope import in_order, positions
 from lvlm_atlas.reference.lvlm.native_vision import NativeTower
-from lvlm_atlas.reference.lvlm.prompt import Clip, Prompt, Seen, expand, places_error, same_size
+from lvlm_atlas.reference.lvlm.prompt import Clip, Prompt, Seen, expand, places, places_error, same_size
 from lvlm_atlas.reference.lvlm.resolution import smart_resize
 from lvlm_atlas.reference.lvlm.windows import to_frames
 
@@ -83,7 +83,9 @@ class NativeVL(nn.Module, ABC):
                 f"the adapter gives {tokens_TND.shape[1]} vision tokens where the positions of this model need "
                 f"{grid[0]} × {grid[1]}; an adapter that changes their number needs `free-patches` and must declare it"
             )
-        return Seen(tokens_TND, grid, clip.time_T, patches.deepstack_FNLD)
+        place_N2 = torch.cartesian_prod(*(torch.arange(side, device=tokens_TND.device) for side in grid))
+        place_TN2 = place_N2.expand(len(tokens_TND), -1, -1)
+        return Seen(tokens_TND, grid, clip.time_T, patches.deepstack_FNLD, place_TN2)
 
     def expand(self, request: Request, seen: Seen) -> Tensor:
         """See `Dialect`: the first frame of a temporal patch stands for it."""
@@ -97,9 +99,9 @@ class NativeVL(nn.Module, ABC):
         """See `Dialect`: text counts on all axes alike, and goes on behind the longer side of a picture."""
         image, video = self.config.image_token_id, self.config.video_token_id
         is_vision_BN = (ids_BN == image) | (ids_BN == video)
-        places, tokens = int(is_vision_BN.sum()), sum(each.tokens_TND[..., 0].numel() for each in seen)
-        if places != tokens:
-            raise places_error(places, tokens)
+        marked, tokens = int(is_vision_BN.sum()), sum(each.tokens_TND[..., 0].numel() for each in seen)
+        if marked != tokens:
+            raise places_error(marked, tokens)
         waiting = {
             image: iter([still for each in seen if each.time_T is None for still in each.apart()]),
             video: iter([part for each in seen if each.time_T is not None for part in self.parts(each)]),
@@ -115,7 +117,7 @@ class NativeVL(nn.Module, ABC):
         deepstack = [piece.deepstack_TNLD.flatten(0, 1) for piece in met if piece.deepstack_TNLD is not None]
         spans = tuple(length for piece in met for length in piece.span_lengths)
         deepstack_VLD = torch.cat(deepstack) if deepstack else None
-        return Prompt(ids_BN, is_vision_BN, vision_VD, position_BN3, real_BN, spans, deepstack_VLD)
+        return Prompt(ids_BN, is_vision_BN, vision_VD, position_BN3, real_BN, spans, deepstack_VLD, places(met))
 
     def pictures(self, pixel_Px: Tensor | None, grid_P3: Tensor | None) -> Iterator[Tensor]:
         """The frames of each picture of a published processor."""

@@ -125,7 +125,8 @@ class NativeTower(nn.Module):
         half = config.hidden_size // config.num_attention_heads // 2
         angle_N2d = place_N2[..., None].float() * frequencies(half, config.rope_theta, frames_F3HW.device)
         hidden_TND = self.positioned(self.patch_embed(to_patches(frames_F3HW, config)), place_N2)
-        patches = Patches(hidden_TND, prefix=0, grid=(rows, columns))
+        place_TN2 = place_N2.expand(len(hidden_TND), -1, -1)
+        patches = Patches(hidden_TND, prefix=0, grid=(rows, columns), place_FN2=place_TN2)
         angle_1Nd, on_read = angle_N2d.flatten(1)[None], trace.note_probe
         blocks = [block for block in self.blocks if isinstance(block, Block)]
         pairs = [*zip(blocks, self.windows(place_N2), strict=True)]

@@ -6,7 +6,7 @@ V vision tokens of all rows, A axes of a position, D width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
@@ -37,6 +37,8 @@ class Seen:
     """As in `Clip`."""
     deepstack_TNLD: Tensor | None = None
     """As in `Patches`."""
+    place_TN2: Tensor | None = None
+    """Row and column of each token among those of its unit; None where they stand on no grid."""
 
     @property
     def span_lengths(self) -> tuple[int, ...]:
@@ -47,7 +49,8 @@ class Seen:
         """Each unit on its own, its time forgotten: the stills of a clip."""
         for unit in range(len(self.tokens_TND)):
             deepstack_TNLD = None if self.deepstack_TNLD is None else self.deepstack_TNLD[unit, None]
-            yield Seen(self.tokens_TND[unit, None], self.grid, deepstack_TNLD=deepstack_TNLD)
+            place_TN2 = None if self.place_TN2 is None else self.place_TN2[unit, None]
+            yield Seen(self.tokens_TND[unit, None], self.grid, deepstack_TNLD=deepstack_TNLD, place_TN2=place_TN2)
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,21 @@ class Prompt:
     """Vision tokens of each unit (a frame, or a temporal patch of a video), in the order of the prompt."""
     deepstack_VLD: Tensor | None = None
     """DeepStack features of the vision tokens, as in `Sequence`."""
+    place_V3: Tensor | None = None
+    """Frame, row and column of the vision tokens; None where they stand on no grid."""
 
     @property
     def spans(self) -> tuple[Tensor, ...]:
         """Places of each unit's vision tokens in the prompt of a batch of one, ascending."""
         return torch.split(self.vision_BN[0].nonzero()[:, 0], list(self.span_lengths))
+
+    @property
+    def place_BN3(self) -> Tensor | None:  # noqa: N802 - names carry shapes
+        """See `Sequence`; what `index_BN` or `index_BGS` point into."""
+        if self.place_V3 is None:
+            return None
+        text_BN3 = self.place_V3.new_full((*self.vision_BN.shape, 3), -1)
+        return text_BN3.index_put((self.vision_BN.to(text_BN3.device),), self.place_V3)
 
     def embed(self, embed_tokens: nn.Embedding) -> Sequence:
         """What the decoder reads.
@@ -97,8 +110,21 @@ class Prompt:
             deepstack_BNLD = deepstack_BNLD.index_put((vision_BN,), added_VLD)
         return Sequence(
             hidden_BND, position_BN, vision_BN, place_BN, real_BN=real_BN, origin_BN=position_BN,
-            deepstack_BNLD=deepstack_BNLD,
+            deepstack_BNLD=deepstack_BNLD, place_BN3=None if (at := self.place_BN3) is None else at.to(device),
         )  # fmt: skip
+
+
+def places(seen: Iterable[Seen]) -> Tensor | None:
+    """Frame, row and column (V, 3) of the vision tokens, units counted through; None if some stand on no grid."""
+    frames, parts = 0, [torch.empty(0, 3, dtype=torch.long)]
+    for each in seen:
+        if each.place_TN2 is None:
+            return None
+        units, tokens = each.tokens_TND.shape[:2]
+        frame_T11 = torch.arange(frames, frames + units, device=each.place_TN2.device)[:, None, None]
+        parts.append(torch.cat([frame_T11.expand(-1, tokens, 1), each.place_TN2], dim=-1).flatten(0, 1))
+        frames += units
+    return torch.cat(parts if len(parts) == 1 else parts[1:])
 
 
 def same_size(frames: Seq[Tensor]) -> Tensor:

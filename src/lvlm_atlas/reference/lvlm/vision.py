@@ -11,6 +11,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Between, Patches
@@ -27,6 +28,7 @@ class Embeddings(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         width = config.hidden_size
+        self.side = config.image_size // config.patch_size
         self.class_embedding = nn.Parameter(torch.randn(width))
         self.patch_embedding = nn.Conv2d(3, width, config.patch_size, config.patch_size, bias=False)
         self.position_embedding = nn.Embedding(config.patches + 1, width)
@@ -36,6 +38,11 @@ class Embeddings(nn.Module):
         patch_FND = self.patch_embedding(frames_F3HW).flatten(2).mT
         class_F1D = self.class_embedding.expand(len(patch_FND), 1, -1)
         return torch.cat([class_F1D, patch_FND], dim=1) + self.position_embedding.weight
+
+    def places(self, device: torch.device) -> Tensor:
+        """Row and column (1 + patches, 2) of each token, −1 for the class token."""
+        side = torch.arange(self.side, device=device)
+        return functional.pad(torch.cartesian_prod(side, side), (0, 0, 1, 0), value=-1)
 
 
 class Attention(nn.Module):
@@ -145,7 +152,10 @@ class VisionTower(nn.Module):
     def forward(self, frames_F3HW: Tensor, trace: Trace, between: Between) -> Patches:
         """Hidden states of `vision_feature_layer`, class token still in front; arguments as in `Dialect.patches`."""
         model = self.vision_model
-        patches = Patches(model.pre_layrnorm(model.embeddings(frames_F3HW)), prefix=1)
+        patches = Patches(
+            model.pre_layrnorm(model.embeddings(frames_F3HW)), prefix=1,
+            place_FN2=model.embeddings.places(frames_F3HW.device).expand(len(frames_F3HW), -1, -1),
+        )  # fmt: skip
         layers = [layer for layer in model.encoder.layers if isinstance(layer, Layer)]
         on_read = trace.note_probe
         upcoming = Upcoming(
