@@ -246,6 +246,22 @@ class Run:
     """The assembled prompt with modality and spans; None until the vision tokens are there."""
     acts: Acts = field(default_factory=Acts, repr=False)
 
+    def score(self, request: Request, techniques: Seq[Technique] = ()) -> Prefill:
+        """What the target's prefill makes of a request of its own, such as one frame and a question about it.
+
+        For techniques that ask the model itself which frames or tokens matter. `logits_C` of what is returned are those
+        of the next token, `outputs` the last hidden states, and `Target.step` goes on from its `cache`. Its trace is
+        added to `trace.scoring`; encoder and prefill of it are overheads to declare.
+
+        Raises:
+            StackError: the techniques cannot run together.
+            Refusal: one declines this model or request.
+            ValueError: the request's prompt does not fit its frames or the model.
+        """
+        run: Run = self.target.begin(request, techniques)
+        self.trace.scoring.append(run.trace)
+        return self.target.prefill(self.target.prepare(run), run)
+
     @cached_property
     def question_ND(self) -> Tensor:  # noqa: N802 - names carry shapes
         """Embeddings (N_t, D) of the request's text."""
