@@ -135,8 +135,8 @@ def dimensions_of(
         entering = (float(height * width),)
         if canvases := getattr(config, "image_grid_pinpoints", ()):
             tiled = anyres_unpad(
-                [(width, height)] * kept, tile=vision.frame_size[0], patch=vision.patch_size, class_token=True,
-                pinpoints_hw=canvases,
+                [(width, height)] * kept, tile=math.isqrt(vision.patches) * vision.patch_size, patch=vision.patch_size,
+                class_token=True, pinpoints_hw=canvases,
             )  # fmt: skip
             return replace(tiled, pixels=entering)
         sequences = math.ceil(kept / config.frames_a_patch)

@@ -135,7 +135,7 @@ def quantise_float8(x: Tensor, group_size: int) -> Codes:
 
 def dequantise_float8(codes: Codes, group_size: int) -> Tensor:
     """Numbers (…, n), in the type of the scales."""
-    number = codes.packed.view(torch.float8_e4m3fn).float().unflatten(-1, (-1, group_size))
+    number: Tensor = codes.packed.view(torch.float8_e4m3fn).float().unflatten(-1, (-1, group_size))
     return (number * codes.scale.float()[..., None]).to(codes.scale.dtype).flatten(-2)
 
 
@@ -175,7 +175,8 @@ def unpack(packed: Tensor, bits: int) -> Tensor:
 def pack_trits(trit: Tensor) -> Tensor:
     """Numbers 0, 1 and 2 (…, n) into bytes (…, ⌈n / 5⌉), the first one in the lowest digit to base 3."""
     filled = torch.nn.functional.pad(trit, (0, -trit.shape[-1] % _TRITS))
-    return (filled.unflatten(-1, (-1, _TRITS)) * _digits(trit.device)).sum(-1, dtype=torch.uint8)
+    digit: Tensor = filled.unflatten(-1, (-1, _TRITS)) * _digits(trit.device)
+    return digit.sum(-1, dtype=torch.uint8)
 
 
 def unpack_trits(packed: Tensor, length: int) -> Tensor:

@@ -58,7 +58,7 @@ def temporal_redundancy(key_BGSd: Tensor, recent: int, tokens: int) -> Tensor:
         recent: R, at least 1.
         tokens: T.
     """
-    frame_BGFTd = unit(key_BGSd).unflatten(2, (-1, tokens))
+    frame_BGFTd: Tensor = unit(key_BGSd).unflatten(2, (-1, tokens))
     earlier, last = frame_BGFTd[:, :, :-recent], frame_BGFTd[:, :, -recent:]
     # The mean of cosines is the cosine with the mean of unit vectors.
     return (earlier * last.mean(dim=2, keepdim=True)).sum(-1).flatten(2)
