@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from lvlm_atlas.reference.caches.cache import Cache
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Patches, Sequence
 from lvlm_atlas.reference.lvlm import LVLM, Refusal, Technique, random_request
@@ -126,7 +127,10 @@ def test_padding_is_seen_by_itself_alone(device: str) -> None:
     padded = Sequence(hidden, (place - 2).clamp(min=0), place < 0, place, real_BN=real)
     own = Sequence(hidden[:, 2:], place[:, :4], place[:, 2:] < 0, place[:, 2:])
     with torch.inference_mode():
-        rows, alone = (NextLayer(layer, lambda _: None).probe(each).rows() for each in (padded, own))
+        rows, alone = (
+            NextLayer(layer, 0, Cache([], [], torch.empty(0)), lambda _: None).probe(each).rows()
+            for each in (padded, own)
+        )
     torch.testing.assert_close(rows[:, :, 2:, 2:], alone)
     assert not rows[:, :, 2:, :2].any()
     assert torch.equal(rows[:, :, :2], torch.eye(2, 6, device=device).expand_as(rows[:, :, :2]))

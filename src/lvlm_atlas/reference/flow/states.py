@@ -150,15 +150,15 @@ class Sequence:
         """Frame, row and column (B, N, 3) of each vision token, −1 for text.
 
         A frame is what the encoder takes on its own (of a video, perhaps a temporal patch), counted in the order of the
-        prompt; rows and columns count its vision tokens. A class token among them has row and column −1.
+        prompt; rows and columns count its vision tokens.
 
         Raises:
             Refusal: the vision tokens stand on no grid, for they were merged or an adapter made new ones.
         """
-        if self.place_BN3 is None:
+        if self.place_BN3 is None or bool((self.place_BN3[self.vision_BN] < 0).any()):
             raise Refusal(
-                "the vision tokens stand on no grid of rows and columns: an earlier technique merged patches or "
-                "replaced the adapter; leave it out"
+                "the vision tokens stand on no grid of rows and columns: images are tiled, the class token is one of "
+                "them, or an earlier technique merged patches or replaced the adapter; leave it out"
             )
         return self.place_BN3
 
