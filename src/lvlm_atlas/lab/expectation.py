@@ -11,8 +11,9 @@ import math
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from lvlm_atlas.lab.envelope import envelope
 from lvlm_atlas.roofline.cache import growing, stored_bits
 from lvlm_atlas.roofline.dimensions import Dimensions
 from lvlm_atlas.roofline.kind import CacheLayer, Place, each_cache_layer
@@ -89,10 +90,12 @@ def expected(dimensions: Dimensions, stack: Sequence[Member], observed: Observed
     Raises:
         ValueError: an amount cannot be evaluated.
     """
-    ends = []
+    ends: list[_End] = []
+    uneven = any(getattr(effect, "per_head", False) for each in stack for effect in each.technique.effects)
     for bound in _ENDS:
         lowered = [bounded(each.technique, each.places, each.setting, bound) for each in stack]
         ends += [_End(dimensions, lowered, bound, modality, observed or {}) for modality in ("vision", "text")]
+        ends[-1].uneven = ends[-2].uneven = uneven
     measures = [end.measures() for end in ends]
     left_open = {effect.quantity for each in stack for effect in each.technique.effects if _is_open(effect)}
     bounds = {}
@@ -134,8 +137,9 @@ def dimensions_of(
             patches = rows * columns * config.patches_a_token if factor > 1 else patches
         entering = (float(height * width),)
         if canvases := getattr(config, "image_grid_pinpoints", ()):
+            tower: Any = vision  # of one input size, as its tiles are
             tiled = anyres_unpad(
-                [(width, height)] * kept, tile=math.isqrt(vision.patches) * vision.patch_size, patch=vision.patch_size,
+                [(width, height)] * kept, tile=tower.image_size, patch=tower.patch_size,
                 class_token=True, pinpoints_hw=canvases,
             )  # fmt: skip
             return replace(tiled, pixels=entering)
@@ -197,6 +201,8 @@ class _End(Walk):
     ) -> None:
         super().__init__(dimensions, stack)
         self.bound, self.modality, self.observed = bound, modality, observed
+        self.uneven = False
+        """Whether heads of a layer may hold different numbers of entries, of which the mean is known."""
         self.predicted: dict[str, tuple[float, ...]] = {}
         self.settled: dict[str, tuple[float, ...]] = {}
 
@@ -206,7 +212,14 @@ class _End(Walk):
         prefilled = self.prefilled(encoded)
         # These come here in the report, though they are known later.
         overheads = dict.fromkeys(
-            f"overhead: {name}" for name in ("attention scores", "sequential steps", "host syncs", "host syncs a step")
+            f"overhead: {name}"
+            for name in (
+                "attention scores",
+                "attention scores of steps",
+                "sequential steps",
+                "host syncs",
+                "host syncs a step",
+            )  # fmt: skip
         )
         self.predicted |= dict.fromkeys((*overheads, "kv.tokens", "kv.bits: bytes"), ())
         cached = self.cached(encoded, prefilled)
@@ -219,6 +232,7 @@ class _End(Walk):
         return {
             **self.predicted,
             "overhead: attention scores": (self._scores(encoded, prefilled, added),),
+            "overhead: attention scores of steps": (self._step_scores(layers, answered, added),),
             "overhead: sequential steps": (sum(extra.steps for extra in before),),
             "overhead: host syncs": (sum(extra.host_syncs for extra in before),),
             "overhead: host syncs a step": (sum(extra.host_syncs for extra in added if extra.stage == "decoding"),),
@@ -287,12 +301,39 @@ class _End(Walk):
                 scores += rows * (sizes.heads if extra.heads is None else extra.heads)
         return scores
 
+    def _step_scores(self, layers: Sequence[CacheLayer], answered: Answered, added: Sequence[Extra]) -> float:
+        """Attention scores formed again in decoding, all heads: rows of every token that settles, round by round."""
+        extras_ = [extra for extra in added if extra.stage == "decoding" and extra.rows]
+        if not extras_:
+            return 0.0
+        rounds = self.observed.get("speculation: accepted", (answered.draft.accepted,) * int(answered.output - 1))
+        read, grown = [0.0] * len(layers), 0.0
+        for accepted in rounds:
+            new = accepted + 1
+            for index, layer in enumerate(layers):
+                read[index] += new * growing(layer, grown)[0] + new * (new + 1) / 2
+            grown += new
+        scores = 0.0
+        for extra in extras_:
+            among = range(len(layers)) if extra.layers is None else extra.among(len(layers))
+            rows = extra.rows * sum(read[layer] for layer in among)
+            scores += rows * (self.dimensions.heads if extra.heads is None else extra.heads)
+        return scores
+
     def _byte(self, cached: Cached, layer: CacheLayer, grown: float) -> float:
         """Bytes of one layer's cache once so many tokens have followed the prompt, or of its state."""
         sizes = self.dimensions
         if layer.state:
             return layer.state * sizes.kv_heads * sizes.element_byte
-        bits, _ = stored_bits(cached, layer, *growing(layer, grown), sizes.element_byte)
+        entries, vision = growing(layer, grown)
+        bits, _ = stored_bits(cached, layer, entries, vision, sizes.element_byte)
+        if self.uneven and entries and any(index >= 0 for index in layer.stored):
+            share = vision / entries
+            of_head = [  # no head holds more than all together
+                stored_bits(cached, layer, held, share * held, sizes.element_byte)[0]
+                for held in range(math.ceil(entries) * int(sizes.kv_heads) + 1)
+            ]
+            bits = envelope(of_head, entries, upper=self.bound == "most")
         return bits / 8 * sizes.kv_heads * sizes.head_dim
 
     def _grown(self, answered: Answered) -> float:

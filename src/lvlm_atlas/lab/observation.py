@@ -138,7 +138,7 @@ SHOWN = frozenset({
     "kv.bits", "output-tokens", "speculation",
 })  # fmt: skip
 """Quantities that have rows in every report. Others have them where something is declared of them, or is wrong."""
-IN_DETAIL = frozenset({"kv.tokens: most while decoding"})
+IN_DETAIL = frozenset({"kv.tokens: most while decoding", "overhead: attention scores of steps"})
 """Measures of a quantity that is shown which have rows only as those of the others do."""
 
 
@@ -168,6 +168,7 @@ def observe(trace: Trace, dimensions: Dimensions) -> Observed:
             (s - old) / all_ for s, old, all_ in zip(trace.score_entries, earlier, dense, strict=True)
         ),
         "overhead: attention scores": (trace.probe_entries,),
+        "overhead: attention scores of steps": (trace.step_probe_entries,),
         "kv.tokens": tuple(trace.kv_entries),
         **({"kv.tokens: vision": tuple(trace.kv_vision_entries)} if modality_known else {}),
         "kv.tokens: most while decoding": tuple(trace.kv_most_entries),

@@ -338,7 +338,8 @@ class Overhead(Record):
     attention_rows: Amount | None = None
     """Query rows of softmax attention that must be formed and kept, per head. In the LLM they are the last rows of a
     layer, each as long as the causal mask leaves it. Without `from_layer` they are the longest of all layers together;
-    with it, so many of each layer from there on."""
+    with it, so many of each layer from there on. In decoding, so many for each new token, as long as the cache, in each
+    layer."""
     from_layer: Amount | None = None
     """The first layer whose rows are formed."""
     to_layer: Amount | None = None

@@ -72,7 +72,8 @@ class Probe:
             real_BHS = mask_of_heads(self.real_BGS, heads)
             itself_RS = torch.arange(-cached, length, device=row_R.device)[None, :] == row_R[:, None]
             logit_BHRS = logit_BHRS.masked_fill(~(real_BHS[:, :, None] | itself_RS), float("-inf"))
-        self.on_read(visible * heads * self.query_BHNd.shape[0])
+        entries = visible * heads * self.query_BHNd.shape[0]
+        self.on_read(entries if self.real_BGS is None else int((logit_BHRS > float("-inf")).sum()))
         weight_BHRS: Tensor = logit_BHRS.softmax(dim=-1)
         weight_BHRN = weight_BHRS[..., cached:]
         for replay in self.replayed:
