@@ -304,7 +304,7 @@ def test_linear_layers_and_attention_equal_those_of_a_run_with_a_technique(
 
 
 def own_entries(technique: Technique, preset: str) -> int:
-    """What steps read beyond the estimate: a full cache of bounded size evicts after a step, which reads its own too."""
+    """What steps read beyond the estimate: a full cache evicts after a step, which still reads its own entry too."""
     if not any(getattr(effect, "limit", None) for effect in technique.effects):
         return 0
     text = PRESETS[preset].text
