@@ -117,7 +117,10 @@ PERTURBED = list(perturbed())
 
 @pytest.mark.parametrize(("technique", "quantity"), PERTURBED)
 def test_an_amount_that_is_wrong_fails_at_its_own_quantity(technique: Technique, quantity: str) -> None:
-    assert failing(technique) == {quantity}
+    failed = failing(technique)
+    # Bytes at the end, and attention that decoding forms again, are predicted from the limit declared.
+    follows = {"kv.bits", "overhead"} if any(getattr(effect, "limit", None) for effect in technique.effects) else set()
+    assert {quantity} <= failed <= {quantity} | follows
 
 
 PRUNED = "round(N_v * keep_ratio)"

@@ -76,6 +76,12 @@ _UNCOUNTED = (
 them. Of overheads, host syncs are counted in runs as on a GPU alone, and sequential steps are declared only."""
 
 
+_OVERHEADS = (
+    "attention scores", "attention scores of steps", "sequential steps", "host syncs", "host syncs a step",
+)  # fmt: skip
+"""Measures of overheads, in the order of the report."""
+
+
 def expected(dimensions: Dimensions, stack: Sequence[Member], observed: Observed | None = None) -> Bounds:
     """Bounds of every measure, in pipeline order.
 
