@@ -201,15 +201,17 @@ class Retrieval:
         Raises:
             Refusal: a question is missing, reads more than the window holds, or entries of the video are gone.
         """
-        if at.settled < self.end:
-            raise Refusal("ReKV needs every entry of the video in the cache; leave out what evicts some")
         groups = self.run.config.text.num_key_value_heads
         place_S = torch.arange(at.settled, device=at.query_BHMd.device)
         if at.sequence is not None and bool(at.sequence.vision_BN.any()):
+            if not self.blocks:
+                self.first = at.settled + int(at.sequence.vision_BN[0].long().argmax())
             reach = max(self.first, at.settled - self.setting.local_size + 1)
             return torch.cat([place_S[: self.first], place_S[reach:]]).expand(1, groups, -1)
         if not self.blocks:
             return None
+        if at.settled < self.end:
+            raise Refusal("ReKV needs every entry of the video in the cache; leave out what evicts some")
         if at.sequence is not None:
             self.read_BGR[at.layer] = self._retrieve(at).expand(1, groups, -1)
         elif at.layer not in self.read_BGR:
