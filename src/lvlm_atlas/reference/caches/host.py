@@ -72,6 +72,11 @@ class HostStore(Store):
         """Name more entries that go to the host: places behind all blocks so far. They go when they are settled."""
         self._waiting += blocks
 
+    @property
+    def offloaded(self) -> int:
+        """Blocks that are on the host, or go there once they are settled."""
+        return len(self._waiting) + sum(isinstance(piece, Block) for piece in self._pieces)
+
     def append(self, key_BGMd: Tensor, value_BGMd: Tensor) -> None:
         """See `Store`."""
         last = self._pieces.pop() if self._pieces and not isinstance(self._pieces[-1], Block) else None
