@@ -217,16 +217,7 @@ class _End(Walk):
         encoded = self.encoded()
         prefilled = self.prefilled(encoded)
         # These come here in the report, though they are known later.
-        overheads = dict.fromkeys(
-            f"overhead: {name}"
-            for name in (
-                "attention scores",
-                "attention scores of steps",
-                "sequential steps",
-                "host syncs",
-                "host syncs a step",
-            )  # fmt: skip
-        )
+        overheads = dict.fromkeys(f"overhead: {name}" for name in _OVERHEADS)
         self.predicted |= dict.fromkeys((*overheads, "kv.tokens", "kv.bits: bytes"), ())
         cached = self.cached(encoded, prefilled)
         answered = self.answered(encoded)
