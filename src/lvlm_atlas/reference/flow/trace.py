@@ -81,6 +81,10 @@ class Trace:
     """Layers that hold tensors of their own."""
     kv_read: list[float] = field(default_factory=list)
     """Share of the entries held that attention reads, summed over the target's passes after prefill."""
+    kv_fetched_byte: int = 0
+    """Bytes of the cache that these passes fetched from the host, all together."""
+    kv_fetched: float = 0.0
+    """The same as shares of the bytes that the cache had then, summed over the passes."""
     layer_runs: int = 0
     """Layers that these passes ran, all together."""
     kv_byte_end: int = 0
@@ -99,6 +103,9 @@ class Trace:
     """Forward passes of the draft model after its prefill."""
     output_tokens: int = 0
     """Tokens generated."""
+    scoring: list[Trace] = field(default_factory=list)
+    """Traces of the passes that techniques had the target make on requests of their own, before the LLM; see
+    `lvlm_atlas.reference.lvlm.points.Run.score`. Nothing of them is in the counts above."""
 
     def note_probe(self, entries: int) -> None:
         """A technique read that many scores."""
@@ -136,6 +143,11 @@ class Trace:
             self.kv_read.append(0.0)
         self.kv_read[layer] += read / held
         self.layer_runs += 1
+
+    def note_fetch(self, fetched_byte: int, held_byte: int) -> None:
+        """A pass after prefill fetched so many bytes from the host, of all that the cache holds."""
+        self.kv_fetched_byte += fetched_byte
+        self.kv_fetched += fetched_byte / held_byte
 
     def note_settled(self, lengths: Seq[float]) -> None:
         """A round has settled, and the layers hold so many entries a head."""

@@ -25,7 +25,7 @@ from lvlm_atlas.reference.lvlm.dialect import Dialect
 from lvlm_atlas.reference.lvlm.encode import encode, resize, select
 from lvlm_atlas.reference.lvlm.llava import Llava
 from lvlm_atlas.reference.lvlm.points import Acts, LlmInput, Run
-from lvlm_atlas.reference.lvlm.prefill import prefill
+from lvlm_atlas.reference.lvlm.prefill import prefill_in_chunks
 from lvlm_atlas.reference.lvlm.presets import PRESETS
 from lvlm_atlas.reference.lvlm.prompt import real_tokens
 from lvlm_atlas.reference.lvlm.qwen import QwenVL
@@ -232,10 +232,10 @@ class LVLM(nn.Module):
     def prefill(self, inputs: Sequence, run: Run | None = None, cache: Cache | None = None) -> Prefill:
         """Run a prompt through the decoder and fill a cache, or go on with one.
 
-        Without a run no technique acts, nothing is counted; see `lvlm_atlas.reference.lvlm.prefill.prefill`.
+        Without a run no technique acts, nothing is counted; see `lvlm_atlas.reference.lvlm.prefill`.
         """
         acts, trace = (run.acts, run.trace) if run else (Acts(), Trace())
-        return prefill(self.language_model, inputs, acts, trace, cache)
+        return prefill_in_chunks(self.language_model, inputs, acts, trace, cache)
 
     def step(self, token_M: Tensor, cache: Cache, parent_M: Tensor | None = None) -> Tensor:
         """`advance` for a batch of one: (M,) → (M, C)."""
