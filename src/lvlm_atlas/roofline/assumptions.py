@@ -78,7 +78,8 @@ def _of_effects(stack: Sequence[Applied]) -> Iterator[str]:
     quantities = {change.quantity for change in changes}
     yield from (text for quantity, text in _OF_QUANTITY.items() if quantity in quantities)
     if any(change.limit is not None for change in changes):
-        yield "Where a growing cache is bounded the oldest entries go first, so vision before text; a step reads what is left."
+        yield "Where a growing cache is bounded the oldest entries go first, so vision before text."
+        yield "A step reads what such a cache holds after it, without the entry that gives way."
     if any(bits.of != "all" for each in stack for bits in each.cache_bits):
         yield "Entries of each modality are grouped and kept exact on their own."
     overheads = [overhead for each in stack for overhead in each.overheads]
