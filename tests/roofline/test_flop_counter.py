@@ -28,6 +28,7 @@ from lvlm_atlas.reference.lvlm import LVLM, Trace, random_request
 from lvlm_atlas.reference.lvlm.config import (
     Config,
     DeepStackLVLMConfig,
+    LVLMConfig,
     NativeLVLMConfig,
     WindowLVLMConfig,
     WindowVisionConfig,
@@ -110,6 +111,14 @@ def model_of(config: Config) -> Model:
 
 def _rule(config: Config) -> TokenRule:
     vision = config.vision
+    if isinstance(config, LVLMConfig) and config.image_grid_pinpoints:
+        tiled = {
+            "tile": config.vision.image_size,
+            "patch": vision.patch_size,
+            "class_token": True,
+            "pinpoints_hw": config.image_grid_pinpoints,
+        }
+        return TokenRule(image="anyres_unpad", image_params=tiled)
     if not isinstance(config, NativeLVLMConfig):
         fixed = {
             "tile": config.vision.image_size,
@@ -134,7 +143,7 @@ def _rule(config: Config) -> TokenRule:
 
 def workload_of(config: Config, *, frames: int, text: int, output: int) -> Workload:
     """The engine's view of `random_request`."""
-    height, width = config.vision.frame_size
+    height, width = config.frame_size
     video = isinstance(config, NativeLVLMConfig)
     return Workload(
         images=() if video else (Image(width, height, frames),),
@@ -175,20 +184,20 @@ class Counted:
 def watched(technique: Reference, own: Counted) -> Reference:
     """The same technique; what it computes itself is counted in `own` too."""
 
-    def counted(method: Any) -> Any:
+    def method(act: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
             with own:
-                return method(*args)
+                return act(*args)
 
         return call
 
     def begin(_self: object, run: Any) -> Any:
-        acting = technique.begin(run)
-        names = {POINTS[position].method for position in technique.acts_at}
-        return SimpleNamespace(**{name: counted(getattr(acting, name)) for name in names})
+        acts = technique.begin(run)
+        return SimpleNamespace(**{name: method(getattr(acts, name)) for name in names})
 
-    members = {"acts_at": technique.acts_at, "needs": technique.needs, "begin": begin}
-    return type(type(technique).__name__, (Reference,), members)()
+    names = {POINTS[position].method for position in technique.acts_at}
+    declared = {"acts_at": technique.acts_at, "needs": technique.needs}
+    return type(type(technique).__name__, (Reference,), {"begin": begin, **declared})()
 
 
 def flop(found: Estimate, kind: str, stage: str | None = None, part: str = "") -> float:
@@ -386,7 +395,7 @@ def test_published_shapes_equal_torch_on_the_meta_device(planner: Planner, prese
 def see(lvlm: LVLM, frames: int) -> int:
     """Run encoder and adapter on frames without content; how many vision tokens leave."""
     config = lvlm.config
-    pixels = torch.empty(frames, 3, *config.vision.frame_size, device="meta")
+    pixels = torch.empty(frames, 3, *config.frame_size, device="meta")
     if isinstance(config, WindowLVLMConfig):
         patches = windowed(lvlm, config.vision, pixels)
     else:

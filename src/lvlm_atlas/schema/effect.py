@@ -89,7 +89,7 @@ class Frames(Change):
 
 
 class Pixels(Change):
-    """Pixels of a frame that enter the encoder; a number is held against the average frame of the request."""
+    """Pixels of a frame that enter the encoder, for frames of each size on their own; sides become whole tokens."""
 
     quantity: Literal["pixels"]
 
@@ -240,7 +240,9 @@ class KvResident(Change):
 
     quantity: Literal["kv.resident"]
     fetch: Amount = 0
-    """Share of the cache fetched from the host at each step."""
+    """Share of the cache fetched from the host at each step; at most, where data decide."""
+    fetch_at_least: Amount | None = None
+    """The least that it can be, where data decide; absent means that it is always as given."""
 
 
 class KvRead(Schedule):

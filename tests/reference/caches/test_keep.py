@@ -10,17 +10,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lvlm_atlas.reference.caches.quantised import Half, QuantisedStore
 from lvlm_atlas.reference.caches.ragged import RaggedStore
 from lvlm_atlas.reference.caches.store import PlainStore, Store
 from lvlm_atlas.reference.flow.states import Entries, Held
 from lvlm_atlas.reference.ops.attention import attend, mask_of_heads
 from lvlm_atlas.reference.ops.places import take, uneven_places
-from lvlm_atlas.reference.techniques.decoding.kivi import KiviStore, quantised_lengths
+from lvlm_atlas.reference.ops.quantisation import uniform
+from lvlm_atlas.reference.techniques.decoding.kivi import quantised_lengths
 
 STORES: dict[str, Callable[[], Store]] = {
     "plain": PlainStore,
-    "kivi": lambda: KiviStore(bits=2, group_size=4, residual_length=8),
+    "kivi": lambda: kivi(8),
 }
+
+
+def kivi(residual_length: int) -> QuantisedStore:
+    halves = (Half(uniform(2), 4, across_tokens=across_tokens) for across_tokens in (True, False))
+    return QuantisedStore(*halves, lambda length: quantised_lengths(length, residual_length))
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -94,7 +101,7 @@ def test_codes_of_values_and_of_keys_before_the_first_loss_stay_as_they_are(
     length: int, kept: float, seed: int
 ) -> None:
     store = filled("kivi", length)
-    assert isinstance(store, KiviStore)
+    assert isinstance(store, QuantisedStore)
     key, value = (x.clone() for x in store.read())
     index = places(length, max(1, int(kept * length)), 2, seed)
     store.keep(index)
@@ -116,7 +123,7 @@ def test_codes_of_values_and_of_keys_before_the_first_loss_stay_as_they_are(
 
 
 def filled_with(key: Tensor, value: Tensor) -> Tensor:
-    store = KiviStore(bits=2, group_size=4, residual_length=4)
+    store = kivi(4)
     store.append(key, value)
     store.settle()
     return store.read()[0]

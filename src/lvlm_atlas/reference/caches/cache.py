@@ -8,15 +8,22 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from lvlm_atlas.reference.caches.in_cache import InCache
 from lvlm_atlas.reference.caches.ledger import Ledger
 from lvlm_atlas.reference.caches.ragged import RaggedStore
+from lvlm_atlas.reference.caches.reading import Reading
 from lvlm_atlas.reference.caches.store import Store
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Held, Sequence
 from lvlm_atlas.reference.flow.trace import Trace
-from lvlm_atlas.reference.ops.places import places_of
+from lvlm_atlas.reference.ops.places import places_of, take
 from lvlm_atlas.reference.refusal import Refusal
+
+Choose = Callable[[int, Store, int, Tensor, Sequence | None], Tensor | None]
+"""From a layer, its store, how many entries are settled, the queries of the new tokens (B, H, M, d) and these, if they
+are of a prompt, to the places (B, G, R) of the settled entries to read; None: all."""
 
 
 class Policy(Protocol):
@@ -64,6 +71,12 @@ class Cache:
     """The unsettled tokens: for each the one it follows, counted from the oldest; −1 is the last settled token."""
     trace: Trace = field(default_factory=Trace)
     """Where it is counted what happens to the cache."""
+    in_cache: InCache | None = None
+    """Where keys are held as they are before rotary: rotates them when they are read. None: they are held rotated."""
+    choose: Choose | None = None
+    """What says which settled entries a pass reads; None: it reads all."""
+    fetched_byte: int = 0
+    """Bytes fetched from the host so far."""
 
     def retain(self, index_K: Tensor) -> None:
         """Of the unsettled tokens keep those at these places, each the child of the one before, and settle."""
@@ -134,11 +147,40 @@ class Cache:
         store, held = self.stores[layer], self.held(layer)
 
         def rows(index: slice = slice(None)) -> Tensor:
-            key_BGSd, _ = store.read()
+            key_BGSd, value_BGSd = store.read()
+            if self.in_cache:
+                if self.choose:
+                    raise Refusal("attention of a step to entries that it did not read has no positions in the cache")
+                reading = Reading(key_BGSd, value_BGSd, key_BGSd.shape[2], lambda: held, held.real_BGS)
+                next_B1 = self.next_position[layer, :, None]
+                place_BGS, _ = self.in_cache.positions(layer, reading, index_K[:1], next_B1)
+                key_BGSd = self.in_cache.rotate(key_BGSd, place_BGS)
             probe = Probe(query_BHKd, key_BGSd, causal=True, on_read=self.trace.note_step_probe, real_BGS=held.real_BGS)
             return probe.rows(index, earlier=True)
 
         return policy(layer, held, len(index_K), rows, store.read)
+
+    def read(self, layer: int, query_BHMd: Tensor, sequence: Sequence | None = None) -> Reading:
+        """What new tokens with these queries attend to; `sequence` are these tokens, if they are of a prompt."""
+        store = self.stores[layer]
+        settled, real_BGR = store.length - len(self.parents), self.real(layer)
+        index_BGR = self.choose(layer, store, settled, query_BHMd, sequence) if self.choose else None
+        if index_BGR is None:
+            # A store may read less than it holds, of its own accord; what is unsettled stands last.
+            key, value = store.read()
+            return Reading(key, value, key.shape[2] - len(self.parents), lambda: self.held(layer), real_BGR)
+        if real_BGR is not None:
+            real_BGS = functional.pad(real_BGR, (0, settled - real_BGR.shape[2]), value=True)
+            real_BGR = take(real_BGS.expand(-1, index_BGR.shape[1], -1), index_BGR)
+        pair = store.read_at(index_BGR, settled)
+        return Reading(*pair, index_BGR.shape[2], lambda: self.held(layer).keep(index_BGR), real_BGR)
+
+    def count_fetched(self) -> None:
+        """Count what a pass over the new tokens has fetched from the host."""
+        fetched_byte = sum(store.fetched_byte for store in self.stores)
+        if fetched_byte > self.fetched_byte:
+            self.trace.note_fetch(fetched_byte - self.fetched_byte, sum(self.layer_byte()))
+            self.fetched_byte = fetched_byte
 
     def layer_byte(self) -> list[int]:
         """Bytes of the tensors of each layer; a tensor that an earlier layer holds counts there alone."""
@@ -152,6 +194,7 @@ class Cache:
 
     def count_prompt(self) -> None:
         """Count what the prompt has left in the cache."""
+        self.fetched_byte = sum(store.fetched_byte for store in self.stores)
         trace, device = self.trace, self.next_position.device
         trace.note_cache([self.held(layer) for layer in range(len(self.stores))], self.lengths)
         trace.kv_byte = self.layer_byte()

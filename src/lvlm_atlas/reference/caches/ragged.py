@@ -87,3 +87,8 @@ class RaggedStore(Store):
     def host_tensors(self) -> tuple[Tensor, ...]:
         """See `Store`."""
         return tuple(tensor for store in self.heads for tensor in store.host_tensors)
+
+    @property
+    def fetched_byte(self) -> int:
+        """See `Store`."""
+        return sum(store.fetched_byte for store in self.heads)

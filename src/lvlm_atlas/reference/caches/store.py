@@ -29,6 +29,10 @@ class Store(Protocol):
         be padding.
         """
 
+    def read_at(self, index_BGR: Tensor, settled: int) -> tuple[Tensor, Tensor]:
+        """Of the first `settled` entries those at these places, head by head, then all that are unsettled."""
+        return read_at(self.read(), index_BGR, settled)
+
     def retain(self, index_K: Tensor) -> None:
         """Of the unsettled entries keep those at these places (ascending), drop the others."""
 
@@ -53,6 +57,17 @@ class Store(Protocol):
     def host_tensors(self) -> tuple[Tensor, ...]:
         """Those of them that wait in the host's memory. Read on the CPU alone; on a GPU their device says it."""
         return ()
+
+    @property
+    def fetched_byte(self) -> int:
+        """Bytes that all reads so far have moved from the host's memory."""
+        return 0
+
+
+def read_at(held: tuple[Tensor, Tensor], index_BGR: Tensor, settled: int) -> tuple[Tensor, Tensor]:
+    """Of keys and values (B, G, S, d) the settled ones at these places, then all that are unsettled."""
+    key, value = (torch.cat([take(x[:, :, :settled], index_BGR), x[:, :, settled:]], dim=2) for x in held)
+    return key, value
 
 
 class PlainStore(Store):

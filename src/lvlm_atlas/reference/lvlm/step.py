@@ -30,17 +30,24 @@ def advance(model: LanguageModel, token_BM: Tensor, cache: Cache, parent_M: Tens
     cache.parents += range(old - 1, old + new - 1) if parent_M is None else parent_M.tolist()
     seen_MU = ancestors(torch.tensor(cache.parents))[1 + old :, 1:]
     depth_M = seen_MU.sum(1).to(device) - 1
+    depth_U = (ancestors(torch.tensor(cache.parents)).sum(1) - 2)[1:].to(device) if cache.in_cache else depth_M
     position_LBM = cache.next_position[..., None] + depth_M
     hidden_BMD = model.model.embed_tokens(token_BM.to(device))
     for index, (layer, store) in enumerate(zip(model.layers, cache.stores, strict=True)):
-        query, *new_entries = layer.project(hidden_BMD, position_LBM[index])
+        query, *new_entries = layer.project(hidden_BMD, None if cache.in_cache else position_LBM[index])
         store.append(*new_entries)
+        reading = cache.read(index, query)
+        cache.trace.note_read(index, reading.key_BGSd.shape[2], store.length)
+        key, value, settled = reading.key_BGSd, reading.value_BGSd, reading.settled
+        if cache.in_cache:
+            position_BU = cache.next_position[index, :, None] + depth_U
+            settled_BGR, new_BGU = cache.in_cache.positions(index, reading, depth_U, position_BU)
+            query = cache.in_cache.rotate(query, new_BGU[:, :, old:])
+            key = cache.in_cache.rotate(key, torch.cat([settled_BGR, new_BGU], dim=2))
         cache.note_query(index, query)
-        key, value = store.read()
-        cache.trace.note_read(index, key.shape[2], store.length)
-        settled = key.shape[2] - old - new
-        out_BHMd = attend(query, key, value, _mask(seen_MU, settled, cache.real(index), query.shape[1], device))
+        out_BHMd = attend(query, key, value, _mask(seen_MU, settled, reading.real_BGR, query.shape[1], device))
         hidden_BMD = layer.finish(hidden_BMD, out_BHMd)
+    cache.count_fetched()
     return model.logits(hidden_BMD)
 
 

@@ -57,10 +57,11 @@ def top_mask(score: Tensor, keep: Tensor | int, first: Tensor | None = None) -> 
         ValueError: a number lies outside that range.
     """
     tokens = score.shape[-1]
-    keep = torch.as_tensor(keep, device=score.device)
-    if bool(((keep < 0) | (keep > tokens)).any()):
-        raise ValueError(f"keep must be in 0..{tokens} (the scores of a row), got {keep.tolist()}")
-    enters = torch.arange(tokens, device=score.device) < keep[..., None]
+    legal = bool(((keep >= 0) & (keep <= tokens)).all()) if isinstance(keep, Tensor) else 0 <= keep <= tokens
+    if not legal:
+        got = keep.tolist() if isinstance(keep, Tensor) else keep
+        raise ValueError(f"keep must be in 0..{tokens} (the scores of a row), got {got}")
+    enters = torch.arange(tokens, device=score.device) < (keep[..., None] if isinstance(keep, Tensor) else keep)
     chosen = enters.expand_as(score)
     return torch.zeros_like(chosen).scatter(-1, ranking(score, first), chosen)
 

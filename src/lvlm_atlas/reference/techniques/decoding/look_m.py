@@ -56,9 +56,9 @@ def select(score_BGS: Tensor, vision_BGS: Tensor, heavy: int, recent: int, *, st
     keep_BGS = recent_and_best(score_BGS, recent, heavy, first=~vision_BGS)
     if not strict:
         keep_BGS = keep_BGS | ~vision_BGS
-    counts = keep_BGS.sum(dim=-1)
-    if bool((counts != counts.flatten()[0]).any()):
-        raise Refusal(f"heads must keep equally many entries, got {counts.tolist()}; use strict=True")
+        counts = keep_BGS.sum(dim=-1)
+        if bool((counts != counts.flatten()[0]).any()):
+            raise Refusal(f"heads must keep equally many entries, got {counts.tolist()}; use strict=True")
     return places_of(keep_BGS)
 
 
