@@ -125,6 +125,17 @@ class BoundsCache(Technique):
         return Bounded(at.entries.index_BGS.shape[2] + self.room)
 
 
+class UnevenHeads(Technique):
+    """Head g of a layer drops its first 6 g vision entries of the prompt."""
+
+    acts_at = ("cache-tokens",)
+
+    def compress_cache(self, at: Any) -> Any:
+        vision = at.entries.vision_BGS
+        head = torch.arange(vision.shape[1])[None, :, None]
+        return at.entries.keep_where(~vision | (vision.cumsum(-1) > 6 * head))
+
+
 class ReadsRecent(Technique):
     """Attention of a decoding step reads the most recent half of the cache, rounded up."""
 

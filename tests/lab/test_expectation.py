@@ -6,7 +6,6 @@ import importlib.util
 import random
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +40,10 @@ _spec.loader.exec_module(made_up)
 ATLAS = load(Path(__file__).resolve().parents[2]).atlas
 
 
-def four_frames(frame_share: float, _: float) -> Visual:
+def four_frames(frame_share: float, pixels: tuple[float, ...] | None) -> Visual:
+    """Four of 400 pixels, whatever number they are resized to."""
     frames = round(4 * frame_share)
-    return Visual((Patches(frames, 17, 16),), 16 * frames, 16 * frames, frames=frames)
+    return Visual((Patches(frames, 17, 16),), 16 * frames, 16 * frames, frames=frames, pixels=pixels or (400.0,))
 
 
 SIZES = Dimensions(
@@ -234,9 +234,9 @@ def test_every_quantity_of_the_taxonomy_is_predicted_and_shows_at_its_own_measur
 
 
 def test_pixels_are_a_share_and_a_number_of_them_is_held_against_a_frame() -> None:
-    sizes = replace(SIZES, pixels=400)
-    for how, share in (({"scale": 0.25}, 0.25), ({"set": 100}, 0.25), ({"cap": 900}, 1), ({"remove": 100}, 0.75)):
-        (bound,) = expected(sizes, [member(effect("pixels", **how))])["pixels"]
+    whole = ({"scale": 0.25}, 0.25), ({"set": 100}, 0.25), ({"cap": 900}, 1), ({"remove": 100}, 0.75)
+    for how, share in (*whole, ({"set": "A / 2 + 100"}, 0.75)):
+        (bound,) = expected(SIZES, [member(effect("pixels", **how))])["pixels"]
         assert bound == Interval(share, share)
 
 
@@ -417,7 +417,10 @@ def test_the_reference_lvlm_has_the_dimensions_of_its_record() -> None:
     for checker, planner in CASES:
         assert checker.symbols == planner.symbols
         for share in (1.0, 0.5, 0.05):
-            seen, asked = checker.visual(max(share, 1 / checker.visual(1, 1).frames), 1), planner.visual(share, 1)
+            seen, asked = (
+                checker.visual(max(share, 1 / checker.visual(1, None).frames), None),
+                planner.visual(share, None),
+            )
             assert (seen.llm_token, seen.frames, seen.patches) == (asked.llm_token, asked.frames, asked.patches)
 
 

@@ -140,13 +140,18 @@ def test_what_every_report_shows_has_a_row_where_it_is_as_it_was(measure: str, c
 
 def verified(name: str, *effects: dict[str, Any], acts_at: str, shapes: Any = SHAPES) -> Report:
     """What verification says of a made-up reference with these effects."""
-    raw = ATLAS.technique("fastv").model_dump(mode="json", by_alias=True, exclude_none=True)
-    changes = {"effects": effects, "acts_at": [acts_at], "trials": [{}], "parameters": {}, "neutral": None}
-    entry = {**raw, **changes, "overheads": [], "no_neutral": "It is made up.", "reference": f"made_up:{name}"}
-    technique = Technique.model_validate_json(json.dumps(entry))
     plans = tuple(Plan(settings=({},), shape=shape) for shape in shapes)
+    technique = entry(name, *effects, acts_at=acts_at)
     job = StackJob(items=(item(ATLAS.atlas, technique),), plans=plans, dtype="float32", device="cpu")
     return report(carry_out(job))
+
+
+def entry(name: str, *effects: dict[str, Any], acts_at: str) -> Technique:
+    """The entry of a made-up reference."""
+    raw = ATLAS.technique("fastv").model_dump(mode="json", by_alias=True, exclude_none=True)
+    changes = {"effects": effects, "acts_at": [acts_at], "trials": [{}], "parameters": {}, "neutral": None}
+    record = {**raw, **changes, "overheads": [], "no_neutral": "It is made up.", "reference": f"made_up:{name}"}
+    return Technique.model_validate_json(json.dumps(record))
 
 
 def wrong(found: Report) -> set[str]:
@@ -224,6 +229,11 @@ def test_what_a_technique_does_by_modality_and_layer_is_verified_in_bytes() -> N
 
 MADE_UP = {
     "BoundsCache": ("cache-bits", {"quantity": "kv.tokens", "limit": "N + 3"}, {"limit": "N + 4"}),
+    "UnevenHeads": (
+        "cache-tokens",
+        {"quantity": "kv.tokens", "of": "vision", "remove": "3 * (G - 1)", "per_head": True},
+        {"remove": "3 * G"},
+    ),
     "DropsText": ("llm-input", {"quantity": "text-tokens", "remove": 1}, {"remove": 2}),
     "SitsOut": (
         "llm-layer",
@@ -271,3 +281,32 @@ def test_a_wrong_declaration_of_it_fails_at_its_own_quantity(name: str) -> None:
     failed = wrong(verified(name, effect | error, acts_at=acts_at, shapes=SHAPES[:1]))
     follows = {"kv.bits"} if "limit" in effect else set()  # bytes at the end are predicted from the limit declared
     assert failed == {effect["quantity"]} | follows
+
+
+@pytest.mark.parametrize("residual_length", [16, 32, 64])
+def test_bytes_of_uneven_heads_in_codes_lie_between_bounds_that_the_mean_alone_leaves(residual_length: int) -> None:
+    uneven = entry("UnevenHeads", MADE_UP["UnevenHeads"][1], acts_at="cache-tokens")
+    items = tuple(item(ATLAS.atlas, each) for each in (uneven, ATLAS.technique("kivi")))
+    kivi = {"bits": 2, "group_size": 16, "residual_length": residual_length}
+    plans = tuple(Plan(settings=({}, kivi), shape=shape) for shape in SHAPES)
+    outcomes = carry_out(StackJob(items=items, plans=plans, dtype="float32", device="cpu")).outcomes
+    assert [outcome.crashed or outcome.refused for outcome in outcomes] == [None] * len(SHAPES)
+    rows = [row for outcome in outcomes for row in outcome.rows]
+    assert [row for row in rows if not row.holds] == []
+    byte = [row for row in rows if row.measure == "kv.bits: bytes"]
+    assert any(low < high for row in byte for low, high in row.declared)
+
+
+@pytest.mark.parametrize(("rows", "wrong_measures"), [(1, set()), (2, {"overhead: attention scores of steps"})])
+@pytest.mark.parametrize("drafting", [False, True])
+def test_attention_that_decoding_steps_form_again_is_counted(
+    rows: int, wrong_measures: set[str], *, drafting: bool
+) -> None:
+    h2o = ATLAS.technique("h2o")
+    prompt, step, *others = h2o.overheads
+    h2o = h2o.model_copy(update={"overheads": (prompt, step.model_copy(update={"attention_rows": rows}), *others)})
+    stack = [h2o, *([ATLAS.technique("speculative-sampling")] if drafting else [])]
+    items = tuple(item(ATLAS.atlas, each) for each in stack)
+    plans = tuple(Plan(settings=({},) * len(stack), shape=shape) for shape in SHAPES[:3])
+    outcomes = carry_out(StackJob(items=items, plans=plans, dtype="float32", device="cpu")).outcomes
+    assert {row.measure for outcome in outcomes for row in outcome.rows if not row.holds} == wrong_measures

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from lvlm_atlas.lab.checks import TOLERANCE, answers_differ
+from lvlm_atlas.lab.device import DeviceRun
 from lvlm_atlas.lab.expectation import Bounds, Interval, Member, Observed, dimensions_of, expected
-from lvlm_atlas.lab.verification import Item, Outcome, Part, Plan, Row, Shape, StackAnswer, StackJob
+from lvlm_atlas.lab.verification import Item, Outcome, Part, Plan, Row, Shape, StackAnswer, StackJob, counted
 from lvlm_atlas.reference.caches.cache import Cache
 from lvlm_atlas.reference.lvlm import LVLM, Refusal, Request, Result, Trace, random_request
 from lvlm_atlas.roofline.dimensions import Dimensions
@@ -21,8 +22,9 @@ from lvlm_atlas.schema.effect import Speculation
 
 def prepare(job: StackJob) -> None:
     """Make the models that jobs like this one share."""
-    for preset in dict.fromkeys(plan.shape.preset for plan in job.plans):
-        _model(preset, job.dtype, job.device)
+    for preset, on_device in dict.fromkeys((plan.shape.preset, plan.shape.on_device) for plan in job.plans):
+        if not on_device:
+            _model(preset, job.dtype, job.device)
 
 
 def reset() -> None:
@@ -51,11 +53,15 @@ def _outcomes(job: StackJob, plan: Plan) -> Iterator[Outcome]:
 
 
 def _outcome(job: StackJob, plan: Plan) -> Outcome:
-    lvlm = _model(plan.shape.preset, job.dtype, job.device)
     try:
         settings = zip(job.items, plan.settings, strict=True)
         stack = [pkgutil.resolve_name(str(item.technique.reference))(**setting) for item, setting in settings]
-        rounds = [*_rounds(lvlm, plan.shape, stack)]
+        if plan.shape.on_device:
+            lvlm, request, result, syncs = _run_on_device(plan.shape, stack)
+            rounds: list[tuple[Request, Result, Held]] = [(request, result, ())]
+        else:
+            lvlm, syncs = _model(plan.shape.preset, job.dtype, job.device), {}
+            rounds = [*_rounds(lvlm, plan.shape, stack)]
     except Refusal as error:
         return Outcome(plan=plan, refused=f"{type(error).__name__}: {error}")
     except Exception as error:  # noqa: BLE001 - whatever a reference raises is its result
@@ -65,7 +71,7 @@ def _outcome(job: StackJob, plan: Plan) -> Outcome:
     def rows(without: Part | None = None) -> Iterator[Row]:
         for number, (request, result, held) in enumerate(rounds):
             dimensions = dimensions_for(lvlm, request, held)
-            observed = observe(result.trace, dimensions)
+            observed = {**observe(result.trace, dimensions), **syncs}
             for row in compare(_expected(dimensions, job.items, plan, observed, without), observed, declared):
                 yield row.model_copy(update={"measure": f"{row.measure}: round {number + 1}"}) if number else row
 
@@ -82,6 +88,20 @@ def _outcome(job: StackJob, plan: Plan) -> Outcome:
 
 Held = tuple[tuple[float, float], ...]
 """Vision and text entries a head that each layer holds; empty: there are none."""
+
+
+def _run_on_device(shape: Shape, stack: list[Any]) -> tuple[LVLM, Request, Result, Observed]:
+    """A run as on a GPU, and how often its techniques made the host wait."""
+    lvlm = LVLM.random(shape.preset, dtype=torch.bfloat16)
+    request = _request(lvlm, shape)
+    with DeviceRun(stack) as run:
+        result = run.place(lvlm).run(request, stack)
+    rounds = result.trace.target_passes
+    waits = {
+        "overhead: host syncs": (len(run.waits_before),),
+        "overhead: host syncs a step": (len(run.waits_decoding) / rounds,) if rounds else (),
+    }
+    return lvlm, request, result, waits
 
 
 def _rounds(lvlm: LVLM, shape: Shape, stack: Sequence[Any]) -> Iterator[tuple[Request, Result, Held]]:
@@ -118,7 +138,7 @@ SHOWN = frozenset({
     "kv.bits", "output-tokens", "speculation",
 })  # fmt: skip
 """Quantities that have rows in every report. Others have them where something is declared of them, or is wrong."""
-IN_DETAIL = frozenset({"kv.tokens: most while decoding"})
+IN_DETAIL = frozenset({"kv.tokens: most while decoding", "overhead: attention scores of steps"})
 """Measures of a quantity that is shown which have rows only as those of the others do."""
 
 
@@ -148,6 +168,7 @@ def observe(trace: Trace, dimensions: Dimensions) -> Observed:
             (s - old) / all_ for s, old, all_ in zip(trace.score_entries, earlier, dense, strict=True)
         ),
         "overhead: attention scores": (trace.probe_entries,),
+        "overhead: attention scores of steps": (trace.step_probe_entries,),
         "kv.tokens": tuple(trace.kv_entries),
         **({"kv.tokens: vision": tuple(trace.kv_vision_entries)} if modality_known else {}),
         "kv.tokens: most while decoding": tuple(trace.kv_most_entries),
@@ -226,7 +247,7 @@ def _parts(items: tuple[Item, ...]) -> Iterator[Part]:
         for index in range(len(item.technique.effects)):
             yield Part(item=at, kind="effects", index=index)
         for index, overhead in enumerate(item.technique.overheads):
-            if overhead.attention_rows is not None:
+            if counted(overhead):
                 yield Part(item=at, kind="overheads", index=index)
 
 
@@ -234,7 +255,7 @@ def _same_answer(job: StackJob, lvlm: LVLM, plan: Plan, request: Request, result
     """Whether greedy speculation gives the target's own answer, where a technique alone declares that."""
     effects = [effect for item in job.items for effect in item.technique.effects]
     exact = any(isinstance(effect, Speculation) and effect.exact != "no" for effect in effects)
-    if not exact or len(job.items) > 1 or request.temperature:
+    if not exact or len(job.items) > 1 or request.temperature or plan.shape.on_device:
         return
     differ = answers_differ(result, _baseline(plan.shape, job.dtype, job.device), TOLERANCE[lvlm.dtype])
     same = float(differ is None)

@@ -37,7 +37,9 @@ def stills(config, frames: int = 3, **more) -> Request:
 
 def picture(blocks: int, rows: int, columns: int, time_T: torch.Tensor | None = None) -> VisionTokens:
     tokens = torch.zeros(blocks, rows * columns, 1)
-    return VisionTokens(blocks_of(tokens, grid_places(rows, columns)), (rows, columns), time_T)
+    return VisionTokens(
+        blocks_of(tokens, grid_places(rows, columns).expand(len(tokens), -1, -1)), (rows, columns), time_T
+    )
 
 
 def test_positions_of_text_an_image_and_a_video_by_hand() -> None:

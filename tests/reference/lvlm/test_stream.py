@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -176,14 +177,38 @@ def test_techniques_are_begun_once_and_told_of_each_round(lvlm: LVLM) -> None:
 
 def test_a_thousand_frames_take_no_more_than_the_cache_may_hold(device: str) -> None:
     lvlm = LVLM.random(device=device)
-    stream, frame = lvlm.stream([Window()]), frames(lvlm, 1)
-    held = []
-    for _ in range(1000):
-        stream.see(frame)
+    stream, clip = lvlm.stream([Window()]), frames(lvlm, 10)
+    held, alive = [], []
+    for number in range(100):
+        stream.see(clip)
         held.append(sum(stream.cache.layer_byte()))
-    assert max(held) == held[0]  # 64 tokens of one frame are more than the window
+        if number % 30 == 9:
+            alive.append(sum(type(each) is Tensor for each in gc.get_objects()))
+    assert max(held) == held[0]  # a clip alone is more than the window
+    assert len({*alive}) == 1  # nothing of what the encoder gave stays
     assert stream.trace.frames == 1000
     assert max(stream.trace.kv_entries) == 24
+
+
+def test_frames_of_which_nothing_is_left_leave_the_session_as_it_was(lvlm: LVLM) -> None:
+    class DropsSecondRound(Technique):
+        acts_at = ("adapter-output",)
+
+        def begin(self, run: Any) -> Any:
+            acting = DropsSecondRound()
+            acting.run = run  # type: ignore[attr-defined]
+            return acting
+
+        def adapter_output(self, at: Any) -> Any:
+            left = slice(0, 0) if self.run.round == 1 else slice(None)  # type: ignore[attr-defined]
+            return at.tokens.keep([torch.arange(block.length)[left] for block in at.tokens.blocks])
+
+    dropped, never = lvlm.stream([DropsSecondRound()]), lvlm.stream()
+    for stream, rounds in ((dropped, 2), (never, 1)):
+        for seed in range(rounds):
+            stream.see(frames(lvlm, 2, seed))
+    assert dropped.trace.frames == 4
+    assert torch.equal(dropped.ask(words(5), 3).logits_NC, never.ask(words(5), 3).logits_NC)
 
 
 def test_what_a_run_refuses_a_session_refuses_before_it_begins() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.ops.places import places_of, take, take_columns, uneven_places
+from lvlm_atlas.reference.refusal import Refusal
 
 
 @dataclass(frozen=True)
@@ -25,15 +26,47 @@ class Patches:
     """Keys of the last layer that ran, for the tokens here."""
     size_FN: Tensor | None = None
     """How many patches each token stands for; None means one each."""
-    place_FN2: Tensor | None = None
-    """Row and column of the patch that each token is, −1 where it is none, for those who know; None: unknown, unless
-    all patches are there."""
     grid: tuple[int, int] | None = None
     """Rows and columns of the patches where a merger joins neighbours, so that all must be there; else None."""
     proportional: bool = True
     """Whether a token that stands for s patches counts s times in attention: log s is added to its logits."""
     deepstack_FNLD: Tensor | None = None
     """DeepStack: for each token that the adapter gives, what is added after each of the first L LLM layers."""
+    place_FN2: Tensor | None = None
+    """Row and column of the patch that each token is, −1 where it is none, such as in the prefix; None where it is not
+    known. The frame is the batch."""
+    upcoming: Callable[[Patches, int | None], Probe] | None = None
+    """See `ahead`; None where no tower gave these patches."""
+
+    def keep(self, index_FK: Tensor) -> Patches:
+        """Only the tokens at these places, the prefix first; for models that offer `free-patches`."""
+        return replace(
+            self,
+            hidden_FND=take(self.hidden_FND, index_FK),
+            attention=self.attention and self.attention.then(lambda weight: take_columns(weight, index_FK)),
+            key_FHNd=None if self.key_FHNd is None else take(self.key_FHNd.transpose(1, 2), index_FK).transpose(1, 2),
+            size_FN=None if self.size_FN is None else take(self.size_FN, index_FK),
+            place_FN2=None if self.place_FN2 is None else take(self.place_FN2, index_FK),
+        )
+
+    def ahead(self, layer: int | None = None) -> Probe:
+        """The attention that an encoder layer which has not run yet, or never will, would have on these patches.
+
+        Its norm, projections, positions and windows are its own; in a layer with windows, a patch sees its own alone.
+        Layers before it run on the side, and so does the MLP of the layer that these patches are in the middle of.
+
+        Args:
+            layer: its index; None is the next one.
+
+        Raises:
+            Refusal: the encoder has no such layer, or an earlier technique made patches of which no layer is next.
+        """
+        if self.upcoming is None:
+            raise Refusal(
+                "an earlier technique left patches that no encoder layer can be projected from; put it behind the one "
+                "that looks ahead"
+            )
+        return self.upcoming(self, layer)
 
 
 Between = Callable[[int, int, Patches], Patches]
@@ -57,6 +90,8 @@ class Sequence:
     """False where a token is padding, which nothing attends to; None means nowhere."""
     origin_BN: Tensor | None = None
     """Position ids of the assembled prompt, dropped tokens and all; None means 0, 1, …"""
+    place_BN3: Tensor | None = None
+    """Frame, row and column of each vision token, −1 for text; None where they stand on no grid, see `on_grid`."""
     next_B: Tensor | None = None
     """Position id of the token that follows the prompt; None means one more than the last token's."""
     deepstack_BNLD: Tensor | None = None
@@ -85,6 +120,7 @@ class Sequence:
             attention=self.attention and self.attention.then(lambda weight: take_columns(weight, index_BK)),
             real_BN=None if self.real_BN is None else take(self.real_BN, index_BK),
             deepstack_BNLD=None if self.deepstack_BNLD is None else take(self.deepstack_BNLD, index_BK),
+            place_BN3=None if self.place_BN3 is None else take(self.place_BN3, index_BK),
             next_B=self.next_position,
         )
 
@@ -109,6 +145,22 @@ class Sequence:
     def vision_places(self) -> Tensor:
         """Places of the vision tokens (B, V), ascending."""
         return places_of(self.vision_BN)
+
+    def on_grid(self) -> Tensor:
+        """Frame, row and column (B, N, 3) of each vision token, −1 for text.
+
+        A frame is what the encoder takes on its own (of a video, perhaps a temporal patch), counted in the order of the
+        prompt; rows and columns count its vision tokens.
+
+        Raises:
+            Refusal: the vision tokens stand on no grid, for they were merged or an adapter made new ones.
+        """
+        if self.place_BN3 is None or bool((self.place_BN3[self.vision_BN] < 0).any()):
+            raise Refusal(
+                "the vision tokens stand on no grid of rows and columns: images are tiled, the class token is one of "
+                "them, or an earlier technique merged patches or replaced the adapter; leave it out"
+            )
+        return self.place_BN3
 
     def add_deepstack(self, layer: int) -> Sequence:
         """The output of LLM layer `layer` with the DeepStack features that belong after it, if any do."""

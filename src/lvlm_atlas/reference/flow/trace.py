@@ -103,6 +103,9 @@ class Trace:
     """Forward passes of the draft model after its prefill."""
     output_tokens: int = 0
     """Tokens generated."""
+    scoring: list[Trace] = field(default_factory=list)
+    """Traces of the passes that techniques had the target make on requests of their own, before the LLM; see
+    `lvlm_atlas.reference.lvlm.points.Run.score`. Nothing of them is in the counts above."""
 
     def note_probe(self, entries: int) -> None:
         """A technique read that many scores."""

@@ -81,11 +81,11 @@ class VisionTokens:
 
 
 def blocks_of(
-    token_TND: Tensor, place_N2: Tensor | None = None, deepstack_TNLD: Tensor | None = None
+    token_TND: Tensor, place_TN2: Tensor | None = None, deepstack_TNLD: Tensor | None = None
 ) -> tuple[Block, ...]:
-    """A block for each row of vision tokens (T, N, D), all with the same places in their grids."""
-    added = [None] * len(token_TND) if deepstack_TNLD is None else deepstack_TNLD.unbind()
-    return tuple(Block(token_ND, place_N2, each) for token_ND, each in zip(token_TND, added, strict=True))
+    """A block for each row of vision tokens (T, N, D), with their places in its grid."""
+    columns = ([None] * len(token_TND) if each is None else each.unbind() for each in (place_TN2, deepstack_TNLD))
+    return tuple(map(Block, token_TND, *columns))
 
 
 def joined(blocks: Iterable[Block]) -> tuple[Tensor, Tensor | None]:

@@ -6,7 +6,6 @@ dimension.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch.nn import functional
 from lvlm_atlas.reference.caches.cache import Cache
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Entries, Sequence
-from lvlm_atlas.reference.lvlm.decoder import Layer
+from lvlm_atlas.reference.lvlm.ahead import NextLayer
 from lvlm_atlas.reference.lvlm.points import Attention
 from lvlm_atlas.reference.ops.attention import Rotary, attend, causal_mask, mask_of_heads
 from lvlm_atlas.reference.ops.blocks import Blocks, block_sparse_attention
@@ -54,27 +53,18 @@ class _Behind:
     """False where a key is padding."""
 
 
-def attend_prompt(
-    layer: Layer,
-    place: tuple[int, int],
-    sequence: Sequence,
-    cache: Cache,
-    chooser: Any | None,
-    on_read: Callable[[int], None],
-) -> Attended:
+def attend_prompt(next_layer: NextLayer, layers: int, sequence: Sequence, chooser: Any | None) -> Attended:
     """Attention of the tokens of a prompt in a layer, behind what the cache holds.
 
     Args:
-        layer: the layer.
-        place: which one it is, and how many there are.
+        next_layer: the layer, and the cache that the tokens follow.
+        layers: how many there are.
         sequence: the tokens that enter it.
-        cache: holds what they follow, in all layers from this one on.
         chooser: what says where they attend to, if a technique does.
-        on_read: told how many scores techniques read.
     """
-    index, layers = place
-    cached = cache.stores[index].length if cache.stores[index:] else 0
-    query, key, value = layer.project(sequence.hidden_BND, None if cache.in_cache else sequence.position_BN)
+    index, cache, layer = next_layer.index, next_layer.cache, next_layer.layer
+    cached = next_layer.cached
+    query, key, value = next_layer.project(sequence)
     entries = _entries(key, value, sequence)
     if cached:
         behind = _behind_cached(index, query, entries, cache, sequence)
@@ -93,8 +83,7 @@ def attend_prompt(
     if isinstance(chosen, Window) and seen:
         own_N = torch.arange(1, sequence.length + 1).clamp(max=chosen.size)
         cached_scores = scores - query.shape[0] * query.shape[1] * int(own_N.sum())
-    real_BGS = behind.real_BGS if cached else None
-    probe = Probe(behind.query_BHNd, behind.key_BGSd, causal=True, on_read=on_read, real_BGS=real_BGS)
+    probe = Probe(behind.query_BHNd, behind.key_BGSd, causal=True, on_read=next_layer.on_read, real_BGS=behind.real_BGS)
     return Attended(out_BHNd, scores, cached_scores, entries, probe)
 
 

@@ -28,6 +28,11 @@ class VisionConfig:
         """Patches of an image: (image_size / patch_size)²."""
         return (self.image_size // self.patch_size) ** 2
 
+    @property
+    def factor(self) -> int:
+        """What the sides of a frame are multiples of: 1, since frames of any size are resized to the tower's."""
+        return 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:

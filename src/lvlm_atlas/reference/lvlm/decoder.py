@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lvlm_atlas.reference.lvlm.activation import ACTIVATIONS
 from lvlm_atlas.reference.lvlm.config import TextConfig
-from lvlm_atlas.reference.ops.attention import Rotary
+from lvlm_atlas.reference.ops.attention import Rotary, turn
 
 
 class RmsNorm(nn.Module):
@@ -47,14 +47,23 @@ class Attention(nn.Module):
 
     def project(self, x_BND: Tensor, position_BN: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, H, N, d), keys and values (B, G, N, d); without positions queries and keys are not rotated."""
-        q, k, v = (
-            proj(x_BND).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-            for proj in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        q, k = self.q_norm(q), self.k_norm(k)
-        if position_BN is not None:
-            q, k = self.rotary(q, position_BN), self.rotary(k, position_BN)
-        return q, k, v
+        return *self.query_key(x_BND, position_BN), self.value(x_BND)
+
+    def query_key(self, x_BND: Tensor, position_BN: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Queries (B, H, N, d) and keys (B, G, N, d), rotated if there are positions."""
+        q, k = self.q_norm(self._heads(self.q_proj(x_BND))), self.k_norm(self._heads(self.k_proj(x_BND)))
+        if position_BN is None:
+            return q, k
+        angle_BNd = self.rotary.angles(position_BN, self.head_dim, x_BND.device)
+        return turn(q, angle_BNd), turn(k, angle_BNd)
+
+    def value(self, x_BND: Tensor) -> Tensor:
+        """Values (B, G, N, d)."""
+        return self._heads(self.v_proj(x_BND))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(B, N, heads · d) → (B, heads, N, d)."""
+        return x.reshape(*x.shape[:2], -1, self.head_dim).transpose(1, 2)
 
 
 class Mlp(nn.Module):

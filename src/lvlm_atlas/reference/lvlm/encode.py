@@ -86,7 +86,8 @@ def encode(model: Encoding, clip: Clip, acts: Acts, trace: Trace) -> VisionToken
         patches = _on_grid(patches, technique.encoder_output(EncoderOutput(patches)), technique)
     hidden_TND, adapter, owner = dialect.features(patches), dialect.adapter, acts.owner("adapter")
     token_TND: Tensor = owner.adapt(Adapter(hidden_TND, patches, adapter)) if owner else adapter(hidden_TND)
-    tokens = dialect.vision_tokens(token_TND, patches, clip)
+    # An adapter of another kind need not make its tokens of single patches, in their order.
+    tokens = dialect.vision_tokens(token_TND, replace(patches, place_FN2=None) if owner else patches, clip)
     for technique in acts.at("adapter-output"):
         tokens = technique.adapter_output(AdapterOutput(tokens))
     return tokens

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from lvlm_atlas.reference.flow.request import Request
 from lvlm_atlas.reference.flow.states import Between, Patches
 from lvlm_atlas.reference.flow.trace import Trace
-from lvlm_atlas.reference.flow.vision_tokens import Block, VisionTokens, blocks_of, grid_places, joined
+from lvlm_atlas.reference.flow.vision_tokens import Block, VisionTokens, blocks_of, joined
 from lvlm_atlas.reference.lvlm.activation import ACTIVATIONS
 from lvlm_atlas.reference.lvlm.config import LVLMConfig
-from lvlm_atlas.reference.lvlm.prompt import Clip, Prompt, expand, places_in_text
+from lvlm_atlas.reference.lvlm.prompt import Clip, Prompt, expand, places, places_in_text
 from lvlm_atlas.reference.lvlm.tiles import Tiling, image_of, resized, some_patches, tiling_of, unpadded, views_of
 from lvlm_atlas.reference.lvlm.vision import VisionTower
 
@@ -107,12 +107,13 @@ class Llava(nn.Module):
         """See `Dialect`: positions do not depend on the patches, so any number will do."""
         side = math.isqrt(self.config.vision.patches)
         place_TN2 = patches.place_FN2
+        if place_TN2 is not None and self.config.vision_feature_select_strategy != "full":
+            place_TN2 = place_TN2[:, patches.prefix :]
         if place_TN2 is not None and place_TN2.shape[1] != token_TND.shape[1]:
             place_TN2 = None  # known of other tokens than these
-        whole = token_TND.shape[1] == side**2 and place_TN2 is None
+        whole = token_TND.shape[1] == side**2
         if not clip.tilings:
-            place_N2 = grid_places(side, side, token_TND.device) if whole else None
-            return VisionTokens(blocks_of(token_TND, place_N2), (side, side) if whole else None)
+            return VisionTokens(blocks_of(token_TND, place_TN2), (side, side) if whole else None)
         blocks, first = [], 0
         for tiling in clip.tilings:
             view_VND = token_TND[first : first + tiling.views]
@@ -136,7 +137,8 @@ class Llava(nn.Module):
         is_vision_BN = ids_BN == self.config.image_token_id
         position_BN = places_in_text(ids_BN, real_BN)
         spans = tuple(length for each in tokens for length in each.lengths)
-        return Prompt(ids_BN, is_vision_BN, vision_VD, position_BN, real_BN, spans)
+        place_V3 = places(block for each in tokens for block in each.blocks)
+        return Prompt(ids_BN, is_vision_BN, vision_VD, position_BN, real_BN, spans, place_V3=place_V3)
 
     def _tiling(self, height: int, width: int) -> Tiling:
         return tiling_of(height, width, self.config.vision.image_size, self.config.image_grid_pinpoints)

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from lvlm_atlas.reference.flow.vision_tokens import VisionTokens
 
@@ -69,10 +68,9 @@ def inside(picture: VisionTokens) -> Tensor:
     Raises:
         ValueError: a token's place in the grid is unknown.
     """
-    times = [0] * len(picture.blocks) if picture.time_T is None else picture.time_T.long().tolist()
-    parts = []
-    for block, time in zip(picture.blocks, times, strict=True):
-        if block.place_N2 is None:
-            raise ValueError("positions need row and column of each vision token; give `place_N2` of each `Block`")
-        parts.append(functional.pad(block.place_N2.cpu(), (1, 0), value=time))
-    return torch.cat(parts)
+    places = [block.place_N2 for block in picture.blocks if block.place_N2 is not None]
+    if len(places) < len(picture.blocks):
+        raise ValueError("positions need row and column of each vision token; give `place_N2` of each `Block`")
+    time_T = torch.zeros(len(places), dtype=torch.long) if picture.time_T is None else picture.time_T.cpu().long()
+    time_N1 = time_T.repeat_interleave(torch.tensor(picture.lengths))[:, None]
+    return torch.cat([time_N1, torch.cat(places).cpu()], dim=1)

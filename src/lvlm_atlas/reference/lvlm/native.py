@@ -19,7 +19,7 @@ from lvlm_atlas.reference.flow.vision_tokens import VisionTokens, blocks_of, gri
 from lvlm_atlas.reference.lvlm.config import NativeLVLMConfig
 from lvlm_atlas.reference.lvlm.mrope import in_order, positions
 from lvlm_atlas.reference.lvlm.native_vision import NativeTower
-from lvlm_atlas.reference.lvlm.prompt import Clip, Prompt, expand, places_error
+from lvlm_atlas.reference.lvlm.prompt import Clip, Prompt, expand, places, places_error
 from lvlm_atlas.reference.lvlm.resolution import smart_resize
 from lvlm_atlas.reference.lvlm.tiles import resized
 from lvlm_atlas.reference.lvlm.windows import to_frames
@@ -86,8 +86,8 @@ class NativeVL(nn.Module, ABC):
                 f"the adapter gives {token_TND.shape[1]} vision tokens where the positions of this model need "
                 f"{grid[0]} × {grid[1]}; an adapter that changes their number needs `free-patches` and must declare it"
             )
-        place_N2 = grid_places(*grid, token_TND.device)
-        return VisionTokens(blocks_of(token_TND, place_N2, patches.deepstack_FNLD), grid, clip.time_T)
+        place_TN2 = grid_places(*grid, token_TND.device).expand(len(token_TND), -1, -1)
+        return VisionTokens(blocks_of(token_TND, place_TN2, patches.deepstack_FNLD), grid, clip.time_T)
 
     def expand(self, request: Request, tokens: Seq[VisionTokens]) -> Tensor:
         """See `Dialect`: the first frame of a temporal patch stands for it."""
@@ -101,9 +101,9 @@ class NativeVL(nn.Module, ABC):
         """See `Dialect`: text counts on all axes alike, and goes on behind the longer side of a picture."""
         image, video = self.config.image_token_id, self.config.video_token_id
         is_vision_BN = (ids_BN == image) | (ids_BN == video)
-        places, given = int(is_vision_BN.sum()), sum(length for each in tokens for length in each.lengths)
-        if places != given:
-            raise places_error(places, given)
+        marked, given = int(is_vision_BN.sum()), sum(length for each in tokens for length in each.lengths)
+        if marked != given:
+            raise places_error(marked, given)
         waiting = {
             image: iter([still for each in tokens if each.time_T is None for still in each.stills()]),
             video: iter([part for each in tokens if each.time_T is not None for part in self.parts(each)]),
@@ -116,9 +116,12 @@ class NativeVL(nn.Module, ABC):
             pieces = list(in_order(ids_N[real_N], waiting))
             met += [piece for piece in pieces if isinstance(piece, VisionTokens)]
             position_BN3[row, real_N], next_B[row] = positions(pieces)
-        vision_VD, deepstack_VLD = joined(block for piece in met for block in piece.blocks)
+        blocks = [block for piece in met for block in piece.blocks]
+        vision_VD, deepstack_VLD = joined(blocks)
         spans = tuple(length for piece in met for length in piece.lengths)
-        return Prompt(ids_BN, is_vision_BN, vision_VD, position_BN3, real_BN, spans, deepstack_VLD, next_B)
+        return Prompt(
+            ids_BN, is_vision_BN, vision_VD, position_BN3, real_BN, spans, deepstack_VLD, next_B, places(blocks)
+        )
 
     def _resized(self, frames_F3HW: Tensor) -> Tensor:
         height, width = frames_F3HW.shape[-2:]

@@ -52,7 +52,10 @@ class Pixels:
 
 @dataclass(frozen=True)
 class EncoderLayer:
-    """At `encoder-layer`, between attention and MLP. Returns the patches for this MLP and all that follows."""
+    """At `encoder-layer`, between attention and MLP. Returns the patches for this MLP and all that follows.
+
+    `patches.ahead()` is the attention of a later layer: of one that is about to run, once this MLP has.
+    """
 
     layer: int
     layers: int
@@ -62,7 +65,10 @@ class EncoderLayer:
 
 @dataclass(frozen=True)
 class EncoderOutput:
-    """At `encoder-output`, between encoder and adapter. Returns the patches for the adapter."""
+    """At `encoder-output`, between encoder and adapter. Returns the patches for the adapter.
+
+    `patches.ahead()` is the attention of a layer that the model leaves out, LLaVA's last one.
+    """
 
     patches: Patches
 
@@ -120,6 +126,21 @@ class LlmLayer:
     """Its `attention` is that of the layer before; None before layer 0."""
     cached: int = 0
     """Entries a head that the layer holds already, of what was read before these tokens."""
+    look: Callable[[Sequence], Probe] | None = None
+    """See `ahead`."""
+
+    def ahead(self, sequence: Sequence | None = None) -> Probe:
+        """The attention that the layer about to run would have on the tokens here.
+
+        It projects every token to queries and keys: 2 · N · D · (H + G) · d FLOPs, which are an overhead to declare,
+        though the layer itself takes them over if its tokens are the very same.
+
+        Args:
+            sequence: other tokens than those of this context, such as the kept ones.
+        """
+        if self.look is None:
+            raise ValueError("this context was made without a layer to look ahead to; give it one as `look`")
+        return self.look(self.sequence if sequence is None else sequence)
 
 
 @dataclass(frozen=True)
@@ -334,6 +355,22 @@ class Run:
     acts: Acts = field(default_factory=Acts, repr=False)
     round: int = 0
     """Which round of a session is read, from 0."""
+
+    def score(self, request: Request, techniques: Seq[Technique] = ()) -> Prefill:
+        """What the target's prefill makes of a request of its own, such as one frame and a question about it.
+
+        For techniques that ask the model itself which frames or tokens matter. `logits_C` of what is returned are those
+        of the next token, `outputs` the last hidden states, and `Target.step` goes on from its `cache`. Its trace is
+        added to `trace.scoring`; encoder and prefill of it are overheads to declare.
+
+        Raises:
+            StackError: the techniques cannot run together.
+            Refusal: one declines this model or request.
+            ValueError: the request's prompt does not fit its frames or the model.
+        """
+        run: Run = self.target.begin(request, techniques)
+        self.trace.scoring.append(run.trace)
+        return self.target.prefill(self.target.prepare(run), run)
 
     @property
     def question_ND(self) -> Tensor:  # noqa: N802 - names carry shapes

@@ -11,6 +11,7 @@ from lvlm_atlas.reference.caches.in_cache import InCache
 from lvlm_atlas.reference.caches.prefilled import Prefill
 from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.flow.trace import Trace
+from lvlm_atlas.reference.lvlm.ahead import NextLayer
 from lvlm_atlas.reference.lvlm.attending import attend_prompt
 from lvlm_atlas.reference.lvlm.decoder import LanguageModel
 from lvlm_atlas.reference.lvlm.filling import Filling
@@ -45,11 +46,12 @@ def prefill(model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace, ca
         cached = cache.stores[index].length if cache.stores[index:] else 0
         if index and len(follows):  # what is held may have been renumbered between the two layers
             sequence = sequence.behind(0, follows[index] - follows[index - 1])
+        next_layer = NextLayer(layer, index, cache, trace.note_probe)
         for technique in before_layer:
-            sequence = technique.llm_layer(LlmLayer(index, layers, sequence, cached))
+            sequence = technique.llm_layer(LlmLayer(index, layers, sequence, cached, next_layer.probe))
         trace.note_tokens(index, sequence)
         next_positions.append(sequence.next_position)
-        attended = attend_prompt(layer, (index, layers), sequence, cache, chooser, trace.note_probe)
+        attended = attend_prompt(next_layer, layers, sequence, chooser)
         trace.score_entries[index] += attended.scores
         trace.cached_score_entries[index] += attended.cached_scores
         entries, probe = attended.entries, attended.probe

@@ -6,6 +6,7 @@ V vision tokens of all rows, A axes of a position, D width.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lvlm_atlas.reference.flow.states import Sequence
+from lvlm_atlas.reference.flow.vision_tokens import Block
 from lvlm_atlas.reference.lvlm.tiles import Tiling
 
 
@@ -47,11 +49,21 @@ class Prompt:
     """DeepStack features of the vision tokens, as in `Sequence`."""
     next_B: Tensor | None = None
     """As in `Sequence`: what follows a picture counts on from behind its longer side, not from its last token."""
+    place_V3: Tensor | None = None
+    """Frame, row and column of the vision tokens; None where they stand on no grid."""
 
     @property
     def spans(self) -> tuple[Tensor, ...]:
         """Places of each block's vision tokens in the prompt of a batch of one, ascending."""
         return torch.split(self.vision_BN[0].nonzero()[:, 0], list(self.span_lengths))
+
+    @property
+    def place_BN3(self) -> Tensor | None:  # noqa: N802 - names carry shapes
+        """See `Sequence`; what `index_BN` or `index_BGS` point into."""
+        if self.place_V3 is None:
+            return None
+        text_BN3 = self.place_V3.new_full((*self.vision_BN.shape, 3), -1)
+        return text_BN3.index_put((self.vision_BN.to(text_BN3.device),), self.place_V3)
 
     def embed(self, embed_tokens: nn.Embedding) -> Sequence:
         """What the decoder reads.
@@ -78,7 +90,18 @@ class Prompt:
         return Sequence(
             hidden_BND, position_BN, vision_BN, place_BN, real_BN=real_BN, origin_BN=position_BN,
             deepstack_BNLD=deepstack_BNLD, next_B=None if self.next_B is None else self.next_B.to(device),
+            place_BN3=None if (at := self.place_BN3) is None else at.to(device),
         )  # fmt: skip
+
+
+def places(blocks: Iterable[Block]) -> Tensor | None:
+    """Block, row and column (V, 3) of the vision tokens of blocks; None if some are not known to stand on a grid."""
+    parts = [torch.empty(0, 3, dtype=torch.long)]
+    for number, block in enumerate(blocks):
+        if block.place_N2 is None:
+            return None
+        parts.append(torch.nn.functional.pad(block.place_N2, (1, 0), value=number))
+    return torch.cat(parts[1:] or parts)
 
 
 def places_error(places: int, tokens: int) -> ValueError:

@@ -119,7 +119,9 @@ class Stream:
         """
         token = self._image_token_id if image_token_id is None else image_token_id
         prompt_N = torch.full((len(frames),), token) if prompt_N is None else prompt_N
-        self._read(self._request(frames, prompt_N, token, second_F, 1))
+        run, inputs = self._prepare(self._request(frames, prompt_N, token, second_F, 1))
+        if inputs.length:  # a technique may have dropped all
+            self._prefill(run, inputs)
         return self._close()
 
     @torch.inference_mode()
@@ -153,8 +155,8 @@ class Stream:
         token = self._image_token_id if image_token_id is None else image_token_id
         before = None if keep or self._run is None else self._copy(self._run)
         first = self._run is None
-        run, prefill = self._read(self._request(frames, prompt_N, token, second_F, max_new_tokens))
-        result = answer(run, prefill)
+        run, inputs = self._prepare(self._request(frames, prompt_N, token, second_F, max_new_tokens))
+        result = answer(run, self._prefill(run, inputs))
         if keep:
             self._read_last(result)
         elif first:
@@ -178,18 +180,21 @@ class Stream:
             tokenize=self._tokenize,
         )  # fmt: skip
 
-    def _read(self, request: Request) -> tuple[Run, Prefill]:
-        """Prefill a round behind those before."""
+    def _prepare(self, request: Request) -> tuple[Run, Sequence]:
+        """The run at a new round, and what the round reads."""
         started = self._model.begin(request, self._techniques if self._run is None else ())
         run = self._run = self._run or started
         run.request, run.prompt, run.trace, run.round = request, None, started.trace, len(self.rounds)
-        inputs, cache = self._model.prepare(run), self._cache
-        if cache is not None:
-            cache.trace = run.trace
-            inputs = cache.behind(inputs)
-        prefill = self._model.prefill(inputs, run, cache)
+        return run, self._model.prepare(run)
+
+    def _prefill(self, run: Run, inputs: Sequence) -> Prefill:
+        """Read a round behind those before."""
+        if self._cache is not None:
+            self._cache.trace = run.trace
+            inputs = self._cache.behind(inputs)
+        prefill = self._model.prefill(inputs, run, self._cache)
         self._cache = prefill.cache
-        return run, prefill
+        return prefill
 
     def _read_last(self, result: Result) -> None:
         """Add the last token of an answer to the cache: nothing has followed it yet."""

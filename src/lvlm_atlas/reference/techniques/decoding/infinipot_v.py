@@ -58,10 +58,11 @@ def temporal_redundancy(key_BGSd: Tensor, recent: int, tokens: int) -> Tensor:
         recent: R, at least 1.
         tokens: T.
     """
-    frame_BGFTd = unit(key_BGSd).unflatten(2, (-1, tokens))
+    frame_BGFTd = unit(key_BGSd).reshape(*key_BGSd.shape[:2], -1, tokens, key_BGSd.shape[3])
     earlier, last = frame_BGFTd[:, :, :-recent], frame_BGFTd[:, :, -recent:]
     # The mean of cosines is the cosine with the mean of unit vectors.
-    return (earlier * last.mean(dim=2, keepdim=True)).sum(-1).flatten(2)
+    out: Tensor = (earlier * last.mean(dim=2, keepdim=True)).sum(-1).flatten(2)
+    return out
 
 
 def pooled(norm_BGS: Tensor, tokens: int, rows: int, layer: int, layers: int) -> Tensor:
@@ -83,7 +84,7 @@ def pooled(norm_BGS: Tensor, tokens: int, rows: int, layer: int, layers: int) ->
     side, average = pool
     if average is functional.avg_pool1d:
         return average(norm_BGS, side, 1, side // 2)
-    grid_BGFHW = norm_BGS.unflatten(2, (-1, rows, tokens // rows))
+    grid_BGFHW = norm_BGS.reshape(*norm_BGS.shape[:2], -1, rows, tokens // rows)
     side = min(side, *grid_BGFHW.shape[2:])
     side -= 1 - side % 2
     if side < 2:

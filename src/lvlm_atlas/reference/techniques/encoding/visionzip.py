@@ -61,7 +61,8 @@ def contextual_tokens(hidden_BRD: Tensor, metric_BRd: Tensor, contextual: int) -
     tokens, device = hidden_BRD.shape[1], hidden_BRD.device
     step = max(1, tokens // contextual)
     target_C = torch.arange(0, tokens, step, device=device)[:contextual]
-    other_O = torch.ones(tokens, dtype=torch.bool, device=device).index_fill(0, target_C, value=False).nonzero()[:, 0]
+    is_target_R = torch.zeros(tokens, dtype=torch.bool, device=device).index_fill(0, target_C, value=True)
+    other_O = is_target_R.byte().argsort(stable=True)[: tokens - len(target_C)]  # in order; nobody counts on the host
     unit_BRd = unit(metric_BRd)
     nearest_BO = (unit_BRd[:, other_O] @ unit_BRd[:, target_C].mT).argmax(dim=2)
     member_BOC = functional.one_hot(nearest_BO, contextual).to(hidden_BRD.dtype)
