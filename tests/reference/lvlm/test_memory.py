@@ -66,14 +66,15 @@ def test_the_prompts_entries_have_one_holder_once_decoding_begins(device: str) -
         acts_at = ("decode-loop",)
 
         def begin_decoding(self, at: Any) -> Any:
-            from lvlm_atlas.reference.drafting.rounds import PlainDrafter
+            from lvlm_atlas.reference.drafting.acceptance import RejectionSampling
+            from lvlm_atlas.reference.drafting.rounds import PlainDrafter, Speculation
 
             class Counting(PlainDrafter):
                 def propose(self, tokens: Any) -> Any:
                     seen.append(len(at.prefill.cache.prompt))
                     return super().propose(tokens)
 
-            return Counting(at.run.target.vocab_size)
+            return Speculation(Counting(at.run.target.vocab_size), RejectionSampling())
 
     lvlm.run(random_request(lvlm.config, max_new_tokens=3), [Look()])
     assert seen == [0, 0]

@@ -27,8 +27,16 @@ class Cache:
     """False where the prompt has padding; None means nowhere."""
     parents: list[int] = field(default_factory=list)
     """The unsettled tokens: for each the one it follows, counted from the oldest; −1 is the last settled token."""
+    begun: tuple[Tensor, ...] = ()
+    """Of the last unsettled tokens what entered each of the first layers (B, M, D), and what left the last that they
+    have run through; empty where all have run through all layers."""
     trace: Trace = field(default_factory=Trace)
     """Where it is counted what happens to the cache."""
+
+    @property
+    def waiting(self) -> int:
+        """Unsettled tokens that have not run through all layers."""
+        return self.begun[0].shape[1] if self.begun else 0
 
     def retain(self, index_K: Tensor) -> None:
         """Of the unsettled tokens keep those at these places, each the child of the one before, and settle."""

@@ -30,7 +30,7 @@ from lvlm_atlas.reference.lvlm.prompt import real_tokens
 from lvlm_atlas.reference.lvlm.qwen import QwenVL
 from lvlm_atlas.reference.lvlm.qwen3 import Qwen3VL
 from lvlm_atlas.reference.lvlm.stack import Stack
-from lvlm_atlas.reference.lvlm.step import advance
+from lvlm_atlas.reference.lvlm.step import advance, hidden_states
 from lvlm_atlas.reference.lvlm.weights import fill
 
 __all__ = ["LVLM", "Prefill"]
@@ -212,6 +212,24 @@ class LVLM(nn.Module):
     def advance(self, token_BM: Tensor, cache: Cache, parent_M: Tensor | None = None) -> Tensor:
         """Logits (B, M, C) after each of M new tokens; see `lvlm_atlas.reference.lvlm.step.advance`."""
         return advance(self.language_model, token_BM, cache, parent_M)
+
+    def hidden_states(
+        self, token_M: Tensor, cache: Cache, parent_M: Tensor | None = None, until: int | None = None
+    ) -> tuple[Tensor, ...]:
+        """`hidden_states` of `lvlm_atlas.reference.lvlm.step` for a batch of one: (M,) → (M, D) a layer."""
+        states = hidden_states(self.language_model, token_M[None], cache, parent_M, until)
+        return tuple(state_1MD[0] for state_1MD in states)
+
+    def logits(self, hidden_MD: Tensor) -> Tensor:
+        """Logits (M, C), float32, of hidden states that left the last layer."""
+        return self.language_model.logits(hidden_MD)
+
+    @torch.inference_mode()
+    def observe(self, request: Request) -> Prefill:
+        """Read a request without techniques; every layer's attention is retained."""
+        run = self.begin(request)
+        run.acts = Acts(retain_attention=True)
+        return self.prefill(self.prepare(run), run)
 
     def embed(self, token_N: Tensor) -> Tensor:
         """Embeddings (N, D) of text tokens."""

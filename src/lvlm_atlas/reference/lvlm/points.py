@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lvlm_atlas.reference.caches.prefilled import Prefill
 from lvlm_atlas.reference.caches.store import Store
-from lvlm_atlas.reference.drafting.rounds import Drafter
+from lvlm_atlas.reference.drafting.rounds import Speculation
 from lvlm_atlas.reference.drafting.target import Target
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.request import Request
@@ -129,7 +129,7 @@ class CacheBits:
 
 @dataclass(frozen=True)
 class DecodeLoop:
-    """At `decode-loop`, after prefill. Returns a drafter, its own prefill done."""
+    """At `decode-loop`, after prefill. Returns a drafter, its own prefill done, and the rule of acceptance."""
 
     run: Run
     prefill: Prefill
@@ -171,7 +171,7 @@ POINTS: Mapping[str, Point] = {
     "attention": Point("choose_blocks", Attention, Blocks | None, exclusive=True, withholds=("attention-map",)),
     "cache-tokens": Point("compress_cache", CacheTokens, Entries),
     "cache-bits": Point("new_store", CacheBits, Store, exclusive=True),
-    "decode-loop": Point("begin_decoding", DecodeLoop, Drafter, exclusive=True),
+    "decode-loop": Point("begin_decoding", DecodeLoop, Speculation, exclusive=True),
     "stop": Point("stop", Stop, bool),
 }
 """Extension points by the taxonomy's position id, in pipeline order. Tools read this table from the source."""

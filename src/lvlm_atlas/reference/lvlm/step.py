@@ -1,6 +1,6 @@
 """A step of decoding: new tokens, perhaps a tree of them, through the decoder and into the cache.
 
-B batch, M new tokens, U unsettled tokens, S cached entries, C vocabulary.
+B batch, M new tokens, U unsettled tokens, S cached entries, C vocabulary, D width.
 """
 
 from __future__ import annotations
@@ -25,22 +25,60 @@ def advance(model: LanguageModel, token_BM: Tensor, cache: Cache, parent_M: Tens
         parent_M: the unsettled token that each one follows, counted from the oldest; −1 is the last
             settled token. Absent means that each follows the one before.
     """
+    return model.logits(hidden_states(model, token_BM, cache, parent_M)[-1])
+
+
+def hidden_states(
+    model: LanguageModel, token_BM: Tensor, cache: Cache, parent_M: Tensor | None = None, until: int | None = None
+) -> tuple[Tensor, ...]:
+    """What enters each layer (B, M, D), then what leaves the last, before the norm; entries as in `advance`.
+
+    Args:
+        model: the decoder.
+        token_BM: as in `advance`.
+        cache: as there. Tokens that wait in it after their first layers join the new ones where they stopped, and are
+            run on: M counts them, and they come first.
+        parent_M: as in `advance`.
+        until: run only so many first layers and let the tokens wait in the cache; None runs all.
+
+    Raises:
+        ValueError: tokens already wait after another number of layers.
+    """
     device = model.lm_head.weight.device
-    old, new = len(cache.parents), token_BM.shape[1]
+    new, waiting, stopped = token_BM.shape[1], cache.waiting, len(cache.begun) - 1
+    if until is not None and waiting and stopped != until:
+        raise ValueError(f"tokens wait after {stopped} layers, so no others can stop after {until}; run them on first")
+    old = len(cache.parents)
     cache.parents += range(old - 1, old + new - 1) if parent_M is None else parent_M.tolist()
-    seen_MU = ancestors(torch.tensor(cache.parents))[1 + old :, 1:]
-    depth_M = seen_MU.sum(1).to(device) - 1
-    position_BM = cache.next_position[:, None] + depth_M
-    hidden_BMD = model.model.embed_tokens(token_BM.to(device))
+    seen_UU = ancestors(torch.tensor(cache.parents))[1:, 1:]
+    position_BU = cache.next_position[:, None] + seen_UU.sum(1).to(device) - 1
+    first = old
+    """The first unsettled token that runs here."""
+    states = [model.model.embed_tokens(token_BM.to(device))]
     for index, (layer, store) in enumerate(zip(model.layers, cache.stores, strict=True)):
-        query, *new_entries = layer.project(hidden_BMD, position_BM)
+        if index == until:
+            break
+        if waiting and index == stopped:
+            first = old - waiting
+            states = [torch.cat(pair, dim=1) for pair in zip(cache.begun, states, strict=True)]
+        query, *new_entries = layer.project(states[-1], position_BU[:, first:])
         store.append(*new_entries)
         key, value = store.read()
-        cache.trace.note_read(index, key.shape[2], store.length)
-        settled = key.shape[2] - old - new
-        out_BHMd = attend(query, key, value, _mask(seen_MU, settled, cache.real_BN, device))
-        hidden_BMD = layer.finish(hidden_BMD, out_BHMd)
-    return model.logits(hidden_BMD)
+        if until is None:
+            cache.trace.note_read(index, key.shape[2], store.length)
+        settled = key.shape[2] - len(cache.parents)
+        out_BHMd = attend(query, key, value, _mask(seen_UU[first:], settled, cache.real_BN, device))
+        states.append(layer.finish(states[-1], out_BHMd))
+    if until is None:
+        cache.begun = ()
+    else:
+        cache.trace.draft_layer_runs += until
+        cache.begun = tuple(map(_after, cache.begun, states)) if waiting else tuple(states)
+    return tuple(states)
+
+
+def _after(waiting_BMD: Tensor, new_BMD: Tensor) -> Tensor:
+    return torch.cat([waiting_BMD, new_BMD], dim=1)
 
 
 def _mask(seen_MU: Tensor, settled: int, real_BN: Tensor | None, device: torch.device) -> Tensor | None:

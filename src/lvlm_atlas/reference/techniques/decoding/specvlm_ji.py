@@ -24,7 +24,9 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.caches.prefilled import Prefill
+from lvlm_atlas.reference.drafting.acceptance import GreedyMatch
 from lvlm_atlas.reference.drafting.draft import Draft, draft_prompt
+from lvlm_atlas.reference.drafting.rounds import Speculation
 from lvlm_atlas.reference.drafting.target import Target
 from lvlm_atlas.reference.drafting.tree import Shape, TreeDrafter
 from lvlm_atlas.reference.lvlm.points import DecodeLoop, Technique
@@ -122,7 +124,7 @@ class SpecVlmJi(Technique):
         if not 0 <= self.mass <= 1:
             raise ValueError(f"mass must be in [0, 1], got {self.mass}")
 
-    def begin_decoding(self, at: DecodeLoop) -> TreeDrafter:
+    def begin_decoding(self, at: DecodeLoop) -> Speculation:
         """The drafter of this request, its draft prefilled with the pruned prompt.
 
         Raises:
@@ -139,7 +141,8 @@ class SpecVlmJi(Technique):
         rank_BK = two_stage_select(self.score(prefill), int(vision * (1 - self.drop_rate)), self.mass)
         # Contiguous positions: the draft's text stands closer to its vision tokens than the target's.
         pruned = prompt.keep_vision(rank_BK.to(model.device)).renumber()
-        return TreeDrafter(Draft(model, pruned, run.trace), TREE if self.tree else CHAIN)
+        drafter = TreeDrafter(Draft(model, pruned, run.trace), TREE if self.tree else CHAIN)
+        return Speculation(drafter, GreedyMatch())
 
     def score(self, prefill: Prefill) -> Tensor:
         """Mean attention (B, V) from the text after the last vision token to each vision token."""
