@@ -7,13 +7,13 @@ import textwrap
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
 import pytest
 
 from lvlm_atlas import load
 from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.lab.built import built
 from lvlm_atlas.lab.conformance import Report, job_for, report
 from lvlm_atlas.lab.expectation import Member, expected
 from lvlm_atlas.lab.observation import carry_out, compare, dimensions_for, observe
@@ -75,7 +75,7 @@ def test_bounds_from_the_declarations_alone_hold_what_is_observed(technique: Tec
     )
     sizes = dimensions_for(lvlm, request)
     for trial in technique.trials:
-        result = lvlm.run(request, [resolve_name(str(technique.reference))(**trial)])
+        result = lvlm.run(request, [built(str(technique.reference), trial, lvlm)])
         stack = [Member(technique, effect_places(ATLAS.atlas, technique), trial)]
         rows = list(compare(expected(sizes, stack), observe(result.trace, sizes)))
         assert [row for row in rows if not row.holds] == []

@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, bmm_flop
 
 from lvlm_atlas import load
+from lvlm_atlas.lab.built import built
 from lvlm_atlas.planner.planner import Planner
 from lvlm_atlas.reference.caches.cache import Cache
 from lvlm_atlas.reference.caches.store import PlainStore
@@ -227,7 +228,7 @@ def run_trial(preset: str, id_: str, trial: int) -> tuple[Counter[str], Counter[
     technique = TECHNIQUES[id_]
     setting = dict(technique.trials[trial])
     try:
-        model, own, trace = run(preset, pkgutil.resolve_name(str(technique.reference))(**setting), **SIZES)
+        model, own, trace = run(preset, built(str(technique.reference), setting, LVLM.random(preset)), **SIZES)
     except ValueError as refusal:
         pytest.skip(f"{id_} refuses {preset}: {refusal}")
     heads = PRESETS[preset].text.num_attention_heads

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import pkgutil
 from collections.abc import Collection, Iterator
 from functools import cache
 from typing import Any
 
 import torch
 
+from lvlm_atlas.lab.built import built, forget
 from lvlm_atlas.lab.checks import TOLERANCE, answers_differ
 from lvlm_atlas.lab.expectation import Bounds, Interval, Member, Observed, dimensions_of, expected
 from lvlm_atlas.lab.verification import Item, Outcome, Part, Plan, Row, Shape, StackAnswer, StackJob
@@ -27,6 +27,7 @@ def reset() -> None:
     """Forget what `prepare` and the jobs made."""
     _model.cache_clear()
     _baseline.cache_clear()
+    forget()
 
 
 def carry_out(job: StackJob) -> StackAnswer:
@@ -53,27 +54,39 @@ def _outcome(job: StackJob, plan: Plan) -> Outcome:
     request = _request(lvlm, plan.shape)
     try:
         settings = zip(job.items, plan.settings, strict=True)
-        stack = [pkgutil.resolve_name(str(item.technique.reference))(**setting) for item, setting in settings]
+        stack = [built(str(item.technique.reference), setting, lvlm) for item, setting in settings]
         result = lvlm.run(request, stack)
     except Refusal as error:
         return Outcome(plan=plan, refused=f"{type(error).__name__}: {error}")
     except Exception as error:  # noqa: BLE001 - whatever a reference raises is its result
         return Outcome(plan=plan, crashed=f"{type(error).__name__}: {error}")
     dimensions = dimensions_for(lvlm, request)
-    observed = observe(result.trace, dimensions)
     try:
-        declared = {effect.quantity for item in job.items for effect in item.technique.effects}
-        rows = tuple(compare(_expected(dimensions, job.items, plan, observed), observed, declared))
+        rows = tuple(_rows(dimensions, job.items, plan, result))
+        parts = _parts(job.items) if job.ablate else ()
         bites = tuple(
-            part
-            for part in (_parts(job.items) if job.ablate else ())
-            if not all(
-                row.holds for row in compare(_expected(dimensions, job.items, plan, observed, part), observed, declared)
-            )
+            part for part in parts if not all(row.holds for row in _rows(dimensions, job.items, plan, result, part))
         )
     except ValueError as error:
         return Outcome(plan=plan, crashed=f"a declared amount fails: {error}")
     return Outcome(plan=plan, rows=(*rows, *_same_answer(job, lvlm, plan, request, result)), bites=bites)
+
+
+def _rows(
+    dimensions: Dimensions, items: tuple[Item, ...], plan: Plan, result: Result, without: Part | None = None
+) -> Iterator[Row]:
+    """What was counted against what is predicted, perhaps without one of the declarations.
+
+    Where an answer took several runs, each is held against what is declared, and so is the length of all their answers.
+    """
+    declared = {effect.quantity for item in items for effect in item.technique.effects}
+    for trace in [each.result.trace for each in result.rounds] or [result.trace]:
+        observed = observe(trace, dimensions)
+        yield from compare(_expected(dimensions, items, plan, observed, without), observed, declared)
+    if result.rounds:
+        total = (float(result.trace.output_tokens),)
+        bounds = _expected(dimensions, items, plan, {}, without)["output-tokens"]
+        yield from compare({ALL_ROUNDS: bounds}, {ALL_ROUNDS: total}, declared)
 
 
 def dimensions_for(lvlm: LVLM, request: Request) -> Dimensions:
@@ -84,6 +97,8 @@ def dimensions_for(lvlm: LVLM, request: Request) -> Dimensions:
     )  # fmt: skip
 
 
+ALL_ROUNDS = "output-tokens: all rounds"
+"""The measure of an answer that took several runs."""
 SHOWN = frozenset({
     "frames", "encoder.tokens", "vision-tokens", "llm.vision-tokens", "attention.density", "overhead", "kv.tokens",
     "kv.bits", "output-tokens", "speculation",

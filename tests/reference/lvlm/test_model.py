@@ -197,6 +197,10 @@ class Recorder(Technique):
     def __init__(self) -> None:
         self.calls: list[str] = []
 
+    def answer(self, at):
+        self.calls.append("answer")
+        return at.ask(at.run.request)
+
     def select_frames(self, at: Frames) -> Tensor:
         self.calls.append("frames")
         return torch.arange(len(at.request.frames_F3HW))

@@ -71,3 +71,14 @@ class Result:
     logits_NC: Tensor
     """The target's logits from which each of them was chosen, float32."""
     trace: Trace
+    """Where the answer took several runs, their sum; see `Trace.total`."""
+    rounds: tuple[Round, ...] = ()
+    """These runs, in order; empty where there was one."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """A run of several that an answer took."""
+
+    request: Request
+    result: Result

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -76,6 +78,35 @@ class Trace:
     """Layers of the target that draft passes ran, where its first layers draft; its own passes do not repeat them."""
     output_tokens: int = 0
     """Tokens generated."""
+
+    @classmethod
+    def total(cls, rounds: Seq[Trace]) -> Trace:
+        """The work of several runs added up, layer by layer; what they leave behind is that of the last.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if not rounds:
+            raise ValueError("no run to add up; an answer takes one at least")
+        last = rounds[-1]
+        summed = {
+            name: [sum(layers) for layers in zip(*(getattr(each, name) for each in rounds), strict=True)]
+            for name in ("encoder_tokens", "llm_tokens", "llm_vision_tokens", "score_entries", "kv_read")
+            if len({len(getattr(each, name)) for each in rounds}) == 1
+        }
+        joined = {
+            name: [number for each in rounds for number in getattr(each, name)]
+            for name in ("draft_nodes", "draft_lengths", "accepted_lengths")
+        }
+        added = {
+            name: sum(getattr(each, name) for each in rounds)
+            for name in (
+                "frames", "vision_tokens", "text_tokens", "probe_entries", "layer_runs", "target_passes",
+                "draft_tokens", "draft_passes", "draft_layer_runs", "output_tokens",
+            )
+        }  # fmt: skip
+        counted: dict[str, Any] = {**summed, **joined, **added}
+        return replace(last, **counted)
 
     def note_probe(self, entries: int) -> None:
         """A technique read that many scores."""

@@ -6,6 +6,7 @@ B batch, F frames, N tokens, M new tokens of a step, C vocabulary, D width.
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from lvlm_atlas.reference.caches.cache import Cache
 from lvlm_atlas.reference.caches.prefilled import Prefill
-from lvlm_atlas.reference.flow.request import Request, Result
+from lvlm_atlas.reference.flow.request import Request, Result, Round
 from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm.answer import answer
@@ -23,7 +24,7 @@ from lvlm_atlas.reference.lvlm.decoder import LanguageModel
 from lvlm_atlas.reference.lvlm.dialect import Dialect
 from lvlm_atlas.reference.lvlm.encode import encode, select
 from lvlm_atlas.reference.lvlm.llava import Llava
-from lvlm_atlas.reference.lvlm.points import Acts, LlmInput, Run
+from lvlm_atlas.reference.lvlm.points import Acts, Answer, LlmInput, Run
 from lvlm_atlas.reference.lvlm.prefill import prefill
 from lvlm_atlas.reference.lvlm.presets import PRESETS
 from lvlm_atlas.reference.lvlm.prompt import real_tokens
@@ -163,7 +164,26 @@ class LVLM(nn.Module):
             ValueError: the prompt does not have one placeholder of the model's a frame.
         """
         run = self.begin(request, stack)
+        policy = run.acts.owner("answer")
+        return self._once(run) if policy is None else self._rounds(run, policy)
+
+    def _once(self, run: Run) -> Result:
         return answer(run, self.prefill(self.prepare(run), run))
+
+    def _rounds(self, run: Run, policy: Any) -> Result:
+        """An answer that takes several runs, each with the same stack, begun anew."""
+        rounds: list[Round] = []
+
+        def ask(request: Request) -> Result:
+            result = self._once(self.begin(request, run.techniques))
+            # Shares are those of what was asked, whatever of it a round is shown.
+            result.trace.frames_in = len(run.request.frames_F3HW)
+            result.trace.pixels_in = run.request.frames_F3HW[0, 0].numel()
+            rounds.append(Round(request, result))
+            return result
+
+        result: Result = policy.answer(Answer(run, ask))
+        return replace(result, trace=Trace.total([each.result.trace for each in rounds]), rounds=tuple(rounds))
 
     def begin(self, request: Request, techniques: Seq[Any] = ()) -> Run:
         """A run of the request, its techniques begun; nothing is computed yet.

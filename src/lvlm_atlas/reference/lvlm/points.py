@@ -1,7 +1,7 @@
 """The extension points: where techniques act, what they are given there, and what they return.
 
-`frames → pixels → encoder-layer → encoder-output → adapter → llm-input → llm-layer → attention → cache-tokens →
-cache-bits → decode-loop → stop`
+`answer → frames → pixels → encoder-layer → encoder-output → adapter → llm-input → llm-layer → attention →
+cache-tokens → cache-bits → decode-loop → stop`
 
 A technique is an immutable setting. It declares the positions at which it acts; for each run `begin` returns the
 object whose methods are called there, and which may hold state of that run.
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
@@ -22,12 +22,22 @@ from lvlm_atlas.reference.caches.store import Store
 from lvlm_atlas.reference.drafting.rounds import Speculation
 from lvlm_atlas.reference.drafting.target import Target
 from lvlm_atlas.reference.flow.probe import Probe
-from lvlm_atlas.reference.flow.request import Request
+from lvlm_atlas.reference.flow.request import Request, Result
 from lvlm_atlas.reference.flow.states import Entries, Patches, Sequence
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm.config import Config
 from lvlm_atlas.reference.lvlm.prompt import Prompt
 from lvlm_atlas.reference.ops.blocks import Blocks
+
+
+@dataclass(frozen=True)
+class Answer:
+    """At `answer`, above the run. Returns the answer to the request, after as many runs as it takes."""
+
+    run: Run
+    """The run of the request as it was asked; what acts in it takes no part, for every question begins anew."""
+    ask: Callable[[Request], Result]
+    """Runs a request once with the stack, and counts it."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +171,7 @@ class Point:
 
 
 POINTS: Mapping[str, Point] = {
+    "answer": Point("answer", Answer, Result, exclusive=True),
     "frames": Point("select_frames", Frames, Tensor),
     "pixels": Point("resize", Pixels, Tensor),
     "encoder-layer": Point("encoder_layer", EncoderLayer, Patches),
@@ -184,6 +195,20 @@ class Technique:
     """Positions at which it acts, keys of `POINTS`, as in its entry."""
     needs: ClassVar[tuple[str, ...]] = ()
     """What it must be given, as in its entry."""
+
+    def calibrate(self, lvlm: Target, samples: Seq[Request]) -> Self:  # noqa: ARG002 - for those that override it
+        """The technique with what it fits to a model beforehand, in its field `calibration`.
+
+        Those that need `calibration-samples` bring it, and cannot run before.
+
+        Args:
+            lvlm: the model that it is to run on.
+            samples: requests like those that it will be asked.
+
+        Raises:
+            TypeError: the technique fits nothing.
+        """
+        raise TypeError(f"{type(self).__name__} fits nothing to a model beforehand; run it as it is")
 
     def begin(self, run: Run) -> Any:  # noqa: ARG002 - for those that override it
         """What acts in this run: an object with the method of each point. Itself, unless it holds state."""
