@@ -105,8 +105,8 @@ def test_a_relaxed_chain_mixes_target_and_draft(relaxation: float, seed: int) ->
     for token in range(5):
 
         def judged(u: float, token: int = token) -> tuple[int, Tensor]:
-            uniform = torch.tensor([u], dtype=torch.float64)
-            return verify(torch.stack([p, p]), q[None], torch.tensor([token]), uniform, relaxation)
+            uniform, relaxing = torch.tensor([[u], [relaxation]], dtype=torch.float64)
+            return verify(torch.stack([p, p]), q[None], torch.tensor([token]), uniform, relaxing)
 
         keep = threshold(lambda u, judged=judged: judged(u)[0] == 1)  # type: ignore[misc]
         first[token] += q[token] * keep
@@ -122,8 +122,9 @@ def test_on_a_chain_the_tree_is_the_chain(seed: int, length: int, relaxation: fl
     p, q = (torch.randn(length + 1, 4, generator=generator).softmax(-1) for _ in range(2))
     token = torch.multinomial(q[:-1], 1, generator=generator)[:, 0]
     uniform = 1 - torch.rand(length, generator=generator, dtype=torch.float64)
-    accepted, after = verify(p, q[:-1], token, uniform, relaxation)
-    path, tree_after = verify_tree(p, q[:-1], token, torch.arange(length) - 1, uniform, relaxation)
+    given = (uniform, torch.full((length,), relaxation))
+    accepted, after = verify(p, q[:-1], token, *given)
+    path, tree_after = verify_tree(p, q[:-1], token, torch.arange(length) - 1, *given)
     assert path == tuple(range(accepted))
     assert torch.equal(after, tree_after)
 

@@ -26,6 +26,8 @@ class RejectionSampling(Acceptance):
     relaxation: float = 0.0
     """ρ: a token that would be rejected is accepted all the same with this probability. Along a chain, tokens are then
     distributed as (1 − ρ)·p + ρ·q, which is ρ·TV(p, q) away from the target's p: ρ at most. 0 is lossless."""
+    strict: tuple[int, ...] = ()
+    """Tokens that are never accepted so, such as those that end the answer."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.relaxation <= 1:
@@ -37,12 +39,15 @@ class RejectionSampling(Acceptance):
         if count == 0:
             return Verdict((), draw(target_MC[0], generator))
         uniform_M = 1 - torch.rand(count, generator=generator, dtype=torch.float64)
-        given = (target_MC, proposal.probability_MC, proposal.token_M)
+        given, relaxation_M = (target_MC, proposal.probability_MC, proposal.token_M), None
+        if self.relaxation:
+            strict_M = torch.isin(proposal.token_M.cpu(), torch.tensor(self.strict, dtype=torch.long))
+            relaxation_M = torch.where(strict_M, 0.0, self.relaxation).double()
         if proposal.parent_M.tolist() == list(range(-1, count - 1)):
-            accepted, next_C = verify(*given, uniform_M, self.relaxation)
+            accepted, next_C = verify(*given, uniform_M, relaxation_M)
             path = tuple(range(accepted))
         else:
-            path, next_C = verify_tree(*given, proposal.parent_M, uniform_M, self.relaxation)
+            path, next_C = verify_tree(*given, proposal.parent_M, uniform_M, relaxation_M)
         return Verdict(path, draw(next_C, generator))
 
 

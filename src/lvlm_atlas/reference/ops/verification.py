@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def verify(
-    target_MC: Tensor, draft_MC: Tensor, token_M: Tensor, uniform_M: Tensor, relaxation: float = 0.0
+    target_MC: Tensor, draft_MC: Tensor, token_M: Tensor, uniform_M: Tensor, relaxation_M: Tensor | None = None
 ) -> tuple[int, Tensor]:
     """How many drafted tokens to accept, and the distribution (C,) of the token that follows them.
 
@@ -25,13 +25,15 @@ def verify(
         draft_MC: q, (γ, C): what each token was drawn from.
         token_M: drafted tokens (γ,).
         uniform_M: r, numbers (γ,) between 0 and 1.
-        relaxation: ρ, what is accepted of that which would be rejected: p gives way to (1 − ρ)·p + ρ·q. 0: nothing.
+        relaxation_M: ρ_i, how likely x_i is accepted where it would be rejected: (1 − ρ)·p(x) + ρ·q(x) takes the place
+            of p(x). None: never.
     """
     target_MC = target_MC.double()
     draft_MC = draft_MC.to(target_MC)
     token_M1 = token_M.to(target_MC.device)[:, None]
     drawn_M1 = draft_MC.gather(1, token_M1)
-    ratio_M = (relaxed(target_MC[:-1].gather(1, token_M1), drawn_M1, relaxation) / drawn_M1)[:, 0]
+    ratio_M = (target_MC[:-1].gather(1, token_M1) / drawn_M1)[:, 0]
+    ratio_M = relaxed(ratio_M, relaxation_M)
     accepted = int((uniform_M.to(target_MC) <= ratio_M).long().cumprod(0).sum())
     if accepted == len(token_M):
         return accepted, target_MC[accepted]
@@ -44,7 +46,7 @@ def verify_tree(
     token_M: Tensor,
     parent_M: Tensor,
     uniform_M: Tensor,
-    relaxation: float = 0.0,
+    relaxation_M: Tensor | None = None,
 ) -> tuple[tuple[int, ...], Tensor]:
     """The path of nodes to accept, and the distribution (C,) of the token that follows them.
 
@@ -59,7 +61,7 @@ def verify_tree(
         token_M: drafted tokens.
         parent_M: parent of each; −1 is the root.
         uniform_M: r, numbers between 0 and 1.
-        relaxation: ρ as in `verify`, for each child that is tried.
+        relaxation_M: as in `verify`, for each child that is tried.
     """
     target_MC = target_MC.double()
     draft_MC = draft_MC.to(target_MC)
@@ -68,8 +70,8 @@ def verify_tree(
     left_C, node = target_MC[0], -1
     while True:
         for child in (child for child, parent in enumerate(parents) if parent == node):
-            drawn = draft_MC[child, tokens[child]]
-            if uniform[child] <= relaxed(left_C[tokens[child]], drawn, relaxation) / drawn:
+            ratio = left_C[tokens[child]] / draft_MC[child, tokens[child]]
+            if uniform[child] <= relaxed(ratio, None if relaxation_M is None else relaxation_M[child]):
                 path.append(child)
                 left_C, node = target_MC[child + 1], child
                 break
@@ -78,9 +80,9 @@ def verify_tree(
             return tuple(path), left_C
 
 
-def relaxed(target: Tensor, draft: Tensor, relaxation: float) -> Tensor:
-    """(1 − ρ)·p + ρ·q; p itself at ρ = 0."""
-    return target if relaxation == 0 else (1 - relaxation) * target + relaxation * draft
+def relaxed(ratio: Tensor, relaxation: Tensor | None) -> Tensor:
+    """P / q with (1 − ρ)·p + ρ·q in the place of p; as it is without ρ."""
+    return ratio if relaxation is None else (1 - relaxation.to(ratio)) * ratio + relaxation.to(ratio)
 
 
 def rest(target_C: Tensor, draft_C: Tensor) -> Tensor:
