@@ -397,7 +397,7 @@ def windowed(lvlm: LVLM, config: WindowVisionConfig, pixels: Tensor) -> Patches:
 def language(lvlm: LVLM, length: int, steps: int) -> tuple[Counted, Counted]:
     """Run a prompt without content and a few steps."""
     text, model = lvlm.config.text, lvlm.language_model
-    cache = Cache([], [], next_position=torch.zeros(1, dtype=torch.long, device="meta"))
+    cache = Cache([], [], next_position=torch.zeros(text.num_hidden_layers, 1, dtype=torch.long, device="meta"))
     hidden = torch.empty(1, length, text.hidden_size, device="meta")
     position = torch.empty(1, length, 3 if text.rope_sections else 1, device="meta")
     with Counted() as prefilling, torch.inference_mode():

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from lvlm_atlas.schema.effect import Effect, Overhead
-from lvlm_atlas.schema.elsewhere import Listed, Place, Shipped
+from lvlm_atlas.schema.elsewhere import Place, Shipped
 from lvlm_atlas.schema.record import Id, PaperKey, Record, Ref, Setting, Source, Text
 from lvlm_atlas.schema.reported import Reported
 
@@ -173,8 +173,6 @@ class Technique(Record):
     """Its family, or subfamily where there is one."""
     also_in: tuple[Place, ...] = ()
     """Where else the survey treats it."""
-    listed_in: Listed | None = None
-    """Its row in the list that the survey's authors maintain; absent means that it has none."""
     modality: tuple[Annotated[Id, Ref("modality")], ...] = Field(min_length=1)
     """Inputs it applies to."""
     training: Annotated[Id, Ref("training")]

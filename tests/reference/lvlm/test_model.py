@@ -93,7 +93,7 @@ def test_what_was_drafted_and_rejected_leaves_no_trace_in_the_cache(lvlm: LVLM) 
         one.retain(torch.tensor([0, 1], device=lvlm.device))
         lvlm.step(torch.tensor([5, 6]), two)
         two.retain(torch.tensor([0, 1], device=lvlm.device))
-    assert one.next_position == two.next_position
+    assert one.next_position.equal(two.next_position)
     for mine, theirs in zip(one.stores, two.stores, strict=True):
         torch.testing.assert_close(mine.read()[0], theirs.read()[0], atol=1e-5, rtol=1e-5)
 

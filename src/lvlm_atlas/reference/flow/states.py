@@ -54,6 +54,8 @@ class Sequence:
     """False where a token is padding, which nothing attends to; None means nowhere."""
     origin_BN: Tensor | None = None
     """Position ids of the assembled prompt, dropped tokens and all; None means 0, 1, …"""
+    next_B: Tensor | None = None
+    """Position id of the token that follows the prompt; None means one more than the last token's."""
     deepstack_BNLD: Tensor | None = None
     """DeepStack: what is added to a token after each of the first L layers, zero for text; None: nothing any more."""
 
@@ -61,6 +63,13 @@ class Sequence:
     def length(self) -> int:
         """Tokens alive."""
         return self.hidden_BND.shape[1]
+
+    @property
+    def next_position(self) -> Tensor:
+        """Position id (B,) of the token that follows the prompt, whatever is dropped of it."""
+        if self.next_B is not None:
+            return self.next_B
+        return self.position_BN[:, -1].reshape(len(self.position_BN), -1).amax(1) + 1
 
     def keep(self, index_BK: Tensor) -> Sequence:
         """Only the tokens at these places, with their position ids."""
@@ -73,6 +82,18 @@ class Sequence:
             attention=self.attention and self.attention.then(lambda weight: take_columns(weight, index_BK)),
             real_BN=None if self.real_BN is None else take(self.real_BN, index_BK),
             deepstack_BNLD=None if self.deepstack_BNLD is None else take(self.deepstack_BNLD, index_BK),
+            next_B=self.next_position,
+        )
+
+    def behind(self, index: int, position_B: Tensor) -> Sequence:
+        """The tokens as they follow others: their places in the text count on from `index`, position ids from these."""
+        step_B1 = position_B.reshape(-1, *(1,) * (self.position_BN.dim() - 1))
+        return replace(
+            self,
+            position_BN=self.position_BN + step_B1,
+            index_BN=self.index_BN + index,
+            origin_BN=None if self.origin_BN is None else self.origin_BN + step_B1,
+            next_B=None if self.next_B is None else self.next_B + position_B,
         )
 
     def keep_vision(self, index_BK: Tensor) -> Sequence:
@@ -97,14 +118,65 @@ class Sequence:
     def renumber(self) -> Sequence:
         """The same tokens with the position ids that nobody has any more closed up: 0 … N − 1 on one axis.
 
-        On several axes, an id that a token still has on any of them stays, and what lies above a gap moves down.
+        On several axes, an id that a token still has on any of them stays, and what lies above a gap moves down. The
+        token that follows the prompt moves with it; between LLM layers, this holds for the layers that come.
         """
+        # The next token's id comes last in each row, on all axes alike.
+        next_B1 = self.next_position.reshape(-1, *(1,) * (self.position_BN.dim() - 1))
+        id_BM = torch.cat([self.position_BN, next_B1.expand(-1, 1, *self.position_BN.shape[2:])], dim=1)
         rows = [
-            close_up(position_N, None if self.origin_BN is None else self.origin_BN[row])
-            for row, position_N in enumerate(self.position_BN)
+            close_up(id_M, None if self.origin_BN is None else self.origin_BN[row]) for row, id_M in enumerate(id_BM)
         ]
-        position_BN = torch.stack(rows)
-        return replace(self, position_BN=position_BN, origin_BN=position_BN)
+        closed_BM = torch.stack(rows)
+        position_BN, next_B = closed_BM[:, :-1], closed_BM[:, -1].reshape(len(rows), -1)[:, 0]
+        return replace(self, position_BN=position_BN, origin_BN=position_BN, next_B=next_B)
+
+
+@dataclass(frozen=True)
+class Held:
+    """Which tokens the entries of a layer are, head by head, in order of arrival."""
+
+    vision_BGS: Tensor
+    """True where an entry is visual."""
+    index_BGS: Tensor
+    """Place of each entry's token in the text: the prompts and the answers, as they were assembled."""
+    position_BGS: Tensor
+    """Position ids with which the keys were rotated; (B, G, S, A) where they have A axes."""
+    real_BGS: Tensor | None = None
+    """False where an entry is padding, which nothing attends to; (B, 1, S) where heads are alike; None: nowhere."""
+
+    @property
+    def length(self) -> int:
+        """Entries a head, padding among them."""
+        return self.index_BGS.shape[2]
+
+    def keep(self, index_BGK: Tensor) -> Held:
+        """Only the entries at these places, head by head."""
+        return Held(
+            take(self.vision_BGS, index_BGK),
+            take(self.index_BGS, index_BGK),
+            take(self.position_BGS, index_BGK),
+            None if self.real_BGS is None else take(self.visible_BGS, index_BGK),
+        )
+
+    def then(self, later: Held) -> Held:
+        """These entries, and others behind them."""
+        real_BGS = None
+        if self.real_BGS is not None or later.real_BGS is not None:
+            real_BGS = torch.cat([self.visible_BGS, later.visible_BGS], dim=2)
+        return Held(
+            torch.cat([self.vision_BGS, later.vision_BGS], dim=2),
+            torch.cat([self.index_BGS, later.index_BGS], dim=2),
+            torch.cat([self.position_BGS, later.position_BGS], dim=2),
+            real_BGS,
+        )
+
+    @property
+    def visible_BGS(self) -> Tensor:  # noqa: N802 - names carry shapes
+        """True where an entry is no padding."""
+        if self.real_BGS is None:
+            return torch.ones_like(self.vision_BGS)
+        return self.real_BGS.expand(self.vision_BGS.shape)
 
 
 @dataclass(frozen=True)
@@ -117,11 +189,21 @@ class Entries:
     """True where an entry is visual."""
     index_BGS: Tensor
     """Place of each entry's token in the assembled prompt."""
+    position_BGS: Tensor | None = None
+    """Position ids with which the keys were rotated, (B, G, S, A) where they have A axes; None means their places."""
+    real_BGS: Tensor | None = None
+    """False where an entry is padding, which nothing attends to; None means nowhere."""
+
+    @property
+    def held(self) -> Held:
+        """Which tokens they are."""
+        position_BGS = self.index_BGS if self.position_BGS is None else self.position_BGS
+        return Held(self.vision_BGS, self.index_BGS, position_BGS, self.real_BGS)
 
     def keep(self, index_BGK: Tensor) -> Entries:
         """Only the entries at these places, head by head."""
-        columns = (self.key_BGSd, self.value_BGSd, self.vision_BGS, self.index_BGS)
-        return Entries(*(take(column, index_BGK) for column in columns))
+        held = self.held.keep(index_BGK)
+        return Entries(take(self.key_BGSd, index_BGK), take(self.value_BGSd, index_BGK), *vars(held).values())
 
 
 def close_up(position_N: Tensor, origin_N: Tensor | None) -> Tensor:

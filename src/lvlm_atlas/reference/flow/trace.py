@@ -6,14 +6,19 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from lvlm_atlas.reference.flow.states import Entries, Sequence
+from lvlm_atlas.reference.flow.states import Held, Sequence
 
 
 @dataclass
 class Trace:
-    """Counts of one run. Lists go by layer unless they say otherwise; prefill unless they say decode."""
+    """Counts of one run. Lists go by layer unless they say otherwise; prefill unless they say decode.
+
+    Where prompts are read one after the other, or in chunks, prefill is all of that together, and the cache is what the
+    last one left.
+    """
 
     frames_in: int = 0
     """Frames of the request."""
@@ -49,7 +54,7 @@ class Trace:
     """Vision entries among those of the prompt, mean over heads. A layer whose store holds another number of entries
     than it was given is left out: nobody knows which they are."""
     kv_index: list[Tensor] = field(default_factory=list)
-    """Places in the assembled prompt (B, G, S) of the cached entries."""
+    """Places in the text (B, G, S) of the cached entries, once the prompt is in."""
     kv_byte: list[int] = field(default_factory=list)
     """Bytes of the tensors of the cache, once the prompt is in; those of an earlier layer count there alone."""
     kv_resident_byte: int = 0
@@ -112,19 +117,25 @@ class Trace:
         """A technique read that many scores."""
         self.probe_entries += entries
 
-    def note_tokens(self, sequence: Sequence) -> None:
-        """These tokens enter the next LLM layer."""
-        self.kept.append(sequence.index_BN)
-        self.llm_tokens.append(sequence.length)
-        self.llm_vision_tokens.append(int(sequence.vision_BN.sum()))
+    def note_tokens(self, layer: int, sequence: Sequence) -> None:
+        """These tokens of a prompt, or of a chunk of one, enter an LLM layer."""
+        if layer == len(self.kept):
+            self.kept.append(sequence.index_BN)
+            for counts in (self.llm_tokens, self.llm_vision_tokens, self.score_entries):
+                counts.append(0)
+        else:
+            self.kept[layer] = torch.cat([self.kept[layer], sequence.index_BN], dim=1)
+        self.llm_tokens[layer] += sequence.length
+        self.llm_vision_tokens[layer] += int(sequence.vision_BN.sum())
 
-    def note_cache(self, entries: Entries, length: int) -> None:
-        """The next LLM layer was given these entries of the prompt to cache, and holds so many a head."""
-        self.kv_entries.append(length)
-        self.kv_most_entries.append(length)
-        if length == entries.index_BGS.shape[2]:
-            self.kv_vision_entries.append(float(entries.vision_BGS.sum(-1).float().mean()))
-        self.kv_index.append(entries.index_BGS)
+    def note_cache(self, layers: Seq[tuple[Held, int]]) -> None:
+        """A prompt is in: which tokens each layer's entries are, as far as is known, and how many it holds a head."""
+        self.kv_entries = [length for _, length in layers]
+        self.kv_index = [held.index_BGS for held, _ in layers]
+        self.kv_vision_entries = [
+            float(held.vision_BGS.sum(-1).float().mean()) for held, length in layers if held.length == length
+        ]
+        self.note_settled(self.kv_entries)
 
     def note_read(self, layer: int, read: int, held: int) -> None:
         """In a pass after prefill, a layer's attention read so many entries of those it holds."""

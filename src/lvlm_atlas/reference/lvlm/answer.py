@@ -21,7 +21,6 @@ def answer(run: Run, prefill: Prefill) -> Result:
     speculation: Speculation = loop.begin_decoding(DecodeLoop(run, prefill)) if loop else plain
     drafter, acceptance = speculation.drafter, speculation.acceptance
     generator, cache = torch.Generator().manual_seed(request.seed), prefill.cache
-    cache.prompt.clear()
     tokens = [draw(request.distribution(prefill.logits_C), generator)]
     chosen_from = [prefill.logits_C]
 

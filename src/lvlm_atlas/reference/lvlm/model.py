@@ -220,10 +220,13 @@ class LVLM(nn.Module):
             sequence = technique.llm_input(LlmInput(sequence))
         return sequence
 
-    def prefill(self, inputs: Sequence, run: Run | None = None) -> Prefill:
-        """Run a prompt through the decoder and fill a cache; without a run no technique acts, nothing is counted."""
+    def prefill(self, inputs: Sequence, run: Run | None = None, cache: Cache | None = None) -> Prefill:
+        """Run a prompt through the decoder and fill a cache, or go on with one.
+
+        Without a run no technique acts, nothing is counted; see `lvlm_atlas.reference.lvlm.prefill.prefill`.
+        """
         acts, trace = (run.acts, run.trace) if run else (Acts(), Trace())
-        return prefill(self.language_model, inputs, acts, trace)
+        return prefill(self.language_model, inputs, acts, trace, cache)
 
     def step(self, token_M: Tensor, cache: Cache, parent_M: Tensor | None = None) -> Tensor:
         """`advance` for a batch of one: (M,) → (M, C)."""

@@ -101,6 +101,8 @@ class LlmLayer:
     layers: int
     sequence: Sequence
     """Its `attention` is that of the layer before; None before layer 0."""
+    cached: int = 0
+    """Entries a head that the layer holds already, of what was read before these tokens."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,8 @@ class Attention:
     key_BGNd: Tensor
     """Keys, rotated."""
     value_BGNd: Tensor
+    cached: int = 0
+    """Entries a head that the layer holds already; every token attends to them."""
 
 
 @dataclass(frozen=True)
@@ -124,13 +128,16 @@ class CacheTokens:
     layer: int
     layers: int
     entries: Entries
+    """Of the tokens read now, without those that the layer holds already."""
     probe: Probe
-    """The layer's attention."""
+    """The layer's attention, a column a token read now; `rows(earlier=True)` has those of the cache before them."""
+    cached: int = 0
+    """Entries a head that the layer holds already."""
 
 
 @dataclass(frozen=True)
 class CacheBits:
-    """At `cache-bits`, in prefill, once a layer. Returns an empty store, which is then given the entries."""
+    """At `cache-bits`, in the first prefill, once a layer. Returns an empty store, which is then given the entries."""
 
     layer: int
     layers: int

@@ -12,7 +12,7 @@ from torch.nn import functional
 from lvlm_atlas.reference.caches.cache import Cache
 from lvlm_atlas.reference.drafting.rounds import ancestors
 from lvlm_atlas.reference.lvlm.decoder import LanguageModel
-from lvlm_atlas.reference.ops.attention import attend
+from lvlm_atlas.reference.ops.attention import attend, mask_of_heads
 
 
 def advance(model: LanguageModel, token_BM: Tensor, cache: Cache, parent_M: Tensor | None = None) -> Tensor:
@@ -39,7 +39,7 @@ def hidden_states(
         cache: as there. Tokens that wait in it after their first layers join the new ones where they stopped, and are
             run on: M counts them, and they come first.
         parent_M: as in `advance`.
-        until: run only so many first layers and let the tokens wait in the cache; None runs all.
+        until: run only so many first layers of the new tokens alone, and let them wait in the cache; None runs all.
 
     Raises:
         ValueError: tokens already wait after another number of layers.
@@ -51,7 +51,7 @@ def hidden_states(
     old = len(cache.parents)
     cache.parents += range(old - 1, old + new - 1) if parent_M is None else parent_M.tolist()
     seen_UU = ancestors(torch.tensor(cache.parents))[1:, 1:]
-    position_BU = cache.next_position[:, None] + seen_UU.sum(1).to(device) - 1
+    position_LBU = cache.next_position[..., None] + seen_UU.sum(1).to(device) - 1
     first = old
     """The first unsettled token that runs here."""
     states = [model.model.embed_tokens(token_BM.to(device))]
@@ -59,32 +59,34 @@ def hidden_states(
         if index == until:
             break
         if waiting and index == stopped:
-            first = old - waiting
-            states = [torch.cat(pair, dim=1) for pair in zip(cache.begun, states, strict=True)]
-        query, *new_entries = layer.project(states[-1], position_BU[:, first:])
+            first, states = old - waiting, _joined(cache.begun, states)
+        query, *new_entries = layer.project(states[-1], position_LBU[index][:, first:])
         store.append(*new_entries)
         key, value = store.read()
         if until is None:
             cache.trace.note_read(index, key.shape[2], store.length)
         settled = key.shape[2] - len(cache.parents)
-        out_BHMd = attend(query, key, value, _mask(seen_UU[first:], settled, cache.real_BN, device))
+        out_BHMd = attend(query, key, value, _mask(seen_UU[first:], settled, cache.real(index), query.shape[1], device))
         states.append(layer.finish(states[-1], out_BHMd))
+    if waiting and (until is not None or stopped == len(cache.stores)):
+        states = _joined(cache.begun, states)
     if until is None:
         cache.begun = ()
-    else:
-        cache.trace.draft_layer_runs += until
-        cache.begun = tuple(map(_after, cache.begun, states)) if waiting else tuple(states)
-    return tuple(states)
+        return tuple(states)
+    cache.trace.draft_layer_runs += until
+    cache.begun = tuple(states)
+    return tuple(state_BMD[:, waiting:] for state_BMD in states)
 
 
-def _after(waiting_BMD: Tensor, new_BMD: Tensor) -> Tensor:
-    return torch.cat([waiting_BMD, new_BMD], dim=1)
+def _joined(begun: tuple[Tensor, ...], states: list[Tensor]) -> list[Tensor]:
+    """The states of tokens that waited, then those of new ones, layer by layer."""
+    return [torch.cat(pair, dim=1) for pair in zip(begun, states, strict=True)]
 
 
-def _mask(seen_MU: Tensor, settled: int, real_BN: Tensor | None, device: torch.device) -> Tensor | None:
-    """(M, S) or (B, 1, M, S), True where a new token may look; None where that is everywhere."""
-    if real_BN is None:
+def _mask(seen_MU: Tensor, settled: int, real_BGS: Tensor | None, heads: int, device: torch.device) -> Tensor | None:
+    """(M, S) or (B, H, M, S), True where a new token may look; None where that is everywhere."""
+    if real_BGS is None:
         return None if bool(seen_MU.all()) else functional.pad(seen_MU, (settled, 0), value=True).to(device)
     seen_MS = functional.pad(seen_MU, (settled, 0), value=True).to(device)
-    real_BS = functional.pad(real_BN, (0, seen_MS.shape[1] - real_BN.shape[1]), value=True)
-    return seen_MS & real_BS[:, None, None, :]
+    real_BHS = mask_of_heads(real_BGS, heads)
+    return seen_MS & functional.pad(real_BHS, (0, seen_MS.shape[1] - real_BHS.shape[2]), value=True)[:, :, None]
