@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
@@ -20,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode, bmm_flop
 
 from lvlm_atlas import load
 from lvlm_atlas.lab.built import built
+from lvlm_atlas.needs import CALIBRATION
 from lvlm_atlas.planner.planner import Planner
 from lvlm_atlas.reference.caches.cache import Cache
 from lvlm_atlas.reference.caches.store import PlainStore
@@ -175,16 +177,23 @@ class Counted:
 def watched(technique: Reference, own: Counted) -> Reference:
     """The same technique; what it computes itself is counted in `own` too."""
 
-    def method(name: str) -> Any:
-        def call(_self: object, *args: Any) -> Any:
+    def method(acting: Any, name: str) -> Any:
+        def call(*args: Any) -> Any:
             with own:
-                return getattr(technique, name)(*args)
+                return getattr(acting, name)(*args)
 
         return call
 
-    names = {POINTS[position].method for position in technique.acts_at}
-    declared = {"acts_at": technique.acts_at, "needs": technique.needs}
-    return type(type(technique).__name__, (Reference,), {**{name: method(name) for name in names}, **declared})()
+    class Watched(Reference):
+        acts_at = technique.acts_at
+        needs = tuple(need for need in technique.needs if need != CALIBRATION)
+
+        def begin(self, run: Any) -> Any:
+            acting = technique.begin(run)
+            names = {POINTS[position].method for position in technique.acts_at}
+            return SimpleNamespace(**{name: method(acting, name) for name in names})
+
+    return Watched()
 
 
 def flop(found: Estimate, kind: str, stage: str | None = None, part: str = "") -> float:
