@@ -58,9 +58,13 @@ SIZES = {"frames": 3, "text": 16, "output": 4}
 TECHNIQUES = {
     id_: technique
     for id_, technique in load(CHECKOUT).atlas.techniques.items()
-    if technique.reference and not any(isinstance(effect, Speculation) for effect in technique.effects)
+    if technique.reference
+    and "answer" not in technique.acts_at
+    and CALIBRATION not in technique.needs
+    and not any(isinstance(effect, Speculation) for effect in technique.effects)
 }
-"""Drafts are left out: what they run depends on what is accepted."""
+"""Left out are drafts and answers in several runs, where what is accepted or answered decides what runs, and what is
+calibrated, of which one number cannot say what each layer does."""
 TRIALS = [(id_, i) for id_, technique in TECHNIQUES.items() for i in range(len(technique.trials))]
 
 

@@ -48,9 +48,9 @@ class Dimensions:
 
     @property
     def symbols(self) -> dict[str, float]:
-        """What the symbols stand for that depend on no pixel."""
+        """What the symbols stand for before anything is encoded."""
         return {
-            "B": self.batch, "N_t": self.text_tokens, "N_o": self.output_tokens, "L": self.layers,
+            "B": self.batch, "X": self.pixels, "N_t": self.text_tokens, "N_o": self.output_tokens, "L": self.layers,
             "L_v": self.encoder_layers, "H": self.heads, "H_v": self.encoder_heads, "G": self.kv_heads,
             "d": self.head_dim, "D": self.hidden, "D_v": self.encoder_hidden, "P": self.element_byte,
         }  # fmt: skip

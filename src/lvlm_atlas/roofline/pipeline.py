@@ -210,6 +210,7 @@ class Walk:
                 share *= amount
             else:
                 share = changed(share * pixels, change.how, amount) / pixels
+            symbols["X"] = share * pixels
         return share
 
     def _note(self, visual: Visual, symbols: Symbols) -> None:
