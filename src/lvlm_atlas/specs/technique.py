@@ -335,7 +335,8 @@ def _at(formula: Formula, parameters: Mapping[str, float]) -> tuple[float, ...]:
 def _probe(size: int) -> dict[str, float]:
     return {
         "N_t": size, "N_v": 3 * size, "N_in": 3 * size, "N": 4 * size, "F": size, "X": 100 * size, "N_p": 2 * size,
-        "N_o": size, "l": 2, "B": 1, "L": 32, "L_v": 24, "H": 32, "H_v": 16, "G": 8, "d": 128, "D": 4096, "D_v": 1024, "P": 2,
+        "N_o": size, "l": 2, "B": 1, "L": 32, "L_v": 24, "H": 32, "H_v": 16, "G": 8, "d": 128,
+        "D": 4096, "D_v": 1024, "P": 2,
     }  # fmt: skip
 
 
