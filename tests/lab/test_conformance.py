@@ -104,7 +104,9 @@ def perturbed() -> Iterator[Any]:
             records = getattr(technique, str(key))
             if inner or (key == "overheads" and name != "attention_rows"):
                 continue  # what others saw, and costs, stand in no trace
-            wrong = records[index].model_copy(update={name: f"({amount}) {OFF.get(str(name), '+ 1')}"})
+            is_most = getattr(records[index], f"{name}_at_least", None) is not None
+            off = OFF.get(str(name), "- 1" if is_most else "+ 1")
+            wrong = records[index].model_copy(update={name: f"({amount}) {off}"})
             records = (*records[:index], wrong, *records[index + 1 :])
             quantity = wrong.quantity if key == "effects" else "overhead"
             yield pytest.param(
