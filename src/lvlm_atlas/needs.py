@@ -8,6 +8,7 @@ LACKS: Mapping[str, str] = {
     "cls-token": "its encoder has no class token",
     "free-patches": "its adapter joins neighbours of the patch grid",
     "vision-in-sequence": "its sequence holds no vision tokens",
+    "one-position-axis": "its positions have several axes",
 }
 """What to say of a model that does not offer a need. Other needs depend on kernels, drafts or data: no model decides
 them."""

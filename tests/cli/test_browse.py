@@ -286,3 +286,9 @@ def test_no_command_that_needs_no_tensor_imports_torch() -> None:
         "assert 'torch' not in sys.modules and 'networkx' not in sys.modules, 'imported'\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_a_system_is_said_to_be_one_where_a_technique_is_asked_for(run) -> None:
+    said = run("show", "elasticmm")
+    assert said.code == 2
+    assert "is a system, no technique; `lvlm-atlas systems` lists it" in said.err

@@ -17,8 +17,8 @@ from lvlm_atlas.lab.built import built
 from lvlm_atlas.lab.conformance import Report, job_for, report
 from lvlm_atlas.lab.expectation import Member, expected
 from lvlm_atlas.lab.observation import carry_out, compare, dimensions_for, observe
-from lvlm_atlas.lab.settings import SHAPES, authored, candidates, generated
-from lvlm_atlas.lab.verification import Plan, StackJob, lost
+from lvlm_atlas.lab.settings import ON_DEVICE, SHAPES, authored, candidates, generated
+from lvlm_atlas.lab.verification import COUNTED_COSTS, Plan, StackJob, lost
 from lvlm_atlas.reference.lvlm import LVLM, random_request
 from lvlm_atlas.rules.expressions import amounts_in
 from lvlm_atlas.schema.effect import Change, Effect
@@ -34,10 +34,11 @@ def only(technique: Technique) -> str:
 
 
 def small(technique: Technique, device: str = "cpu") -> StackJob:
-    """The settings that the entry names, on two requests and, without drawing, on a third."""
+    """The settings that the entry names, on two requests and, as on a GPU, on a third."""
     job = job_for(ATLAS.atlas, technique, "float32", device)
     settings = [*technique.trials, technique.neutral or {}]
-    plans = tuple(Plan(settings=(setting,), shape=shape) for setting in settings for shape in SHAPES[:2])
+    shapes = (*SHAPES[:2], ON_DEVICE[0])
+    plans = tuple(Plan(settings=(setting,), shape=shape) for setting in settings for shape in shapes)
     return job.model_copy(update={"plans": plans})
 
 
@@ -102,7 +103,7 @@ def perturbed() -> Iterator[Any]:
     for technique in IMPLEMENTED:
         for (key, index, name, *inner), amount in amounts_in(technique):
             records = getattr(technique, str(key))
-            if inner or (key == "overheads" and name != "attention_rows"):
+            if inner or (key == "overheads" and name not in COUNTED_COSTS):
                 continue  # what others saw, and costs, stand in no trace
             is_most = getattr(records[index], f"{name}_at_least", None) is not None
             off = OFF.get(str(name), "- 1" if is_most else "+ 1")
@@ -119,7 +120,10 @@ PERTURBED = list(perturbed())
 
 @pytest.mark.parametrize(("technique", "quantity"), PERTURBED)
 def test_an_amount_that_is_wrong_fails_at_its_own_quantity(technique: Technique, quantity: str) -> None:
-    assert failing(technique) == {quantity}
+    failed = failing(technique)
+    # Bytes at the end, and attention that decoding forms again, are predicted from the limit declared.
+    follows = {"kv.bits", "overhead"} if any(getattr(effect, "limit", None) for effect in technique.effects) else set()
+    assert {quantity} <= failed <= {quantity} | follows
 
 
 PRUNED = "round(N_v * keep_ratio)"

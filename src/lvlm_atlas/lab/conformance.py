@@ -9,8 +9,19 @@ from dataclasses import dataclass
 from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.lab.reference import reference_of
 from lvlm_atlas.lab.settings import RUNS, SHAPES, authored, generated, shapes_for
-from lvlm_atlas.lab.verification import Item, Outcome, Part, Plan, Row, StackAnswer, StackJob
+from lvlm_atlas.lab.verification import (
+    COUNTED_COSTS,
+    Item,
+    Outcome,
+    Part,
+    Plan,
+    Row,
+    StackAnswer,
+    StackJob,
+    counted,
+)
 from lvlm_atlas.schema import wording
+from lvlm_atlas.schema.effect import COSTS
 from lvlm_atlas.schema.record import Setting
 from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.schema.wording import as_text, change, cost, layers
@@ -121,9 +132,10 @@ def _declarations(technique: Technique, quantity: str) -> tuple[list[Part], list
             parts.append(Part(item=0, kind="effects", index=index))
             formulas.append(as_text((*change(effect), " ", *layers(effect))).strip())
     for index, overhead in enumerate(technique.overheads):
-        if quantity == "overhead" and overhead.attention_rows is not None:
+        if quantity == "overhead" and counted(overhead):
             parts.append(Part(item=0, kind="overheads", index=index))
-            formulas.append(as_text(cost(overhead.model_copy(update={"flop": None, "byte": None}))))
+            uncounted = {name: None for name in COSTS if name not in COUNTED_COSTS}
+            formulas.append(as_text(cost(overhead.model_copy(update=uncounted))))
     return parts, formulas
 
 
@@ -143,8 +155,9 @@ def _faults(answer: StackAnswer, technique: Technique) -> Iterator[str]:
         if ("effects", index) not in bitten:
             yield f"effects[{index}] ({effect.quantity}) is never exercised: every run is explained without it"
     for index, overhead in enumerate(technique.overheads):
-        if overhead.attention_rows is not None and ("overheads", index) not in bitten:
-            yield f"overheads[{index}] (attention_rows) is never exercised: every run is explained without it"
+        if counted(overhead) and ("overheads", index) not in bitten:
+            costs = ", ".join(counted(overhead))
+            yield f"overheads[{index}] ({costs}) is never exercised: every run is explained without it"
 
 
 def shown(plan: Plan) -> str:

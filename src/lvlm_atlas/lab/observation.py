@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -10,17 +11,21 @@ import torch
 
 from lvlm_atlas.lab.built import built, forget
 from lvlm_atlas.lab.checks import TOLERANCE, answers_differ
+from lvlm_atlas.lab.device import DeviceRun
 from lvlm_atlas.lab.expectation import Bounds, Interval, Member, Observed, dimensions_of, expected
-from lvlm_atlas.lab.verification import Item, Outcome, Part, Plan, Row, Shape, StackAnswer, StackJob
+from lvlm_atlas.lab.verification import Item, Outcome, Part, Plan, Row, Shape, StackAnswer, StackJob, counted
+from lvlm_atlas.reference.caches.cache import Cache
 from lvlm_atlas.reference.lvlm import LVLM, Refusal, Request, Result, Trace, random_request
 from lvlm_atlas.roofline.dimensions import Dimensions
 from lvlm_atlas.schema.effect import Speculation
+from lvlm_atlas.schema.record import Setting
 
 
 def prepare(job: StackJob) -> None:
     """Make the models that jobs like this one share."""
-    for preset in dict.fromkeys(plan.shape.preset for plan in job.plans):
-        _model(preset, job.dtype, job.device)
+    for preset, on_device in dict.fromkeys((plan.shape.preset, plan.shape.on_device) for plan in job.plans):
+        if not on_device:
+            _model(preset, job.dtype, job.device)
 
 
 def reset() -> None:
@@ -50,51 +55,92 @@ def _outcomes(job: StackJob, plan: Plan) -> Iterator[Outcome]:
 
 
 def _outcome(job: StackJob, plan: Plan) -> Outcome:
-    lvlm = _model(plan.shape.preset, job.dtype, job.device)
-    request = _request(lvlm, plan.shape)
     try:
-        settings = zip(job.items, plan.settings, strict=True)
-        stack = [built(str(item.technique.reference), setting, lvlm) for item, setting in settings]
-        result = lvlm.run(request, stack)
+        settings = [*zip(job.items, plan.settings, strict=True)]
+        if plan.shape.on_device:
+            lvlm, request, result, syncs = _run_on_device(plan.shape, settings)
+            rounds: list[tuple[Request, Result, Held]] = [(request, result, ())]
+        else:
+            lvlm, syncs = _model(plan.shape.preset, job.dtype, job.device), {}
+            stack = [built(str(item.technique.reference), setting, lvlm) for item, setting in settings]
+            rounds = [*_rounds(lvlm, plan.shape, stack)]
     except Refusal as error:
         return Outcome(plan=plan, refused=f"{type(error).__name__}: {error}")
     except Exception as error:  # noqa: BLE001 - whatever a reference raises is its result
         return Outcome(plan=plan, crashed=f"{type(error).__name__}: {error}")
-    dimensions = dimensions_for(lvlm, request)
+    declared = {effect.quantity for item in job.items for effect in item.technique.effects}
+
+    def rows(without: Part | None = None) -> Iterator[Row]:
+        for number, (request, result, held) in enumerate(rounds):
+            dimensions = dimensions_for(lvlm, request, held)
+            for trace in [each.result.trace for each in result.rounds] or [result.trace]:
+                observed = {**observe(trace, dimensions), **syncs}
+                for row in compare(_expected(dimensions, job.items, plan, observed, without), observed, declared):
+                    yield row.model_copy(update={"measure": f"{row.measure}: round {number + 1}"}) if number else row
+            if result.rounds:
+                total = (float(result.trace.output_tokens),)
+                bounds = _expected(dimensions, job.items, plan, {}, without)["output-tokens"]
+                yield from compare({ALL_ROUNDS: bounds}, {ALL_ROUNDS: total}, declared)
+
     try:
-        rows = tuple(_rows(dimensions, job.items, plan, result))
-        parts = _parts(job.items) if job.ablate else ()
+        all_rows = tuple(rows())
         bites = tuple(
-            part for part in parts if not all(row.holds for row in _rows(dimensions, job.items, plan, result, part))
+            part for part in (_parts(job.items) if job.ablate else ()) if not all(row.holds for row in rows(part))
         )
     except ValueError as error:
         return Outcome(plan=plan, crashed=f"a declared amount fails: {error}")
-    return Outcome(plan=plan, rows=(*rows, *_same_answer(job, lvlm, plan, request, result)), bites=bites)
+    request, result, _ = rounds[0]
+    return Outcome(plan=plan, rows=(*all_rows, *_same_answer(job, lvlm, plan, request, result)), bites=bites)
 
 
-def _rows(
-    dimensions: Dimensions, items: tuple[Item, ...], plan: Plan, result: Result, without: Part | None = None
-) -> Iterator[Row]:
-    """What was counted against what is predicted, perhaps without one of the declarations.
-
-    Where an answer took several runs, each is held against what is declared, and so is the length of all their answers.
-    """
-    declared = {effect.quantity for item in items for effect in item.technique.effects}
-    for trace in [each.result.trace for each in result.rounds] or [result.trace]:
-        observed = observe(trace, dimensions)
-        yield from compare(_expected(dimensions, items, plan, observed, without), observed, declared)
-    if result.rounds:
-        total = (float(result.trace.output_tokens),)
-        bounds = _expected(dimensions, items, plan, {}, without)["output-tokens"]
-        yield from compare({ALL_ROUNDS: bounds}, {ALL_ROUNDS: total}, declared)
+Held = tuple[tuple[float, float], ...]
+"""Vision and text entries a head that each layer holds; empty: there are none."""
 
 
-def dimensions_for(lvlm: LVLM, request: Request) -> Dimensions:
-    """The model and the request as the engine sees them."""
-    return dimensions_of(
+def _run_on_device(
+    shape: Shape, settings: Sequence[tuple[Item, Mapping[str, Setting]]]
+) -> tuple[LVLM, Request, Result, Observed]:
+    """A run as on a GPU, and how often its techniques made the host wait."""
+    lvlm = LVLM.random(shape.preset, dtype=torch.bfloat16)
+    request = _request(lvlm, shape)
+    stack = [built(str(item.technique.reference), setting, lvlm) for item, setting in settings]
+    with DeviceRun(stack) as run:
+        result = run.place(lvlm).run(request, stack)
+    rounds = result.trace.target_passes
+    waits = {
+        "overhead: host syncs": (len(run.waits_before),),
+        "overhead: host syncs a step": (len(run.waits_decoding) / rounds,) if rounds else (),
+    }
+    return lvlm, request, result, waits
+
+
+def _rounds(lvlm: LVLM, shape: Shape, stack: Sequence[Any]) -> Iterator[tuple[Request, Result, Held]]:
+    """The rounds of a shape, each with what the cache held before it."""
+    if shape.rounds == 1:
+        request = _request(lvlm, shape)
+        yield request, lvlm.run(request, stack), ()
+        return
+    session, held = lvlm.stream(stack, temperature=shape.temperature), Held()
+    for number in range(shape.rounds):
+        request = _request(lvlm, shape, seed=number)
+        result = session.ask(request.prompt_N, request.max_new_tokens, frames=request.frames_F3HW)
+        yield request, result, held
+        held = tuple(_held(session.cache, layer) for layer in range(len(session.cache.stores)))
+
+
+def _held(cache: Cache, layer: int) -> tuple[float, float]:
+    entries = cache.held(layer)
+    vision = float(entries.vision_BGS.sum(-1).float().mean())
+    return vision, cache.stores[layer].length - vision
+
+
+def dimensions_for(lvlm: LVLM, request: Request, held: Held = ()) -> Dimensions:
+    """The model and the request as the engine sees them, on a cache that holds so much."""
+    dimensions = dimensions_of(
         lvlm.config, frames=len(request.frames_F3HW), text_tokens=len(request.text_N),
         output_tokens=request.max_new_tokens, element_byte=lvlm.dtype.itemsize,
     )  # fmt: skip
+    return replace(dimensions, held=held)
 
 
 ALL_ROUNDS = "output-tokens: all rounds"
@@ -104,7 +150,7 @@ SHOWN = frozenset({
     "kv.bits", "output-tokens", "speculation",
 })  # fmt: skip
 """Quantities that have rows in every report. Others have them where something is declared of them, or is wrong."""
-IN_DETAIL = frozenset({"kv.tokens: most while decoding"})
+IN_DETAIL = frozenset({"kv.tokens: most while decoding", "overhead: attention scores of steps"})
 """Measures of a quantity that is shown which have rows only as those of the others do."""
 
 
@@ -114,6 +160,8 @@ def observe(trace: Trace, dimensions: Dimensions) -> Observed:
     A measure of decoding steps is empty where there are none. No extension point lets tokens that are alive stay out
     of the queries or the MLP of a layer, so those that are alive are counted.
     """
+    # In a session the scores of a round's own tokens: those with the cache are computed, whatever is chosen.
+    earlier = trace.cached_score_entries if dimensions.held else [0] * len(trace.score_entries)
     dense = (dimensions.heads * n * (n + 1) // 2 for n in trace.llm_tokens)
     rounds = trace.target_passes
     vision = tuple(trace.llm_vision_tokens)
@@ -128,13 +176,17 @@ def observe(trace: Trace, dimensions: Dimensions) -> Observed:
         "llm.vision-queries": vision,
         "llm.vision-mlp": vision,
         "llm.vision-tokens: with text": tuple(trace.llm_tokens),
-        "attention.density": tuple(s / all_ for s, all_ in zip(trace.score_entries, dense, strict=True)),
+        "attention.density": tuple(
+            (s - old) / all_ for s, old, all_ in zip(trace.score_entries, earlier, dense, strict=True)
+        ),
         "overhead: attention scores": (trace.probe_entries,),
+        "overhead: attention scores of steps": (trace.step_probe_entries,),
         "kv.tokens": tuple(trace.kv_entries),
         **({"kv.tokens: vision": tuple(trace.kv_vision_entries)} if modality_known else {}),
         "kv.tokens: most while decoding": tuple(trace.kv_most_entries),
         "kv.layers": (trace.kv_layers,),
         "kv.resident": (trace.kv_resident_byte / sum(trace.kv_byte),) if any(trace.kv_byte) else (),
+        "kv.resident: fetched": (trace.kv_fetched / rounds,) if rounds else (),
         "kv.read": tuple(share / rounds for share in trace.kv_read),
         "kv.bits: bytes": tuple(trace.kv_byte),
         "kv.bits: bytes at the end": (trace.kv_byte_end,),
@@ -207,7 +259,7 @@ def _parts(items: tuple[Item, ...]) -> Iterator[Part]:
         for index in range(len(item.technique.effects)):
             yield Part(item=at, kind="effects", index=index)
         for index, overhead in enumerate(item.technique.overheads):
-            if overhead.attention_rows is not None:
+            if counted(overhead):
                 yield Part(item=at, kind="overheads", index=index)
 
 
@@ -215,7 +267,7 @@ def _same_answer(job: StackJob, lvlm: LVLM, plan: Plan, request: Request, result
     """Whether greedy speculation gives the target's own answer, where a technique alone declares that."""
     effects = [effect for item in job.items for effect in item.technique.effects]
     exact = any(isinstance(effect, Speculation) and effect.exact != "no" for effect in effects)
-    if not exact or len(job.items) > 1 or request.temperature:
+    if not exact or len(job.items) > 1 or request.temperature or plan.shape.on_device:
         return
     differ = answers_differ(result, _baseline(plan.shape, job.dtype, job.device), TOLERANCE[lvlm.dtype])
     same = float(differ is None)
@@ -227,13 +279,14 @@ def _model(preset: str, dtype: str, device: str) -> LVLM:
     return LVLM.random(preset, dtype=getattr(torch, dtype), device=device)
 
 
-def _request(lvlm: LVLM, shape: Shape) -> Request:
+def _request(lvlm: LVLM, shape: Shape, seed: int = 0) -> Request:
     return random_request(
         lvlm.config,
         frames=shape.frames,
         text_tokens=shape.text_tokens,
         max_new_tokens=shape.output_tokens,
         temperature=shape.temperature,
+        seed=seed,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from lvlm_atlas.schema.effect import Overhead
 from lvlm_atlas.schema.record import Record, Setting
 from lvlm_atlas.schema.technique import Technique
 
@@ -21,10 +22,17 @@ class Shape(Record):
     """Tokens asked for."""
     temperature: float = 0.0
     """0 decodes greedily."""
+    rounds: int = 1
+    """Questions of a session, each of which brings frames and text of its own; all stay in the cache."""
+    on_device: bool = False
+    """Whether it runs in bfloat16 as on a GPU, whichever there is; see `lvlm_atlas.lab.device`."""
 
     def __str__(self) -> str:
+        rounds = f"{self.rounds} rounds of " if self.rounds > 1 else ""
+        request = f"{self.frames} frames, {self.text_tokens} text, {self.output_tokens} out"
         drawn = f", temperature {self.temperature:g}" if self.temperature else ""
-        return f"{self.preset}, {self.frames} frames, {self.text_tokens} text, {self.output_tokens} out{drawn}"
+        there = ", as on a GPU" if self.on_device else ""
+        return f"{self.preset}, {rounds}{request}{drawn}{there}"
 
 
 class Item(Record):
@@ -85,6 +93,15 @@ class Part(Record):
     """Index of the technique."""
     kind: Literal["effects", "overheads"]
     index: int
+
+
+COUNTED_COSTS = ("attention_rows", "host_syncs")
+"""Costs of overheads that runs are held against; the others are declared only."""
+
+
+def counted(overhead: Overhead) -> list[str]:
+    """The costs of an overhead that runs are held against."""
+    return [name for name in COUNTED_COSTS if getattr(overhead, name) is not None]
 
 
 class Outcome(Record):

@@ -293,7 +293,7 @@ def _system() -> dict[str, Any]:
         "policy": [{"decides": "routing", "rule": "In turn.", "source": dict(_SOURCE)}],
         "resources": [{"name": "encoders", "stages": ["encoding"], "holds": "The encoder's weights."}],
         "communication": [{"start": "encoders", "end": "LLM", "carries": "Embeddings.", "byte": "2 * N_v * d"}],
-        "metrics": [{"metric": "ttft", "value": "half", "setting": "Made up.", "source": dict(_SOURCE)}],
+        "reported": [{"metric": "ttft", "value": "half", "setting": "Made up.", "source": dict(_SOURCE)}],
         "relations": [
             {"kind": "composes-with", "with": "alpha", "reason": "Fewer tokens are sent.", "evidence": "reasoned",
              "source": dict(_SOURCE)}

@@ -35,6 +35,8 @@ class Parameter(Record):
     """How many numbers a list holds; absent means any number."""
     order: Literal["rising", "falling"] | None = None
     """Whether each number of a list is above, or below, the one before."""
+    multiple_of: Text | None = None
+    """Parameter of the entry whose multiple it must be; settings that are drawn keep to it."""
     unit: Text | None = None
     """Unit of its values; absent means a count or a share."""
     doc: Text
@@ -230,6 +232,18 @@ class Technique(Record):
         if not text.endswith((".", "!", "?")):
             raise ValueError("is not a sentence; end it with a full stop")
         return text
+
+    @model_validator(mode="after")
+    def _multiples_are_of_parameters(self) -> Self:
+        for name, parameter in self.parameters.items():
+            if (of := parameter.multiple_of) is None:
+                continue
+            unit = self.parameters.get(of)
+            if of == name or unit is None or {unit.type, parameter.type} != {"int"}:
+                raise ValueError(f"parameter {name!r} has `multiple_of: {of}`; name another whole-number parameter")
+            if int(str(parameter.default)) % int(str(unit.default)):
+                raise ValueError(f"the default of {name!r} is no multiple of that of {of!r}; correct one of the two")
+        return self
 
     @model_validator(mode="after")
     def _implemented_runs(self) -> Self:

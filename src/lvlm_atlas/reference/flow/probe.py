@@ -35,7 +35,7 @@ class Probe:
     window_N: Tensor | None = None
     """A token sees those of its own window alone; None means that there is one."""
     real_BGS: Tensor | None = None
-    """False where a key is padding, which gets no attention; None means nowhere."""
+    """False where a key is padding, which only the token itself sees, G one where heads are alike; None: nowhere."""
     replayed: tuple[Callable[[Tensor], Tensor], ...] = ()
 
     @property
@@ -70,8 +70,10 @@ class Probe:
             visible = int((~elsewhere_RN).sum())
         if self.real_BGS is not None:
             real_BHS = mask_of_heads(self.real_BGS, heads)
-            logit_BHRS = logit_BHRS.masked_fill(~real_BHS[:, :, None], float("-inf"))
-        self.on_read(visible * heads * self.query_BHNd.shape[0])
+            itself_RS = torch.arange(-cached, length, device=row_R.device)[None, :] == row_R[:, None]
+            logit_BHRS = logit_BHRS.masked_fill(~(real_BHS[:, :, None] | itself_RS), float("-inf"))
+        entries = visible * heads * self.query_BHNd.shape[0]
+        self.on_read(entries if self.real_BGS is None else int((logit_BHRS > float("-inf")).sum()))
         weight_BHRS: Tensor = logit_BHRS.softmax(dim=-1)
         weight_BHRN = weight_BHRS[..., cached:]
         for replay in self.replayed:

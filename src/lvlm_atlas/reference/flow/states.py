@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.probe import Probe
-from lvlm_atlas.reference.ops.places import places_of, take, take_columns
+from lvlm_atlas.reference.ops.places import places_of, take, take_columns, uneven_places
+from lvlm_atlas.reference.refusal import Refusal
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,41 @@ class Patches:
     """Whether a token that stands for s patches counts s times in attention: log s is added to its logits."""
     deepstack_FNLD: Tensor | None = None
     """DeepStack: for each token that the adapter gives, what is added after each of the first L LLM layers."""
+    place_FN2: Tensor | None = None
+    """Row and column of the patch that each token is, −1 where it is none, such as in the prefix; None where it is not
+    known. The frame is the batch."""
+    upcoming: Callable[[Patches, int | None], Probe] | None = None
+    """See `ahead`; None where no tower gave these patches."""
+
+    def keep(self, index_FK: Tensor) -> Patches:
+        """Only the tokens at these places, the prefix first; for models that offer `free-patches`."""
+        return replace(
+            self,
+            hidden_FND=take(self.hidden_FND, index_FK),
+            attention=self.attention and self.attention.then(lambda weight: take_columns(weight, index_FK)),
+            key_FHNd=None if self.key_FHNd is None else take(self.key_FHNd.transpose(1, 2), index_FK).transpose(1, 2),
+            size_FN=None if self.size_FN is None else take(self.size_FN, index_FK),
+            place_FN2=None if self.place_FN2 is None else take(self.place_FN2, index_FK),
+        )
+
+    def ahead(self, layer: int | None = None) -> Probe:
+        """The attention that an encoder layer which has not run yet, or never will, would have on these patches.
+
+        Its norm, projections, positions and windows are its own; in a layer with windows, a patch sees its own alone.
+        Layers before it run on the side, and so does the MLP of the layer that these patches are in the middle of.
+
+        Args:
+            layer: its index; None is the next one.
+
+        Raises:
+            Refusal: the encoder has no such layer, or an earlier technique made patches of which no layer is next.
+        """
+        if self.upcoming is None:
+            raise Refusal(
+                "an earlier technique left patches that no encoder layer can be projected from; put it behind the one "
+                "that looks ahead"
+            )
+        return self.upcoming(self, layer)
 
 
 Between = Callable[[int, int, Patches], Patches]
@@ -54,6 +90,8 @@ class Sequence:
     """False where a token is padding, which nothing attends to; None means nowhere."""
     origin_BN: Tensor | None = None
     """Position ids of the assembled prompt, dropped tokens and all; None means 0, 1, …"""
+    place_BN3: Tensor | None = None
+    """Frame, row and column of each vision token, −1 for text; None where they stand on no grid, see `on_grid`."""
     next_B: Tensor | None = None
     """Position id of the token that follows the prompt; None means one more than the last token's."""
     deepstack_BNLD: Tensor | None = None
@@ -82,6 +120,7 @@ class Sequence:
             attention=self.attention and self.attention.then(lambda weight: take_columns(weight, index_BK)),
             real_BN=None if self.real_BN is None else take(self.real_BN, index_BK),
             deepstack_BNLD=None if self.deepstack_BNLD is None else take(self.deepstack_BNLD, index_BK),
+            place_BN3=None if self.place_BN3 is None else take(self.place_BN3, index_BK),
             next_B=self.next_position,
         )
 
@@ -106,6 +145,22 @@ class Sequence:
     def vision_places(self) -> Tensor:
         """Places of the vision tokens (B, V), ascending."""
         return places_of(self.vision_BN)
+
+    def on_grid(self) -> Tensor:
+        """Frame, row and column (B, N, 3) of each vision token, −1 for text.
+
+        A frame is what the encoder takes on its own (of a video, perhaps a temporal patch), counted in the order of the
+        prompt; rows and columns count its vision tokens.
+
+        Raises:
+            Refusal: the vision tokens stand on no grid, for they were merged or an adapter made new ones.
+        """
+        if self.place_BN3 is None or bool((self.place_BN3[self.vision_BN] < 0).any()):
+            raise Refusal(
+                "the vision tokens stand on no grid of rows and columns: images are tiled, the class token is one of "
+                "them, or an earlier technique merged patches or replaced the adapter; leave it out"
+            )
+        return self.place_BN3
 
     def add_deepstack(self, layer: int) -> Sequence:
         """The output of LLM layer `layer` with the DeepStack features that belong after it, if any do."""
@@ -159,6 +214,11 @@ class Held:
             None if self.real_BGS is None else take(self.visible_BGS, index_BGK),
         )
 
+    def keep_where(self, keep_BGS: Tensor) -> Held:
+        """Only the entries where it is True; heads with fewer than others are padded in front."""
+        index_BGK, real_BGK = uneven_places(keep_BGS & self.visible_BGS)
+        return replace(self.keep(index_BGK), real_BGS=None if bool(real_BGK.all()) else real_BGK)
+
     def then(self, later: Held) -> Held:
         """These entries, and others behind them."""
         real_BGS = None
@@ -181,7 +241,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Entries:
-    """What a layer is about to cache. Heads may keep different tokens, but equally many."""
+    """What a layer is about to cache. Heads may keep different tokens, and different numbers of them."""
 
     key_BGSd: Tensor
     value_BGSd: Tensor
@@ -204,6 +264,24 @@ class Entries:
         """Only the entries at these places, head by head."""
         held = self.held.keep(index_BGK)
         return Entries(take(self.key_BGSd, index_BGK), take(self.value_BGSd, index_BGK), *vars(held).values())
+
+    def keep_where(self, keep_BGS: Tensor) -> Entries:
+        """Only the entries where it is True; heads with fewer than others are padded in front."""
+        index_BGK, _ = uneven_places(keep_BGS & self.held.visible_BGS)
+        held = self.held.keep_where(keep_BGS)
+        return Entries(take(self.key_BGSd, index_BGK), take(self.value_BGSd, index_BGK), *vars(held).values())
+
+    @property
+    def uneven(self) -> bool:
+        """Whether heads hold different numbers of entries."""
+        return self.real_BGS is not None and self.real_BGS.shape[1] > 1
+
+    def of_head(self, row: int, head: int) -> Entries:
+        """The entries of one head of one sequence, without padding."""
+        held = self.held
+        real_S = held.visible_BGS[row, head]
+        columns = (self.key_BGSd, self.value_BGSd, held.vision_BGS, held.index_BGS, held.position_BGS)
+        return Entries(*(column[row, head, real_S][None, None] for column in columns))
 
 
 def close_up(position_N: Tensor, origin_N: Tensor | None) -> Tensor:

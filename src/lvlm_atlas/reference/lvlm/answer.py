@@ -39,17 +39,19 @@ def answer(run: Run, prefill: Prefill) -> Result:
         verdict = acceptance.judge(proposal, request.distribution(logits_MC), generator)
         verified = Verified(proposal, verdict, logits_MC, states)
         path = verified.rows
-        cache.retain(torch.tensor(path, device=target.device))
-        drafter.settle(verified)
         trace.target_passes += 1
         trace.draft_nodes.append(len(proposal.token_M))
         trace.draft_lengths.append(int(ancestors(proposal.parent_M.cpu()).sum(1).max()) - 1)
         trace.accepted_lengths.append(len(verdict.path))
         told = [*(int(proposal.token_M[node]) for node in verdict.path), verdict.token]
+        before = len(tokens)
         for row, token in zip(path, told, strict=True):
             if not ended():
                 tokens.append(token)
                 chosen_from.append(_own(logits_MC[row], len(path) == len(logits_MC)))
+        # What was accepted behind the end of the answer does not stay.
+        cache.retain(torch.tensor(path[: len(tokens) - before], device=target.device))
+        drafter.settle(verified)
     trace.kv_byte_end, trace.output_tokens = sum(cache.layer_byte()), len(tokens)
     return Result(tokens_N=torch.tensor(tokens), logits_NC=torch.stack(chosen_from), trace=trace)
 

@@ -73,7 +73,7 @@ class DeepStackTower(NativeTower):
     def positioned(self, hidden_TND: Tensor, place_N2: Tensor) -> Tensor:
         """See `NativeTower`: learned positions, the corners of their square on those of the grid."""
         index_N4, share_N4 = corners(place_N2, self.side)
-        position_ND: Tensor = (self.pos_embed(index_N4) * share_N4[..., None]).sum(1)
+        position_ND: Tensor = (self.pos_embed(index_N4).float() * share_N4[..., None]).sum(1)
         return hidden_TND + position_ND.to(hidden_TND.dtype)
 
     def after(self, layer: int, patches: Patches) -> Patches:

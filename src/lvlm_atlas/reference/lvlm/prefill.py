@@ -5,21 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor
-from torch.nn import functional
 
 from lvlm_atlas.reference.caches.cache import Cache
-from lvlm_atlas.reference.caches.ledger import Ledger
+from lvlm_atlas.reference.caches.in_cache import InCache
 from lvlm_atlas.reference.caches.prefilled import Prefill
-from lvlm_atlas.reference.caches.store import PlainStore, Store
-from lvlm_atlas.reference.flow.probe import Probe
-from lvlm_atlas.reference.flow.states import Entries, Sequence
+from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.flow.trace import Trace
+from lvlm_atlas.reference.lvlm.ahead import NextLayer
+from lvlm_atlas.reference.lvlm.attending import attend_prompt
 from lvlm_atlas.reference.lvlm.decoder import LanguageModel
-from lvlm_atlas.reference.lvlm.points import Acts, Attention, CacheBits, CacheTokens, LlmLayer
-from lvlm_atlas.reference.ops.attention import attend, causal_mask, mask_of_heads
-from lvlm_atlas.reference.ops.blocks import Blocks, block_sparse_attention
-from lvlm_atlas.reference.refusal import Refusal
+from lvlm_atlas.reference.lvlm.filling import Filling
+from lvlm_atlas.reference.lvlm.points import Acts, CacheLayers, CacheTokens, LlmLayer, PrefillChunks
 
 
 def prefill(model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace, cache: Cache | None = None) -> Prefill:
@@ -40,90 +36,62 @@ def prefill(model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace, ca
         cache = Cache([], [], next_position=torch.empty(0), trace=trace)
     elif cache.parents or int(inputs.index_BN.min()) < cache.next_index:
         raise _not_behind(inputs, cache)
-    before_layer, compressors = acts.at("llm-layer"), acts.at("cache-tokens")
-    chooser, holder = acts.owner("attention"), acts.owner("cache-bits")
-    layers, retained = len(model.model.layers), []
-    next_index, next_positions, follows = int(inputs.index_BN[0, -1]) + 1, [], cache.next_position
+    before_layer, compressors, dividers = (acts.at(each) for each in ("llm-layer", "cache-tokens", "cache-layers"))
+    chooser, filling = acts.owner("attention"), Filling(acts, cache, int(inputs.index_BN[0, -1]) + 1)
+    layers, retained, waiting, next_positions, follows = len(model.model.layers), [], [], [], cache.next_position
+    cache.policy, cache.choose = filling.eviction(layers), acts.choose_entries(layers)
+    cache.in_cache = cache.in_cache or (InCache(next(model.layers).rotary) if acts.unrotated else None)
     sequence = inputs = replace(inputs, next_B=inputs.next_position)
     for index, layer in enumerate(model.layers):
         cached = cache.stores[index].length if cache.stores[index:] else 0
         if index and len(follows):  # what is held may have been renumbered between the two layers
             sequence = sequence.behind(0, follows[index] - follows[index - 1])
+        next_layer = NextLayer(layer, index, cache, trace.note_probe)
         for technique in before_layer:
-            sequence = technique.llm_layer(LlmLayer(index, layers, sequence, cached))
+            sequence = technique.llm_layer(LlmLayer(index, layers, sequence, cached, next_layer.probe))
         trace.note_tokens(index, sequence)
         next_positions.append(sequence.next_position)
-        query, key, value = layer.project(sequence.hidden_BND, sequence.position_BN)
-        blocks = chooser and chooser.choose_blocks(Attention(index, layers, sequence, query, key, value, cached))
-        entries = _entries(key, value, sequence)
-        every_key, every_value, real_BGS = _behind_cached(entries, cache, index) if cached else (key, value, None)
-        out_BHNd, scores = _attend(query, every_key, every_value, entries.real_BGS if not cached else real_BGS, blocks)
-        trace.score_entries[index] += scores
-        probe = Probe(query, every_key, causal=True, on_read=trace.note_probe, real_BGS=real_BGS)
+        attended = attend_prompt(next_layer, layers, sequence, chooser)
+        trace.score_entries[index] += attended.scores
+        trace.cached_score_entries[index] += attended.cached_scores
+        entries, probe = attended.entries, attended.probe
         if acts.retain_attention:
             retained.append((probe, sequence.index_BN))
 
         for technique in compressors:
             entries = technique.compress_cache(CacheTokens(index, layers, entries, probe, cached))
-        if not cache.stores[index:]:
-            store: Store = holder.new_store(CacheBits(index, layers, entries)) if holder else PlainStore()
-            cache.stores.append(store)
-            cache.ledgers.append(Ledger(entries.held, next_index))
+        if dividers:
+            waiting.append((entries, probe, cached, sequence.index_BN))
         else:
-            cache.held(index)
-            cache.ledgers[index].add(entries.held, next_index)
-        cache.stores[index].append(entries.key_BGSd, entries.value_BGSd)
-        cache.stores[index].settle()
-        sequence = replace(sequence, hidden_BND=layer.finish(sequence.hidden_BND, out_BHNd), attention=probe)
+            filling.fill(index, layers, entries, probe, sequence.index_BN)
+        sequence = replace(sequence, hidden_BND=layer.finish(sequence.hidden_BND, attended.out_BHNd), attention=probe)
         sequence = sequence.add_deepstack(index)
-    cache.next_position, cache.next_index = torch.stack(next_positions), next_index
+    for technique in dividers:
+        every, probes, before, _ = zip(*waiting, strict=True)
+        divided = technique.compress_caches(CacheLayers(every, probes, before))
+        waiting = [(entries, *rest) for entries, (_, *rest) in zip(divided, waiting, strict=True)]
+    for index, (entries, probe, _, index_BN) in enumerate(waiting):
+        filling.fill(index, layers, entries, probe, index_BN)
+    cache.next_position, cache.next_index = torch.stack(next_positions), filling.next_index
+    if cache.in_cache:
+        cache.in_cache.know(inputs.position_BN if inputs.origin_BN is None else inputs.origin_BN, cache.next_position)
     cache.count_prompt()
     logits_BC = model.logits(sequence.hidden_BND[:, -1:])[:, 0]
     return Prefill(inputs, sequence, cache, logits_BC, tuple(retained))
 
 
-def _entries(key: Tensor, value: Tensor, sequence: Sequence) -> Entries:
-    """What a layer would cache of all its tokens; every head the same."""
-    per_head = (key.shape[0], key.shape[1], sequence.length)
-    return Entries(
-        key,
-        value,
-        sequence.vision_BN[:, None].expand(per_head),
-        sequence.index_BN[:, None].expand(per_head),
-        sequence.position_BN[:, None].expand(*per_head, *sequence.position_BN.shape[2:]),
-        None if sequence.real_BN is None else sequence.real_BN[:, None],
-    )
-
-
-def _behind_cached(entries: Entries, cache: Cache, layer: int) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Keys and values (B, G, S, d) of a layer's cache and of new tokens behind them, and which are no padding."""
-    key, value = cache.stores[layer].read()
-    real_BGS = cache.held(layer).then(entries.held).real_BGS
-    return torch.cat([key, entries.key_BGSd], dim=2), torch.cat([value, entries.value_BGSd], dim=2), real_BGS
-
-
-def _attend(
-    query: Tensor, key: Tensor, value: Tensor, real_BGS: Tensor | None, blocks: Blocks | None
-) -> tuple[Tensor, int]:
-    """Attention of prefill and how many scores it computed; causal, and dense unless blocks are chosen."""
-    batch, heads, length = query.shape[:3]
-    cached = key.shape[2] - length
-    if blocks is not None:
-        if cached and real_BGS is not None:
-            raise Refusal("blocks of attention cannot be chosen behind a cache with padding; leave that technique out")
-        return block_sparse_attention(query, key, value, blocks)
-    scores = batch * heads * (length * cached + length * (length + 1) // 2)
-    if real_BGS is None and not cached:
-        return attend(query, key, value, causal=True), scores
-    if real_BGS is None:
-        mask = causal_mask(length, query.device, cached) if length > 1 else None
-        return attend(query, key, value, mask), scores
-    # Padding sees itself: a row that sees nothing would be NaN, and spread.
-    itself = torch.eye(length, dtype=torch.bool, device=query.device)
-    itself = functional.pad(itself, (cached, 0))
-    real_BHS = mask_of_heads(real_BGS, heads)
-    mask_BHNS = causal_mask(length, query.device, cached) & (real_BHS[:, :, None, :] | itself)
-    return attend(query, key, value, mask_BHNS), scores
+def prefill_in_chunks(
+    model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace, cache: Cache | None = None
+) -> Prefill:
+    """`prefill`, chunk by chunk where a technique says so; states and attention are those of the last chunk."""
+    divider = acts.owner("prefill-chunks")
+    if divider is None:
+        return prefill(model, inputs, acts, trace, cache)
+    lengths = divider.split_prompt(PrefillChunks(inputs)).tolist()
+    for place_K in torch.arange(inputs.length, device=inputs.hidden_BND.device).split(lengths):
+        filled = prefill(model, inputs.keep(place_K.expand(len(inputs.hidden_BND), -1)), acts, trace, cache)
+        cache = filled.cache
+    return replace(filled, inputs=inputs)
 
 
 def _not_behind(inputs: Sequence, cache: Cache) -> ValueError:

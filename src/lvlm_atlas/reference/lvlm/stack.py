@@ -68,7 +68,8 @@ class Stack:
             if (acting := tuple(each for technique, each in begun if position in technique.acts_at))
         }
         loops = (technique for technique in self.techniques if "decode-loop" in technique.acts_at)
-        return Acts(by_position, any({"attention-row", "attention-map"} & {*loop.needs} for loop in loops))
+        retain = any({"attention-row", "attention-map"} & {*loop.needs} for loop in loops)
+        return Acts(by_position, retain, any("unrotated-keys" in technique.needs for technique in self.techniques))
 
 
 def _check(technique: object) -> None:

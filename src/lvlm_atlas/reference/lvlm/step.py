@@ -51,7 +51,8 @@ def hidden_states(
     old = len(cache.parents)
     cache.parents += range(old - 1, old + new - 1) if parent_M is None else parent_M.tolist()
     seen_UU = ancestors(torch.tensor(cache.parents))[1:, 1:]
-    position_LBU = cache.next_position[..., None] + seen_UU.sum(1).to(device) - 1
+    depth_U = seen_UU.sum(1).to(device) - 1
+    position_LBU = cache.next_position[..., None] + depth_U
     first = old
     """The first unsettled token that runs here."""
     states = [model.model.embed_tokens(token_BM.to(device))]
@@ -60,14 +61,20 @@ def hidden_states(
             break
         if waiting and index == stopped:
             first, states = old - waiting, _joined(cache.begun, states)
-        query, *new_entries = layer.project(states[-1], position_LBU[index][:, first:])
+        query, *new_entries = layer.project(states[-1], None if cache.in_cache else position_LBU[index][:, first:])
         store.append(*new_entries)
-        key, value = store.read()
+        reading = cache.read(index, query)
         if until is None:
-            cache.trace.note_read(index, key.shape[2], store.length)
-        settled = key.shape[2] - len(cache.parents)
-        out_BHMd = attend(query, key, value, _mask(seen_UU[first:], settled, cache.real(index), query.shape[1], device))
-        states.append(layer.finish(states[-1], out_BHMd))
+            cache.trace.note_read(index, reading.key_BGSd.shape[2], store.length)
+        key, value, settled = reading.key_BGSd, reading.value_BGSd, reading.settled
+        if cache.in_cache:
+            settled_BGR, new_BGU = cache.in_cache.positions(index, reading, depth_U, position_LBU[index])
+            query = cache.in_cache.rotate(query, new_BGU[:, :, first:])
+            key = cache.in_cache.rotate(key, torch.cat([settled_BGR, new_BGU], dim=2))
+        cache.note_query(index, query)
+        mask = _mask(seen_UU[first:], settled, reading.real_BGR, query.shape[1], device)
+        states.append(layer.finish(states[-1], attend(query, key, value, mask)))
+    cache.count_fetched()
     if waiting and (until is not None or stopped == len(cache.stores)):
         states = _joined(cache.begun, states)
     if until is None:

@@ -6,6 +6,8 @@ B batch, H query heads, G key-value heads, M queries, S keys, N tokens, A axes o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -45,15 +47,53 @@ def rotate(
         interleaved: frequency i follows axis i mod A while that axis has some left, then the first; else each axis
             has a block of neighbours, in order.
     """
-    d = x_BHNd.shape[-1]
+    d, device = x_BHNd.shape[-1], x_BHNd.device
+    return turn(x_BHNd, angles(position_BN, d, theta, sections, device, interleaved=interleaved))
+
+
+def angles(
+    position_BN: Tensor, d: int, theta: float, sections: Sequence[int], device: torch.device, *, interleaved: bool
+) -> Tensor:
+    """The d/2 angles (B, N, d/2) of each token, float32; arguments as in `rotate`."""
     on_axis_BNd = position_BN[..., None]
     if position_BN.dim() == 3:
-        axis_d = [axis for axis, width in enumerate(sections or (d // 2,)) for _ in range(width)]
-        if interleaved:
-            axes = len(sections)
-            axis_d = [i % axes if i // axes < sections[i % axes] else 0 for i in range(d // 2)]
-        on_axis_BNd = position_BN[..., axis_d]
-    return turn(x_BHNd, on_axis_BNd.float() * frequencies(d, theta, x_BHNd.device))
+        on_axis_BNd = position_BN[..., axes_of(d // 2, sections, device, interleaved=interleaved)]
+    return on_axis_BNd.float() * frequencies(d, theta, device)
+
+
+def axes_of(count: int, sections: Sequence[int], device: torch.device, *, interleaved: bool) -> Tensor:
+    """The axis (d/2,) that each of `count` frequencies follows, sections as in `rotate`.
+
+    Worked out on the device: a list of Python's would be copied there for every layer, and the host would wait.
+    """
+    i_d = torch.arange(count, device=device)
+    if not interleaved:
+        axis_d = torch.zeros_like(i_d)
+        for end in accumulate(sections[:-1]):
+            axis_d = axis_d + (i_d >= end)
+        return axis_d
+    axis_d = i_d % len(sections)
+    for axis, end in enumerate(len(sections) * width for width in sections):
+        if axis and end < count:
+            axis_d = axis_d.where((axis_d != axis) | (i_d < end), 0)
+    return axis_d
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """How a decoder turns queries and keys by their positions; see `rotate`."""
+
+    theta: float
+    sections: tuple[int, ...] = ()
+    interleaved: bool = False
+
+    def __call__(self, x_BHNd: Tensor, position_BN: Tensor) -> Tensor:
+        """Queries or keys at these positions, (B, N) or (B, N, A)."""
+        return turn(x_BHNd, self.angles(position_BN, x_BHNd.shape[-1], x_BHNd.device))
+
+    def angles(self, position_BN: Tensor, d: int, device: torch.device) -> Tensor:
+        """The angles (B, N, d/2) of tokens, which queries and keys share; see `angles`."""
+        return angles(position_BN, d, self.theta, self.sections, device, interleaved=self.interleaved)
 
 
 def share_heads(x_BGSd: Tensor, heads: int) -> Tensor:

@@ -57,12 +57,27 @@ def top_mask(score: Tensor, keep: Tensor | int, first: Tensor | None = None) -> 
         ValueError: a number lies outside that range.
     """
     tokens = score.shape[-1]
-    keep = torch.as_tensor(keep, device=score.device)
-    if bool(((keep < 0) | (keep > tokens)).any()):
-        raise ValueError(f"keep must be in 0..{tokens} (the scores of a row), got {keep.tolist()}")
-    enters = torch.arange(tokens, device=score.device) < keep[..., None]
+    legal = bool(((keep >= 0) & (keep <= tokens)).all()) if isinstance(keep, Tensor) else 0 <= keep <= tokens
+    if not legal:
+        got = keep.tolist() if isinstance(keep, Tensor) else keep
+        raise ValueError(f"keep must be in 0..{tokens} (the scores of a row), got {got}")
+    enters = torch.arange(tokens, device=score.device) < (keep[..., None] if isinstance(keep, Tensor) else keep)
     chosen = enters.expand_as(score)
     return torch.zeros_like(chosen).scatter(-1, ranking(score, first), chosen)
+
+
+def recent_and_best(score: Tensor, recent: int, best: int, first: Tensor | None = None) -> Tensor:
+    """True (…, N) at the `recent` last places and at the `best` places of highest score before them, all if fewer.
+
+    Args:
+        score: numbers (…, N).
+        recent: from 0 on; all places are recent where it reaches N.
+        best: from 0 on.
+        first: see `ranking`.
+    """
+    older = max(0, score.shape[-1] - recent)
+    best_mask = top_mask(score[..., :older], min(best, older), first=None if first is None else first[..., :older])
+    return torch.cat([best_mask, torch.ones_like(score[..., older:], dtype=torch.bool)], dim=-1)
 
 
 def top_mask_of_groups(score: Tensor, group: Tensor, keep_J: Tensor) -> Tensor:

@@ -23,6 +23,9 @@ def test_half_of_each_side_is_a_quarter_of_the_pixels(
 ) -> None:
     frames = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
     small = shrink(frames, scale)
+    (image,) = shrink((frames[0],), scale)
+    assert isinstance(small, torch.Tensor)
+    assert torch.equal(image, small[0])
     assert small.shape == (2, 3, *expected)
     if scale == 1:
         assert torch.equal(small, frames)

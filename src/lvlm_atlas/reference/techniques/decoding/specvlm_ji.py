@@ -142,7 +142,7 @@ class SpecVlmJi(Technique):
         """
         run, request, prefill = at.run, at.run.request, at.prefill
         model, prompt = draft_prompt(self.draft, run.target, request, run.techniques, prefill.inputs)
-        vision, ours = (int(inputs.vision_BN.sum(1)[0]) for inputs in (prefill.inputs, prompt))
+        vision, ours = (inputs.vision_places().shape[1] for inputs in (prefill.inputs, prompt))
         if vision != ours:
             raise Refusal(f"draft and target must see equally many vision tokens, got {ours} and {vision}")
         rank_BK = two_stage_select(self.score(prefill), int(vision * (1 - self.drop_rate)), self.mass)

@@ -33,8 +33,17 @@ MOST = 3
 """The most by which a side may shrink here: of a smaller image encoders would see a few patches."""
 
 
-def shrink(frames_F3HW: Tensor, scale: int) -> Tensor:
-    """Frames with each side divided by `scale`, rounded up to whole pixels; bicubic, antialiased."""
+def shrink(frames_F3HW: Tensor | tuple[Tensor, ...], scale: int) -> Tensor | tuple[Tensor, ...]:
+    """Frames, of one size or images of several, with each side divided by `scale`; bicubic, antialiased.
+
+    Sides are rounded up to whole pixels.
+    """
+    if isinstance(frames_F3HW, Tensor):
+        return _shrink(frames_F3HW, scale)
+    return tuple(_shrink(image_3HW[None], scale)[0] for image_3HW in frames_F3HW)
+
+
+def _shrink(frames_F3HW: Tensor, scale: int) -> Tensor:
     size = tuple(math.ceil(side / scale) for side in frames_F3HW.shape[-2:])
     return functional.interpolate(frames_F3HW, size, mode="bicubic", antialias=True) if scale > 1 else frames_F3HW
 

@@ -63,7 +63,7 @@ def deletable(score_V: Tensor, mass: float, alpha: float) -> Tensor:
     return ascending.indices[: min(count, len(score_V) - 1)]
 
 
-def intersection(cross_V: Tensor, self_V: Tensor, masses: tuple[float, float], alpha: float) -> Tensor:
+def intersection(cross_V: Tensor, self_V: Tensor, masses: tuple[float, ...], alpha: float) -> Tensor:
     """Places, ascending, of the tokens that may go by both scores."""
     both = [mask_of(deletable(*each, alpha), len(cross_V)) for each in zip((cross_V, self_V), masses, strict=True)]
     return places_of(both[0] & both[1])
@@ -122,7 +122,7 @@ def scores(probe: Probe, place_V: Tensor) -> tuple[Tensor, Tensor]:
 class _Tolerant(Technique):
     """Deletes in each layer what a tolerance allows, and notes how many."""
 
-    masses: Seq[tuple[float, float]]
+    masses: Seq[tuple[float, ...]]
     alpha: float
     deleted: list[int] = field(default_factory=list)
 
@@ -215,7 +215,7 @@ class FitPrune(Technique):
 
 
 @torch.inference_mode()
-def _deleted(lvlm: Target, sample: Request, masses: Seq[tuple[float, float]], alpha: float) -> list[int]:
+def _deleted(lvlm: Target, sample: Request, masses: Seq[tuple[float, ...]], alpha: float) -> list[int]:
     """How many tokens each layer deletes of a sample; the last deletes none."""
     tolerant = _Tolerant(masses, alpha)
     run = lvlm.begin(sample, [tolerant])
