@@ -72,7 +72,7 @@ def _outcome(job: StackJob, plan: Plan) -> Outcome:
     counts = [_counts(dimensions_for(lvlm, request, held), result, syncs) for request, result, held in rounds]
 
     def rows(without: Part | None = None) -> Iterator[Row]:
-        first = None
+        first: tuple[Dimensions, Observed] | None = None
         for number, (dimensions, each_observed, result) in enumerate(counts):
             for observed in each_observed:
                 bounds = _expected(dimensions, job.items, plan, observed, without, first)
@@ -80,8 +80,8 @@ def _outcome(job: StackJob, plan: Plan) -> Outcome:
                     yield row.model_copy(update={"measure": f"{row.measure}: round {number + 1}"}) if number else row
             if result.rounds:
                 total = (float(result.trace.output_tokens),)
-                bounds = _expected(dimensions, job.items, plan, {}, without)["output-tokens"]
-                yield from compare({ALL_ROUNDS: bounds}, {ALL_ROUNDS: total}, declared)
+                length = _expected(dimensions, job.items, plan, {}, without)["output-tokens"]
+                yield from compare({ALL_ROUNDS: length}, {ALL_ROUNDS: total}, declared)
             first = first or (dimensions, each_observed[0])
 
     try:
