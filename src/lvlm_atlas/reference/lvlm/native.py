@@ -86,7 +86,7 @@ class NativeVL(nn.Module, ABC):
                 f"the adapter gives {token_TND.shape[1]} vision tokens where the positions of this model need "
                 f"{grid[0]} × {grid[1]}; an adapter that changes their number needs `free-patches` and must declare it"
             )
-        place_TN2 = grid_places(*grid, token_TND.device).expand(len(token_TND), -1, -1)
+        place_TN2 = grid_places(*grid).expand(len(token_TND), -1, -1)
         return VisionTokens(blocks_of(token_TND, place_TN2, patches.deepstack_FNLD), grid, clip.time_T)
 
     def expand(self, request: Request, tokens: Seq[VisionTokens]) -> Tensor:
