@@ -13,6 +13,9 @@ LACKS: Mapping[str, str] = {
 """What to say of a model that does not offer a need. Other needs depend on kernels, drafts or data: no model decides
 them."""
 
+CALIBRATION = "calibration-samples"
+"""The need of techniques that are fitted to a model before they run, by `calibrate`."""
+
 
 def unmet(needs: Iterable[str], offers: Iterable[str]) -> tuple[str, ...]:
     """The needs that a model with these offers cannot meet, in the order given."""

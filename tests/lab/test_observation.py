@@ -288,9 +288,9 @@ def test_bytes_of_uneven_heads_in_codes_lie_between_bounds_that_the_mean_alone_l
     uneven = entry("UnevenHeads", MADE_UP["UnevenHeads"][1], acts_at="cache-tokens")
     items = tuple(item(ATLAS.atlas, each) for each in (uneven, ATLAS.technique("kivi")))
     kivi = {"bits": 2, "group_size": 16, "residual_length": residual_length}
-    plans = tuple(Plan(settings=({}, kivi), shape=shape) for shape in SHAPES)
+    plans = tuple(Plan(settings=({}, kivi), shape=shape) for shape in SHAPES if shape.rounds == 1)
     outcomes = carry_out(StackJob(items=items, plans=plans, dtype="float32", device="cpu")).outcomes
-    assert [outcome.crashed or outcome.refused for outcome in outcomes] == [None] * len(SHAPES)
+    assert [outcome.crashed or outcome.refused for outcome in outcomes] == [None] * len(plans)
     rows = [row for outcome in outcomes for row in outcome.rows]
     assert [row for row in rows if not row.holds] == []
     byte = [row for row in rows if row.measure == "kv.bits: bytes"]

@@ -20,6 +20,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, bmm_flop
 
 from lvlm_atlas import load
+from lvlm_atlas.lab.built import built
+from lvlm_atlas.needs import CALIBRATION
 from lvlm_atlas.planner.planner import Planner
 from lvlm_atlas.reference.caches.cache import Cache
 from lvlm_atlas.reference.caches.store import PlainStore
@@ -57,9 +59,13 @@ SIZES = {"frames": 3, "text": 16, "output": 4}
 TECHNIQUES = {
     id_: technique
     for id_, technique in load(CHECKOUT).atlas.techniques.items()
-    if technique.reference and not any(isinstance(effect, Speculation) for effect in technique.effects)
+    if technique.reference
+    and "answer" not in technique.acts_at
+    and CALIBRATION not in technique.needs
+    and not any(isinstance(effect, Speculation) for effect in technique.effects)
 }
-"""Drafts are left out: what they run depends on what is accepted."""
+"""Left out are drafts and answers in several runs, where what is accepted or answered decides what runs, and what is
+calibrated, of which one number cannot say what each layer does."""
 TRIALS = [(id_, i) for id_, technique in TECHNIQUES.items() for i in range(len(technique.trials))]
 
 
@@ -196,7 +202,8 @@ def watched(technique: Reference, own: Counted) -> Reference:
         return SimpleNamespace(**{name: method(getattr(acts, name)) for name in names})
 
     names = {POINTS[position].method for position in technique.acts_at}
-    declared = {"acts_at": technique.acts_at, "needs": technique.needs}
+    needs = tuple(need for need in technique.needs if need != CALIBRATION)
+    declared = {"acts_at": technique.acts_at, "needs": needs}
     return type(type(technique).__name__, (Reference,), {"begin": begin, **declared})()
 
 
@@ -241,7 +248,7 @@ def run_trial(preset: str, id_: str, trial: int) -> tuple[Counter[str], Counter[
     technique = TECHNIQUES[id_]
     setting = dict(technique.trials[trial])
     try:
-        model, own, trace = run(preset, pkgutil.resolve_name(str(technique.reference))(**setting), **SIZES)
+        model, own, trace = run(preset, built(str(technique.reference), setting, LVLM.random(preset)), **SIZES)
     except ValueError as refusal:
         pytest.skip(f"{id_} refuses {preset}: {refusal}")
     heads = PRESETS[preset].text.num_attention_heads

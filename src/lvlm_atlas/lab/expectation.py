@@ -20,7 +20,7 @@ from lvlm_atlas.roofline.kind import CacheLayer, Place, each_cache_layer
 from lvlm_atlas.roofline.llm import last_rows
 from lvlm_atlas.roofline.overhead import extras
 from lvlm_atlas.roofline.pipeline import Walk
-from lvlm_atlas.roofline.state import Answered, Cached, Encoded, Extra, Prefilled
+from lvlm_atlas.roofline.state import Answered, Cached, Encoded, Extra, Limits, Prefilled
 from lvlm_atlas.roofline.tokens.anyres_unpad import anyres_unpad
 from lvlm_atlas.roofline.tokens.smart_resize import token_grid
 from lvlm_atlas.roofline.transform import Applied
@@ -82,7 +82,12 @@ _OVERHEADS = (
 """Measures of overheads, in the order of the report."""
 
 
-def expected(dimensions: Dimensions, stack: Sequence[Member], observed: Observed | None = None) -> Bounds:
+def expected(
+    dimensions: Dimensions,
+    stack: Sequence[Member],
+    observed: Observed | None = None,
+    first: tuple[Dimensions, Observed] | None = None,
+) -> Bounds:
     """Bounds of every measure, in pipeline order.
 
     All that the entries leave open is taken at its least, then at its most. That is exact where the bounds of the
@@ -92,6 +97,7 @@ def expected(dimensions: Dimensions, stack: Sequence[Member], observed: Observed
         dimensions: the model and the request.
         stack: the techniques, in order.
         observed: what is taken as given; None predicts from the declarations alone.
+        first: the first round of the session, where this is a later one: what limited the cache then still does.
 
     Raises:
         ValueError: an amount cannot be evaluated.
@@ -100,7 +106,11 @@ def expected(dimensions: Dimensions, stack: Sequence[Member], observed: Observed
     uneven = any(getattr(effect, "per_head", False) for each in stack for effect in each.technique.effects)
     for bound in _ENDS:
         lowered = [bounded(each.technique, each.places, each.setting, bound) for each in stack]
-        ends += [_End(dimensions, lowered, bound, modality, observed or {}) for modality in ("vision", "text")]
+        for modality in ("vision", "text"):
+            sizes = dimensions
+            if first:
+                sizes = replace(dimensions, limits=_End(first[0], lowered, bound, modality, first[1]).limits())
+            ends.append(_End(sizes, lowered, bound, modality, observed or {}))
         ends[-1].uneven = ends[-2].uneven = uneven
     measures = [end.measures() for end in ends]
     left_open = {effect.quantity for each in stack for effect in each.technique.effects if _is_open(effect)}
@@ -249,6 +259,12 @@ class _End(Walk):
             "speculation: accepted": (draft.accepted,),
             "kv.bits: bytes at the end": (self._last_byte(cached, layers, grown),),
         }
+
+    def limits(self) -> tuple[Limits, ...]:
+        """The most that each layer may hold; empty where nothing limits it."""
+        encoded = self.encoded()
+        limits = self.cached(encoded, self.prefilled(encoded)).limits
+        return limits if any(limit != Limits() for limit in limits) else ()
 
     def settle(self, quantity: str, values: Sequence[float]) -> Sequence[float]:
         """What was observed of a quantity, else what is predicted."""

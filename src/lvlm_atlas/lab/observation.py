@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import pkgutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import torch
 
+from lvlm_atlas.lab.built import built, forget
 from lvlm_atlas.lab.checks import TOLERANCE, answers_differ
 from lvlm_atlas.lab.device import DeviceRun
 from lvlm_atlas.lab.expectation import Bounds, Interval, Member, Observed, dimensions_of, expected
@@ -18,6 +18,7 @@ from lvlm_atlas.reference.caches.cache import Cache
 from lvlm_atlas.reference.lvlm import LVLM, Refusal, Request, Result, Trace, random_request
 from lvlm_atlas.roofline.dimensions import Dimensions
 from lvlm_atlas.schema.effect import Speculation
+from lvlm_atlas.schema.record import Setting
 
 
 def prepare(job: StackJob) -> None:
@@ -31,6 +32,7 @@ def reset() -> None:
     """Forget what `prepare` and the jobs made."""
     _model.cache_clear()
     _baseline.cache_clear()
+    forget()
 
 
 def carry_out(job: StackJob) -> StackAnswer:
@@ -54,26 +56,33 @@ def _outcomes(job: StackJob, plan: Plan) -> Iterator[Outcome]:
 
 def _outcome(job: StackJob, plan: Plan) -> Outcome:
     try:
-        settings = zip(job.items, plan.settings, strict=True)
-        stack = [pkgutil.resolve_name(str(item.technique.reference))(**setting) for item, setting in settings]
+        settings = [*zip(job.items, plan.settings, strict=True)]
         if plan.shape.on_device:
-            lvlm, request, result, syncs = _run_on_device(plan.shape, stack)
+            lvlm, request, result, syncs = _run_on_device(plan.shape, settings)
             rounds: list[tuple[Request, Result, Held]] = [(request, result, ())]
         else:
             lvlm, syncs = _model(plan.shape.preset, job.dtype, job.device), {}
+            stack = [built(str(item.technique.reference), setting, lvlm) for item, setting in settings]
             rounds = [*_rounds(lvlm, plan.shape, stack)]
     except Refusal as error:
         return Outcome(plan=plan, refused=f"{type(error).__name__}: {error}")
     except Exception as error:  # noqa: BLE001 - whatever a reference raises is its result
         return Outcome(plan=plan, crashed=f"{type(error).__name__}: {error}")
     declared = {effect.quantity for item in job.items for effect in item.technique.effects}
+    counts = [_counts(dimensions_for(lvlm, request, held), result, syncs) for request, result, held in rounds]
 
     def rows(without: Part | None = None) -> Iterator[Row]:
-        for number, (request, result, held) in enumerate(rounds):
-            dimensions = dimensions_for(lvlm, request, held)
-            observed = {**observe(result.trace, dimensions), **syncs}
-            for row in compare(_expected(dimensions, job.items, plan, observed, without), observed, declared):
-                yield row.model_copy(update={"measure": f"{row.measure}: round {number + 1}"}) if number else row
+        first: tuple[Dimensions, Observed] | None = None
+        for number, (dimensions, each_observed, result) in enumerate(counts):
+            for observed in each_observed:
+                bounds = _expected(dimensions, job.items, plan, observed, without, first)
+                for row in compare(bounds, observed, declared):
+                    yield row.model_copy(update={"measure": f"{row.measure}: round {number + 1}"}) if number else row
+            if result.rounds:
+                total = (float(result.trace.output_tokens),)
+                length = _expected(dimensions, job.items, plan, {}, without)["output-tokens"]
+                yield from compare({ALL_ROUNDS: length}, {ALL_ROUNDS: total}, declared)
+            first = first or (dimensions, each_observed[0])
 
     try:
         all_rows = tuple(rows())
@@ -90,10 +99,13 @@ Held = tuple[tuple[float, float], ...]
 """Vision and text entries a head that each layer holds; empty: there are none."""
 
 
-def _run_on_device(shape: Shape, stack: list[Any]) -> tuple[LVLM, Request, Result, Observed]:
+def _run_on_device(
+    shape: Shape, settings: Sequence[tuple[Item, Mapping[str, Setting]]]
+) -> tuple[LVLM, Request, Result, Observed]:
     """A run as on a GPU, and how often its techniques made the host wait."""
     lvlm = LVLM.random(shape.preset, dtype=torch.bfloat16)
     request = _request(lvlm, shape)
+    stack = [built(str(item.technique.reference), setting, lvlm) for item, setting in settings]
     with DeviceRun(stack) as run:
         result = run.place(lvlm).run(request, stack)
     rounds = result.trace.target_passes
@@ -118,6 +130,12 @@ def _rounds(lvlm: LVLM, shape: Shape, stack: Sequence[Any]) -> Iterator[tuple[Re
         held = tuple(_held(session.cache, layer) for layer in range(len(session.cache.stores)))
 
 
+def _counts(dimensions: Dimensions, result: Result, syncs: Observed) -> tuple[Dimensions, list[Observed], Result]:
+    """What was counted of each run that an answer took, with the sizes of its request."""
+    traces = [each.result.trace for each in result.rounds] or [result.trace]
+    return dimensions, [{**observe(trace, dimensions), **syncs} for trace in traces], result
+
+
 def _held(cache: Cache, layer: int) -> tuple[float, float]:
     entries = cache.held(layer)
     vision = float(entries.vision_BGS.sum(-1).float().mean())
@@ -133,6 +151,8 @@ def dimensions_for(lvlm: LVLM, request: Request, held: Held = ()) -> Dimensions:
     return replace(dimensions, held=held)
 
 
+ALL_ROUNDS = "output-tokens: all rounds"
+"""The measure of an answer that took several runs."""
 SHOWN = frozenset({
     "frames", "encoder.tokens", "vision-tokens", "llm.vision-tokens", "attention.density", "overhead", "kv.tokens",
     "kv.bits", "output-tokens", "speculation",
@@ -223,7 +243,12 @@ def _within(numbers: tuple[float, ...], bounds: tuple[Interval, ...]) -> bool:
 
 
 def _expected(
-    dimensions: Dimensions, items: tuple[Item, ...], plan: Plan, observed: Observed, without: Part | None = None
+    dimensions: Dimensions,
+    items: tuple[Item, ...],
+    plan: Plan,
+    observed: Observed,
+    without: Part | None = None,
+    first: tuple[Dimensions, Observed] | None = None,
 ) -> Bounds:
     """The prediction for a plan, perhaps without one of the declarations."""
     stack = []
@@ -234,7 +259,7 @@ def _expected(
             technique = technique.model_copy(update={without.kind: declared})
             at = _left_out(at, without.index) if without.kind == "effects" else at
         stack.append(Member(technique, at, setting))
-    return expected(dimensions, stack, observed)
+    return expected(dimensions, stack, observed, first)
 
 
 def _left_out(records: tuple[Any, ...], index: int) -> tuple[Any, ...]:

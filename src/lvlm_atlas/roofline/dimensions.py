@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 
 from lvlm_atlas.roofline.layout import Layout
+from lvlm_atlas.roofline.state import Limits
 from lvlm_atlas.roofline.vision import visual
 from lvlm_atlas.roofline.visual import Visual
 from lvlm_atlas.roofline.workload import Workload
@@ -49,6 +50,8 @@ class Dimensions:
     """Bytes of a cached number that is not quantised."""
     held: tuple[tuple[float, float], ...] = ()
     """Vision and text entries a head that each layer holds of earlier rounds; empty: there are none."""
+    limits: tuple[Limits, ...] = ()
+    """The most that each layer may hold since the first round; empty: nothing says it yet."""
 
     @property
     def symbols(self) -> dict[str, float]:

@@ -155,6 +155,10 @@ class Walk:
                 vision, text = zip(*both, strict=True)
         if held:
             vision, text = _with(vision, held, 0), _with(text, held, 1)
+        bounds = self.dimensions.limits or self._limits(limits)
+        if self.dimensions.limits:
+            bounded = [self._within(limit, v, t) for limit, v, t in zip(bounds, vision, text, strict=True)]
+            vision, text = zip(*bounded, strict=True)
         names = tokens_by_layer(vision, text)
         state = self._schedule("kv.state", (0.0,) * self.dimensions.layers, symbols, names)
         if any(state):
@@ -167,7 +171,7 @@ class Walk:
         bits, stored = self._bits(symbols)
         resident, fetch = self._residency(symbols)
         return Cached(
-            vision=tuple(vision), text=tuple(text), limits=self._limits(limits), state=state, read=read, bits=bits,
+            vision=tuple(vision), text=tuple(text), limits=bounds, state=state, read=read, bits=bits,
             stored=stored, shares=self._shares(symbols), resident=resident, fetch=fetch,
         )  # fmt: skip
 
@@ -314,6 +318,11 @@ class Walk:
                 if bits.of in ("all", modality):
                     of_layer[:] = [index if start <= layer < end else old for layer, old in enumerate(of_layer)]
         return ways, tuple(zip(*stored, strict=True))
+
+    def _within(self, limit: Limits, vision: float, text: float) -> tuple[float, float]:
+        """Vision and text entries of a layer that may hold no more than that."""
+        vision, text = min(vision, limit.vision), min(text, limit.text)
+        return self.divide(limit.all, vision, text) if vision + text > limit.all else (vision, text)
 
     def _limits(self, limits: Mapping[str, Sequence[float]]) -> tuple[Limits, ...]:
         """The most entries of each layer while decoding, from those of all, vision and text entries."""

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.caches.store import PlainStore
-from lvlm_atlas.reference.drafting.rounds import PlainDrafter, ancestors, distribution
+from lvlm_atlas.reference.drafting.acceptance import RejectionSampling
+from lvlm_atlas.reference.drafting.rounds import PlainDrafter, Speculation, ancestors
 from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.lvlm import LVLM, Stack, StackError, random_request
 from lvlm_atlas.reference.lvlm.config import LVLMConfig
@@ -19,6 +20,7 @@ from lvlm_atlas.reference.lvlm.points import POINTS, Frames, LlmInput, LlmLayer,
 from lvlm_atlas.reference.lvlm.presets import PRESETS
 from lvlm_atlas.reference.ops.attention import causal_mask
 from lvlm_atlas.reference.ops.blocks import Blocks
+from lvlm_atlas.reference.ops.sampling import distribution
 
 TINY = [name for name in PRESETS if name.startswith("tiny")]
 
@@ -198,6 +200,10 @@ class Recorder(Technique):
     def __init__(self) -> None:
         self.calls: list[str] = []
 
+    def answer(self, at):
+        self.calls.append("answer")
+        return at.ask(at.run.request)
+
     def select_frames(self, at: Frames) -> Tensor:
         self.calls.append("frames")
         return torch.arange(len(at.request.frames_F3HW))
@@ -262,7 +268,7 @@ class Recorder(Technique):
 
     def begin_decoding(self, at):
         self.calls.append("decode-loop")
-        return PlainDrafter(at.run.target.vocab_size)
+        return Speculation(PlainDrafter(at.run.target.vocab_size), RejectionSampling())
 
     def stop(self, at) -> bool:
         self.calls.append("stop")

@@ -69,6 +69,9 @@ class Cache:
     """Of each layer the queries (B, H, U, d) of the unsettled tokens, where a policy may ask for their attention."""
     parents: list[int] = field(default_factory=list)
     """The unsettled tokens: for each the one it follows, counted from the oldest; −1 is the last settled token."""
+    begun: tuple[Tensor, ...] = ()
+    """Of the last unsettled tokens what entered each of the first layers (B, M, D), and what left the last that they
+    have run through; empty where all have run through all layers."""
     trace: Trace = field(default_factory=Trace)
     """Where it is counted what happens to the cache."""
     in_cache: InCache | None = None
@@ -77,6 +80,11 @@ class Cache:
     """What says which settled entries a pass reads; None: it reads all."""
     fetched_byte: int = 0
     """Bytes fetched from the host so far."""
+
+    @property
+    def waiting(self) -> int:
+        """Unsettled tokens that have not run through all layers."""
+        return self.begun[0].shape[1] if self.begun else 0
 
     def retain(self, index_K: Tensor) -> None:
         """Of the unsettled tokens keep those at these places, each the child of the one before, and settle."""

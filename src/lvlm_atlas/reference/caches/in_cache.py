@@ -37,7 +37,7 @@ class InCache:
         """
         if not len(self._known_I):
             return by_place(reading, offset_M)
-        known_I = torch.cat([self._known_I, self._decoded(layer, position_BM)]).unique()
+        known_I = torch.unique(torch.cat([self._known_I, self._decoded(layer, position_BM)]))
         axes = reading.held().position_BGS.shape[3]
         position_BMA = position_BM if position_BM.dim() == 3 else position_BM[..., None].expand(-1, -1, axes)
         return closed_up(reading, position_BMA, known_I)
@@ -47,7 +47,7 @@ class InCache:
         if position_BN.dim() == 3:
             decoded = [self._decoded(layer, position_BN) for layer in range(len(self._decoded_from))]
             ids = (self._known_I.to(position_BN.device), position_BN.flatten(), *decoded)
-            self._known_I = torch.cat(ids).unique()
+            self._known_I = torch.unique(torch.cat(ids))
             self._decoded_from = next_position_LB.amax(dim=1).tolist()
 
     def rotate(self, x_BHNd: Tensor, position_BGN: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class InCache:
         batch, groups = x_BHNd.shape[0], position_BGN.shape[1]
         if groups == 1:
             return self.rotary(x_BHNd, position_BGN[:, 0])
-        by_head = x_BHNd.unflatten(1, (groups, -1)).flatten(0, 1)
+        by_head = torch.unflatten(x_BHNd, 1, (groups, -1)).flatten(0, 1)
         position = position_BGN.expand(batch, *position_BGN.shape[1:]).flatten(0, 1)
         return self.rotary(by_head, position).reshape(x_BHNd.shape)
 
@@ -104,5 +104,5 @@ def closed_up(reading: Reading, position_BMA: Tensor, known_I: Tensor) -> tuple[
             gone_I = known_I[~torch.isin(known_I, there_RA) & (known_I < position_BMA[batch].min())]
             both_SA = torch.cat([position_RA, position_BMA[batch]])
             rows.append(both_SA - torch.searchsorted(gone_I, both_SA.contiguous()))
-    position_BGSA = torch.stack(rows).unflatten(0, held.position_BGS.shape[:2])
+    position_BGSA = torch.unflatten(torch.stack(rows), 0, held.position_BGS.shape[:2])
     return position_BGSA[:, :, : reading.settled], position_BGSA[:, :, reading.settled :]

@@ -36,7 +36,7 @@ class HeadStore(Store):
         if sum(self.heads) != key_BGMd.shape[1]:
             raise ValueError(f"the stores must be for {key_BGMd.shape[1]} heads together, got {self.heads}")
         for store, key, value in zip(
-            self.stores, *(x.split(self.heads, 1) for x in (key_BGMd, value_BGMd)), strict=True
+            self.stores, *(torch.split(x, self.heads, 1) for x in (key_BGMd, value_BGMd)), strict=True
         ):
             store.append(key, value)
 
@@ -46,7 +46,7 @@ class HeadStore(Store):
 
     def read_at(self, index_BGR: Tensor, settled: int) -> tuple[Tensor, Tensor]:
         """See `Store`."""
-        indices = index_BGR.split(self.heads, 1)
+        indices = torch.split(index_BGR, self.heads, 1)
         return _beside([store.read_at(one, settled) for store, one in zip(self.stores, indices, strict=True)])
 
     def retain(self, index_K: Tensor) -> None:
@@ -61,7 +61,7 @@ class HeadStore(Store):
 
     def keep(self, index_BGK: Tensor) -> None:
         """See `Store`."""
-        for store, index in zip(self.stores, index_BGK.split(self.heads, 1), strict=True):
+        for store, index in zip(self.stores, torch.split(index_BGK, self.heads, 1), strict=True):
             store.keep(index)
 
     @property
@@ -194,7 +194,7 @@ def by_modality(vision_BGS: Tensor, vision: Callable[[], Store], text: Callable[
         return SortedStore(vision_BGS, vision(), text())
     if bool((count_BG != count_BG[0]).any()):
         raise Refusal(f"sequences of a batch must hold equally many vision entries, got {count_BG.tolist()}")
-    return HeadStore([(1, SortedStore(one, vision(), text())) for one in vision_BGS.split(1, 1)])
+    return HeadStore([(1, SortedStore(one, vision(), text())) for one in torch.split(vision_BGS, 1, 1)])
 
 
 def _beside(read: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.trace import Trace
+from lvlm_atlas.reference.ops.sampling import distribution
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,8 @@ class Request:
     max_new_tokens: int = 16
     temperature: float = 0.0
     """0 decodes greedily."""
+    top_p: float = 1.0
+    """Tokens are drawn from the fewest likeliest whose probabilities reach this sum; 1 draws from all."""
     seed: int = 0
     """Seed of every random draw of the run."""
     second_F: Tensor | None = None
@@ -72,6 +75,10 @@ class Request:
             second_F=self.seconds_F[index_K],
         )
 
+    def distribution(self, logits: Tensor) -> Tensor:
+        """What the next token is drawn from (…, C), float32, by temperature and top-p."""
+        return distribution(logits, self.temperature, self.top_p)
+
     @property
     def text_N(self) -> Tensor:  # noqa: N802 - names carry shapes
         """The prompt without its placeholders."""
@@ -87,3 +94,14 @@ class Result:
     logits_NC: Tensor
     """The target's logits from which each of them was chosen, float32."""
     trace: Trace
+    """Where the answer took several runs, their sum; see `Trace.total`."""
+    rounds: tuple[Round, ...] = ()
+    """These runs, in order; empty where there was one."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """A run of several that an answer took."""
+
+    request: Request
+    result: Result

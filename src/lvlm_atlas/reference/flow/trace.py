@@ -101,6 +101,8 @@ class Trace:
     """Prompt tokens that the draft prefilled."""
     draft_passes: int = 0
     """Forward passes of the draft model after its prefill."""
+    draft_layer_runs: int = 0
+    """Layers of the target that draft passes ran, where its first layers draft; its own passes do not repeat them."""
     output_tokens: int = 0
     """Tokens generated."""
     scoring: list[Trace] = field(default_factory=list)

@@ -1,7 +1,7 @@
 """The extension points: where techniques act, what they are given there, and what they return.
 
-`frames → pixels → encoder-layer → encoder-output → adapter → adapter-output → llm-input → prefill-chunks → llm-layer →
-attention → cache-tokens → cache-layers → cache-bits → cache-step → cache-read → decode-loop → stop`
+`answer → frames → pixels → encoder-layer → encoder-output → adapter → adapter-output → llm-input → prefill-chunks →
+llm-layer → attention → cache-tokens → cache-layers → cache-bits → cache-step → cache-read → decode-loop → stop`
 
 A technique is an immutable setting. It declares the positions at which it acts; for each run `begin` returns the
 object whose methods are called there, and which may hold state of that run.
@@ -12,17 +12,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
 from lvlm_atlas.reference.caches.cache import Choose
 from lvlm_atlas.reference.caches.prefilled import Prefill
 from lvlm_atlas.reference.caches.store import Store
-from lvlm_atlas.reference.drafting.rounds import Drafter
+from lvlm_atlas.reference.drafting.rounds import Speculation
 from lvlm_atlas.reference.drafting.target import Target
 from lvlm_atlas.reference.flow.probe import Probe
-from lvlm_atlas.reference.flow.request import Request
+from lvlm_atlas.reference.flow.request import Request, Result
 from lvlm_atlas.reference.flow.states import Entries, Held, Patches, Sequence
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.flow.vision_tokens import VisionTokens
@@ -30,6 +30,16 @@ from lvlm_atlas.reference.lvlm.config import Config
 from lvlm_atlas.reference.lvlm.prompt import Prompt
 from lvlm_atlas.reference.ops.blocks import Blocks
 from lvlm_atlas.reference.ops.window import Window
+
+
+@dataclass(frozen=True)
+class Answer:
+    """At `answer`, above the run. Returns the answer to the request, after as many runs as it takes."""
+
+    run: Run
+    """The run of the request as it was asked; what acts in it takes no part, for every question begins anew."""
+    ask: Callable[[Request], Result]
+    """Runs a request once with the stack, and counts it."""
 
 
 @dataclass(frozen=True)
@@ -237,7 +247,7 @@ class CacheRead:
 
 @dataclass(frozen=True)
 class DecodeLoop:
-    """At `decode-loop`, after prefill. Returns a drafter, its own prefill done."""
+    """At `decode-loop`, after prefill. Returns a drafter, its own prefill done, and the rule of acceptance."""
 
     run: Run
     prefill: Prefill
@@ -269,6 +279,7 @@ class Point:
 
 
 POINTS: Mapping[str, Point] = {
+    "answer": Point("answer", Answer, Result, exclusive=True),
     "frames": Point("select_frames", Frames, Tensor),
     "pixels": Point("resize", Pixels, Tensor),
     "encoder-layer": Point("encoder_layer", EncoderLayer, Patches),
@@ -288,7 +299,7 @@ POINTS: Mapping[str, Point] = {
     "cache-bits": Point("new_store", CacheBits, Store, exclusive=True),
     "cache-step": Point("evict", CacheStep, Tensor | None),
     "cache-read": Point("choose_entries", CacheRead, Tensor | None, exclusive=True),
-    "decode-loop": Point("begin_decoding", DecodeLoop, Drafter, exclusive=True),
+    "decode-loop": Point("begin_decoding", DecodeLoop, Speculation, exclusive=True),
     "stop": Point("stop", Stop, bool),
 }
 """Extension points by the taxonomy's position id, in pipeline order. Tools read this table from the source."""
@@ -301,6 +312,20 @@ class Technique:
     """Positions at which it acts, keys of `POINTS`, as in its entry."""
     needs: ClassVar[tuple[str, ...]] = ()
     """What it must be given, as in its entry."""
+
+    def calibrate(self, lvlm: Target, samples: Seq[Request]) -> Self:  # noqa: ARG002 - for those that override it
+        """The technique with what it fits to a model beforehand, in its field `calibration`.
+
+        Those that need `calibration-samples` bring it, and cannot run before.
+
+        Args:
+            lvlm: the model that it is to run on.
+            samples: requests like those that it will be asked.
+
+        Raises:
+            TypeError: the technique fits nothing.
+        """
+        raise TypeError(f"{type(self).__name__} fits nothing to a model beforehand; run it as it is")
 
     def begin(self, run: Run) -> Any:  # noqa: ARG002 - for those that override it
         """What acts in this run: an object with the method of each point. Itself, unless it holds state."""

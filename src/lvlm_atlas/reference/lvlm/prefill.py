@@ -88,7 +88,7 @@ def prefill_in_chunks(
     if divider is None:
         return prefill(model, inputs, acts, trace, cache)
     lengths = divider.split_prompt(PrefillChunks(inputs)).tolist()
-    for place_K in torch.arange(inputs.length, device=inputs.hidden_BND.device).split(lengths):
+    for place_K in torch.split(torch.arange(inputs.length, device=inputs.hidden_BND.device), lengths):
         filled = prefill(model, inputs.keep(place_K.expand(len(inputs.hidden_BND), -1)), acts, trace, cache)
         cache = filled.cache
     return replace(filled, inputs=inputs)

@@ -113,7 +113,7 @@ def quantise_ternary(x: Tensor, group_size: int) -> Codes:
 
 def dequantise_ternary(codes: Codes, group_size: int) -> Tensor:
     """Numbers (…, n): −α, 0 or α."""
-    level = unpack_trits(codes.packed.unflatten(-1, (codes.scale.shape[-1], -1)), group_size)
+    level = unpack_trits(torch.unflatten(codes.packed, -1, (codes.scale.shape[-1], -1)), group_size)
     return ((level.to(codes.scale.dtype) - 1) * codes.scale[..., None]).flatten(-2)
 
 
@@ -135,8 +135,9 @@ def quantise_float8(x: Tensor, group_size: int) -> Codes:
 
 def dequantise_float8(codes: Codes, group_size: int) -> Tensor:
     """Numbers (…, n), in the type of the scales."""
-    number: Tensor = codes.packed.view(torch.float8_e4m3fn).float().unflatten(-1, (-1, group_size))
-    return (number * codes.scale.float()[..., None]).to(codes.scale.dtype).flatten(-2)
+    number = torch.unflatten(codes.packed.view(torch.float8_e4m3fn).float(), -1, (-1, group_size))
+    scaled: Tensor = number * codes.scale.float()[..., None]
+    return scaled.to(codes.scale.dtype).flatten(-2)
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ def unpack(packed: Tensor, bits: int) -> Tensor:
 def pack_trits(trit: Tensor) -> Tensor:
     """Numbers 0, 1 and 2 (…, n) into bytes (…, ⌈n / 5⌉), the first one in the lowest digit to base 3."""
     filled = torch.nn.functional.pad(trit, (0, -trit.shape[-1] % _TRITS))
-    digit: Tensor = filled.unflatten(-1, (-1, _TRITS)) * _digits(trit.device)
+    digit: Tensor = torch.unflatten(filled, -1, (-1, _TRITS)) * _digits(trit.device)
     return digit.sum(-1, dtype=torch.uint8)
 
 

@@ -55,7 +55,9 @@ def prefilled(lvlm: LVLM, request: Request, technique: SpecVlmJi, *others: Techn
 def begin(lvlm: LVLM, technique: SpecVlmJi) -> TreeDrafter:
     at = prefilled(lvlm, random_request(lvlm.config), technique)
     with torch.inference_mode():
-        return technique.begin_decoding(at)
+        drafter = technique.begin_decoding(at).drafter
+    assert isinstance(drafter, TreeDrafter)
+    return drafter
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def representatives(key_BGSd: Tensor, tokens: int, heads: int) -> Tensor:
         tokens: T.
         heads: H.
     """
-    mean_BGFd = key_BGSd.unflatten(2, (-1, tokens)).mean(dim=3)
+    mean_BGFd = torch.unflatten(key_BGSd, 2, (-1, tokens)).mean(dim=3)
     return share_heads(mean_BGFd, heads).transpose(1, 2).flatten(2)
 
 
@@ -70,7 +70,7 @@ def select_blocks(score_BF: Tensor, count: int, group: int = 1) -> Tensor:
     blocks = score_BF.shape[-1]
     if blocks <= count:
         return torch.arange(blocks, device=score_BF.device).expand(len(score_BF), -1)
-    means = [part.mean(dim=-1) for part in score_BF.split(group, dim=-1)]
+    means = [part.mean(dim=-1) for part in torch.split(score_BF, group, dim=-1)]
     first_BK = top_places(torch.stack(means, dim=-1), count // group) * group
     index_BK = (first_BK[..., None] + torch.arange(group, device=score_BF.device)).flatten(1)
     return index_BK.masked_fill(index_BK >= blocks, -1)

@@ -75,7 +75,7 @@ class StreamingLlm(Technique):
         count_BG1 = rank_BGS[:, :, -1:] + 1
         if int(count_BG1.max()) <= self.start_size + self.recent_size:
             return None
-        lengths = count_BG1.flatten().unique().tolist()
+        lengths = {*count_BG1.flatten().tolist()}
         stays_BGS = torch.zeros_like(visible_BGS)
         for length in lengths:
             place_K = stays(length, self.start_size, self.recent_size).to(rank_BGS.device)
