@@ -39,7 +39,7 @@ from lvlm_atlas.reference.refusal import Refusal
 def outlier_ratio(attention: Tensor) -> float:
     """Share of all values that lie above Q3 + 1.5 · (Q3 − Q1); quartiles are interpolated linearly."""
     value = attention.flatten().double()
-    low, high = torch.quantile(value, value.new_tensor([0.25, 0.75])).tolist()
+    low, high = value.quantile(0.25), value.quantile(0.75)
     return float((value > high + 1.5 * (high - low)).sum()) / len(value)
 
 
