@@ -171,19 +171,36 @@ class Counted:
             self.flop[KINDS[str(operator).removeprefix("aten.")]] += flop
 
 
+TAKES_THE_PLACE = {"encoder", "encoder-attention", "adapter"}
+"""Positions at which what a technique computes takes the place of the model's own work."""
+
+
 def watched(technique: Reference, own: Counted) -> Reference:
-    """The same technique; what it computes itself is counted in `own` too."""
+    """The same technique; what it adds to the model's work is counted in `own` too."""
 
-    def method(name: str) -> Any:
-        def call(_self: object, *args: Any) -> Any:
-            with own:
-                return getattr(technique, name)(*args)
+    class Acting:
+        def __init__(self, acting: Any) -> None:
+            self.acting = acting
 
-        return call
+        def __getattr__(self, name: str) -> Any:
+            method = getattr(self.acting, name)
+            if name in {POINTS[position].method for position in TAKES_THE_PLACE}:
+                return method
 
-    names = {POINTS[position].method for position in technique.acts_at}
-    declared = {"acts_at": technique.acts_at, "needs": technique.needs}
-    return type(type(technique).__name__, (Reference,), {**{name: method(name) for name in names}, **declared})()
+            def call(*args: Any) -> Any:
+                with own:
+                    return method(*args)
+
+            return call
+
+    class Watched(Reference):
+        acts_at, needs = technique.acts_at, technique.needs
+
+        def begin(self, run: Any) -> Any:
+            return Acting(technique.begin(run))
+
+    Watched.__name__ = type(technique).__name__
+    return Watched()
 
 
 def flop(found: Estimate, kind: str, stage: str | None = None, part: str = "") -> float:

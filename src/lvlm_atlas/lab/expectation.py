@@ -240,6 +240,10 @@ class _End(Walk):
             beside = predicted_beside = (self._class_tokens(),) * len(values)
         self.predicted[measure] = tuple(map(operator.add, values, predicted_beside))
         seen = self.observed.get(measure, ())
+        if quantity == "encoder.tokens" and len(seen) == 1:  # an encoder in the place of the model's: what leaves it
+            self.predicted[measure] = (values[-1],)
+            self.settled[quantity] = (*values[:-1], *seen)
+            return self.settled[quantity]
         self.settled[quantity] = tuple(map(operator.sub, seen, beside)) if len(seen) == len(values) else tuple(values)
         return self.settled[quantity]
 

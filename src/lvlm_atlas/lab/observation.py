@@ -102,10 +102,14 @@ def observe(trace: Trace, dimensions: Dimensions) -> Observed:
     dense = (dimensions.heads * n * (n + 1) // 2 for n in trace.llm_tokens)
     rounds = trace.target_passes
     vision = tuple(trace.llm_vision_tokens)
+    own = dimensions.encoder_layers
     modality_known = len(trace.kv_vision_entries) == len(trace.kv_entries)
+    exchanged = {"encoder.flop": trace.encoder_flop, "adapter.flop": trace.adapter_flop}
     return {
         "frames": (trace.frames,),
         "pixels": (trace.pixels / trace.pixels_in,),
+        **{measure: (flop,) for measure, flop in exchanged.items() if flop is not None},
+        **({"encoder.density": tuple(trace.encoder_density or (1.0,) * own)} if trace.encoder_flop is None else {}),
         "encoder.tokens": tuple(trace.encoder_tokens),
         "vision-tokens": vision[:1],  # nothing prunes before layer 0: there is no attention yet
         "text-tokens": (trace.llm_tokens[0] - vision[0],),

@@ -25,6 +25,13 @@ class Trace:
     """Pixels of a frame once techniques have resized it; a tower that takes other sizes alone resizes it again."""
     encoder_tokens: list[int] = field(default_factory=list)
     """Tokens (class token included) that enter each encoder layer, then those that leave the last; a frame."""
+    encoder_flop: int | None = None
+    """FLOPs of an encoder that takes the place of the model's; None: the model's own ran, and nothing was counted.
+    What enters and leaves its layers is its own affair, so `encoder_tokens` is then what leaves it, patches alone."""
+    encoder_density: list[float] = field(default_factory=list)
+    """For each encoder layer whose attention was exchanged, FLOPs of what was computed over those of its own."""
+    adapter_flop: int | None = None
+    """FLOPs of an adapter that takes the place of the model's; None: the model's own ran, and nothing was counted."""
     vision_tokens: int = 0
     """Vision tokens that leave the adapter, all frames."""
     text_tokens: int = 0

@@ -5,6 +5,8 @@ F frames, K kept, T units that the encoder takes on their own, N patches, D widt
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -14,8 +16,19 @@ from lvlm_atlas.reference.flow.request import Request
 from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm.dialect import Dialect
-from lvlm_atlas.reference.lvlm.points import Acts, Adapter, EncoderLayer, EncoderOutput, Frames, Pixels, Run
+from lvlm_atlas.reference.lvlm.points import (
+    Acts,
+    Adapter,
+    Encoder,
+    EncoderAttention,
+    EncoderLayer,
+    EncoderOutput,
+    Frames,
+    Pixels,
+    Run,
+)
 from lvlm_atlas.reference.lvlm.prompt import Clip, Seen
+from lvlm_atlas.reference.ops.flops import count_flop
 
 
 class Encoding(Protocol):
@@ -51,23 +64,70 @@ def encode(model: Encoding, clip: Clip, acts: Acts, trace: Trace) -> Seen:
         ValueError: a technique leaves what the model's adapter or positions cannot take.
     """
 
-    def between(layer: int, layers: int, patches: Patches) -> Patches:
-        for technique in acts.at("encoder-layer"):
-            patches = _on_grid(patches, technique.encoder_layer(EncoderLayer(layer, layers, patches)), technique)
-        return patches
-
     dialect = model.dialect
     frames_F3HW = clip.frames_F3HW.to(model.device, model.dtype)
     trace.pixels_in = frames_F3HW[0, 0].numel()
     for technique in acts.at("pixels"):
         frames_F3HW = technique.resize(Pixels(frames_F3HW))
     trace.pixels = frames_F3HW[0, 0].numel()
-    patches = dialect.patches(frames_F3HW, trace, between)
+    patches = _patches(dialect, frames_F3HW, acts, trace)
     for technique in acts.at("encoder-output"):
         patches = _on_grid(patches, technique.encoder_output(EncoderOutput(patches)), technique)
-    hidden_TND, adapter, owner = dialect.features(patches), dialect.adapter, acts.owner("adapter")
-    tokens: Tensor = owner.adapt(Adapter(hidden_TND, patches, adapter)) if owner else adapter(hidden_TND)
-    return dialect.seen(tokens, patches, clip)
+    return dialect.seen(_tokens(dialect, patches, acts, trace), patches, clip)
+
+
+def _patches(dialect: Dialect, frames_F3HW: Tensor, acts: Acts, trace: Trace) -> Patches:
+    """What the encoder makes of frames: the model's own, or what stands in its place.
+
+    Raises:
+        ValueError: the model's adapter joins neighbours of a grid that what stands in its place does not keep.
+    """
+    exchanged, owner = acts.owner("encoder-attention"), acts.owner("encoder")
+
+    def between(layer: int, layers: int, patches: Patches) -> Patches:
+        for technique in acts.at("encoder-layer"):
+            patches = _on_grid(patches, technique.encoder_layer(EncoderLayer(layer, layers, patches)), technique)
+        return patches
+
+    def attending(
+        layer: int,
+        layers: int,
+        patches: Patches,
+        heads: tuple[Tensor, Tensor, Tensor],
+        own: Callable[[], Tensor],
+        scores: int,
+    ) -> Tensor:
+        at = EncoderAttention(layer, layers, patches, *heads, own)
+        out_FHNd, flop = count_flop(lambda: exchanged.attend_patches(at))  # type: ignore[union-attr]
+        trace.encoder_density.append(flop / (4 * scores * heads[0].shape[-1]))
+        return out_FHNd
+
+    def own(frames_F3HW: Tensor) -> Patches:
+        return dialect.patches(frames_F3HW, trace, between, attending if exchanged else None)
+
+    if owner is None:
+        return own(frames_F3HW)
+    patches, flop = count_flop(lambda: owner.encode(Encoder(frames_F3HW, own)))
+    tokens = patches.hidden_FND.shape[1]
+    if "free-patches" not in dialect.offers and (patches.grid is None or math.prod(patches.grid) != tokens):
+        raise ValueError(
+            f"{type(owner).__name__} gives {tokens} patches on a grid of {patches.grid}, but this model's adapter joins "
+            f"neighbours of the whole grid; a technique that does not keep it needs `free-patches` and must declare it"
+        )
+    trace.encoder_flop = (trace.encoder_flop or 0) + flop
+    trace.encoder_tokens = [tokens - patches.prefix]
+    return patches
+
+
+def _tokens(dialect: Dialect, patches: Patches, acts: Acts, trace: Trace) -> Tensor:
+    """What the adapter makes of the patches: the model's own, or what stands in its place."""
+    hidden_TND, owner = dialect.features(patches), acts.owner("adapter")
+    if owner is None:
+        own: Tensor = dialect.adapter(hidden_TND)
+        return own
+    tokens_TND, flop = count_flop(lambda: owner.adapt(Adapter(hidden_TND, patches, dialect.adapter)))
+    trace.adapter_flop = (trace.adapter_flop or 0) + flop
+    return tokens_TND
 
 
 def _on_grid(before: Patches, after: Patches, technique: object) -> Patches:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lvlm_atlas.reference.flow.request import Request
-from lvlm_atlas.reference.flow.states import Between, Patches
+from lvlm_atlas.reference.flow.states import Attending, Between, Patches
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm.activation import ACTIVATIONS
 from lvlm_atlas.reference.lvlm.config import LVLMConfig
@@ -66,12 +66,14 @@ class Llava(nn.Module):
         """See `Dialect`."""
         return frozenset({"cls-token", "free-patches", "vision-in-sequence"})
 
-    def patches(self, frames_F3HW: Tensor, trace: Trace, between: Between) -> Patches:
+    def patches(
+        self, frames_F3HW: Tensor, trace: Trace, between: Between, attending: Attending | None = None
+    ) -> Patches:
         """See `Dialect`: frames of another size are resized to the tower's."""
         side = self.config.vision.image_size
         if frames_F3HW.shape[-2:] != (side, side):
             frames_F3HW = functional.interpolate(frames_F3HW, (side, side), mode="bicubic", antialias=True)
-        out: Patches = self.vision_tower(frames_F3HW, trace, between)
+        out: Patches = self.vision_tower(frames_F3HW, trace, between, attending)
         return out
 
     def features(self, patches: Patches) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lvlm_atlas.reference.flow.request import Request
-from lvlm_atlas.reference.flow.states import Between, Patches
+from lvlm_atlas.reference.flow.states import Attending, Between, Patches
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm.config import NativeLVLMConfig
 from lvlm_atlas.reference.lvlm.mrope import in_order, positions
@@ -59,14 +59,16 @@ class NativeVL(nn.Module, ABC):
         """See `Dialect`: no class token; the merger and the positions want the whole grid."""
         return frozenset({"vision-in-sequence"})
 
-    def patches(self, frames_F3HW: Tensor, trace: Trace, between: Between) -> Patches:
+    def patches(
+        self, frames_F3HW: Tensor, trace: Trace, between: Between, attending: Attending | None = None
+    ) -> Patches:
         """See `Dialect`: frames whose sides are no multiples of a token's are resized."""
         factor = self.config.vision.factor
         height, width = frames_F3HW.shape[-2:]
         if height % factor or width % factor:
             size = smart_resize(height, width, factor)
             frames_F3HW = functional.interpolate(frames_F3HW, size, mode="bicubic", antialias=True)
-        out: Patches = self.vision_tower(frames_F3HW, trace, between)
+        out: Patches = self.vision_tower(frames_F3HW, trace, between, attending)
         return out
 
     def features(self, patches: Patches) -> Tensor:

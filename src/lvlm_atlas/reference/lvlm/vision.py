@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lvlm_atlas.reference.flow.probe import Probe
-from lvlm_atlas.reference.flow.states import Between, Patches
+from lvlm_atlas.reference.flow.states import Attending, Between, Patches
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm.activation import ACTIVATIONS
 from lvlm_atlas.reference.lvlm.config import LVLMConfig, VisionConfig
@@ -49,16 +49,25 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, x_FND: Tensor, size_FN: Tensor | None, on_read: Callable[[int], None]) -> tuple[Tensor, Probe]:
-        """Output (F, N, D), and the layer's attention for those who read it."""
+    def forward(
+        self,
+        x_FND: Tensor,
+        size_FN: Tensor | None,
+        on_read: Callable[[int], None],
+        attending: Callable[..., Tensor] | None = None,
+    ) -> tuple[Tensor, Probe]:
+        """Output (F, N, D), and the layer's attention for those who read it; `attending` takes its place."""
         q_FHNd, k_FHNd, v_FHNd = (
             proj(x_FND).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
         bias_FN = None if size_FN is None else size_FN.log().to(x_FND.dtype)
         mask = None if bias_FN is None else bias_FN[:, None, None, :]
-        out_FND = attend(q_FHNd, k_FHNd, v_FHNd, mask).transpose(1, 2).flatten(2)
-        return self.out_proj(out_FND), Probe(q_FHNd, k_FHNd, causal=False, on_read=on_read, bias_BN=bias_FN)
+        heads = (q_FHNd, k_FHNd, v_FHNd)
+        own = partial(attend, *heads, mask)
+        out_FHNd = own() if attending is None else attending(heads, own, q_FHNd[..., 0].numel() * q_FHNd.shape[2])
+        out_FND = self.out_proj(out_FHNd.transpose(1, 2).flatten(2))
+        return out_FND, Probe(q_FHNd, k_FHNd, causal=False, on_read=on_read, bias_BN=bias_FN)
 
 
 class Mlp(nn.Module):
@@ -87,13 +96,19 @@ class Layer(nn.Module):
         self.mlp = Mlp(config)
 
     def forward(
-        self, patches: Patches, between: Callable[[Patches], Patches], on_read: Callable[[int], None]
+        self,
+        patches: Patches,
+        between: Callable[[Patches], Patches],
+        on_read: Callable[[int], None],
+        attending: Callable[..., Tensor] | None = None,
     ) -> Patches:
-        """Run the layer; `between` sees the patches after attention, before the MLP."""
+        """Run the layer; `between` sees the patches after attention, before the MLP, `attending` is in its place."""
         size_FN = patches.size_FN if patches.proportional else None
-        out_FND, probe = self.self_attn(self.layer_norm1(patches.hidden_FND), size_FN, on_read)
+        inside = None if attending is None else partial(attending, patches)
+        out_FND, probe = self.self_attn(self.layer_norm1(patches.hidden_FND), size_FN, on_read, inside)
+        attention = probe if attending is None else None  # its map is not that of softmax any more
         patches = between(
-            replace(patches, hidden_FND=patches.hidden_FND + out_FND, attention=probe, key_FHNd=probe.key_BGNd)
+            replace(patches, hidden_FND=patches.hidden_FND + out_FND, attention=attention, key_FHNd=probe.key_BGNd)
         )
         hidden_FND = patches.hidden_FND
         return replace(patches, hidden_FND=hidden_FND + self.mlp(self.layer_norm2(hidden_FND)))
@@ -126,12 +141,15 @@ class VisionTower(nn.Module):
         self.vision_model = VisionTransformer(config.vision)
         self.layers_run = config.encoder_layers
 
-    def forward(self, frames_F3HW: Tensor, trace: Trace, between: Between) -> Patches:
+    def forward(
+        self, frames_F3HW: Tensor, trace: Trace, between: Between, attending: Attending | None = None
+    ) -> Patches:
         """Hidden states of `vision_feature_layer`, class token still in front; arguments as in `Dialect.patches`."""
         model = self.vision_model
         patches = Patches(model.pre_layrnorm(model.embeddings(frames_F3HW)), prefix=1)
         for index in range(self.layers_run):
             trace.encoder_tokens.append(patches.hidden_FND.shape[1])
-            patches = model.encoder.layers[index](patches, partial(between, index, self.layers_run), trace.note_probe)
+            change, inside = (hook and partial(hook, index, self.layers_run) for hook in (between, attending))
+            patches = model.encoder.layers[index](patches, change, trace.note_probe, inside)
         trace.encoder_tokens.append(patches.hidden_FND.shape[1])
         return patches
