@@ -70,7 +70,8 @@ _UNCOUNTED = (
     "overhead: host syncs",
 )  # fmt: skip
 """Measures that a trace may leave out; they are predicted where an effect declares them or a run was seen to have
-them. Overheads that it does not count are declared only."""
+them. Overheads that it does not count are declared only. FLOPs of the model's own encoder and adapter are not known
+here, so those of what takes their place hold only where an effect states their number."""
 
 
 def expected(dimensions: Dimensions, stack: Sequence[Member], observed: Observed | None = None) -> Bounds:

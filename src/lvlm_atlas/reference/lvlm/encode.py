@@ -63,7 +63,6 @@ def encode(model: Encoding, clip: Clip, acts: Acts, trace: Trace) -> Seen:
     Raises:
         ValueError: a technique leaves what the model's adapter or positions cannot take.
     """
-
     dialect = model.dialect
     frames_F3HW = clip.frames_F3HW.to(model.device, model.dtype)
     trace.pixels_in = frames_F3HW[0, 0].numel()
@@ -98,6 +97,7 @@ def _patches(dialect: Dialect, frames_F3HW: Tensor, acts: Acts, trace: Trace) ->
         scores: int,
     ) -> Tensor:
         at = EncoderAttention(layer, layers, patches, *heads, own)
+        out_FHNd: Tensor
         out_FHNd, flop = count_flop(lambda: exchanged.attend_patches(at))  # type: ignore[union-attr]
         trace.encoder_density.append(flop / (4 * scores * heads[0].shape[-1]))
         return out_FHNd
@@ -107,12 +107,13 @@ def _patches(dialect: Dialect, frames_F3HW: Tensor, acts: Acts, trace: Trace) ->
 
     if owner is None:
         return own(frames_F3HW)
+    patches: Patches
     patches, flop = count_flop(lambda: owner.encode(Encoder(frames_F3HW, own)))
     tokens = patches.hidden_FND.shape[1]
     if "free-patches" not in dialect.offers and (patches.grid is None or math.prod(patches.grid) != tokens):
         raise ValueError(
-            f"{type(owner).__name__} gives {tokens} patches on a grid of {patches.grid}, but this model's adapter joins "
-            f"neighbours of the whole grid; a technique that does not keep it needs `free-patches` and must declare it"
+            f"{type(owner).__name__} gives {tokens} patches on a grid of {patches.grid}, but this model's adapter "
+            f"joins neighbours of the whole grid; a technique that does not keep it needs `free-patches` and must declare it"
         )
     trace.encoder_flop = (trace.encoder_flop or 0) + flop
     trace.encoder_tokens = [tokens - patches.prefix]
@@ -125,6 +126,7 @@ def _tokens(dialect: Dialect, patches: Patches, acts: Acts, trace: Trace) -> Ten
     if owner is None:
         own: Tensor = dialect.adapter(hidden_TND)
         return own
+    tokens_TND: Tensor
     tokens_TND, flop = count_flop(lambda: owner.adapt(Adapter(hidden_TND, patches, dialect.adapter)))
     trace.adapter_flop = (trace.adapter_flop or 0) + flop
     return tokens_TND

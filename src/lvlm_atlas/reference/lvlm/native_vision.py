@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 

@@ -26,5 +26,5 @@ def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
     return int(2 * query[:-1].numel() * key[-2] * (query[-1] + value[-1]))
 
 
-_ON_CPU = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}  # noqa: SLF001 - torch's own name
+_ON_CPU = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
 """Fused attention of the CPU, which torch's counter leaves out."""
