@@ -113,7 +113,7 @@ def _patches(dialect: Dialect, frames_F3HW: Tensor, acts: Acts, trace: Trace) ->
     if "free-patches" not in dialect.offers and (patches.grid is None or math.prod(patches.grid) != tokens):
         raise ValueError(
             f"{type(owner).__name__} gives {tokens} patches on a grid of {patches.grid}, but this model's adapter "
-            f"joins neighbours of the whole grid; a technique that does not keep it needs `free-patches` and must declare it"
+            f"joins neighbours of the whole grid; a technique that changes it needs `free-patches` and must declare it"
         )
     trace.encoder_flop = (trace.encoder_flop or 0) + flop
     trace.encoder_tokens = [tokens - patches.prefix]
