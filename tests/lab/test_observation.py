@@ -123,9 +123,9 @@ def test_an_encoder_in_the_place_of_the_models_is_counted_by_its_flops_and_by_wh
 @pytest.mark.parametrize("preset", ["tiny", "tiny-window", "tiny-deepstack"])
 def test_the_models_own_encoder_costs_twice_if_it_runs_twice(preset: str) -> None:
     lvlm = LVLM.random(preset)
-    frames = lvlm.dialect.clip(random_request(lvlm.config, frames=FRAMES)).frames_F3HW
+    (clip,) = lvlm.dialect.split(random_request(lvlm.config, frames=FRAMES))
     with torch.no_grad():
-        _, once = count_flop(lambda: lvlm.dialect.patches(frames, Trace(), lambda _l, _n, patches: patches))
+        _, once = count_flop(lambda: lvlm.dialect.patches(clip.frames_F3HW, Trace(), lambda _l, _n, patches: patches))
     assert once > 0
     seen, plain = observed("EncodesTwice", preset=preset), observed(preset=preset)
     assert seen["encoder.flop"] == (2 * once,)
@@ -222,12 +222,12 @@ def test_a_cache_kept_on_the_host_is_verified(share: float, holds: bool) -> None
 
 
 CONVOLVES = (
-    {"quantity": "encoder.flop", "set": "F * N_p / 4 * 2 * 3 * 14 * 14 * D_v"},
+    {"quantity": "encoder.flop", "set": "N_s * N_p / 4 * 2 * 3 * 14 * 14 * D_v"},
     {"quantity": "encoder.tokens", "scale": 0.25},
 )
 POOLS = (
-    {"quantity": "adapter.flop", "set": "2 * F * N_p * D_v * D"},
-    {"quantity": "vision-tokens", "scale": 0.25},
+    {"quantity": "adapter.flop", "set": "2 * N_s * N_p * D_v * D"},
+    {"quantity": "vision-tokens", "set": "N_s * N_p / 4"},
 )
 
 
@@ -241,7 +241,8 @@ def test_what_takes_a_modules_place_is_verified_and_cannot_keep_its_flops_to_its
     for flop in ([], [effects[0] | {"set": "1 + " + str(effects[0]["set"])}]):
         failed = verified(name, *flop, effects[1], acts_at=acts_at, shapes=SHAPES[:1])
         assert wrong(failed) == {effects[0]["quantity"]}
-    failed = verified(name, effects[0], effects[1] | {"scale": 0.5}, acts_at=acts_at, shapes=SHAPES[:1])
+    error = {"scale": 0.5} if "scale" in effects[1] else {"set": "N_v / 2"}
+    failed = verified(name, effects[0], effects[1] | error, acts_at=acts_at, shapes=SHAPES[:1])
     assert effects[1]["quantity"] in wrong(failed)
 
 

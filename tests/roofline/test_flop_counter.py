@@ -133,7 +133,7 @@ def _rule(config: Config) -> TokenRule:
 
 def workload_of(config: Config, *, frames: int, text: int, output: int) -> Workload:
     """The engine's view of `random_request`."""
-    height, width = config.vision.frame_size
+    height, width = config.frame_size
     video = isinstance(config, NativeLVLMConfig)
     return Workload(
         images=() if video else (Image(width, height, frames),),
@@ -389,7 +389,7 @@ def test_published_shapes_equal_torch_on_the_meta_device(planner: Planner, prese
 def see(lvlm: LVLM, frames: int) -> int:
     """Run encoder and adapter on frames without content; how many vision tokens leave."""
     config = lvlm.config
-    pixels = torch.empty(frames, 3, *config.vision.frame_size, device="meta")
+    pixels = torch.empty(frames, 3, *config.frame_size, device="meta")
     if isinstance(config, WindowLVLMConfig):
         patches = windowed(lvlm, config.vision, pixels)
     else:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 _SOURCE = Path(__file__).parents[1] / "reference" / "lvlm" / "points.py"
 _MODULE = "lvlm_atlas.reference.lvlm.points"
-_PASSED_ON = ("patches", "sequence", "entries", "frames_F3HW")
+_PASSED_ON = ("patches", "tokens", "sequence", "entries", "frames_F3HW")
 """What a technique is given and returns as it is if it does nothing."""
 _UNCHANGED = {"Blocks | None": "None", "bool": "False"}
 """What else leaves a run as it is, by the type that is returned."""

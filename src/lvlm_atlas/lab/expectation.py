@@ -20,6 +20,7 @@ from lvlm_atlas.roofline.llm import last_rows
 from lvlm_atlas.roofline.overhead import extras
 from lvlm_atlas.roofline.pipeline import Walk
 from lvlm_atlas.roofline.state import Answered, Cached, Encoded, Extra, Prefilled
+from lvlm_atlas.roofline.tokens.anyres_unpad import anyres_unpad
 from lvlm_atlas.roofline.transform import Applied
 from lvlm_atlas.roofline.visual import Patches, Visual
 from lvlm_atlas.schema.effect import Effect
@@ -125,7 +126,14 @@ def dimensions_of(
 
     def visual(frame_share: float, pixel_share: float) -> Visual:
         """`frames_a_patch` frames share a patch, the last filled up."""
-        kept, patches = round(frames * frame_share), _patches(config, pixel_share)
+        kept = round(frames * frame_share)
+        if canvases := getattr(config, "image_grid_pinpoints", ()):
+            height, width = (round(length * math.sqrt(pixel_share)) for length in config.frame_size)
+            return anyres_unpad(
+                [(width, height)] * kept, tile=config.vision.image_size, patch=config.vision.patch_size,
+                class_token=True, pinpoints_hw=canvases,
+            )  # fmt: skip
+        patches = _patches(config, pixel_share)
         sequences = math.ceil(kept / config.frames_a_patch)
         tokens = sequences * patches // config.patches_a_token
         shape = Patches(sequences, patches + config.class_tokens, patches)
@@ -135,7 +143,7 @@ def dimensions_of(
         visual=visual, text_tokens=text_tokens, output_tokens=output_tokens, encoder_layers=config.encoder_layers,
         encoder_heads=vision.num_attention_heads, encoder_hidden=vision.hidden_size, layers=text.num_hidden_layers,
         heads=text.num_attention_heads, kv_heads=text.num_key_value_heads, head_dim=text.head_dim,
-        hidden=text.hidden_size, element_byte=element_byte, pixels=math.prod(vision.frame_size),
+        hidden=text.hidden_size, element_byte=element_byte, pixels=math.prod(config.frame_size),
     )  # fmt: skip
 
 
@@ -168,7 +176,7 @@ def _patches(config: Config, pixel_share: float) -> int:
     factor: int | None = getattr(config.vision, "factor", None)
     if factor is None or pixel_share == 1:
         return config.vision.patches
-    rows, columns = (max(1, round(length * math.sqrt(pixel_share) / factor)) for length in config.vision.frame_size)
+    rows, columns = (max(1, round(length * math.sqrt(pixel_share) / factor)) for length in config.frame_size)
     return int(rows * columns * config.patches_a_token)
 
 
@@ -241,9 +249,9 @@ class _End(Walk):
             beside = predicted_beside = (self._class_tokens(),) * len(values)
         self.predicted[measure] = tuple(map(operator.add, values, predicted_beside))
         seen = self.observed.get(measure, ())
-        if quantity == "encoder.tokens" and len(seen) == 1:  # an encoder in the place of the model's: what leaves it
+        if quantity == "encoder.tokens" and "encoder.flop" in self.observed:  # in another encoder: what leaves it
             self.predicted[measure] = (values[-1],)
-            self.settled[quantity] = (*values[:-1], *seen)
+            self.settled[quantity] = (*values[:-1], seen[0] if len(seen) == 1 else values[-1])
             return self.settled[quantity]
         self.settled[quantity] = tuple(map(operator.sub, seen, beside)) if len(seen) == len(values) else tuple(values)
         return self.settled[quantity]
@@ -261,7 +269,9 @@ class _End(Walk):
         """Attention scores formed again for techniques that read them, all heads."""
         end, sizes = (min if self.bound == "least" else max), self.dimensions
         patches = end(patch for schedule in encoded.encoder_patch for patch in schedule[:-1])
-        tokens = [vision + text for vision, text in zip(prefilled.vision, prefilled.text, strict=True)]
+        held = sizes.held or ((0.0, 0.0),) * sizes.layers
+        layers = zip(prefilled.vision, prefilled.text, held, strict=True)
+        tokens = [vision + text + sum(earlier) for vision, text, earlier in layers]
         scores = 0.0
         for extra in added:
             if extra.stage == "encoding":
@@ -288,14 +298,8 @@ class _End(Walk):
         return bits / 8 * sizes.kv_heads * sizes.head_dim
 
     def _grown(self, answered: Answered) -> float:
-        """Tokens that have followed the prompt into the cache at the end.
-
-        A round may leave the tokens in it that the target accepted after the last one that was asked for.
-        """
-        rounds, passes = (self.observed.get(f"speculation: {name}") for name in ("accepted", "target passes"))
-        if rounds is not None and passes:
-            return sum(rounds) + passes[0]
-        return answered.output - 1 + (answered.draft.accepted if self.bound == "most" else 0)
+        """Tokens that have followed the prompt into the cache at the end: all of the answer but the last."""
+        return answered.output - 1
 
     def _last_byte(self, cached: Cached, layers: Sequence[CacheLayer], grown: float) -> float:
         """Bytes of the whole cache at the end."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from lvlm_atlas.lab.checks import TOLERANCE, answers_differ
 from lvlm_atlas.lab.expectation import Bounds, Interval, Member, Observed, dimensions_of, expected
 from lvlm_atlas.lab.verification import Item, Outcome, Part, Plan, Row, Shape, StackAnswer, StackJob
+from lvlm_atlas.reference.caches.cache import Cache
 from lvlm_atlas.reference.lvlm import LVLM, Refusal, Request, Result, Trace, random_request
 from lvlm_atlas.roofline.dimensions import Dimensions
 from lvlm_atlas.schema.effect import Speculation
@@ -50,38 +52,65 @@ def _outcomes(job: StackJob, plan: Plan) -> Iterator[Outcome]:
 
 def _outcome(job: StackJob, plan: Plan) -> Outcome:
     lvlm = _model(plan.shape.preset, job.dtype, job.device)
-    request = _request(lvlm, plan.shape)
     try:
         settings = zip(job.items, plan.settings, strict=True)
         stack = [pkgutil.resolve_name(str(item.technique.reference))(**setting) for item, setting in settings]
-        result = lvlm.run(request, stack)
+        rounds = [*_rounds(lvlm, plan.shape, stack)]
     except Refusal as error:
         return Outcome(plan=plan, refused=f"{type(error).__name__}: {error}")
     except Exception as error:  # noqa: BLE001 - whatever a reference raises is its result
         return Outcome(plan=plan, crashed=f"{type(error).__name__}: {error}")
-    dimensions = dimensions_for(lvlm, request)
-    observed = observe(result.trace, dimensions)
+    declared = {effect.quantity for item in job.items for effect in item.technique.effects}
+
+    def rows(without: Part | None = None) -> Iterator[Row]:
+        for number, (request, result, held) in enumerate(rounds):
+            dimensions = dimensions_for(lvlm, request, held)
+            observed = observe(result.trace, dimensions)
+            for row in compare(_expected(dimensions, job.items, plan, observed, without), observed, declared):
+                yield row.model_copy(update={"measure": f"{row.measure}: round {number + 1}"}) if number else row
+
     try:
-        declared = {effect.quantity for item in job.items for effect in item.technique.effects}
-        rows = tuple(compare(_expected(dimensions, job.items, plan, observed), observed, declared))
+        all_rows = tuple(rows())
         bites = tuple(
-            part
-            for part in (_parts(job.items) if job.ablate else ())
-            if not all(
-                row.holds for row in compare(_expected(dimensions, job.items, plan, observed, part), observed, declared)
-            )
+            part for part in (_parts(job.items) if job.ablate else ()) if not all(row.holds for row in rows(part))
         )
     except ValueError as error:
         return Outcome(plan=plan, crashed=f"a declared amount fails: {error}")
-    return Outcome(plan=plan, rows=(*rows, *_same_answer(job, lvlm, plan, request, result)), bites=bites)
+    request, result, _ = rounds[0]
+    return Outcome(plan=plan, rows=(*all_rows, *_same_answer(job, lvlm, plan, request, result)), bites=bites)
 
 
-def dimensions_for(lvlm: LVLM, request: Request) -> Dimensions:
-    """The model and the request as the engine sees them."""
-    return dimensions_of(
+Held = tuple[tuple[float, float], ...]
+"""Vision and text entries a head that each layer holds; empty: there are none."""
+
+
+def _rounds(lvlm: LVLM, shape: Shape, stack: Sequence[Any]) -> Iterator[tuple[Request, Result, Held]]:
+    """The rounds of a shape, each with what the cache held before it."""
+    if shape.rounds == 1:
+        request = _request(lvlm, shape)
+        yield request, lvlm.run(request, stack), ()
+        return
+    session, held = lvlm.stream(stack, temperature=shape.temperature), Held()
+    for number in range(shape.rounds):
+        request = _request(lvlm, shape, seed=number)
+        result = session.ask(request.prompt_N, request.max_new_tokens, frames=request.frames_F3HW)
+        yield request, result, held
+        held = tuple(_held(session.cache, layer) for layer in range(len(session.cache.stores)))
+
+
+def _held(cache: Cache, layer: int) -> tuple[float, float]:
+    entries = cache.held(layer)
+    vision = float(entries.vision_BGS.sum(-1).float().mean())
+    return vision, cache.stores[layer].length - vision
+
+
+def dimensions_for(lvlm: LVLM, request: Request, held: Held = ()) -> Dimensions:
+    """The model and the request as the engine sees them, on a cache that holds so much."""
+    dimensions = dimensions_of(
         lvlm.config, frames=len(request.frames_F3HW), text_tokens=len(request.text_N),
         output_tokens=request.max_new_tokens, element_byte=lvlm.dtype.itemsize,
     )  # fmt: skip
+    return replace(dimensions, held=held)
 
 
 SHOWN = frozenset({
@@ -99,17 +128,22 @@ def observe(trace: Trace, dimensions: Dimensions) -> Observed:
     A measure of decoding steps is empty where there are none. No extension point lets tokens that are alive stay out
     of the queries or the MLP of a layer, so those that are alive are counted.
     """
+    # Of later rounds the scores among their own tokens: those with the cache are computed, whatever is chosen.
+    earlier = [sum(layer) for layer in dimensions.held] or [0.0] * len(trace.llm_tokens)
+    behind = [dimensions.heads * n * cached for n, cached in zip(trace.llm_tokens, earlier, strict=True)]
     dense = (dimensions.heads * n * (n + 1) // 2 for n in trace.llm_tokens)
     rounds = trace.target_passes
     vision = tuple(trace.llm_vision_tokens)
-    own = dimensions.encoder_layers
+    attention = zip(trace.encoder_attention_flop, trace.encoder_own_attention_flop, strict=True)
+    density = tuple(flop / own for flop, own in attention)
     modality_known = len(trace.kv_vision_entries) == len(trace.kv_entries)
-    exchanged = {"encoder.flop": trace.encoder_flop, "adapter.flop": trace.adapter_flop}
+    counted = {"encoder.flop": trace.encoder_flop, "adapter.flop": trace.adapter_flop}
+    exchanged = {measure: (flop,) for measure, flop in counted.items() if flop is not None}
     return {
         "frames": (trace.frames,),
         "pixels": (trace.pixels / trace.pixels_in,),
-        **{measure: (flop,) for measure, flop in exchanged.items() if flop is not None},
-        **({"encoder.density": tuple(trace.encoder_density or (1.0,) * own)} if trace.encoder_flop is None else {}),
+        **exchanged,
+        **({} if "encoder.flop" in exchanged else {"encoder.density": density or (1.0,) * dimensions.encoder_layers}),
         "encoder.tokens": tuple(trace.encoder_tokens),
         "vision-tokens": vision[:1],  # nothing prunes before layer 0: there is no attention yet
         "text-tokens": (trace.llm_tokens[0] - vision[0],),
@@ -117,7 +151,9 @@ def observe(trace: Trace, dimensions: Dimensions) -> Observed:
         "llm.vision-queries": vision,
         "llm.vision-mlp": vision,
         "llm.vision-tokens: with text": tuple(trace.llm_tokens),
-        "attention.density": tuple(s / all_ for s, all_ in zip(trace.score_entries, dense, strict=True)),
+        "attention.density": tuple(
+            (s - old) / all_ for s, old, all_ in zip(trace.score_entries, behind, dense, strict=True)
+        ),
         "overhead: attention scores": (trace.probe_entries,),
         "kv.tokens": tuple(trace.kv_entries),
         **({"kv.tokens: vision": tuple(trace.kv_vision_entries)} if modality_known else {}),
@@ -216,13 +252,14 @@ def _model(preset: str, dtype: str, device: str) -> LVLM:
     return LVLM.random(preset, dtype=getattr(torch, dtype), device=device)
 
 
-def _request(lvlm: LVLM, shape: Shape) -> Request:
+def _request(lvlm: LVLM, shape: Shape, seed: int = 0) -> Request:
     return random_request(
         lvlm.config,
         frames=shape.frames,
         text_tokens=shape.text_tokens,
         max_new_tokens=shape.output_tokens,
         temperature=shape.temperature,
+        seed=seed,
     )
 
 

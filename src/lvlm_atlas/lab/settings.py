@@ -22,8 +22,11 @@ SHAPES = (
     Shape(preset="tiny-window", frames=6, text_tokens=16, output_tokens=12),
     Shape(preset="tiny-window", frames=3, text_tokens=9, output_tokens=6),
     Shape(preset="tiny-deepstack", frames=4, text_tokens=11, output_tokens=6),
+    Shape(preset="tiny-tiles", frames=2, text_tokens=7, output_tokens=4),
+    Shape(preset="tiny", frames=2, text_tokens=6, output_tokens=4, rounds=3),
+    Shape(preset="tiny-window", frames=2, text_tokens=8, output_tokens=3, rounds=2),
 )
-"""All dialects, few and many frames, little and much text, short and long answers, shared and separate heads."""
+"""All dialects, tiles, sessions, few and many frames, little and much text, long answers, heads shared and separate."""
 RUNS = 40
 """Most runs of a technique, those not counted that are refused and drawn again."""
 JOINT = 6

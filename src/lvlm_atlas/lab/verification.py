@@ -21,10 +21,13 @@ class Shape(Record):
     """Tokens asked for."""
     temperature: float = 0.0
     """0 decodes greedily."""
+    rounds: int = 1
+    """Questions of a session, each of which brings frames and text of its own; all stay in the cache."""
 
     def __str__(self) -> str:
         drawn = f", temperature {self.temperature:g}" if self.temperature else ""
-        return f"{self.preset}, {self.frames} frames, {self.text_tokens} text, {self.output_tokens} out{drawn}"
+        rounds = f"{self.rounds} rounds of " if self.rounds > 1 else ""
+        return f"{self.preset}, {rounds}{self.frames} frames, {self.text_tokens} text, {self.output_tokens} out{drawn}"
 
 
 class Item(Record):

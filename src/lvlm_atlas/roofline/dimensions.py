@@ -45,6 +45,8 @@ class Dimensions:
     """Width of the LLM's hidden states."""
     element_byte: float
     """Bytes of a cached number that is not quantised."""
+    held: tuple[tuple[float, float], ...] = ()
+    """Vision and text entries a head that each layer holds of earlier rounds; empty: there are none."""
 
     @property
     def symbols(self) -> dict[str, float]:

@@ -131,7 +131,10 @@ class Walk:
             vision = [tokens if layer in cross else 0.0 for layer, tokens in enumerate(vision)]
             text = [0.0 if layer in cross else tokens for layer, tokens in enumerate(text)]
         limits: dict[str, list[float]] = {}
+        held = self.dimensions.held
         for technique, change in self._changes("kv.tokens"):
+            if held and change.all_rounds:
+                vision, text, held = _with(vision, held, 0), _with(text, held, 1), ()
             entries = [v + t for v, t in zip(vision, text, strict=True)]
             counted = {"all": entries, "vision": vision, "text": text}[change.of]
             names = tokens_by_layer(vision, text)
@@ -150,6 +153,8 @@ class Walk:
                     for new, old, v, t in zip(left, entries, vision, text, strict=True)
                 ]
                 vision, text = zip(*both, strict=True)
+        if held:
+            vision, text = _with(vision, held, 0), _with(text, held, 1)
         names = tokens_by_layer(vision, text)
         state = self._schedule("kv.state", (0.0,) * self.dimensions.layers, symbols, names)
         if any(state):
@@ -216,7 +221,8 @@ class Walk:
         """What the symbols stand for at a visual input."""
         sequences = sum(shape.sequences for shape in visual.patches)
         patches = sum(shape.sequences * shape.patch for shape in visual.patches)
-        symbols["F"], symbols["N_p"] = visual.frames, patches / sequences if sequences else 0
+        symbols["F"], symbols["N_s"] = visual.frames, sequences
+        symbols["N_p"] = patches / sequences if sequences else 0
         self._note_vision(visual.cross_token or visual.llm_token, symbols)
 
     def _note_vision(self, vision: float, symbols: Symbols) -> None:
@@ -260,13 +266,15 @@ class Walk:
     ) -> tuple[float, float]:
         """Vision tokens that enter the LLM, and the share of the adapter's rows, if encoders leave that share."""
         share = left
-        vision = float(round((visual.cross_token or visual.llm_token) * left))
+        # Where patches are missing no row of the grid is whole: nothing is cut off behind the adapter, nothing added.
+        arriving = visual.cross_token or (visual.adapter_token if left < 1 else visual.llm_token)
+        vision = float(round(arriving * left))
         self._note_vision(vision, symbols)
         for technique, change in self._changes("vision-tokens"):
             first.setdefault(technique.id, dict(symbols))
             new = change.apply(vision, {**symbols, **technique.parameters})
-            if change.before_adapter and vision:
-                share *= new / vision
+            if change.before_adapter and vision and new != vision:
+                share = new / visual.adapter_token if change.how == "set" else share * new / vision
             vision = new
             self._note_vision(vision, symbols)
         (vision,) = self.settle("vision-tokens", (vision,))
@@ -355,3 +363,8 @@ class Walk:
     def _changes(self, quantity: str) -> list[tuple[Applied, Change]]:
         """The changes of a quantity in pipeline order."""
         return self._by_quantity.get(quantity, [])
+
+
+def _with(entries: Sequence[float], held: Sequence[tuple[float, float]], modality: int) -> list[float]:
+    """Entries of each layer with those of a modality that it holds of earlier rounds."""
+    return [new + old[modality] for new, old in zip(entries, held, strict=True)]

@@ -60,6 +60,8 @@ class Change:
     """Share of the cache fetched from the host at each step (`kv.resident`)."""
     limit: Amount | None = None
     """The most entries of a layer, a head, while decoding (`kv.tokens`); None: no limit."""
+    all_rounds: bool = False
+    """Whether it counts all that a layer holds, and not only what the round adds (`kv.tokens`)."""
 
     def apply(self, old: float, names: Names, *, whole: bool = True) -> float:
         """The new value; a `whole` one is a count, rounded when scaled. Never negative."""

@@ -161,6 +161,7 @@ class _Lowering:
             before_adapter=before_adapter,
             fetch=self._amount(effect.fetch) if isinstance(effect, KvResident) else 0,
             limit=self._optional(effect.limit) if isinstance(effect, KvTokens) else None,
+            all_rounds="cache-step" in self.technique.acts_at,
         )  # fmt: skip
 
     def _optional(self, amount: float | str | None) -> transform.Amount | None:
@@ -334,8 +335,9 @@ def _at(formula: Formula, parameters: Mapping[str, float]) -> tuple[float, ...]:
 
 def _probe(size: int) -> dict[str, float]:
     return {
-        "N_t": size, "N_v": 3 * size, "N_in": 3 * size, "N": 4 * size, "F": size, "N_p": 2 * size, "N_o": size, "l": 2,
-        "B": 1, "L": 32, "L_v": 24, "H": 32, "H_v": 16, "G": 8, "d": 128, "D": 4096, "D_v": 1024, "P": 2,
+        "N_t": size, "N_v": 3 * size, "N_in": 3 * size, "N": 4 * size, "F": size, "N_s": size, "N_p": 2 * size,
+        "N_o": size, "l": 2, "B": 1, "L": 32, "L_v": 24, "H": 32, "H_v": 16, "G": 8, "d": 128, "D": 4096,
+        "D_v": 1024, "P": 2,
     }  # fmt: skip
 
 

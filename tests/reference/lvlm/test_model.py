@@ -223,6 +223,10 @@ class Recorder(Technique):
         self.calls.append("adapter")
         return at.adapter(at.hidden_FND)
 
+    def adapter_output(self, at):
+        self.calls.append("adapter-output")
+        return at.tokens
+
     def llm_input(self, at):
         self.calls.append("llm-input")
         return at.sequence

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from lvlm_atlas.reference.caches.ledger import Ledger
 from lvlm_atlas.reference.caches.store import Store
-from lvlm_atlas.reference.flow.states import Entries
+from lvlm_atlas.reference.flow.states import Held
 from lvlm_atlas.reference.flow.trace import Trace
 
 
@@ -16,15 +17,12 @@ class Cache:
     """The stores of all layers, and how far the text has come."""
 
     stores: list[Store]
-    prompt: list[Entries]
-    """What each layer kept of the prompt; its tensors `vision_BGS` and `index_BGS` tell the entries apart.
-
-    Decoding does not read it; it is emptied when the decode loop begins, so that a store is the only holder.
-    """
+    ledgers: list[Ledger]
+    """Which tokens the entries of each store are."""
     next_position: Tensor
     """Position id (B,) of the next token: one more than the prompt's last, whatever was evicted."""
-    real_BN: Tensor | None = None
-    """False where the prompt has padding; None means nowhere."""
+    next_index: int = 0
+    """Place of the next token in the text, the prompts and the answers; nothing that was evicted is missing there."""
     parents: list[int] = field(default_factory=list)
     """The unsettled tokens: for each the one it follows, counted from the oldest; −1 is the last settled token."""
     trace: Trace = field(default_factory=Trace)
@@ -36,8 +34,17 @@ class Cache:
             store.retain(index_K)
             store.settle()
         self.next_position = self.next_position + len(index_K)
+        self.next_index += len(index_K)
         self.parents.clear()
         self.trace.note_settled([store.length for store in self.stores])
+
+    def held(self, layer: int) -> Held:
+        """Which tokens the settled entries of a layer are."""
+        return self.ledgers[layer].catch_up(self.next_index, self.next_position)
+
+    def real(self, layer: int) -> Tensor | None:
+        """False where a settled entry (B, G, S) of a layer is padding, G one where heads are alike; None: nowhere."""
+        return self.held(layer).real_BGS if self.ledgers and self.ledgers[layer].padded else None
 
     def layer_byte(self) -> list[int]:
         """Bytes of the tensors of each layer; a tensor that an earlier layer holds counts there alone."""
@@ -52,6 +59,7 @@ class Cache:
     def count_prompt(self) -> None:
         """Count what the prompt has left in the cache."""
         trace, device = self.trace, self.next_position.device
+        trace.note_cache([(self.held(layer), store.length) for layer, store in enumerate(self.stores)])
         trace.kv_byte = self.layer_byte()
         on_host = (
             tensor

@@ -41,8 +41,8 @@ class Target(Protocol):
     def prepare(self, run: Any) -> Sequence:
         """The prompt of a run at the LLM's input, encoded, and changed by the techniques that act before the LLM."""
 
-    def prefill(self, inputs: Sequence, run: Any = None) -> Prefill:
-        """Read a prompt into a new cache; without a run no technique acts and nothing is counted."""
+    def prefill(self, inputs: Sequence, run: Any = None, cache: Cache | None = None) -> Prefill:
+        """Read a prompt into a new cache, or what follows into one; without a run nothing acts and nothing counts."""
 
     def step(self, token_M: Tensor, cache: Cache, parent_M: Tensor | None = None) -> Tensor:
         """Logits (M, C) after new tokens, whose entries are added to the cache, unsettled.

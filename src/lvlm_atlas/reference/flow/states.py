@@ -25,6 +25,9 @@ class Patches:
     """Keys of the last layer that ran, for the tokens here."""
     size_FN: Tensor | None = None
     """How many patches each token stands for; None means one each."""
+    place_FN2: Tensor | None = None
+    """Row and column of the patch that each token is, −1 where it is none, for those who know; None: unknown, unless
+    all patches are there."""
     grid: tuple[int, int] | None = None
     """Rows and columns of the patches where a merger joins neighbours, so that all must be there; else None."""
     proportional: bool = True
@@ -78,6 +81,16 @@ class Sequence:
             deepstack_BNLD=None if self.deepstack_BNLD is None else take(self.deepstack_BNLD, index_BK),
         )
 
+    def behind(self, index: int, position_B: Tensor) -> Sequence:
+        """The tokens as they follow others: their places in the text count on from `index`, position ids from these."""
+        step_B1 = position_B.reshape(-1, *(1,) * (self.position_BN.dim() - 1))
+        return replace(
+            self,
+            position_BN=self.position_BN + step_B1,
+            index_BN=self.index_BN + index,
+            origin_BN=None if self.origin_BN is None else self.origin_BN + step_B1,
+        )
+
     def keep_vision(self, index_BK: Tensor) -> Sequence:
         """Every text token, and of the vision tokens those of these ranks among them (ascending)."""
         place_BV = self.vision_places()
@@ -111,6 +124,53 @@ class Sequence:
 
 
 @dataclass(frozen=True)
+class Held:
+    """Which tokens the entries of a layer are, head by head, in order of arrival."""
+
+    vision_BGS: Tensor
+    """True where an entry is visual."""
+    index_BGS: Tensor
+    """Place of each entry's token in the text: the prompts and the answers, as they were assembled."""
+    position_BGS: Tensor
+    """Position ids with which the keys were rotated; (B, G, S, A) where they have A axes."""
+    real_BGS: Tensor | None = None
+    """False where an entry is padding, which nothing attends to; (B, 1, S) where heads are alike; None: nowhere."""
+
+    @property
+    def length(self) -> int:
+        """Entries a head, padding among them."""
+        return self.index_BGS.shape[2]
+
+    def keep(self, index_BGK: Tensor) -> Held:
+        """Only the entries at these places, head by head."""
+        return Held(
+            take(self.vision_BGS, index_BGK),
+            take(self.index_BGS, index_BGK),
+            take(self.position_BGS, index_BGK),
+            None if self.real_BGS is None else take(self.visible_BGS, index_BGK),
+        )
+
+    def then(self, later: Held) -> Held:
+        """These entries, and others behind them."""
+        real_BGS = None
+        if self.real_BGS is not None or later.real_BGS is not None:
+            real_BGS = torch.cat([self.visible_BGS, later.visible_BGS], dim=2)
+        return Held(
+            torch.cat([self.vision_BGS, later.vision_BGS], dim=2),
+            torch.cat([self.index_BGS, later.index_BGS], dim=2),
+            torch.cat([self.position_BGS, later.position_BGS], dim=2),
+            real_BGS,
+        )
+
+    @property
+    def visible_BGS(self) -> Tensor:  # noqa: N802 - names carry shapes
+        """True where an entry is no padding."""
+        if self.real_BGS is None:
+            return torch.ones_like(self.vision_BGS)
+        return self.real_BGS.expand(self.vision_BGS.shape)
+
+
+@dataclass(frozen=True)
 class Entries:
     """What a layer is about to cache. Heads may keep different tokens, but equally many."""
 
@@ -120,11 +180,21 @@ class Entries:
     """True where an entry is visual."""
     index_BGS: Tensor
     """Place of each entry's token in the assembled prompt."""
+    position_BGS: Tensor | None = None
+    """Position ids with which the keys were rotated, (B, G, S, A) where they have A axes; None means their places."""
+    real_BGS: Tensor | None = None
+    """False where an entry is padding, which nothing attends to; None means nowhere."""
+
+    @property
+    def held(self) -> Held:
+        """Which tokens they are."""
+        position_BGS = self.index_BGS if self.position_BGS is None else self.position_BGS
+        return Held(self.vision_BGS, self.index_BGS, position_BGS, self.real_BGS)
 
     def keep(self, index_BGK: Tensor) -> Entries:
         """Only the entries at these places, head by head."""
-        columns = (self.key_BGSd, self.value_BGSd, self.vision_BGS, self.index_BGS)
-        return Entries(*(take(column, index_BGK) for column in columns))
+        held = self.held.keep(index_BGK)
+        return Entries(take(self.key_BGSd, index_BGK), take(self.value_BGSd, index_BGK), *vars(held).values())
 
 
 def close_up(position_N: Tensor, origin_N: Tensor | None) -> Tensor:

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from lvlm_atlas.reference.flow.states import Entries, Sequence
+from lvlm_atlas.reference.flow.states import Held, Sequence
 
 
 @dataclass
 class Trace:
-    """Counts of one run. Lists go by layer unless they say otherwise; prefill unless they say decode."""
+    """Counts of one run. Lists go by layer unless they say otherwise; prefill unless they say decode.
+
+    Where prompts are read one after the other, or in chunks, prefill is all of that together, and the cache is what the
+    last one left.
+    """
+
+    @classmethod
+    def total(cls, rounds: Seq[Trace]) -> Trace:
+        """The counts of rounds on one cache together; of the cache, what the last one left that says anything."""
+        total = cls()
+        for trace in rounds:
+            for name, value in vars(trace).items():
+                if isinstance(value, Tensor) or value:
+                    setattr(total, name, _JOIN.get(name, _added)(getattr(total, name), value))
+        return total
 
     frames_in: int = 0
     """Frames of the request."""
@@ -20,16 +39,19 @@ class Trace:
     frame_index: Tensor | None = None
     """Which frames those are."""
     pixels_in: int = 0
-    """Pixels of a frame of the request."""
+    """Pixels of all frames that are encoded."""
     pixels: int = 0
-    """Pixels of a frame once techniques have resized it; a tower that takes other sizes alone resizes it again."""
+    """Their pixels once techniques have resized them; a tower that takes other sizes alone resizes them again."""
     encoder_tokens: list[int] = field(default_factory=list)
-    """Tokens (class token included) that enter each encoder layer, then those that leave the last; a frame."""
+    """Tokens (class token included) that enter each encoder layer, then those that leave the last; of a frame, a tile
+    or a temporal patch. Where images have different numbers of patches, clip after clip."""
     encoder_flop: int | None = None
     """FLOPs of an encoder that takes the place of the model's; None: the model's own ran, and nothing was counted.
     What enters and leaves its layers is its own affair, so `encoder_tokens` is then what leaves it, patches alone."""
-    encoder_density: list[float] = field(default_factory=list)
-    """For each encoder layer whose attention was exchanged, FLOPs of what was computed over those of its own."""
+    encoder_attention_flop: list[int] = field(default_factory=list)
+    """For each encoder layer, FLOPs of what takes the place of its attention; empty: each layer's own ran."""
+    encoder_own_attention_flop: list[int] = field(default_factory=list)
+    """For each of these layers, the FLOPs that its own attention would have taken."""
     adapter_flop: int | None = None
     """FLOPs of an adapter that takes the place of the model's; None: the model's own ran, and nothing was counted."""
     vision_tokens: int = 0
@@ -54,7 +76,7 @@ class Trace:
     """Vision entries among those of the prompt, mean over heads. A layer whose store holds another number of entries
     than it was given is left out: nobody knows which they are."""
     kv_index: list[Tensor] = field(default_factory=list)
-    """Places in the assembled prompt (B, G, S) of the cached entries."""
+    """Places in the text (B, G, S) of the cached entries, once the prompt is in."""
     kv_byte: list[int] = field(default_factory=list)
     """Bytes of the tensors of the cache, once the prompt is in; those of an earlier layer count there alone."""
     kv_resident_byte: int = 0
@@ -86,19 +108,33 @@ class Trace:
         """A technique read that many scores."""
         self.probe_entries += entries
 
-    def note_tokens(self, sequence: Sequence) -> None:
-        """These tokens enter the next LLM layer."""
-        self.kept.append(sequence.index_BN)
-        self.llm_tokens.append(sequence.length)
-        self.llm_vision_tokens.append(int(sequence.vision_BN.sum()))
+    def note_tokens(self, layer: int, sequence: Sequence) -> None:
+        """These tokens of a prompt, or of a chunk of one, enter an LLM layer."""
+        if layer == len(self.kept):
+            self.kept.append(sequence.index_BN)
+            for counts in (self.llm_tokens, self.llm_vision_tokens, self.score_entries):
+                counts.append(0)
+        else:
+            self.kept[layer] = torch.cat([self.kept[layer], sequence.index_BN], dim=1)
+        self.llm_tokens[layer] += sequence.length
+        self.llm_vision_tokens[layer] += int(sequence.vision_BN.sum())
 
-    def note_cache(self, entries: Entries, length: int) -> None:
-        """The next LLM layer was given these entries of the prompt to cache, and holds so many a head."""
-        self.kv_entries.append(length)
-        self.kv_most_entries.append(length)
-        if length == entries.index_BGS.shape[2]:
-            self.kv_vision_entries.append(float(entries.vision_BGS.sum(-1).float().mean()))
-        self.kv_index.append(entries.index_BGS)
+    def note_encoder_attention(self, layer: int, flop: int, own_flop: int) -> None:
+        """So many FLOPs took the place of a layer's attention, whose own would have taken so many."""
+        if layer == len(self.encoder_attention_flop):
+            self.encoder_attention_flop.append(0)
+            self.encoder_own_attention_flop.append(0)
+        self.encoder_attention_flop[layer] += flop
+        self.encoder_own_attention_flop[layer] += own_flop
+
+    def note_cache(self, layers: Seq[tuple[Held, int]]) -> None:
+        """A prompt is in: which tokens each layer's entries are, as far as is known, and how many it holds a head."""
+        self.kv_entries = [length for _, length in layers]
+        self.kv_index = [held.index_BGS for held, _ in layers]
+        self.kv_vision_entries = [
+            float(held.vision_BGS.sum(-1).float().mean()) for held, length in layers if held.length == length
+        ]
+        self.note_settled(self.kv_entries)
 
     def note_read(self, layer: int, read: int, held: int) -> None:
         """In a pass after prefill, a layer's attention read so many entries of those it holds."""
@@ -110,3 +146,31 @@ class Trace:
     def note_settled(self, lengths: list[int]) -> None:
         """A round has settled, and the layers hold so many entries a head."""
         self.kv_most_entries = [*map(max, self.kv_most_entries or lengths, lengths)]
+
+
+def _added(old: Any, new: Any) -> Any:
+    return [a + b for a, b in zip_longest(old, new, fillvalue=0)] if isinstance(new, list) else old + new
+
+
+def _last(_old: Any, new: Any) -> Any:
+    return new
+
+
+def _most(old: list[int], new: list[int]) -> list[int]:
+    return [max(a, b) for a, b in zip_longest(old, new, fillvalue=0)]
+
+
+def _then(old: list[Any], new: list[Any]) -> list[Any]:
+    return [*old, *new]
+
+
+_JOIN: Mapping[str, Callable[[Any, Any], Any]] = {
+    **dict.fromkeys(("encoder_tokens", "draft_nodes", "draft_lengths", "accepted_lengths"), _then),
+    **dict.fromkeys(
+        ("kept", "frame_index", "kv_index", "kv_entries", "kv_vision_entries", "kv_byte", "kv_resident_byte",
+         "kv_layers", "kv_byte_end"), _last,
+    ),
+    **dict.fromkeys(("encoder_flop", "adapter_flop"), lambda old, new: (old or 0) + new),
+    "kv_most_entries": _most,
+}  # fmt: skip
+"""How a count of several rounds comes about, where it is no sum."""

@@ -17,7 +17,6 @@ def answer(run: Run, prefill: Prefill) -> Result:
     loop, stops = run.acts.owner("decode-loop"), run.acts.at("stop")
     drafter: Drafter = loop.begin_decoding(DecodeLoop(run, prefill)) if loop else PlainDrafter(target.vocab_size)
     generator, cache = torch.Generator().manual_seed(request.seed), prefill.cache
-    cache.prompt.clear()
     tokens = [draw(distribution(prefill.logits_C, request.temperature), generator)]
     chosen_from = [prefill.logits_C]
 
@@ -33,16 +32,18 @@ def answer(run: Run, prefill: Prefill) -> Result:
         logits_MC = target.step(token_M, cache, parent_M)
         verdict = drafter.verify(proposal, distribution(logits_MC, request.temperature), generator)
         path = [0, *(node + 1 for node in verdict.path)]
-        cache.retain(torch.tensor(path, device=target.device))
         trace.target_passes += 1
         trace.draft_nodes.append(len(proposal.token_M))
         trace.draft_lengths.append(int(ancestors(proposal.parent_M.cpu()).sum(1).max()) - 1)
         trace.accepted_lengths.append(len(verdict.path))
         told = [*(int(proposal.token_M[node]) for node in verdict.path), verdict.token]
+        before = len(tokens)
         for row, token in zip(path, told, strict=True):
             if not ended():
                 tokens.append(token)
                 chosen_from.append(_own(logits_MC[row], len(path) == len(logits_MC)))
+        # What was accepted behind the end of the answer does not stay.
+        cache.retain(torch.tensor(path[: len(tokens) - before], device=target.device))
     trace.kv_byte_end, trace.output_tokens = sum(cache.layer_byte()), len(tokens)
     return Result(tokens_N=torch.tensor(tokens), logits_NC=torch.stack(chosen_from), trace=trace)
 

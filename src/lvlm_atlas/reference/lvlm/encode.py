@@ -1,12 +1,13 @@
-"""From a request to vision tokens: frames chosen, encoded and adapted, techniques at the extension points.
+"""From a request to vision tokens: frames chosen and resized, encoded and adapted, techniques at the extension points.
 
-F frames, K kept, T units that the encoder takes on their own, N patches, D width.
+F frames, K kept, T blocks of vision tokens, N patches, D width.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -15,10 +16,12 @@ from torch import Tensor
 from lvlm_atlas.reference.flow.request import Request
 from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.flow.trace import Trace
+from lvlm_atlas.reference.flow.vision_tokens import VisionTokens
 from lvlm_atlas.reference.lvlm.dialect import Dialect
 from lvlm_atlas.reference.lvlm.points import (
     Acts,
     Adapter,
+    AdapterOutput,
     Encoder,
     EncoderAttention,
     EncoderLayer,
@@ -27,7 +30,7 @@ from lvlm_atlas.reference.lvlm.points import (
     Pixels,
     Run,
 )
-from lvlm_atlas.reference.lvlm.prompt import Clip, Seen
+from lvlm_atlas.reference.lvlm.prompt import Clip
 from lvlm_atlas.reference.ops.flops import count_flop
 
 
@@ -50,29 +53,40 @@ def select(run: Run) -> Request:
     request, trace = run.request, run.trace
     index_K = torch.arange(len(request.frames_F3HW))
     trace.frames_in = len(index_K)
-    for technique in run.acts.at("frames"):
+    for technique in run.acts.at("frames") if trace.frames_in else ():
         chosen = technique.select_frames(Frames(request)).cpu()
         request, index_K = request.keep_frames(chosen), index_K[chosen]
     trace.frames, trace.frame_index = len(index_K), index_K
     return request
 
 
-def encode(model: Encoding, clip: Clip, acts: Acts, trace: Trace) -> Seen:
+def resize(request: Request, acts: Acts, trace: Trace) -> Request:
+    """The request with its frames at the resolution to encode."""
+    runs = request.runs
+    trace.pixels_in = trace.pixels = _pixels(runs)
+    if not (techniques := acts.at("pixels")):
+        return request
+    for technique in techniques:
+        runs = [technique.resize(Pixels(frames_F3HW)) for frames_F3HW in runs]
+    trace.pixels = _pixels(runs)
+    frames = runs[0] if len(runs) == 1 else tuple(frame for frames_F3HW in runs for frame in frames_F3HW)
+    return replace(request, frames_F3HW=frames)
+
+
+def encode(model: Encoding, clip: Clip, acts: Acts, trace: Trace) -> VisionTokens:
     """What encoder and adapter make of a clip.
 
     Raises:
         ValueError: a technique leaves what the model's adapter or positions cannot take.
     """
     dialect = model.dialect
-    frames_F3HW = clip.frames_F3HW.to(model.device, model.dtype)
-    trace.pixels_in = frames_F3HW[0, 0].numel()
-    for technique in acts.at("pixels"):
-        frames_F3HW = technique.resize(Pixels(frames_F3HW))
-    trace.pixels = frames_F3HW[0, 0].numel()
-    patches = _patches(dialect, frames_F3HW, acts, trace)
+    patches = _patches(dialect, clip.frames_F3HW.to(model.device, model.dtype), acts, trace)
     for technique in acts.at("encoder-output"):
         patches = _on_grid(patches, technique.encoder_output(EncoderOutput(patches)), technique)
-    return dialect.seen(_tokens(dialect, patches, acts, trace), patches, clip)
+    tokens = dialect.vision_tokens(_adapted(dialect, patches, acts, trace), patches, clip)
+    for technique in acts.at("adapter-output"):
+        tokens = technique.adapter_output(AdapterOutput(tokens))
+    return tokens
 
 
 def _patches(dialect: Dialect, frames_F3HW: Tensor, acts: Acts, trace: Trace) -> Patches:
@@ -99,7 +113,7 @@ def _patches(dialect: Dialect, frames_F3HW: Tensor, acts: Acts, trace: Trace) ->
         at = EncoderAttention(layer, layers, patches, *heads, own)
         out_FHNd: Tensor
         out_FHNd, flop = count_flop(lambda: exchanged.attend_patches(at))  # type: ignore[union-attr]
-        trace.encoder_density.append(flop / (4 * scores * heads[0].shape[-1]))
+        trace.note_encoder_attention(layer, flop, own_flop=4 * scores * heads[0].shape[-1])
         return out_FHNd
 
     def own(frames_F3HW: Tensor) -> Patches:
@@ -107,6 +121,7 @@ def _patches(dialect: Dialect, frames_F3HW: Tensor, acts: Acts, trace: Trace) ->
 
     if owner is None:
         return own(frames_F3HW)
+    before = [*trace.encoder_tokens]
     patches: Patches
     patches, flop = count_flop(lambda: owner.encode(Encoder(frames_F3HW, own)))
     tokens = patches.hidden_FND.shape[1]
@@ -116,20 +131,24 @@ def _patches(dialect: Dialect, frames_F3HW: Tensor, acts: Acts, trace: Trace) ->
             f"joins neighbours of the whole grid; a technique that changes it needs `free-patches` and must declare it"
         )
     trace.encoder_flop = (trace.encoder_flop or 0) + flop
-    trace.encoder_tokens = [tokens - patches.prefix]
+    trace.encoder_tokens = [*before, tokens - patches.prefix]
     return patches
 
 
-def _tokens(dialect: Dialect, patches: Patches, acts: Acts, trace: Trace) -> Tensor:
+def _adapted(dialect: Dialect, patches: Patches, acts: Acts, trace: Trace) -> Tensor:
     """What the adapter makes of the patches: the model's own, or what stands in its place."""
     hidden_TND, owner = dialect.features(patches), acts.owner("adapter")
     if owner is None:
         own: Tensor = dialect.adapter(hidden_TND)
         return own
-    tokens_TND: Tensor
-    tokens_TND, flop = count_flop(lambda: owner.adapt(Adapter(hidden_TND, patches, dialect.adapter)))
+    token_TND: Tensor
+    token_TND, flop = count_flop(lambda: owner.adapt(Adapter(hidden_TND, patches, dialect.adapter)))
     trace.adapter_flop = (trace.adapter_flop or 0) + flop
-    return tokens_TND
+    return token_TND
+
+
+def _pixels(runs: list[Tensor]) -> int:
+    return sum(frames_F3HW[:, 0].numel() for frames_F3HW in runs)
 
 
 def _on_grid(before: Patches, after: Patches, technique: object) -> Patches:
@@ -143,5 +162,5 @@ def _on_grid(before: Patches, after: Patches, technique: object) -> Patches:
     raise ValueError(
         f"{type(technique).__name__} leaves {after.hidden_FND.shape[1]} of {before.hidden_FND.shape[1]} patches, but "
         f"this model's adapter joins neighbours of the whole {before.grid[0]} × {before.grid[1]} grid; a technique "
-        f"that changes their number needs `free-patches` and must declare it"
+        f"that changes their number needs `free-patches` and must declare it, or drop vision tokens at `adapter-output`"
     )

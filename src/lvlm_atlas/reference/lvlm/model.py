@@ -5,6 +5,7 @@ B batch, F frames, N tokens, M new tokens of a step, C vocabulary, D width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from lvlm_atlas.reference.lvlm.answer import answer
 from lvlm_atlas.reference.lvlm.config import Config, DeepStackLVLMConfig, LVLMConfig, WindowLVLMConfig
 from lvlm_atlas.reference.lvlm.decoder import LanguageModel
 from lvlm_atlas.reference.lvlm.dialect import Dialect
-from lvlm_atlas.reference.lvlm.encode import encode, select
+from lvlm_atlas.reference.lvlm.encode import encode, resize, select
 from lvlm_atlas.reference.lvlm.llava import Llava
 from lvlm_atlas.reference.lvlm.points import Acts, LlmInput, Run
 from lvlm_atlas.reference.lvlm.prefill import prefill
@@ -31,6 +32,7 @@ from lvlm_atlas.reference.lvlm.qwen import QwenVL
 from lvlm_atlas.reference.lvlm.qwen3 import Qwen3VL
 from lvlm_atlas.reference.lvlm.stack import Stack
 from lvlm_atlas.reference.lvlm.step import advance
+from lvlm_atlas.reference.lvlm.stream import Stream
 from lvlm_atlas.reference.lvlm.weights import fill
 
 __all__ = ["LVLM", "Prefill"]
@@ -165,6 +167,32 @@ class LVLM(nn.Module):
         run = self.begin(request, stack)
         return answer(run, self.prefill(self.prepare(run), run))
 
+    def stream(
+        self,
+        stack: Seq[Any] = (),
+        *,
+        image_token_id: int | None = None,
+        temperature: float = 0.0,
+        seed: int = 0,
+        tokenize: Callable[[str], Seq[int]] | None = None,
+    ) -> Stream:
+        """A session of rounds on one cache, with the techniques of `stack`: frames are seen, questions asked.
+
+        Args:
+            stack: techniques, in order.
+            image_token_id: the placeholder of frames; None means the model's usual one.
+            temperature: 0 decodes greedily.
+            seed: of every random draw.
+            tokenize: as in `Request`.
+
+        Raises:
+            StackError: the techniques cannot run together; the message says why.
+            Refusal: the model lacks what a technique needs.
+        """
+        Stack(tuple(stack)).fit(self.dialect.offers)
+        token = self.config.placeholders[0] if image_token_id is None else image_token_id
+        return Stream(self, tuple(stack), image_token_id=token, temperature=temperature, seed=seed, tokenize=tokenize)
+
     def begin(self, request: Request, techniques: Seq[Any] = ()) -> Run:
         """A run of the request, its techniques begun; nothing is computed yet.
 
@@ -190,9 +218,10 @@ class LVLM(nn.Module):
         Raises:
             ValueError: there is not one placeholder a frame.
         """
-        request, trace = select(run), run.trace
-        seen = encode(self, self.dialect.clip(request), run.acts, trace)
-        run.prompt = self.dialect.prompt(self.dialect.expand(request, seen), None, [seen])
+        trace = run.trace
+        request = resize(select(run), run.acts, trace)
+        tokens = [encode(self, clip, run.acts, trace) for clip in self.dialect.split(request)]
+        run.prompt = self.dialect.prompt(self.dialect.expand(request, tokens), None, tokens)
         sequence = run.prompt.embed(self.language_model.model.embed_tokens)
         trace.vision_tokens = int(sequence.vision_BN.sum())
         trace.text_tokens = sequence.length - trace.vision_tokens
@@ -200,10 +229,13 @@ class LVLM(nn.Module):
             sequence = technique.llm_input(LlmInput(sequence))
         return sequence
 
-    def prefill(self, inputs: Sequence, run: Run | None = None) -> Prefill:
-        """Run a prompt through the decoder and fill a cache; without a run no technique acts, nothing is counted."""
+    def prefill(self, inputs: Sequence, run: Run | None = None, cache: Cache | None = None) -> Prefill:
+        """Run a prompt through the decoder and fill a cache, or go on with one.
+
+        Without a run no technique acts, nothing is counted; see `lvlm_atlas.reference.lvlm.prefill.prefill`.
+        """
         acts, trace = (run.acts, run.trace) if run else (Acts(), Trace())
-        return prefill(self.language_model, inputs, acts, trace)
+        return prefill(self.language_model, inputs, acts, trace, cache)
 
     def step(self, token_M: Tensor, cache: Cache, parent_M: Tensor | None = None) -> Tensor:
         """`advance` for a batch of one: (M,) → (M, C)."""
@@ -220,6 +252,6 @@ class LVLM(nn.Module):
 
     def _read(self, input_ids: Tensor, attention_mask: Tensor | None, processed: dict[str, Tensor | None]) -> Prefill:
         """Prefill of what a processor returns, without techniques."""
-        seen = [encode(self, clip, Acts(), Trace()) for clip in self.dialect.clips(**processed)]
-        prompt = self.dialect.prompt(input_ids, real_tokens(attention_mask), seen)
+        tokens = [encode(self, clip, Acts(), Trace()) for clip in self.dialect.clips(**processed)]
+        prompt = self.dialect.prompt(input_ids, real_tokens(attention_mask), tokens)
         return self.prefill(prompt.embed(self.language_model.model.embed_tokens))

@@ -1,7 +1,7 @@
 """The extension points: where techniques act, what they are given there, and what they return.
 
-`frames → pixels → encoder (encoder-attention → encoder-layer) → encoder-output → adapter → llm-input → llm-layer →
-attention → cache-tokens → cache-bits → decode-loop → stop`
+`frames → pixels → encoder (encoder-attention → encoder-layer) → encoder-output → adapter → adapter-output →
+llm-input → llm-layer → attention → cache-tokens → cache-bits → decode-loop → stop`
 
 A technique is an immutable setting. It declares the positions at which it acts; for each run `begin` returns the
 object whose methods are called there, and which may hold state of that run.
@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -25,6 +24,7 @@ from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.request import Request
 from lvlm_atlas.reference.flow.states import Entries, Patches, Sequence
 from lvlm_atlas.reference.flow.trace import Trace
+from lvlm_atlas.reference.flow.vision_tokens import VisionTokens
 from lvlm_atlas.reference.lvlm.config import Config
 from lvlm_atlas.reference.lvlm.prompt import Prompt
 from lvlm_atlas.reference.ops.blocks import Blocks
@@ -96,13 +96,27 @@ class EncoderOutput:
 
 @dataclass(frozen=True)
 class Adapter:
-    """At `adapter`, in its place. Returns vision tokens (F, N', D) of the decoder's width."""
+    """At `adapter`, in its place. Returns vision tokens (F', N', D) of the decoder's width.
+
+    F' below F where it merges frames; on a model with `free-patches` alone.
+    """
 
     hidden_FND: Tensor
     """What the model's own adapter would get."""
     patches: Patches
     adapter: Callable[[Tensor], Tensor]
     """The model's own adapter."""
+
+
+@dataclass(frozen=True)
+class AdapterOutput:
+    """At `adapter-output`, between adapter and prompt. Returns the vision tokens that the prompt holds.
+
+    Here frames can keep different numbers of tokens on every model: behind a merger, and before positions are given.
+    Called for each clip: all frames of a video, the images of one size, all tiles.
+    """
+
+    tokens: VisionTokens
 
 
 @dataclass(frozen=True)
@@ -120,6 +134,8 @@ class LlmLayer:
     layers: int
     sequence: Sequence
     """Its `attention` is that of the layer before; None before layer 0."""
+    cached: int = 0
+    """Entries a head that the layer holds already, of what was read before these tokens."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +150,8 @@ class Attention:
     key_BGNd: Tensor
     """Keys, rotated."""
     value_BGNd: Tensor
+    cached: int = 0
+    """Entries a head that the layer holds already; every token attends to them."""
 
 
 @dataclass(frozen=True)
@@ -143,13 +161,16 @@ class CacheTokens:
     layer: int
     layers: int
     entries: Entries
+    """Of the tokens read now, without those that the layer holds already."""
     probe: Probe
-    """The layer's attention."""
+    """The layer's attention, a column a token read now; `rows(earlier=True)` has those of the cache before them."""
+    cached: int = 0
+    """Entries a head that the layer holds already."""
 
 
 @dataclass(frozen=True)
 class CacheBits:
-    """At `cache-bits`, in prefill, once a layer. Returns an empty store, which is then given the entries."""
+    """At `cache-bits`, in the first prefill, once a layer. Returns an empty store, which is then given the entries."""
 
     layer: int
     layers: int
@@ -205,6 +226,7 @@ POINTS: Mapping[str, Point] = {
     "encoder-layer": Point("encoder_layer", EncoderLayer, Patches),
     "encoder-output": Point("encoder_output", EncoderOutput, Patches),
     "adapter": Point("adapt", Adapter, Tensor, exclusive=True),
+    "adapter-output": Point("adapter_output", AdapterOutput, VisionTokens),
     "llm-input": Point("llm_input", LlmInput, Sequence),
     "llm-layer": Point("llm_layer", LlmLayer, Sequence),
     "attention": Point("choose_blocks", Attention, Blocks | None, exclusive=True, withholds=("attention-map",)),
@@ -253,7 +275,8 @@ class Run:
     config: Config
     """Shapes of the model."""
     request: Request
-    """As it was asked; nothing is dropped yet."""
+    """As it was asked; nothing is dropped yet. In a session (`LVLM.stream`) that of the round, as are `trace`,
+    `prompt` and `question_ND`: read them from the run when they are needed."""
     trace: Trace
     """What is counted; a draft notes its passes here."""
     target: Target
@@ -263,8 +286,10 @@ class Run:
     prompt: Prompt | None = None
     """The assembled prompt with modality and spans; None until the vision tokens are there."""
     acts: Acts = field(default_factory=Acts, repr=False)
+    round: int = 0
+    """Which round of a session is read, from 0."""
 
-    @cached_property
+    @property
     def question_ND(self) -> Tensor:  # noqa: N802 - names carry shapes
         """Embeddings (N_t, D) of the request's text."""
         return self.target.embed(self.request.text_N)

@@ -12,7 +12,7 @@ from torch.nn import functional
 from lvlm_atlas.reference.caches.cache import Cache
 from lvlm_atlas.reference.drafting.rounds import ancestors
 from lvlm_atlas.reference.lvlm.decoder import LanguageModel
-from lvlm_atlas.reference.ops.attention import attend
+from lvlm_atlas.reference.ops.attention import attend, mask_of_heads
 
 
 def advance(model: LanguageModel, token_BM: Tensor, cache: Cache, parent_M: Tensor | None = None) -> Tensor:
@@ -38,15 +38,15 @@ def advance(model: LanguageModel, token_BM: Tensor, cache: Cache, parent_M: Tens
         key, value = store.read()
         cache.trace.note_read(index, key.shape[2], store.length)
         settled = key.shape[2] - old - new
-        out_BHMd = attend(query, key, value, _mask(seen_MU, settled, cache.real_BN, device))
+        out_BHMd = attend(query, key, value, _mask(seen_MU, settled, cache.real(index), query.shape[1], device))
         hidden_BMD = layer.finish(hidden_BMD, out_BHMd)
     return model.logits(hidden_BMD)
 
 
-def _mask(seen_MU: Tensor, settled: int, real_BN: Tensor | None, device: torch.device) -> Tensor | None:
-    """(M, S) or (B, 1, M, S), True where a new token may look; None where that is everywhere."""
-    if real_BN is None:
+def _mask(seen_MU: Tensor, settled: int, real_BGS: Tensor | None, heads: int, device: torch.device) -> Tensor | None:
+    """(M, S) or (B, H, M, S), True where a new token may look; None where that is everywhere."""
+    if real_BGS is None:
         return None if bool(seen_MU.all()) else functional.pad(seen_MU, (settled, 0), value=True).to(device)
     seen_MS = functional.pad(seen_MU, (settled, 0), value=True).to(device)
-    real_BS = functional.pad(real_BN, (0, seen_MS.shape[1] - real_BN.shape[1]), value=True)
-    return seen_MS & real_BS[:, None, None, :]
+    real_BHS = mask_of_heads(real_BGS, heads)
+    return seen_MS & functional.pad(real_BHS, (0, seen_MS.shape[1] - real_BHS.shape[2]), value=True)[:, :, None]

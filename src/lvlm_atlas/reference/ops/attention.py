@@ -61,6 +61,12 @@ def share_heads(x_BGSd: Tensor, heads: int) -> Tensor:
     return x_BGSd.repeat_interleave(heads // x_BGSd.shape[1], dim=1)
 
 
+def mask_of_heads(mask_BGS: Tensor, heads: int) -> Tensor:
+    """A mask of key-value heads for the query heads that share them: (B, H, S); (B, 1, S) where heads are alike."""
+    groups = mask_BGS.shape[1]
+    return mask_BGS if groups == 1 else mask_BGS.repeat_interleave(heads // groups, dim=1)
+
+
 def attend(
     query_BHMd: Tensor,
     key_BGSd: Tensor,
@@ -105,6 +111,6 @@ def attend_inside(query_BHNd: Tensor, key_BHNd: Tensor, value_BHNd: Tensor, grou
     return out_BHNd
 
 
-def causal_mask(length: int, device: torch.device) -> Tensor:
-    """(N, N), True where the key is not after the query."""
-    return torch.ones(length, length, dtype=torch.bool, device=device).tril()
+def causal_mask(length: int, device: torch.device, cached: int = 0) -> Tensor:
+    """(N, S), True where the key is not after the query; the first keys are `cached` ones that all queries see."""
+    return torch.ones(length, cached + length, dtype=torch.bool, device=device).tril(cached)

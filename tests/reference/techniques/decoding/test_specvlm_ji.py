@@ -182,7 +182,7 @@ def test_the_draft_sees_all_text_and_the_chosen_vision_tokens(device: str) -> No
     technique = SpecVlmJi(drop_rate=0.75, mass=0.3)
     prefill = prefilled(lvlm, random_request(lvlm.config), technique).prefill
     rank = two_stage_select(technique.score(prefill), 96, 0.3)[0]
-    places = begin(lvlm, technique).draft.cache.prompt[0].index_BGS[0, 0].tolist()
+    places = begin(lvlm, technique).draft.cache.held(0).index_BGS[0, 0].tolist()
     vision = prefill.inputs.vision_places()[0]
     text = (~prefill.inputs.vision_BN[0]).nonzero()[:, 0]
     assert places == sorted([*text.tolist(), *vision[rank].tolist()])
@@ -192,8 +192,8 @@ def test_another_draft_keeps_its_own_tokens_of_the_same_ranks(device: str) -> No
     lvlm, draft = LVLM.random(device=device), LVLM.random(seed=1, device=device)
     own = begin(lvlm, SpecVlmJi(draft=draft)).draft
     assert own.model is draft
-    places = begin(lvlm, SpecVlmJi()).draft.cache.prompt[0].index_BGS
-    assert torch.equal(own.cache.prompt[0].index_BGS, places)
+    places = begin(lvlm, SpecVlmJi()).draft.cache.held(0).index_BGS
+    assert torch.equal(own.cache.held(0).index_BGS, places)
 
 
 @pytest.mark.parametrize(

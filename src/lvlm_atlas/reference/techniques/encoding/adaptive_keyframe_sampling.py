@@ -152,12 +152,13 @@ class AdaptiveKeyframeSampling(Technique):
         Raises:
             ValueError: frames must be scored and nothing scores them.
         """
-        request, frames_F3HW = at.request, at.request.frames_F3HW
-        candidate_K = torch.arange(max(1, len(frames_F3HW) // self.ratio)) * self.ratio
+        request, frames = at.request, at.request.frames_F3HW
+        candidate_K = torch.arange(max(1, len(frames) // self.ratio)) * self.ratio
         if len(candidate_K) < self.max_frames:
             return candidate_K  # nothing to choose, so nothing to score
         if self.matcher is None:
             raise ValueError("select_frames needs a matcher; give one, or call what `begin` returns")
-        score_K = self.matcher.score(frames_F3HW[candidate_K], request.text_N)
+        candidates = request.keep_frames(candidate_K).runs
+        score_K = torch.cat([self.matcher.score(frames_F3HW, request.text_N) for frames_F3HW in candidates])
         depth = min(self.max_depth, self.max_frames.bit_length() - 1)
         return candidate_K[select(score_K, self.max_frames, self.gap_threshold, self.std_threshold, depth)]

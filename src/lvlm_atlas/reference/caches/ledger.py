@@ -1,0 +1,52 @@
+"""What a layer's store holds: which token each settled entry is."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lvlm_atlas.reference.flow.states import Held
+
+
+class Ledger:
+    """Keeps account of one layer's settled entries. Decoded tokens are entered when somebody asks, not at each step.
+
+    They are text, one after the other, so that a count tells which they are.
+    """
+
+    def __init__(self, held: Held, next_index: int) -> None:
+        self._held = held
+        self._next_index = next_index
+        """Place in the text of the first token that is not entered."""
+
+    @property
+    def padded(self) -> bool:
+        """Whether some entries are padding."""
+        return self._held.real_BGS is not None
+
+    def catch_up(self, next_index: int, next_position_B: Tensor) -> Held:
+        """The entries, once the tokens decoded since are among them.
+
+        Args:
+            next_index: place in the text of the next token.
+            next_position_B: its position id in this layer.
+        """
+        new = next_index - self._next_index
+        if new:
+            back_K = torch.arange(-new, 0, device=next_position_B.device)
+            shape = (*self._held.index_BGS.shape[:2], new)
+            position_BGK = (next_position_B[:, None] + back_K)[:, None].expand(shape)
+            if self._held.position_BGS.dim() == 4:
+                position_BGK = position_BGK[..., None].expand(*shape, self._held.position_BGS.shape[3])
+            index_BGK = (next_index + back_K).expand(shape)
+            self._held = self._held.then(Held(torch.zeros_like(index_BGK, dtype=torch.bool), index_BGK, position_BGK))
+            self._next_index = next_index
+        return self._held
+
+    def add(self, held: Held, next_index: int) -> None:
+        """Enter the entries of a prompt behind those of before."""
+        self._held, self._next_index = self._held.then(held), next_index
+
+    def keep(self, index_BGK: Tensor) -> None:
+        """Only the entries at these places are left, head by head."""
+        self._held = self._held.keep(index_BGK)
