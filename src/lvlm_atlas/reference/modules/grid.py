@@ -1,0 +1,25 @@
+"""The grid of patches that an adapter gets."""
+
+from __future__ import annotations
+
+import math
+
+from lvlm_atlas.reference.lvlm.points import Adapter, Run
+from lvlm_atlas.reference.refusal import Refusal
+
+
+def square_side(at: Adapter, run: Run) -> int:
+    """Patches along a side of the square that an adapter gets, row after row.
+
+    Raises:
+        Refusal: some patches were dropped or merged, or they form no square.
+    """
+    tokens = at.hidden_FND.shape[1]
+    side = math.isqrt(tokens)
+    whole = run.acts.owner("encoder") is not None or tokens == run.config.vision.patches
+    if not whole or side**2 != tokens:
+        raise Refusal(
+            f"the adapter reads a whole square of patches, such as the {run.config.vision.patches} of this model, but "
+            f"gets {tokens}; leave out what drops or merges patches before it"
+        )
+    return side
