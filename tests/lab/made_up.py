@@ -13,6 +13,7 @@ from lvlm_atlas.reference.caches.store import PlainStore, Store
 from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.lvlm import Refusal, Technique
 from lvlm_atlas.reference.ops.attention import attend_inside
+from lvlm_atlas.reference.ops.places import places_of
 
 
 class HalvesSides(Technique):
@@ -146,6 +147,24 @@ class CachesBackwards(Technique):
     def compress_cache(self, at: Any) -> Any:
         index_BGS = at.entries.index_BGS
         return at.entries.keep(torch.arange(index_BGS.shape[2] - 1, -1, -1).expand_as(index_BGS))
+
+
+class CutsFirstRound(Technique):
+    """Of the first prompt of a session five vision entries are cached, of later ones all."""
+
+    acts_at = ("cache-tokens",)
+
+    def begin(self, run: Any) -> Any:
+        acting = CutsFirstRound()
+        acting.run = run  # type: ignore[attr-defined]
+        return acting
+
+    def compress_cache(self, at: Any) -> Any:
+        if self.run.round:  # type: ignore[attr-defined]
+            return at.entries
+        vision = at.entries.vision_BGS
+        keep = ~vision | (vision.cumsum(-1) <= 5)
+        return at.entries.keep(places_of(keep))
 
 
 class Bounded(PlainStore):

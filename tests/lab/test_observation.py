@@ -15,7 +15,7 @@ from lvlm_atlas.lab.conformance import Report, item, report
 from lvlm_atlas.lab.expectation import Interval, Observed
 from lvlm_atlas.lab.observation import carry_out, compare, dimensions_for, observe
 from lvlm_atlas.lab.settings import SHAPES
-from lvlm_atlas.lab.verification import Plan, StackJob
+from lvlm_atlas.lab.verification import Plan, Shape, StackJob
 from lvlm_atlas.reference.lvlm import LVLM, Trace, random_request
 from lvlm_atlas.reference.ops.flops import count_flop
 from lvlm_atlas.schema.technique import Technique
@@ -273,9 +273,26 @@ MADE_UP = {
 @pytest.mark.parametrize("name", MADE_UP)
 def test_what_a_made_up_reference_declares_holds_and_is_needed(name: str) -> None:
     acts_at, effect, _ = MADE_UP[name]
-    found = verified(name, effect, acts_at=acts_at)
+    # Their stores know of one prompt alone: how long it was, or that no other follows.
+    shapes = [shape for shape in SHAPES if shape.rounds == 1 or name not in ("BoundsCache", "SharesLayers")]
+    found = verified(name, effect, acts_at=acts_at, shapes=shapes)
     assert [line.mismatches[0] for line in found.lines if line.mismatches] == []
     assert found.faults == ()
+
+
+@pytest.mark.parametrize("preset", ["tiny", "tiny-window"])
+def test_what_holds_in_the_first_round_alone_is_found_wrong_in_the_second(preset: str) -> None:
+    effect = {"quantity": "kv.tokens", "of": "vision", "set": 5}
+    session = Shape(preset=preset, frames=2, text_tokens=6, output_tokens=3, rounds=3)
+    found = verified("CutsFirstRound", effect, acts_at="cache-tokens", shapes=[session])
+    measures = {row.measure for line in found.lines for _, row in line.mismatches}
+    assert measures == {
+        f"{measure}: round {number}"
+        for number in (2, 3)
+        for measure in ("kv.tokens", "kv.tokens: vision")
+    }  # fmt: skip
+    once = verified("CutsFirstRound", effect, acts_at="cache-tokens", shapes=[session.model_copy(update={"rounds": 1})])
+    assert wrong(once) == set()
 
 
 @pytest.mark.parametrize("name", MADE_UP)

@@ -128,9 +128,8 @@ def observe(trace: Trace, dimensions: Dimensions) -> Observed:
     A measure of decoding steps is empty where there are none. No extension point lets tokens that are alive stay out
     of the queries or the MLP of a layer, so those that are alive are counted.
     """
-    # Of later rounds the scores among their own tokens: those with the cache are computed, whatever is chosen.
-    earlier = [sum(layer) for layer in dimensions.held] or [0.0] * len(trace.llm_tokens)
-    behind = [dimensions.heads * n * cached for n, cached in zip(trace.llm_tokens, earlier, strict=True)]
+    # In a session the scores of a round's own tokens: those with the cache are computed, whatever is chosen.
+    earlier = trace.cached_score_entries if dimensions.held else [0] * len(trace.score_entries)
     dense = (dimensions.heads * n * (n + 1) // 2 for n in trace.llm_tokens)
     rounds = trace.target_passes
     vision = tuple(trace.llm_vision_tokens)
@@ -152,7 +151,7 @@ def observe(trace: Trace, dimensions: Dimensions) -> Observed:
         "llm.vision-mlp": vision,
         "llm.vision-tokens: with text": tuple(trace.llm_tokens),
         "attention.density": tuple(
-            (s - old) / all_ for s, old, all_ in zip(trace.score_entries, behind, dense, strict=True)
+            (s - old) / all_ for s, old, all_ in zip(trace.score_entries, earlier, dense, strict=True)
         ),
         "overhead: attention scores": (trace.probe_entries,),
         "kv.tokens": tuple(trace.kv_entries),

@@ -113,7 +113,8 @@ def test_attention_of_a_chunk_spans_the_cache_and_keeps_its_own_columns(device: 
     rows = lvlm.prefill(whole).outputs.attention.rows()  # type: ignore[union-attr]
     first, second = in_chunks(lvlm, whole, 48)
     probe = second.outputs.attention
-    assert probe is not None and probe.cached == 48
+    assert probe is not None
+    assert probe.cached == 48
     torch.testing.assert_close(probe.rows(earlier=True), rows[:, :, 48:], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(probe.rows(slice(-2, None)), rows[:, :, -2:, 48:], atol=1e-4, rtol=1e-4)
     cut = second.outputs.keep(torch.tensor([[1, 4, 30]], device=device)).attention
@@ -121,7 +122,8 @@ def test_attention_of_a_chunk_spans_the_cache_and_keeps_its_own_columns(device: 
     torch.testing.assert_close(
         cut.rows(earlier=True)[..., 48:], rows[:, :, 48:][..., [49, 52, 78]], atol=1e-4, rtol=1e-4
     )
-    assert first.outputs.attention is not None and first.outputs.attention.cached == 0
+    assert first.outputs.attention is not None
+    assert first.outputs.attention.cached == 0
 
 
 @torch.inference_mode()

@@ -20,9 +20,9 @@ class Ledger:
         """Place in the text of the first token that is not entered."""
 
     @property
-    def padded(self) -> bool:
-        """Whether some entries are padding."""
-        return self._held.real_BGS is not None
+    def real_BGS(self) -> Tensor | None:  # noqa: N802 - names carry shapes
+        """False where an entry is padding, (B, 1, S) where heads are alike; None: nowhere. Later entries are none."""
+        return self._held.real_BGS
 
     def catch_up(self, next_index: int, next_position_B: Tensor) -> Held:
         """The entries, once the tokens decoded since are among them.
@@ -32,7 +32,7 @@ class Ledger:
             next_position_B: its position id in this layer.
         """
         new = next_index - self._next_index
-        if new:
+        if new > 0:
             back_K = torch.arange(-new, 0, device=next_position_B.device)
             shape = (*self._held.index_BGS.shape[:2], new)
             position_BGK = (next_position_B[:, None] + back_K)[:, None].expand(shape)
@@ -47,6 +47,6 @@ class Ledger:
         """Enter the entries of a prompt behind those of before."""
         self._held, self._next_index = self._held.then(held), next_index
 
-    def keep(self, index_BGK: Tensor) -> None:
-        """Only the entries at these places are left, head by head."""
-        self._held = self._held.keep(index_BGK)
+    def keep_where(self, keep_BGS: Tensor) -> None:
+        """Only the entries where it is True are left."""
+        self._held = self._held.keep_where(keep_BGS)

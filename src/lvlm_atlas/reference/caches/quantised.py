@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lvlm_atlas.reference.ops.places import take
 from lvlm_atlas.reference.ops.quantisation import Codes, dequantise, quantise
 
 
@@ -38,6 +39,32 @@ class Half:
         first = self.recent_BGNd.shape[2] - count
         head, tail = self.recent_BGNd[:, :, :first], self.recent_BGNd[:, :, first:]
         self.recent_BGNd = torch.cat([head, tail[:, :, index_K]], dim=2)
+
+    def keep(self, index_BGK: Tensor, settled: int, length: int) -> None:
+        """Of the `settled` oldest entries keep those at these places, and `length` of them, the oldest, as codes.
+
+        A code stays as it is where its group does: a token's own channels, or tokens before the first that is dropped.
+        The others are read back and made codes again, in groups with their new neighbours.
+        """
+        exact = self._untouched(index_BGK, length)
+        every_BGSd = self.read()
+        kept_BGKd = take(every_BGSd[:, :, :settled], index_BGK[:, :, exact:])
+        if self.codes is not None:
+            first = index_BGK[:, :, :exact]
+            self.codes = self.codes.first(exact, self.group_size) if self.across_tokens else self.codes.rows(first)
+            self.codes = self.codes if exact else None
+        self.coded = exact
+        self.recent_BGNd = torch.cat([kept_BGKd, every_BGSd[:, :, settled:]], dim=2)
+        self.quantise(length)
+
+    def _untouched(self, index_BGK: Tensor, length: int) -> int:
+        """How many of the first `length` kept entries can keep their codes, in every head."""
+        kept = index_BGK.shape[2]
+        place_K = torch.arange(kept, device=index_BGK.device)
+        # Ascending places: those that hold have no gap between them.
+        holds = index_BGK == place_K if self.across_tokens else index_BGK < self.coded
+        exact = min(int(holds.long().cumprod(dim=2).sum(dim=2).min()), length, self.coded)
+        return exact - exact % self.group_size if self.across_tokens else exact
 
     def quantise(self, length: int) -> None:
         """Make codes of the oldest entries until `length` of them are."""

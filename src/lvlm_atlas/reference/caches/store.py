@@ -10,6 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from lvlm_atlas.reference.ops.places import take
+
 
 class Store(Protocol):
     """Holds the keys and values of one layer. A technique at `cache-bits` brings its own."""
@@ -32,6 +34,12 @@ class Store(Protocol):
 
     def settle(self) -> None:
         """Declare all entries final; a store may now change how it holds them."""
+
+    def keep(self, index_BGK: Tensor) -> None:
+        """Of the settled entries keep only those at these places, ascending, head by head.
+
+        Unsettled ones stay behind them and can still be taken back.
+        """
 
     @property
     def length(self) -> int:
@@ -85,6 +93,19 @@ class PlainStore(Store):
     def settle(self) -> None:
         """See `Store`."""
         self._settled = self._length
+
+    def keep(self, index_BGK: Tensor) -> None:
+        """See `Store`. What is dropped takes no room any more; the tensors that were handed over do not change."""
+        kept, unsettled = index_BGK.shape[2], slice(self._settled, self._length)
+        length = kept + self._length - self._settled
+        held = []
+        for x in (self._key, self._value):
+            grown = x.new_empty(*x.shape[:2], length + length // self.HEADROOM + 16, x.shape[3])
+            grown[:, :, :kept] = take(x[:, :, : self._settled], index_BGK)
+            grown[:, :, kept:length] = x[:, :, unsettled]
+            held.append(grown)
+        self._key, self._value = held
+        self._settled, self._length = kept, length
 
     @property
     def length(self) -> int:

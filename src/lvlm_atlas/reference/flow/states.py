@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.probe import Probe
-from lvlm_atlas.reference.ops.places import places_of, take, take_columns
+from lvlm_atlas.reference.ops.places import places_of, take, take_columns, uneven_places
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,11 @@ class Held:
             None if self.real_BGS is None else take(self.visible_BGS, index_BGK),
         )
 
+    def keep_where(self, keep_BGS: Tensor) -> Held:
+        """Only the entries where it is True; heads with fewer than others are padded in front."""
+        index_BGK, real_BGK = uneven_places(keep_BGS & self.visible_BGS)
+        return replace(self.keep(index_BGK), real_BGS=None if bool(real_BGK.all()) else real_BGK)
+
     def then(self, later: Held) -> Held:
         """These entries, and others behind them."""
         real_BGS = None
@@ -172,7 +177,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Entries:
-    """What a layer is about to cache. Heads may keep different tokens, but equally many."""
+    """What a layer is about to cache. Heads may keep different tokens, and different numbers of them."""
 
     key_BGSd: Tensor
     value_BGSd: Tensor
@@ -195,6 +200,24 @@ class Entries:
         """Only the entries at these places, head by head."""
         held = self.held.keep(index_BGK)
         return Entries(take(self.key_BGSd, index_BGK), take(self.value_BGSd, index_BGK), *vars(held).values())
+
+    def keep_where(self, keep_BGS: Tensor) -> Entries:
+        """Only the entries where it is True; heads with fewer than others are padded in front."""
+        index_BGK, _ = uneven_places(keep_BGS & self.held.visible_BGS)
+        held = self.held.keep_where(keep_BGS)
+        return Entries(take(self.key_BGSd, index_BGK), take(self.value_BGSd, index_BGK), *vars(held).values())
+
+    @property
+    def uneven(self) -> bool:
+        """Whether heads hold different numbers of entries."""
+        return self.real_BGS is not None and self.real_BGS.shape[1] > 1
+
+    def of_head(self, row: int, head: int) -> Entries:
+        """The entries of one head of one sequence, without padding."""
+        held = self.held
+        real_S = held.visible_BGS[row, head]
+        columns = (self.key_BGSd, self.value_BGSd, held.vision_BGS, held.index_BGS, held.position_BGS)
+        return Entries(*(column[row, head, real_S][None, None] for column in columns))
 
 
 def close_up(position_N: Tensor, origin_N: Tensor | None) -> Tensor:

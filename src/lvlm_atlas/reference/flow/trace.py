@@ -66,17 +66,22 @@ class Trace:
     """Vision tokens among them."""
     score_entries: list[int] = field(default_factory=list)
     """Attention scores computed, over all heads."""
+    cached_score_entries: list[int] = field(default_factory=list)
+    """Those among them with entries that the cache held before."""
     probe_entries: int = 0
     """Attention scores computed again for techniques that read them, encoder and LLM, all layers."""
-    kv_entries: list[int] = field(default_factory=list)
-    """Cache entries per key-value head, once the prompt is in."""
-    kv_most_entries: list[int] = field(default_factory=list)
+    step_probe_entries: int = 0
+    """Attention scores computed again for policies that read them in decoding steps, all layers."""
+    kv_entries: list[float] = field(default_factory=list)
+    """Cache entries per key-value head, once the prompt is in; their mean where heads differ."""
+    kv_most_entries: list[float] = field(default_factory=list)
     """The most that a layer holds from then on: once the prompt is in, or when a round has settled."""
     kv_vision_entries: list[float] = field(default_factory=list)
     """Vision entries among those of the prompt, mean over heads. A layer whose store holds another number of entries
     than it was given is left out: nobody knows which they are."""
     kv_index: list[Tensor] = field(default_factory=list)
-    """Places in the text (B, G, S) of the cached entries, once the prompt is in."""
+    """Places in the text (B, G, S) of the cached entries, once the prompt is in; −1 for the padding in front of a head
+    that holds fewer than others."""
     kv_byte: list[int] = field(default_factory=list)
     """Bytes of the tensors of the cache, once the prompt is in; those of an earlier layer count there alone."""
     kv_resident_byte: int = 0
@@ -108,11 +113,15 @@ class Trace:
         """A technique read that many scores."""
         self.probe_entries += entries
 
+    def note_step_probe(self, entries: int) -> None:
+        """A policy read that many scores of a decoding step."""
+        self.step_probe_entries += entries
+
     def note_tokens(self, layer: int, sequence: Sequence) -> None:
         """These tokens of a prompt, or of a chunk of one, enter an LLM layer."""
         if layer == len(self.kept):
             self.kept.append(sequence.index_BN)
-            for counts in (self.llm_tokens, self.llm_vision_tokens, self.score_entries):
+            for counts in (self.llm_tokens, self.llm_vision_tokens, self.score_entries, self.cached_score_entries):
                 counts.append(0)
         else:
             self.kept[layer] = torch.cat([self.kept[layer], sequence.index_BN], dim=1)
@@ -127,14 +136,16 @@ class Trace:
         self.encoder_attention_flop[layer] += flop
         self.encoder_own_attention_flop[layer] += own_flop
 
-    def note_cache(self, layers: Seq[tuple[Held, int]]) -> None:
+    def note_cache(self, layers: Seq[Held], lengths: Seq[float]) -> None:
         """A prompt is in: which tokens each layer's entries are, as far as is known, and how many it holds a head."""
-        self.kv_entries = [length for _, length in layers]
-        self.kv_index = [held.index_BGS for held, _ in layers]
+        self.kv_entries = [*lengths]
+        self.kv_index = [held.index_BGS.masked_fill(~held.visible_BGS, -1) for held in layers]
         self.kv_vision_entries = [
-            float(held.vision_BGS.sum(-1).float().mean()) for held, length in layers if held.length == length
+            float((held.vision_BGS & held.visible_BGS).sum(-1).double().mean())
+            for held, length in zip(layers, lengths, strict=True)
+            if float(held.visible_BGS.sum(-1).double().mean()) == length
         ]
-        self.note_settled(self.kv_entries)
+        self.note_settled(lengths)
 
     def note_read(self, layer: int, read: int, held: int) -> None:
         """In a pass after prefill, a layer's attention read so many entries of those it holds."""
@@ -143,7 +154,7 @@ class Trace:
         self.kv_read[layer] += read / held
         self.layer_runs += 1
 
-    def note_settled(self, lengths: list[int]) -> None:
+    def note_settled(self, lengths: Seq[float]) -> None:
         """A round has settled, and the layers hold so many entries a head."""
         self.kv_most_entries = [*map(max, self.kv_most_entries or lengths, lengths)]
 

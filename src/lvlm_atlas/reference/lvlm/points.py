@@ -1,7 +1,7 @@
 """The extension points: where techniques act, what they are given there, and what they return.
 
 `frames → pixels → encoder (encoder-attention → encoder-layer) → encoder-output → adapter → adapter-output →
-llm-input → llm-layer → attention → cache-tokens → cache-bits → decode-loop → stop`
+llm-input → llm-layer → attention → cache-tokens → cache-layers → cache-bits → cache-step → decode-loop → stop`
 
 A technique is an immutable setting. It declares the positions at which it acts; for each run `begin` returns the
 object whose methods are called there, and which may hold state of that run.
@@ -22,7 +22,7 @@ from lvlm_atlas.reference.drafting.rounds import Drafter
 from lvlm_atlas.reference.drafting.target import Target
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.request import Request
-from lvlm_atlas.reference.flow.states import Entries, Patches, Sequence
+from lvlm_atlas.reference.flow.states import Entries, Held, Patches, Sequence
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.flow.vision_tokens import VisionTokens
 from lvlm_atlas.reference.lvlm.config import Config
@@ -178,6 +178,38 @@ class CacheBits:
 
 
 @dataclass(frozen=True)
+class CacheLayers:
+    """At `cache-layers`, in prefill, after the last layer. Returns the entries that each layer caches."""
+
+    entries: tuple[Entries, ...]
+    """Of each layer, what `CacheTokens` has."""
+    probes: tuple[Probe, ...]
+    cached: tuple[int, ...]
+    """Entries a head that each layer holds already."""
+
+
+@dataclass(frozen=True)
+class CacheStep:
+    """At `cache-step`, in each layer whenever tokens settle there: a prompt, a chunk of one, a round of decoding.
+
+    Returns True (B, G, S) at the entries that stay; None: all. Drafted tokens that are rejected are never seen here.
+    """
+
+    layer: int
+    layers: int
+    held: Held
+    """Which tokens the layer's entries are, those that settle now last."""
+    new: int
+    """Entries a head that settle now."""
+    rows: Callable[[slice], Tensor]
+    """Softmax rows (B, H, R, S), float32, of the tokens that settle now, those of a slice of them, over the entries."""
+    read: Callable[[], tuple[Tensor, Tensor]]
+    """Keys and values (B, G, S, d), padding among them."""
+    prompt: bool
+    """Whether they are of a prompt, and not decoded."""
+
+
+@dataclass(frozen=True)
 class DecodeLoop:
     """At `decode-loop`, after prefill. Returns a drafter, its own prefill done."""
 
@@ -231,7 +263,9 @@ POINTS: Mapping[str, Point] = {
     "llm-layer": Point("llm_layer", LlmLayer, Sequence),
     "attention": Point("choose_blocks", Attention, Blocks | None, exclusive=True, withholds=("attention-map",)),
     "cache-tokens": Point("compress_cache", CacheTokens, Entries),
+    "cache-layers": Point("compress_caches", CacheLayers, tuple[Entries, ...]),
     "cache-bits": Point("new_store", CacheBits, Store, exclusive=True),
+    "cache-step": Point("evict", CacheStep, Tensor | None),
     "decode-loop": Point("begin_decoding", DecodeLoop, Drafter, exclusive=True),
     "stop": Point("stop", Stop, bool),
 }

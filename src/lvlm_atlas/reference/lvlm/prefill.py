@@ -9,14 +9,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from lvlm_atlas.reference.caches.cache import Cache
-from lvlm_atlas.reference.caches.ledger import Ledger
 from lvlm_atlas.reference.caches.prefilled import Prefill
-from lvlm_atlas.reference.caches.store import PlainStore, Store
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Entries, Sequence
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm.decoder import LanguageModel
-from lvlm_atlas.reference.lvlm.points import Acts, Attention, CacheBits, CacheTokens, LlmLayer
+from lvlm_atlas.reference.lvlm.filling import Filling
+from lvlm_atlas.reference.lvlm.points import Acts, Attention, CacheLayers, CacheTokens, LlmLayer
 from lvlm_atlas.reference.ops.attention import attend, causal_mask, mask_of_heads
 from lvlm_atlas.reference.ops.blocks import Blocks, block_sparse_attention
 from lvlm_atlas.reference.refusal import Refusal
@@ -40,10 +39,10 @@ def prefill(model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace, ca
         cache = Cache([], [], next_position=torch.empty(0), trace=trace)
     elif cache.parents or int(inputs.index_BN.min()) < cache.next_index:
         raise _not_behind(inputs, cache)
-    before_layer, compressors = acts.at("llm-layer"), acts.at("cache-tokens")
-    chooser, holder = acts.owner("attention"), acts.owner("cache-bits")
-    layers, retained = len(model.model.layers), []
-    next_index = int(inputs.index_BN[0, -1]) + 1
+    before_layer, compressors, dividers = (acts.at(each) for each in ("llm-layer", "cache-tokens", "cache-layers"))
+    chooser, filling = acts.owner("attention"), Filling(acts, cache, int(inputs.index_BN[0, -1]) + 1)
+    layers, retained, waiting = len(model.model.layers), [], []
+    cache.policy = filling.eviction(layers)
     sequence = inputs
     for index, layer in enumerate(model.layers):
         cached = cache.stores[index].length if cache.stores[index:] else 0
@@ -54,27 +53,29 @@ def prefill(model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace, ca
         blocks = chooser and chooser.choose_blocks(Attention(index, layers, sequence, query, key, value, cached))
         entries = _entries(key, value, sequence)
         every_key, every_value, real_BGS = _behind_cached(entries, cache, index) if cached else (key, value, None)
-        out_BHNd, scores = _attend(query, every_key, every_value, entries.real_BGS if not cached else real_BGS, blocks)
+        out_BHNd, scores = _attend(query, every_key, every_value, real_BGS if cached else entries.real_BGS, blocks)
         trace.score_entries[index] += scores
+        trace.cached_score_entries[index] += query[..., 0].numel() * (every_key.shape[2] - sequence.length)
         probe = Probe(query, every_key, causal=True, on_read=trace.note_probe, real_BGS=real_BGS)
         if acts.retain_attention:
             retained.append((probe, sequence.index_BN))
 
         for technique in compressors:
             entries = technique.compress_cache(CacheTokens(index, layers, entries, probe, cached))
-        if not cache.stores[index:]:
-            store: Store = holder.new_store(CacheBits(index, layers, entries)) if holder else PlainStore()
-            cache.stores.append(store)
-            cache.ledgers.append(Ledger(entries.held, next_index))
+        if dividers:
+            waiting.append((entries, probe, cached, sequence.index_BN))
         else:
-            cache.held(index)
-            cache.ledgers[index].add(entries.held, next_index)
-        cache.stores[index].append(entries.key_BGSd, entries.value_BGSd)
-        cache.stores[index].settle()
+            filling.fill(index, layers, entries, probe, sequence.index_BN)
         sequence = replace(sequence, hidden_BND=layer.finish(sequence.hidden_BND, out_BHNd), attention=probe)
         sequence = sequence.add_deepstack(index)
+    for technique in dividers:
+        every, probes, before, _ = zip(*waiting, strict=True)
+        divided = technique.compress_caches(CacheLayers(every, probes, before))
+        waiting = [(entries, *rest) for entries, (_, *rest) in zip(divided, waiting, strict=True)]
+    for index, (entries, probe, _, index_BN) in enumerate(waiting):
+        filling.fill(index, layers, entries, probe, index_BN)
     last_BA = inputs.position_BN[:, -1].reshape(len(inputs.position_BN), -1)
-    cache.next_position, cache.next_index = last_BA.amax(1) + 1, next_index
+    cache.next_position, cache.next_index = last_BA.amax(1) + 1, filling.next_index
     cache.count_prompt()
     logits_BC = model.logits(sequence.hidden_BND[:, -1:])[:, 0]
     return Prefill(inputs, sequence, cache, logits_BC, tuple(retained))

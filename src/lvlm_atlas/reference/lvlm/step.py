@@ -35,6 +35,7 @@ def advance(model: LanguageModel, token_BM: Tensor, cache: Cache, parent_M: Tens
     for index, (layer, store) in enumerate(zip(model.layers, cache.stores, strict=True)):
         query, *new_entries = layer.project(hidden_BMD, position_BM)
         store.append(*new_entries)
+        cache.note_query(index, query)
         key, value = store.read()
         cache.trace.note_read(index, key.shape[2], store.length)
         settled = key.shape[2] - old - new

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lvlm_atlas.reference.ops.places import take
+
 
 @dataclass(frozen=True)
 class Codes:
@@ -26,6 +28,18 @@ class Codes:
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         """All that is stored."""
         return self.packed, self.scale, self.zero
+
+    def first(self, count: int, group_size: int) -> Codes:
+        """The codes of the first numbers along the grouped axis, whole groups."""
+        packed = count * self.packed.shape[-1] // (self.scale.shape[-1] * group_size)
+        groups = count // group_size
+        return Codes(
+            self.packed[..., :packed].clone(), self.scale[..., :groups].clone(), self.zero[..., :groups].clone()
+        )
+
+    def rows(self, index: Tensor) -> Codes:
+        """The codes of these rows (…, K) of the axis before the grouped one."""
+        return Codes(*(take(x, index) for x in self.tensors))
 
     def then(self, other: Codes, dim: int) -> Codes:
         """These codes and others after them, along `dim`."""

@@ -14,6 +14,9 @@ Departs:
    of a NaN gives; its scale is 0, so both read back the same numbers.
 3. A drafted token sees the cache as it was settled before the round. One by one, up to γ more of the values (and
    once in a while R keys) would already be codes when it is verified.
+4. Where a policy evicts settled entries, the groups of keys that lose one are read back and quantised again with what
+   moves up into them, and entries become exact again that are recent among those left: the store holds K entries as
+   KIVI holds K tokens. The paper evicts nothing.
 
 B batch · G key-value heads · M new entries · S entries · K retained · d head dimension.
 """
@@ -80,6 +83,14 @@ class KiviStore(Store):
         self.key.quantise(keys)
         self.value.quantise(values)
         self._settled = self._length
+
+    def keep(self, index_BGK: Tensor) -> None:
+        """See `Store`; what is left is held as so many entries are."""
+        keys, values = quantised_lengths(index_BGK.shape[2], self.residual_length)
+        self.key.keep(index_BGK, self._settled, keys)
+        self.value.keep(index_BGK, self._settled, values)
+        self._length += index_BGK.shape[2] - self._settled
+        self._settled = index_BGK.shape[2]
 
     @property
     def length(self) -> int:
