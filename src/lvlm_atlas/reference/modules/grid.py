@@ -16,7 +16,9 @@ def square_side(at: Adapter, run: Run) -> int:
     """
     tokens = at.hidden_FND.shape[1]
     side = math.isqrt(tokens)
-    whole = run.acts.owner("encoder") is not None or tokens == run.config.vision.patches
+    # Summaries of patches may be as many as patches; those who make them leave no class token to cut off.
+    own = tokens == run.config.vision.patches and at.patches.prefix == run.config.class_tokens
+    whole = own or run.acts.owner("encoder") is not None
     if not whole or side**2 != tokens:
         raise Refusal(
             f"the adapter reads a whole square of patches, such as the {run.config.vision.patches} of this model, but "

@@ -87,6 +87,8 @@ def test_what_is_no_whole_square_is_refused(device: str) -> None:
     lvlm = LVLM.random(device=device)
     with pytest.raises(Refusal, match="a whole square of patches, such as the 64 of this model, but gets 25"):
         lvlm.run(random_request(lvlm.config), [VisionZip(20, 5), Honeybee(16, 1, 32)])
+    with pytest.raises(Refusal, match="but gets 64"):  # as many as patches, the class token and summaries among them
+        lvlm.run(random_request(lvlm.config), [VisionZip(54, 10), Honeybee(16, 1, 32)])
 
 
 @pytest.mark.parametrize(

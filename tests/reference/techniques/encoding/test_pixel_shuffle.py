@@ -77,6 +77,8 @@ def test_what_is_no_whole_square_is_refused(device: str) -> None:
         lvlm.run(request, [PixelShuffle(3)])
     with pytest.raises(Refusal, match="a whole square of patches, such as the 64 of this model, but gets 25"):
         lvlm.run(request, [VisionZip(20, 5), PixelShuffle()])
+    with pytest.raises(Refusal, match="but gets 64"):  # as many as patches, the class token and summaries among them
+        lvlm.run(request, [VisionZip(54, 10), PixelShuffle()])
 
 
 @pytest.mark.parametrize(("wrong", "said"), [({"factor": 0}, "at least 1, got 0"), ({"version": "v3"}, "v1 or v2")])

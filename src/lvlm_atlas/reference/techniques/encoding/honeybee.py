@@ -86,9 +86,9 @@ class CAbstractor(nn.Module):
     def forward(self, x_FND: Tensor) -> Tensor:
         """(F, N, C) → (F, M, D)."""
         side = math.isqrt(x_FND.shape[1])
-        x_FCHW = (x_FND + self.position_embed).mT.unflatten(2, (side, side))
+        x_FCHW = (x_FND + self.position_embed).mT.reshape(len(x_FND), -1, side, side)
         x_FCHW = self.after(functional.adaptive_avg_pool2d(self.before(x_FCHW), self.side))
-        token_FMD = x_FCHW.flatten(2).mT
+        token_FMD: Tensor = x_FCHW.flatten(2).mT
         for layer, linear in enumerate(self.readout):
             token_FMD = linear(functional.silu(token_FMD) if layer else token_FMD)
         return token_FMD

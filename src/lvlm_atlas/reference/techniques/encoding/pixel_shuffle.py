@@ -39,7 +39,8 @@ def space_to_depth(grid_FRCD: Tensor, factor: int, version: Version = "v2") -> T
         factor: side k of a square; it divides R and C.
         version: `v1` leaves rows and columns of the result exchanged, `v2` exchanges them back.
     """
-    square_FRkCkD = grid_FRCD.unflatten(2, (-1, factor)).unflatten(1, (-1, factor))
+    frames, rows, columns, width = grid_FRCD.shape
+    square_FRkCkD = grid_FRCD.reshape(frames, rows // factor, factor, columns // factor, factor, width)
     stacked_FRCd = square_FRkCkD.transpose(2, 3).flatten(3)
     return stacked_FRCd if version == "v2" else stacked_FRCd.transpose(1, 2)
 
@@ -105,6 +106,6 @@ class _Acting:
         side, factor = square_side(at, self.run), self.setting.factor
         if side % factor:
             raise Refusal(f"factor must divide {side}, the patches along a side, got {factor}")
-        grid_FRCD = at.hidden_FND.unflatten(1, (side, side))
+        grid_FRCD = at.hidden_FND.reshape(len(at.hidden_FND), side, side, -1)
         out: Tensor = self.projector(space_to_depth(grid_FRCD, factor, self.setting.version).flatten(1, 2))
         return out
