@@ -75,9 +75,7 @@ def test_what_is_no_whole_square_is_refused(device: str) -> None:
     request = random_request(lvlm.config)
     with pytest.raises(Refusal, match="factor must divide 8, the patches along a side, got 3"):
         lvlm.run(request, [PixelShuffle(3)])
-    with pytest.raises(Refusal, match="a whole square of patches, such as the 64 of this model, but gets 25"):
-        lvlm.run(request, [VisionZip(20, 5), PixelShuffle()])
-    with pytest.raises(Refusal, match="but gets 64"):  # as many as patches, the class token and summaries among them
+    with pytest.raises(Refusal, match="reads the whole grid of patches, which VisionZip may change"):
         lvlm.run(request, [VisionZip(54, 10), PixelShuffle()])
 
 
