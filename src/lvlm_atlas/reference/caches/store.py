@@ -24,6 +24,7 @@ class Store(Protocol):
 
     def announce(self, vision_BGM: Tensor) -> None:
         """What is appended next is of a later prompt: True where an entry is visual. Few stores want to know."""
+        return None  # noqa: RET501 - mypy takes a method without a body for one that must be overridden
 
     def read(self) -> tuple[Tensor, Tensor]:
         """Keys and values (B, G, S, d) to attend to, in order of arrival; valid until the store changes.
