@@ -41,8 +41,7 @@ class Trace:
     pixels_in: int = 0
     """Pixels of all frames that are encoded."""
     pixels: int = 0
-    """Their pixels once techniques have resized them, sides as the tower rounds them. A tower of one size resizes them
-    back."""
+    """Their pixels once techniques have resized them; a tower that takes other sizes alone resizes them again."""
     encoder_tokens: list[int] = field(default_factory=list)
     """Tokens (class token included) that enter each encoder layer, then those that leave the last; of a frame, a tile
     or a temporal patch. Where images have different numbers of patches, clip after clip."""

@@ -31,7 +31,6 @@ from lvlm_atlas.reference.lvlm.points import (
     Run,
 )
 from lvlm_atlas.reference.lvlm.prompt import Clip
-from lvlm_atlas.reference.lvlm.resolution import smart_resize
 from lvlm_atlas.reference.ops.flops import count_flop
 
 
@@ -61,22 +60,15 @@ def select(run: Run) -> Request:
     return request
 
 
-def resize(request: Request, acts: Acts, trace: Trace, factor: int) -> Request:
-    """The request with its frames at the resolution to encode.
-
-    Args:
-        request: what is asked.
-        acts: what acts in the run.
-        trace: counts the pixels before and after.
-        factor: what the tower makes the sides of a frame multiples of.
-    """
+def resize(request: Request, acts: Acts, trace: Trace) -> Request:
+    """The request with its frames at the resolution to encode."""
     runs = request.runs
-    trace.pixels_in = trace.pixels = _pixels(runs, factor)
+    trace.pixels_in = trace.pixels = _pixels(runs)
     if not (techniques := acts.at("pixels")):
         return request
     for technique in techniques:
         runs = [technique.resize(Pixels(frames_F3HW)) for frames_F3HW in runs]
-    trace.pixels = _pixels(runs, factor)
+    trace.pixels = _pixels(runs)
     frames = runs[0] if len(runs) == 1 else tuple(frame for frames_F3HW in runs for frame in frames_F3HW)
     return replace(request, frames_F3HW=frames)
 
@@ -158,15 +150,8 @@ def _adapted(dialect: Dialect, patches: Patches, acts: Acts, trace: Trace) -> Te
     return token_TND
 
 
-def _pixels(runs: list[Tensor], factor: int) -> int:
-    """Pixels of all frames, their sides as the tower rounds them."""
-    pixels = 0
-    for frames_F3HW in runs:
-        height, width = frames_F3HW.shape[-2:]
-        if height % factor or width % factor:
-            height, width = smart_resize(height, width, factor)
-        pixels += len(frames_F3HW) * height * width
-    return pixels
+def _pixels(runs: list[Tensor]) -> int:
+    return sum(frames_F3HW[:, 0].numel() for frames_F3HW in runs)
 
 
 def _on_grid(before: Patches, after: Patches, technique: object) -> Patches:

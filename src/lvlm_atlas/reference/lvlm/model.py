@@ -248,7 +248,7 @@ class LVLM(nn.Module):
             ValueError: there is not one placeholder a frame.
         """
         trace = run.trace
-        request = resize(select(run), run.acts, trace, self.config.vision.factor)
+        request = resize(select(run), run.acts, trace)
         tokens = [encode(self, clip, run.acts, trace) for clip in self.dialect.split(request)]
         run.prompt = self.dialect.prompt(self.dialect.expand(request, tokens), None, tokens)
         sequence = run.prompt.embed(self.language_model.model.embed_tokens)
