@@ -32,7 +32,7 @@ ON_DEVICE = tuple(
     for preset in dict.fromkeys(shape.preset for shape in SHAPES)
 )
 """Requests to every model in runs as on a GPU, which take longer: each operator is looked at."""
-RUNS = 40
+RUNS = 56
 """Most runs of a technique, those not counted that are refused and drawn again."""
 JOINT = 6
 """Settings drawn in all parameters at once."""
