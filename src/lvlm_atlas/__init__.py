@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 __all__ = ["AtlasError", "Fault", "FaultsError", "data_root", "load"]
 
 
+def __getattr__(name: str) -> str:
+    if name == "__version__":
+        from importlib.metadata import version  # noqa: PLC0415 - it takes longer than the rest of this file
+
+        return version("lvlm-atlas")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def load(root: Path | str | None = None) -> KnowledgeBase:
     """The knowledge base under `root`; by default the one that comes with the package.
 

@@ -8,9 +8,13 @@ LACKS: Mapping[str, str] = {
     "cls-token": "its encoder has no class token",
     "free-patches": "its adapter joins neighbours of the patch grid",
     "vision-in-sequence": "its sequence holds no vision tokens",
+    "one-position-axis": "its positions have several axes",
 }
 """What to say of a model that does not offer a need. Other needs depend on kernels, drafts or data: no model decides
 them."""
+
+CALIBRATION = "calibration-samples"
+"""The need of techniques that are fitted to a model before they run, by `calibrate`."""
 
 
 def unmet(needs: Iterable[str], offers: Iterable[str]) -> tuple[str, ...]:

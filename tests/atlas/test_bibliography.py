@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lvlm_atlas.atlas.bibliography import read_papers
+from lvlm_atlas.atlas.bibliography import parse_papers, read_papers
 from lvlm_atlas.fault import Fault
 
 GOOD = "@misc{good, title={T}, author={Doe, J}, year={2024}, url={https://e.org}}\n"
@@ -78,3 +78,11 @@ def test_a_parser_that_meets_an_open_entry_goes_on_after_it(tmp_path: Path) -> N
 def test_bytes_that_are_no_text_are_told(tmp_path: Path) -> None:
     (tmp_path / "papers.bib").write_bytes(b"\xff")
     assert [fault.rule for fault in read_papers(tmp_path)[1]] == ["not-utf8"]
+
+
+def test_a_work_of_arxiv_without_an_address_has_that_of_its_number(tmp_path: Path) -> None:
+    fields = "title={T}, author={Doe, J}, year={2024}, eprint={2403.06764}, archivePrefix={arXiv}, primaryClass={cs.CV}"
+    (paper,) = parse_papers(f"@misc{{a, {fields}}}\n")[0].values()
+    assert paper.url == "https://arxiv.org/abs/2403.06764"
+    _, faults = parse_papers("@misc{a, title={T}, author={Doe, J}, year={2024}, eprint={2403.06764}}\n")
+    assert [fault.rule for fault in faults] == ["missing-field"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
-import resource
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -16,6 +15,8 @@ from rich.progress import track
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from memory import peak_byte
 
 from lvlm_atlas.planner.planner import Planner
 from lvlm_atlas.roofline.deployment import Deployment
@@ -64,8 +65,7 @@ def spent(case: Case) -> Spent:
         case.model, "h200", case.workload, goal=case.goal, max_techniques=IN_A_STACK, deployment=deployment
     )
     time_s = time.process_time() - begin
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6  # Linux gives KiB
-    return Spent(time_s, peak_mb, plan.searched, len(plan.front))
+    return Spent(time_s, peak_byte() / 1e6, plan.searched, len(plan.front))
 
 
 def planning(console: Console) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import sys
 import tempfile
@@ -26,6 +27,7 @@ SITE_FILES = {"atlas.json": 5.0, "search/search_index.json": 5.0}
 
 def relations(console: Console, count: int = 126) -> None:
     """Edges of made-up techniques of every shape, and the processor time that they take."""
+    gc.set_threshold(50_000)  # as the command line does
     planner = Planner(kb=varied(Planner().kb.atlas, count))
     table = Table(title=f"relations of {count} techniques (targets: stored at most 5 a technique, predicted 4 s)")
     for column in ("edges", "number", "a technique", "processor s"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from rich.table import Table
 
 PROGRAM = """
 import json, resource, sys, time
+from memory import peak_byte
 from lvlm_atlas.sweep import sweep
 begin = time.perf_counter()
 points = sweep(sys.argv[1], **json.loads(sys.argv[2])).points
@@ -25,7 +27,7 @@ unit = 2**10 if sys.platform == "linux" else 1
 print(json.dumps({
     "points": points, "wall_s": wall_s,
     "parent_s": parent.ru_utime + parent.ru_stime, "workers_s": workers.ru_utime + workers.ru_stime,
-    "parent_mib": parent.ru_maxrss * unit / 2**20, "worker_mib": workers.ru_maxrss * unit / 2**20,
+    "parent_mib": peak_byte() / 2**20, "worker_mib": workers.ru_maxrss * unit / 2**20,
 }))
 """
 GRID = {
@@ -42,7 +44,9 @@ def swept(batches: int, workers: int) -> dict[str, Any]:
     arguments = {**GRID, "batches": list(range(1, batches + 1)), "workers": workers}
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-c", PROGRAM, str(Path(folder) / "results"), json.dumps(arguments)]
-        found: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+        here = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=here)
+        found: dict[str, Any] = json.loads(done.stdout)
     return {**found, "workers": workers}
 
 

@@ -202,6 +202,58 @@ def test_systems_are_listed_and_one_is_shown_whole(run) -> None:
     assert (said.code, "did you mean 'epdserve'?" in said.err) == (2, True)
 
 
+def test_coverage_counts_the_works_of_each_list_and_names_those_in_a_state(run) -> None:
+    rows = json.loads(run("coverage", "-f", "json").out)
+    assert [row["id"] for row in rows] == sorted(load().atlas.lists)
+    for row in rows:
+        works = json.loads(run("coverage", row["id"], "-f", "json").out)
+        by_id = {work["id"]: work["state"] for work in works}
+        assert len(by_id) == row["works"]
+        assert sum(state == "running" for state in by_id.values()) == row["running"]
+        missing = run("coverage", row["id"], "--state", "missing", "-f", "ids").out.split()
+        assert {*missing} == {id_ for id_, state in by_id.items() if state == "missing"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (("survey-figure",), "did you mean 'survey-figure-3'?"),
+        (("survey-figure-3", "--state", "runing"), "did you mean 'running'?"),
+        (("--state", "missing"), "of which list?"),
+    ],
+)
+def test_a_wrong_word_to_coverage_is_answered_with_the_right_one(run, arguments: tuple[str, ...], hint: str) -> None:
+    said = run("coverage", *arguments)
+    assert (said.code, hint in said.err) == (2, True)
+
+
+def test_references_are_those_of_the_techniques_asked_for(run) -> None:
+    bibtex = run("cite", "stage:prefilling", "kivi").out
+    wanted = {
+        key
+        for technique in ATLAS.atlas.techniques.values()
+        if technique.stage == "prefilling" or technique.id == "kivi"
+        for key in (technique.paper, *technique.also)
+    }
+    assert set(re.findall(r"^@\w+\{([^,]+),", bibtex, re.MULTILINE)) == wanted
+    items = json.loads(run("cite", "stage:prefilling", "kivi", "-f", "csl").out)
+    assert {item["id"] for item in items} == wanted
+    assert all(item["author"] and item["issued"]["date-parts"][0][0] > 1900 for item in items)
+    assert set(re.fullmatch(r"\\cite\{(.*)\}\n", run("cite", "chen2024fastv", "-f", "latex").out)[1].split(",")) == {
+        "chen2024fastv"
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [(("fastvv",), "did you mean 'fastv'?"), (("stage:prefillin",), "did you mean 'prefilling'?"),
+     (("fastv", "-f", "bib"), "did you mean 'bibtex'?"), (("stage:serving",), "serving")],
+)  # fmt: skip
+def test_what_cannot_be_cited_is_said(run, words: tuple[str, ...], hint: str) -> None:
+    said = run("cite", *words)
+    assert (said.code, hint in said.err) == (2, True)
+
+
 def test_a_query_by_engine_says_how_it_is_switched_on_and_where_that_can_be_read(run) -> None:
     said = run("query", "shipped-in:vllm", "--explain", "-f", "jsonl")
     rows = [json.loads(line) for line in said.out.splitlines()]
@@ -234,3 +286,9 @@ def test_no_command_that_needs_no_tensor_imports_torch() -> None:
         "assert 'torch' not in sys.modules and 'networkx' not in sys.modules, 'imported'\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_a_system_is_said_to_be_one_where_a_technique_is_asked_for(run) -> None:
+    said = run("show", "elasticmm")
+    assert said.code == 2
+    assert "is a system, no technique; `lvlm-atlas systems` lists it" in said.err

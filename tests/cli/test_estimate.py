@@ -165,6 +165,7 @@ BAD = [
     (("--stack", "fastv:keep_ratio"), "write name=value"),
     (("--stack", "look-m", "--stack", "xattention"), "cannot share a stack"),
     (("--stack", "fastv", "--stack", "fastv"), "twice"),
+    (("--stack", "fastv+"), "lacks a technique"),
     (("--image", "1280"), "write WIDTHxHEIGHT"),
     (("--image", "0x720"), "is no size"),
     (("--image", "-5x720"), "is no size"),
@@ -272,3 +273,14 @@ def test_what_can_be_given_is_listed(run, command: str, ids: str) -> None:
         assert len(line) <= 80
     said = run(command, "nothing-like-it")
     assert (said.code, said.out) == (2, "")
+
+
+def test_a_stack_is_written_in_one_text_or_in_several(run) -> None:
+    several = run(*QWEN, *STACK, "-f", "json").out
+    assert run(*QWEN, "--stack", "fastv:keep_ratio=0.5 + kivi:bits=2", "-f", "json").out == several
+    planner = Planner()
+    one, two = (
+        planner.estimate("qwen2.5-vl-7b", "h200", stack=stack).ttft_s
+        for stack in ("fastv:keep_ratio=5e-1+kivi", ["fastv", "kivi"])
+    )
+    assert one == two

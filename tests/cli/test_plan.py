@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from lvlm_atlas.planner.planner import Planner
+
 ASKED = ("plan", "--model", "qwen2.5-vl-7b", "--hardware", "h200", "--workload", "images-20", "--goal", "ttft")
 
 
@@ -24,7 +26,7 @@ def test_a_plan_fits_80_columns_and_says_that_it_is_predicted(run: Any) -> None:
 
 
 def test_the_json_has_each_stacks_gains_pairs_reports_and_limits(run: Any) -> None:
-    data = json.loads(run(*ASKED, "--slo", "ttft=0.3", "--slo", "tpot=0.1", "-f", "json").out)
+    data = json.loads(run(*ASKED, "--slo", "ttft=3", "--slo", "tpot=0.1", "-f", "json").out)
     assert data["format"] == "lvlm-atlas-plan/2"
     assert data["evidence"] == "predicted"
     assert data["baseline"]["stack"] == []
@@ -71,7 +73,8 @@ def test_the_least_risk_leaves_what_cannot_change_the_output(run: Any) -> None:
         (("--goal", "ttfft"), "no metric 'ttfft'; did you mean 'ttft'?"),
         (("--goal", "cost"), "cost needs the price of a device"),
         (("--slo", "ttft"), "--slo ttft: no limit; write metric=number"),
-        (("--slo", "ttft=fast"), "--slo ttft: 'fast' is no number" if False else "'fast' is no number; give s"),
+        (("--slo", "ttft=fast"), "'fast' is no number; give s"),
+        (("--slo", "ttft=2d"), "'2d' is no number; give s, or with one of ms, us, µs, min behind it"),
         (("--slo", "ttft=-1"), "give a number of s above 0"),
         (("--slo", "ttft=nan"), "give a number of s above 0"),
         (("--slo", "ttft=1", "--slo", "ttft=2"), "ttft has a limit already"),
@@ -90,6 +93,37 @@ def test_a_fault_is_one_line_and_an_object_where_json_is_asked_for(run: Any, mor
     assert said in got.err
     assert got.err.count("\n") == 1
     assert said in json.loads(run(*ASKED, *more, "--format", "json").out)["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "most"),
+    [("ttft=500ms", 0.5), ("ttft=2 s", 2), ("ttft=1e-1", 0.1), ("memory=40GB", 40), ("memory=1TB", 1000)],
+)
+def test_a_limit_may_have_a_unit(run: Any, limit: str, most: float) -> None:
+    data = json.loads(run(*ASKED, "--slo", limit, "-f", "json").out)
+    assert data["baseline"]["limits"][0]["most"] == pytest.approx(most)
+
+
+def test_limits_are_held_against_software_as_it_is_and_the_title_says_so(run: Any) -> None:
+    limited, free = run(*ASKED, "--slo", "ttft=60"), run(*ASKED)
+    assert "typical efficiency" in limited.out.partition(":")[0]
+    assert "ideal efficiency" in free.out.partition(":")[0]
+    assert "ideal efficiency" in run(*ASKED, "--slo", "ttft=60", "--efficiency", "ideal").out.partition(":")[0]
+
+
+def test_a_plan_that_keeps_no_limit_ends_with_1_and_one_that_does_with_0(run: Any) -> None:
+    assert run(*ASKED, "--slo", "ttft=1us").code == 1
+    assert run(*ASKED, "--slo", "ttft=60").code == 0
+
+
+def test_what_the_graph_knows_of_a_pair_that_is_recommended_stands_under_it(run: Any) -> None:
+    said = run(*ASKED).out
+    plan = Planner().plan("qwen2.5-vl-7b", "h200", "images-20", goal="ttft")
+    edges = [(pair, edge) for option in plan.front for pair in option.pairs for edge in pair.edges]
+    assert edges
+    words = " ".join(said.split())
+    for pair, edge in edges:
+        assert f"{pair.one} × {pair.two}: {edge.kind}" in words
 
 
 def test_energy_and_cost_are_goals_where_power_and_price_are_known(run: Any) -> None:

@@ -134,3 +134,21 @@ def test_no_number_of_the_catalog_is_lost_or_without_a_source() -> None:
         assert row.paper in kb.atlas.papers
         assert row.unit
         assert row.percent_of_baseline is None or math.isfinite(row.percent_of_baseline)
+
+
+def test_what_a_query_requires_of_results_is_required_of_each(reporting: Callable[..., KnowledgeBase]) -> None:
+    kb = reporting(
+        a=[gqa(50), gqa(40, "Another"), experiment("M", benchmark="mme", value=1500)],
+        b=[experiment("M", metric="ttft", value=2)],
+    )
+
+    def values(query: str, **asked: str) -> list[float]:
+        return sorted(row.value for row in kb.results(query, **asked))
+
+    assert values("benchmark:gqa") == [40, 50]
+    assert values("reported_on:gqa and model:M") == [50]
+    assert values("metric:ttft") == [2]
+    # Of several, or of what only some answers must have, all results of the techniques are shown.
+    assert len(values("benchmark:gqa and benchmark:mme")) == 3
+    assert len(values("benchmark:gqa or metric:ttft")) == 4
+    assert values("benchmark:gqa", benchmark="mme") == [1500]

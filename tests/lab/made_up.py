@@ -9,8 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lvlm_atlas.reference.caches.host import HostStore
+from lvlm_atlas.reference.caches.parted import by_modality
+from lvlm_atlas.reference.caches.quantised import Half, QuantisedStore
 from lvlm_atlas.reference.caches.store import PlainStore, Store
 from lvlm_atlas.reference.lvlm import Refusal, Technique
+from lvlm_atlas.reference.ops.places import places_of
+from lvlm_atlas.reference.ops.quantisation import FLOAT8, uniform
 
 
 class HalvesSides(Technique):
@@ -75,6 +80,24 @@ class CachesBackwards(Technique):
         return at.entries.keep(torch.arange(index_BGS.shape[2] - 1, -1, -1).expand_as(index_BGS))
 
 
+class CutsFirstRound(Technique):
+    """Of the first prompt of a session five vision entries are cached, of later ones all."""
+
+    acts_at = ("cache-tokens",)
+
+    def begin(self, run: Any) -> Any:
+        acting = CutsFirstRound()
+        acting.run = run  # type: ignore[attr-defined]
+        return acting
+
+    def compress_cache(self, at: Any) -> Any:
+        if self.run.round:  # type: ignore[attr-defined]
+            return at.entries
+        vision = at.entries.vision_BGS
+        keep = ~vision | (vision.cumsum(-1) <= 5)
+        return at.entries.keep(places_of(keep))
+
+
 class Bounded(PlainStore):
     """Holds so many entries at most: the first one and the most recent."""
 
@@ -100,6 +123,17 @@ class BoundsCache(Technique):
 
     def new_store(self, at: Any) -> Store:
         return Bounded(at.entries.index_BGS.shape[2] + self.room)
+
+
+class UnevenHeads(Technique):
+    """Head g of a layer drops its first 6 g vision entries of the prompt."""
+
+    acts_at = ("cache-tokens",)
+
+    def compress_cache(self, at: Any) -> Any:
+        vision = at.entries.vision_BGS
+        head = torch.arange(vision.shape[1])[None, :, None]
+        return at.entries.keep_where(~vision | (vision.cumsum(-1) > 6 * head))
 
 
 class ReadsRecent(Technique):
@@ -159,17 +193,65 @@ class SharesLayers(Technique):
 
 
 class Offloads(Technique):
-    """The values of every layer wait in the host's memory."""
+    """The values of every layer wait in the host's memory, from which each pass fetches all of them."""
 
     acts_at = ("cache-bits",)
 
     def new_store(self, at: Any) -> Store:
         class Values(PlainStore):
+            fetched_byte = 0
+
             @property
             def host_tensors(self) -> tuple[Tensor, ...]:
                 return self.tensors[1:]
 
+            def read(self) -> tuple[Tensor, Tensor]:
+                self.fetched_byte += sum(tensor.nbytes for tensor in self.host_tensors)
+                return super().read()
+
         return Values()
+
+
+class FetchesBlocks(Technique):
+    """Vision entries wait on the host in blocks of 16; each pass reads the text and the block whose turn it is."""
+
+    acts_at = ("cache-bits", "cache-read")
+
+    def begin(self, run: Any) -> Any:
+        return FetchesBlocks()
+
+    def new_store(self, at: Any) -> Store:
+        vision_S, self.groups = at.entries.vision_BGS[0, 0], at.entries.vision_BGS.shape[1]
+        first, end = int(vision_S.nonzero()[0]), int(vision_S.nonzero()[-1]) + 1
+        self.blocks = [(start, start + 16) for start in range(first, end - 15, 16)]
+        self.text, self.passes = (~vision_S).nonzero()[:, 0], [0] * at.layers
+        return HostStore(self.blocks)
+
+    def choose_entries(self, at: Any) -> Tensor:
+        start, end = self.blocks[self.passes[at.layer] % 2]
+        self.passes[at.layer] += 1
+        answer = torch.arange(int(self.text[-1]) + 1, at.settled)
+        place = torch.cat([self.text, torch.arange(start, end), answer]).sort().values
+        return place.expand(1, self.groups, -1)
+
+
+@dataclass(frozen=True)
+class MixesBits(Technique):
+    """Vision entries are held in `bits` bits, later layers' in E4M3; text is exact everywhere."""
+
+    bits: int = 2
+    from_layer: int = 2
+
+    acts_at = ("cache-bits",)
+
+    def new_store(self, at: Any) -> Store:
+        late = at.layer >= self.from_layer
+        form = FLOAT8 if late else uniform(self.bits)
+
+        def coded() -> Store:
+            return QuantisedStore(*(Half(form, 8, across_tokens=False) for _ in range(2)))
+
+        return by_modality(at.entries.vision_BGS, coded, PlainStore)
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from pkgutil import resolve_name
 
 import pytest
 
 from lvlm_atlas import load
+from lvlm_atlas.lab.built import built
 from lvlm_atlas.needs import LACKS, unmet
 from lvlm_atlas.reference.lvlm import LVLM, Refusal, random_request
 from lvlm_atlas.reference.lvlm.presets import PRESETS
@@ -37,11 +37,10 @@ def test_a_run_is_refused_exactly_where_the_table_says_so_and_with_its_words(
     record = TWINS[type(lvlm.config)]
     kinds = {"image": Workload(images=(Image(64, 64),)), "video": Workload(videos=(Video(64, 64, 4.0),))}
     said = problem(technique, model_spec(record), kinds[technique.modality[0]])
-    reference = resolve_name(str(technique.reference))
     request, ran, refusals = random_request(lvlm.config, max_new_tokens=2), 0, []
     for setting in technique.trials:
         try:
-            ran += bool(lvlm.run(request, [reference(**setting)]).logits_NC.isfinite().all())
+            ran += bool(lvlm.run(request, [built(str(technique.reference), setting, lvlm)]).logits_NC.isfinite().all())
         except Refusal as error:
             refusals.append(str(error))
     lacking = unmet(technique.needs, lvlm.dialect.offers)

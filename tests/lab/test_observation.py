@@ -14,7 +14,7 @@ from lvlm_atlas.lab.conformance import Report, item, report
 from lvlm_atlas.lab.expectation import Interval, Observed
 from lvlm_atlas.lab.observation import carry_out, compare, dimensions_for, observe
 from lvlm_atlas.lab.settings import SHAPES
-from lvlm_atlas.lab.verification import Plan, StackJob
+from lvlm_atlas.lab.verification import Plan, Shape, StackJob
 from lvlm_atlas.reference.lvlm import LVLM, random_request
 from lvlm_atlas.schema.technique import Technique
 
@@ -97,7 +97,7 @@ def test_layers_that_hold_another_ones_tensors_have_no_cache_of_their_own_and_no
 
 def test_tensors_that_wait_in_the_hosts_memory_are_not_resident() -> None:
     seen = observed("Offloads")
-    assert seen["kv.resident"] == (0.5,)
+    assert seen["kv.resident"] == seen["kv.resident: fetched"] == (0.5,)
     assert seen["kv.bits: bytes"] == observed()["kv.bits: bytes"]
 
 
@@ -140,13 +140,18 @@ def test_what_every_report_shows_has_a_row_where_it_is_as_it_was(measure: str, c
 
 def verified(name: str, *effects: dict[str, Any], acts_at: str, shapes: Any = SHAPES) -> Report:
     """What verification says of a made-up reference with these effects."""
-    raw = ATLAS.technique("fastv").model_dump(mode="json", by_alias=True, exclude_none=True)
-    changes = {"effects": effects, "acts_at": [acts_at], "trials": [{}], "parameters": {}, "neutral": None}
-    entry = {**raw, **changes, "overheads": [], "no_neutral": "It is made up.", "reference": f"made_up:{name}"}
-    technique = Technique.model_validate_json(json.dumps(entry))
     plans = tuple(Plan(settings=({},), shape=shape) for shape in shapes)
+    technique = entry(name, *effects, acts_at=acts_at)
     job = StackJob(items=(item(ATLAS.atlas, technique),), plans=plans, dtype="float32", device="cpu")
     return report(carry_out(job))
+
+
+def entry(name: str, *effects: dict[str, Any], acts_at: str) -> Technique:
+    """The entry of a made-up reference."""
+    raw = ATLAS.technique("fastv").model_dump(mode="json", by_alias=True, exclude_none=True)
+    changes = {"effects": effects, "acts_at": [acts_at], "trials": [{}], "parameters": {}, "neutral": None}
+    record = {**raw, **changes, "overheads": [], "no_neutral": "It is made up.", "reference": f"made_up:{name}"}
+    return Technique.model_validate_json(json.dumps(record))
 
 
 def wrong(found: Report) -> set[str]:
@@ -170,14 +175,65 @@ def test_one_that_does_not_say_so_fails() -> None:
     assert wrong(found) == {"pixels"}
 
 
-@pytest.mark.parametrize(("share", "holds"), [(0.5, True), (0.25, False)])
-def test_a_cache_kept_on_the_host_is_verified(share: float, holds: bool) -> None:
-    found = verified("Offloads", {"quantity": "kv.resident", "scale": share}, acts_at="cache-bits", shapes=SHAPES[:1])
+@pytest.mark.parametrize(
+    ("share", "fetch", "holds"), [(0.5, 0.5, True), (0.25, 0.5, False), (0.5, 0.25, False), (0.5, 0, False)]
+)
+def test_a_cache_kept_on_the_host_and_what_is_fetched_of_it_are_verified(
+    share: float, fetch: float, holds: bool
+) -> None:
+    effect = {"quantity": "kv.resident", "scale": share, "fetch": fetch}
+    found = verified("Offloads", effect, acts_at="cache-bits", shapes=SHAPES[:1])
     assert wrong(found) == (set() if holds else {"kv.resident"})
+
+
+def test_only_what_is_fetched_is_counted_and_each_time_anew() -> None:
+    seen = observed("FetchesBlocks")
+    assert seen["kv.resident"] == (pytest.approx(TEXT / PROMPT),)
+    held = range(PROMPT + 1, PROMPT + OUT)
+    assert seen["kv.resident: fetched"] == (pytest.approx(sum(16 / n for n in held) / len(held)),)
+    read = sum((TEXT + 16 + n - PROMPT) / n for n in held) / len(held)
+    assert seen["kv.read"] == pytest.approx((read,) * LAYERS)
+
+
+def test_a_share_that_falls_as_the_cache_grows_is_verified_between_its_bounds() -> None:
+    resident = {
+        "quantity": "kv.resident", "at_least": "N_t / N", "at_most": "(N_t + 15) / N",
+        "fetch": "16 / N", "fetch_at_least": "16 / (N + N_o)",
+    }  # fmt: skip
+    read = {"quantity": "kv.read", "at_least": "(N_t + 16) / (N + N_o)", "at_most": "(N_t + N_o + 16) / N"}
+    found = verified("FetchesBlocks", resident, read, acts_at="cache-bits")
+    assert [line.mismatches[0] for line in found.lines if line.mismatches] == []
+    assert found.faults == ()
+    for error in ({"fetch": "8 / N", "fetch_at_least": 0}, {"fetch_at_least": None}):
+        failed = verified("FetchesBlocks", resident | error, read, acts_at="cache-bits", shapes=SHAPES[:1])
+        assert wrong(failed) == {"kv.resident"}
+
+
+def test_what_a_technique_does_by_modality_and_layer_is_verified_in_bytes() -> None:
+    def bits(of: str, bit: float, group: float, **layers: int) -> dict[str, Any]:
+        return (
+            {"quantity": "kv.bits", "of": of, "key": bit, "value": bit, "group_size": 8}
+            | layers
+            | {"group_overhead_bit": group}
+        )
+
+    effects = [bits("vision", 2, "16 * P", to_layer=2), bits("vision", 8, "8 * P", from_layer=2)]
+    found = verified("MixesBits", *effects, acts_at="cache-bits")
+    assert [line.mismatches[0] for line in found.lines if line.mismatches] == []
+    assert found.faults == ()
+    everything = [effect | {"of": "all"} for effect in effects]
+    layers = [effects[0] | {"to_layer": 1}, effects[1] | {"from_layer": 1}]
+    for error in (everything, layers, effects[:1]):
+        assert wrong(verified("MixesBits", *error, acts_at="cache-bits", shapes=SHAPES[:1])) == {"kv.bits"}
 
 
 MADE_UP = {
     "BoundsCache": ("cache-bits", {"quantity": "kv.tokens", "limit": "N + 3"}, {"limit": "N + 4"}),
+    "UnevenHeads": (
+        "cache-tokens",
+        {"quantity": "kv.tokens", "of": "vision", "remove": "3 * (G - 1)", "per_head": True},
+        {"remove": "3 * G"},
+    ),
     "DropsText": ("llm-input", {"quantity": "text-tokens", "remove": 1}, {"remove": 2}),
     "SitsOut": (
         "llm-layer",
@@ -197,9 +253,26 @@ MADE_UP = {
 @pytest.mark.parametrize("name", MADE_UP)
 def test_what_a_made_up_reference_declares_holds_and_is_needed(name: str) -> None:
     acts_at, effect, _ = MADE_UP[name]
-    found = verified(name, effect, acts_at=acts_at)
+    # Their stores know of one prompt alone: how long it was, or that no other follows.
+    shapes = [shape for shape in SHAPES if shape.rounds == 1 or name not in ("BoundsCache", "SharesLayers")]
+    found = verified(name, effect, acts_at=acts_at, shapes=shapes)
     assert [line.mismatches[0] for line in found.lines if line.mismatches] == []
     assert found.faults == ()
+
+
+@pytest.mark.parametrize("preset", ["tiny", "tiny-window"])
+def test_what_holds_in_the_first_round_alone_is_found_wrong_in_the_second(preset: str) -> None:
+    effect = {"quantity": "kv.tokens", "of": "vision", "set": 5}
+    session = Shape(preset=preset, frames=2, text_tokens=6, output_tokens=3, rounds=3)
+    found = verified("CutsFirstRound", effect, acts_at="cache-tokens", shapes=[session])
+    measures = {row.measure for line in found.lines for _, row in line.mismatches}
+    assert measures == {
+        f"{measure}: round {number}"
+        for number in (2, 3)
+        for measure in ("kv.tokens", "kv.tokens: vision")
+    }  # fmt: skip
+    once = verified("CutsFirstRound", effect, acts_at="cache-tokens", shapes=[session.model_copy(update={"rounds": 1})])
+    assert wrong(once) == set()
 
 
 @pytest.mark.parametrize("name", MADE_UP)
@@ -208,3 +281,32 @@ def test_a_wrong_declaration_of_it_fails_at_its_own_quantity(name: str) -> None:
     failed = wrong(verified(name, effect | error, acts_at=acts_at, shapes=SHAPES[:1]))
     follows = {"kv.bits"} if "limit" in effect else set()  # bytes at the end are predicted from the limit declared
     assert failed == {effect["quantity"]} | follows
+
+
+@pytest.mark.parametrize("residual_length", [16, 32, 64])
+def test_bytes_of_uneven_heads_in_codes_lie_between_bounds_that_the_mean_alone_leaves(residual_length: int) -> None:
+    uneven = entry("UnevenHeads", MADE_UP["UnevenHeads"][1], acts_at="cache-tokens")
+    items = tuple(item(ATLAS.atlas, each) for each in (uneven, ATLAS.technique("kivi")))
+    kivi = {"bits": 2, "group_size": 16, "residual_length": residual_length}
+    plans = tuple(Plan(settings=({}, kivi), shape=shape) for shape in SHAPES if shape.rounds == 1)
+    outcomes = carry_out(StackJob(items=items, plans=plans, dtype="float32", device="cpu")).outcomes
+    assert [outcome.crashed or outcome.refused for outcome in outcomes] == [None] * len(plans)
+    rows = [row for outcome in outcomes for row in outcome.rows]
+    assert [row for row in rows if not row.holds] == []
+    byte = [row for row in rows if row.measure == "kv.bits: bytes"]
+    assert any(low < high for row in byte for low, high in row.declared)
+
+
+@pytest.mark.parametrize(("rows", "wrong_measures"), [(1, set()), (2, {"overhead: attention scores of steps"})])
+@pytest.mark.parametrize("drafting", [False, True])
+def test_attention_that_decoding_steps_form_again_is_counted(
+    rows: int, wrong_measures: set[str], *, drafting: bool
+) -> None:
+    h2o = ATLAS.technique("h2o")
+    prompt, step, *others = h2o.overheads
+    h2o = h2o.model_copy(update={"overheads": (prompt, step.model_copy(update={"attention_rows": rows}), *others)})
+    stack = [h2o, *([ATLAS.technique("speculative-sampling")] if drafting else [])]
+    items = tuple(item(ATLAS.atlas, each) for each in stack)
+    plans = tuple(Plan(settings=({},) * len(stack), shape=shape) for shape in SHAPES[:3])
+    outcomes = carry_out(StackJob(items=items, plans=plans, dtype="float32", device="cpu")).outcomes
+    assert {row.measure for outcome in outcomes for row in outcome.rows if not row.holds} == wrong_measures

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from lvlm_atlas import load
 from lvlm_atlas.lab.conformance import job_for, report
@@ -72,7 +73,8 @@ def test_every_authored_setting_runs_on_every_model_and_the_first_on_every_reque
     presets = {shape.preset for shape in SHAPES}
     assert shapes_for(0) == SHAPES
     assert all({shape.preset for shape in shapes_for(number)} == presets for number in range(6))
-    assert {shape for number in range(1, 5) for shape in shapes_for(number)} == {*SHAPES}
+    most = max(sum(shape.preset == preset for shape in SHAPES) for preset in presets)
+    assert {shape for number in range(1, most + 1) for shape in shapes_for(number)} == {*SHAPES}
 
 
 def test_lists_are_drawn_from_what_the_entry_names_so_that_most_settings_run() -> None:
@@ -106,3 +108,19 @@ def test_what_is_refused_whatever_is_drawn_ends() -> None:
     assert found.runs == found.refused
     assert any("never runs" in fault for fault in found.faults)
     assert [*chain(*generated(refusing))] == [*chain(*generated(refusing))]
+
+
+def test_a_parameter_that_must_be_a_multiple_of_another_is_drawn_as_one() -> None:
+    kivi = ATLAS.technique("kivi")
+    defaults = {name: parameter.default for name, parameter in kivi.parameters.items()}
+    drawn = [defaults | dict(setting) for settings in generated(kivi) for setting in settings]
+    assert len({setting["group_size"] for setting in drawn}) > 3
+    assert all(setting["residual_length"] % setting["group_size"] == 0 for setting in drawn)
+
+
+@pytest.mark.parametrize("of", ["layer", "keep_ratio", "nothing"])
+def test_a_multiple_is_of_another_whole_number_of_the_entry(of: str) -> None:
+    layer = {"type": "int", "default": 2, "range": "[0, inf)", "doc": "Where.", "multiple_of": of}
+    share = {"type": "float", "default": 0.5, "range": "[0, 1]", "doc": "What is kept."}
+    with pytest.raises(ValidationError, match="name another whole-number parameter"):
+        made_up("Fine", parameters={"layer": layer, "keep_ratio": share})

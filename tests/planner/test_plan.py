@@ -10,6 +10,7 @@ from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.graph.knowledge import KnowledgeBase
 from lvlm_atlas.planner.planner import Planner
 from lvlm_atlas.planner.risk import RISKS
+from lvlm_atlas.roofline.deployment import Deployment
 from lvlm_atlas.roofline.workload import Workload
 from lvlm_atlas.specs.fits import problem
 from lvlm_atlas.specs.stack import milder
@@ -79,8 +80,8 @@ def test_a_technique_for_another_stage_is_told_that_it_is_no_part_of_the_goal(pl
 
 
 def test_stacks_that_break_a_limit_are_not_in_the_plan_if_others_keep_it(planner: Planner) -> None:
-    free = planner.plan(*ASKED, goal="ttft")
-    tight = planner.plan(*ASKED, goal="ttft", slo={"tpot": 0.002})
+    free = planner.plan(*ASKED, goal="ttft", deployment=Deployment())
+    tight = planner.plan(*ASKED, goal="ttft", slo={"tpot": 0.002}, deployment=Deployment())
     assert not all(option.estimate.tpot_s <= 0.002 for option in free.front)
     assert tight.front
     assert all(option.meets and option.estimate.tpot_s <= 0.002 for option in tight.front)

@@ -12,7 +12,7 @@ from lvlm_atlas.atlas.editor_schema import editor_schemas, write_editor_schemas
 from lvlm_atlas.atlas.loader import load
 from lvlm_atlas.atlas.root import data_root
 from lvlm_atlas.fault import FaultsError
-from lvlm_atlas.rules.sample import ALPHA, BETA, DEVICE, MODEL, RUN, SYSTEM, WORKLOAD, sound
+from lvlm_atlas.rules.sample import ALPHA, BETA, DEVICE, LIST, MODEL, RUN, SYSTEM, WORKLOAD, sound
 from lvlm_atlas.schema.export import json_schema
 from lvlm_atlas.schema.technique import Technique
 
@@ -37,7 +37,14 @@ def test_sound_files_fit_their_schemas(root: Path) -> None:
     for path, data in sound().items():
         if path == "papers.bib":
             continue
-        names = {RUN: "measurement", MODEL: "model", DEVICE: "hardware", WORKLOAD: "workload", SYSTEM: "system"}
+        names = {
+            RUN: "measurement",
+            MODEL: "model",
+            DEVICE: "hardware",
+            WORKLOAD: "workload",
+            SYSTEM: "system",
+            LIST: "list",
+        }
         name = "vocabulary" if path.startswith("taxonomy") else names.get(path, "technique")
         jsonschema.Draft202012Validator(schemas[name]).validate(data)
 
@@ -74,7 +81,8 @@ def test_technique_files_name_their_schema() -> None:
         assert text.startswith("# yaml-language-server: $schema=../../../../taxonomy/schema/technique.json\n"), path
 
 
-FOLDERS = (("models", "model"), ("hardware", "hardware"), ("workloads", "workload"), ("systems", "system"))
+FOLDERS = (("models", "model"), ("hardware", "hardware"), ("workloads", "workload"), ("systems", "system"),
+           ("lists", "list"))  # fmt: skip
 
 
 @pytest.mark.parametrize(("folder", "name"), FOLDERS)

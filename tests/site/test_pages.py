@@ -14,7 +14,7 @@ import yaml
 import lvlm_atlas
 from lvlm_atlas.site.config import configuration, navigation, redirects
 from lvlm_atlas.site.content import Content
-from lvlm_atlas.site.pages import pages, walls
+from lvlm_atlas.site.pages import measures, pages, walls
 from lvlm_atlas.site.routes import built, routes
 from lvlm_atlas.site.technique import spellings
 
@@ -90,6 +90,17 @@ def test_results_stand_by_benchmark_with_their_share_of_the_unmodified_model(odd
         assert part in gqa, part
     assert "55 %" in html[html.index('id="metric-ttft"') :]  # 45 % less
     assert 'href="../results.html#benchmark-gqa"' in (odd_site / "techniques/fastv.html").read_text(encoding="utf-8")
+
+
+def test_measures_of_many_results_are_folded_and_hold_all_of_them(
+    site: Path, catalog: lvlm_atlas.KnowledgeBase
+) -> None:
+    html = (site / "results.html").read_text(encoding="utf-8")
+    sections = dict(re.findall(r'<h2 id="(\w+-[\w.-]+)">(.*?)(?=<h2|</article>)', html, re.DOTALL))
+    for kind, term, groups in measures(Content(catalog)):
+        section, numbers = sections[f"{kind}-{term.id}"], sum(map(len, groups))
+        assert section.count("<tr>") == numbers + len(groups)
+        assert (f"<summary>{numbers} numbers of {len(groups)} model" in section) == (numbers > 16), term.id
 
 
 def test_every_page_names_the_data_and_the_survey(odd: lvlm_atlas.KnowledgeBase, odd_site: Path) -> None:

@@ -55,6 +55,8 @@ class Atlas(Shelves):
             if id_or_alias in self.drafts:
                 file = self.drafts[id_or_alias]
                 raise UnknownIdError(f"{id_or_alias!r} is a draft; `lvlm-atlas check {file}` names what to fill in")
+            if id_or_alias in self.systems:
+                raise UnknownIdError(f"{id_or_alias!r} is a system, no technique; `lvlm-atlas systems` lists it")
             known = [*self.techniques, *self.redirects]
             raise UnknownIdError(f"no technique {id_or_alias!r}; {suggestion(id_or_alias, known)}")
         if len(wanted) > 1:

@@ -119,6 +119,9 @@ def _checked(entry: Any, line: int, plain: Callable[[str], str]) -> tuple[Paper 
     names = given["author"].value if "author" in given else []
     authors = tuple(plain(name) for name in names if name not in ("", "others"))  # `and others` is no person
     year, arxiv = values.get("year", ""), values.get("eprint")
+    is_arxiv = values.get("archiveprefix", "").lower() == "arxiv"
+    if arxiv and is_arxiv and _ARXIV.fullmatch(arxiv):
+        values.setdefault("url", f"https://arxiv.org/abs/{arxiv}")  # arXiv's own BibTeX may come without
     if not _KEY.fullmatch(entry.key):
         refuse("", "bad-value", "is no key of a work", "use letters, digits, `:`, `_` and `-`, as chen2024fastv")
     for key in ("title", "author", "year", "url"):
@@ -128,12 +131,11 @@ def _checked(entry: Any, line: int, plain: Callable[[str], str]) -> tuple[Paper 
         refuse("year", "bad-value", f"has the year {year!r}", "give four digits")
     if values.get("url") and not re.fullmatch(r"https?://[^\s<>\"']+", values["url"]):
         refuse("url", "bad-value", f"has the url {values['url'][:60]!r}", "give an address that begins with https://")
-    if arxiv and values.get("archiveprefix", "").lower() == "arxiv" and not _ARXIV.fullmatch(arxiv):
+    if arxiv and is_arxiv and not _ARXIV.fullmatch(arxiv):
         refuse("eprint", "bad-value", f"has the arXiv number {arxiv!r}", "write it as 2403.06764")
     if faults:
         return None, faults
     venue = next((plain(values[key]) for key in _VENUES if values.get(key)), "arXiv")
-    is_arxiv = values.get("archiveprefix", "").lower() == "arxiv"
     return Paper(
         key=entry.key, title=plain(values["title"]), authors=authors, year=int(year), venue=venue, url=values["url"],
         arxiv=arxiv if is_arxiv else None, doi=values.get("doi"), bibtex=entry.raw, line=line,

@@ -17,6 +17,7 @@ from lvlm_atlas.atlas.placeholders import RULE as PLACEHOLDER_RULE
 from lvlm_atlas.atlas.records import (
     HARDWARE,
     KINDS,
+    LISTS,
     MEASUREMENTS,
     MODELS,
     SYSTEMS,
@@ -100,7 +101,7 @@ def load(root: Path | None = None) -> Atlas:
     return replace(
         _atlas(root, records, Papers(root)), drafts=drafts,
         measurements=Records(root, MEASUREMENTS), models=Records(root, MODELS), hardware=Records(root, HARDWARE),
-        workloads=Records(root, WORKLOADS), systems=Records(root, SYSTEMS),
+        workloads=Records(root, WORKLOADS), systems=Records(root, SYSTEMS), lists=Records(root, LISTS),
     )  # fmt: skip
 
 
@@ -210,6 +211,7 @@ def _atlas(root: Path, records: Mapping[Path, BaseModel], papers: Mapping[str, A
         papers=papers, paths=paths, measurements=_of_folder(records, MEASUREMENTS),
         models=_of_folder(records, MODELS), hardware=_of_folder(records, HARDWARE),
         workloads=_of_folder(records, WORKLOADS), systems=_of_folder(records, SYSTEMS),
+        lists=_of_folder(records, LISTS),
     )  # fmt: skip
 
 

@@ -27,12 +27,14 @@ MODELS = Path("catalog/models")
 HARDWARE = Path("catalog/hardware")
 WORKLOADS = Path("catalog/workloads")
 SYSTEMS = Path("catalog/systems")
+LISTS = Path("catalog/lists")
 KINDS: Mapping[Path, str] = {
     MEASUREMENTS: "measurement.Measurement",
     MODELS: "model.Model",
     HARDWARE: "hardware.Hardware",
     WORKLOADS: "workload.Workload",
     SYSTEMS: "system.System",
+    LISTS: "survey_list.SurveyList",
 }
 """Folders whose records are read one at a time, when they are asked for, and their type in `lvlm_atlas.schema`."""
 

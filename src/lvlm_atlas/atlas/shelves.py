@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from lvlm_atlas.atlas.records import HARDWARE, MODELS, SYSTEMS, WORKLOADS, Records
+from lvlm_atlas.atlas.records import HARDWARE, LISTS, MODELS, SYSTEMS, WORKLOADS, Records
 from lvlm_atlas.atlas.root import data_root
 from lvlm_atlas.fault import AtlasError, suggestion
 
 if TYPE_CHECKING:  # imported when a record is asked for: commands that ask for none start faster
     from lvlm_atlas.schema.hardware import Hardware
     from lvlm_atlas.schema.model import Model
+    from lvlm_atlas.schema.survey_list import SurveyList
     from lvlm_atlas.schema.system import System
     from lvlm_atlas.schema.workload import Workload
 
@@ -26,7 +27,7 @@ class UnknownIdError(AtlasError):
 
 @dataclass(frozen=True, kw_only=True)
 class Shelves:
-    """Models, devices, workloads and serving systems of one root."""
+    """Models, devices, workloads, serving systems and published lists of one root."""
 
     models: Mapping[str, Model] = field(default_factory=dict)
     """Vision-language models by id."""
@@ -36,6 +37,8 @@ class Shelves:
     """Workloads by id."""
     systems: Mapping[str, System] = field(default_factory=dict)
     """Serving systems and features of engines by id."""
+    lists: Mapping[str, SurveyList] = field(default_factory=dict)
+    """Published lists of techniques by id."""
 
     def model(self, id_or_alias: str) -> Model:
         """The model of that id, name, alias or repository (case, spaces and hyphens do not matter).
@@ -73,6 +76,15 @@ class Shelves:
         """
         return _named("system", self.systems, id_or_alias, lambda system: (system.name, *system.aliases))
 
+    def list_(self, id_: str) -> SurveyList:
+        """The published list of that id or name (case, spaces and hyphens do not matter).
+
+        Raises:
+            UnknownIdError: there is none; the message suggests the nearest.
+            FaultsError: its file has faults.
+        """
+        return _named("list", self.lists, id_, lambda list_: (list_.name,))
+
 
 def shelves(root: Path | None = None) -> Shelves:
     """What is read one record at a time under `root`, without its techniques; by default that of the package.
@@ -83,7 +95,7 @@ def shelves(root: Path | None = None) -> Shelves:
     root = root or data_root()
     return Shelves(
         models=Records(root, MODELS), hardware=Records(root, HARDWARE), workloads=Records(root, WORKLOADS),
-        systems=Records(root, SYSTEMS),
+        systems=Records(root, SYSTEMS), lists=Records(root, LISTS),
     )  # fmt: skip
 
 

@@ -40,9 +40,9 @@ def application(command: str) -> typer.Typer:
 
 def _version(value: bool) -> None:
     if value:
-        from importlib.metadata import version
+        import lvlm_atlas
 
-        typer.echo(f"lvlm-atlas {version('lvlm-atlas')}")
+        typer.echo(f"lvlm-atlas {lvlm_atlas.__version__}")
         raise typer.Exit
 
 

@@ -21,6 +21,7 @@ from lvlm_atlas.cli.options import (
     opened,
     root_of,
 )
+from lvlm_atlas.fault import AtlasError
 
 browse = typer.Typer()
 PANEL = "Browse and query"
@@ -98,6 +99,27 @@ def query(
     if not rows:
         typer.echo(answer.why_empty, err=True)
         raise typer.Exit(1)
+
+
+@browse.command(rich_help_panel=PANEL)
+def cite(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[ID|QUERY]...", help="Techniques, queries or keys of works; default: all techniques."),
+    ] = None,
+    style: Annotated[str, typer.Option("--format", "-f", help="bibtex, latex or csl.")] = "bibtex",
+    root: Root = None,
+) -> None:
+    """Print references to the works that techniques are from.
+
+    lvlm-atlas cite "stage:prefilling training:none" fastv > references.bib
+    """
+    from lvlm_atlas.cli.cite import STYLES, references
+    from lvlm_atlas.fault import suggestion
+
+    if style not in STYLES:
+        raise AtlasError(f"--format: no format {style!r}; {suggestion(style, STYLES)}")
+    typer.echo(references(opened(root), words or (), style))
 
 
 @browse.command(rich_help_panel=PANEL)
@@ -213,6 +235,33 @@ def systems(
     from lvlm_atlas.cli.output import print_rows
 
     print_rows(list(system_rows(shelves(root_of(root)), id_)), SYSTEM_COLUMNS, format_)
+
+
+@browse.command(rich_help_panel=PANEL)
+def coverage(
+    list_id: Annotated[str | None, typer.Argument(metavar="[LIST]", help="Which list; default: count all.")] = None,
+    state: Annotated[
+        str | None, typer.Option("--state", help="Only works that are running, described, system or missing.")
+    ] = None,
+    format_: Format = Listing.table,
+    root: Root = None,
+) -> None:
+    """Hold the catalog against published lists of techniques: what runs, what is described, what is missing."""
+    from lvlm_atlas.cli.coverage import LIST_COLUMNS, WORK_COLUMNS, list_rows, work_rows
+    from lvlm_atlas.cli.output import print_rows
+
+    atlas = loaded(root)
+    if list_id is None and state is not None:
+        raise AtlasError(f"--state {state}: of which list? give one of {', '.join(atlas.lists)} as well")
+    if list_id is None:
+        rows, why = list(list_rows(atlas)), "the catalog holds no list"
+        print_rows(rows, LIST_COLUMNS, format_)
+    else:
+        rows, why = list(work_rows(atlas, list_id, state)), f"no work of {list_id} is {state}"
+        print_rows(rows, WORK_COLUMNS, format_)
+    if not rows:
+        typer.echo(why, err=True)
+        raise typer.Exit(1)
 
 
 @browse.command(rich_help_panel=PANEL)

@@ -56,6 +56,7 @@ def wrapped(text: str, bullet: str = "") -> str:
 
 
 def subject(estimate: Estimate) -> str:
-    """What an estimate is about: model, devices, request."""
+    """What an estimate is about: model, devices, request, and how near to the peaks it is taken to run."""
     devices = f"{estimate.deployment.devices} × " if estimate.deployment.devices > 1 else ""
-    return f"{estimate.model.name} on {devices}{estimate.device.name}, {estimate.workload.id}"
+    near = f"{estimate.deployment.efficiency.name} efficiency"
+    return f"{estimate.model.name} on {devices}{estimate.device.name}, {estimate.workload.id}, {near}"

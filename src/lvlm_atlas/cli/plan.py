@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import typer
+
 from lvlm_atlas.cli.options import Report
 from lvlm_atlas.cli.plain import csv_text, markdown, subject, table, wrapped
 from lvlm_atlas.graph.result_words import sentence
@@ -23,10 +25,16 @@ COLUMNS = ("#", "goal", "gain", *STAGES, "takes longest", "risk")
 
 
 def print_plan(plan: Plan, report: Report) -> None:
-    """Print a plan."""
+    """Print a plan.
+
+    Raises:
+        Exit: limits were given, and no stack keeps them all.
+    """
     printed = {Report.table: _page, Report.md: _markdown, Report.csv: _csv}
     text = json.dumps(plan.to_dict(), indent=2, ensure_ascii=False) if report is Report.json else printed[report](plan)
     sys.stdout.write(text + "\n")
+    if not any(option.meets for option in (plan.baseline, *plan.front)):
+        raise typer.Exit(1)
 
 
 def _page(plan: Plan) -> str:
@@ -111,8 +119,10 @@ def _sections(plan: Plan) -> Iterator[tuple[str, list[str]]]:
         yield "No stack is better than none.", []
     elif not any(option.meets for option in plan.front):
         yield "No stack keeps every limit; these come near.", []
+    if together := list(_together(plan)):
+        yield "Known of techniques that share a stack here:", together
     if reported := list(_reported(plan)):
-        yield "Reported by sources, of each technique alone; nothing is known of them together:", reported
+        yield "Reported by sources, of each technique alone:", reported
     lost = list(dict.fromkeys(f"{each.what}: {each.why}" for each in (*plan.unused, *plan.runners_up)))
     if lost:
         yield "Searched, and lost:", _some(lost)
@@ -128,6 +138,14 @@ def _sections(plan: Plan) -> Iterator[tuple[str, list[str]]]:
         f"Predicted, not measured: {plan.searched:,} stacks, {plan.settings}; {general}.",
         [*assumptions],
     )
+
+
+def _together(plan: Plan) -> Iterator[str]:
+    """What the graph says of each pair of techniques in a stack that is shown, once."""
+    pairs = {(pair.one, pair.two): pair.edges for option in plan.front for pair in option.pairs}
+    for (one, two), edges in pairs.items():
+        for edge in edges:
+            yield f"{one} × {two}: {edge.kind}: {edge.reason.rstrip('.')} [{edge.evidence}: {edge.source}]"
 
 
 def _reported(plan: Plan) -> Iterator[str]:

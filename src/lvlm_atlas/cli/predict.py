@@ -63,7 +63,7 @@ def plan(
     request: RequestOptions,
     deployment: DeploymentOptions,
     slo: Annotated[
-        list[str] | None, typer.Option("--slo", help="A limit, such as ttft=0.5: s, GB, USD or J; repeatable.")
+        list[str] | None, typer.Option("--slo", help="A limit, such as ttft=500ms or memory=40GB; repeatable.")
     ] = None,
     also: Annotated[
         list[str] | None, typer.Option("--also", help="A metric that counts beside the goal; repeatable.")
@@ -85,7 +85,7 @@ def plan(
     format_: ReportFormat = Report.table,
     root: Root = None,
 ) -> None:
-    """Find the stacks of techniques that bring a goal down most, and say why the others lost.
+    """Find the stacks of techniques that bring a goal down most, and why the others lost. Exit 1: no limit is kept.
 
     lvlm-atlas plan --model qwen2.5-vl-7b --hardware h200 --workload images-20 --goal ttft --slo tpot=0.003
     """
@@ -97,7 +97,7 @@ def plan(
     best = planner.plan(
         model, hardware, request.to_workload(planner), goal=goal, slo=limits(slo or ()), also=also or (),
         training=training, max_techniques=most, risk=risk, require=require, exclude=exclude, settings=setting or (),
-        milder=milder, deployment=deployment.to_deployment(),
+        milder=milder, deployment=deployment.to_deployment(with_limits=bool(slo)),
     )  # fmt: skip
     print_plan(best, format_)
 

@@ -21,7 +21,7 @@ HardwareId = Annotated[
 ]
 Stack = Annotated[
     list[str] | None,
-    typer.Option("--stack", "-s", help="A technique, such as fastv:keep_ratio=0.5; repeatable."),
+    typer.Option("--stack", "-s", help="Techniques, such as fastv:keep_ratio=0.5+kivi; repeatable."),
 ]
 
 
@@ -94,12 +94,18 @@ class DeploymentOptions(OptionGroup):
         bool, typer.Option("--skip-unused-layers", help="Leave out encoder layers behind the features used.")
     ] = False
     efficiency: Annotated[
-        str, typer.Option("--efficiency", help="How near to the peaks: ideal, typical or survey.")
-    ] = "ideal"
+        str | None,
+        typer.Option(
+            "--efficiency", help="How near to the peaks: ideal (default), typical (default with --slo) or survey."
+        ),
+    ] = None
     price_usd_h: Annotated[float | None, typer.Option("--price", help="USD for an hour of one device.")] = None
 
-    def to_deployment(self) -> Deployment:
+    def to_deployment(self, *, with_limits: bool = False) -> Deployment:
         """How the model is run, as the engine takes it.
+
+        Args:
+            with_limits: whether limits are to be kept, which is a question about software as it is.
 
         Raises:
             AtlasError: as of `roofline.deployment.Deployment`.
@@ -109,5 +115,5 @@ class DeploymentOptions(OptionGroup):
         values = asdict(self)
         values["unused_layers"] = not values.pop("skip_unused_layers")
         values["attention"] = self.attention.value
-        values["efficiency"] = efficiency_named(self.efficiency)
+        values["efficiency"] = efficiency_named(self.efficiency or ("typical" if with_limits else "ideal"))
         return Deployment(**values)

@@ -9,9 +9,11 @@ from pathlib import Path
 
 _SOURCE = Path(__file__).parents[1] / "reference" / "lvlm" / "points.py"
 _MODULE = "lvlm_atlas.reference.lvlm.points"
-_PASSED_ON = ("patches", "sequence", "entries", "frames_F3HW")
+_PASSED_ON = ("patches", "tokens", "sequence", "entries", "frames_F3HW")
 """What a technique is given and returns as it is if it does nothing."""
-_UNCHANGED = {"Blocks | None": "None", "bool": "False"}
+_UNCHANGED = {
+    "Blocks | Window | None": "None", "Tensor | None": "None", "bool": "False", "Result": "at.ask(at.run.request)",
+}  # fmt: skip
 """What else leaves a run as it is, by the type that is returned."""
 
 

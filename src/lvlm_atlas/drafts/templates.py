@@ -141,7 +141,7 @@ explanation: >-
 policy: FILL IN a list of decisions, each with decides, rule and source.
 resources: FILL IN a list of instances or shares of a device, each with name, stages and holds; or [].
 communication: FILL IN a list of what a request moves, each with start, end, carries and byte; or [].
-metrics: []
+reported: []
 relations: []
 code: FILL IN released, partly-released or none.
 verified: FILL IN one of $verifications, against which the record was checked.

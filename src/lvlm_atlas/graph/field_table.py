@@ -20,7 +20,7 @@ from lvlm_atlas.graph.fields import (
 from lvlm_atlas.schema.technique import Technique
 
 _PARTS = (
-    "also_in", "interactions", "listed_in", "overheads", "parameters", "pitfalls", "reference", "reported",
+    "also_in", "interactions", "overheads", "parameters", "pitfalls", "reference", "reported",
     "shipped_in", "upstream",
 )  # fmt: skip
 

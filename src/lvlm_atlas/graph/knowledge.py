@@ -10,6 +10,8 @@ from lvlm_atlas.graph.interactions import Interactions
 from lvlm_atlas.schema.technique import Technique
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import networkx as nx
 
     from lvlm_atlas.graph.answer import Answer
@@ -72,13 +74,20 @@ class KnowledgeBase(Interactions):
         """Numbers that sources report of the techniques that a query finds, by default of all.
 
         Those of one benchmark or metric and of one model stand together, the most vision tokens kept first;
-        see `graph.results.results`.
+        see `graph.results.results`. A benchmark, metric or model that every answer to the query must have is asked of
+        the numbers too: `benchmark:gqa` finds scores on GQA alone.
 
         Raises:
             AtlasError: the query cannot be answered as written, or there is no such benchmark, metric or model.
         """
+        from lvlm_atlas.graph.query import required
         from lvlm_atlas.graph.results import results
 
-        every = self.atlas.techniques.values()
-        techniques = every if query is None else (row.technique for row in self.query(query).rows)
+        techniques: Iterable[Technique] = self.atlas.techniques.values()
+        if query is not None:
+            techniques = [row.technique for row in self.query(query).rows]
+            asked = required(query, ("reported_on", "reports", "reported_for"))
+            if benchmark is None and metric is None:
+                benchmark, metric = asked.get("reported_on"), asked.get("reports")
+            model = model or asked.get("reported_for")
         return results(self.atlas, techniques, benchmark=benchmark, metric=metric, model=model)

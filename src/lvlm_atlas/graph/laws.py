@@ -6,7 +6,7 @@ the techniques that somebody asks about, and none is stored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,15 +16,6 @@ from lvlm_atlas.schema.effect import Change, Effect
 from lvlm_atlas.schema.expression import evaluate, names_in
 from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.schema.vocabulary import PositionTerm, QuantityTerm
-
-SUPPLY = ("frames", "pixels", "encoder.tokens", "vision-tokens", "text-tokens", "llm.vision-tokens")
-"""Quantities whose reduction leaves less for every later place."""
-DEMAND = (
-    "pixels", "encoder.density", "encoder.tokens", "vision-tokens", "llm.vision-tokens", "llm.vision-queries",
-    "llm.vision-mlp", "attention.density", "kv.tokens", "kv.layers", "kv.state", "kv.bits", "kv.resident", "kv.read",
-    "speculation",
-)  # fmt: skip
-"""Quantities whose cost grows with what the places before left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +28,10 @@ class Placed:
     """The place, as positions count them."""
     reduces: bool
     """Whether it leaves less than it receives, as far as the entry alone can tell."""
+    supplies: bool
+    """Whether less of its quantity leaves less for every later place."""
+    demands: bool
+    """Whether the cost of its quantity grows with what the places before left."""
 
     @property
     def quantity(self) -> str:
@@ -93,9 +88,9 @@ def upstream_tokens(up: Collection[Placed], down: Collection[Placed]) -> str | N
     fed = [
         (supply, demand)
         for supply in up
-        if supply.reduces and supply.quantity in SUPPLY
+        if supply.reduces and supply.supplies
         for demand in down
-        if demand.quantity in DEMAND and supply.order < demand.order
+        if demand.demands and supply.order < demand.order
     ]
     if not fed:
         return None
@@ -143,9 +138,12 @@ class Laws:
         if id_ not in self._placed:
             technique = self.atlas.techniques[id_]
             self._placed[id_] = tuple(
-                Placed(technique, effect, effect_place(self.atlas, technique, effect), _reduces(technique, effect))
+                Placed(
+                    technique, effect, effect_place(self.atlas, technique, effect), _reduces(technique, effect),
+                    effect.quantity in self._supply, effect.quantity in self._demand,
+                )
                 for effect in technique.effects
-            )
+            )  # fmt: skip
         return self._placed[id_]
 
     def hold(self, start: str, end: str, kind: str | None = None) -> Iterator[tuple[Law, str]]:
@@ -173,16 +171,30 @@ class Laws:
 
     def feeds(self, id_: str) -> tuple[PositionTerm, ...]:
         """The places that receive less for what a technique reduces; none if it reduces neither frames nor tokens."""
-        supply = [each.order for each in self.placed(id_) if each.reduces and each.quantity in SUPPLY]
+        supply = [each.order for each in self.placed(id_) if each.reduces and each.supplies]
         return tuple(place for place in self._places if supply and self._cascades(min(supply), place.order or 0))
 
     def fed_by(self, id_: str) -> tuple[PositionTerm, ...]:
         """The places at which a reduction leaves less for a technique."""
-        demand = [each.order for each in self.placed(id_) if each.quantity in DEMAND]
+        demand = [each.order for each in self.placed(id_) if each.demands]
         return tuple(place for place in self._places if demand and self._cascades(place.order or 0, max(demand)))
 
     def _cascades(self, one: int, two: int) -> bool:
-        return one < two and one <= self._last(SUPPLY) and two <= self._last(DEMAND)
+        return one < two and one <= self._last(self._supply) and two <= self._last(self._demand)
+
+    @cached_property
+    def _supply(self) -> dict[str, QuantityTerm]:
+        """Quantities whose reduction leaves less for every later place, by id."""
+        return {id_: term for id_, term in self._quantities.items() if term.supplies}
+
+    @cached_property
+    def _demand(self) -> dict[str, QuantityTerm]:
+        """Quantities whose cost grows with what the places before left, by id."""
+        return {id_: term for id_, term in self._quantities.items() if term.demands}
+
+    @cached_property
+    def _quantities(self) -> dict[str, QuantityTerm]:
+        return {term.id: term for term in self.atlas.terms("quantity") if isinstance(term, QuantityTerm)}
 
     @cached_property
     def _places(self) -> tuple[PositionTerm, ...]:
@@ -193,11 +205,9 @@ class Laws:
         term = self.atlas.term("position", position)
         return term.order if isinstance(term, PositionTerm) else None
 
-    def _last(self, quantities: Collection[str]) -> int:
+    def _last(self, quantities: Mapping[str, QuantityTerm]) -> int:
         """The last place at which one of the quantities is changed."""
-        terms = (self.atlas.term("quantity", id_) for id_ in quantities)
-        homes = (term.position for term in terms if isinstance(term, QuantityTerm) and term.position)
-        return max((self._order(home) or 0 for home in homes), default=0)
+        return max((self._order(term.position) or 0 for term in quantities.values() if term.position), default=0)
 
 
 def _reduces(technique: Technique, effect: Effect) -> bool:

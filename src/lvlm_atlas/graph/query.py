@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from typing import TYPE_CHECKING
@@ -41,6 +41,20 @@ def answer(kb: Interactions, text: str) -> Answer:
     matches = search.find(tree)
     rows = tuple(Row(kb.atlas.techniques[id_], matches[id_]) for id_ in sorted(matches))
     return Answer(text, rows, "" if rows else search.why_empty(tree))
+
+
+def required(text: str, fields: Collection[str]) -> dict[str, str]:
+    """The one value that a query requires of each of some fields; not those of which it requires several, or none.
+
+    Raises:
+        QueryError: the query cannot be answered as written.
+    """
+    tree = parse(text)
+    values: dict[str, list[str]] = {}
+    for part in tree.parts if isinstance(tree, And) else (tree,):
+        if isinstance(part, Condition) and part.comparison in (":", "="):
+            values.setdefault(field_named(part.name).name, []).append(part.value)
+    return {name: found[0] for name, found in values.items() if name in fields and len(found) == 1}
 
 
 @dataclass(frozen=True)

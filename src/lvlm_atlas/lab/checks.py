@@ -72,7 +72,7 @@ def kept_in_order(runs: Runs) -> str | None:
     trace = runs.result.trace
     for what, layers in (("tokens", trace.kept), ("cache entries", trace.kv_index)):
         for layer, index in enumerate(layers):
-            if bool((index.diff(dim=-1) <= 0).any()):
+            if bool(((index.diff(dim=-1) <= 0) & (index[..., :-1] >= 0)).any()):  # heads with fewer are padded by −1
                 return f"{what} of layer {layer} do not ascend"
     if trace.frame_index is not None and bool((trace.frame_index.diff() <= 0).any()):
         return f"frames {trace.frame_index.tolist()} do not ascend"

@@ -10,16 +10,19 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
+from lvlm_atlas.lab.envelope import envelope
 from lvlm_atlas.roofline.cache import growing, stored_bits
 from lvlm_atlas.roofline.dimensions import Dimensions
 from lvlm_atlas.roofline.kind import CacheLayer, Place, each_cache_layer
 from lvlm_atlas.roofline.llm import last_rows
 from lvlm_atlas.roofline.overhead import extras
 from lvlm_atlas.roofline.pipeline import Walk
-from lvlm_atlas.roofline.state import Answered, Cached, Encoded, Extra, Prefilled
+from lvlm_atlas.roofline.state import Answered, Cached, Encoded, Extra, Limits, Prefilled
+from lvlm_atlas.roofline.tokens.anyres_unpad import anyres_unpad
+from lvlm_atlas.roofline.tokens.smart_resize import token_grid
 from lvlm_atlas.roofline.transform import Applied
 from lvlm_atlas.roofline.visual import Patches, Visual
 from lvlm_atlas.schema.effect import Effect
@@ -66,14 +69,25 @@ UNCHANGED = Interval(1, 1)
 """A share of which all is left."""
 _UNCOUNTED = (
     "encoder.flop", "adapter.flop", "text-tokens", "llm.vision-queries", "llm.vision-mlp", "llm.depth", "kv.layers",
-    "kv.state", "kv.tokens: most while decoding", "kv.resident: fetched", "overhead: sequential steps",
-    "overhead: host syncs", "overhead: host syncs a step",
+    "kv.state", "kv.tokens: most while decoding", "overhead: sequential steps", "overhead: host syncs",
+    "overhead: host syncs a step",
 )  # fmt: skip
 """Measures that a trace may leave out; they are predicted where an effect declares them or a run was seen to have
 them. Of overheads, host syncs are counted in runs as on a GPU alone, and sequential steps are declared only."""
 
 
-def expected(dimensions: Dimensions, stack: Sequence[Member], observed: Observed | None = None) -> Bounds:
+_OVERHEADS = (
+    "attention scores", "attention scores of steps", "sequential steps", "host syncs", "host syncs a step",
+)  # fmt: skip
+"""Measures of overheads, in the order of the report."""
+
+
+def expected(
+    dimensions: Dimensions,
+    stack: Sequence[Member],
+    observed: Observed | None = None,
+    first: tuple[Dimensions, Observed] | None = None,
+) -> Bounds:
     """Bounds of every measure, in pipeline order.
 
     All that the entries leave open is taken at its least, then at its most. That is exact where the bounds of the
@@ -83,14 +97,21 @@ def expected(dimensions: Dimensions, stack: Sequence[Member], observed: Observed
         dimensions: the model and the request.
         stack: the techniques, in order.
         observed: what is taken as given; None predicts from the declarations alone.
+        first: the first round of the session, where this is a later one: what limited the cache then still does.
 
     Raises:
         ValueError: an amount cannot be evaluated.
     """
-    ends = []
+    ends: list[_End] = []
+    uneven = any(getattr(effect, "per_head", False) for each in stack for effect in each.technique.effects)
     for bound in _ENDS:
         lowered = [bounded(each.technique, each.places, each.setting, bound) for each in stack]
-        ends += [_End(dimensions, lowered, bound, modality, observed or {}) for modality in ("vision", "text")]
+        for modality in ("vision", "text"):
+            sizes = dimensions
+            if first:
+                sizes = replace(dimensions, limits=_End(first[0], lowered, bound, modality, first[1]).limits())
+            ends.append(_End(sizes, lowered, bound, modality, observed or {}))
+        ends[-1].uneven = ends[-2].uneven = uneven
     measures = [end.measures() for end in ends]
     left_open = {effect.quantity for each in stack for effect in each.technique.effects if _is_open(effect)}
     bounds = {}
@@ -120,27 +141,40 @@ def dimensions_of(
         output_tokens: tokens asked for.
         element_byte: bytes of a cached number that is not quantised.
     """
-    vision, text = config.vision, config.text
+    vision, text, factor = config.vision, config.text, config.vision.factor
 
-    def visual(frame_share: float, pixel_share: float) -> Visual:
-        """`frames_a_patch` frames share a patch, the last filled up."""
-        kept, patches = round(frames * frame_share), _patches(config, pixel_share)
+    def visual(frame_share: float, pixels: tuple[float, ...] | None) -> Visual:
+        """`frames_a_patch` frames share a patch, the last filled up. A tower of one size resizes frames back to it."""
+        kept = round(frames * frame_share)
+        (height, width), patches = config.frame_size, vision.patches
+        if pixels:
+            rows, columns = _resized(config, *pixels)
+            height, width = rows * factor, columns * factor
+            patches = rows * columns * config.patches_a_token if factor > 1 else patches
+        entering = (float(height * width),)
+        if canvases := getattr(config, "image_grid_pinpoints", ()):
+            tower: Any = vision  # of one input size, as its tiles are
+            tiled = anyres_unpad(
+                [(width, height)] * kept, tile=tower.image_size, patch=tower.patch_size,
+                class_token=True, pinpoints_hw=canvases,
+            )  # fmt: skip
+            return replace(tiled, pixels=entering)
         sequences = math.ceil(kept / config.frames_a_patch)
         tokens = sequences * patches // config.patches_a_token
         shape = Patches(sequences, patches + config.class_tokens, patches)
-        return Visual((shape,), tokens, tokens, frames=kept)
+        return Visual((shape,), tokens, tokens, frames=kept, pixels=entering)
 
     return Dimensions(
         visual=visual, text_tokens=text_tokens, output_tokens=output_tokens, encoder_layers=config.encoder_layers,
         encoder_heads=vision.num_attention_heads, encoder_hidden=vision.hidden_size, layers=text.num_hidden_layers,
         heads=text.num_attention_heads, kv_heads=text.num_key_value_heads, head_dim=text.head_dim,
-        hidden=text.hidden_size, element_byte=element_byte, pixels=math.prod(vision.frame_size),
+        hidden=text.hidden_size, element_byte=element_byte,
     )  # fmt: skip
 
 
 def _is_open(effect: Effect) -> bool:
     """Whether an effect has bounds."""
-    names = ("at_least", "at_most", "accepted_at_least")
+    names = ("at_least", "at_most", "accepted_at_least", "fetch_at_least")
     return any(getattr(effect, name, None) is not None for name in names)
 
 
@@ -150,8 +184,6 @@ def _declares(stack: Sequence[Member], measure: str) -> bool:
     effects = [effect for each in stack for effect in each.technique.effects if effect.quantity == quantity]
     if detail == "most while decoding":
         return any(getattr(effect, "limit", None) is not None for effect in effects)
-    if detail == "fetched":
-        return any(getattr(effect, "fetch", 0) != 0 for effect in effects)
     return bool(effects)
 
 
@@ -162,13 +194,11 @@ _WITH_VISION = {
 """What a trace counts only together with vision: the measure, and the quantity that is counted with it."""
 
 
-def _patches(config: Config, pixel_share: float) -> int:
-    """Patches of a frame at a share of its pixels. A tower of one input size resizes frames back to it."""
-    factor: int | None = getattr(config.vision, "factor", None)
-    if factor is None or pixel_share == 1:
-        return config.vision.patches
-    rows, columns = (max(1, round(length * math.sqrt(pixel_share) / factor)) for length in config.vision.frame_size)
-    return int(rows * columns * config.patches_a_token)
+def _resized(config: Config, pixels: float) -> tuple[int, int]:
+    """Rows and columns that a frame is resized to: of tokens where the tower takes any size, else of pixels."""
+    (height, width), factor = config.frame_size, config.vision.factor
+    columns, rows = token_grid(width, height, factor=factor, min_pixels=pixels, max_pixels=pixels, kind="frame")
+    return rows, columns
 
 
 class _End(Walk):
@@ -187,6 +217,8 @@ class _End(Walk):
     ) -> None:
         super().__init__(dimensions, stack)
         self.bound, self.modality, self.observed = bound, modality, observed
+        self.uneven = False
+        """Whether heads of a layer may hold different numbers of entries, of which the mean is known."""
         self.predicted: dict[str, tuple[float, ...]] = {}
         self.settled: dict[str, tuple[float, ...]] = {}
 
@@ -195,9 +227,7 @@ class _End(Walk):
         encoded = self.encoded()
         prefilled = self.prefilled(encoded)
         # These come here in the report, though they are known later.
-        overheads = dict.fromkeys(
-            f"overhead: {name}" for name in ("attention scores", "sequential steps", "host syncs", "host syncs a step")
-        )
+        overheads = dict.fromkeys(f"overhead: {name}" for name in _OVERHEADS)
         self.predicted |= dict.fromkeys((*overheads, "kv.tokens", "kv.bits: bytes"), ())
         cached = self.cached(encoded, prefilled)
         answered = self.answered(encoded)
@@ -209,6 +239,7 @@ class _End(Walk):
         return {
             **self.predicted,
             "overhead: attention scores": (self._scores(encoded, prefilled, added),),
+            "overhead: attention scores of steps": (self._step_scores(layers, answered, added),),
             "overhead: sequential steps": (sum(extra.steps for extra in before),),
             "overhead: host syncs": (sum(extra.host_syncs for extra in before),),
             "overhead: host syncs a step": (sum(extra.host_syncs for extra in added if extra.stage == "decoding"),),
@@ -228,6 +259,12 @@ class _End(Walk):
             "speculation: accepted": (draft.accepted,),
             "kv.bits: bytes at the end": (self._last_byte(cached, layers, grown),),
         }
+
+    def limits(self) -> tuple[Limits, ...]:
+        """The most that each layer may hold; empty where nothing limits it."""
+        encoded = self.encoded()
+        limits = self.cached(encoded, self.prefilled(encoded)).limits
+        return limits if any(limit != Limits() for limit in limits) else ()
 
     def settle(self, quantity: str, values: Sequence[float]) -> Sequence[float]:
         """What was observed of a quantity, else what is predicted."""
@@ -250,14 +287,16 @@ class _End(Walk):
         return kept, entries - kept
 
     def _class_tokens(self) -> int:
-        shape = self.dimensions.visual(1.0, 1.0).patches[0]
+        shape = self.dimensions.visual(1.0, None).patches[0]
         return shape.token - shape.patch
 
     def _scores(self, encoded: Encoded, prefilled: Prefilled, added: Sequence[Extra]) -> float:
         """Attention scores formed again for techniques that read them, all heads."""
         end, sizes = (min if self.bound == "least" else max), self.dimensions
         patches = end(patch for schedule in encoded.encoder_patch for patch in schedule[:-1])
-        tokens = [vision + text for vision, text in zip(prefilled.vision, prefilled.text, strict=True)]
+        held = sizes.held or ((0.0, 0.0),) * sizes.layers
+        layers = zip(prefilled.vision, prefilled.text, held, strict=True)
+        tokens = [vision + text + sum(earlier) for vision, text, earlier in layers]
         scores = 0.0
         for extra in added:
             if extra.stage == "encoding":
@@ -275,23 +314,44 @@ class _End(Walk):
                 scores += rows * (sizes.heads if extra.heads is None else extra.heads)
         return scores
 
+    def _step_scores(self, layers: Sequence[CacheLayer], answered: Answered, added: Sequence[Extra]) -> float:
+        """Attention scores formed again in decoding, all heads: rows of every token that settles, round by round."""
+        extras_ = [extra for extra in added if extra.stage == "decoding" and extra.rows]
+        if not extras_:
+            return 0.0
+        rounds = self.observed.get("speculation: accepted", (answered.draft.accepted,) * int(answered.output - 1))
+        read, grown = [0.0] * len(layers), 0.0
+        for accepted in rounds:
+            new = accepted + 1
+            for index, layer in enumerate(layers):
+                read[index] += new * growing(layer, grown)[0] + new * (new + 1) / 2
+            grown += new
+        scores = 0.0
+        for extra in extras_:
+            among = range(len(layers)) if extra.layers is None else extra.among(len(layers))
+            rows = extra.rows * sum(read[layer] for layer in among)
+            scores += rows * (self.dimensions.heads if extra.heads is None else extra.heads)
+        return scores
+
     def _byte(self, cached: Cached, layer: CacheLayer, grown: float) -> float:
         """Bytes of one layer's cache once so many tokens have followed the prompt, or of its state."""
         sizes = self.dimensions
         if layer.state:
             return layer.state * sizes.kv_heads * sizes.element_byte
-        bits, _ = stored_bits(cached, layer, *growing(layer, grown), sizes.element_byte)
+        entries, vision = growing(layer, grown)
+        bits, _ = stored_bits(cached, layer, entries, vision, sizes.element_byte)
+        if self.uneven and entries and any(index >= 0 for index in layer.stored):
+            share = vision / entries
+            of_head = [  # no head holds more than all together
+                stored_bits(cached, layer, held, share * held, sizes.element_byte)[0]
+                for held in range(math.ceil(entries) * int(sizes.kv_heads) + 1)
+            ]
+            bits = envelope(of_head, entries, upper=self.bound == "most")
         return bits / 8 * sizes.kv_heads * sizes.head_dim
 
     def _grown(self, answered: Answered) -> float:
-        """Tokens that have followed the prompt into the cache at the end.
-
-        A round may leave the tokens in it that the target accepted after the last one that was asked for.
-        """
-        rounds, passes = (self.observed.get(f"speculation: {name}") for name in ("accepted", "target passes"))
-        if rounds is not None and passes:
-            return sum(rounds) + passes[0]
-        return answered.output - 1 + (answered.draft.accepted if self.bound == "most" else 0)
+        """Tokens that have followed the prompt into the cache at the end: all of the answer but the last."""
+        return answered.output - 1
 
     def _last_byte(self, cached: Cached, layers: Sequence[CacheLayer], grown: float) -> float:
         """Bytes of the whole cache at the end."""

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import pkgutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import torch
 
+from lvlm_atlas.lab.built import built, forget
 from lvlm_atlas.lab.checks import TOLERANCE, answers_differ
 from lvlm_atlas.lab.device import DeviceRun
 from lvlm_atlas.lab.expectation import Bounds, Interval, Member, Observed, dimensions_of, expected
 from lvlm_atlas.lab.verification import Item, Outcome, Part, Plan, Row, Shape, StackAnswer, StackJob, counted
+from lvlm_atlas.reference.caches.cache import Cache
 from lvlm_atlas.reference.lvlm import LVLM, Refusal, Request, Result, Trace, random_request
 from lvlm_atlas.roofline.dimensions import Dimensions
 from lvlm_atlas.schema.effect import Speculation
+from lvlm_atlas.schema.record import Setting
 
 
 def prepare(job: StackJob) -> None:
@@ -29,6 +32,7 @@ def reset() -> None:
     """Forget what `prepare` and the jobs made."""
     _model.cache_clear()
     _baseline.cache_clear()
+    forget()
 
 
 def carry_out(job: StackJob) -> StackAnswer:
@@ -52,67 +56,109 @@ def _outcomes(job: StackJob, plan: Plan) -> Iterator[Outcome]:
 
 def _outcome(job: StackJob, plan: Plan) -> Outcome:
     try:
-        settings = zip(job.items, plan.settings, strict=True)
-        stack = [pkgutil.resolve_name(str(item.technique.reference))(**setting) for item, setting in settings]
+        settings = [*zip(job.items, plan.settings, strict=True)]
         if plan.shape.on_device:
-            lvlm, request, result, syncs = _run_on_device(plan.shape, stack)
+            lvlm, request, result, syncs = _run_on_device(plan.shape, settings)
+            rounds: list[tuple[Request, Result, Held]] = [(request, result, ())]
         else:
             lvlm, syncs = _model(plan.shape.preset, job.dtype, job.device), {}
-            request = _request(lvlm, plan.shape)
-            result = lvlm.run(request, stack)
+            stack = [built(str(item.technique.reference), setting, lvlm) for item, setting in settings]
+            rounds = [*_rounds(lvlm, plan.shape, stack)]
     except Refusal as error:
         return Outcome(plan=plan, refused=f"{type(error).__name__}: {error}")
     except Exception as error:  # noqa: BLE001 - whatever a reference raises is its result
         return Outcome(plan=plan, crashed=f"{type(error).__name__}: {error}")
-    dimensions = dimensions_for(lvlm, request)
-    observed = {**observe(result.trace, dimensions), **syncs}
+    declared = {effect.quantity for item in job.items for effect in item.technique.effects}
+    counts = [_counts(dimensions_for(lvlm, request, held), result, syncs) for request, result, held in rounds]
+
+    def rows(without: Part | None = None) -> Iterator[Row]:
+        first: tuple[Dimensions, Observed] | None = None
+        for number, (dimensions, each_observed, result) in enumerate(counts):
+            for observed in each_observed:
+                bounds = _expected(dimensions, job.items, plan, observed, without, first)
+                for row in compare(bounds, observed, declared):
+                    yield row.model_copy(update={"measure": f"{row.measure}: round {number + 1}"}) if number else row
+            if result.rounds:
+                total = (float(result.trace.output_tokens),)
+                length = _expected(dimensions, job.items, plan, {}, without)["output-tokens"]
+                yield from compare({ALL_ROUNDS: length}, {ALL_ROUNDS: total}, declared)
+            first = first or (dimensions, each_observed[0])
+
     try:
-        declared = {effect.quantity for item in job.items for effect in item.technique.effects}
-        rows = tuple(compare(_expected(dimensions, job.items, plan, observed), observed, declared))
+        all_rows = tuple(rows())
         bites = tuple(
-            part
-            for part in (_parts(job.items) if job.ablate else ())
-            if not all(
-                row.holds for row in compare(_expected(dimensions, job.items, plan, observed, part), observed, declared)
-            )
+            part for part in (_parts(job.items) if job.ablate else ()) if not all(row.holds for row in rows(part))
         )
     except ValueError as error:
         return Outcome(plan=plan, crashed=f"a declared amount fails: {error}")
-    return Outcome(plan=plan, rows=(*rows, *_same_answer(job, lvlm, plan, request, result)), bites=bites)
+    request, result, _ = rounds[0]
+    return Outcome(plan=plan, rows=(*all_rows, *_same_answer(job, lvlm, plan, request, result)), bites=bites)
 
 
-def _run_on_device(shape: Shape, stack: list[Any]) -> tuple[LVLM, Request, Result, Observed]:
+Held = tuple[tuple[float, float], ...]
+"""Vision and text entries a head that each layer holds; empty: there are none."""
+
+
+def _run_on_device(
+    shape: Shape, settings: Sequence[tuple[Item, Mapping[str, Setting]]]
+) -> tuple[LVLM, Request, Result, Observed]:
     """A run as on a GPU, and how often its techniques made the host wait."""
     lvlm = LVLM.random(shape.preset, dtype=torch.bfloat16)
     request = _request(lvlm, shape)
+    stack = [built(str(item.technique.reference), setting, lvlm) for item, setting in settings]
     with DeviceRun(stack) as run:
         result = run.place(lvlm).run(request, stack)
     rounds = result.trace.target_passes
-    return (
-        lvlm,
-        request,
-        result,
-        {
-            "overhead: host syncs": (len(run.waits_before),),
-            "overhead: host syncs a step": (len(run.waits_decoding) / rounds,) if rounds else (),
-        },
-    )
+    waits = {
+        "overhead: host syncs": (len(run.waits_before),),
+        "overhead: host syncs a step": (len(run.waits_decoding) / rounds,) if rounds else (),
+    }
+    return lvlm, request, result, waits
 
 
-def dimensions_for(lvlm: LVLM, request: Request) -> Dimensions:
-    """The model and the request as the engine sees them."""
-    return dimensions_of(
+def _rounds(lvlm: LVLM, shape: Shape, stack: Sequence[Any]) -> Iterator[tuple[Request, Result, Held]]:
+    """The rounds of a shape, each with what the cache held before it."""
+    if shape.rounds == 1:
+        request = _request(lvlm, shape)
+        yield request, lvlm.run(request, stack), ()
+        return
+    session, held = lvlm.stream(stack, temperature=shape.temperature), Held()
+    for number in range(shape.rounds):
+        request = _request(lvlm, shape, seed=number)
+        result = session.ask(request.prompt_N, request.max_new_tokens, frames=request.frames_F3HW)
+        yield request, result, held
+        held = tuple(_held(session.cache, layer) for layer in range(len(session.cache.stores)))
+
+
+def _counts(dimensions: Dimensions, result: Result, syncs: Observed) -> tuple[Dimensions, list[Observed], Result]:
+    """What was counted of each run that an answer took, with the sizes of its request."""
+    traces = [each.result.trace for each in result.rounds] or [result.trace]
+    return dimensions, [{**observe(trace, dimensions), **syncs} for trace in traces], result
+
+
+def _held(cache: Cache, layer: int) -> tuple[float, float]:
+    entries = cache.held(layer)
+    vision = float(entries.vision_BGS.sum(-1).float().mean())
+    return vision, cache.stores[layer].length - vision
+
+
+def dimensions_for(lvlm: LVLM, request: Request, held: Held = ()) -> Dimensions:
+    """The model and the request as the engine sees them, on a cache that holds so much."""
+    dimensions = dimensions_of(
         lvlm.config, frames=len(request.frames_F3HW), text_tokens=len(request.text_N),
         output_tokens=request.max_new_tokens, element_byte=lvlm.dtype.itemsize,
     )  # fmt: skip
+    return replace(dimensions, held=held)
 
 
+ALL_ROUNDS = "output-tokens: all rounds"
+"""The measure of an answer that took several runs."""
 SHOWN = frozenset({
     "frames", "encoder.tokens", "vision-tokens", "llm.vision-tokens", "attention.density", "overhead", "kv.tokens",
     "kv.bits", "output-tokens", "speculation",
 })  # fmt: skip
 """Quantities that have rows in every report. Others have them where something is declared of them, or is wrong."""
-IN_DETAIL = frozenset({"kv.tokens: most while decoding"})
+IN_DETAIL = frozenset({"kv.tokens: most while decoding", "overhead: attention scores of steps"})
 """Measures of a quantity that is shown which have rows only as those of the others do."""
 
 
@@ -122,6 +168,8 @@ def observe(trace: Trace, dimensions: Dimensions) -> Observed:
     A measure of decoding steps is empty where there are none. No extension point lets tokens that are alive stay out
     of the queries or the MLP of a layer, so those that are alive are counted.
     """
+    # In a session the scores of a round's own tokens: those with the cache are computed, whatever is chosen.
+    earlier = trace.cached_score_entries if dimensions.held else [0] * len(trace.score_entries)
     dense = (dimensions.heads * n * (n + 1) // 2 for n in trace.llm_tokens)
     rounds = trace.target_passes
     vision = tuple(trace.llm_vision_tokens)
@@ -136,13 +184,17 @@ def observe(trace: Trace, dimensions: Dimensions) -> Observed:
         "llm.vision-queries": vision,
         "llm.vision-mlp": vision,
         "llm.vision-tokens: with text": tuple(trace.llm_tokens),
-        "attention.density": tuple(s / all_ for s, all_ in zip(trace.score_entries, dense, strict=True)),
+        "attention.density": tuple(
+            (s - old) / all_ for s, old, all_ in zip(trace.score_entries, earlier, dense, strict=True)
+        ),
         "overhead: attention scores": (trace.probe_entries,),
+        "overhead: attention scores of steps": (trace.step_probe_entries,),
         "kv.tokens": tuple(trace.kv_entries),
         **({"kv.tokens: vision": tuple(trace.kv_vision_entries)} if modality_known else {}),
         "kv.tokens: most while decoding": tuple(trace.kv_most_entries),
         "kv.layers": (trace.kv_layers,),
         "kv.resident": (trace.kv_resident_byte / sum(trace.kv_byte),) if any(trace.kv_byte) else (),
+        "kv.resident: fetched": (trace.kv_fetched / rounds,) if rounds else (),
         "kv.read": tuple(share / rounds for share in trace.kv_read),
         "kv.bits: bytes": tuple(trace.kv_byte),
         "kv.bits: bytes at the end": (trace.kv_byte_end,),
@@ -191,7 +243,12 @@ def _within(numbers: tuple[float, ...], bounds: tuple[Interval, ...]) -> bool:
 
 
 def _expected(
-    dimensions: Dimensions, items: tuple[Item, ...], plan: Plan, observed: Observed, without: Part | None = None
+    dimensions: Dimensions,
+    items: tuple[Item, ...],
+    plan: Plan,
+    observed: Observed,
+    without: Part | None = None,
+    first: tuple[Dimensions, Observed] | None = None,
 ) -> Bounds:
     """The prediction for a plan, perhaps without one of the declarations."""
     stack = []
@@ -202,7 +259,7 @@ def _expected(
             technique = technique.model_copy(update={without.kind: declared})
             at = _left_out(at, without.index) if without.kind == "effects" else at
         stack.append(Member(technique, at, setting))
-    return expected(dimensions, stack, observed)
+    return expected(dimensions, stack, observed, first)
 
 
 def _left_out(records: tuple[Any, ...], index: int) -> tuple[Any, ...]:
@@ -235,13 +292,14 @@ def _model(preset: str, dtype: str, device: str) -> LVLM:
     return LVLM.random(preset, dtype=getattr(torch, dtype), device=device)
 
 
-def _request(lvlm: LVLM, shape: Shape) -> Request:
+def _request(lvlm: LVLM, shape: Shape, seed: int = 0) -> Request:
     return random_request(
         lvlm.config,
         frames=shape.frames,
         text_tokens=shape.text_tokens,
         max_new_tokens=shape.output_tokens,
         temperature=shape.temperature,
+        seed=seed,
     )
 
 

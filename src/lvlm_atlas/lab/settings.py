@@ -22,8 +22,11 @@ SHAPES = (
     Shape(preset="tiny-window", frames=6, text_tokens=16, output_tokens=12),
     Shape(preset="tiny-window", frames=3, text_tokens=9, output_tokens=6),
     Shape(preset="tiny-deepstack", frames=4, text_tokens=11, output_tokens=6),
+    Shape(preset="tiny-tiles", frames=2, text_tokens=7, output_tokens=4),
+    Shape(preset="tiny", frames=2, text_tokens=6, output_tokens=4, rounds=3),
+    Shape(preset="tiny-window", frames=2, text_tokens=8, output_tokens=3, rounds=2),
 )
-"""All dialects, few and many frames, little and much text, short and long answers, shared and separate heads."""
+"""All dialects, tiles, sessions, few and many frames, little and much text, long answers, heads shared and separate."""
 ON_DEVICE = tuple(
     Shape(preset=preset, frames=4, text_tokens=9, output_tokens=3, on_device=True)
     for preset in dict.fromkeys(shape.preset for shape in SHAPES)
@@ -72,10 +75,10 @@ def generated(technique: Technique, most: int = RUNS) -> list[list[dict[str, Set
         """A trial with about this share of its parameters moved."""
         number = draw.randrange(len(trials))
         moved = {name: draw.choice(choice) for name, choice in choices[number].items() if draw.random() < share}
-        return trials[number] | moved
+        return _fitted(technique, trials[number] | moved)
 
     turns = zip_longest(*([(name, value) for value in choice] for name, choice in choices[0].items()))
-    alone = [trials[0] | dict([change]) for turn in turns for change in turn if change]
+    alone = [_fitted(technique, trials[0] | dict([change])) for turn in turns for change in turn if change]
     known = authored(technique)
     first = [setting for setting in distinct(alone) if setting not in known][: max(0, most - JOINT)]
     joint = [setting for setting in (drawn(1) for _ in range(JOINT)) if setting not in known]
@@ -83,6 +86,18 @@ def generated(technique: Technique, most: int = RUNS) -> list[list[dict[str, Set
     again = distinct(drawn(AGAIN) for _ in range(SPARES * most))
     spares = iter([setting for setting in again if setting not in known and setting not in first])
     return [[setting, *islice(spares, SPARES)] for setting in first]
+
+
+def _fitted(technique: Technique, setting: dict[str, Setting]) -> dict[str, Setting]:
+    """The setting, with the nearest legal multiple wherever a parameter must be one of another."""
+    whole = {name: setting.get(name, parameter.default) for name, parameter in technique.parameters.items()}
+    for name, parameter in technique.parameters.items():
+        value, unit = whole[name], whole.get(parameter.multiple_of or "")
+        if isinstance(value, int) and isinstance(unit, int) and unit and value % unit:
+            nearest = max(1, round(value / unit)) * unit
+            if parameter.problem_with(nearest) is None:
+                setting = setting | {name: nearest}
+    return setting
 
 
 def _choices(technique: Technique, trial: Mapping[str, Setting]) -> dict[str, list[Setting]]:
@@ -101,7 +116,8 @@ def candidates(parameter: Parameter, named: Sequence[Setting] = ()) -> list[Sett
 
     Args:
         parameter: the parameter.
-        named: values that the entry's settings have for it: lists are made of the numbers in them.
+        named: values that the entry's settings have for it: lists are made of the numbers in them, and of whole numbers
+            their halves and doubles are tried too.
     """
     if isinstance(parameter.default, tuple):
         return _lists(parameter, named or [parameter.default])
@@ -116,6 +132,8 @@ def candidates(parameter: Parameter, named: Sequence[Setting] = ()) -> list[Sett
         tried = [low, high, *(low + share * (high - low) for share in (0.13, 0.5, 0.86))]
     elif parameter.type == "int":
         tried = [low + step if math.isfinite(low) else step for step in (0, 1, 2, 5, 11, 10 * scale)]
+        near = [value for value in named if isinstance(value, int) and not isinstance(value, bool)]
+        tried += [value for each in near for value in (each // 2, each, 2 * each)]
     else:
         start = low if math.isfinite(low) else -scale
         tried = [start, start + scale / 1e6, start + scale / 4, start + scale, start + 2 * scale]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pkgutil
-from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 import torch
 
+from lvlm_atlas.lab.built import built, forget
 from lvlm_atlas.lab.checks import CHECKS, TOLERANCE, Runs
 from lvlm_atlas.lab.job import Answer, Job
 from lvlm_atlas.reference.lvlm import LVLM, Request, Result, random_request
@@ -26,7 +25,7 @@ def carry_out(job: Job) -> Answer:
     lvlm, request, baseline = _baseline(job.workload, job.device)
 
     def run(setting: dict[str, Setting]) -> Result:
-        return lvlm.run(request, _stack(job.reference, setting))
+        return lvlm.run(request, [built(job.reference, setting, lvlm)])
 
     return Answer(results=tuple(_trial(job, setting, lvlm, request, baseline, run) for setting in job.trials))
 
@@ -34,6 +33,7 @@ def carry_out(job: Job) -> Answer:
 def reset() -> None:
     """Forget what `prepare` made."""
     _baseline.cache_clear()
+    forget()
 
 
 @cache
@@ -77,10 +77,6 @@ def _trial(
         counts=_counts(runs.result),
         baseline=_counts(baseline),
     )
-
-
-def _stack(reference: str, setting: dict[str, Setting]) -> Sequence[Any]:
-    return [pkgutil.resolve_name(reference)(**setting)]
 
 
 def _counts(result: Result) -> Counts:

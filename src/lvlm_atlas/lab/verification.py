@@ -22,13 +22,17 @@ class Shape(Record):
     """Tokens asked for."""
     temperature: float = 0.0
     """0 decodes greedily."""
+    rounds: int = 1
+    """Questions of a session, each of which brings frames and text of its own; all stay in the cache."""
     on_device: bool = False
     """Whether it runs in bfloat16 as on a GPU, whichever there is; see `lvlm_atlas.lab.device`."""
 
     def __str__(self) -> str:
+        rounds = f"{self.rounds} rounds of " if self.rounds > 1 else ""
+        request = f"{self.frames} frames, {self.text_tokens} text, {self.output_tokens} out"
         drawn = f", temperature {self.temperature:g}" if self.temperature else ""
         there = ", as on a GPU" if self.on_device else ""
-        return f"{self.preset}, {self.frames} frames, {self.text_tokens} text, {self.output_tokens} out{drawn}{there}"
+        return f"{self.preset}, {rounds}{request}{drawn}{there}"
 
 
 class Item(Record):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from lvlm_atlas.fault import AtlasError, suggestion
@@ -76,7 +78,7 @@ def metric(name: str, device: Device, deployment: Deployment, *, output: int = 2
 
 
 def limits(texts: Sequence[str]) -> dict[str, float]:
-    """Limits from `metric=number`, in the metrics' units.
+    """Limits from `metric=number`, in the metrics' units, or with a unit, as in `ttft=500ms`.
 
     Raises:
         AtlasError: that is no limit, or it is given twice.
@@ -90,11 +92,29 @@ def limits(texts: Sequence[str]) -> dict[str, float]:
             raise AtlasError(f"--slo {text}: no metric {name!r}; {suggestion(name, METRICS)}")
         if name in limits_:
             raise AtlasError(f"--slo {text}: {name} has a limit already; leave one out")
-        try:
-            limits_[name] = float(number)
-        except ValueError:
-            raise AtlasError(f"--slo {text}: {number!r} is no number; give {METRICS[name].unit}") from None
+        limits_[name] = _quantity(text, number, METRICS[name].unit)
     return limits_
+
+
+_UNITS: Mapping[str, Mapping[str, float]] = {
+    "s": {"s": 1, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "min": 60},
+    "GB": {"GB": 1, "MB": 1e-3, "TB": 1e3, "GiB": 2**30 / 1e9},
+    "USD": {"USD": 1},
+    "J": {"J": 1, "kJ": 1e3},
+}
+"""What may stand behind a limit, by the metric's own unit, and how many of that it is."""
+
+
+def _quantity(text: str, number: str, unit: str) -> float:
+    """A number in a metric's unit; `text` is the limit that it stands in."""
+    spelled = re.fullmatch(r"(\S*[\d.])\s*([^\d.\s]+)", number)
+    digits, factor = (spelled[1], _UNITS[unit].get(spelled[2])) if spelled else (number, 1)
+    with suppress(ValueError):
+        if factor is not None:
+            return float(digits) * factor
+    others = ", ".join(name for name in _UNITS[unit] if name != unit)
+    hint = f", or with one of {others} behind it" if others else ""
+    raise AtlasError(f"--slo {text}: {number!r} is no number; give {unit}{hint}")
 
 
 def checked_limit(name: str, limit: float) -> float:

@@ -74,7 +74,8 @@ def _option(
     pairs = []
     for one, two in combinations((each.id for each in members), 2):
         verdict = search.verdicts[frozenset((one, two))]
-        pairs.append(Together(one, two, verdict.value, tuple(edge.reason for edge in verdict.edges)))
+        why = tuple(edge.reason for edge in verdict.edges)
+        pairs.append(Together(one, two, verdict.value, why, kb.between(one, two)))
     return Option(
         estimate=prediction,
         risk=RISKS[stack.risk],

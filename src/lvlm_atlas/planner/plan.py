@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lvlm_atlas.graph.edges import Edge
 from lvlm_atlas.graph.results import ReportedResult
 from lvlm_atlas.planner.metric import METRICS, Metric
 from lvlm_atlas.roofline.estimate import Estimate
@@ -58,6 +59,8 @@ class Together:
     """`works` or `unknown`."""
     why: tuple[str, ...]
     """The statements that say so."""
+    edges: tuple[Edge, ...] = ()
+    """All that is stated or derived of the two."""
 
 
 @dataclass(frozen=True)

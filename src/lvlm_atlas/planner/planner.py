@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lvlm_atlas.roofline.deployment import Deployment
+from lvlm_atlas.roofline.deployment import IDEAL, TYPICAL, Deployment
 from lvlm_atlas.roofline.device import Device
 from lvlm_atlas.roofline.estimate import Estimate, estimate
 from lvlm_atlas.roofline.model import Model
@@ -83,7 +83,7 @@ class Planner:
         hardware: str | Device,
         workload: str | Workload = "single-image-chat",
         *,
-        stack: Sequence[str | Choice] = (),
+        stack: str | Sequence[str | Choice] = (),
         deployment: Deployment | None = None,
     ) -> Estimate:
         """What a request costs: see `roofline.estimate.estimate`.
@@ -92,7 +92,7 @@ class Planner:
             model: its id, such as `qwen2.5-vl-7b`.
             hardware: a device's id or alias, such as `h200`.
             workload: its id, such as `images-20`; `specs.request.request` makes others.
-            stack: techniques, such as `fastv:keep_ratio=0.5`.
+            stack: techniques, such as `fastv:keep_ratio=0.5+kivi`, or a list of such.
             deployment: how the model is run; None: released types, one device, ideal kernels.
 
         Raises:
@@ -101,7 +101,7 @@ class Planner:
         spec, request = self.model(model), self.workload(workload)
         return estimate(spec, self.device(hardware), request, deployment, self._stacked(stack, spec, request))
 
-    def _stacked(self, stack: Sequence[str | Choice], model: Model, request: Workload) -> tuple[Applied, ...]:
+    def _stacked(self, stack: str | Sequence[str | Choice], model: Model, request: Workload) -> tuple[Applied, ...]:
         if not stack:
             return ()
         from lvlm_atlas.specs.stack import stacked
@@ -142,7 +142,8 @@ class Planner:
             also: further metrics in which a stack may be better to be worth having.
             settings: techniques at other settings than their default, such as `fastv:keep_ratio=0.25`.
             milder: whether to try each technique halfway to its neutral setting too.
-            deployment: how the model is run; None: released types, one device, ideal kernels.
+            deployment: how the model is run; None: released types, one device, and ideal kernels, or typical ones where
+                limits are to be kept, since that is a question about software as it is.
 
         Raises:
             AtlasError: a name is unknown, a number is out of range, a goal has no price or power, or nothing fits.
@@ -150,6 +151,7 @@ class Planner:
         from lvlm_atlas.planner.objective import Objective
         from lvlm_atlas.planner.optimiser import plan
 
+        deployment = deployment or Deployment(efficiency=TYPICAL if slo else IDEAL)
         baseline = self.estimate(model, hardware, workload, deployment=deployment)
         objective = Objective(
             goal=goal, slo=slo or {}, also=also, max_techniques=max_techniques, training=training, risk=risk,

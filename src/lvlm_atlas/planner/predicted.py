@@ -111,7 +111,7 @@ class _Request:
         that relieves it and then still saves a tenth. That two compose is said only where somebody has stated that
         they work together.
         """
-        neither, joint = self._neither, self._costs.of(sum(1 << index for index in pair))
+        neither, joint = self._neither, self._time(sum(1 << index for index in pair))
         first, second = sorted(pair, key=lambda index: (self._alone[index].total_s, self.techniques[index].id))
         one, two = self._alone[first], self._alone[second]
         ratio = one.total_s * two.total_s / (neither.total_s * joint.total_s)
@@ -157,17 +157,20 @@ class _Request:
             self._estimates[ids] = estimate(self.model, self.device, self.workload, None, stack)
         return self._estimates[ids]
 
+    def _time(self, stack: int) -> Cost:
+        return self._costs.of(stack, memory=False)
+
     @cached_property
     def _costs(self) -> Costs:
         return Costs(self.model, self.device, self.workload, Deployment(), self.techniques)
 
     @cached_property
     def _neither(self) -> Cost:
-        return self._costs.of(0)
+        return self._time(0)
 
     @cached_property
     def _alone(self) -> list[Cost]:
-        return [self._costs.of(1 << index) for index in range(len(self.techniques))]
+        return [self._time(1 << index) for index in range(len(self.techniques))]
 
 
 def _in_pipeline_order(kb: Interactions, techniques: Iterable[Technique]) -> list[Applied]:

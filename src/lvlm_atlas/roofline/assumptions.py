@@ -53,7 +53,8 @@ def assumptions(
 
 
 _OF_QUANTITY: Mapping[str, str] = {
-    "pixels": "All frames lose the same share of their pixels; a fixed number is held against their average.",
+    "pixels": "Frames of each size are resized on their own, to sides of whole tokens, or of whole pixels where the "
+    "model cuts tiles.",
     "encoder.flop": "Where the encoder's FLOPs are replaced, its bytes and kernels stay those of the model.",
     "adapter.flop": "Where the adapter's FLOPs are replaced, its bytes and kernels stay those of the model.",
     "text-tokens": "Text tokens are dropped from the first prompt; further questions are read whole.",
@@ -78,7 +79,10 @@ def _of_effects(stack: Sequence[Applied]) -> Iterator[str]:
     quantities = {change.quantity for change in changes}
     yield from (text for quantity, text in _OF_QUANTITY.items() if quantity in quantities)
     if any(change.limit is not None for change in changes):
-        yield "Where a growing cache is bounded the oldest entries go first, so vision before text."
+        yield (
+            "Where a growing cache is bounded the oldest entries go first, so vision before text; a step reads what is "
+            "left."
+        )
     if any(bits.of != "all" for each in stack for bits in each.cache_bits):
         yield "Entries of each modality are grouped and kept exact on their own."
     overheads = [overhead for each in stack for overhead in each.overheads]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lvlm_atlas.roofline.kind import CacheLayer
 from lvlm_atlas.roofline.layout import Layout
 from lvlm_atlas.roofline.model import Llm
 from lvlm_atlas.roofline.state import Cached, Limits
-from lvlm_atlas.roofline.transform import CacheBits, Names
+from lvlm_atlas.roofline.transform import CacheBits
 
 SAMPLES = 48
 """Steps at which a quantised cache is looked at; its bytes rise and fall with the length."""
@@ -78,27 +77,32 @@ def mean_held(layout: Layout, cached: Cached, layer: CacheLayer, *, text: int, o
         entries += all_
         vision += before * steps if most == math.inf else all_ - _rising(newer, steps, min(most, limits.text))
     total = turns * steps
-    if not any(cached.bits[index][0].uneven for index in layer.stored if index >= 0):
+    if not any(cached.bits[index].uneven for index in layer.stored if index >= 0):
         return _held(layout, cached, layer, entries / total, vision / total)
     count = min(total, SAMPLES)
     places = range(total) if total <= SAMPLES else [int(total * ((i + 0.5) * _GOLDEN % 1)) for i in range(count)]
     grown = (place // steps * question + place % steps + 1 for place in places)
-    sampled = [held(layout, cached, layer, each) for each in grown]
-    byte, entries, vision = sum(each.byte for each in sampled) / count, entries / total, vision / total
+    sampled = [_byte(layout, cached, layer, *growing(layer, each)) for each in grown]
+    byte, entries, vision = sum(all_ for all_, _ in sampled) / count, entries / total, vision / total
     if layer.stored[0] == layer.stored[1]:
         return Held(entries, vision, byte, _part(byte, vision, entries))
-    return Held(entries, vision, byte, sum(each.vision_byte for each in sampled) / count)
+    return Held(entries, vision, byte, sum(of_vision for _, of_vision in sampled) / count)
 
 
 def _held(layout: Layout, cached: Cached, layer: CacheLayer, entries: float, vision: float) -> Held:
     """The cache of a layer with so many entries, or its state."""
-    llm = layout.model.llm
     if layer.state:
-        return Held(0.0, 0.0, layer.state * llm.kv_heads * layout.kv_byte, 0.0)
+        return Held(0.0, 0.0, layer.state * layout.model.llm.kv_heads * layout.kv_byte, 0.0)
+    return Held(entries, vision, *_byte(layout, cached, layer, entries, vision))
+
+
+def _byte(layout: Layout, cached: Cached, layer: CacheLayer, entries: float, vision: float) -> tuple[float, float]:
+    """Bytes of so many entries, and of the vision entries among them."""
+    llm = layout.model.llm
     bits, vision_bits = stored_bits(cached, layer, entries, vision, layout.kv_byte)
     byte = _channels_byte(llm, bits)
     alike = layer.stored[0] == layer.stored[1]
-    return Held(entries, vision, byte, _part(byte, vision, entries) if alike else _channels_byte(llm, vision_bits))
+    return byte, _part(byte, vision, entries) if alike else _channels_byte(llm, vision_bits)
 
 
 def _channels_byte(llm: Llm, bits: float) -> float:
@@ -138,11 +142,11 @@ def stored_bits(
     return vision_bits + channel_bits(of_text, entries - vision, element_byte), vision_bits
 
 
-def channel_bits(quantised: tuple[CacheBits, Names] | None, entries: float, element_byte: float) -> float:
+def channel_bits(quantised: CacheBits | None, entries: float, element_byte: float) -> float:
     """Bits of one channel of keys and values with so many entries.
 
     Args:
-        quantised: how they are quantised, and what the names in that stand for; None: not at all.
+        quantised: how they are quantised, in numbers and functions of `N`; None: not at all.
         entries: entries a head.
         element_byte: bytes of a number that is not quantised.
     """
@@ -151,16 +155,12 @@ def channel_bits(quantised: tuple[CacheBits, Names] | None, entries: float, elem
     return (entries - exact_keys) * key_bit + (entries - exact_values) * value_bit + (exact_keys + exact_values) * full
 
 
-def _bits(quantised: tuple[CacheBits, Names] | None, entries: float, full: float) -> tuple[float, float, float, float]:
+def _bits(quantised: CacheBits | None, entries: float, full: float) -> tuple[float, float, float, float]:
     """Bits of a quantised key and value with their share of the group, and how many of each stay exact."""
     if quantised is None:
         return full, full, 0.0, 0.0
-    bits, names = quantised
-    amounts = (
-        bits.key, bits.value, bits.group_overhead_bit, bits.group_size, bits.full_precision_keys,
-        bits.full_precision_values,
-    )  # fmt: skip
-    at: Mapping[str, float] = {**names, "N": entries} if any(map(callable, amounts)) else names
-    key, value_, overhead, size, keys, values = [each(at) if callable(each) else each for each in amounts]
+    key, value_, overhead, size, keys, values = [
+        each({"N": entries}) if callable(each) else each for each in quantised.amounts
+    ]
     group = overhead / size
     return key + group, value_ + group, min(entries, keys), min(entries, values)

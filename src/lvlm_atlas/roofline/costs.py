@@ -21,7 +21,7 @@ from lvlm_atlas.roofline.model import Model
 from lvlm_atlas.roofline.overhead import extras
 from lvlm_atlas.roofline.pipeline import Walk
 from lvlm_atlas.roofline.stage import STAGES
-from lvlm_atlas.roofline.stages import Part, Stages, Step
+from lvlm_atlas.roofline.stages import HeldLayers, Part, Stages, Step
 from lvlm_atlas.roofline.state import Answered, Cached, Encoded, Prefilled, Shares
 from lvlm_atlas.roofline.transform import Applied
 from lvlm_atlas.roofline.workload import Workload
@@ -34,6 +34,7 @@ SHARED = 2
 """Sub-stacks of so many techniques are part of many stacks."""
 ROUNDING = 1 - 1e-12
 """Floors of decoding are lowered by this: times are added up in another order than for costs."""
+_ENTERING = ("frames", "pixels", "encoder.tokens", "vision-tokens", "text-tokens")
 _ENCODING = ("frames", "pixels", "encoder.flop", "encoder.density", "encoder.tokens", "adapter.flop")
 
 
@@ -101,8 +102,10 @@ class _Masks:
             orders = [change.order for change in technique.changes if change.quantity == "vision-tokens"]
             acts["adapter"] |= any(order <= adapter for order in orders) << index
         self.encoding = _union(acts, (*_ENCODING, "adapter"))
-        self.encoded = self.encoding | acts["vision-tokens"] | acts["text-tokens"]
-        self.tokens = self.encoded | acts["llm.vision-tokens"]
+        self.entering = _union(acts, _ENTERING)
+        """Techniques that change what enters the LLM, or what symbols stand for there."""
+        self.encoded = self.encoding | self.entering
+        self.tokens = self.entering | acts["llm.vision-tokens"]
         self.shares = acts["llm.weights"] | acts["kv.layers"]
         self.prefilled = self.tokens | self.shares | _union(
             acts, ("llm.vision-queries", "llm.vision-mlp", "attention.density", "kv.state")
@@ -111,7 +114,7 @@ class _Masks:
         self.cached = self.entries | self.shares | _union(acts, ("kv.resident", "kv.read", "kv.bits"))
         self.paced = self.shares | _union(acts, ("output-tokens", "speculation", "llm.depth"))
         """Techniques that change the passes of decoding."""
-        self.answered = self.encoded | self.paced
+        self.answered = self.entering | self.paced
         self.decoded = self.cached | self.answered
         self.drafts = acts["speculation"] & ~acts["state"]
         """Techniques that draft and do nothing else."""
@@ -156,6 +159,7 @@ class Costs:
         self._prefilled = lru_cache(RECORDS)(self._prefill)
         self._cached = lru_cache(RECORDS)(self._cache)
         self._answered = lru_cache(RECORDS)(self._answer)
+        self._held = lru_cache(RECORDS)(self._hold_on_average)
         self._encoding_s = lru_cache(TIMES)(self._time_encoding)
         self._prefilling_s = lru_cache(TIMES)(self._time_prefilling)
         self._decoding = lru_cache(TIMES)(self._decode)
@@ -166,13 +170,18 @@ class Costs:
         self._attention_s = lru_cache(TIMES)(self._time_attention)
         self._added = lru_cache(TIMES)(self._add)
 
-    def of(self, stack: int) -> Cost:
-        """What a stack costs."""
+    def of(self, stack: int, *, memory: bool = True) -> Cost:
+        """What a stack costs.
+
+        Args:
+            stack: the stack.
+            memory: whether bytes are wanted; else `device_byte` comes out as what techniques keep alone.
+        """
         masks = self.masks
         encoding_s = self._encoding_s(stack & masks.encoding)
         first_s = self._prefilling_s(stack & masks.prefilled)
         decoding = self._decoding(stack & masks.decoded)
-        step_s, device_byte = 0.0, self._device_byte(stack & masks.decoded)
+        step_s, device_byte = 0.0, self._device_byte(stack & masks.decoded) if memory else 0.0
         for index in _bits(stack & masks.overhead):
             added = self._added(index, stack & masks.before_overhead[index])
             encoding_s += added.encoding_s
@@ -240,14 +249,14 @@ class Costs:
         return self._walk(stack).encoded()
 
     def _prefill(self, stack: int) -> Prefilled:
-        return self._walk(stack).prefilled(self._encoded(stack & self.masks.encoded))
+        return self._walk(stack).prefilled(self._encoded(stack & self.masks.entering))
 
     def _cache(self, stack: int) -> Cached:
         prefilled = self._prefilled(stack & self.masks.tokens)  # what density is does not matter from here on
-        return self._walk(stack).cached(self._encoded(stack & self.masks.encoded), prefilled)
+        return self._walk(stack).cached(self._encoded(stack & self.masks.entering), prefilled)
 
     def _answer(self, stack: int) -> Answered:
-        return self._walk(stack).answered(self._encoded(stack & self.masks.encoded))
+        return self._walk(stack).answered(self._encoded(stack & self.masks.entering))
 
     def _time_encoding(self, stack: int) -> float:
         return self._time_s(self.stages.encoding(self._encoded(stack)))
@@ -258,7 +267,11 @@ class Costs:
     def _decode(self, stack: int) -> _Decoding:
         cached, answered = self._cached(stack & self.masks.cached), self._answered(stack & self.masks.answered)
         question_s = self._time_s(self.stages.questions(cached, answered))
-        return self._decoded(answered, self.stages.decoding(cached, answered), question_s)
+        held = self._held(stack & self.masks.cached, answered.output)
+        return self._decoded(answered, self.stages.decoding(cached, answered, held), question_s)
+
+    def _hold_on_average(self, stack: int, output: int) -> list[HeldLayers]:
+        return self.stages.held(self._cached(stack), output)
 
     def _decode_at_least(self, stack: int) -> _Decoding:
         answered = self._answered(stack)
@@ -274,7 +287,8 @@ class Costs:
     def _time_attention(self, stack: int) -> float:
         """Mean time of a plain step's attention."""
         cached, answered = self._cached(stack & self.masks.cached), self._answered(stack & self.masks.answered)
-        return self._time_s(self.stages.attention(cached, answered)) if answered.output > 1 else 0.0
+        held = self._held(stack & self.masks.cached, answered.output)
+        return self._time_s(self.stages.attention(cached, answered, held))
 
     def _hold(self, stack: int) -> float:
         """What one device must hold, but for what techniques keep."""
@@ -284,7 +298,7 @@ class Costs:
         return sum(on_a_device(self.layout, self.deployment, cache_byte, activation, 0, cached.shares).values())
 
     def _activate(self, stack: int) -> float:
-        return activation_byte(self.stages, self._encoded(stack & self.masks.encoded), self._prefilled(stack))
+        return activation_byte(self.stages, self._encoded(stack & self.masks.entering), self._prefilled(stack))
 
     def _activate_encoder(self, stack: int) -> float:
         return encoder_activation_byte(self.layout, self._encoded(stack))

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 from lvlm_atlas.roofline.layout import Layout
+from lvlm_atlas.roofline.state import Limits
 from lvlm_atlas.roofline.vision import visual
 from lvlm_atlas.roofline.visual import Visual
 from lvlm_atlas.roofline.workload import Workload
+
+VISUALS = 256
+"""Visual inputs of a request that are remembered: stacks ask for the same few."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dimensions:
     """A model with a request, before any technique."""
 
-    visual: Callable[[float, float], Visual]
-    """The visual input at a share of its frames and a share of the pixels of each."""
-    pixels: float = 1.0
-    """Pixels of a frame of the request, on average over images and videos."""
+    visual: Callable[[float, tuple[float, ...] | None], Visual]
+    """The visual input at a share of its frames, each resized to so many pixels, if it is; see `vision.visual`."""
     text_tokens: int
     """Text tokens of the prompt."""
     output_tokens: int
@@ -45,6 +48,10 @@ class Dimensions:
     """Width of the LLM's hidden states."""
     element_byte: float
     """Bytes of a cached number that is not quantised."""
+    held: tuple[tuple[float, float], ...] = ()
+    """Vision and text entries a head that each layer holds of earlier rounds; empty: there are none."""
+    limits: tuple[Limits, ...] = ()
+    """The most that each layer may hold since the first round; empty: nothing says it yet."""
 
     @property
     def symbols(self) -> dict[str, float]:
@@ -60,18 +67,11 @@ def dimensions(layout: Layout, workload: Workload) -> Dimensions:
     """The dimensions of a request to a model on its devices."""
     model = layout.model
     return Dimensions(
-        visual=lambda frame_share, pixel_share: visual(model, workload, frame_share, pixel_share),
-        pixels=_pixels(workload), text_tokens=workload.text_tokens, output_tokens=workload.output_tokens,
+        visual=lru_cache(VISUALS)(partial(visual, model, workload)),
+        text_tokens=workload.text_tokens, output_tokens=workload.output_tokens,
         batch=workload.batch,
         encoder_layers=layout.encoder_layers, encoder_heads=model.encoder.heads, encoder_hidden=model.encoder.hidden,
         layers=model.llm.layers, cross_layers=model.llm.cross_layers, heads=model.llm.heads,
         kv_heads=model.llm.kv_heads, head_dim=model.llm.head_dim, hidden=model.llm.hidden,
         element_byte=layout.kv_byte,
     )  # fmt: skip
-
-
-def _pixels(workload: Workload) -> float:
-    """Pixels of an image or of a frame of a video, on average; 1 where there is none."""
-    sizes = [each.width * each.height for each in workload.images for _ in range(each.count)]
-    sizes += [each.width * each.height for each in workload.videos]
-    return sum(sizes) / len(sizes) if sizes else 1.0

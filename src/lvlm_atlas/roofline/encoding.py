@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from lvlm_atlas.roofline.kind import alike
 from lvlm_atlas.roofline.layout import Layout
 from lvlm_atlas.roofline.operator import Work
 from lvlm_atlas.roofline.state import Encoded, Extra, Replaced, replaced
@@ -46,11 +46,11 @@ def _encoder(layout: Layout, shape: Patches, schedule: tuple[float, ...], densit
     )
     other = shape.token - shape.patch
     windows = encoder.full_attention_layers is not None and shape.window_pair is not None
-    alike = Counter(
+    kinds = alike(
         (schedule[i], schedule[i + 1], density[i], windows and i not in (encoder.full_attention_layers or ()))
         for i in range(len(schedule) - 1)
     )
-    for (enters, leaves, computed, windowed), layers in alike.items():
+    for (enters, leaves, computed, windowed), layers in kinds.items():
         rows, left = count * (enters + other), count * (leaves + other)
         kept = enters / shape.patch if shape.patch else 0.0
         # Fewer tokens in the same windows: kept evenly, each window has that share squared of its pairs.

@@ -123,7 +123,8 @@ def estimate(
     encode = operators(walls, work.encoding(state.encoded, added["encoding"]))
     first = operators(walls, work.prefilling(state.prefilled, added["prefilling"]))
     later = operators(walls, work.questions(state.cached, state.answered))
-    decode = decoding(walls, work.decoding(state.cached, state.answered, added["decoding"]))
+    held = work.held(state.cached, state.output)
+    decode = decoding(walls, work.decoding(state.cached, state.answered, held, added["decoding"]))
 
     stages = {
         "encoding": summed("encoding", encode),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple, TypeVar
 
 from lvlm_atlas.roofline.layout import Layout
 from lvlm_atlas.roofline.state import Cached, Limits, Prefilled
+
+_Kind = TypeVar("_Kind", bound=Hashable)
 
 
 class Place(NamedTuple):
@@ -74,24 +76,34 @@ def places(layout: Layout) -> tuple[Place, ...]:
 
 def prompt_layers(prefilled: Prefilled, at: Sequence[Place]) -> PromptLayers:
     """The kinds of layers that the pass over the prompt meets."""
-    return dict(Counter(each_prompt_layer(prefilled, at)))
-
-
-def each_prompt_layer(prefilled: Prefilled, at: Sequence[Place]) -> Iterator[PromptLayer]:
-    """The same in the order of the layers, kind by kind as they come."""
-    return map(
-        PromptLayer, prefilled.vision, prefilled.text, prefilled.density, at, prefilled.queries, prefilled.mlp,
-        prefilled.state,
+    layers = zip(
+        prefilled.vision, prefilled.text, prefilled.density, at, prefilled.queries, prefilled.mlp, prefilled.state,
+        strict=True,
     )  # fmt: skip
+    return {PromptLayer(*kind): count for kind, count in alike(layers).items()}
 
 
 def cache_layers(cached: Cached, at: Sequence[Place]) -> CacheLayers:
     """The kinds of layers that later passes meet."""
-    return dict(Counter(each_cache_layer(cached, at)))
+    return {CacheLayer(*kind): count for kind, count in alike(_columns(cached, at)).items()}
 
 
 def each_cache_layer(cached: Cached, at: Sequence[Place]) -> Iterator[CacheLayer]:
     """The same in the order of the layers, kind by kind as they come."""
-    return map(
-        CacheLayer, cached.vision, cached.text, at, cached.limits, cached.state, cached.read, cached.stored
+    return map(CacheLayer._make, _columns(cached, at))
+
+
+def _columns(cached: Cached, at: Sequence[Place]) -> Iterator[tuple[Any, ...]]:
+    return zip(
+        cached.vision, cached.text, at, cached.limits, cached.state, cached.read, cached.stored, strict=True
     )  # fmt: skip
+
+
+def alike(layers: Iterable[_Kind]) -> dict[_Kind, int]:
+    """How many layers there are of each kind, in order of the first. Most follow one of their own kind, and comparing
+    is faster than hashing.
+    """
+    counts: dict[_Kind, int] = {}
+    for kind, run in groupby(layers):
+        counts[kind] = counts.get(kind, 0) + len([*run])
+    return counts

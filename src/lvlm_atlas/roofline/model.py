@@ -114,6 +114,8 @@ class Llm:
     """The layers that attend in the sliding window."""
     cross_layers: frozenset[int] = frozenset()
     """The layers that attend to the vision tokens instead of to the sequence."""
+    position_axes: int = 1
+    """Axes of a token's position id."""
     parameters: int
     """Parameters, embeddings included."""
 

@@ -131,7 +131,10 @@ class Walk:
             vision = [tokens if layer in cross else 0.0 for layer, tokens in enumerate(vision)]
             text = [0.0 if layer in cross else tokens for layer, tokens in enumerate(text)]
         limits: dict[str, list[float]] = {}
+        held = self.dimensions.held
         for technique, change in self._changes("kv.tokens"):
+            if held and change.all_rounds:
+                vision, text, held = _with(vision, held, 0), _with(text, held, 1), ()
             entries = [v + t for v, t in zip(vision, text, strict=True)]
             counted = {"all": entries, "vision": vision, "text": text}[change.of]
             names = tokens_by_layer(vision, text)
@@ -150,6 +153,12 @@ class Walk:
                     for new, old, v, t in zip(left, entries, vision, text, strict=True)
                 ]
                 vision, text = zip(*both, strict=True)
+        if held:
+            vision, text = _with(vision, held, 0), _with(text, held, 1)
+        bounds = self.dimensions.limits or self._limits(limits)
+        if self.dimensions.limits:
+            bounded = [self._within(limit, v, t) for limit, v, t in zip(bounds, vision, text, strict=True)]
+            vision, text = zip(*bounded, strict=True)
         names = tokens_by_layer(vision, text)
         state = self._schedule("kv.state", (0.0,) * self.dimensions.layers, symbols, names)
         if any(state):
@@ -162,7 +171,7 @@ class Walk:
         bits, stored = self._bits(symbols)
         resident, fetch = self._residency(symbols)
         return Cached(
-            vision=tuple(vision), text=tuple(text), limits=self._limits(limits), state=state, read=read, bits=bits,
+            vision=tuple(vision), text=tuple(text), limits=bounds, state=state, read=read, bits=bits,
             stored=stored, shares=self._shares(symbols), resident=resident, fetch=fetch,
         )  # fmt: skip
 
@@ -189,34 +198,38 @@ class Walk:
         )  # fmt: skip
 
     def _visual(self, symbols: Symbols, first: dict[str, Names]) -> Visual:
-        whole = self.dimensions.visual(1.0, 1.0)
+        whole = self.dimensions.visual(1.0, None)
         self._note(whole, symbols)
         frames = self._scalar("frames", whole.frames, "F", symbols, first)
         (frames,) = self.settle("frames", (max(1, frames) if whole.frames else frames,))
-        (pixels,) = self.settle("pixels", (self._pixel_share(symbols, first),))
-        if frames == whole.frames and pixels == 1:
-            return whole
-        left = self.dimensions.visual(frames / whole.frames if whole.frames else 1.0, pixels)
+        share = frames / whole.frames if whole.frames else 1.0
+        kept = whole if frames == whole.frames else self.dimensions.visual(share, None)
+        self._note(kept, symbols)
+        asked = tuple(self._pixels(pixels, symbols, first) for pixels in kept.pixels)
+        left = kept if asked == kept.pixels else self.dimensions.visual(share, asked)
+        if kept.pixels:
+            entering = sum(left.pixels) / sum(kept.pixels)
+            (settled,) = self.settle("pixels", (entering,))
+            if settled != entering:
+                left = self.dimensions.visual(share, tuple(settled * pixels for pixels in kept.pixels))
         self._note(left, symbols)
         return left
 
-    def _pixel_share(self, symbols: Symbols, first: dict[str, Names]) -> float:
-        """Pixels of a frame that enter the encoder, as a share of those of a frame of the request."""
-        share, pixels = 1.0, self.dimensions.pixels
+    def _pixels(self, pixels: float, symbols: Symbols, first: dict[str, Names]) -> float:
+        """What a frame of so many pixels is resized to, before its sides become whole tokens."""
         for technique, change in self._changes("pixels"):
             first.setdefault(technique.id, dict(symbols))
-            amount = value(change.amount, {**symbols, **technique.parameters})
-            if change.how == "scale":
-                share *= amount
-            else:
-                share = changed(share * pixels, change.how, amount) / pixels
-        return share
+            names = {**symbols, "A": pixels, **technique.parameters}
+            pixels = changed(pixels, change.how, value(change.amount, names))
+        return pixels
 
     def _note(self, visual: Visual, symbols: Symbols) -> None:
         """What the symbols stand for at a visual input."""
         sequences = sum(shape.sequences for shape in visual.patches)
         patches = sum(shape.sequences * shape.patch for shape in visual.patches)
-        symbols["F"], symbols["N_p"] = visual.frames, patches / sequences if sequences else 0
+        symbols["F"], symbols["N_s"] = visual.frames, sequences
+        symbols["N_p"] = patches / sequences if sequences else 0
+        symbols["A"] = sum(visual.pixels) / max(1, len(visual.pixels))
         self._note_vision(visual.cross_token or visual.llm_token, symbols)
 
     def _note_vision(self, vision: float, symbols: Symbols) -> None:
@@ -261,13 +274,15 @@ class Walk:
     ) -> tuple[float, float]:
         """Vision tokens that enter the LLM, and the share of the adapter's rows, if encoders leave that share."""
         share = left
-        vision = float(round((visual.cross_token or visual.llm_token) * left))
+        # Where patches are missing no row of the grid is whole: nothing is cut off behind the adapter, nothing added.
+        arriving = visual.cross_token or (visual.adapter_token if left < 1 else visual.llm_token)
+        vision = float(round(arriving * left))
         self._note_vision(vision, symbols)
         for technique, change in self._changes("vision-tokens"):
             first.setdefault(technique.id, dict(symbols))
             new = change.apply(vision, {**symbols, **technique.parameters})
-            if change.before_adapter and vision:
-                share *= new / vision
+            if change.before_adapter and vision and new != vision:
+                share = new / visual.adapter_token if change.how == "set" else share * new / vision
             vision = new
             self._note_vision(vision, symbols)
         (vision,) = self.settle("vision-tokens", (vision,))
@@ -283,7 +298,7 @@ class Walk:
         (resident,) = self.settle("kv.resident", (resident,))
         return resident, fetch
 
-    def _bits(self, symbols: Names) -> tuple[tuple[tuple[CacheBits, Names], ...], tuple[tuple[int, int], ...]]:
+    def _bits(self, symbols: Names) -> tuple[tuple[CacheBits, ...], tuple[tuple[int, int], ...]]:
         """How the cache is quantised, and which of these ways each layer's vision and text entries have.
 
         The last technique of the stack that quantises decides; its later effects refine its earlier ones.
@@ -302,7 +317,12 @@ class Walk:
             for modality, of_layer in zip(("vision", "text"), stored, strict=True):
                 if bits.of in ("all", modality):
                     of_layer[:] = [index if start <= layer < end else old for layer, old in enumerate(of_layer)]
-        return tuple((bits, names) for bits in ways), tuple(zip(*stored, strict=True))
+        return ways, tuple(zip(*stored, strict=True))
+
+    def _within(self, limit: Limits, vision: float, text: float) -> tuple[float, float]:
+        """Vision and text entries of a layer that may hold no more than that."""
+        vision, text = min(vision, limit.vision), min(text, limit.text)
+        return self.divide(limit.all, vision, text) if vision + text > limit.all else (vision, text)
 
     def _limits(self, limits: Mapping[str, Sequence[float]]) -> tuple[Limits, ...]:
         """The most entries of each layer while decoding, from those of all, vision and text entries."""
@@ -356,3 +376,8 @@ class Walk:
     def _changes(self, quantity: str) -> list[tuple[Applied, Change]]:
         """The changes of a quantity in pipeline order."""
         return self._by_quantity.get(quantity, [])
+
+
+def _with(entries: Sequence[float], held: Sequence[tuple[float, float]], modality: int) -> list[float]:
+    """Entries of each layer with those of a modality that it holds of earlier rounds."""
+    return [new + old[modality] for new, old in zip(entries, held, strict=True)]

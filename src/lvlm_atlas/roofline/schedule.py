@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from lvlm_atlas.roofline.transform import Applied, Change, Names, value
 
@@ -34,16 +34,18 @@ def by_layer(
         flows: whether what one layer removes is gone in all that follow.
     """
     names: Mapping[str, float] = {**symbols, **technique.parameters}
+    uses: Collection[str] = getattr(change.amount, "names", ("l",)) if callable(change.amount) else ()
+    last: tuple[float, Names] | None = None
     start = value(change.from_layer, names)
     end = len(layers) if change.to_layer is None else value(change.to_layer, names)
     gone, after = 0.0, []
     for layer, before in enumerate(layers):
         old = before - gone
         if start <= layer < end:
-            here: Names = {}
-            if callable(change.amount):  # a number needs no names, and most are numbers
-                here = {**names, **local(layer, old), **technique.parameters, "l": layer}
-            new = change.apply(old, here, whole=whole)
+            own = local(layer, old) if uses else {}
+            if last != (old, own) or "l" in uses:  # most layers are like the one before
+                here = {**names, **own, **technique.parameters, "l": layer} if uses else {}
+                new, last = change.apply(old, here, whole=whole), (old, own)
             if flows and change.how == "remove":
                 gone += old - new
             old = new

@@ -31,6 +31,14 @@ class Part(NamedTuple):
     """What it depends on; parts of one `Stages` with the same key are equal. None: it is like no other."""
 
 
+class HeldLayers(NamedTuple):
+    """Layers that are alike while decoding, and what the cache of each holds."""
+
+    layer: CacheLayer
+    number: int
+    held: Held
+
+
 class Step(NamedTuple):
     """A pass of decoding."""
 
@@ -74,7 +82,7 @@ class Stages:
 
         Each reads the last token of the answer before too, which has not been through the model yet.
         """
-        layers, new = cache_layers(cached, self.places), self.text + 1
+        layers, new = cache_layers(cached, self.places) if self.turns > 1 else {}, self.text + 1
         for turn in range(1, self.turns):
             past = self.grown(answered, turn)
             for layer, count in layers.items():
@@ -82,25 +90,38 @@ class Stages:
                 yield from self._layers(layer.place, count, new, answered.shares, attention)
             yield from (_thinned(self._output(1), answered.shares.weights), self._links(new))
 
-    def decoding(self, cached: Cached, answered: Answered, added: Sequence[Work] = ()) -> list[Step]:
-        """The steps of all answers, at the mean length of the cache: work is linear in it.
+    def held(self, cached: Cached, output: int) -> list[HeldLayers]:
+        """The kinds of layers and the cache of each, on average over the steps of answers of `output` tokens."""
+        if output == 1:
+            return []  # prefilling yields the only token
+        return [
+            HeldLayers(
+                layer, count,
+                mean_held(self.layout, cached, layer, text=self.text, output=output, turns=self.turns),
+            )
+            for layer, count in cache_layers(cached, self.places).items()
+        ]  # fmt: skip
+
+    def decoding(
+        self, cached: Cached, answered: Answered, layers: Sequence[HeldLayers], added: Sequence[Work] = ()
+    ) -> list[Step]:
+        """The steps of all answers, at the mean length of the cache, which is that of `held`: work is linear in it.
 
         Plain steps come first, those of a draft if there is one; then the passes that verify what it proposes.
         """
         plain, rounds = passes(answered, self.turns)
         if not plain and not rounds:
             return []
-        layers = self._mean_layers(cached, answered)
         steps = [Step(self._step(cached, answered, layers, 1, added), plain)]
         if rounds:
             steps.append(Step(self._step(cached, answered, layers, 1 + answered.draft.nodes, added), rounds))
         return steps
 
-    def attention(self, cached: Cached, answered: Answered) -> list[Part]:
+    def attention(self, cached: Cached, answered: Answered, layers: Sequence[HeldLayers]) -> list[Part]:
         """The attention of a plain step, at the mean length of the cache."""
         return [
             Part(partial(llm.step_attention, self.layout, cached, layer, 1, held), count * answered.depth)
-            for layer, count, held in self._mean_layers(cached, answered)
+            for layer, count, held in layers
         ]
 
     def decoding_but_attention(self, answered: Answered) -> list[Step]:
@@ -122,18 +143,9 @@ class Stages:
         """Tokens that have followed the first prompt into the cache after so many answers, whose last token has not."""
         return turns * answered.output + (turns - 1) * self.text - 1
 
-    def _mean_layers(self, cached: Cached, answered: Answered) -> list[tuple[CacheLayer, int, Held]]:
-        """The kinds of layers, how many there are of each, and the cache of each on average over all steps."""
-        return [
-            (layer, count, mean_held(self.layout, cached, layer, text=self.text, output=answered.output,
-                                     turns=self.turns))
-            for layer, count in cache_layers(cached, self.places).items()
-        ]  # fmt: skip
-
     def _step(
-        self, cached: Cached, answered: Answered, layers: Sequence[tuple[CacheLayer, int, Held]], rows: float,
-        added: Sequence[Work],
-    ) -> list[Part]:  # fmt: skip
+        self, cached: Cached, answered: Answered, layers: Sequence[HeldLayers], rows: float, added: Sequence[Work]
+    ) -> list[Part]:
         parts: list[Part] = []
         for layer, count, held in layers:
             attention = partial(llm.step_attention, self.layout, cached, layer, rows, held)

@@ -134,8 +134,8 @@ class Cached:
     """Numbers in the constant state of a key-value head of each layer; 0: it has a cache."""
     read: tuple[float, ...]
     """Share of each layer's entries that a decoding step reads."""
-    bits: tuple[tuple[CacheBits, Names], ...] = ()
-    """Ways in which entries are quantised, with what the names in them stand for."""
+    bits: tuple[CacheBits, ...] = ()
+    """Ways in which entries are quantised, as numbers and functions of `N`."""
     stored: tuple[tuple[int, int], ...]
     """For each layer, which of `bits` its vision and its text entries have; -1: none."""
     shares: Shares = Shares()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 Names = Mapping[str, Any]
@@ -60,6 +61,8 @@ class Change:
     """Share of the cache fetched from the host at each step (`kv.resident`)."""
     limit: Amount | None = None
     """The most entries of a layer, a head, while decoding (`kv.tokens`); None: no limit."""
+    all_rounds: bool = False
+    """Whether it counts all that a layer holds, and not only what the round adds (`kv.tokens`)."""
 
     def apply(self, old: float, names: Names, *, whole: bool = True) -> float:
         """The new value; a `whole` one is a count, rounded when scaled. Never negative."""
@@ -68,9 +71,18 @@ class Change:
 
 
 def _settled(amount: Amount, names: Names) -> Amount:
-    """A number where a function says by its `names` that the entries do not decide."""
-    uses: Collection[str] = getattr(amount, "names", ("N",))
-    return amount if "N" in uses else value(amount, names)
+    """A number, or a function of `N` alone: a function may say by its `names` that the entries do not decide."""
+    if not callable(amount):
+        return amount
+    uses: Collection[str] = getattr(amount, "names", names)
+    if "N" not in uses:
+        return amount(names)
+    return partial(_at, amount, {name: names[name] for name in uses if name != "N"})
+
+
+def _at(amount: Callable[[Names], float], others: Names, here: Names) -> float:
+    """An amount where `N` stands for something else than before."""
+    return amount({**others, **here})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +110,7 @@ class CacheBits:
     """Recent values that stay as they are."""
 
     def settled(self, names: Names) -> CacheBits:
-        """The same with numbers for the layers, and in place of formulas that do not depend on the entries `N`."""
+        """The same with numbers for the layers, and in place of formulas numbers or functions of the entries `N`."""
         return CacheBits(
             order=self.order,
             of=self.of,
@@ -111,6 +123,14 @@ class CacheBits:
             full_precision_keys=_settled(self.full_precision_keys, names),
             full_precision_values=_settled(self.full_precision_values, names),
         )
+
+    @property
+    def amounts(self) -> tuple[Amount, Amount, Amount, Amount, Amount, Amount]:
+        """Bits of a key, of a value and of a group, what shares a group, and the keys and values that stay exact."""
+        return (
+            self.key, self.value, self.group_overhead_bit, self.group_size, self.full_precision_keys,
+            self.full_precision_values,
+        )  # fmt: skip
 
     @property
     def uneven(self) -> bool:

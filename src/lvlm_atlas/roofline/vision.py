@@ -2,52 +2,100 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.roofline.model import Model
 from lvlm_atlas.roofline.tokens import rule
 from lvlm_atlas.roofline.tokens.sampling import sampled_frames
+from lvlm_atlas.roofline.tokens.sizes import Size
+from lvlm_atlas.roofline.tokens.smart_resize import token_grid
 from lvlm_atlas.roofline.visual import Visual
-from lvlm_atlas.roofline.workload import Workload
+from lvlm_atlas.roofline.workload import Image, Video, Workload
 
 EMPTY = Visual((), 0, 0)
 
 
-def visual(model: Model, workload: Workload, frame_share: float = 1.0, pixel_share: float = 1.0) -> Visual:
+def visual(model: Model, workload: Workload, frame_share: float = 1.0, pixels: Sequence[float] | None = None) -> Visual:
     """What the model makes of a request's images and videos.
 
     Args:
         model: the model, with its token rules.
         workload: the request.
         frame_share: share of images and of sampled frames that is kept.
-        pixel_share: share of the pixels of each.
+        pixels: what each frame is resized to, in the order of `Visual.pixels`; a frame that has as many is left alone.
+            Sides become whole tokens where the model takes any resolution, else whole pixels, and the model's own
+            least resolution no longer holds. None: no frame is resized.
 
     Raises:
         AtlasError: the model takes no video, or an image is outside its limits.
     """
-    side = math.sqrt(pixel_share)
-    made = EMPTY
+    made, asked = EMPTY, iter(pixels or ())
     if workload.images:
-        sizes = [_sized(each.width, each.height, side) for each in workload.images for _ in range(each.count)]
-        kept = sizes[: max(1, round(len(sizes) * frame_share))]
-        made += rule(model.tokens.image)(kept, **model.tokens.image_params)
+        made += _images(model, workload.images, frame_share, asked)
     for video in workload.videos:
-        if model.tokens.video is None:
-            raise AtlasError(
-                f"{model.name} takes no video: no rule for it is published; "
-                f"give frames as images, such as --image {video.width}x{video.height} --images 8"
-            )
-        params: dict[str, Any] = dict(model.tokens.video_params)
-        limits = {key: params.pop(key) for key in ("min_frames", "max_frames", "multiple") if key in params}
-        frames = sampled_frames(
-            video.duration_s, sample_fps=video.sample_fps, source_fps=max(video.source_fps, video.sample_fps), **limits
-        )
-        kept_frames = max(1, round(frames * frame_share))
-        made += rule(model.tokens.video)(*_sized(video.width, video.height, side), kept_frames, **params)
+        made += _video(model, video, frame_share, next(asked, None))
     return made
 
 
-def _sized(width: int, height: int, side: float) -> tuple[int, int]:
-    return (width, height) if side == 1 else (max(1, round(width * side)), max(1, round(height * side)))
+def _images(model: Model, images: Iterable[Image], frame_share: float, asked: Iterator[float]) -> Visual:
+    """What the model makes of images, those of each size resized to the next number of pixels, if there is one."""
+    to_tokens, params = rule(model.tokens.image), dict(model.tokens.image_params)
+    sizes, entering = [], []
+    free = params
+    for each in images:
+        size = (each.width, each.height)
+        own = _entering(size, to_tokens([size], **params), params)
+        resized, pixels = _resized(size, own, next(asked, None), params)
+        sizes += [resized] * each.count
+        entering.append(pixels)
+        free = _free(params) if resized != size else free
+    kept = sizes[: max(1, round(len(sizes) * frame_share))]
+    return replace(to_tokens(kept, **free), pixels=tuple(entering))
+
+
+def _video(model: Model, video: Video, frame_share: float, pixels: float | None) -> Visual:
+    """What the model makes of a video, its frames resized to so many pixels."""
+    if model.tokens.video is None:
+        raise AtlasError(
+            f"{model.name} takes no video: no rule for it is published; "
+            f"give frames as images, such as --image {video.width}x{video.height} --images 8"
+        )
+    params: dict[str, Any] = dict(model.tokens.video_params)
+    limits = {key: params.pop(key) for key in ("min_frames", "max_frames", "multiple") if key in params}
+    frames = sampled_frames(
+        video.duration_s, sample_fps=video.sample_fps, source_fps=max(video.source_fps, video.sample_fps), **limits
+    )
+    size, kept_frames = (video.width, video.height), max(1, round(frames * frame_share))
+    made = rule(model.tokens.video)(*size, kept_frames, **params)
+    own = _entering(size, made, params)
+    resized, entering = _resized(size, own, pixels, params)
+    if resized != size:
+        made = rule(model.tokens.video)(*resized, kept_frames, **_free(params))
+    return replace(made, pixels=(entering,))
+
+
+def _factor(params: Mapping[str, Any]) -> int:
+    """Side of the square of pixels that becomes one token, where a model takes any resolution; else 1, a pixel."""
+    return int(params["patch"] * params["merge"]) if "max_pixels" in params else 1
+
+
+def _free(params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a rule for frames that have been resized: the model's own least resolution no longer holds."""
+    return {**params, "min_pixels": 0} if "min_pixels" in params else params
+
+
+def _entering(size: Size, made: Visual, params: Mapping[str, Any]) -> float:
+    """Pixels of a frame of that size as the model's own rule resizes it; those of the frame where tiles are cut."""
+    return float(made.patches[0].patch * params["patch"] ** 2 if _factor(params) > 1 else size[0] * size[1])
+
+
+def _resized(size: Size, own: float, pixels: float | None, params: Mapping[str, Any]) -> tuple[Size, float]:
+    """The size to resize to, and the pixels that enter."""
+    if pixels is None or pixels == own:
+        return size, own
+    factor = _factor(params)
+    columns, rows = token_grid(*size, factor=factor, min_pixels=pixels, max_pixels=pixels, kind="image")
+    return (columns * factor, rows * factor), float(columns * rows * factor**2)

@@ -33,6 +33,8 @@ class Visual:
     """Vision tokens that cross-attention layers read in place of the sequence."""
     frames: int = 0
     """Images and sampled video frames that this stands for."""
+    pixels: tuple[float, ...] = ()
+    """Pixels of a frame that enter the patch embedding, for images of each size and for each video."""
 
     @property
     def encoder_token(self) -> int:
@@ -47,4 +49,5 @@ class Visual:
             self.llm_token + other.llm_token,
             self.cross_token + other.cross_token,
             self.frames + other.frames,
+            self.pixels + other.pixels,
         )

@@ -5,33 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lvlm_atlas.atlas.loader import Inspection
-from lvlm_atlas.rules.rule import Files, Finding, rule
+from lvlm_atlas.rules.rule import Finding, rule
 from lvlm_atlas.rules.sample import ALPHA
 from lvlm_atlas.schema.technique import Technique
-
-
-def _same_stage(files: Files) -> None:
-    source = {"paper": "doe2025alpha", "place": "README"}
-    files[ALPHA]["listed_in"] = {"heading": "Prefilling", "stage": "prefilling", "source": source}
-
-
-@rule(
-    id="listing-repeats-entry",
-    message="`{key}` of the list is the entry's own",
-    repair="leave it out; it is given only where the list differs",
-    why="Readers take what is given for a difference between the list and the entry.",
-    example=_same_stage,
-)
-def listing_repeats_entry(inspection: Inspection) -> Iterator[Finding]:
-    """Stage and training-free flag of `listed_in`."""
-    for path, technique in inspection.of(Technique):
-        listed = technique.listed_in
-        if listed is None:
-            continue
-        if listed.stage == technique.stage:
-            yield Finding(path=path, loc=("listed_in", "stage"), words={"key": "stage"})
-        if listed.training_free == (technique.training == "none"):
-            yield Finding(path=path, loc=("listed_in", "training_free"), words={"key": "training_free"})
 
 
 @rule(

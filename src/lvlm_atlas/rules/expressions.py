@@ -21,8 +21,8 @@ from lvlm_atlas.schema.record import Setting
 from lvlm_atlas.schema.technique import Technique
 
 TYPICAL: Mapping[str, int] = {
-    "B": 1, "F": 1, "N_p": 576, "N_v": 576, "N_in": 576, "N_t": 64, "N": 640, "N_o": 128, "L": 32, "L_v": 23, "l": 16,
-    "H": 32, "H_v": 16, "G": 32, "d": 128, "D": 4096, "D_v": 1024, "P": 2,
+    "B": 1, "F": 1, "A": 112_896, "N_s": 1, "N_p": 576, "N_v": 576, "N_in": 576, "N_t": 64, "N": 640, "N_o": 128,
+    "L": 32, "L_v": 23, "l": 16, "H": 32, "H_v": 16, "G": 32, "d": 128, "D": 4096, "D_v": 1024, "P": 2,
 }  # fmt: skip
 """One request to LLaVA-1.5 7B with an image of 336 × 336, sizes as in its published configuration."""
 OTHER = 16

@@ -17,6 +17,7 @@ MODEL = "catalog/models/gamma.yaml"
 DEVICE = "catalog/hardware/delta.yaml"
 WORKLOAD = "catalog/workloads/short-clip.yaml"
 SYSTEM = "catalog/systems/epsilon.yaml"
+LIST = "catalog/lists/iota.yaml"
 BIB = "papers.bib"
 
 _SOURCE = {"paper": "doe2025alpha", "place": "sec. 1"}
@@ -33,6 +34,7 @@ def sound() -> Files:
         DEVICE: _device(),
         WORKLOAD: _workload(),
         SYSTEM: _system(),
+        LIST: _list(),
         BIB: _work("doe2025alpha", "Alpha"),
     }
 
@@ -185,7 +187,6 @@ def _alpha() -> dict[str, Any]:
         "neutral": {"keep_ratio": 1.0},
         "trials": [{"keep_ratio": 0.25, "layer": 1}],
         "also_in": [{"family": "kv-compression", "section": "5.1", "note": "Named in passing."}],
-        "listed_in": {"heading": "Encoding", "stage": "encoding", "source": dict(_SOURCE)},
         "shipped_in": [
             {
                 "engine": "zeta",
@@ -292,11 +293,19 @@ def _system() -> dict[str, Any]:
         "policy": [{"decides": "routing", "rule": "In turn.", "source": dict(_SOURCE)}],
         "resources": [{"name": "encoders", "stages": ["encoding"], "holds": "The encoder's weights."}],
         "communication": [{"start": "encoders", "end": "LLM", "carries": "Embeddings.", "byte": "2 * N_v * d"}],
-        "metrics": [{"metric": "ttft", "value": "half", "setting": "Made up.", "source": dict(_SOURCE)}],
+        "reported": [{"metric": "ttft", "value": "half", "setting": "Made up.", "source": dict(_SOURCE)}],
         "relations": [
             {"kind": "composes-with", "with": "alpha", "reason": "Fewer tokens are sent.", "evidence": "reasoned",
              "source": dict(_SOURCE)}
         ],
         "shipped_in": [{"engine": "eta", "how": "`--split`", "source": dict(_SOURCE)}],
         "code": "released", "upstream": {"repository": "doe/epsilon"}, "verified": "code", "updated": "2026-11-22",
+    }  # fmt: skip
+
+
+def _list() -> dict[str, Any]:
+    works = [{"name": "Alpha", "technique": "alpha", "training_free": True}, {"name": "Kappa", "technique": "kappa"}]
+    return {
+        "id": "iota", "name": "Iota", "summary": "A made-up list.", "source": dict(_SOURCE),
+        "sections": [{"heading": ["Prefilling"], "stage": "prefilling", "works": works}],
     }  # fmt: skip

@@ -89,7 +89,7 @@ class Frames(Change):
 
 
 class Pixels(Change):
-    """Pixels of a frame that enter the encoder; a number is held against the average frame of the request."""
+    """Pixels of a frame that enter the encoder, for frames of each size on their own; sides become whole tokens."""
 
     quantity: Literal["pixels"]
 
@@ -240,7 +240,9 @@ class KvResident(Change):
 
     quantity: Literal["kv.resident"]
     fetch: Amount = 0
-    """Share of the cache fetched from the host at each step."""
+    """Share of the cache fetched from the host at each step; at most, where data decide."""
+    fetch_at_least: Amount | None = None
+    """The least that it can be, where data decide; absent means that it is always as given."""
 
 
 class KvRead(Schedule):
@@ -336,7 +338,8 @@ class Overhead(Record):
     attention_rows: Amount | None = None
     """Query rows of softmax attention that must be formed and kept, per head. In the LLM they are the last rows of a
     layer, each as long as the causal mask leaves it. Without `from_layer` they are the longest of all layers together;
-    with it, so many of each layer from there on."""
+    with it, so many of each layer from there on. In decoding, so many for each new token, as long as the cache, in each
+    layer."""
     from_layer: Amount | None = None
     """The first layer whose rows are formed."""
     to_layer: Amount | None = None

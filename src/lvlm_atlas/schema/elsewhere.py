@@ -1,4 +1,4 @@
-"""Where else a technique or a system is found: the engines that ship it, the survey's other places, its list."""
+"""Where else a technique or a system is found: the engines that ship it, the survey's other places."""
 
 from typing import Annotated, Self
 
@@ -39,16 +39,3 @@ class Place(Record):
         if not (self.family or self.section):
             raise ValueError("names no place; give `family`, `section` or both")
         return self
-
-
-class Listed(Record):
-    """Its row in the list that the survey's authors maintain."""
-
-    heading: Text
-    """The headings above the row, outermost first."""
-    stage: Annotated[Id, Ref("stage")] | None = None
-    """The stage it is listed under, where that is not the entry's."""
-    training_free: bool | None = None
-    """Whether the list calls it training-free, where the entry says otherwise."""
-    source: Source
-    """The list, and its state that was read."""

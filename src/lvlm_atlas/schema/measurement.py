@@ -52,8 +52,8 @@ class Counts(Record):
     """Tokens that enter each LLM layer in prefill."""
     score_entries: tuple[int, ...]
     """Attention scores computed in prefill, per LLM layer, over all heads."""
-    kv_entries: tuple[int, ...]
-    """Cache entries per key-value head after prefill, per LLM layer."""
+    kv_entries: tuple[int | float, ...]
+    """Cache entries per key-value head after prefill, per LLM layer; their mean where heads differ."""
     kv_byte: int
     """Bytes of the cache after prefill."""
     target_passes: int

@@ -170,6 +170,8 @@ class Llm(Sourced):
     """Whether queries and keys are normalised."""
     rope: Text | None = None
     """What is special about its rotary positions."""
+    position_axes: Count = 1
+    """Axes of a token's position id: 3 with M-RoPE."""
     experts: Experts | None = None
     """The mixture of experts; absent: dense."""
     mla: LatentAttention | None = None

@@ -93,7 +93,7 @@ class System(Record):
     """What it runs on."""
     communication: tuple[Transfer, ...] = ()
     """What moves between its resources; none where all happens on one device."""
-    metrics: tuple[Figure, ...] = ()
+    reported: tuple[Figure, ...] = ()
     """What sources report of it. Nothing is measured here."""
     relations: tuple[Interaction, ...] = ()
     """How it gets along with techniques."""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from lvlm_atlas.schema.effect import Effect, Overhead
-from lvlm_atlas.schema.elsewhere import Listed, Place, Shipped
+from lvlm_atlas.schema.elsewhere import Place, Shipped
 from lvlm_atlas.schema.record import Id, PaperKey, Record, Ref, Setting, Source, Text
 from lvlm_atlas.schema.reported import Reported
 
@@ -35,6 +35,8 @@ class Parameter(Record):
     """How many numbers a list holds; absent means any number."""
     order: Literal["rising", "falling"] | None = None
     """Whether each number of a list is above, or below, the one before."""
+    multiple_of: Text | None = None
+    """Parameter of the entry whose multiple it must be; settings that are drawn keep to it."""
     unit: Text | None = None
     """Unit of its values; absent means a count or a share."""
     doc: Text
@@ -173,8 +175,6 @@ class Technique(Record):
     """Its family, or subfamily where there is one."""
     also_in: tuple[Place, ...] = ()
     """Where else the survey treats it."""
-    listed_in: Listed | None = None
-    """Its row in the list that the survey's authors maintain; absent means that it has none."""
     modality: tuple[Annotated[Id, Ref("modality")], ...] = Field(min_length=1)
     """Inputs it applies to."""
     training: Annotated[Id, Ref("training")]
@@ -232,6 +232,18 @@ class Technique(Record):
         if not text.endswith((".", "!", "?")):
             raise ValueError("is not a sentence; end it with a full stop")
         return text
+
+    @model_validator(mode="after")
+    def _multiples_are_of_parameters(self) -> Self:
+        for name, parameter in self.parameters.items():
+            if (of := parameter.multiple_of) is None:
+                continue
+            unit = self.parameters.get(of)
+            if of == name or unit is None or {unit.type, parameter.type} != {"int"}:
+                raise ValueError(f"parameter {name!r} has `multiple_of: {of}`; name another whole-number parameter")
+            if int(str(parameter.default)) % int(str(unit.default)):
+                raise ValueError(f"the default of {name!r} is no multiple of that of {of!r}; correct one of the two")
+        return self
 
     @model_validator(mode="after")
     def _implemented_runs(self) -> Self:

@@ -110,6 +110,10 @@ class QuantityTerm(Term):
     """Unit of the quantity."""
     position: Annotated[Id, Ref("position")] | None = None
     """Where in the pipeline the quantity is decided."""
+    supplies: bool = False
+    """Whether leaving less of it leaves less for every later place."""
+    demands: bool = False
+    """Whether its cost grows with what the places before left."""
 
 
 class SymbolTerm(Term):

@@ -50,7 +50,7 @@ def change(effect: Effect) -> Words:
         return _cached(effect)
     fetched: Words = ()
     if isinstance(effect, KvResident) and effect.fetch != 0:
-        fetched = ("; ", Value(effect.fetch), " fetched a step")
+        fetched = ("; ", *_up_to(effect.fetch_at_least, effect.fetch), " fetched a step")
     return (*_count(effect), *fetched)
 
 

@@ -15,6 +15,7 @@ from lvlm_atlas.site.markup import attribute, external
 from lvlm_atlas.site.routes import FIXED
 
 Nav = list[dict[str, Any]]
+REFERENCES = ("results", "coverage", "glossary", "tags")
 GUIDES = ("query", "plan", "estimate", "survey", "contribute", "reference", "about")
 """Pages under that heading; an atlas of somebody else may lack what one of them is about."""
 
@@ -76,7 +77,7 @@ def navigation(content: Content, pages: Sequence[Page]) -> Nav:
         {"Families": families},
         {"Models": [*records("model", content.estimates.models), {"Workloads": FIXED["workloads"]}]},
         {"Devices": records("device", atlas.hardware)},
-        {"Reference": [{"Papers": papers}, *(entry(FIXED[name]) for name in ("results", "glossary", "tags"))]},
+        {"Reference": [{"Papers": papers}, *(entry(FIXED[name]) for name in REFERENCES if FIXED[name] in titles)]},
         {"Guides": [entry(FIXED[name]) for name in GUIDES if FIXED[name] in titles]},
     ]
 

@@ -10,8 +10,10 @@ from typing import Any
 from markupsafe import Markup
 
 from lvlm_atlas.atlas.atlas import Atlas
+from lvlm_atlas.graph.coverage import Covered, coverage
 from lvlm_atlas.graph.knowledge import KnowledgeBase
 from lvlm_atlas.roofline.stage import STAGES
+from lvlm_atlas.schema.survey_list import SurveyList
 from lvlm_atlas.schema.system import System
 from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.schema.vocabulary import FamilyTerm, Term
@@ -158,7 +160,16 @@ class Content:
         return (kind, id_) in self.routes.paths
 
     @cached_property
-    def coverage(self) -> tuple[int, int]:
+    def coverage(self) -> tuple[tuple[SurveyList, tuple[Covered, ...]], ...]:
+        """The published lists, each with its rows."""
+        return tuple((list_, coverage(self.atlas, list_)) for list_ in self.atlas.lists.values())
+
+    def listed(self, technique: str) -> list[tuple[SurveyList, Covered]]:
+        """The rows of a technique in those lists."""
+        return [(list_, row) for list_, rows in self.coverage for row in rows if row.work.technique == technique]
+
+    @cached_property
+    def families_filled(self) -> tuple[int, int]:
         """How many of the survey's finest families have a described technique or system, and how many there are."""
         families = [f for f in self.atlas.terms("family") if not (isinstance(f, FamilyTerm) and f.any_stage)]
         leaves = [f.id for f in families if not self.below("family", f.id)]

@@ -15,6 +15,7 @@ from lvlm_atlas.schema.record import refs_in
 from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.schema.vocabulary import StageTerm, Term
 from lvlm_atlas.site.content import FULL_WIDTH, Content, Page
+from lvlm_atlas.site.coverage import coverage_page
 from lvlm_atlas.site.devices import device_pages
 from lvlm_atlas.site.effect import times
 from lvlm_atlas.site.estimates import REFERENCE
@@ -56,6 +57,7 @@ def pages(content: Content) -> tuple[Page, ...]:
         Page(path=FIXED["results"], title="Reported results", template="results.md.j2", hide=FULL_WIDTH, search=0,
              description="What sources report, those numbers together that can be compared.",
              context={"measures": measures(content)}),
+        *coverage_page(content),
         Page(path=FIXED["glossary"], title="Glossary", template="glossary.md.j2",
              description="Every word that entries use, with its definition."),
         Page(path=FIXED["tags"], title="Tags", template="tags.md.j2", search=0),

@@ -23,6 +23,7 @@ FIXED = {
     "tags": "tags.md",
     "workloads": "workloads.md",
     "results": "results.md",
+    "coverage": "coverage.md",
     "plan": "guide/plan.md",
     "survey": "guide/survey-numbers.md",
     "estimate": "guide/estimate.md",

@@ -36,6 +36,7 @@ def technique_page(content: Content, technique: Technique) -> Page:
         tags=_tags(content, technique),
         context={
             "t": technique,
+            "lists": content.listed(technique.id),
             "paper": atlas.papers[technique.paper],
             "source": source,
             "steps": [

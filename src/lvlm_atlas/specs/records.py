@@ -117,6 +117,7 @@ def _llm(llm: Llm, params: Parameters) -> model.Llm:
         window=window.tokens if window else None,
         local_layers=frozenset(range(llm.layers)) - {*window.global_layers} if window else frozenset(),
         cross_layers=frozenset(llm.cross_attention_layers),
+        position_axes=llm.position_axes,
         parameters=params.llm,
     )
 

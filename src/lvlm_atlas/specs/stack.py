@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -26,6 +27,22 @@ class Choice:
     """Values of its parameters; what is left out has its default."""
     outcomes: dict[str, float] = field(default_factory=dict)
     """What data decide and the user knows, by the names of `specs.technique.OUTCOMES`."""
+
+
+_PLUS = re.compile(r"(?<!\d[eE])\+|\+(?!\d)")
+"""What joins techniques: a plus, but for that of a number such as `1e+3`."""
+
+
+def split(text: str) -> list[str]:
+    """The techniques of a stack such as `fastv:keep_ratio=0.25 + kivi`, each with its setting.
+
+    Raises:
+        AtlasError: nothing stands on one side of a plus.
+    """
+    parts = [part.strip() for part in _PLUS.split(text)]
+    if not all(parts):
+        raise AtlasError(f"--stack {text!r} lacks a technique; write such as fastv:keep_ratio=0.25+kivi")
+    return parts
 
 
 def parse(kb: KnowledgeBase, spec: str, *, outcomes: Collection[str] = OUTCOMES) -> Choice:
@@ -118,16 +135,24 @@ def milder(technique: Technique) -> Choice | None:
     return Choice(technique, setting) if setting else None
 
 
-def stacked(kb: KnowledgeBase, specs: Sequence[str | Choice], model: Model, workload: Workload) -> tuple[Applied, ...]:
+def stacked(
+    kb: KnowledgeBase, specs: str | Sequence[str | Choice], model: Model, workload: Workload
+) -> tuple[Applied, ...]:
     """A stack, ready for the engine.
+
+    Args:
+        kb: the techniques.
+        specs: techniques, or texts that join some with `+`.
+        model: the model.
+        workload: the request.
 
     Raises:
         AtlasError: a spec is none, a technique stands there twice, two cannot share a request, or one cannot run on
             the model or with the request.
     """
-    if isinstance(specs, str):
-        raise AtlasError(f"the stack is the text {specs!r}; give a list of techniques, such as [{specs!r}]")
-    choices = [parse(kb, each) if isinstance(each, str) else each for each in specs]
+    choices: list[Choice] = []
+    for each in [specs] if isinstance(specs, str) else specs:
+        choices += [each] if isinstance(each, Choice) else (parse(kb, part) for part in split(each))
     if why := unfit(choices, model, workload) or conflict(kb, choices):
         raise AtlasError(why)
     return tuple(applied(kb.atlas, each.technique, each.setting, each.outcomes) for each in choices)

@@ -159,8 +159,9 @@ class _Lowering:
             to_layer=self._optional(getattr(effect, "to_layer", None)),
             of=effect.of if isinstance(effect, KvTokens) else "all",
             before_adapter=before_adapter,
-            fetch=self._amount(effect.fetch) if isinstance(effect, KvResident) else 0,
+            fetch=self._greatest(effect.fetch, effect.fetch_at_least) if isinstance(effect, KvResident) else 0,
             limit=self._optional(effect.limit) if isinstance(effect, KvTokens) else None,
+            all_rounds="cache-step" in self.technique.acts_at,
         )  # fmt: skip
 
     def _optional(self, amount: float | str | None) -> transform.Amount | None:
@@ -235,16 +236,16 @@ class _Lowering:
             self.assumptions.append(f"{self._label()}: a round drafts as much as it can.")
         return transform.Speculation(
             order=order,
-            draft_nodes=self._drafted(effect.draft_nodes, effect.draft_nodes_at_least),
-            draft_passes=self._drafted(effect.draft_passes, effect.draft_passes_at_least),
+            draft_nodes=self._greatest(effect.draft_nodes, effect.draft_nodes_at_least),
+            draft_passes=self._greatest(effect.draft_passes, effect.draft_passes_at_least),
             accepted=self._accepted(effect),
             draft_cost=self._draft_cost(effect),
-            draft_length=self._drafted(effect.draft_length, effect.draft_length_at_least),
+            draft_length=self._greatest(effect.draft_length, effect.draft_length_at_least),
             draft_vision_tokens=self._amount(effect.draft_vision_tokens),
         )
 
-    def _drafted(self, most: float | str, least: float | str | None) -> transform.Amount:  # noqa: ARG002
-        """Length, nodes or passes of a round; the most, where data decide."""
+    def _greatest(self, most: float | str, least: float | str | None) -> transform.Amount:  # noqa: ARG002
+        """What is fetched, or length, nodes or passes of a round; the most, where data decide."""
         return self._amount(most)
 
     def _accepted(self, effect: Speculation) -> transform.Amount:
@@ -309,7 +310,7 @@ class _Bounded(_Lowering):
             return "set", self._amount(effect.at_least)
         return ("scale", 1) if effect.at_most is None else ("set", self._amount(effect.at_most))
 
-    def _drafted(self, most: float | str, least: float | str | None) -> transform.Amount:
+    def _greatest(self, most: float | str, least: float | str | None) -> transform.Amount:
         return self._amount(most if least is None or self.bound == "most" else least)
 
     def _accepted(self, effect: Speculation) -> transform.Amount:
@@ -334,8 +335,9 @@ def _at(formula: Formula, parameters: Mapping[str, float]) -> tuple[float, ...]:
 
 def _probe(size: int) -> dict[str, float]:
     return {
-        "N_t": size, "N_v": 3 * size, "N_in": 3 * size, "N": 4 * size, "F": size, "N_p": 2 * size, "N_o": size, "l": 2,
-        "B": 1, "L": 32, "L_v": 24, "H": 32, "H_v": 16, "G": 8, "d": 128, "D": 4096, "D_v": 1024, "P": 2,
+        "N_t": size, "N_v": 3 * size, "N_in": 3 * size, "N": 4 * size, "F": size, "A": 196 * size, "N_s": size,
+        "N_p": 2 * size, "N_o": size, "l": 2, "B": 1, "L": 32, "L_v": 24, "H": 32, "H_v": 16, "G": 8, "d": 128,
+        "D": 4096, "D_v": 1024, "P": 2,
     }  # fmt: skip
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Sequence
 from itertools import product
 
 from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.specs.stack import split
 from lvlm_atlas.sweep.names import chosen
 
 Stack = tuple[str, ...]
 """Techniques with their settings, each as `planner.stack.parse` reads it; the empty one is no stack."""
-
-_PLUS = re.compile(r"(?<!\d[eE])\+|\+(?!\d)")
-"""What joins techniques: a plus, but for that of a number such as `1e+3`."""
 
 
 def expand(text: str, techniques: Collection[str], id_of: Callable[[str], str]) -> tuple[Stack, ...]:
@@ -32,7 +29,7 @@ def expand(text: str, techniques: Collection[str], id_of: Callable[[str], str]) 
     """
     if text.strip() == "none":
         return ((),)
-    return tuple(product(*(_settings(text, part, techniques, id_of) for part in _PLUS.split(text))))
+    return tuple(product(*(_settings(text, part, techniques, id_of) for part in split(text))))
 
 
 def label(stack: Stack) -> str:
@@ -43,8 +40,6 @@ def label(stack: Stack) -> str:
 def _settings(text: str, part: str, techniques: Collection[str], id_of: Callable[[str], str]) -> Sequence[str]:
     """One technique, or all that match, at each of its settings."""
     word, colon, rest = part.partition(":")
-    if not word.strip():
-        raise AtlasError(f"--stack {text!r} lacks a technique; write such as fastv:keep_ratio=0.25|0.5+kivi, or none")
     ids = chosen("technique", [word], techniques, id_of)
     axes = [_values(text, pair) for pair in rest.split(",")] if colon else []
     settings = [",".join(each) for each in product(*axes)]

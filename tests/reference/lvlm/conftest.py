@@ -26,12 +26,13 @@ def transformers() -> Any:
 
 @pytest.fixture
 def llava(transformers: Any) -> Callable[..., nn.Module]:
-    """A small `LlavaForConditionalGeneration`; keywords go to its configurations."""
+    """A small `LlavaForConditionalGeneration`, LLaVA-NeXT's if canvases are given; keywords go to configurations."""
 
     def make(
         vision: dict[str, Any] | None = None, text: dict[str, Any] | None = None, seed: int = 0, **top: Any
     ) -> nn.Module:
-        config = transformers.LlavaConfig(
+        family = "LlavaNext" if "image_grid_pinpoints" in top else "Llava"
+        config = getattr(transformers, f"{family}Config")(
             vision_config=transformers.CLIPVisionConfig(
                 **{
                     "hidden_size": 32,
@@ -59,7 +60,7 @@ def llava(transformers: Any) -> Callable[..., nn.Module]:
             image_token_index=IMAGE,
             **top,
         )
-        return shaken(transformers.LlavaForConditionalGeneration(config), seed)
+        return shaken(getattr(transformers, f"{family}ForConditionalGeneration")(config), seed)
 
     return make
 

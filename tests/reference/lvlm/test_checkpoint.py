@@ -158,7 +158,10 @@ def test_a_tensor_of_another_shape_is_named_with_both_shapes(rewritten: Any) -> 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model_type": "blip"}, "model_type 'blip' is not supported; supported: llava, qwen2_5_vl, qwen3_vl"),
+        (
+            {"model_type": "blip"},
+            "model_type 'blip' is not supported; supported: llava, llava_next, qwen2_5_vl, qwen3_vl",
+        ),
         ({"text_config__model_type": "mistral"}, "model_type 'mistral' is not supported; supported: llama"),
         ({"vision_config__hidden_act": "mish"}, "hidden_act 'mish' is not supported; supported: quick_gelu, gelu"),
         ({"text_config__rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "rope_type 'linear' is not"),

@@ -14,10 +14,10 @@ from lvlm_atlas import load
 from lvlm_atlas.needs import unmet
 from lvlm_atlas.reference.flow.request import Request
 from lvlm_atlas.reference.flow.states import close_up
+from lvlm_atlas.reference.flow.vision_tokens import VisionTokens, blocks_of, grid_places
 from lvlm_atlas.reference.lvlm import LVLM, Refusal, Technique, random_request
 from lvlm_atlas.reference.lvlm.mrope import in_order, positions
 from lvlm_atlas.reference.lvlm.presets import PRESETS
-from lvlm_atlas.reference.lvlm.prompt import Seen
 from lvlm_atlas.reference.lvlm.windows import coordinates, to_frames, to_patches
 
 TINY = PRESETS["tiny-window"]
@@ -35,17 +35,25 @@ def stills(config, frames: int = 3, **more) -> Request:
     return dataclasses.replace(request, prompt_N=prompt_N, image_token_id=config.image_token_id)
 
 
+def picture(blocks: int, rows: int, columns: int, time_T: torch.Tensor | None = None) -> VisionTokens:
+    tokens = torch.zeros(blocks, rows * columns, 1)
+    return VisionTokens(
+        blocks_of(tokens, grid_places(rows, columns).expand(len(tokens), -1, -1)), (rows, columns), time_T
+    )
+
+
 def test_positions_of_text_an_image_and_a_video_by_hand() -> None:
-    image = Seen(torch.zeros(1, 6, 1), grid=(2, 3))
-    video = Seen(torch.zeros(2, 2, 1), grid=(2, 1), time_T=torch.tensor([0.0, 3.9]))
-    time, row, column = positions([2, image, 1, video, 1]).T.tolist()
+    image, video = picture(1, 2, 3), picture(2, 2, 1, torch.tensor([0.0, 3.9]))
+    position_N3, following = positions([2, image, 1, video, 1])
+    time, row, column = position_N3.T.tolist()
+    assert following == 9
     assert time == [0, 1, *[2] * 6, 5, 6, 6, 9, 9, 8]
     assert row == [0, 1, 2, 2, 2, 3, 3, 3, 5, 6, 7, 6, 7, 8]
     assert column == [0, 1, 2, 3, 4, 2, 3, 4, 5, 6, 6, 6, 6, 8]
 
 
 def test_pictures_side_by_side_are_told_apart_and_half_a_picture_is_refused() -> None:
-    one, two = Seen(torch.zeros(1, 2, 1), grid=(1, 2)), Seen(torch.zeros(1, 3, 1), grid=(3, 1))
+    one, two = picture(1, 1, 2), picture(1, 3, 1)
     assert list(in_order(torch.tensor([5, 9, 9, 9, 9, 9]), {9: iter([one, two])})) == [1, one, two]
     with pytest.raises(ValueError, match="the placeholders from token 1 on do not fit their picture, which has 3"):
         list(in_order(torch.tensor([5, 9, 9, 7]), {9: iter([two])}))

@@ -12,6 +12,7 @@ from lvlm_atlas.reference.ops.attention import causal_mask
 from lvlm_atlas.reference.ops.scores import (
     accumulated_attention,
     attention_per_row,
+    carried_over,
     group_heads,
     pool_scores,
     windowed_attention,
@@ -91,3 +92,11 @@ def test_a_kernel_of_one_changes_nothing_and_no_entries_stay_none(device: str) -
 def test_a_kernel_that_would_shift_scores_is_refused(kernel: int) -> None:
     with pytest.raises(ValueError, match=rf"kernel must be odd and at least 1, got {kernel}"):
         pool_scores(torch.ones(1, 1, 8), kernel)
+
+
+def test_scores_are_carried_over_by_token(device: str) -> None:
+    score = torch.tensor([[[1.0, 2, 3], [4, 5, 6]]], device=device)
+    index = torch.tensor([[[0, 2, 5], [1, 2, 3]]], device=device)
+    now = torch.tensor([[[2, 5, 6, 7], [1, 3, 6, 7]]], device=device)
+    assert carried_over(score, index, now).tolist() == [[[2, 3, 0, 0], [4, 6, 0, 0]]]
+    assert carried_over(score[..., :0], index[..., :0], now).tolist() == [[[0] * 4] * 2]

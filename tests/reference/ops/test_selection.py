@@ -12,6 +12,7 @@ from lvlm_atlas.reference.ops.places import places_of
 from lvlm_atlas.reference.ops.selection import (
     mass_count,
     ranking,
+    recent_and_best,
     threshold_mask,
     top_mask,
     top_mask_of_groups,
@@ -125,3 +126,13 @@ def test_a_threshold_is_strict_and_leaves_the_least_number(device: str) -> None:
     assert threshold_mask(score, 2.0, least=1).int().tolist() == [[0, 0, 1], [1, 0, 0]]
     mean: Tensor = score.mean(dim=-1, keepdim=True)
     assert threshold_mask(score, mean).int().tolist() == [[0, 0, 1], [1, 1, 0]]
+
+
+def test_recent_places_are_selected_besides_the_best_of_the_others(device: str) -> None:
+    score = torch.tensor([[3.0, 1, 2, 9, 9], [1, 3, 2, 0, 0]], device=device)
+    assert recent_and_best(score, 2, 1).int().tolist() == [[1, 0, 0, 1, 1], [0, 1, 0, 1, 1]]
+    assert recent_and_best(score, 0, 2).int().tolist() == [[0, 0, 0, 1, 1], [0, 1, 1, 0, 0]]
+    assert recent_and_best(score, 9, 3).all()
+    assert recent_and_best(score, 1, 9).all()
+    first = torch.tensor([True, False, False, True, False], device=device)
+    assert recent_and_best(score, 1, 2, first).int().tolist() == [[1, 0, 0, 1, 1]] * 2

@@ -2,13 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
+import torch
 from torch import Tensor
+from torch.nn import functional
 
+from lvlm_atlas.reference.caches.in_cache import InCache
+from lvlm_atlas.reference.caches.ledger import Ledger
+from lvlm_atlas.reference.caches.ragged import RaggedStore
+from lvlm_atlas.reference.caches.reading import Reading
 from lvlm_atlas.reference.caches.store import Store
-from lvlm_atlas.reference.flow.states import Entries
+from lvlm_atlas.reference.flow.probe import Probe
+from lvlm_atlas.reference.flow.states import Held, Sequence
 from lvlm_atlas.reference.flow.trace import Trace
+from lvlm_atlas.reference.ops.places import places_of, take
+from lvlm_atlas.reference.refusal import Refusal
+
+Choose = Callable[[int, Store, int, Tensor, Sequence | None], Tensor | None]
+"""From a layer, its store, how many entries are settled, the queries of the new tokens (B, H, M, d) and these, if they
+are of a prompt, to the places (B, G, R) of the settled entries to read; None: all."""
+
+
+class Policy(Protocol):
+    """Says which of a layer's entries stay once tokens have settled there."""
+
+    def __call__(
+        self,
+        layer: int,
+        held: Held,
+        new: int,
+        rows: Callable[[slice], Tensor],
+        read: Callable[[], tuple[Tensor, Tensor]],
+        *,
+        prompt: bool = False,
+    ) -> Tensor | None:
+        """True (B, G, S) at the entries that stay; None: all.
+
+        Args:
+            layer: the layer.
+            held: which tokens its entries are, the new ones last.
+            new: entries a head that settle now.
+            rows: softmax rows (B, H, R, S) of the tokens that settle now, those of a slice of them, over the entries.
+            read: keys and values (B, G, S, d).
+            prompt: whether the tokens are of a prompt, and not decoded.
+        """
 
 
 @dataclass
@@ -16,28 +56,139 @@ class Cache:
     """The stores of all layers, and how far the text has come."""
 
     stores: list[Store]
-    prompt: list[Entries]
-    """What each layer kept of the prompt; its tensors `vision_BGS` and `index_BGS` tell the entries apart.
-
-    Decoding does not read it; it is emptied when the decode loop begins, so that a store is the only holder.
-    """
+    ledgers: list[Ledger]
+    """Which tokens the entries of each store are."""
     next_position: Tensor
-    """Position id (B,) of the next token: one more than the prompt's last, whatever was evicted."""
-    real_BN: Tensor | None = None
-    """False where the prompt has padding; None means nowhere."""
+    """Position id (L, B) of the next token in each layer: one more than the prompt's last, whatever was evicted. Layers
+    differ where tokens were renumbered between them."""
+    next_index: int = 0
+    """Place of the next token in the text, the prompts and the answers; nothing that was evicted is missing there."""
+    policy: Policy | None = None
+    """What evicts entries as they settle."""
+    queries: list[Tensor] = field(default_factory=list)
+    """Of each layer the queries (B, H, U, d) of the unsettled tokens, where a policy may ask for their attention."""
     parents: list[int] = field(default_factory=list)
     """The unsettled tokens: for each the one it follows, counted from the oldest; −1 is the last settled token."""
+    begun: tuple[Tensor, ...] = ()
+    """Of the last unsettled tokens what entered each of the first layers (B, M, D), and what left the last that they
+    have run through; empty where all have run through all layers."""
     trace: Trace = field(default_factory=Trace)
     """Where it is counted what happens to the cache."""
+    in_cache: InCache | None = None
+    """Where keys are held as they are before rotary: rotates them when they are read. None: they are held rotated."""
+    choose: Choose | None = None
+    """What says which settled entries a pass reads; None: it reads all."""
+    fetched_byte: int = 0
+    """Bytes fetched from the host so far."""
+
+    @property
+    def waiting(self) -> int:
+        """Unsettled tokens that have not run through all layers."""
+        return self.begun[0].shape[1] if self.begun else 0
 
     def retain(self, index_K: Tensor) -> None:
         """Of the unsettled tokens keep those at these places, each the child of the one before, and settle."""
-        for store in self.stores:
-            store.retain(index_K)
-            store.settle()
         self.next_position = self.next_position + len(index_K)
+        self.next_index += len(index_K)
         self.parents.clear()
-        self.trace.note_settled([store.length for store in self.stores])
+        for layer, store in enumerate(self.stores):
+            store.retain(index_K)
+            keep_BGS = None if self.policy is None else self._judge(self.policy, layer, index_K)
+            store.settle()
+            if keep_BGS is not None:
+                self.evict(layer, keep_BGS)
+        self.queries.clear()
+        self.trace.note_settled(self.lengths)
+
+    def behind(self, sequence: Sequence) -> Sequence:
+        """Tokens as they follow what is held, at the first layer."""
+        return sequence.behind(self.next_index, self.next_position[0])
+
+    def held(self, layer: int) -> Held:
+        """Which tokens the settled entries of a layer are."""
+        ledger = self.ledgers[layer]
+        if ledger.next_index < self.next_index:
+            ledger.catch_up(self.next_index, self.next_position[layer])
+        return ledger.held
+
+    def real(self, layer: int) -> Tensor | None:
+        """False where an entry (B, G, S) is padding, G one where heads are alike; None: nowhere. Later ones are not."""
+        return self.ledgers[layer].real_BGS if self.ledgers else None
+
+    def note_query(self, layer: int, query_BHMd: Tensor) -> None:
+        """New unsettled tokens asked a layer this; it is kept if a policy may want their attention."""
+        if self.policy is None:
+            return
+        if layer == len(self.queries):
+            self.queries.append(query_BHMd)
+        else:
+            self.queries[layer] = torch.cat([self.queries[layer], query_BHMd], dim=2)
+
+    def evict(self, layer: int, keep_BGS: Tensor) -> None:
+        """Of a layer's settled entries keep only those where it is True.
+
+        Raises:
+            Refusal: heads would keep different numbers of entries, in a store that holds equally many.
+        """
+        store = self.stores[layer]
+        keep_BGS = keep_BGS & self.held(layer).visible_BGS
+        if isinstance(store, RaggedStore):
+            store.keep_where(keep_BGS)
+        else:
+            counts = keep_BGS.sum(dim=-1)
+            if bool((counts != counts.flatten()[0]).any()):
+                raise Refusal(
+                    f"heads that hold equally many entries must keep equally many, got {counts.tolist()} in layer "
+                    f"{layer}; let them differ from prefill on, or take the same number in every head"
+                )
+            store.keep(places_of(keep_BGS))
+        self.ledgers[layer].keep_where(keep_BGS)
+
+    @property
+    def lengths(self) -> list[float]:
+        """Entries a head that each layer holds; their mean where heads differ."""
+        return [store.mean_length if isinstance(store, RaggedStore) else store.length for store in self.stores]
+
+    def _judge(self, policy: Policy, layer: int, index_K: Tensor) -> Tensor | None:
+        """What a policy keeps of a layer once these tokens are retained; codes are still what attention read."""
+        query_BHKd = self.queries[layer][:, :, index_K]
+        store, held = self.stores[layer], self.held(layer)
+
+        def rows(index: slice = slice(None)) -> Tensor:
+            key_BGSd, value_BGSd = store.read()
+            if self.in_cache:
+                if self.choose:
+                    raise Refusal("attention of a step to entries that it did not read has no positions in the cache")
+                reading = Reading(key_BGSd, value_BGSd, key_BGSd.shape[2], lambda: held, held.real_BGS)
+                next_B1 = self.next_position[layer, :, None]
+                place_BGS, _ = self.in_cache.positions(layer, reading, index_K[:1], next_B1)
+                key_BGSd = self.in_cache.rotate(key_BGSd, place_BGS)
+            probe = Probe(query_BHKd, key_BGSd, causal=True, on_read=self.trace.note_step_probe, real_BGS=held.real_BGS)
+            return probe.rows(index, earlier=True)
+
+        return policy(layer, held, len(index_K), rows, store.read)
+
+    def read(self, layer: int, query_BHMd: Tensor, sequence: Sequence | None = None) -> Reading:
+        """What new tokens with these queries attend to; `sequence` are these tokens, if they are of a prompt."""
+        store = self.stores[layer]
+        settled, real_BGR = store.length - len(self.parents), self.real(layer)
+        index_BGR = self.choose(layer, store, settled, query_BHMd, sequence) if self.choose else None
+        if index_BGR is None:
+            # A store may read less than it holds, of its own accord; what is unsettled stands last.
+            key, value = store.read()
+            return Reading(key, value, key.shape[2] - len(self.parents), lambda: self.held(layer), real_BGR)
+        if real_BGR is not None:
+            real_BGS = functional.pad(real_BGR, (0, settled - real_BGR.shape[2]), value=True)
+            real_BGR = take(real_BGS.expand(-1, index_BGR.shape[1], -1), index_BGR)
+        pair = store.read_at(index_BGR, settled)
+        return Reading(*pair, index_BGR.shape[2], lambda: self.held(layer).keep(index_BGR), real_BGR)
+
+    def count_fetched(self) -> None:
+        """Count what a pass over the new tokens has fetched from the host."""
+        fetched_byte = sum(store.fetched_byte for store in self.stores)
+        if fetched_byte > self.fetched_byte:
+            self.trace.note_fetch(fetched_byte - self.fetched_byte, sum(self.layer_byte()))
+            self.fetched_byte = fetched_byte
 
     def layer_byte(self) -> list[int]:
         """Bytes of the tensors of each layer; a tensor that an earlier layer holds counts there alone."""
@@ -51,7 +202,9 @@ class Cache:
 
     def count_prompt(self) -> None:
         """Count what the prompt has left in the cache."""
+        self.fetched_byte = sum(store.fetched_byte for store in self.stores)
         trace, device = self.trace, self.next_position.device
+        trace.note_cache([self.held(layer) for layer in range(len(self.stores))], self.lengths)
         trace.kv_byte = self.layer_byte()
         on_host = (
             tensor

@@ -10,6 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from lvlm_atlas.reference.ops.places import take
+
 
 class Store(Protocol):
     """Holds the keys and values of one layer. A technique at `cache-bits` brings its own."""
@@ -27,11 +29,21 @@ class Store(Protocol):
         be padding.
         """
 
+    def read_at(self, index_BGR: Tensor, settled: int) -> tuple[Tensor, Tensor]:
+        """Of the first `settled` entries those at these places, head by head, then all that are unsettled."""
+        return read_at(self.read(), index_BGR, settled)
+
     def retain(self, index_K: Tensor) -> None:
         """Of the unsettled entries keep those at these places (ascending), drop the others."""
 
     def settle(self) -> None:
         """Declare all entries final; a store may now change how it holds them."""
+
+    def keep(self, index_BGK: Tensor) -> None:
+        """Of the settled entries keep only those at these places, ascending, head by head.
+
+        Unsettled ones stay behind them and can still be taken back.
+        """
 
     @property
     def length(self) -> int:
@@ -45,6 +57,17 @@ class Store(Protocol):
     def host_tensors(self) -> tuple[Tensor, ...]:
         """Those of them that wait in the host's memory. Read on the CPU alone; on a GPU their device says it."""
         return ()
+
+    @property
+    def fetched_byte(self) -> int:
+        """Bytes that all reads so far have moved from the host's memory."""
+        return 0
+
+
+def read_at(held: tuple[Tensor, Tensor], index_BGR: Tensor, settled: int) -> tuple[Tensor, Tensor]:
+    """Of keys and values (B, G, S, d) the settled ones at these places, then all that are unsettled."""
+    key, value = (torch.cat([take(x[:, :, :settled], index_BGR), x[:, :, settled:]], dim=2) for x in held)
+    return key, value
 
 
 class PlainStore(Store):
@@ -85,6 +108,19 @@ class PlainStore(Store):
     def settle(self) -> None:
         """See `Store`."""
         self._settled = self._length
+
+    def keep(self, index_BGK: Tensor) -> None:
+        """See `Store`. What is dropped takes no room any more; the tensors that were handed over do not change."""
+        kept, unsettled = index_BGK.shape[2], slice(self._settled, self._length)
+        length = kept + self._length - self._settled
+        held = []
+        for x in (self._key, self._value):
+            grown = x.new_empty(*x.shape[:2], length + length // self.HEADROOM + 16, x.shape[3])
+            grown[:, :, :kept] = take(x[:, :, : self._settled], index_BGK)
+            grown[:, :, kept:length] = x[:, :, unsettled]
+            held.append(grown)
+        self._key, self._value = held
+        self._settled, self._length = kept, length
 
     @property
     def length(self) -> int:

@@ -1,6 +1,8 @@
-"""The decode loop: propose, verify, settle. Plain decoding is a round with nothing proposed.
+"""The decode loop's rounds: a drafter proposes tokens, a rule of acceptance judges them by what the target says.
 
-M drafted tokens of a round, C vocabulary.
+Plain decoding is a round with nothing proposed.
+
+M drafted tokens of a round, C vocabulary, D width.
 """
 
 from __future__ import annotations
@@ -21,7 +23,14 @@ class Proposal:
     parent_M: Tensor
     """Node each one follows; −1 is the root. Parents stand before their children."""
     probability_MC: Tensor
-    """The draft's distribution from which each token was drawn (one-hot where it was not drawn)."""
+    """The draft's distribution from which each token was drawn, given the siblings before it; one-hot where it was not
+    drawn."""
+
+    @classmethod
+    def none(cls, vocabulary: int) -> Proposal:
+        """Nothing proposed."""
+        empty = torch.empty(0, dtype=torch.long)
+        return cls(empty, empty, torch.empty(0, vocabulary))
 
 
 @dataclass(frozen=True)
@@ -34,32 +43,52 @@ class Verdict:
     """The token that follows them, the target's own."""
 
 
+@dataclass(frozen=True)
+class Verified:
+    """A round that was judged, as its drafter learns of it. Row 0 is the root, row 1 + node each node."""
+
+    proposal: Proposal
+    verdict: Verdict
+    logits_MC: Tensor
+    """The target's logits (1 + M, C)."""
+    states: tuple[Tensor, ...]
+    """The target's hidden states (1 + M, D): what entered each LLM layer, then what left the last, before the norm."""
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """The rows of the root and of the accepted nodes, which the text now holds."""
+        return (0, *(node + 1 for node in self.verdict.path))
+
+
 class Drafter(Protocol):
-    """Drafts and verifies for one request."""
+    """Drafts for one request."""
 
     def propose(self, tokens: Seq[int]) -> Proposal:
         """Nodes that may follow `tokens`, all that was generated so far (at least one)."""
 
-    def verify(self, proposal: Proposal, target_MC: Tensor, generator: torch.Generator) -> Verdict:
-        """Judge the proposal.
+    def settle(self, verified: Verified) -> None:
+        """Go back to what was accepted; what the target computed on the way may be kept for the next round."""
+
+
+class Acceptance(Protocol):
+    """A rule of acceptance."""
+
+    def judge(self, proposal: Proposal, target_MC: Tensor, generator: torch.Generator) -> Verdict:
+        """Which drafted tokens to accept, and the token that follows them.
 
         Args:
-            proposal: what `propose` gave.
+            proposal: what the drafter proposed.
             target_MC: the target's distribution after the root (row 0) and after each node (row 1 + node).
             generator: source of randomness, on the CPU.
         """
 
 
-def distribution(logits: Tensor, temperature: float) -> Tensor:
-    """Next-token distribution (…, C) in float32: softmax(logits / T), or one-hot at the argmax if T = 0."""
-    if temperature == 0:
-        return torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).float()
-    return (logits.float() / temperature).softmax(-1)
+@dataclass(frozen=True)
+class Speculation:
+    """What decodes: a drafter, and the rule by which its drafts are accepted."""
 
-
-def draw(probability_C: Tensor, generator: torch.Generator) -> int:
-    """A token from a distribution. The draw is on the CPU, so that devices agree."""
-    return int(torch.multinomial(probability_C.double().cpu(), 1, generator=generator))
+    drafter: Drafter
+    acceptance: Acceptance
 
 
 def ancestors(parent_M: Tensor) -> Tensor:
@@ -70,17 +99,15 @@ def ancestors(parent_M: Tensor) -> Tensor:
     return seen
 
 
-class PlainDrafter:
-    """Proposes nothing: one token a round, drawn from the target."""
+class PlainDrafter(Drafter):
+    """Proposes nothing: one token a round."""
 
     def __init__(self, vocabulary: int) -> None:
-        none = torch.empty(0, dtype=torch.long)
-        self._nothing = Proposal(none, none, torch.empty(0, vocabulary))
+        self._nothing = Proposal.none(vocabulary)
 
     def propose(self, tokens: Seq[int]) -> Proposal:  # noqa: ARG002
         """See `Drafter`."""
         return self._nothing
 
-    def verify(self, proposal: Proposal, target_MC: Tensor, generator: torch.Generator) -> Verdict:  # noqa: ARG002
-        """See `Drafter`."""
-        return Verdict((), draw(target_MC[0], generator))
+    def settle(self, verified: Verified) -> None:
+        """See `Drafter`: there is nothing to take back."""

@@ -37,8 +37,8 @@ class Target(Protocol):
     def prepare(self, run: Any) -> Sequence:
         """The prompt of a run at the LLM's input, encoded, and changed by the techniques that act before the LLM."""
 
-    def prefill(self, inputs: Sequence, run: Any = None) -> Prefill:
-        """Read a prompt into a new cache; without a run no technique acts and nothing is counted."""
+    def prefill(self, inputs: Sequence, run: Any = None, cache: Cache | None = None) -> Prefill:
+        """Read a prompt into a new cache, or what follows into one; without a run nothing acts and nothing counts."""
 
     def step(self, token_M: Tensor, cache: Cache, parent_M: Tensor | None = None) -> Tensor:
         """Logits (M, C) after new tokens, whose entries are added to the cache, unsettled.
@@ -48,3 +48,22 @@ class Target(Protocol):
             cache: from `prefill`.
             parent_M: the unsettled token that each one follows; −1 is the last settled one. None: a chain.
         """
+
+    def hidden_states(
+        self, token_M: Tensor, cache: Cache, parent_M: Tensor | None = None, until: int | None = None
+    ) -> tuple[Tensor, ...]:
+        """As `step`, without the head: what enters each layer (M, D), then what leaves the last, before the norm.
+
+        Args:
+            token_M: as in `step`.
+            cache: as in `step`.
+            parent_M: as in `step`.
+            until: only this many first layers run, and the tokens wait in the cache: the next pass without it runs the
+                other layers on them, and returns their states before those of its own tokens.
+        """
+
+    def logits(self, hidden_MD: Tensor) -> Tensor:
+        """Logits (M, C) of hidden states that left the last layer: final norm and head."""
+
+    def observe(self, request: Request) -> Prefill:
+        """Read a request without techniques; every layer's attention is retained."""

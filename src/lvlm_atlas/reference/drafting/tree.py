@@ -1,4 +1,4 @@
-"""A draft of a tree of tokens of fixed shape, verified greedily.
+"""A draft of a tree of tokens of fixed shape.
 
 M drafted tokens, R nodes of a level, C vocabulary.
 """
@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lvlm_atlas.reference.drafting.draft import Draft
-from lvlm_atlas.reference.drafting.rounds import Proposal, Verdict
-from lvlm_atlas.reference.ops.verification import accept
+from lvlm_atlas.reference.drafting.rounds import Drafter, Proposal, Verified
 
 Shape = tuple[tuple[int, ...], ...]
 """A tree: for each depth, how many children the first, second, … node there gets; the others get none."""
@@ -35,7 +34,7 @@ def best_children(logits_RC: Tensor, widths: Seq[int]) -> Tensor:
     return torch.cat([row_C.topk(width).indices for row_C, width in zip(logits_RC, widths, strict=True)])
 
 
-class TreeDrafter:
+class TreeDrafter(Drafter):
     """Drafts a tree of fixed shape; see `lvlm_atlas.reference.drafting.rounds.Drafter`."""
 
     def __init__(self, draft: Draft, shape: Shape) -> None:
@@ -57,8 +56,6 @@ class TreeDrafter:
         one_hot_MC = functional.one_hot(token_M, logits_RC.shape[-1]).float()
         return Proposal(token_M, self.parent_M, one_hot_MC)
 
-    def verify(self, proposal: Proposal, target_MC: Tensor, generator: torch.Generator) -> Verdict:  # noqa: ARG002
+    def settle(self, verified: Verified) -> None:  # noqa: ARG002
         """See `Drafter`: the draft forgets the tree and reads the accepted tokens in the next round."""
         self.draft.keep(0)
-        path, token = accept(proposal.token_M, proposal.parent_M, target_MC.argmax(-1))
-        return Verdict(path, token)

@@ -5,19 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.trace import Trace
+from lvlm_atlas.reference.ops.sampling import distribution
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Frames and a prompt. One request is one sequence."""
+    """Frames and a prompt. One request is one sequence.
 
-    frames_F3HW: Tensor
-    """Frames of one image set or video, normalised pixels."""
+    Raises:
+        ValueError: a frame has not three channels.
+    """
+
+    frames_F3HW: Tensor | tuple[Tensor, ...]
+    """Normalised pixels: frames of a video or images of one size, (F, 3, H, W); or images (3, H, W), each of a size of
+    its own."""
     prompt_N: Tensor
     """Token ids, with one placeholder (`image_token_id`) for each frame, in order."""
     image_token_id: int
@@ -25,12 +32,27 @@ class Request:
     max_new_tokens: int = 16
     temperature: float = 0.0
     """0 decodes greedily."""
+    top_p: float = 1.0
+    """Tokens are drawn from the fewest likeliest whose probabilities reach this sum; 1 draws from all."""
     seed: int = 0
     """Seed of every random draw of the run."""
     second_F: Tensor | None = None
     """When each frame was, seconds; None means two frames a second from 0 on."""
     tokenize: Callable[[str], Seq[int]] | None = None
     """From text to token ids, for models that write a frame's time into the prompt; None means that none is written."""
+
+    def __post_init__(self) -> None:
+        frames = self.frames_F3HW
+        for shape in [frames.shape[1:]] if isinstance(frames, Tensor) else [image.shape for image in frames]:
+            if len(shape) != 3 or shape[0] != 3:
+                raise ValueError(f"a frame must be (3, H, W), got {tuple(shape)}; give channels first, three of them")
+
+    @property
+    def runs(self) -> list[Tensor]:
+        """The frames, (F, 3, H, W) for each run of neighbours of one size."""
+        if isinstance(self.frames_F3HW, Tensor):
+            return [self.frames_F3HW] if len(self.frames_F3HW) else []
+        return [torch.stack([*run]) for _, run in groupby(self.frames_F3HW, key=lambda frame: frame.shape)]
 
     @property
     def seconds_F(self) -> Tensor:  # noqa: N802 - names carry shapes
@@ -44,10 +66,18 @@ class Request:
         kept_N[is_frame_N.nonzero()[:, 0][index_K]] = True
         return replace(
             self,
-            frames_F3HW=self.frames_F3HW[index_K],
+            frames_F3HW=(
+                self.frames_F3HW[index_K]
+                if isinstance(self.frames_F3HW, Tensor)
+                else tuple(self.frames_F3HW[index] for index in index_K.tolist())
+            ),
             prompt_N=self.prompt_N[kept_N],
             second_F=self.seconds_F[index_K],
         )
+
+    def distribution(self, logits: Tensor) -> Tensor:
+        """What the next token is drawn from (…, C), float32, by temperature and top-p."""
+        return distribution(logits, self.temperature, self.top_p)
 
     @property
     def text_N(self) -> Tensor:  # noqa: N802 - names carry shapes
@@ -64,3 +94,14 @@ class Result:
     logits_NC: Tensor
     """The target's logits from which each of them was chosen, float32."""
     trace: Trace
+    """Where the answer took several runs, their sum; see `Trace.total`."""
+    rounds: tuple[Round, ...] = ()
+    """These runs, in order; empty where there was one."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """A run of several that an answer took."""
+
+    request: Request
+    result: Result

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.probe import Probe
-from lvlm_atlas.reference.ops.places import places_of, take, take_columns
+from lvlm_atlas.reference.ops.places import places_of, take, take_columns, uneven_places
+from lvlm_atlas.reference.refusal import Refusal
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,41 @@ class Patches:
     """Whether a token that stands for s patches counts s times in attention: log s is added to its logits."""
     deepstack_FNLD: Tensor | None = None
     """DeepStack: for each token that the adapter gives, what is added after each of the first L LLM layers."""
+    place_FN2: Tensor | None = None
+    """Row and column of the patch that each token is, −1 where it is none, such as in the prefix; None where it is not
+    known. The frame is the batch."""
+    upcoming: Callable[[Patches, int | None], Probe] | None = None
+    """See `ahead`; None where no tower gave these patches."""
+
+    def keep(self, index_FK: Tensor) -> Patches:
+        """Only the tokens at these places, the prefix first; for models that offer `free-patches`."""
+        return replace(
+            self,
+            hidden_FND=take(self.hidden_FND, index_FK),
+            attention=self.attention and self.attention.then(lambda weight: take_columns(weight, index_FK)),
+            key_FHNd=None if self.key_FHNd is None else take(self.key_FHNd.transpose(1, 2), index_FK).transpose(1, 2),
+            size_FN=None if self.size_FN is None else take(self.size_FN, index_FK),
+            place_FN2=None if self.place_FN2 is None else take(self.place_FN2, index_FK),
+        )
+
+    def ahead(self, layer: int | None = None) -> Probe:
+        """The attention that an encoder layer which has not run yet, or never will, would have on these patches.
+
+        Its norm, projections, positions and windows are its own; in a layer with windows, a patch sees its own alone.
+        Layers before it run on the side, and so does the MLP of the layer that these patches are in the middle of.
+
+        Args:
+            layer: its index; None is the next one.
+
+        Raises:
+            Refusal: the encoder has no such layer, or an earlier technique made patches of which no layer is next.
+        """
+        if self.upcoming is None:
+            raise Refusal(
+                "an earlier technique left patches that no encoder layer can be projected from; put it behind the one "
+                "that looks ahead"
+            )
+        return self.upcoming(self, layer)
 
 
 Between = Callable[[int, int, Patches], Patches]
@@ -54,6 +90,10 @@ class Sequence:
     """False where a token is padding, which nothing attends to; None means nowhere."""
     origin_BN: Tensor | None = None
     """Position ids of the assembled prompt, dropped tokens and all; None means 0, 1, …"""
+    place_BN3: Tensor | None = None
+    """Frame, row and column of each vision token, −1 for text; None where they stand on no grid, see `on_grid`."""
+    next_B: Tensor | None = None
+    """Position id of the token that follows the prompt; None means one more than the last token's."""
     deepstack_BNLD: Tensor | None = None
     """DeepStack: what is added to a token after each of the first L layers, zero for text; None: nothing any more."""
 
@@ -61,6 +101,13 @@ class Sequence:
     def length(self) -> int:
         """Tokens alive."""
         return self.hidden_BND.shape[1]
+
+    @property
+    def next_position(self) -> Tensor:
+        """Position id (B,) of the token that follows the prompt, whatever is dropped of it."""
+        if self.next_B is not None:
+            return self.next_B
+        return self.position_BN[:, -1].reshape(len(self.position_BN), -1).amax(1) + 1
 
     def keep(self, index_BK: Tensor) -> Sequence:
         """Only the tokens at these places, with their position ids."""
@@ -73,6 +120,19 @@ class Sequence:
             attention=self.attention and self.attention.then(lambda weight: take_columns(weight, index_BK)),
             real_BN=None if self.real_BN is None else take(self.real_BN, index_BK),
             deepstack_BNLD=None if self.deepstack_BNLD is None else take(self.deepstack_BNLD, index_BK),
+            place_BN3=None if self.place_BN3 is None else take(self.place_BN3, index_BK),
+            next_B=self.next_position,
+        )
+
+    def behind(self, index: int, position_B: Tensor) -> Sequence:
+        """The tokens as they follow others: their places in the text count on from `index`, position ids from these."""
+        step_B1 = position_B.reshape(-1, *(1,) * (self.position_BN.dim() - 1))
+        return replace(
+            self,
+            position_BN=self.position_BN + step_B1,
+            index_BN=self.index_BN + index,
+            origin_BN=None if self.origin_BN is None else self.origin_BN + step_B1,
+            next_B=None if self.next_B is None else self.next_B + position_B,
         )
 
     def keep_vision(self, index_BK: Tensor) -> Sequence:
@@ -86,6 +146,22 @@ class Sequence:
         """Places of the vision tokens (B, V), ascending."""
         return places_of(self.vision_BN)
 
+    def on_grid(self) -> Tensor:
+        """Frame, row and column (B, N, 3) of each vision token, −1 for text.
+
+        A frame is what the encoder takes on its own (of a video, perhaps a temporal patch), counted in the order of the
+        prompt; rows and columns count its vision tokens.
+
+        Raises:
+            Refusal: the vision tokens stand on no grid, for they were merged or an adapter made new ones.
+        """
+        if self.place_BN3 is None or bool((self.place_BN3[self.vision_BN] < 0).any()):
+            raise Refusal(
+                "the vision tokens stand on no grid of rows and columns: images are tiled, the class token is one of "
+                "them, or an earlier technique merged patches or replaced the adapter; leave it out"
+            )
+        return self.place_BN3
+
     def add_deepstack(self, layer: int) -> Sequence:
         """The output of LLM layer `layer` with the DeepStack features that belong after it, if any do."""
         if self.deepstack_BNLD is None or layer >= self.deepstack_BNLD.shape[2]:
@@ -97,19 +173,75 @@ class Sequence:
     def renumber(self) -> Sequence:
         """The same tokens with the position ids that nobody has any more closed up: 0 … N − 1 on one axis.
 
-        On several axes, an id that a token still has on any of them stays, and what lies above a gap moves down.
+        On several axes, an id that a token still has on any of them stays, and what lies above a gap moves down. The
+        token that follows the prompt moves with it; between LLM layers, this holds for the layers that come.
         """
+        # The next token's id comes last in each row, on all axes alike.
+        next_B1 = self.next_position.reshape(-1, *(1,) * (self.position_BN.dim() - 1))
+        id_BM = torch.cat([self.position_BN, next_B1.expand(-1, 1, *self.position_BN.shape[2:])], dim=1)
         rows = [
-            close_up(position_N, None if self.origin_BN is None else self.origin_BN[row])
-            for row, position_N in enumerate(self.position_BN)
+            close_up(id_M, None if self.origin_BN is None else self.origin_BN[row]) for row, id_M in enumerate(id_BM)
         ]
-        position_BN = torch.stack(rows)
-        return replace(self, position_BN=position_BN, origin_BN=position_BN)
+        closed_BM = torch.stack(rows)
+        position_BN, next_B = closed_BM[:, :-1], closed_BM[:, -1].reshape(len(rows), -1)[:, 0]
+        return replace(self, position_BN=position_BN, origin_BN=position_BN, next_B=next_B)
+
+
+@dataclass(frozen=True)
+class Held:
+    """Which tokens the entries of a layer are, head by head, in order of arrival."""
+
+    vision_BGS: Tensor
+    """True where an entry is visual."""
+    index_BGS: Tensor
+    """Place of each entry's token in the text: the prompts and the answers, as they were assembled."""
+    position_BGS: Tensor
+    """Position ids with which the keys were rotated; (B, G, S, A) where they have A axes."""
+    real_BGS: Tensor | None = None
+    """False where an entry is padding, which nothing attends to; (B, 1, S) where heads are alike; None: nowhere."""
+
+    @property
+    def length(self) -> int:
+        """Entries a head, padding among them."""
+        return self.index_BGS.shape[2]
+
+    def keep(self, index_BGK: Tensor) -> Held:
+        """Only the entries at these places, head by head."""
+        return Held(
+            take(self.vision_BGS, index_BGK),
+            take(self.index_BGS, index_BGK),
+            take(self.position_BGS, index_BGK),
+            None if self.real_BGS is None else take(self.visible_BGS, index_BGK),
+        )
+
+    def keep_where(self, keep_BGS: Tensor) -> Held:
+        """Only the entries where it is True; heads with fewer than others are padded in front."""
+        index_BGK, real_BGK = uneven_places(keep_BGS & self.visible_BGS)
+        return replace(self.keep(index_BGK), real_BGS=None if bool(real_BGK.all()) else real_BGK)
+
+    def then(self, later: Held) -> Held:
+        """These entries, and others behind them."""
+        real_BGS = None
+        if self.real_BGS is not None or later.real_BGS is not None:
+            real_BGS = torch.cat([self.visible_BGS, later.visible_BGS], dim=2)
+        return Held(
+            torch.cat([self.vision_BGS, later.vision_BGS], dim=2),
+            torch.cat([self.index_BGS, later.index_BGS], dim=2),
+            torch.cat([self.position_BGS, later.position_BGS], dim=2),
+            real_BGS,
+        )
+
+    @property
+    def visible_BGS(self) -> Tensor:  # noqa: N802 - names carry shapes
+        """True where an entry is no padding."""
+        if self.real_BGS is None:
+            return torch.ones_like(self.vision_BGS)
+        return self.real_BGS.expand(self.vision_BGS.shape)
 
 
 @dataclass(frozen=True)
 class Entries:
-    """What a layer is about to cache. Heads may keep different tokens, but equally many."""
+    """What a layer is about to cache. Heads may keep different tokens, and different numbers of them."""
 
     key_BGSd: Tensor
     value_BGSd: Tensor
@@ -117,11 +249,39 @@ class Entries:
     """True where an entry is visual."""
     index_BGS: Tensor
     """Place of each entry's token in the assembled prompt."""
+    position_BGS: Tensor | None = None
+    """Position ids with which the keys were rotated, (B, G, S, A) where they have A axes; None means their places."""
+    real_BGS: Tensor | None = None
+    """False where an entry is padding, which nothing attends to; None means nowhere."""
+
+    @property
+    def held(self) -> Held:
+        """Which tokens they are."""
+        position_BGS = self.index_BGS if self.position_BGS is None else self.position_BGS
+        return Held(self.vision_BGS, self.index_BGS, position_BGS, self.real_BGS)
 
     def keep(self, index_BGK: Tensor) -> Entries:
         """Only the entries at these places, head by head."""
-        columns = (self.key_BGSd, self.value_BGSd, self.vision_BGS, self.index_BGS)
-        return Entries(*(take(column, index_BGK) for column in columns))
+        held = self.held.keep(index_BGK)
+        return Entries(take(self.key_BGSd, index_BGK), take(self.value_BGSd, index_BGK), *vars(held).values())
+
+    def keep_where(self, keep_BGS: Tensor) -> Entries:
+        """Only the entries where it is True; heads with fewer than others are padded in front."""
+        index_BGK, _ = uneven_places(keep_BGS & self.held.visible_BGS)
+        held = self.held.keep_where(keep_BGS)
+        return Entries(take(self.key_BGSd, index_BGK), take(self.value_BGSd, index_BGK), *vars(held).values())
+
+    @property
+    def uneven(self) -> bool:
+        """Whether heads hold different numbers of entries."""
+        return self.real_BGS is not None and self.real_BGS.shape[1] > 1
+
+    def of_head(self, row: int, head: int) -> Entries:
+        """The entries of one head of one sequence, without padding."""
+        held = self.held
+        real_S = held.visible_BGS[row, head]
+        columns = (self.key_BGSd, self.value_BGSd, held.vision_BGS, held.index_BGS, held.position_BGS)
+        return Entries(*(column[row, head, real_S][None, None] for column in columns))
 
 
 def close_up(position_N: Tensor, origin_N: Tensor | None) -> Tensor:

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from lvlm_atlas.reference.flow.states import Entries, Sequence
+from lvlm_atlas.reference.flow.states import Held, Sequence
 
 
 @dataclass
 class Trace:
-    """Counts of one run. Lists go by layer unless they say otherwise; prefill unless they say decode."""
+    """Counts of one run. Lists go by layer unless they say otherwise; prefill unless they say decode.
+
+    Where prompts are read one after the other, or in chunks, prefill is all of that together, and the cache is what the
+    last one left.
+    """
+
+    @classmethod
+    def total(cls, rounds: Seq[Trace]) -> Trace:
+        """The counts of rounds on one cache together; of the cache, what the last one left that says anything."""
+        total = cls()
+        for trace in rounds:
+            for name, value in vars(trace).items():
+                if isinstance(value, Tensor) or value:
+                    setattr(total, name, _JOIN.get(name, _added)(getattr(total, name), value))
+        return total
 
     frames_in: int = 0
     """Frames of the request."""
@@ -20,11 +39,12 @@ class Trace:
     frame_index: Tensor | None = None
     """Which frames those are."""
     pixels_in: int = 0
-    """Pixels of a frame of the request."""
+    """Pixels of all frames that are encoded."""
     pixels: int = 0
-    """Pixels of a frame once techniques have resized it; a tower that takes other sizes alone resizes it again."""
+    """Their pixels once techniques have resized them; a tower that takes other sizes alone resizes them again."""
     encoder_tokens: list[int] = field(default_factory=list)
-    """Tokens (class token included) that enter each encoder layer, then those that leave the last; a frame."""
+    """Tokens (class token included) that enter each encoder layer, then those that leave the last; of a frame, a tile
+    or a temporal patch. Where images have different numbers of patches, clip after clip."""
     vision_tokens: int = 0
     """Vision tokens that leave the adapter, all frames."""
     text_tokens: int = 0
@@ -37,17 +57,22 @@ class Trace:
     """Vision tokens among them."""
     score_entries: list[int] = field(default_factory=list)
     """Attention scores computed, over all heads."""
+    cached_score_entries: list[int] = field(default_factory=list)
+    """Those among them with entries that the cache held before."""
     probe_entries: int = 0
     """Attention scores computed again for techniques that read them, encoder and LLM, all layers."""
-    kv_entries: list[int] = field(default_factory=list)
-    """Cache entries per key-value head, once the prompt is in."""
-    kv_most_entries: list[int] = field(default_factory=list)
+    step_probe_entries: int = 0
+    """Attention scores computed again for policies that read them in decoding steps, all layers."""
+    kv_entries: list[float] = field(default_factory=list)
+    """Cache entries per key-value head, once the prompt is in; their mean where heads differ."""
+    kv_most_entries: list[float] = field(default_factory=list)
     """The most that a layer holds from then on: once the prompt is in, or when a round has settled."""
     kv_vision_entries: list[float] = field(default_factory=list)
     """Vision entries among those of the prompt, mean over heads. A layer whose store holds another number of entries
     than it was given is left out: nobody knows which they are."""
     kv_index: list[Tensor] = field(default_factory=list)
-    """Places in the assembled prompt (B, G, S) of the cached entries."""
+    """Places in the text (B, G, S) of the cached entries, once the prompt is in; −1 for the padding in front of a head
+    that holds fewer than others."""
     kv_byte: list[int] = field(default_factory=list)
     """Bytes of the tensors of the cache, once the prompt is in; those of an earlier layer count there alone."""
     kv_resident_byte: int = 0
@@ -56,6 +81,10 @@ class Trace:
     """Layers that hold tensors of their own."""
     kv_read: list[float] = field(default_factory=list)
     """Share of the entries held that attention reads, summed over the target's passes after prefill."""
+    kv_fetched_byte: int = 0
+    """Bytes of the cache that these passes fetched from the host, all together."""
+    kv_fetched: float = 0.0
+    """The same as shares of the bytes that the cache had then, summed over the passes."""
     layer_runs: int = 0
     """Layers that these passes ran, all together."""
     kv_byte_end: int = 0
@@ -72,26 +101,43 @@ class Trace:
     """Prompt tokens that the draft prefilled."""
     draft_passes: int = 0
     """Forward passes of the draft model after its prefill."""
+    draft_layer_runs: int = 0
+    """Layers of the target that draft passes ran, where its first layers draft; its own passes do not repeat them."""
     output_tokens: int = 0
     """Tokens generated."""
+    scoring: list[Trace] = field(default_factory=list)
+    """Traces of the passes that techniques had the target make on requests of their own, before the LLM; see
+    `lvlm_atlas.reference.lvlm.points.Run.score`. Nothing of them is in the counts above."""
 
     def note_probe(self, entries: int) -> None:
         """A technique read that many scores."""
         self.probe_entries += entries
 
-    def note_tokens(self, sequence: Sequence) -> None:
-        """These tokens enter the next LLM layer."""
-        self.kept.append(sequence.index_BN)
-        self.llm_tokens.append(sequence.length)
-        self.llm_vision_tokens.append(int(sequence.vision_BN.sum()))
+    def note_step_probe(self, entries: int) -> None:
+        """A policy read that many scores of a decoding step."""
+        self.step_probe_entries += entries
 
-    def note_cache(self, entries: Entries, length: int) -> None:
-        """The next LLM layer was given these entries of the prompt to cache, and holds so many a head."""
-        self.kv_entries.append(length)
-        self.kv_most_entries.append(length)
-        if length == entries.index_BGS.shape[2]:
-            self.kv_vision_entries.append(float(entries.vision_BGS.sum(-1).float().mean()))
-        self.kv_index.append(entries.index_BGS)
+    def note_tokens(self, layer: int, sequence: Sequence) -> None:
+        """These tokens of a prompt, or of a chunk of one, enter an LLM layer."""
+        if layer == len(self.kept):
+            self.kept.append(sequence.index_BN)
+            for counts in (self.llm_tokens, self.llm_vision_tokens, self.score_entries, self.cached_score_entries):
+                counts.append(0)
+        else:
+            self.kept[layer] = torch.cat([self.kept[layer], sequence.index_BN], dim=1)
+        self.llm_tokens[layer] += sequence.length
+        self.llm_vision_tokens[layer] += int(sequence.vision_BN.sum())
+
+    def note_cache(self, layers: Seq[Held], lengths: Seq[float]) -> None:
+        """A prompt is in: which tokens each layer's entries are, as far as is known, and how many it holds a head."""
+        self.kv_entries = [*lengths]
+        self.kv_index = [held.index_BGS.masked_fill(~held.visible_BGS, -1) for held in layers]
+        self.kv_vision_entries = [
+            float((held.vision_BGS & held.visible_BGS).sum(-1).double().mean())
+            for held, length in zip(layers, lengths, strict=True)
+            if float(held.visible_BGS.sum(-1).double().mean()) == length
+        ]
+        self.note_settled(lengths)
 
     def note_read(self, layer: int, read: int, held: int) -> None:
         """In a pass after prefill, a layer's attention read so many entries of those it holds."""
@@ -100,6 +146,38 @@ class Trace:
         self.kv_read[layer] += read / held
         self.layer_runs += 1
 
-    def note_settled(self, lengths: list[int]) -> None:
+    def note_fetch(self, fetched_byte: int, held_byte: int) -> None:
+        """A pass after prefill fetched so many bytes from the host, of all that the cache holds."""
+        self.kv_fetched_byte += fetched_byte
+        self.kv_fetched += fetched_byte / held_byte
+
+    def note_settled(self, lengths: Seq[float]) -> None:
         """A round has settled, and the layers hold so many entries a head."""
         self.kv_most_entries = [*map(max, self.kv_most_entries or lengths, lengths)]
+
+
+def _added(old: Any, new: Any) -> Any:
+    return [a + b for a, b in zip_longest(old, new, fillvalue=0)] if isinstance(new, list) else old + new
+
+
+def _last(_old: Any, new: Any) -> Any:
+    return new
+
+
+def _most(old: list[int], new: list[int]) -> list[int]:
+    return [max(a, b) for a, b in zip_longest(old, new, fillvalue=0)]
+
+
+def _then(old: list[Any], new: list[Any]) -> list[Any]:
+    return [*old, *new]
+
+
+_JOIN: Mapping[str, Callable[[Any, Any], Any]] = {
+    **dict.fromkeys(("encoder_tokens", "draft_nodes", "draft_lengths", "accepted_lengths"), _then),
+    **dict.fromkeys(
+        ("kept", "frame_index", "kv_index", "kv_entries", "kv_vision_entries", "kv_byte", "kv_resident_byte",
+         "kv_layers", "kv_byte_end"), _last,
+    ),
+    "kv_most_entries": _most,
+}  # fmt: skip
+"""How a count of several rounds comes about, where it is no sum."""

@@ -6,19 +6,22 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.caches.prefilled import Prefill
-from lvlm_atlas.reference.drafting.rounds import Drafter, PlainDrafter, ancestors, distribution, draw
+from lvlm_atlas.reference.drafting.acceptance import RejectionSampling
+from lvlm_atlas.reference.drafting.rounds import PlainDrafter, Speculation, Verified, ancestors
 from lvlm_atlas.reference.flow.request import Result
 from lvlm_atlas.reference.lvlm.points import DecodeLoop, Run, Stop
+from lvlm_atlas.reference.ops.sampling import draw
 
 
 def answer(run: Run, prefill: Prefill) -> Result:
     """Decode from what prefill left. The draws of a run depend on the request's seed alone."""
     target, request, trace = run.target, run.request, run.trace
     loop, stops = run.acts.owner("decode-loop"), run.acts.at("stop")
-    drafter: Drafter = loop.begin_decoding(DecodeLoop(run, prefill)) if loop else PlainDrafter(target.vocab_size)
+    plain = Speculation(PlainDrafter(target.vocab_size), RejectionSampling())
+    speculation: Speculation = loop.begin_decoding(DecodeLoop(run, prefill)) if loop else plain
+    drafter, acceptance = speculation.drafter, speculation.acceptance
     generator, cache = torch.Generator().manual_seed(request.seed), prefill.cache
-    cache.prompt.clear()
-    tokens = [draw(distribution(prefill.logits_C, request.temperature), generator)]
+    tokens = [draw(request.distribution(prefill.logits_C), generator)]
     chosen_from = [prefill.logits_C]
 
     def ended() -> bool:
@@ -30,19 +33,25 @@ def answer(run: Run, prefill: Prefill) -> Result:
         proposal = drafter.propose(tokens)
         token_M = torch.cat([torch.tensor(tokens[-1:]), proposal.token_M.cpu()])
         parent_M = torch.cat([torch.tensor([-1]), proposal.parent_M.cpu() + 1])
-        logits_MC = target.step(token_M, cache, parent_M)
-        verdict = drafter.verify(proposal, distribution(logits_MC, request.temperature), generator)
-        path = [0, *(node + 1 for node in verdict.path)]
-        cache.retain(torch.tensor(path, device=target.device))
+        waiting = cache.waiting  # tokens whose first layers the drafter has run
+        states = target.hidden_states(token_M[waiting:], cache, parent_M[waiting:])
+        logits_MC = target.logits(states[-1])
+        verdict = acceptance.judge(proposal, request.distribution(logits_MC), generator)
+        verified = Verified(proposal, verdict, logits_MC, states)
+        path = verified.rows
         trace.target_passes += 1
         trace.draft_nodes.append(len(proposal.token_M))
         trace.draft_lengths.append(int(ancestors(proposal.parent_M.cpu()).sum(1).max()) - 1)
         trace.accepted_lengths.append(len(verdict.path))
         told = [*(int(proposal.token_M[node]) for node in verdict.path), verdict.token]
+        before = len(tokens)
         for row, token in zip(path, told, strict=True):
             if not ended():
                 tokens.append(token)
                 chosen_from.append(_own(logits_MC[row], len(path) == len(logits_MC)))
+        # What was accepted behind the end of the answer does not stay.
+        cache.retain(torch.tensor(path[: len(tokens) - before], device=target.device))
+        drafter.settle(verified)
     trace.kv_byte_end, trace.output_tokens = sum(cache.layer_byte()), len(tokens)
     return Result(tokens_N=torch.tensor(tokens), logits_NC=torch.stack(chosen_from), trace=trace)
 

@@ -24,14 +24,14 @@ class VisionConfig:
     """A name in `ACTIVATIONS`."""
 
     @property
-    def frame_size(self) -> tuple[int, int]:
-        """Height and width of a frame, pixels."""
-        return (self.image_size, self.image_size)
-
-    @property
     def patches(self) -> int:
         """Patches of an image: (image_size / patch_size)²."""
         return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def factor(self) -> int:
+        """What the sides of a frame are multiples of: 1, since frames of any size are resized to the tower's."""
+        return 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +89,14 @@ class LVLMConfig:
     """A name in `ACTIVATIONS`."""
     projector_bias: bool = True
     """Whether the adapter's projections have biases."""
+    image_grid_pinpoints: tuple[tuple[int, int], ...] = ()
+    """Height and width of the canvases whose tiles are encoded beside the whole image; none: only the whole is."""
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of the frames of a random request, pixels; others are taken too."""
+        side = self.vision.image_size
+        return (side * 3 // 2, side) if self.image_grid_pinpoints else (side, side)
 
     @property
     def encoder_layers(self) -> int:
@@ -190,6 +198,11 @@ class NativeLVLMConfig:
     """Placeholder of a video's frames, one for each."""
     eos_token_ids: tuple[int, ...] = ()
     """Tokens that end the answer; none means that only the limit ends it."""
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of the frames of a random request, pixels; others are taken too."""
+        return self.vision.frame_size
 
     @property
     def encoder_layers(self) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lvlm_atlas.reference.lvlm.activation import ACTIVATIONS
 from lvlm_atlas.reference.lvlm.config import TextConfig
-from lvlm_atlas.reference.ops.attention import angles, turn
+from lvlm_atlas.reference.ops.attention import Rotary, turn
 
 
 class RmsNorm(nn.Module):
@@ -36,8 +36,8 @@ class Attention(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         heads, groups, d = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        self.head_dim, self.theta, self.sections = d, config.rope_theta, config.rope_sections
-        self.interleaved = config.rope_interleaved
+        self.head_dim = d
+        self.rotary = Rotary(config.rope_theta, config.rope_sections, config.rope_interleaved)
         self.q_proj = nn.Linear(config.hidden_size, heads * d, bias=config.qkv_bias)
         self.k_proj = nn.Linear(config.hidden_size, groups * d, bias=config.qkv_bias)
         self.v_proj = nn.Linear(config.hidden_size, groups * d, bias=config.qkv_bias)
@@ -45,16 +45,25 @@ class Attention(nn.Module):
         self.q_norm = RmsNorm(d, config.rms_norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = RmsNorm(d, config.rms_norm_eps) if config.qk_norm else nn.Identity()
 
-    def project(self, x_BND: Tensor, position_BN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated queries (B, H, N, d), rotated keys and values (B, G, N, d); positions as in `rotate`."""
-        q, k, v = (
-            proj(x_BND).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-            for proj in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        angle_BNd = angles(
-            position_BN, self.head_dim, self.theta, self.sections, x_BND.device, interleaved=self.interleaved
-        )
-        return turn(self.q_norm(q), angle_BNd), turn(self.k_norm(k), angle_BNd), v
+    def project(self, x_BND: Tensor, position_BN: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, N, d), keys and values (B, G, N, d); without positions queries and keys are not rotated."""
+        return *self.query_key(x_BND, position_BN), self.value(x_BND)
+
+    def query_key(self, x_BND: Tensor, position_BN: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Queries (B, H, N, d) and keys (B, G, N, d), rotated if there are positions."""
+        q, k = self.q_norm(self._heads(self.q_proj(x_BND))), self.k_norm(self._heads(self.k_proj(x_BND)))
+        if position_BN is None:
+            return q, k
+        angle_BNd = self.rotary.angles(position_BN, self.head_dim, x_BND.device)
+        return turn(q, angle_BNd), turn(k, angle_BNd)
+
+    def value(self, x_BND: Tensor) -> Tensor:
+        """Values (B, G, N, d)."""
+        return self._heads(self.v_proj(x_BND))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(B, N, heads · d) → (B, heads, N, d)."""
+        return x.reshape(*x.shape[:2], -1, self.head_dim).transpose(1, 2)
 
 
 class Mlp(nn.Module):
@@ -83,9 +92,14 @@ class Layer(nn.Module):
         self.input_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
 
-    def project(self, x_BND: Tensor, position_BN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of the layer."""
+    def project(self, x_BND: Tensor, position_BN: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of the layer; queries and keys not yet rotated without positions."""
         return self.self_attn.project(self.input_layernorm(x_BND), position_BN)
+
+    @property
+    def rotary(self) -> Rotary:
+        """How positions turn its queries and keys."""
+        return self.self_attn.rotary
 
     def finish(self, x_BND: Tensor, attended_BHNd: Tensor) -> Tensor:
         """The layer's output from its input and what attention gave."""

@@ -1,6 +1,6 @@
 """What dialects differ in: everything between pixels and the decoder.
 
-B batch, F frames, T units that the encoder takes on their own, N tokens, D width.
+B batch, F frames, T sequences of the encoder (a frame, a tile or a temporal patch), N tokens, D width.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from lvlm_atlas.reference.flow.request import Request
 from lvlm_atlas.reference.flow.states import Between, Patches
 from lvlm_atlas.reference.flow.trace import Trace
-from lvlm_atlas.reference.lvlm.prompt import Clip, Prompt, Seen
+from lvlm_atlas.reference.flow.vision_tokens import VisionTokens
+from lvlm_atlas.reference.lvlm.prompt import Clip, Prompt
 
 
 class Dialect(Protocol):
@@ -31,15 +32,15 @@ class Dialect(Protocol):
         It raises ValueError where a field has a wrong shape, and TypeError for a field that is none of the dialect's.
         """
 
-    def stills(self, clips: Seq[Clip]) -> Tensor:
-        """The images (F, 3, H, W) of clips, as a request has them.
+    def images(self, clips: Seq[Clip]) -> tuple[Tensor, ...]:
+        """The images (3, H, W) of clips, as a request has them."""
+
+    def split(self, request: Request) -> tuple[Clip, ...]:
+        """The frames of a request, at sizes that the tower takes.
 
         Raises:
-            ValueError: they differ in size.
+            ValueError: the frames of a video differ in size.
         """
-
-    def clip(self, request: Request) -> Clip:
-        """The frames of a request."""
 
     @property
     def offers(self) -> frozenset[str]:
@@ -57,27 +58,27 @@ class Dialect(Protocol):
     def features(self, patches: Patches) -> Tensor:
         """What of it the adapter gets (T, N, D_v)."""
 
-    def seen(self, tokens_TND: Tensor, patches: Patches, clip: Clip) -> Seen:
-        """The vision tokens with what positions need to know of them.
+    def vision_tokens(self, token_TND: Tensor, patches: Patches, clip: Clip) -> VisionTokens:
+        """What the adapter gives, in the blocks in which it stands in a prompt.
 
         Raises:
             ValueError: their number is none that the dialect has positions for.
         """
 
-    def expand(self, request: Request, seen: Seen) -> Tensor:
-        """Token ids (1, N), a placeholder a vision token.
+    def expand(self, request: Request, tokens: Seq[VisionTokens]) -> Tensor:
+        """Token ids (1, N), a placeholder a vision token. `tokens` are those of each clip of `split`.
 
         Raises:
             ValueError: the prompt has not one placeholder a frame.
         """
 
-    def prompt(self, ids_BN: Tensor, real_BN: Tensor | None, seen: Seq[Seen]) -> Prompt:
+    def prompt(self, ids_BN: Tensor, real_BN: Tensor | None, tokens: Seq[VisionTokens]) -> Prompt:
         """The assembled prompt; clips stand in the order of their placeholders.
 
         Args:
             ids_BN: token ids, a placeholder a vision token.
             real_BN: False where a row is padded; None means nowhere.
-            seen: the vision tokens of each clip.
+            tokens: the vision tokens of each clip.
 
         Raises:
             ValueError: the places do not fit the clips.

@@ -5,6 +5,8 @@ Absent keys of a config.json mean the format's defaults, which stand here.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lvlm_atlas.reference.lvlm.activation import ACTIVATIONS
 from lvlm_atlas.reference.lvlm.config import (
     DeepStackLVLMConfig,
@@ -62,6 +64,13 @@ def llava_config(raw: Json) -> LVLMConfig:
         projector_hidden_act=only(raw, "projector_hidden_act", "gelu", *ACTIVATIONS),
         projector_bias=bool(raw.get("multimodal_projector_bias", True)),
     )
+
+
+def llava_next_config(raw: Json) -> LVLMConfig:
+    """See `Format.config`."""
+    only(raw, "vision_feature_select_strategy", "default")  # a class token has no place on a canvas
+    canvases = raw.get("image_grid_pinpoints") or [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+    return replace(llava_config(raw), image_grid_pinpoints=tuple((height, width) for height, width in canvases))
 
 
 def qwen_config(raw: Json) -> WindowLVLMConfig:
@@ -161,25 +170,29 @@ def qwen3_config(raw: Json) -> DeepStackLVLMConfig:
 
 
 _TOWER = "dialect.vision_tower.vision_model."
+_LLAVA = Format(
+    config=llava_config,
+    names=(
+        # Three spellings: as first published, as classes had it later, as they write it now.
+        ("vision_tower.vision_model.", _TOWER),
+        ("model.vision_tower.vision_model.", _TOWER),
+        ("model.vision_tower.", _TOWER),
+        ("vision_tower.", _TOWER),
+        ("multi_modal_projector.", "dialect.adapter."),
+        ("model.multi_modal_projector.", "dialect.adapter."),
+        ("image_newline", "dialect.image_newline"),
+        ("model.image_newline", "dialect.image_newline"),
+        ("language_model.model.", "language_model.model."),
+        ("language_model.lm_head.", "language_model.lm_head."),
+        ("model.language_model.", "language_model.model."),
+        ("lm_head.", "language_model.lm_head."),
+    ),
+    ignored=(".position_ids", ".rotary_emb.inv_freq"),
+)
 
 FORMATS: dict[str, Format] = {
-    "llava": Format(
-        config=llava_config,
-        names=(
-            # Three spellings: as first published, as classes had it later, as they write it now.
-            ("vision_tower.vision_model.", _TOWER),
-            ("model.vision_tower.vision_model.", _TOWER),
-            ("model.vision_tower.", _TOWER),
-            ("vision_tower.", _TOWER),
-            ("multi_modal_projector.", "dialect.adapter."),
-            ("model.multi_modal_projector.", "dialect.adapter."),
-            ("language_model.model.", "language_model.model."),
-            ("language_model.lm_head.", "language_model.lm_head."),
-            ("model.language_model.", "language_model.model."),
-            ("lm_head.", "language_model.lm_head."),
-        ),
-        ignored=(".position_ids", ".rotary_emb.inv_freq"),
-    ),
+    "llava": _LLAVA,
+    "llava_next": replace(_LLAVA, config=llava_next_config),
     "qwen2_5_vl": Format(
         config=qwen_config,
         names=(

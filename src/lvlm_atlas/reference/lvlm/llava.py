@@ -1,22 +1,24 @@
-"""The LLaVA-1.5 dialect: CLIP ViT, MLP adapter, one position axis.
+"""The dialect of LLaVA-1.5 and LLaVA-NeXT: CLIP ViT, MLP adapter, one position axis.
 
-B batch, F frames, N tokens, V vision tokens of a frame, D width.
+B batch, F frames, T frames or tiles, N tokens, V views of an image or vision tokens of all, D width.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence as Seq
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from lvlm_atlas.reference.flow.request import Request
 from lvlm_atlas.reference.flow.states import Between, Patches
 from lvlm_atlas.reference.flow.trace import Trace
+from lvlm_atlas.reference.flow.vision_tokens import Block, VisionTokens, blocks_of, joined
 from lvlm_atlas.reference.lvlm.activation import ACTIVATIONS
 from lvlm_atlas.reference.lvlm.config import LVLMConfig
-from lvlm_atlas.reference.lvlm.prompt import Clip, Prompt, Seen, expand, places_in_text, same_size
+from lvlm_atlas.reference.lvlm.prompt import Clip, Prompt, expand, places, places_in_text
+from lvlm_atlas.reference.lvlm.tiles import Tiling, image_of, resized, some_patches, tiling_of, unpadded, views_of
 from lvlm_atlas.reference.lvlm.vision import VisionTower
 
 
@@ -36,41 +38,62 @@ class Projector(nn.Module):
 
 
 class Llava(nn.Module):
-    """What is LLaVA's own between pixels and decoder; see `lvlm_atlas.reference.lvlm.dialect.Dialect`."""
+    """What is LLaVA's own between pixels and decoder; see `lvlm_atlas.reference.lvlm.dialect.Dialect`.
+
+    With `image_grid_pinpoints` it is LLaVA-NeXT: an image is cut into tiles, each encoded like an image of its own.
+    """
 
     def __init__(self, config: LVLMConfig) -> None:
         super().__init__()
         self.config = config
         self.vision_tower = VisionTower(config)
         self.adapter = Projector(config)
+        if config.image_grid_pinpoints:
+            self.image_newline = nn.Parameter(torch.randn(config.text.hidden_size))
 
-    def clips(self, pixel_values: Tensor | None = None) -> tuple[Clip, ...]:
-        """See `Dialect`: frames (F, 3, H, W) of all images at once."""
+    def clips(self, pixel_values: Tensor | None = None, image_sizes: Tensor | None = None) -> tuple[Clip, ...]:
+        """See `Dialect`: frames (F, 3, H, W) of all images at once; tiled, (F, views, 3, H, W) and sizes (F, 2)."""
         if pixel_values is None:
             return ()
+        side, tiled = self.config.vision.image_size, bool(self.config.image_grid_pinpoints)
+        shape, dims = tuple(pixel_values.shape), 5 if tiled else 4
+        if len(shape) != dims or shape[-3:] != (3, side, side):
+            raise ValueError(f"pixel_values must be (F, {'views, ' * tiled}3, {side}, {side}), got {shape}")
+        if not tiled:
+            return (Clip(pixel_values),)
+        if image_sizes is None or tuple(image_sizes.shape) != (len(pixel_values), 2):
+            raise ValueError(f"image_sizes must be height and width of each of {len(pixel_values)} images")
+        tilings = tuple(self._tiling(height, width) for height, width in image_sizes.tolist())
+        views = [view_V3ss[: tiling.views] for view_V3ss, tiling in zip(pixel_values, tilings, strict=True)]
+        return (Clip(torch.cat(views), tilings=tilings),)
+
+    def images(self, clips: Seq[Clip]) -> tuple[Tensor, ...]:
+        """See `Dialect`: of a tiled image what its tiles hold."""
+        images: list[Tensor] = []
+        for clip in clips:
+            parts = torch.split(clip.frames_F3HW, [tiling.views for tiling in clip.tilings]) if clip.tilings else ()
+            images += [image_of(view_V3ss, tiling) for view_V3ss, tiling in zip(parts, clip.tilings, strict=True)]
+            images += [] if clip.tilings else clip.frames_F3HW
+        return tuple(images)
+
+    def split(self, request: Request) -> tuple[Clip, ...]:
+        """See `Dialect`: all images at once, resized to the tower's size or cut into tiles of it."""
+        if not request.runs:
+            return ()
         side = self.config.vision.image_size
-        if pixel_values.shape[1:] != (3, side, side):
-            raise ValueError(f"pixel_values must be (F, 3, {side}, {side}), got {tuple(pixel_values.shape)}")
-        return (Clip(pixel_values),)
-
-    def stills(self, clips: Seq[Clip]) -> Tensor:
-        """See `Dialect`."""
-        return same_size([clip.frames_F3HW for clip in clips])
-
-    def clip(self, request: Request) -> Clip:
-        """See `Dialect`."""
-        return Clip(request.frames_F3HW)
+        if not self.config.image_grid_pinpoints:
+            return (Clip(torch.cat([resized(frames_F3HW, (side, side)) for frames_F3HW in request.runs])),)
+        tilings = tuple(self._tiling(*frame.shape[-2:]) for frame in request.frames_F3HW)
+        views = [views_of(frame, tiling, side) for frame, tiling in zip(request.frames_F3HW, tilings, strict=True)]
+        return (Clip(torch.cat(views), tilings=tilings),)
 
     @property
     def offers(self) -> frozenset[str]:
         """See `Dialect`."""
-        return frozenset({"cls-token", "free-patches", "vision-in-sequence"})
+        return frozenset({"cls-token", "free-patches", "vision-in-sequence", "one-position-axis"})
 
     def patches(self, frames_F3HW: Tensor, trace: Trace, between: Between) -> Patches:
-        """See `Dialect`: frames of another size are resized to the tower's."""
-        side = self.config.vision.image_size
-        if frames_F3HW.shape[-2:] != (side, side):
-            frames_F3HW = functional.interpolate(frames_F3HW, (side, side), mode="bicubic", antialias=True)
+        """See `Dialect`."""
         out: Patches = self.vision_tower(frames_F3HW, trace, between)
         return out
 
@@ -80,20 +103,42 @@ class Llava(nn.Module):
             return patches.hidden_FND
         return patches.hidden_FND[:, patches.prefix :]
 
-    def seen(self, tokens_TND: Tensor, patches: Patches, clip: Clip) -> Seen:  # noqa: ARG002
-        """See `Dialect`: positions do not depend on the patches."""
-        return Seen(tokens_TND)
+    def vision_tokens(self, token_TND: Tensor, patches: Patches, clip: Clip) -> VisionTokens:
+        """See `Dialect`: positions do not depend on the patches, so any number will do."""
+        side = math.isqrt(self.config.vision.patches)
+        place_TN2 = patches.place_FN2
+        if place_TN2 is not None and self.config.vision_feature_select_strategy != "full":
+            place_TN2 = place_TN2[:, patches.prefix :]
+        if place_TN2 is not None and place_TN2.shape[1] != token_TND.shape[1]:
+            place_TN2 = None  # known of other tokens than these
+        whole = token_TND.shape[1] == side**2
+        if not clip.tilings:
+            return VisionTokens(blocks_of(token_TND, place_TN2), (side, side) if whole else None)
+        blocks, first = [], 0
+        for tiling in clip.tilings:
+            view_VND = token_TND[first : first + tiling.views]
+            if whole:
+                token_ND = unpadded(view_VND, tiling, self.image_newline)
+            else:
+                place_VN2 = None if place_TN2 is None else place_TN2[first : first + tiling.views]
+                token_ND = some_patches(view_VND, place_VN2, tiling, side)
+            blocks.append(Block(token_ND))
+            first += tiling.views
+        return VisionTokens(tuple(blocks))
 
-    def expand(self, request: Request, seen: Seen) -> Tensor:
+    def expand(self, request: Request, tokens: Seq[VisionTokens]) -> Tensor:
         """See `Dialect`."""
-        frames, tokens = seen.tokens_TND.shape[:2]
-        return expand(request.prompt_N, request.image_token_id, [tokens] * frames)
+        lengths = [length for each in tokens for length in each.lengths]
+        return expand(request.prompt_N, request.image_token_id, lengths, len(request.frames_F3HW))
 
-    def prompt(self, ids_BN: Tensor, real_BN: Tensor | None, seen: Seq[Seen]) -> Prompt:
+    def prompt(self, ids_BN: Tensor, real_BN: Tensor | None, tokens: Seq[VisionTokens]) -> Prompt:
         """See `Dialect`."""
-        flat = [each.tokens_TND.flatten(0, 1) for each in seen]
-        vision_VD = torch.cat(flat) if flat else torch.empty(0)
+        vision_VD, _ = joined(block for each in tokens for block in each.blocks)
         is_vision_BN = ids_BN == self.config.image_token_id
         position_BN = places_in_text(ids_BN, real_BN)
-        spans = tuple(length for each in seen for length in each.span_lengths)
-        return Prompt(ids_BN, is_vision_BN, vision_VD, position_BN, real_BN, spans)
+        spans = tuple(length for each in tokens for length in each.lengths)
+        place_V3 = places(block for each in tokens for block in each.blocks)
+        return Prompt(ids_BN, is_vision_BN, vision_VD, position_BN, real_BN, spans, place_V3=place_V3)
+
+    def _tiling(self, height: int, width: int) -> Tiling:
+        return tiling_of(height, width, self.config.vision.image_size, self.config.image_grid_pinpoints)

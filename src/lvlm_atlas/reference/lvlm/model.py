@@ -5,7 +5,9 @@ B batch, F frames, N tokens, M new tokens of a step, C vocabulary, D width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +16,26 @@ from torch import Tensor, nn
 
 from lvlm_atlas.reference.caches.cache import Cache
 from lvlm_atlas.reference.caches.prefilled import Prefill
-from lvlm_atlas.reference.flow.request import Request, Result
+from lvlm_atlas.reference.flow.request import Request, Result, Round
 from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm.answer import answer
 from lvlm_atlas.reference.lvlm.config import Config, DeepStackLVLMConfig, LVLMConfig, WindowLVLMConfig
 from lvlm_atlas.reference.lvlm.decoder import LanguageModel
 from lvlm_atlas.reference.lvlm.dialect import Dialect
-from lvlm_atlas.reference.lvlm.encode import encode, select
+from lvlm_atlas.reference.lvlm.encode import encode, resize, select
 from lvlm_atlas.reference.lvlm.llava import Llava
-from lvlm_atlas.reference.lvlm.points import Acts, LlmInput, Run
-from lvlm_atlas.reference.lvlm.prefill import prefill
+from lvlm_atlas.reference.lvlm.points import Acts, Answer, LlmInput, Run
+from lvlm_atlas.reference.lvlm.prefill import prefill_in_chunks
 from lvlm_atlas.reference.lvlm.presets import PRESETS
 from lvlm_atlas.reference.lvlm.prompt import real_tokens
 from lvlm_atlas.reference.lvlm.qwen import QwenVL
 from lvlm_atlas.reference.lvlm.qwen3 import Qwen3VL
 from lvlm_atlas.reference.lvlm.stack import Stack
-from lvlm_atlas.reference.lvlm.step import advance
+from lvlm_atlas.reference.lvlm.step import advance, hidden_states
+from lvlm_atlas.reference.lvlm.stream import Stream
 from lvlm_atlas.reference.lvlm.weights import fill
+from lvlm_atlas.reference.refusal import Refusal
 
 __all__ = ["LVLM", "Prefill"]
 
@@ -163,7 +167,60 @@ class LVLM(nn.Module):
             ValueError: the prompt does not have one placeholder of the model's a frame.
         """
         run = self.begin(request, stack)
+        policy = run.acts.owner("answer")
+        return self._once(run) if policy is None else self._rounds(run, policy)
+
+    def _once(self, run: Run) -> Result:
         return answer(run, self.prefill(self.prepare(run), run))
+
+    def _rounds(self, run: Run, policy: Any) -> Result:
+        """An answer that takes several runs, each with the same stack, begun anew."""
+        rounds: list[Round] = []
+
+        def ask(request: Request) -> Result:
+            result = self._once(self.begin(request, run.techniques))
+            # Shares are those of what was asked, whatever of it a round is shown.
+            result.trace.frames_in = len(run.request.frames_F3HW)
+            result.trace.pixels_in = sum(len(frames) * frames[0, 0].numel() for frames in run.request.runs)
+            rounds.append(Round(request, result))
+            return result
+
+        result: Result = policy.answer(Answer(run, ask))
+        if not rounds:
+            raise ValueError(f"{type(policy).__name__} answers without asking the model; let it ask")
+        return replace(result, trace=Trace.total([each.result.trace for each in rounds]), rounds=tuple(rounds))
+
+    def stream(
+        self,
+        stack: Seq[Any] = (),
+        *,
+        image_token_id: int | None = None,
+        temperature: float = 0.0,
+        seed: int = 0,
+        tokenize: Callable[[str], Seq[int]] | None = None,
+    ) -> Stream:
+        """A session of rounds on one cache, with the techniques of `stack`: frames are seen, questions asked.
+
+        Args:
+            stack: techniques, in order.
+            image_token_id: the placeholder of frames; None means the model's usual one.
+            temperature: 0 decodes greedily.
+            seed: of every random draw.
+            tokenize: as in `Request`.
+
+        Raises:
+            StackError: the techniques cannot run together; the message says why.
+            Refusal: the model lacks what a technique needs.
+        """
+        Stack(tuple(stack)).fit(self.dialect.offers)
+        for technique in stack:
+            if "answer" in technique.acts_at:
+                raise Refusal(
+                    f"{type(technique).__name__} answers in runs of its own, a session has one cache; leave it out, or "
+                    f"give `run` the request"
+                )
+        token = self.config.placeholders[0] if image_token_id is None else image_token_id
+        return Stream(self, tuple(stack), image_token_id=token, temperature=temperature, seed=seed, tokenize=tokenize)
 
     def begin(self, request: Request, techniques: Seq[Any] = ()) -> Run:
         """A run of the request, its techniques begun; nothing is computed yet.
@@ -190,9 +247,10 @@ class LVLM(nn.Module):
         Raises:
             ValueError: there is not one placeholder a frame.
         """
-        request, trace = select(run), run.trace
-        seen = encode(self, self.dialect.clip(request), run.acts, trace)
-        run.prompt = self.dialect.prompt(self.dialect.expand(request, seen), None, [seen])
+        trace = run.trace
+        request = resize(select(run), run.acts, trace)
+        tokens = [encode(self, clip, run.acts, trace) for clip in self.dialect.split(request)]
+        run.prompt = self.dialect.prompt(self.dialect.expand(request, tokens), None, tokens)
         sequence = run.prompt.embed(self.language_model.model.embed_tokens)
         trace.vision_tokens = int(sequence.vision_BN.sum())
         trace.text_tokens = sequence.length - trace.vision_tokens
@@ -200,10 +258,13 @@ class LVLM(nn.Module):
             sequence = technique.llm_input(LlmInput(sequence))
         return sequence
 
-    def prefill(self, inputs: Sequence, run: Run | None = None) -> Prefill:
-        """Run a prompt through the decoder and fill a cache; without a run no technique acts, nothing is counted."""
+    def prefill(self, inputs: Sequence, run: Run | None = None, cache: Cache | None = None) -> Prefill:
+        """Run a prompt through the decoder and fill a cache, or go on with one.
+
+        Without a run no technique acts, nothing is counted; see `lvlm_atlas.reference.lvlm.prefill`.
+        """
         acts, trace = (run.acts, run.trace) if run else (Acts(), Trace())
-        return prefill(self.language_model, inputs, acts, trace)
+        return prefill_in_chunks(self.language_model, inputs, acts, trace, cache)
 
     def step(self, token_M: Tensor, cache: Cache, parent_M: Tensor | None = None) -> Tensor:
         """`advance` for a batch of one: (M,) → (M, C)."""
@@ -213,6 +274,24 @@ class LVLM(nn.Module):
         """Logits (B, M, C) after each of M new tokens; see `lvlm_atlas.reference.lvlm.step.advance`."""
         return advance(self.language_model, token_BM, cache, parent_M)
 
+    def hidden_states(
+        self, token_M: Tensor, cache: Cache, parent_M: Tensor | None = None, until: int | None = None
+    ) -> tuple[Tensor, ...]:
+        """`hidden_states` of `lvlm_atlas.reference.lvlm.step` for a batch of one: (M,) → (M, D) a layer."""
+        states = hidden_states(self.language_model, token_M[None], cache, parent_M, until)
+        return tuple(state_1MD[0] for state_1MD in states)
+
+    def logits(self, hidden_MD: Tensor) -> Tensor:
+        """Logits (M, C), float32, of hidden states that left the last layer."""
+        return self.language_model.logits(hidden_MD)
+
+    @torch.inference_mode()
+    def observe(self, request: Request) -> Prefill:
+        """Read a request without techniques; every layer's attention is retained."""
+        run = self.begin(request)
+        run.acts = Acts(retain_attention=True)
+        return self.prefill(self.prepare(run), run)
+
     def embed(self, token_N: Tensor) -> Tensor:
         """Embeddings (N, D) of text tokens."""
         out: Tensor = self.language_model.model.embed_tokens(token_N.to(self.device))
@@ -220,6 +299,6 @@ class LVLM(nn.Module):
 
     def _read(self, input_ids: Tensor, attention_mask: Tensor | None, processed: dict[str, Tensor | None]) -> Prefill:
         """Prefill of what a processor returns, without techniques."""
-        seen = [encode(self, clip, Acts(), Trace()) for clip in self.dialect.clips(**processed)]
-        prompt = self.dialect.prompt(input_ids, real_tokens(attention_mask), seen)
+        tokens = [encode(self, clip, Acts(), Trace()) for clip in self.dialect.clips(**processed)]
+        prompt = self.dialect.prompt(input_ids, real_tokens(attention_mask), tokens)
         return self.prefill(prompt.embed(self.language_model.model.embed_tokens))

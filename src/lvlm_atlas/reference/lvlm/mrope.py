@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.prompt import Seen
+from lvlm_atlas.reference.flow.vision_tokens import VisionTokens
 
 
-def in_order(ids_N: Tensor, waiting: Mapping[int, Iterator[Seen]]) -> Iterator[int | Seen]:
+def in_order(ids_N: Tensor, waiting: Mapping[int, Iterator[VisionTokens]]) -> Iterator[int | VisionTokens]:
     """What a row is made of: lengths of text and, between them, pictures.
 
     Args:
@@ -32,7 +32,7 @@ def in_order(ids_N: Tensor, waiting: Mapping[int, Iterator[Seen]]) -> Iterator[i
             yield text
             text = 0
         picture = next(waiting[ids[place]], None)
-        tokens = picture.tokens_TND[..., 0].numel() if picture else 1
+        tokens = sum(picture.lengths) if picture else 1
         if picture is None or ids[place : place + tokens] != [ids[place]] * tokens:
             raise ValueError(f"the placeholders from token {place} on do not fit their picture, which has {tokens}")
         yield picture
@@ -41,8 +41,12 @@ def in_order(ids_N: Tensor, waiting: Mapping[int, Iterator[Seen]]) -> Iterator[i
         yield text
 
 
-def positions(pieces: Iterable[int | Seen]) -> Tensor:
-    """Position ids (N, 3) of a row. What follows a picture counts on from behind its longer side.
+def positions(pieces: Iterable[int | VisionTokens]) -> tuple[Tensor, int]:
+    """Position ids (N, 3) of a row, and the id of what follows it.
+
+    What follows a picture counts on from behind its longer side.
+
+    That side is the whole grid's, and a token keeps its place in it, whatever others have been dropped.
 
     So do the published classes since transformers 5; before, text also waited for the end of a video's time, which
     differs where a video lasts for more ids than its longer side has tokens.
@@ -55,12 +59,18 @@ def positions(pieces: Iterable[int | Seen]) -> Tensor:
         else:
             parts.append(start + inside(piece))
             start += max(piece.grid or (0,))
-    return torch.cat(parts)
+    return torch.cat(parts), start
 
 
-def inside(picture: Seen) -> Tensor:
-    """Time, row and column (N, 3) of a picture's tokens, from 0; times are rounded down."""
-    rows, columns = picture.grid or (0, 0)
-    time_T = torch.zeros(1) if picture.time_T is None else picture.time_T.cpu()
-    axes = torch.meshgrid(time_T.long(), torch.arange(rows), torch.arange(columns), indexing="ij")
-    return torch.stack(axes, dim=-1).flatten(0, 2)
+def inside(picture: VisionTokens) -> Tensor:
+    """Time, row and column (N, 3) of a picture's tokens, from 0; times are rounded down.
+
+    Raises:
+        ValueError: a token's place in the grid is unknown.
+    """
+    places = [block.place_N2 for block in picture.blocks if block.place_N2 is not None]
+    if len(places) < len(picture.blocks):
+        raise ValueError("positions need row and column of each vision token; give `place_N2` of each `Block`")
+    time_T = torch.zeros(len(places), dtype=torch.long) if picture.time_T is None else picture.time_T.cpu().long()
+    time_N1 = time_T.repeat_interleave(torch.tensor(picture.lengths))[:, None]
+    return torch.cat([time_N1, torch.cat(places).cpu()], dim=1)

@@ -11,16 +11,17 @@ from collections.abc import Sequence as Seq
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from lvlm_atlas.reference.flow.request import Request
 from lvlm_atlas.reference.flow.states import Between, Patches
 from lvlm_atlas.reference.flow.trace import Trace
+from lvlm_atlas.reference.flow.vision_tokens import VisionTokens, blocks_of, grid_places, joined
 from lvlm_atlas.reference.lvlm.config import NativeLVLMConfig
 from lvlm_atlas.reference.lvlm.mrope import in_order, positions
 from lvlm_atlas.reference.lvlm.native_vision import NativeTower
-from lvlm_atlas.reference.lvlm.prompt import Clip, Prompt, Seen, expand, places_error, same_size
+from lvlm_atlas.reference.lvlm.prompt import Clip, Prompt, expand, places, places_error
 from lvlm_atlas.reference.lvlm.resolution import smart_resize
+from lvlm_atlas.reference.lvlm.tiles import resized
 from lvlm_atlas.reference.lvlm.windows import to_frames
 
 
@@ -38,21 +39,28 @@ class NativeVL(nn.Module, ABC):
         """When each temporal patch was (T,), as the dialect counts it, from when its frames were, seconds."""
 
     @abstractmethod
-    def parts(self, video: Seen) -> Iterable[Seen]:
+    def parts(self, video: VisionTokens) -> Iterable[VisionTokens]:
         """What of a video stands together in the prompt, and has positions together."""
 
-    def stills(self, clips: Seq[Clip]) -> Tensor:
+    def images(self, clips: Seq[Clip]) -> tuple[Tensor, ...]:
         """See `Dialect`: a temporal patch holds copies of one."""
-        return same_size([clip.frames_F3HW[:: self.config.vision.temporal_patch_size] for clip in clips])
+        depth = self.config.vision.temporal_patch_size
+        return tuple(frame for clip in clips for frame in clip.frames_F3HW[::depth])
 
-    def clip(self, request: Request) -> Clip:
-        """See `Dialect`: stills are repeated to fill a temporal patch each, a video's last frame if one is missing."""
-        depth, frames_F3HW = self.config.vision.temporal_patch_size, request.frames_F3HW
+    def split(self, request: Request) -> tuple[Clip, ...]:
+        """See `Dialect`: stills are repeated to fill a temporal patch each, a video's last frame if one is missing.
+
+        Frames whose sides are no multiples of a token's are resized.
+        """
+        depth = self.config.vision.temporal_patch_size
+        runs = [self._resized(frames_F3HW) for frames_F3HW in request.runs]
         if request.image_token_id == self.config.image_token_id:
-            return Clip(frames_F3HW.repeat_interleave(depth, dim=0))
-        missing, second_F = -len(frames_F3HW) % depth, request.seconds_F
-        time_T = self.times(torch.cat([second_F, second_F[-1:].expand(missing)]))
-        return Clip(torch.cat([frames_F3HW, frames_F3HW[-1:].expand(missing, -1, -1, -1)]), time_T)
+            return tuple(Clip(frames_F3HW.repeat_interleave(depth, dim=0)) for frames_F3HW in runs)
+        if len(runs) > 1:
+            raise ValueError(f"the frames of a video must be of one size, got runs of {len(runs)}; resize them")
+        missing, second_F = -len(request.frames_F3HW) % depth, request.seconds_F
+        time_T = self.times(torch.cat([second_F, second_F[-1:].expand(missing)])) if runs else None
+        return tuple(Clip(torch.cat([frames, frames[-1:].expand(missing, -1, -1, -1)]), time_T) for frames in runs)
 
     @property
     def offers(self) -> frozenset[str]:
@@ -60,12 +68,7 @@ class NativeVL(nn.Module, ABC):
         return frozenset({"vision-in-sequence"})
 
     def patches(self, frames_F3HW: Tensor, trace: Trace, between: Between) -> Patches:
-        """See `Dialect`: frames whose sides are no multiples of a token's are resized."""
-        factor = self.config.vision.factor
-        height, width = frames_F3HW.shape[-2:]
-        if height % factor or width % factor:
-            size = smart_resize(height, width, factor)
-            frames_F3HW = functional.interpolate(frames_F3HW, size, mode="bicubic", antialias=True)
+        """See `Dialect`."""
         out: Patches = self.vision_tower(frames_F3HW, trace, between)
         return out
 
@@ -73,49 +76,58 @@ class NativeVL(nn.Module, ABC):
         """See `Dialect`: all patches."""
         return patches.hidden_FND
 
-    def seen(self, tokens_TND: Tensor, patches: Patches, clip: Clip) -> Seen:
+    def vision_tokens(self, token_TND: Tensor, patches: Patches, clip: Clip) -> VisionTokens:
         """See `Dialect`: each token is a square of the grid."""
         merge = self.config.vision.spatial_merge_size
         rows, columns = patches.grid or (0, 0)
         grid = (rows // merge, columns // merge)
-        if tokens_TND.shape[1] != grid[0] * grid[1]:
+        if token_TND.shape[1] != grid[0] * grid[1]:
             raise ValueError(
-                f"the adapter gives {tokens_TND.shape[1]} vision tokens where the positions of this model need "
+                f"the adapter gives {token_TND.shape[1]} vision tokens where the positions of this model need "
                 f"{grid[0]} × {grid[1]}; an adapter that changes their number needs `free-patches` and must declare it"
             )
-        return Seen(tokens_TND, grid, clip.time_T, patches.deepstack_FNLD)
+        place_TN2 = grid_places(*grid, token_TND.device).expand(len(token_TND), -1, -1)
+        return VisionTokens(blocks_of(token_TND, place_TN2, patches.deepstack_FNLD), grid, clip.time_T)
 
-    def expand(self, request: Request, seen: Seen) -> Tensor:
+    def expand(self, request: Request, tokens: Seq[VisionTokens]) -> Tensor:
         """See `Dialect`: the first frame of a temporal patch stands for it."""
-        depth, tokens = self.config.vision.temporal_patch_size, seen.tokens_TND.shape[1]
-        frames = len(request.frames_F3HW)
-        stills = seen.time_T is None
-        each = [tokens if stills or frame % depth == 0 else 0 for frame in range(frames)]
-        return expand(request.prompt_N, request.image_token_id, each)
+        frames, depth = len(request.frames_F3HW), self.config.vision.temporal_patch_size
+        lengths = [length for each in tokens for length in each.lengths]
+        if any(each.time_T is not None for each in tokens):
+            lengths = [length for block in lengths for length in (block, *[0] * (depth - 1))][:frames]
+        return expand(request.prompt_N, request.image_token_id, lengths, frames)
 
-    def prompt(self, ids_BN: Tensor, real_BN: Tensor | None, seen: Seq[Seen]) -> Prompt:
+    def prompt(self, ids_BN: Tensor, real_BN: Tensor | None, tokens: Seq[VisionTokens]) -> Prompt:
         """See `Dialect`: text counts on all axes alike, and goes on behind the longer side of a picture."""
         image, video = self.config.image_token_id, self.config.video_token_id
         is_vision_BN = (ids_BN == image) | (ids_BN == video)
-        places, tokens = int(is_vision_BN.sum()), sum(each.tokens_TND[..., 0].numel() for each in seen)
-        if places != tokens:
-            raise places_error(places, tokens)
+        marked, given = int(is_vision_BN.sum()), sum(length for each in tokens for length in each.lengths)
+        if marked != given:
+            raise places_error(marked, given)
         waiting = {
-            image: iter([still for each in seen if each.time_T is None for still in each.apart()]),
-            video: iter([part for each in seen if each.time_T is not None for part in self.parts(each)]),
+            image: iter([still for each in tokens if each.time_T is None for still in each.stills()]),
+            video: iter([part for each in tokens if each.time_T is not None for part in self.parts(each)]),
         }
         position_BN3 = torch.zeros(*ids_BN.shape, 3, dtype=torch.long)
-        met: list[Seen] = []
+        met: list[VisionTokens] = []
+        next_B = torch.zeros(len(ids_BN), dtype=torch.long)
         for row, ids_N in enumerate(ids_BN.cpu()):
             real_N = torch.ones_like(ids_N, dtype=torch.bool) if real_BN is None else real_BN[row].cpu()
             pieces = list(in_order(ids_N[real_N], waiting))
-            met += [piece for piece in pieces if isinstance(piece, Seen)]
-            position_BN3[row, real_N] = positions(pieces)
-        vision_VD = torch.cat([piece.tokens_TND.flatten(0, 1) for piece in met]) if met else torch.empty(0)
-        deepstack = [piece.deepstack_TNLD.flatten(0, 1) for piece in met if piece.deepstack_TNLD is not None]
-        spans = tuple(length for piece in met for length in piece.span_lengths)
-        deepstack_VLD = torch.cat(deepstack) if deepstack else None
-        return Prompt(ids_BN, is_vision_BN, vision_VD, position_BN3, real_BN, spans, deepstack_VLD)
+            met += [piece for piece in pieces if isinstance(piece, VisionTokens)]
+            position_BN3[row, real_N], next_B[row] = positions(pieces)
+        blocks = [block for piece in met for block in piece.blocks]
+        vision_VD, deepstack_VLD = joined(blocks)
+        spans = tuple(length for piece in met for length in piece.lengths)
+        return Prompt(
+            ids_BN, is_vision_BN, vision_VD, position_BN3, real_BN, spans, deepstack_VLD, next_B, places(blocks)
+        )
+
+    def _resized(self, frames_F3HW: Tensor) -> Tensor:
+        height, width = frames_F3HW.shape[-2:]
+        factor = self.config.vision.factor
+        fits = height % factor == 0 == width % factor
+        return frames_F3HW if fits else resized(frames_F3HW, smart_resize(height, width, factor))
 
     def pictures(self, pixel_Px: Tensor | None, grid_P3: Tensor | None) -> Iterator[Tensor]:
         """The frames of each picture of a published processor."""

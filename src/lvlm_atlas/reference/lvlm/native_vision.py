@@ -17,6 +17,7 @@ from torch.nn import functional
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Between, Patches
 from lvlm_atlas.reference.flow.trace import Trace
+from lvlm_atlas.reference.lvlm.ahead import Upcoming, unchanged
 from lvlm_atlas.reference.lvlm.config import NativeVisionConfig
 from lvlm_atlas.reference.lvlm.windows import Windows, coordinates, to_patches, whole
 from lvlm_atlas.reference.ops.attention import attend, frequencies, turn
@@ -48,7 +49,7 @@ class Attention(nn.Module):
         self, x_TND: Tensor, angle_1Nd: Tensor, windows: Windows, on_read: Callable[[int], None]
     ) -> tuple[Tensor, Probe]:
         """Output (T, N, D), and the layer's attention for those who read it."""
-        query, key, value = self.qkv(x_TND).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = self._heads(self.qkv(x_TND))
         query, key = turn(query, angle_1Nd), turn(key, angle_1Nd)
         out_THNd = torch.empty_like(query)
         for place_WL in windows.groups:
@@ -58,6 +59,18 @@ class Attention(nn.Module):
             )
         probe = Probe(query, key, causal=False, on_read=on_read, window_N=windows.window_N)
         return self.proj(out_THNd.transpose(1, 2).flatten(2)), probe
+
+    def probe(self, x_TND: Tensor, angle_1Nd: Tensor, windows: Windows, on_read: Callable[[int], None]) -> Probe:
+        """The attention alone."""
+        width = 2 * x_TND.shape[-1]  # without the rows of the values, which come last
+        query, key = self._heads(functional.linear(x_TND, self.qkv.weight[:width], self.qkv.bias[:width]))
+        query, key = turn(query, angle_1Nd), turn(key, angle_1Nd)
+        return Probe(query, key, causal=False, on_read=on_read, window_N=windows.window_N)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(T, N, n · H · d) → (n, T, H, N, d)."""
+        wide = x.reshape(*x.shape[:2], -1, self.heads, self.proj.in_features // self.heads)
+        return wide.permute(2, 0, 3, 1, 4)
 
 
 class Block(nn.Module):
@@ -83,8 +96,16 @@ class Block(nn.Module):
         patches = between(
             replace(patches, hidden_FND=patches.hidden_FND + out_TND, attention=probe, key_FHNd=probe.key_BGNd)
         )
+        return self.finish(patches)
+
+    def finish(self, patches: Patches) -> Patches:
+        """What follows attention: the MLP."""
         hidden_TND = patches.hidden_FND
         return replace(patches, hidden_FND=hidden_TND + self.mlp(self.norm2(hidden_TND)))
+
+    def probe(self, patches: Patches, angle_1Nd: Tensor, windows: Windows, on_read: Callable[[int], None]) -> Probe:
+        """The attention that the layer would have on these patches."""
+        return self.attn.probe(self.norm1(patches.hidden_FND), angle_1Nd, windows, on_read)
 
 
 class NativeTower(nn.Module):
@@ -104,14 +125,24 @@ class NativeTower(nn.Module):
         half = config.hidden_size // config.num_attention_heads // 2
         angle_N2d = place_N2[..., None].float() * frequencies(half, config.rope_theta, frames_F3HW.device)
         hidden_TND = self.positioned(self.patch_embed(to_patches(frames_F3HW, config)), place_N2)
-        patches = Patches(hidden_TND, prefix=0, grid=(rows, columns))
-        for index, (block, windows) in enumerate(zip(self.blocks, self.windows(place_N2), strict=True)):
+        place_TN2 = place_N2.expand(len(hidden_TND), -1, -1)
+        patches = Patches(hidden_TND, prefix=0, grid=(rows, columns), place_FN2=place_TN2)
+        angle_1Nd, on_read = angle_N2d.flatten(1)[None], trace.note_probe
+        blocks = [block for block in self.blocks if isinstance(block, Block)]
+        pairs = [*zip(blocks, self.windows(place_N2), strict=True)]
+        upcoming = Upcoming(
+            [
+                partial(block, angle_1Nd=angle_1Nd, windows=windows, between=unchanged, on_read=on_read)
+                for block, windows in pairs
+            ],
+            [partial(block.probe, angle_1Nd=angle_1Nd, windows=windows, on_read=on_read) for block, windows in pairs],
+        )
+        for index, (block, windows) in enumerate(pairs):
             trace.encoder_tokens.append(patches.hidden_FND.shape[1])
-            change = partial(between, index, layers)
-            patches = block(patches, angle_N2d.flatten(1)[None], windows, change, trace.note_probe)
-            patches = self.after(index, patches)
+            change = upcoming.inside(index, block.finish, partial(between, index, layers))
+            patches = self.after(index, block(patches, angle_1Nd, windows, change, on_read))
         trace.encoder_tokens.append(patches.hidden_FND.shape[1])
-        return patches
+        return replace(patches, upcoming=replace(upcoming, first=layers))
 
     def positioned(self, hidden_TND: Tensor, place_N2: Tensor) -> Tensor:  # noqa: ARG002 - for those with positions
         """The embedded patches with what the tower adds for their row and column."""

@@ -1,74 +1,104 @@
-"""Prefill: the prompt through the decoder, techniques at the extension points, the cache filled."""
+"""Prefill: a prompt, or the next chunk of one, through the decoder, techniques at the extension points."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from lvlm_atlas.reference.caches.cache import Cache
+from lvlm_atlas.reference.caches.in_cache import InCache
 from lvlm_atlas.reference.caches.prefilled import Prefill
-from lvlm_atlas.reference.caches.store import PlainStore, Store
-from lvlm_atlas.reference.flow.probe import Probe
-from lvlm_atlas.reference.flow.states import Entries, Sequence
+from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.flow.trace import Trace
+from lvlm_atlas.reference.lvlm.ahead import NextLayer
+from lvlm_atlas.reference.lvlm.attending import attend_prompt
 from lvlm_atlas.reference.lvlm.decoder import LanguageModel
-from lvlm_atlas.reference.lvlm.points import Acts, Attention, CacheBits, CacheTokens, LlmLayer
-from lvlm_atlas.reference.ops.attention import attend, causal_mask
-from lvlm_atlas.reference.ops.blocks import Blocks, block_sparse_attention
+from lvlm_atlas.reference.lvlm.filling import Filling
+from lvlm_atlas.reference.lvlm.points import Acts, CacheLayers, CacheTokens, LlmLayer, PrefillChunks
 
 
-def prefill(model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace) -> Prefill:
-    """Run the prompt through the decoder and fill the cache."""
-    before_layer, compressors = acts.at("llm-layer"), acts.at("cache-tokens")
-    chooser, holder = acts.owner("attention"), acts.owner("cache-bits")
-    layers, retained = len(model.model.layers), []
-    last_BA = inputs.position_BN[:, -1].reshape(len(inputs.position_BN), -1)
-    cache = Cache([], [], next_position=last_BA.amax(1) + 1, real_BN=inputs.real_BN, trace=trace)
-    sequence = inputs
+def prefill(model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace, cache: Cache | None = None) -> Prefill:
+    """Run tokens through the decoder and fill a cache.
+
+    Args:
+        model: the decoder.
+        inputs: a prompt, or what follows what the cache holds: the rest of a prompt, another turn, new frames. Its
+            places in the text and its position ids go on from there (`Cache.behind`).
+        acts: what acts; techniques see these tokens and are told how many entries are cached before them.
+        trace: where it is counted.
+        cache: what is held already, its last tokens settled; None begins a new one.
+
+    Raises:
+        ValueError: drafted tokens of the cache are not settled, or places do not go on behind them.
+    """
+    if cache is None:
+        cache = Cache([], [], next_position=torch.empty(0), trace=trace)
+    elif cache.parents or int(inputs.index_BN.min()) < cache.next_index:
+        raise _not_behind(inputs, cache)
+    before_layer, compressors, dividers = (acts.at(each) for each in ("llm-layer", "cache-tokens", "cache-layers"))
+    chooser, filling = acts.owner("attention"), Filling(acts, cache, int(inputs.index_BN[0, -1]) + 1)
+    layers, retained, waiting, next_positions, follows = len(model.model.layers), [], [], [], cache.next_position
+    cache.policy, cache.choose = filling.eviction(layers), acts.choose_entries(layers)
+    cache.in_cache = cache.in_cache or (InCache(next(model.layers).rotary) if acts.unrotated else None)
+    sequence = inputs = replace(inputs, next_B=inputs.next_position)
     for index, layer in enumerate(model.layers):
+        cached = cache.stores[index].length if cache.stores[index:] else 0
+        if index and len(follows):  # what is held may have been renumbered between the two layers
+            sequence = sequence.behind(0, follows[index] - follows[index - 1])
+        next_layer = NextLayer(layer, index, cache, trace.note_probe)
         for technique in before_layer:
-            sequence = technique.llm_layer(LlmLayer(index, layers, sequence))
-        trace.note_tokens(sequence)
-        query, key, value = layer.project(sequence.hidden_BND, sequence.position_BN)
-        blocks = chooser and chooser.choose_blocks(Attention(index, layers, sequence, query, key, value))
-        out_BHNd, scores = _attend(query, key, value, sequence.real_BN, blocks)
-        trace.score_entries.append(scores)
-        probe = Probe(query, key, causal=True, on_read=trace.note_probe)
+            sequence = technique.llm_layer(LlmLayer(index, layers, sequence, cached, next_layer.probe))
+        trace.note_tokens(index, sequence)
+        next_positions.append(sequence.next_position)
+        attended = attend_prompt(next_layer, layers, sequence, chooser)
+        trace.score_entries[index] += attended.scores
+        trace.cached_score_entries[index] += attended.cached_scores
+        entries, probe = attended.entries, attended.probe
         if acts.retain_attention:
             retained.append((probe, sequence.index_BN))
 
-        per_head = (key.shape[0], key.shape[1], sequence.length)
-        entries = Entries(
-            key, value, sequence.vision_BN[:, None].expand(per_head), sequence.index_BN[:, None].expand(per_head)
-        )
         for technique in compressors:
-            entries = technique.compress_cache(CacheTokens(index, layers, entries, probe))
-        store: Store = holder.new_store(CacheBits(index, layers, entries)) if holder else PlainStore()
-        store.append(entries.key_BGSd, entries.value_BGSd)
-        store.settle()
-        cache.stores.append(store)
-        cache.prompt.append(entries)
-        trace.note_cache(entries, store.length)
-        sequence = replace(sequence, hidden_BND=layer.finish(sequence.hidden_BND, out_BHNd), attention=probe)
+            entries = technique.compress_cache(CacheTokens(index, layers, entries, probe, cached))
+        if dividers:
+            waiting.append((entries, probe, cached, sequence.index_BN))
+        else:
+            filling.fill(index, layers, entries, probe, sequence.index_BN)
+        sequence = replace(sequence, hidden_BND=layer.finish(sequence.hidden_BND, attended.out_BHNd), attention=probe)
         sequence = sequence.add_deepstack(index)
+    for technique in dividers:
+        every, probes, before, _ = zip(*waiting, strict=True)
+        divided = technique.compress_caches(CacheLayers(every, probes, before))
+        waiting = [(entries, *rest) for entries, (_, *rest) in zip(divided, waiting, strict=True)]
+    for index, (entries, probe, _, index_BN) in enumerate(waiting):
+        filling.fill(index, layers, entries, probe, index_BN)
+    cache.next_position, cache.next_index = torch.stack(next_positions), filling.next_index
+    if cache.in_cache:
+        cache.in_cache.know(inputs.position_BN if inputs.origin_BN is None else inputs.origin_BN, cache.next_position)
     cache.count_prompt()
     logits_BC = model.logits(sequence.hidden_BND[:, -1:])[:, 0]
     return Prefill(inputs, sequence, cache, logits_BC, tuple(retained))
 
 
-def _attend(
-    query: Tensor, key: Tensor, value: Tensor, real_BN: Tensor | None, blocks: Blocks | None
-) -> tuple[Tensor, int]:
-    """Attention of prefill and how many scores it computed; causal, and dense unless blocks are chosen."""
-    if blocks is not None:
-        return block_sparse_attention(query, key, value, blocks)
-    batch, heads, length = query.shape[:3]
-    scores = batch * heads * length * (length + 1) // 2
-    if real_BN is None:
-        return attend(query, key, value, causal=True), scores
-    # Padding sees itself: a row that sees nothing would be NaN, and spread.
-    itself = torch.eye(length, dtype=torch.bool, device=query.device)
-    mask_B1NN = causal_mask(length, query.device) & (real_BN[:, None, None, :] | itself)
-    return attend(query, key, value, mask_B1NN), scores
+def prefill_in_chunks(
+    model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace, cache: Cache | None = None
+) -> Prefill:
+    """`prefill`, chunk by chunk where a technique says so; states and attention are those of the last chunk."""
+    divider = acts.owner("prefill-chunks")
+    if divider is None:
+        return prefill(model, inputs, acts, trace, cache)
+    lengths = divider.split_prompt(PrefillChunks(inputs)).tolist()
+    for place_K in torch.split(torch.arange(inputs.length, device=inputs.hidden_BND.device), lengths):
+        filled = prefill(model, inputs.keep(place_K.expand(len(inputs.hidden_BND), -1)), acts, trace, cache)
+        cache = filled.cache
+    return replace(filled, inputs=inputs)
+
+
+def _not_behind(inputs: Sequence, cache: Cache) -> ValueError:
+    """The error of tokens that cannot follow a cache."""
+    if cache.parents:
+        return ValueError(f"{len(cache.parents)} tokens of the cache are not settled; call `Cache.retain` first")
+    return ValueError(
+        f"places in the text must go on from {cache.next_index} on, got {int(inputs.index_BN.min())}; "
+        f"use `Cache.behind`"
+    )

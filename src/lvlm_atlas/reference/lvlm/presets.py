@@ -52,6 +52,26 @@ PRESETS: dict[str, Config] = {
         ),
         image_token_id=127,
     ),
+    "tiny-tiles": LVLMConfig(
+        vision=VisionConfig(
+            image_size=28,
+            patch_size=7,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+        ),
+        text=TextConfig(
+            vocab_size=128,
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+        ),
+        image_token_id=127,
+        image_grid_pinpoints=((28, 56), (56, 28), (56, 56), (84, 28), (28, 84)),
+    ),
     "llava-1.5-7b": LVLMConfig(
         vision=VisionConfig(
             image_size=336,

@@ -41,14 +41,14 @@ class Processor:
         """A greedy request about the images, in the chat form of the checkpoint where it has one.
 
         Raises:
-            ValueError: a file is no image; images differ in size where the model does not make them equal.
+            ValueError: a file is no image.
         """
         processed = self._pixels(images=[_picture(path) for path in images], return_tensors="pt")
         fields = {key: value for key, value in processed.items() if isinstance(value, Tensor)}
         placeholder = lvlm.config.image_token_id
         text = self._text(prompt, self._words.convert_ids_to_tokens(placeholder), len(images))
         return Request(
-            frames_F3HW=lvlm.dialect.stills(lvlm.dialect.clips(**fields)),
+            frames_F3HW=lvlm.dialect.images(lvlm.dialect.clips(**fields)),
             prompt_N=self._words(text, return_tensors="pt")["input_ids"][0],
             image_token_id=placeholder,
             max_new_tokens=max_new_tokens,

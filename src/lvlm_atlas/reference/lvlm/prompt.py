@@ -1,12 +1,12 @@
-"""From clips to the assembled prompt: what the encoder takes, what it gives, where it stands among the words.
+"""From clips to the assembled prompt: what the encoder takes, and where vision tokens stand among the words.
 
-B batch, F frames, T units that the encoder takes on their own (a frame, or a temporal patch), N tokens,
+B batch, F frames, T blocks of vision tokens (of a frame, a tiled image or a temporal patch), N tokens,
 V vision tokens of all rows, A axes of a position, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from lvlm_atlas.reference.flow.states import Sequence
+from lvlm_atlas.reference.flow.vision_tokens import Block
+from lvlm_atlas.reference.lvlm.tiles import Tiling
 
 
 @dataclass(frozen=True)
@@ -24,30 +26,8 @@ class Clip:
     time_T: Tensor | None = None
     """Of a video, when each temporal patch was: in temporal position ids, not yet whole, or in seconds, as the
     dialect counts. None: stills."""
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What encoder and adapter made of a clip."""
-
-    tokens_TND: Tensor
-    grid: tuple[int, int] | None = None
-    """Rows and columns of a unit's tokens, where positions tell them; else None."""
-    time_T: Tensor | None = None
-    """As in `Clip`."""
-    deepstack_TNLD: Tensor | None = None
-    """As in `Patches`."""
-
-    @property
-    def span_lengths(self) -> tuple[int, ...]:
-        """Vision tokens of each unit."""
-        return (self.tokens_TND.shape[1],) * self.tokens_TND.shape[0]
-
-    def apart(self) -> Iterator[Seen]:
-        """Each unit on its own, its time forgotten: the stills of a clip."""
-        for unit in range(len(self.tokens_TND)):
-            deepstack_TNLD = None if self.deepstack_TNLD is None else self.deepstack_TNLD[unit, None]
-            yield Seen(self.tokens_TND[unit, None], self.grid, deepstack_TNLD=deepstack_TNLD)
+    tilings: tuple[Tiling, ...] = ()
+    """Of tiled images, how each was cut into frames; they stand one after the other."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +44,26 @@ class Prompt:
     real_BN: Tensor | None = None
     """False where a row is padded; None means nowhere."""
     span_lengths: tuple[int, ...] = ()
-    """Vision tokens of each unit (a frame, or a temporal patch of a video), in the order of the prompt."""
+    """Vision tokens of each block, in the order of the prompt."""
     deepstack_VLD: Tensor | None = None
     """DeepStack features of the vision tokens, as in `Sequence`."""
+    next_B: Tensor | None = None
+    """As in `Sequence`: what follows a picture counts on from behind its longer side, not from its last token."""
+    place_V3: Tensor | None = None
+    """Frame, row and column of the vision tokens; None where they stand on no grid."""
 
     @property
     def spans(self) -> tuple[Tensor, ...]:
-        """Places of each unit's vision tokens in the prompt of a batch of one, ascending."""
+        """Places of each block's vision tokens in the prompt of a batch of one, ascending."""
         return torch.split(self.vision_BN[0].nonzero()[:, 0], list(self.span_lengths))
+
+    @property
+    def place_BN3(self) -> Tensor | None:  # noqa: N802 - names carry shapes
+        """See `Sequence`; what `index_BN` or `index_BGS` point into."""
+        if self.place_V3 is None:
+            return None
+        text_BN3 = self.place_V3.new_full((*self.vision_BN.shape, 3), -1)
+        return text_BN3.index_put((self.vision_BN.to(text_BN3.device),), self.place_V3)
 
     def embed(self, embed_tokens: nn.Embedding) -> Sequence:
         """What the decoder reads.
@@ -97,21 +89,19 @@ class Prompt:
             deepstack_BNLD = deepstack_BNLD.index_put((vision_BN,), added_VLD)
         return Sequence(
             hidden_BND, position_BN, vision_BN, place_BN, real_BN=real_BN, origin_BN=position_BN,
-            deepstack_BNLD=deepstack_BNLD,
+            deepstack_BNLD=deepstack_BNLD, next_B=None if self.next_B is None else self.next_B.to(device),
+            place_BN3=None if (at := self.place_BN3) is None else at.to(device),
         )  # fmt: skip
 
 
-def same_size(frames: Seq[Tensor]) -> Tensor:
-    """Frames (F, 3, H, W) one after the other.
-
-    Raises:
-        ValueError: they differ in size.
-    """
-    sizes = {tuple(each.shape[-2:]) for each in frames}
-    if len(sizes) > 1:
-        said = ", ".join(f"{height} × {width}" for height, width in sorted(sizes))
-        raise ValueError(f"the images of a request must be of one size for this model, got {said} pixels; resize them")
-    return torch.cat(list(frames))
+def places(blocks: Iterable[Block]) -> Tensor | None:
+    """Block, row and column (V, 3) of the vision tokens of blocks; None if some are not known to stand on a grid."""
+    parts = [torch.empty(0, 3, dtype=torch.long)]
+    for number, block in enumerate(blocks):
+        if block.place_N2 is None:
+            return None
+        parts.append(torch.nn.functional.pad(block.place_N2, (1, 0), value=number))
+    return torch.cat(parts[1:] or parts)
 
 
 def places_error(places: int, tokens: int) -> ValueError:
@@ -133,17 +123,25 @@ def places_in_text(ids_BN: Tensor, real_BN: Tensor | None) -> Tensor:
     return (real_BN.long().cumsum(-1) - 1).clamp(min=0)
 
 
-def expand(prompt_N: Tensor, placeholder: int, tokens_F: Seq[int]) -> Tensor:
-    """Token ids (1, N) with each placeholder repeated for its frame's vision tokens.
+def expand(prompt_N: Tensor, placeholder: int, tokens: Seq[int], frames: int) -> Tensor:
+    """Token ids (1, N) with each placeholder repeated for the vision tokens that stand there.
+
+    Args:
+        prompt_N: token ids, a placeholder a frame.
+        placeholder: its token id.
+        tokens: vision tokens at each placeholder; at the last ones none, where there are fewer numbers than frames.
+        frames: frames of the request.
 
     Raises:
-        ValueError: the prompt has not one placeholder a frame.
+        ValueError: the prompt has not one placeholder a frame, or there are more numbers than frames.
     """
     is_frame_N = prompt_N == placeholder
-    if int(is_frame_N.sum()) != len(tokens_F):
+    if int(is_frame_N.sum()) != frames:
         raise ValueError(
-            f"the prompt has {int(is_frame_N.sum())} image placeholders for {len(tokens_F)} frames; give one a frame"
+            f"the prompt has {int(is_frame_N.sum())} image placeholders for {frames} frames; give one a frame"
         )
+    if len(tokens) > frames:
+        raise ValueError(f"there are {len(tokens)} blocks of vision tokens for {frames} frames; make one a frame")
     repeat_N = torch.ones_like(prompt_N)
-    repeat_N[is_frame_N] = torch.tensor(tokens_F, dtype=prompt_N.dtype)
+    repeat_N[is_frame_N] = torch.tensor([*tokens, *[0] * (frames - len(tokens))], dtype=prompt_N.dtype)
     return prompt_N.repeat_interleave(repeat_N)[None]

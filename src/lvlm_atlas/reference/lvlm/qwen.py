@@ -11,9 +11,10 @@ from collections.abc import Sequence as Seq
 import torch
 from torch import Tensor
 
+from lvlm_atlas.reference.flow.vision_tokens import VisionTokens
 from lvlm_atlas.reference.lvlm.config import WindowLVLMConfig
 from lvlm_atlas.reference.lvlm.native import NativeVL
-from lvlm_atlas.reference.lvlm.prompt import Clip, Seen
+from lvlm_atlas.reference.lvlm.prompt import Clip
 from lvlm_atlas.reference.lvlm.window_vision import PatchMerger, WindowTower
 
 
@@ -46,9 +47,9 @@ class QwenVL(NativeVL):
         """See `NativeVL`: that of the first frame, in temporal position ids, not yet whole."""
         return second_F[:: self.config.vision.temporal_patch_size] * self.config.tokens_per_second
 
-    def parts(self, video: Seen) -> Iterable[Seen]:
+    def parts(self, video: VisionTokens) -> Iterable[VisionTokens]:
         """See `NativeVL`: all of it."""
-        return (video,)
+        return (video,) if any(video.lengths) else ()
 
     def _times(self, frames_F3HW: Tensor, second: float) -> Tensor:
         """When each temporal patch of a video was, in position ids."""

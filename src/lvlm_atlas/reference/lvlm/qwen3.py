@@ -6,16 +6,18 @@ F frames, T temporal patches.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Sequence as Seq
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.request import Request
+from lvlm_atlas.reference.flow.vision_tokens import VisionTokens
 from lvlm_atlas.reference.lvlm.config import DeepStackLVLMConfig
 from lvlm_atlas.reference.lvlm.deepstack_vision import DeepStackTower, PatchMerger
 from lvlm_atlas.reference.lvlm.native import NativeVL
-from lvlm_atlas.reference.lvlm.prompt import Clip, Seen
+from lvlm_atlas.reference.lvlm.prompt import Clip
 
 
 class Qwen3VL(NativeVL):
@@ -45,18 +47,19 @@ class Qwen3VL(NativeVL):
         depth = self.config.vision.temporal_patch_size
         return (second_F[::depth].double() + second_F[depth - 1 :: depth].double()) / 2
 
-    def parts(self, video: Seen) -> Iterable[Seen]:
+    def parts(self, video: VisionTokens) -> Iterable[VisionTokens]:
         """See `NativeVL`: each temporal patch has the positions of a still."""
-        return video.apart()
+        return video.stills()
 
-    def expand(self, request: Request, seen: Seen) -> Tensor:
+    def expand(self, request: Request, tokens: Seq[VisionTokens]) -> Tensor:
         """See `Dialect`: a temporal patch of a video stands between the marks, behind its time if it can be written."""
-        if seen.time_T is None or request.tokenize is None:
-            return super().expand(request, seen)
+        times = [each.time_T for each in tokens if each.time_T is not None]
+        if not times or request.tokenize is None:
+            return super().expand(request, tokens)
         depth, start, end = (
             self.config.vision.temporal_patch_size, self.config.vision_start_token_id, self.config.vision_end_token_id,
         )  # fmt: skip
-        seconds, prompt, frame = iter(seen.time_T.tolist()), [], 0
+        seconds, prompt, frame = iter(torch.cat(times).tolist()), [], 0
         for token in request.prompt_N.tolist():
             is_frame = token == request.image_token_id
             if is_frame and frame % depth == 0:
@@ -64,4 +67,4 @@ class Qwen3VL(NativeVL):
             else:
                 prompt.append(token)
             frame += is_frame
-        return super().expand(replace(request, prompt_N=torch.tensor(prompt)), seen)
+        return super().expand(replace(request, prompt_N=torch.tensor(prompt)), tokens)

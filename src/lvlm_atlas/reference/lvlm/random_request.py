@@ -25,7 +25,7 @@ def random_request(
     if frames < 1 or text_tokens < 2:
         raise ValueError(f"a request needs a frame and two text tokens, got {frames} and {text_tokens}")
     generator = torch.Generator().manual_seed(seed)
-    pixels = torch.randn(frames, 3, *config.vision.frame_size, generator=generator)
+    pixels = torch.randn(frames, 3, *config.frame_size, generator=generator)
     words = torch.randint(0, min(config.placeholders), (text_tokens,), generator=generator)
     before = text_tokens // 4 or 1
     image = torch.full((frames,), config.placeholders[0])

@@ -23,7 +23,7 @@ FRAMES = (4, 768)
 
 
 def smart_resize(
-    height: int, width: int, factor: int = FACTOR, pixels: tuple[int, int] | None = None
+    height: int, width: int, factor: int = FACTOR, pixels: tuple[float, float] | None = None
 ) -> tuple[int, int]:
     """Height and width nearest to a picture's that are multiples of f and hold `pixels`, least to most.
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
-from lvlm_atlas.needs import cannot_give, unmet
+from lvlm_atlas.needs import CALIBRATION, cannot_give, unmet
 from lvlm_atlas.reference.lvlm.points import POINTS, Acts, Run, Technique
 from lvlm_atlas.reference.refusal import Refusal, StackError
 
@@ -30,14 +30,22 @@ class Stack:
                 raise StackError(f"{reason}; drop one of them")
 
     def fit(self, offers: Collection[str]) -> None:
-        """Check the techniques' needs against what a model offers.
+        """Check the techniques' needs against what a model offers, and that none waits to be calibrated.
 
         Raises:
             Refusal: the model lacks something.
+            ValueError: a technique must be calibrated first.
         """
         for technique in self.techniques:
             for need in unmet(technique.needs, offers):
                 raise Refusal(f"{_name(technique)} needs `{need}`, but this model {cannot_give(need)}; leave it out")
+
+        for technique in self.techniques:
+            if CALIBRATION in technique.needs and getattr(technique, "calibration", None) is None:
+                raise ValueError(
+                    f"{_name(technique)} is not calibrated; run what its `calibrate(lvlm, samples)` returns, the "
+                    f"samples being a few requests like those that it will be asked"
+                )
 
     def begin(self, run: Run) -> Acts:
         """What acts in a run, each technique begun once.
@@ -60,7 +68,8 @@ class Stack:
             if (acting := tuple(each for technique, each in begun if position in technique.acts_at))
         }
         loops = (technique for technique in self.techniques if "decode-loop" in technique.acts_at)
-        return Acts(by_position, any({"attention-row", "attention-map"} & {*loop.needs} for loop in loops))
+        retain = any({"attention-row", "attention-map"} & {*loop.needs} for loop in loops)
+        return Acts(by_position, retain, any("unrotated-keys" in technique.needs for technique in self.techniques))
 
 
 def _check(technique: object) -> None:

@@ -11,11 +11,13 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Between, Patches
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm.activation import ACTIVATIONS
+from lvlm_atlas.reference.lvlm.ahead import Upcoming, unchanged
 from lvlm_atlas.reference.lvlm.config import LVLMConfig, VisionConfig
 from lvlm_atlas.reference.ops.attention import attend
 
@@ -26,6 +28,7 @@ class Embeddings(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         width = config.hidden_size
+        self.side = config.image_size // config.patch_size
         self.class_embedding = nn.Parameter(torch.randn(width))
         self.patch_embedding = nn.Conv2d(3, width, config.patch_size, config.patch_size, bias=False)
         self.position_embedding = nn.Embedding(config.patches + 1, width)
@@ -35,6 +38,11 @@ class Embeddings(nn.Module):
         patch_FND = self.patch_embedding(frames_F3HW).flatten(2).mT
         class_F1D = self.class_embedding.expand(len(patch_FND), 1, -1)
         return torch.cat([class_F1D, patch_FND], dim=1) + self.position_embedding.weight
+
+    def places(self, device: torch.device) -> Tensor:
+        """Row and column (1 + patches, 2) of each token, −1 for the class token."""
+        side = torch.arange(self.side, device=device)
+        return functional.pad(torch.cartesian_prod(side, side), (0, 0, 1, 0), value=-1)
 
 
 class Attention(nn.Module):
@@ -51,14 +59,20 @@ class Attention(nn.Module):
 
     def forward(self, x_FND: Tensor, size_FN: Tensor | None, on_read: Callable[[int], None]) -> tuple[Tensor, Probe]:
         """Output (F, N, D), and the layer's attention for those who read it."""
-        q_FHNd, k_FHNd, v_FHNd = (
-            proj(x_FND).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for proj in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        probe, v_FHNd = self.probe(x_FND, size_FN, on_read), self._heads(self.v_proj(x_FND))
+        mask = None if probe.bias_BN is None else probe.bias_BN[:, None, None, :]
+        out_FND = attend(probe.query_BHNd, probe.key_BGNd, v_FHNd, mask).transpose(1, 2).flatten(2)
+        return self.out_proj(out_FND), probe
+
+    def probe(self, x_FND: Tensor, size_FN: Tensor | None, on_read: Callable[[int], None]) -> Probe:
+        """The attention alone."""
+        query, key = (self._heads(proj(x_FND)) for proj in (self.q_proj, self.k_proj))
         bias_FN = None if size_FN is None else size_FN.log().to(x_FND.dtype)
-        mask = None if bias_FN is None else bias_FN[:, None, None, :]
-        out_FND = attend(q_FHNd, k_FHNd, v_FHNd, mask).transpose(1, 2).flatten(2)
-        return self.out_proj(out_FND), Probe(q_FHNd, k_FHNd, causal=False, on_read=on_read, bias_BN=bias_FN)
+        return Probe(query, key, causal=False, on_read=on_read, bias_BN=bias_FN)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(F, N, D) → (F, H, N, d)."""
+        return x.reshape(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 class Mlp(nn.Module):
@@ -95,8 +109,17 @@ class Layer(nn.Module):
         patches = between(
             replace(patches, hidden_FND=patches.hidden_FND + out_FND, attention=probe, key_FHNd=probe.key_BGNd)
         )
+        return self.finish(patches)
+
+    def finish(self, patches: Patches) -> Patches:
+        """What follows attention: the MLP."""
         hidden_FND = patches.hidden_FND
         return replace(patches, hidden_FND=hidden_FND + self.mlp(self.layer_norm2(hidden_FND)))
+
+    def probe(self, patches: Patches, on_read: Callable[[int], None]) -> Probe:
+        """The attention that the layer would have on these patches."""
+        size_FN = patches.size_FN if patches.proportional else None
+        return self.self_attn.probe(self.layer_norm1(patches.hidden_FND), size_FN, on_read)
 
 
 class Encoder(nn.Module):
@@ -129,9 +152,19 @@ class VisionTower(nn.Module):
     def forward(self, frames_F3HW: Tensor, trace: Trace, between: Between) -> Patches:
         """Hidden states of `vision_feature_layer`, class token still in front; arguments as in `Dialect.patches`."""
         model = self.vision_model
-        patches = Patches(model.pre_layrnorm(model.embeddings(frames_F3HW)), prefix=1)
-        for index in range(self.layers_run):
+        patches = Patches(
+            model.pre_layrnorm(model.embeddings(frames_F3HW)), prefix=1,
+            place_FN2=model.embeddings.places(frames_F3HW.device).expand(len(frames_F3HW), -1, -1),
+        )  # fmt: skip
+        layers = [layer for layer in model.encoder.layers if isinstance(layer, Layer)]
+        on_read = trace.note_probe
+        upcoming = Upcoming(
+            [partial(layer, between=unchanged, on_read=on_read) for layer in layers],
+            [partial(layer.probe, on_read=on_read) for layer in layers],
+        )
+        for index, layer in enumerate(layers[: self.layers_run]):
             trace.encoder_tokens.append(patches.hidden_FND.shape[1])
-            patches = model.encoder.layers[index](patches, partial(between, index, self.layers_run), trace.note_probe)
+            change = upcoming.inside(index, layer.finish, partial(between, index, self.layers_run))
+            patches = layer(patches, change, on_read)
         trace.encoder_tokens.append(patches.hidden_FND.shape[1])
-        return patches
+        return replace(patches, upcoming=replace(upcoming, first=self.layers_run))

@@ -6,6 +6,7 @@ B batch, H query heads, G key-value heads, M queries, S keys, N tokens, A axes o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
@@ -78,9 +79,32 @@ def axes_of(count: int, sections: Sequence[int], device: torch.device, *, interl
     return axis_d
 
 
+@dataclass(frozen=True)
+class Rotary:
+    """How a decoder turns queries and keys by their positions; see `rotate`."""
+
+    theta: float
+    sections: tuple[int, ...] = ()
+    interleaved: bool = False
+
+    def __call__(self, x_BHNd: Tensor, position_BN: Tensor) -> Tensor:
+        """Queries or keys at these positions, (B, N) or (B, N, A)."""
+        return turn(x_BHNd, self.angles(position_BN, x_BHNd.shape[-1], x_BHNd.device))
+
+    def angles(self, position_BN: Tensor, d: int, device: torch.device) -> Tensor:
+        """The angles (B, N, d/2) of tokens, which queries and keys share; see `angles`."""
+        return angles(position_BN, d, self.theta, self.sections, device, interleaved=self.interleaved)
+
+
 def share_heads(x_BGSd: Tensor, heads: int) -> Tensor:
     """Repeat each key-value head for its group of query heads: (B, G, S, d) → (B, H, S, d)."""
     return x_BGSd.repeat_interleave(heads // x_BGSd.shape[1], dim=1)
+
+
+def mask_of_heads(mask_BGS: Tensor, heads: int) -> Tensor:
+    """A mask of key-value heads for the query heads that share them: (B, H, S); (B, 1, S) where heads are alike."""
+    groups = mask_BGS.shape[1]
+    return mask_BGS if groups == 1 else mask_BGS.repeat_interleave(heads // groups, dim=1)
 
 
 def attend(
@@ -110,6 +134,6 @@ def attend(
     )
 
 
-def causal_mask(length: int, device: torch.device) -> Tensor:
-    """(N, N), True where the key is not after the query."""
-    return torch.ones(length, length, dtype=torch.bool, device=device).tril()
+def causal_mask(length: int, device: torch.device, cached: int = 0) -> Tensor:
+    """(N, S), True where the key is not after the query; the first keys are `cached` ones that all queries see."""
+    return torch.ones(length, cached + length, dtype=torch.bool, device=device).tril(cached)

@@ -26,25 +26,28 @@ class Blocks:
 
 
 def block_sparse_attention(
-    query_BHNd: Tensor, key_BGNd: Tensor, value_BGNd: Tensor, blocks: Blocks
+    query_BHNd: Tensor, key_BGSd: Tensor, value_BGSd: Tensor, blocks: Blocks
 ) -> tuple[Tensor, int]:
     """Causal softmax attention over the kept blocks alone: (B, H, N, d), and how many scores were computed.
 
     Args:
         query_BHNd: queries.
-        key_BGNd: keys; G divides H.
-        value_BGNd: values.
+        key_BGSd: keys of the same tokens; G divides H. Keys before those, of a cache, are seen by all.
+        value_BGSd: values.
         blocks: kept pairs of blocks.
     """
     batch, heads, length = query_BHNd.shape[:3]
-    group_size, size = heads // key_BGNd.shape[1], blocks.size
+    cached = key_BGSd.shape[2] - length
+    group_size, size = heads // key_BGSd.shape[1], blocks.size
+    before_S = torch.arange(-cached, 0, device=query_BHNd.device)
     token_N = torch.arange(length, device=query_BHNd.device)
     out_BHNd, scores = torch.empty_like(query_BHNd), 0
     for b, h, block in product(range(batch), range(heads), range(blocks.keep_BHJJ.shape[2])):
         query_M = token_N[block * size : (block + 1) * size]
-        key_S = token_N[blocks.keep_BHJJ[b, h, block].repeat_interleave(size)[:length]]
+        key_S = torch.cat([before_S, token_N[blocks.keep_BHJJ[b, h, block].repeat_interleave(size)[:length]]])
         visible_MS = key_S <= query_M[:, None]
-        query, key, value = query_BHNd[b, h, query_M], key_BGNd[b, h // group_size], value_BGNd[b, h // group_size]
+        query, key, value = query_BHNd[b, h, query_M], key_BGSd[b, h // group_size], value_BGSd[b, h // group_size]
+        key_S = key_S + cached
         out = attend(query[None, None], key[None, None, key_S], value[None, None, key_S], visible_MS)
         out_BHNd[b, h, query_M] = out[0, 0]
         scores += int(visible_MS.sum())

@@ -24,6 +24,17 @@ def places_of(mask: Tensor) -> Tensor:
     return mask.nonzero()[:, -1].reshape(*mask.shape[:-1], -1)
 
 
+def uneven_places(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Places (…, K) of the True elements of a mask (…, N) whose rows may select different numbers, and which are real.
+
+    K is the most that a row selects. What a row has less is filled up in front with places that it does not select,
+    marked False in the second tensor (…, K); what it selects stands at the end, ascending.
+    """
+    longest = int(mask.sum(dim=-1).max()) if mask.numel() else 0
+    place = mask.byte().argsort(dim=-1, stable=True)[..., mask.shape[-1] - longest :]
+    return place, mask.gather(-1, place)
+
+
 def mask_of(index: Tensor, length: int) -> Tensor:
     """True (…, N) at the places (…, K); undoes `places_of`. The places may come in any order.
 

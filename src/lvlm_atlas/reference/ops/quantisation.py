@@ -1,14 +1,23 @@
-"""Numbers in few bits: groups that share a scale and a zero point, codes packed into bytes.
+"""Numbers in few bits: groups that share a scale, codes packed into bytes.
 
 n numbers along the grouped axis, g numbers of a group.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
+
+from lvlm_atlas.reference.ops.places import take
+
+FLOAT8_MOST = 448.0
+"""The greatest finite number of E4M3."""
+_TRITS = 5
+"""Numbers of three levels in a byte: 3⁵ = 243 codes."""
 
 
 @dataclass(frozen=True)
@@ -16,37 +25,44 @@ class Codes:
     """Quantised numbers, groups along the last axis."""
 
     packed: Tensor
-    """(…, n · bits / 8) uint8; the first code in the lowest bits."""
+    """(…, bytes) uint8; the first code in the lowest bits, or in the lowest digit."""
     scale: Tensor
     """(…, n / g), in the type of the numbers."""
-    zero: Tensor
-    """(…, n / g), in the type of the numbers."""
+    zero: Tensor | None = None
+    """(…, n / g), in the type of the numbers; None: the levels lie around 0."""
 
     @property
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+    def tensors(self) -> tuple[Tensor, ...]:
         """All that is stored."""
-        return self.packed, self.scale, self.zero
+        return (self.packed, self.scale) if self.zero is None else (self.packed, self.scale, self.zero)
+
+    def first(self, count: int, group_size: int) -> Codes:
+        """The codes of the first numbers along the grouped axis, whole groups."""
+        packed = count * self.packed.shape[-1] // (self.scale.shape[-1] * group_size)
+        groups = count // group_size
+        return Codes(*(x[..., :end].clone() for x, end in zip(self.tensors, (packed, groups, groups), strict=False)))
+
+    def rows(self, index: Tensor) -> Codes:
+        """The codes of these rows (…, K) of the axis before the grouped one."""
+        return Codes(*(take(x, index) for x in self.tensors))
 
     def then(self, other: Codes, dim: int) -> Codes:
         """These codes and others after them, along `dim`."""
-        return Codes(
-            torch.cat([self.packed, other.packed], dim),
-            torch.cat([self.scale, other.scale], dim),
-            torch.cat([self.zero, other.zero], dim),
-        )
+        return Codes(*(torch.cat(pair, dim) for pair in zip(self.tensors, other.tensors, strict=True)))
 
 
 def quantise(x: Tensor, group_size: int, bits: int) -> Codes:
     """Round each group of g numbers to 2^b levels from its least to its greatest; arithmetic in the type of x.
 
-    z = min, s = (max − min) / (2^b − 1), code = round(clamp((x − z) / s, 0, 2^b − 1)), halves to even.
+    z = min, s = (max − min) / (2^b − 1), code = round(clamp((x − z) / s, 0, 2^b − 1)), halves to even. No number is
+    off by more than s / 2, but for rounding in the type of x.
 
     Args:
         x: numbers (…, n); g divides n.
         group_size: g, consecutive numbers that share scale and zero point.
-        bits: b, one of 2, 4 and 8; a row's codes fill whole bytes.
+        bits: b, one of 1, 2, 4 and 8; a row's codes fill whole bytes.
     """
-    grouped = x.reshape(*x.shape[:-1], -1, group_size)
+    grouped = _grouped(x, group_size)
     zero = grouped.amin(-1, keepdim=True)
     scale = (grouped.amax(-1, keepdim=True) - zero) / (2**bits - 1)
     level = ((grouped - zero) / scale).nan_to_num(0, torch.inf).clamp(0, 2**bits - 1).round()
@@ -56,7 +72,92 @@ def quantise(x: Tensor, group_size: int, bits: int) -> Codes:
 def dequantise(codes: Codes, group_size: int, bits: int) -> Tensor:
     """Numbers (…, n): code · s + z, in the type of the scales."""
     level = unpack(codes.packed, bits).to(codes.scale.dtype).reshape(*codes.scale.shape, group_size)
-    return (level * codes.scale[..., None] + codes.zero[..., None]).flatten(-2)
+    number = level * codes.scale[..., None]
+    return (number if codes.zero is None else number + codes.zero[..., None]).flatten(-2)
+
+
+def quantise_sign(x: Tensor, group_size: int) -> Codes:
+    """One bit a number: ±α with α = mean |x| of the group; 0 counts as positive (VidKV's 1-bit keys).
+
+    No number is off by more than max(α, max |x| − α).
+
+    Args:
+        x: numbers (…, n); g divides n, 8 divides n.
+        group_size: g.
+    """
+    grouped = _grouped(x, group_size)
+    return Codes(pack((x >= 0).to(torch.uint8), 1), grouped.abs().mean(-1))
+
+
+def dequantise_sign(codes: Codes, group_size: int) -> Tensor:
+    """Numbers (…, n): ±α."""
+    sign = unpack(codes.packed, 1).to(codes.scale.dtype).reshape(*codes.scale.shape, group_size) * 2 - 1
+    return (sign * codes.scale[..., None]).flatten(-2)
+
+
+def quantise_ternary(x: Tensor, group_size: int) -> Codes:
+    """Three levels, −α, 0 and α, with α = mean |x| of the group; 0 up to the threshold α / 2 (VidKV's 1.58-bit values).
+
+    log2 3 = 1.58 bits are what a number tells; five of them take a byte, so a group takes ⌈g / 5⌉ bytes. (VidKV's
+    released code gives each of them two bits.) No number is off by more than max(α / 2, max |x| − α).
+
+    Args:
+        x: numbers (…, n); g divides n.
+        group_size: g.
+    """
+    grouped = _grouped(x, group_size)
+    scale = grouped.abs().mean(-1)
+    level = (grouped.abs() > scale[..., None] / 2) * grouped.sign() + 1
+    return Codes(pack_trits(level.to(torch.uint8)).flatten(-2), scale)
+
+
+def dequantise_ternary(codes: Codes, group_size: int) -> Tensor:
+    """Numbers (…, n): −α, 0 or α."""
+    level = unpack_trits(torch.unflatten(codes.packed, -1, (codes.scale.shape[-1], -1)), group_size)
+    return ((level.to(codes.scale.dtype) - 1) * codes.scale[..., None]).flatten(-2)
+
+
+def quantise_float8(x: Tensor, group_size: int) -> Codes:
+    """E4M3: four bits of exponent, three of mantissa, each group scaled so that its greatest number is the format's.
+
+    With s = max |x| / 448, no number is off by more than max(|x| / 16, s / 1024), but for rounding of s in the type
+    of x.
+
+    Args:
+        x: numbers (…, n); g divides n.
+        group_size: g.
+    """
+    grouped = _grouped(x, group_size)
+    scale = grouped.abs().amax(-1) / FLOAT8_MOST
+    scaled = (grouped.float() / scale.float()[..., None]).nan_to_num(0).clamp(-FLOAT8_MOST, FLOAT8_MOST)
+    return Codes(scaled.to(torch.float8_e4m3fn).view(torch.uint8).flatten(-2), scale)
+
+
+def dequantise_float8(codes: Codes, group_size: int) -> Tensor:
+    """Numbers (…, n), in the type of the scales."""
+    number = torch.unflatten(codes.packed.view(torch.float8_e4m3fn).float(), -1, (-1, group_size))
+    scaled: Tensor = number * codes.scale.float()[..., None]
+    return scaled.to(codes.scale.dtype).flatten(-2)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A way to hold numbers in few bits, given the size of a group."""
+
+    encode: Callable[[Tensor, int], Codes]
+    """Numbers (…, n) and g to codes."""
+    decode: Callable[[Codes, int], Tensor]
+    """Codes and g to numbers (…, n)."""
+
+
+def uniform(bits: int) -> Format:
+    """2^b levels from a group's least number to its greatest; see `quantise`."""
+    return Format(partial(quantise, bits=bits), partial(dequantise, bits=bits))
+
+
+SIGN = Format(quantise_sign, dequantise_sign)
+TERNARY = Format(quantise_ternary, dequantise_ternary)
+FLOAT8 = Format(quantise_float8, dequantise_float8)
 
 
 def pack(code: Tensor, bits: int) -> Tensor:
@@ -70,3 +171,24 @@ def unpack(packed: Tensor, bits: int) -> Tensor:
     shift = torch.arange(0, 8, bits, device=packed.device, dtype=torch.uint8)
     code: Tensor = (packed[..., None] >> shift) & (2**bits - 1)
     return code.flatten(-2)
+
+
+def pack_trits(trit: Tensor) -> Tensor:
+    """Numbers 0, 1 and 2 (…, n) into bytes (…, ⌈n / 5⌉), the first one in the lowest digit to base 3."""
+    filled = torch.nn.functional.pad(trit, (0, -trit.shape[-1] % _TRITS))
+    digit: Tensor = torch.unflatten(filled, -1, (-1, _TRITS)) * _digits(trit.device)
+    return digit.sum(-1, dtype=torch.uint8)
+
+
+def unpack_trits(packed: Tensor, length: int) -> Tensor:
+    """The inverse of `pack_trits`: the first `length` numbers."""
+    trit: Tensor = packed[..., None] // _digits(packed.device) % 3
+    return trit.flatten(-2)[..., :length]
+
+
+def _digits(device: torch.device) -> Tensor:
+    return torch.tensor([3**digit for digit in range(_TRITS)], device=device, dtype=torch.uint8)
+
+
+def _grouped(x: Tensor, group_size: int) -> Tensor:
+    return x.reshape(*x.shape[:-1], -1, group_size)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -29,6 +30,22 @@ def group_heads(score_BHS: Tensor, groups: int, how: Reduction = "mean") -> Tens
 def accumulated_attention(weight_BHRS: Tensor, groups: int) -> Tensor:
     """Column sums of the attention map (B, G, S), mean over the query heads of each key-value head."""
     return group_heads(weight_BHRS.sum(dim=2), groups)
+
+
+def carried_over(score_BGK: Tensor, index_BGK: Tensor, now_BGS: Tensor) -> Tensor:
+    """Scores (B, G, S) of the entries held now, by the token that each is; 0 for those that had none.
+
+    What an entry has accumulated stays with it through evictions, whoever evicts, and goes with it.
+
+    Args:
+        score_BGK: scores of the entries held before.
+        index_BGK: which token each of them was; ascending.
+        now_BGS: which token each entry is now.
+    """
+    if not index_BGK.shape[2]:
+        return score_BGK.new_zeros(now_BGS.shape)
+    place_BGS = torch.searchsorted(index_BGK.contiguous(), now_BGS.contiguous()).clamp(max=index_BGK.shape[2] - 1)
+    return score_BGK.gather(2, place_BGS) * (index_BGK.gather(2, place_BGS) == now_BGS)
 
 
 def attention_per_row(weight_BHRS: Tensor, groups: int) -> Tensor:

@@ -66,6 +66,20 @@ def top_mask(score: Tensor, keep: Tensor | int, first: Tensor | None = None) -> 
     return torch.zeros_like(chosen).scatter(-1, ranking(score, first), chosen)
 
 
+def recent_and_best(score: Tensor, recent: int, best: int, first: Tensor | None = None) -> Tensor:
+    """True (…, N) at the `recent` last places and at the `best` places of highest score before them, all if fewer.
+
+    Args:
+        score: numbers (…, N).
+        recent: from 0 on; all places are recent where it reaches N.
+        best: from 0 on.
+        first: see `ranking`.
+    """
+    older = max(0, score.shape[-1] - recent)
+    best_mask = top_mask(score[..., :older], min(best, older), first=None if first is None else first[..., :older])
+    return torch.cat([best_mask, torch.ones_like(score[..., older:], dtype=torch.bool)], dim=-1)
+
+
 def top_mask_of_groups(score: Tensor, group: Tensor, keep_J: Tensor) -> Tensor:
     """True (…, N) at the best places of each group, so that every group is represented.
 

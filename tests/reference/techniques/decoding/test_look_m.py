@@ -11,6 +11,7 @@ from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Entries
 from lvlm_atlas.reference.lvlm import LVLM, StackError, random_request
 from lvlm_atlas.reference.lvlm.points import CacheTokens
+from lvlm_atlas.reference.ops.places import take
 from lvlm_atlas.reference.ops.scores import accumulated_attention
 from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.decoding.look_m import MERGES, LookM, merge_evicted, select
@@ -199,10 +200,10 @@ def test_kept_keys_keep_their_rotation(lvlm: LVLM) -> None:
         run = lvlm.begin(request, [LookM(merge="none")])
         inputs = lvlm.prepare(run)
         plain, short = lvlm.prefill(inputs).cache, lvlm.prefill(inputs, run).cache
-    for all_entries, kept in zip(plain.prompt, short.prompt, strict=True):
-        index = kept.index_BGS[..., None].expand_as(kept.key_BGSd)
-        torch.testing.assert_close(kept.key_BGSd, all_entries.key_BGSd.gather(2, index))
-        torch.testing.assert_close(kept.value_BGSd, all_entries.value_BGSd.gather(2, index))
+    for layer, (everything, kept) in enumerate(zip(plain.stores, short.stores, strict=True)):
+        index = short.held(layer).index_BGS
+        for all_BGSd, kept_BGKd in zip(everything.read(), kept.read(), strict=True):
+            torch.testing.assert_close(kept_BGKd, take(all_BGSd, index))
 
 
 def test_decoding_goes_on_at_the_true_length(lvlm: LVLM) -> None:
@@ -210,7 +211,7 @@ def test_decoding_goes_on_at_the_true_length(lvlm: LVLM) -> None:
         run = lvlm.begin(random_request(lvlm.config), [LookM()])
         cache = lvlm.prefill(lvlm.prepare(run), run).cache
     assert [store.length for store in cache.stores] == [80] * 4
-    assert cache.next_position == 400
+    assert cache.next_position.tolist() == [[400]] * 4
 
 
 def test_the_released_rule_runs_in_the_model(lvlm: LVLM) -> None:

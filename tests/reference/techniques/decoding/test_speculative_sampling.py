@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 
@@ -9,13 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from lvlm_atlas.reference.drafting.acceptance import RejectionSampling
 from lvlm_atlas.reference.drafting.chain import ChainDrafter
 from lvlm_atlas.reference.drafting.draft import Draft
-from lvlm_atlas.reference.drafting.rounds import Proposal, distribution
+from lvlm_atlas.reference.drafting.rounds import Proposal, Verified
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm.config import LVLMConfig, TextConfig, VisionConfig
 from lvlm_atlas.reference.lvlm.model import LVLM
 from lvlm_atlas.reference.lvlm.random_request import random_request
+from lvlm_atlas.reference.ops.sampling import distribution
 from lvlm_atlas.reference.ops.verification import verify
 from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.decoding.speculative_sampling import SpeculativeSampling
@@ -40,6 +43,10 @@ MICRO = LVLMConfig(
 def micro(seed: int) -> LVLM:
     torch.manual_seed(seed)
     return LVLM(MICRO).eval()
+
+
+def at(temperature: float) -> Callable[[Tensor], Tensor]:
+    return lambda logits: distribution(logits, temperature)
 
 
 def tensor(*rows: list[float]) -> Tensor:
@@ -158,7 +165,7 @@ def test_the_trace_counts_drafts_and_the_cache_holds_what_was_accepted(gamma: in
     assert trace.draft_lengths == [gamma] * rounds
     assert trace.draft_passes == gamma * rounds
     assert trace.draft_tokens == trace.vision_tokens + trace.text_tokens == 400
-    assert trace.kv_byte_end == (400 + rounds + accepted) * trace.kv_byte[0] * 4 // 400
+    assert trace.kv_byte_end == (400 + 14 - 1) * trace.kv_byte[0] * 4 // 400  # what was accepted behind the end is gone
     assert trace.output_tokens == 14 <= 1 + rounds + accepted
     assert trace.accepted_lengths == ([0] * rounds if other else [gamma] * rounds)
     assert trace.probe_entries == 0
@@ -172,18 +179,20 @@ def test_the_drafts_cache_goes_back_to_the_accepted_tokens(accepted: int, device
     vocabulary = lvlm.config.text.vocab_size
     with torch.inference_mode():
         prompt = lvlm.prepare(lvlm.begin(request))
-        drafter = ChainDrafter(Draft(lvlm, prompt, Trace()), 3, 1.0, torch.Generator().manual_seed(0))
+        drafter = ChainDrafter(Draft(lvlm, prompt, Trace()), 3, at(1.0), torch.Generator().manual_seed(0))
         tokens = [5]
         proposal = drafter.propose(tokens)
         wanted = proposal.token_M.tolist()[:accepted] + [(int(t) + 1) % vocabulary for t in proposal.token_M[accepted:]]
-        verdict = drafter.verify(proposal, one_hot([*wanted, 7], vocabulary, device), torch.Generator().manual_seed(0))
+        target_MC = one_hot([*wanted, 7], vocabulary, device)
+        verdict = RejectionSampling().judge(proposal, target_MC, torch.Generator().manual_seed(0))
+        drafter.settle(Verified(proposal, verdict, target_MC, ()))
         assert verdict.path == tuple(range(accepted))
         assert verdict.token == ([*wanted, 7])[accepted]
         tokens += [*wanted[:accepted], verdict.token]
         assert drafter.draft.cache.stores[0].length == 400 + 1 + min(accepted, 2)
         again = drafter.propose(tokens).probability_MC[0]
         fresh = distribution(Draft(lvlm, prompt, Trace()).read(tokens), 1.0)
-        assert drafter.draft.cache.next_position == 400 + len(tokens)
+        assert drafter.draft.cache.next_position.unique().tolist() == [400 + len(tokens)]
     torch.testing.assert_close(again, fresh, rtol=1e-4, atol=1e-5)
 
 
@@ -196,7 +205,7 @@ def test_drafts_are_drawn_at_the_temperature_of_the_request(device: str) -> None
     with torch.inference_mode():
         prompt = lvlm.prepare(lvlm.begin(random_request(lvlm.config)))
         logits = Draft(lvlm, prompt, Trace()).read([5])
-        drafter = ChainDrafter(Draft(lvlm, prompt, Trace()), 1, 0.5, torch.Generator().manual_seed(0))
+        drafter = ChainDrafter(Draft(lvlm, prompt, Trace()), 1, at(0.5), torch.Generator().manual_seed(0))
         proposal: Proposal = drafter.propose([5])
     torch.testing.assert_close(proposal.probability_MC[0], (logits / 0.5).softmax(-1))
 

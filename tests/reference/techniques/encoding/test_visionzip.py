@@ -1,11 +1,15 @@
 """VisionZip."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lvlm_atlas.planner.planner import Planner
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.lvlm import LVLM, random_request
@@ -13,6 +17,7 @@ from lvlm_atlas.reference.lvlm.points import EncoderOutput
 from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.encoding.tome import ToMe
 from lvlm_atlas.reference.techniques.encoding.visionzip import VisionZip, compress, contextual_tokens, dominant_mask
+from lvlm_atlas.roofline.workload import Image, Workload
 
 
 def row(*weights: float, device: str = "cpu") -> Tensor:
@@ -165,6 +170,41 @@ def test_it_takes_the_tokens_that_merging_left(device: str) -> None:
     assert trace.encoder_tokens == [65, 57, 49, 41]
     assert trace.vision_tokens == 6 * 25
     assert trace.probe_entries == 4 * 6 * 49  # the last layer's attention ran before its merge
+
+
+def test_each_tile_of_an_image_is_compressed_and_what_is_left_stands_in_the_order_of_the_canvas(device: str) -> None:
+    lvlm = LVLM.random("tiny-tiles", device=device)
+    request = random_request(lvlm.config, frames=1)
+    wide = replace(request, frames_F3HW=(torch.randn(3, 28, 84, generator=torch.Generator().manual_seed(1)),))
+    seen: list[Patches] = []
+
+    class Look(VisionZip):
+        def encoder_output(self, at: EncoderOutput) -> Patches:
+            seen.append(super().encoder_output(at))
+            return seen[0]
+
+    run = lvlm.begin(wide, [Look(dominant=5, contextual=2)])
+    sequence = lvlm.prepare(run)
+    assert run.trace.vision_tokens == 4 * 7  # the whole and three tiles; no newline, no padding
+    token_VND = lvlm.dialect.adapter(seen[0].hidden_FND)
+    place_VN2 = seen[0].place_FN2
+    tiles = [(view, token) for view in (1, 2, 3) for token in range(7)]
+    placed = {(view, token): place_VN2[view, token].tolist() for view, token in tiles if place_VN2[view, token, 0] >= 0}
+    order = sorted(placed, key=lambda at: (placed[at][0], 4 * (at[0] - 1) + placed[at][1]))
+    order += [(view, 0) for view in (1, 2, 3)] + [(view, token) for view in (1, 2, 3) for token in (5, 6)]
+    expected = torch.cat([token_VND[0], torch.stack([token_VND[at] for at in order])])
+    torch.testing.assert_close(sequence.hidden_BND[0, sequence.vision_BN[0]], expected)
+
+
+def test_the_planner_counts_each_tile_too() -> None:
+    planner = Planner(Path(__file__).resolve().parents[4])
+    image = Workload(images=(Image(width=1008, height=336),), text_tokens=64, output_tokens=32)
+    plain, kept, neutral = (
+        planner.estimate("llava-next-7b-vicuna", "h200", image, stack=stack).state.vision
+        for stack in ((), "visionzip:dominant=54,contextual=10", "visionzip:dominant=600,contextual=10")
+    )
+    assert kept == 4 * 64
+    assert neutral == plain
 
 
 @pytest.mark.parametrize(("dominant", "contextual"), [(191, 30), (60, 5)])

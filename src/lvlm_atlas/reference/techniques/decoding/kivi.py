@@ -14,6 +14,9 @@ Departs:
    of a NaN gives; its scale is 0, so both read back the same numbers.
 3. A drafted token sees the cache as it was settled before the round. One by one, up to γ more of the values (and
    once in a while R keys) would already be codes when it is verified.
+4. Where a policy evicts settled entries, the groups of keys that lose one are read back and quantised again with what
+   moves up into them, and entries become exact again that are recent among those left: the store holds K entries as
+   KIVI holds K tokens. The paper evicts nothing.
 
 B batch · G key-value heads · M new entries · S entries · K retained · d head dimension.
 """
@@ -23,12 +26,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
-from lvlm_atlas.reference.caches.quantised import Half
+from lvlm_atlas.reference.caches.quantised import Half, QuantisedStore
 from lvlm_atlas.reference.caches.store import PlainStore, Store
 from lvlm_atlas.reference.lvlm.points import CacheBits, Technique
-from lvlm_atlas.reference.ops.quantisation import dequantise, pack, quantise  # noqa: F401 - steps of the entry
+from lvlm_atlas.reference.ops.quantisation import dequantise, pack, quantise, uniform  # noqa: F401 - steps of the entry
 from lvlm_atlas.reference.refusal import Refusal
 
 OFF = 16
@@ -38,58 +39,6 @@ OFF = 16
 def quantised_lengths(length: int, residual_length: int) -> tuple[int, int]:
     """How many of `length` entries have quantised keys (whole residuals) and values (all but the last R)."""
     return length - length % residual_length, max(0, length - residual_length)
-
-
-class KiviStore(Store):
-    """One layer's cache; see `lvlm_atlas.reference.caches.store.Store`."""
-
-    def __init__(self, bits: int, group_size: int, residual_length: int) -> None:
-        self.residual_length = residual_length
-        self.key = Half(bits, group_size, across_tokens=True)
-        self.value = Half(bits, group_size, across_tokens=False)
-        self._length = self._settled = 0
-
-    def append(self, key_BGMd: Tensor, value_BGMd: Tensor) -> None:
-        """See `Store`.
-
-        Raises:
-            Refusal: the group size does not divide the head dimension.
-        """
-        if key_BGMd.shape[-1] % self.key.group_size:
-            raise Refusal(
-                f"group_size must divide the head dimension, which is {key_BGMd.shape[-1]} here, "
-                f"got {self.key.group_size}"
-            )
-        self.key.append(key_BGMd)
-        self.value.append(value_BGMd)
-        self._length += key_BGMd.shape[2]
-
-    def read(self) -> tuple[Tensor, Tensor]:
-        """See `Store`."""
-        return self.key.read(), self.value.read()
-
-    def retain(self, index_K: Tensor) -> None:
-        """See `Store`; no unsettled entry is a code, so this is exact."""
-        for half in (self.key, self.value):
-            half.retain(index_K, self._length - self._settled)
-        self._length = self._settled + len(index_K)
-
-    def settle(self) -> None:
-        """See `Store`; quantises what has become old enough."""
-        keys, values = quantised_lengths(self._length, self.residual_length)
-        self.key.quantise(keys)
-        self.value.quantise(values)
-        self._settled = self._length
-
-    @property
-    def length(self) -> int:
-        """See `Store`."""
-        return self._length
-
-    @property
-    def tensors(self) -> tuple[Tensor, ...]:
-        """See `Store`."""
-        return (*self.key.tensors, *self.value.tensors)
 
 
 @dataclass(frozen=True)
@@ -128,4 +77,9 @@ class Kivi(Technique):
         """An empty store; every layer has the same bits."""
         if self.bits == OFF:
             return PlainStore()
-        return KiviStore(self.bits, self.group_size, self.residual_length)
+        form = uniform(self.bits)
+        return QuantisedStore(
+            Half(form, self.group_size, across_tokens=True),
+            Half(form, self.group_size, across_tokens=False),
+            lambda length: quantised_lengths(length, self.residual_length),
+        )

@@ -33,7 +33,7 @@ from lvlm_atlas.reference.flow.states import Entries
 from lvlm_atlas.reference.lvlm.points import CacheTokens, Technique
 from lvlm_atlas.reference.ops.places import mask_of, places_of, take
 from lvlm_atlas.reference.ops.scores import accumulated_attention
-from lvlm_atlas.reference.ops.selection import top_mask
+from lvlm_atlas.reference.ops.selection import recent_and_best
 from lvlm_atlas.reference.refusal import Refusal
 
 MERGES = ("pivotal", "averaged", "weighted", "none")
@@ -53,9 +53,7 @@ def select(score_BGS: Tensor, vision_BGS: Tensor, heavy: int, recent: int, *, st
     Raises:
         Refusal: heads would keep different numbers of entries, since their text entries differ in number.
     """
-    older = score_BGS.shape[-1] - recent
-    heavy_BGS = top_mask(score_BGS[..., :older], min(heavy, older), first=~vision_BGS[..., :older])
-    keep_BGS = torch.cat([heavy_BGS, torch.ones_like(vision_BGS[..., older:])], dim=-1)
+    keep_BGS = recent_and_best(score_BGS, recent, heavy, first=~vision_BGS)
     if not strict:
         keep_BGS = keep_BGS | ~vision_BGS
         counts = keep_BGS.sum(dim=-1)

@@ -18,8 +18,10 @@ from typing import ClassVar
 
 import torch
 
+from lvlm_atlas.reference.drafting.acceptance import RejectionSampling
 from lvlm_atlas.reference.drafting.chain import ChainDrafter
 from lvlm_atlas.reference.drafting.draft import Draft, draft_prompt
+from lvlm_atlas.reference.drafting.rounds import Speculation
 from lvlm_atlas.reference.drafting.target import Target
 from lvlm_atlas.reference.lvlm.points import DecodeLoop, Technique
 from lvlm_atlas.reference.ops.verification import verify  # noqa: F401 - steps of the entry
@@ -45,10 +47,11 @@ class SpeculativeSampling(Technique):
         if self.gamma < 1:
             raise ValueError(f"gamma must be at least 1, got {self.gamma}")
 
-    def begin_decoding(self, at: DecodeLoop) -> ChainDrafter:
+    def begin_decoding(self, at: DecodeLoop) -> Speculation:
         """The drafter of this request, its draft prefilled with the whole prompt."""
         run, request = at.run, at.run.request
         model, prompt = draft_prompt(self.draft, run.target, request, run.techniques, at.prefill.inputs)
         # Not the verifier's stream, which starts from `seed`: a draft drawn with the numbers that judge it is biased.
         generator = torch.Generator().manual_seed(~request.seed)
-        return ChainDrafter(Draft(model, prompt, run.trace), self.gamma, request.temperature, generator)
+        drafter = ChainDrafter(Draft(model, prompt, run.trace), self.gamma, request.distribution, generator)
+        return Speculation(drafter, RejectionSampling())

@@ -24,7 +24,9 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.caches.prefilled import Prefill
+from lvlm_atlas.reference.drafting.acceptance import GreedyMatch
 from lvlm_atlas.reference.drafting.draft import Draft, draft_prompt
+from lvlm_atlas.reference.drafting.rounds import Speculation
 from lvlm_atlas.reference.drafting.target import Target
 from lvlm_atlas.reference.drafting.tree import Shape, TreeDrafter
 from lvlm_atlas.reference.lvlm.points import DecodeLoop, Technique
@@ -122,16 +124,23 @@ class SpecVlmJi(Technique):
         if not 0 <= self.mass <= 1:
             raise ValueError(f"mass must be in [0, 1], got {self.mass}")
 
-    def begin_decoding(self, at: DecodeLoop) -> TreeDrafter:
+    def begin_decoding(self, at: DecodeLoop) -> Speculation:
         """The drafter of this request, its draft prefilled with the pruned prompt.
 
         Raises:
-            Refusal: the request is sampled; draft and target see different numbers of vision tokens; no text
-                follows the last vision token.
+            Refusal: the request is sampled; and as in `prune`.
+        """
+        if at.run.request.temperature != 0:
+            raise Refusal(f"SpecVlmJi verifies greedily, so temperature must be 0, got {at.run.request.temperature}")
+        return Speculation(TreeDrafter(self.prune(at), TREE if self.tree else CHAIN), GreedyMatch())
+
+    def prune(self, at: DecodeLoop) -> Draft:
+        """The draft model, its cache filled from the prompt with the chosen vision tokens alone.
+
+        Raises:
+            Refusal: draft and target see different numbers of vision tokens; no text follows the last vision token.
         """
         run, request, prefill = at.run, at.run.request, at.prefill
-        if request.temperature != 0:
-            raise Refusal(f"SpecVlmJi verifies greedily, so temperature must be 0, got {request.temperature}")
         model, prompt = draft_prompt(self.draft, run.target, request, run.techniques, prefill.inputs)
         vision, ours = (inputs.vision_places().shape[1] for inputs in (prefill.inputs, prompt))
         if vision != ours:
@@ -139,7 +148,7 @@ class SpecVlmJi(Technique):
         rank_BK = two_stage_select(self.score(prefill), int(vision * (1 - self.drop_rate)), self.mass)
         # Contiguous positions: the draft's text stands closer to its vision tokens than the target's.
         pruned = prompt.keep_vision(rank_BK.to(model.device)).renumber()
-        return TreeDrafter(Draft(model, pruned, run.trace), TREE if self.tree else CHAIN)
+        return Draft(model, pruned, run.trace)
 
     def score(self, prefill: Prefill) -> Tensor:
         """Mean attention (B, V) from the text after the last vision token to each vision token."""

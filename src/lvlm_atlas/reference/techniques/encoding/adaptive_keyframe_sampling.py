@@ -144,11 +144,12 @@ class AdaptiveKeyframeSampling(Technique):
 
     def select_frames(self, at: Frames) -> Tensor:
         """Indices (K,) of the frames to keep, ascending."""
-        request, frames_F3HW = at.request, at.request.frames_F3HW
-        candidate_K = torch.arange(max(1, len(frames_F3HW) // self.ratio)) * self.ratio
+        request, frames = at.request, at.request.frames_F3HW
+        candidate_K = torch.arange(max(1, len(frames) // self.ratio)) * self.ratio
         if len(candidate_K) < self.max_frames:
             return candidate_K  # nothing to choose, so nothing to score
-        matcher = self.matcher or ImageTextMatcher.random(device=frames_F3HW.device)
-        score_K = matcher.score(frames_F3HW[candidate_K], request.text_N)
+        matcher = self.matcher or ImageTextMatcher.random(device=frames[0].device)
+        candidates = request.keep_frames(candidate_K).runs
+        score_K = torch.cat([matcher.score(frames_F3HW, request.text_N) for frames_F3HW in candidates])
         depth = min(self.max_depth, self.max_frames.bit_length() - 1)
         return candidate_K[select(score_K, self.max_frames, self.gap_threshold, self.std_threshold, depth)]

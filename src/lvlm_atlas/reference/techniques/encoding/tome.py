@@ -87,5 +87,6 @@ class ToMe(Technique):
             key_FHNd=key_FKD.reshape(*size_FK.shape, *key_FNHd.shape[2:]).transpose(1, 2),
             attention=patches.attention and patches.attention.then(in_groups),
             size_FN=size_FK,
+            place_FN2=None,
             proportional=self.proportional_attention,
         )

@@ -9,21 +9,21 @@ Departs:
 1. Where D + C reaches the number of tokens, the technique leaves the patches as they are; upstream reorders them at
    equality and fails beyond. `compress` follows upstream at equality and refuses what is beyond.
 2. The class token's attention is a float32 softmax; upstream's has the type of the weights.
-3. High-resolution tiling (AnyRes), where upstream puts kept patches of the tiles back in spatial order, is not in
-   our dialect; every frame is compressed on its own, as upstream does with a batch of images.
-4. The variant whose adapter is tuned after compression is not here.
-5. Of patches with equal attention the earlier one is kept; upstream's `topk` leaves that open.
+3. The variant whose adapter is tuned after compression is not here.
+4. Of patches with equal attention the earlier one is kept; upstream's `topk` leaves that open.
 
 B batch (frames), N tokens with the class token first, R tokens left over, H heads, d head dimension, D width.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.lvlm.points import EncoderOutput, Technique
@@ -65,7 +65,7 @@ def contextual_tokens(hidden_BRD: Tensor, metric_BRd: Tensor, contextual: int) -
     other_O = is_target_R.byte().argsort(stable=True)[: tokens - len(target_C)]  # in order; nobody counts on the host
     unit_BRd = unit(metric_BRd)
     nearest_BO = (unit_BRd[:, other_O] @ unit_BRd[:, target_C].mT).argmax(dim=2)
-    member_BOC = torch.nn.functional.one_hot(nearest_BO, contextual).to(hidden_BRD.dtype)
+    member_BOC = functional.one_hot(nearest_BO, contextual).to(hidden_BRD.dtype)
     count_BC1 = member_BOC.sum(dim=1).clamp(min=1)[..., None]
     return hidden_BRD[:, target_C] + member_BOC.mT @ hidden_BRD[:, other_O] / count_BC1
 
@@ -126,11 +126,18 @@ class VisionZip(Technique):
             return patches
         if patches.attention is None or patches.key_FHNd is None:
             raise Refusal("VisionZip reads the encoder's attention and keys, which these patches come without")
+        attention_FHN = patches.attention.rows(slice(0, 1))[:, :, 0]
         hidden_FND = compress(
-            patches.hidden_FND,
-            patches.attention.rows(slice(0, 1))[:, :, 0],
-            patches.key_FHNd.mean(1),
-            self.dominant,
-            self.contextual,
+            patches.hidden_FND, attention_FHN, patches.key_FHNd.mean(1), self.dominant, self.contextual
         )
-        return Patches(hidden_FND, prefix=0)  # a contextual token has no attention or key of its own
+        # A contextual token has no attention or key of its own, and no place among the patches.
+        return Patches(hidden_FND, prefix=0, place_FN2=self._places(patches, attention_FHN))
+
+    def _places(self, patches: Patches, attention_FHN: Tensor) -> Tensor | None:
+        """Row and column of each token that is left, −1 of those that are no patch; None where patches were merged."""
+        side = math.isqrt(patches.hidden_FND.shape[1] - 1)
+        if patches.size_FN is not None or side**2 != patches.hidden_FND.shape[1] - 1:
+            return None
+        patch_FK = places_of(dominant_mask(attention_FHN, self.dominant))[:, 1:] - 1
+        place_FK2 = torch.stack([patch_FK // side, patch_FK % side], dim=-1)
+        return functional.pad(place_FK2, (0, 0, 1, self.contextual), value=-1)

@@ -1,0 +1,71 @@
+"""References to the works behind techniques, as other tools read them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.graph.knowledge import KnowledgeBase
+
+if TYPE_CHECKING:
+    from lvlm_atlas.atlas.bibliography import Paper
+
+STYLES = ("bibtex", "latex", "csl")
+"""How references can be written: entries of BibTeX, a citing command of LaTeX, or CSL JSON for Zotero and Pandoc."""
+
+
+def references(atlas: KnowledgeBase, words: Sequence[str], style: str) -> str:
+    """References to the works that techniques are from, each once, in the order of papers.bib.
+
+    Args:
+        atlas: the knowledge base.
+        words: ids of techniques, keys of papers.bib, or queries; none means all techniques.
+        style: one of `STYLES`.
+
+    Raises:
+        AtlasError: a word is none of these, or a query finds nothing.
+    """
+    cited = set(_keys(atlas, words))
+    papers = [paper for key, paper in atlas.atlas.papers.items() if key in cited]
+    if style == "latex":
+        return f"\\cite{{{','.join(paper.key for paper in papers)}}}"
+    if style == "csl":
+        return json.dumps([_csl(paper) for paper in papers], indent=2, ensure_ascii=False)
+    return "\n\n".join(paper.bibtex.strip() for paper in papers)
+
+
+def _keys(atlas: KnowledgeBase, words: Sequence[str]) -> Iterator[str]:
+    techniques = [] if words else list(atlas.atlas.techniques.values())
+    for word in words:
+        if word in atlas.atlas.papers:
+            yield word
+            continue
+        try:
+            techniques.append(atlas.technique(word))
+        except AtlasError:
+            if word.isidentifier() or ("-" in word and ":" not in word and " " not in word):
+                raise  # it looks like an id, so that the nearest id helps more than a fault of a query
+            answer = atlas.query(word)
+            if not answer.rows:
+                raise AtlasError(f"{word!r}: {answer.why_empty}") from None
+            techniques += [row.technique for row in answer.rows]
+    for technique in techniques:
+        yield from (technique.paper, *technique.also)
+
+
+def _csl(paper: Paper) -> Mapping[str, Any]:
+    """A work as an item of CSL JSON."""
+    names = [author.partition(", ") for author in paper.authors]
+    item = {
+        "id": paper.key,
+        "type": "article" if paper.venue == "arXiv" else "paper-conference",
+        "title": paper.title,
+        "author": [{"family": last, "given": first} if first else {"literal": last} for last, _, first in names],
+        "issued": {"date-parts": [[paper.year]]},
+        "container-title": paper.venue,
+        "URL": paper.url,
+        "DOI": paper.doi,
+    }
+    return {name: value for name, value in item.items() if value}

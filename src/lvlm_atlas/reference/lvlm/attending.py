@@ -1,0 +1,153 @@
+"""Attention of a prompt in one layer: its own tokens, and what the cache holds before them.
+
+B batch, H query heads, G key-value heads, N tokens, S keys (what is read of the cache, then the tokens), d head
+dimension.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lvlm_atlas.reference.caches.cache import Cache
+from lvlm_atlas.reference.flow.probe import Probe
+from lvlm_atlas.reference.flow.states import Entries, Sequence
+from lvlm_atlas.reference.lvlm.ahead import NextLayer
+from lvlm_atlas.reference.lvlm.points import Attention
+from lvlm_atlas.reference.ops.attention import Rotary, attend, causal_mask, mask_of_heads
+from lvlm_atlas.reference.ops.blocks import Blocks, block_sparse_attention
+from lvlm_atlas.reference.ops.window import Window, window_attention
+from lvlm_atlas.reference.refusal import Refusal
+
+
+@dataclass(frozen=True)
+class Attended:
+    """What attention of a layer gives, and what it leaves behind."""
+
+    out_BHNd: Tensor
+    scores: int
+    """Scores that were computed, all heads."""
+    cached_scores: int
+    """Those of them with what the cache holds."""
+    entries: Entries
+    """What the layer would cache of the tokens."""
+    probe: Probe
+
+
+@dataclass(frozen=True)
+class _Behind:
+    """The tokens behind what is read of the cache, all rotated."""
+
+    query_BHNd: Tensor
+    key_BGSd: Tensor
+    value_BGSd: Tensor
+    position_BGN: Tensor
+    """Position ids of the queries; G is one where heads are alike."""
+    position_BGS: Tensor | None
+    """Position ids of the keys; None where the cache holds rotated ones."""
+    real_BGS: Tensor | None = None
+    """False where a key is padding."""
+
+
+def attend_prompt(next_layer: NextLayer, layers: int, sequence: Sequence, chooser: Any | None) -> Attended:
+    """Attention of the tokens of a prompt in a layer, behind what the cache holds.
+
+    Args:
+        next_layer: the layer, and the cache that the tokens follow.
+        layers: how many there are.
+        sequence: the tokens that enter it.
+        chooser: what says where they attend to, if a technique does.
+    """
+    index, cache, layer = next_layer.index, next_layer.cache, next_layer.layer
+    cached = next_layer.cached
+    query, key, value = next_layer.project(sequence)
+    entries = _entries(key, value, sequence)
+    if cached:
+        behind = _behind_cached(index, query, entries, cache, sequence)
+    else:
+        if cache.in_cache:
+            query, key = (layer.rotary(x, sequence.position_BN) for x in (query, key))
+        position_BGN = sequence.position_BN[:, None]
+        behind = _Behind(query, key, value, position_BGN, position_BGN, entries.real_BGS)
+    chosen = None
+    if chooser:
+        own_key = behind.key_BGSd[:, :, -sequence.length :]
+        chosen = chooser.choose_blocks(Attention(index, layers, sequence, behind.query_BHNd, own_key, value, cached))
+    out_BHNd, scores = _attend(behind, chosen, layer.rotary)
+    seen = behind.key_BGSd.shape[2] - sequence.length
+    cached_scores = query[..., 0].numel() * seen
+    if isinstance(chosen, Window) and seen:
+        own_N = torch.arange(1, sequence.length + 1).clamp(max=chosen.size)
+        cached_scores = scores - query.shape[0] * query.shape[1] * int(own_N.sum())
+    probe = Probe(behind.query_BHNd, behind.key_BGSd, causal=True, on_read=next_layer.on_read, real_BGS=behind.real_BGS)
+    return Attended(out_BHNd, scores, cached_scores, entries, probe)
+
+
+def _entries(key: Tensor, value: Tensor, sequence: Sequence) -> Entries:
+    """What a layer would cache of all its tokens; every head the same."""
+    per_head = (key.shape[0], key.shape[1], sequence.length)
+    return Entries(
+        key,
+        value,
+        sequence.vision_BN[:, None].expand(per_head),
+        sequence.index_BN[:, None].expand(per_head),
+        sequence.position_BN[:, None].expand(*per_head, *sequence.position_BN.shape[2:]),
+        None if sequence.real_BN is None else sequence.real_BN[:, None],
+    )
+
+
+def _behind_cached(index: int, query: Tensor, entries: Entries, cache: Cache, sequence: Sequence) -> _Behind:
+    """New tokens behind what they read of a cache."""
+    reading = cache.read(index, query, sequence)
+    key = torch.cat([reading.key_BGSd, entries.key_BGSd], dim=2)
+    value = torch.cat([reading.value_BGSd, entries.value_BGSd], dim=2)
+    new_BGN, all_BGS = sequence.position_BN[:, None], None
+    if cache.in_cache:
+        offset_N = torch.arange(sequence.length, device=key.device)
+        positions = cache.in_cache.positions(index, reading, offset_N, sequence.position_BN)
+        new_BGN, all_BGS = positions[1], torch.cat(positions, dim=2)
+        query, key = cache.in_cache.rotate(query, new_BGN), cache.in_cache.rotate(key, all_BGS)
+    real_BGS = None
+    if reading.real_BGR is not None or entries.real_BGS is not None:
+        real_BGS = reading.held().then(entries.held).real_BGS
+    return _Behind(query, key, value, new_BGN, all_BGS, real_BGS)
+
+
+def _attend(behind: _Behind, chosen: Blocks | Window | None, rotary: Rotary) -> tuple[Tensor, int]:
+    """Attention and how many scores it computed; causal, and dense unless a technique chooses."""
+    query, key, value, real_BGS = behind.query_BHNd, behind.key_BGSd, behind.value_BGSd, behind.real_BGS
+    batch, heads, length = query.shape[:3]
+    cached = key.shape[2] - length
+    if isinstance(chosen, Window):
+        return _in_window(behind, chosen, rotary)
+    if chosen is not None:
+        if cached and real_BGS is not None:
+            raise Refusal("blocks of attention cannot be chosen behind a cache with padding; leave that technique out")
+        return block_sparse_attention(query, key, value, chosen)
+    scores = batch * heads * (length * cached + length * (length + 1) // 2)
+    if real_BGS is None and not cached:
+        return attend(query, key, value, causal=True), scores
+    if real_BGS is None:
+        mask = causal_mask(length, query.device, cached) if length > 1 else None
+        return attend(query, key, value, mask), scores
+    # Padding sees itself: a row that sees nothing would be NaN, and spread.
+    itself = torch.eye(length, dtype=torch.bool, device=query.device)
+    itself = functional.pad(itself, (cached, 0))
+    real_BHS = mask_of_heads(real_BGS, heads)
+    mask_BHNS = causal_mask(length, query.device, cached) & (real_BHS[:, :, None, :] | itself)
+    return attend(query, key, value, mask_BHNS), scores
+
+
+def _in_window(behind: _Behind, window: Window, rotary: Rotary) -> tuple[Tensor, int]:
+    if behind.real_BGS is not None:
+        raise Refusal("a window of attention cannot be chosen where there is padding; leave that technique out")
+    if behind.position_BGS is None:
+        raise Refusal(
+            "a window of attention behind a cache needs its keys unrotated; let the technique need `unrotated-keys`"
+        )
+    pair = (behind.position_BGN[:, 0], behind.position_BGS[:, 0])
+    return window_attention(behind.query_BHNd, behind.key_BGSd, behind.value_BGSd, *pair, window, rotary)

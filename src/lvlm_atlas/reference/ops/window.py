@@ -1,0 +1,77 @@
+"""Attention in a sliding window, with the first tokens always in sight.
+
+B batch, H query heads, G key-value heads, N tokens, S keys (earlier ones, then the tokens), I first tokens, d head
+dimension.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lvlm_atlas.reference.ops.attention import Rotary, share_heads
+
+_ROWS = 256
+"""Queries whose scores are formed at once."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """What each token of a prompt attends to: the most recent tokens, and the first ones at one distance."""
+
+    size: int
+    """Tokens in the window, the token itself among them; at least 1."""
+    first: int = 0
+    """First tokens (sinks) that stay in sight behind the window."""
+    distance: int | None = None
+    """Distance at which the first tokens are seen once they have left the window; None: their own."""
+
+
+def window_attention(
+    query_BHNd: Tensor,
+    key_BGSd: Tensor,
+    value_BGSd: Tensor,
+    position_BN: Tensor,
+    position_BS: Tensor,
+    window: Window,
+    rotary: Rotary,
+) -> tuple[Tensor, int]:
+    """Softmax attention (B, H, N, d) in the window, and how many scores were computed.
+
+    A first token in the window is seen where it is; once it has left the window it is seen at the fixed distance.
+
+    Args:
+        query_BHNd: queries, rotated.
+        key_BGSd: keys, rotated; the last N are those of the queries' tokens.
+        value_BGSd: values.
+        position_BN: positions of the queries, on one axis; B may be 1.
+        position_BS: positions of the keys.
+        window: what is in sight.
+        rotary: how positions turn queries and keys.
+    """
+    batch, heads, length, d = query_BHNd.shape
+    keys, first = key_BGSd.shape[2], min(window.first, key_BGSd.shape[2])
+    far_query, far_key = query_BHNd, key_BGSd[:, :, :first]
+    if window.distance is not None:
+        # Turned on by what is missing to the distance: queries stand there, first tokens at 0.
+        far_query = rotary(query_BHNd, window.distance - position_BN)
+        far_key = rotary(far_key, -position_BS[:, :first])
+    key, value, far_key = (share_heads(x, heads) for x in (key_BGSd, value_BGSd, far_key))
+    parts, scores = [], 0
+    for start in range(0, length, _ROWS):
+        end = min(start + _ROWS, length)
+        place_M = torch.arange(keys - length + start, keys - length + end, device=key.device)
+        begin = max(0, int(place_M[0]) - window.size + 1)
+        place_S = torch.arange(begin, int(place_M[-1]) + 1, device=key.device)
+        near_MS = (place_S <= place_M[:, None]) & (place_S > place_M[:, None] - window.size)
+        far_MI = torch.arange(first, device=key.device) <= place_M[:, None] - window.size
+        near = query_BHNd[:, :, start:end] @ key[:, :, place_S].mT
+        far = far_query[:, :, start:end] @ far_key.mT
+        seen = torch.cat([far_MI, near_MS], dim=1)
+        logit = torch.cat([far, near], dim=-1).float() * d**-0.5
+        weight = logit.masked_fill(~seen, float("-inf")).softmax(-1).to(value.dtype)
+        parts.append(weight @ torch.cat([value[:, :, :first], value[:, :, place_S]], dim=2))
+        scores += int(seen.sum()) * heads * batch
+    return torch.cat(parts, dim=2), scores

@@ -1,0 +1,113 @@
+"""SnapKV: the last tokens of the prompt vote, head by head, for the entries that the answer will need.
+
+Paper: li2024snapkv; votes, pooling and selection as in the official code (`snapkv/monkeypatch/snapkv_utils.py`).
+Symbols: L_obs → `window_size`; L_prompt → S; capacity of the cache → `max_capacity_prompt`, the window among it.
+
+Departs:
+1. Key-value heads that serve several query heads vote by the mean or maximum of these (`group`). The official code
+   repeats the keys for every query head and caches what each of them chooses, so that grouped heads hold more.
+2. Kept entries stay in reading order; the official code leaves them in that of their scores. Attention is the same.
+3. Of equal scores the earlier entry is kept; the official code leaves that to `topk`.
+4. Votes are summed in float32; the official code rounds attention to the model's type first.
+5. Behind a cache (another turn, the next chunk of a prompt) the tokens read now are cut down to the capacity by
+   themselves. The official code compresses one prompt.
+
+B batch, H query heads, G key-value heads, R rows of the window, S entries, W entries before the window, K kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lvlm_atlas.reference.flow.states import Entries
+from lvlm_atlas.reference.lvlm.points import CacheTokens, Technique
+from lvlm_atlas.reference.ops.scores import Reduction, pool_scores, windowed_attention
+from lvlm_atlas.reference.ops.selection import top_places
+from lvlm_atlas.reference.refusal import Refusal
+
+POOLINGS: dict[str, Reduction] = {"avgpool": "mean", "maxpool": "max"}
+"""Ways to pool the votes along the sequence."""
+GROUPS: tuple[Reduction, ...] = ("mean", "max")
+"""Ways to join the votes of the query heads that share a key-value head."""
+
+
+def votes(weight_BHRS: Tensor, groups: int, kernel: int, pooling: Reduction, group: Reduction) -> Tensor:
+    """What the window pays to the entries before it, pooled along the sequence: (B, G, W).
+
+    Args:
+        weight_BHRS: softmax rows of the window, over all entries.
+        groups: G.
+        kernel: entries that are pooled, odd.
+        pooling: mean or maximum of them.
+        group: mean or maximum over the query heads of a key-value head, before pooling.
+    """
+    return pool_scores(windowed_attention(weight_BHRS, groups, group), kernel, pooling)
+
+
+def select(vote_BGW: Tensor, keep: int, window: int) -> Tensor:
+    """Places (B, G, K + window), ascending: the `keep` entries of most votes, and the window behind them."""
+    batch, groups, before = vote_BGW.shape
+    window_R = torch.arange(before, before + window, device=vote_BGW.device).expand(batch, groups, window)
+    return torch.cat([top_places(vote_BGW, keep), window_R], dim=-1)
+
+
+@dataclass(frozen=True)
+class SnapKV(Technique):
+    """SnapKV at `cache-tokens`.
+
+    Raises:
+        ValueError: a parameter out of its range.
+        Refusal: the window fills the capacity.
+    """
+
+    window_size: int = 32
+    """Tokens at the end of the prompt that vote; their entries are kept."""
+    max_capacity_prompt: int = 2048
+    """Entries that a head keeps of the prompt, the window among them; a shorter prompt is left alone."""
+    kernel_size: int = 5
+    """Neighbouring entries whose votes are pooled; odd, 1 pools nothing."""
+    pooling: str = "avgpool"
+    """How they are pooled, `avgpool` or `maxpool`."""
+    group: str = "mean"
+    """How query heads that share a key-value head vote together, `mean` or `max`."""
+
+    acts_at: ClassVar = ("cache-tokens",)
+    needs: ClassVar = ("attention-row",)
+
+    def __post_init__(self) -> None:
+        if self.window_size < 1:
+            raise ValueError(f"window_size must be at least 1, got {self.window_size}")
+        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+            raise Refusal(f"kernel_size must be odd and at least 1, got {self.kernel_size}")
+        if self.pooling not in POOLINGS:
+            raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {self.pooling!r}")
+        if self.group not in GROUPS:
+            raise ValueError(f"group must be one of {', '.join(GROUPS)}, got {self.group!r}")
+        if self.max_capacity_prompt <= self.window_size:
+            raise Refusal(
+                f"max_capacity_prompt must exceed window_size {self.window_size}, got {self.max_capacity_prompt}"
+            )
+
+    def compress_cache(self, at: CacheTokens) -> Entries:
+        """The entries that the layer caches.
+
+        Raises:
+            Refusal: another technique has evicted entries of this layer before.
+        """
+        entries = at.entries
+        length, groups = entries.key_BGSd.shape[2], entries.key_BGSd.shape[1]
+        if length < self.max_capacity_prompt:
+            return entries
+        weight_BHRS = at.probe.rows(slice(-self.window_size, None))
+        if weight_BHRS.shape[-1] != length:
+            raise Refusal(
+                f"the attention rows have {weight_BHRS.shape[-1]} columns for {length} entries; put SnapKV before the "
+                f"technique that evicts the others"
+            )
+        group: Reduction = "max" if self.group == "max" else "mean"
+        vote_BGW = votes(weight_BHRS, groups, self.kernel_size, POOLINGS[self.pooling], group)
+        return entries.keep(select(vote_BGW, self.max_capacity_prompt - self.window_size, self.window_size))
