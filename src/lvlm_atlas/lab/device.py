@@ -42,6 +42,8 @@ WAITS = {
 """Files and folders of `reference` that make the host wait in any run, or only to count or check, and why. What waits
 there is no technique's; anywhere else it is that of the technique that called, and a fault if none did."""
 
+_MODEL = ("lvlm/", "drafting/")
+"""Where the model itself goes on; what called it from further out has no part in its waits."""
 _REFERENCE = f"{Path(inspect.getfile(answer)).parents[1]}/"
 _INNER = (f"{Path(torch.__file__).parent}/", __file__, inspect.getfile(OnDevice))
 _READS = frozenset({
@@ -94,18 +96,24 @@ class DeviceRun:
         frames = [frame for frame in _frames() if not _is_inner(frame.f_code.co_filename)]
         if _own_file(frames[0]).startswith(tuple(WAITS)):
             return
-        decoding, waits = False, None
-        for frame in frames:
-            if waits is None and frame.f_code.co_filename in self.files:
-                waits = f"{_shown(frame)}: {what}"
-            if waits is not None and frame.f_code.co_name == "begin_decoding":
+        for number, frame in enumerate(frames):
+            if frame.f_code.co_filename in self.files:
+                waits = self.waits_decoding if _is_decoding(frames[number:]) else self.waits_before
+                waits.append(f"{_shown(frame)}: {what}")
+                return
+            if _own_file(frame).startswith(_MODEL):
                 break
-            decoding |= frame.f_code is answer.__code__
-        if waits is None:
-            raise DeviceFault(
-                f"{_here()}: {what} makes the host wait for the device; avoid it, or add the file to `WAITS`"
-            )
-        (self.waits_decoding if decoding else self.waits_before).append(waits)
+        raise DeviceFault(f"{_shown(frames[0])}: {what} makes the host wait for the device; avoid it, or say why in `WAITS`")
+
+
+def _is_decoding(frames: Iterable[FrameType]) -> bool:
+    """Whether decoding has begun, seen from a technique's frame outwards."""
+    for frame in frames:
+        if frame.f_code is answer.__code__:
+            return True
+        if frame.f_code.co_name == "begin_decoding" or _own_file(frame) == "lvlm/model.py":
+            return False
+    return False
 
 
 class _Making(TorchFunctionMode):
