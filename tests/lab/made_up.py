@@ -13,7 +13,9 @@ from lvlm_atlas.reference.caches.host import HostStore
 from lvlm_atlas.reference.caches.parted import by_modality
 from lvlm_atlas.reference.caches.quantised import Half, QuantisedStore
 from lvlm_atlas.reference.caches.store import PlainStore, Store
+from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.lvlm import Refusal, Technique
+from lvlm_atlas.reference.ops.attention import attend_inside
 from lvlm_atlas.reference.ops.places import places_of
 from lvlm_atlas.reference.ops.quantisation import FLOAT8, uniform
 
@@ -25,6 +27,77 @@ class HalvesSides(Technique):
 
     def resize(self, at: Any) -> Tensor:
         return functional.avg_pool2d(at.frames_F3HW, 2)
+
+
+class ConvolvesPatches(Technique):
+    """One convolution takes the place of the encoder: a quarter of the patches, each of sixteen times the pixels."""
+
+    acts_at = ("encoder",)
+    needs = ("free-patches",)
+
+    def begin(self, run: Any) -> Any:
+        vision = run.config.vision
+        self_ = ConvolvesPatches()
+        generator = torch.Generator().manual_seed(0)
+        side = 2 * vision.patch_size
+        self_.kernel = torch.randn(vision.hidden_size, 3, side, side, generator=generator) / side
+        return self_
+
+    def encode(self, at: Any) -> Patches:
+        kernel = self.kernel.to(at.frames_F3HW)
+        return Patches(functional.conv2d(at.frames_F3HW, kernel, stride=kernel.shape[-1]).flatten(2).mT, prefix=0)
+
+
+class EncodesTwice(Technique):
+    """The model's own encoder reads each frame and its mirror image; the mean goes on."""
+
+    acts_at = ("encoder",)
+
+    def encode(self, at: Any) -> Patches:
+        one, other = at.encoder(at.frames_F3HW), at.encoder(at.frames_F3HW.flip(-1))
+        return replace(one, hidden_FND=(one.hidden_FND + other.hidden_FND) / 2)
+
+
+class AttendsInPairs(Technique):
+    """From encoder layer 1 on, a patch attends to itself and one neighbour; without a neighbour to itself alone."""
+
+    acts_at = ("encoder-attention",)
+
+    def attend_patches(self, at: Any) -> Tensor:
+        if at.layer < 1:
+            return at.attend()
+        tokens = at.query_FHNd.shape[2]
+        pairs = torch.arange(tokens - tokens % 2).reshape(-1, 2)
+        last = torch.arange(tokens - tokens % 2, tokens).reshape(-1, 1)
+        groups = [group for group in (pairs, last) if len(group)]
+        return attend_inside(at.query_FHNd, at.key_FHNd, at.value_FHNd, groups)
+
+
+class AttendsLinearly(Technique):
+    """Keys and values are summed up before a query meets them, in every encoder layer."""
+
+    acts_at = ("encoder-attention",)
+
+    def attend_patches(self, at: Any) -> Tensor:
+        query, key = at.query_FHNd.relu(), at.key_FHNd.relu()
+        return query @ (key.mT @ at.value_FHNd) / (query @ key.sum(2)[..., None] + 1e-9)
+
+
+class PoolsTokens(Technique):
+    """Each frame's patches go through one linear map, then become one vision token for each four in a row."""
+
+    acts_at = ("adapter",)
+    needs = ("free-patches",)
+
+    def begin(self, run: Any) -> Any:
+        self_ = PoolsTokens()
+        generator = torch.Generator().manual_seed(0)
+        self_.weight = torch.randn(run.config.text.hidden_size, run.config.vision.hidden_size, generator=generator)
+        return self_
+
+    def adapt(self, at: Any) -> Tensor:
+        token_FND = functional.linear(at.hidden_FND, self.weight.to(at.hidden_FND))
+        return token_FND.unflatten(1, (-1, 4)).mean(2)
 
 
 class DropsText(Technique):

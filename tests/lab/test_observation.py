@@ -8,6 +8,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 import pytest
+import torch
 
 from lvlm_atlas import load
 from lvlm_atlas.lab.conformance import Report, item, report
@@ -15,7 +16,8 @@ from lvlm_atlas.lab.expectation import Interval, Observed
 from lvlm_atlas.lab.observation import carry_out, compare, dimensions_for, observe
 from lvlm_atlas.lab.settings import SHAPES
 from lvlm_atlas.lab.verification import Plan, Shape, StackJob
-from lvlm_atlas.reference.lvlm import LVLM, random_request
+from lvlm_atlas.reference.lvlm import LVLM, Trace, random_request
+from lvlm_atlas.reference.ops.flops import count_flop
 from lvlm_atlas.schema.technique import Technique
 
 ATLAS = load(Path(__file__).resolve().parents[2])
@@ -106,6 +108,49 @@ def test_frames_that_shrink_have_fewer_patches_where_the_tower_takes_any_size_al
     assert window["pixels"] == fixed["pixels"] == (0.25,)
     assert window["encoder.tokens"][0] == 24  # of 120: 20 × 24 pixels are 16 × 24 after rounding to tokens
     assert fixed["encoder.tokens"] == observed()["encoder.tokens"]
+
+
+def test_an_encoder_in_the_place_of_the_models_is_counted_by_its_flops_and_by_what_leaves_it() -> None:
+    seen = observed("ConvolvesPatches")
+    assert seen["encoder.flop"] == (2 * 3 * 14**2 * 32 * 16 * FRAMES,)
+    assert seen["encoder.tokens"] == seen["vision-tokens"] == (16 * FRAMES,)
+    assert "encoder.density" not in seen
+    plain = observed()
+    assert "encoder.flop" not in plain
+    assert plain["encoder.density"] == (1,) * (LAYERS - 1)
+
+
+@pytest.mark.parametrize("preset", ["tiny", "tiny-window", "tiny-deepstack"])
+def test_the_models_own_encoder_costs_twice_if_it_runs_twice(preset: str) -> None:
+    lvlm = LVLM.random(preset)
+    (clip,) = lvlm.dialect.split(random_request(lvlm.config, frames=FRAMES))
+    with torch.no_grad():
+        _, once = count_flop(lambda: lvlm.dialect.patches(clip.frames_F3HW, Trace(), lambda _l, _n, patches: patches))
+    assert once > 0
+    seen, plain = observed("EncodesTwice", preset=preset), observed(preset=preset)
+    assert seen["encoder.flop"] == (2 * once,)
+    assert seen["vision-tokens"] == plain["vision-tokens"]
+
+
+def test_an_adapter_in_the_place_of_the_models_is_counted_by_its_flops() -> None:
+    seen = observed("PoolsTokens")
+    assert seen["adapter.flop"] == (2 * 64 * 32 * 64 * FRAMES,)
+    assert seen["vision-tokens"] == (16 * FRAMES,)
+    assert "adapter.flop" not in observed()
+
+
+def test_the_density_of_encoder_attention_is_what_it_computes_of_its_own_scores() -> None:
+    pairs = observed("AttendsInPairs")["encoder.density"]  # 65 tokens: 32 pairs and one left over
+    assert pairs == (1, (32 * 4 + 1) / 65**2, (32 * 4 + 1) / 65**2)
+    window = observed("AttendsInPairs", preset="tiny-window")["encoder.density"]
+    # 10 × 12 patches. Layers 1 and 3 attend to all, layer 2 inside windows of 4 × 4, of which those below are 2 × 4.
+    assert window == (1, 60 * 4 / 120**2, 60 * 4 / (6 * 16**2 + 3 * 8**2), 60 * 4 / 120**2)
+
+
+def test_linear_attention_is_counted_by_the_products_that_it_forms() -> None:
+    n, d = 65, 8
+    forms = 2 * (2 * n * d * d + n * d)  # keys by values, queries by both, and by the sum of keys
+    assert observed("AttendsLinearly")["encoder.density"] == (forms / (4 * n * n * d),) * (LAYERS - 1)
 
 
 UNCHANGED, HALF = (Interval(1, 1),), (Interval(0.5, 0.5),)
@@ -227,7 +272,38 @@ def test_what_a_technique_does_by_modality_and_layer_is_verified_in_bytes() -> N
         assert wrong(verified("MixesBits", *error, acts_at="cache-bits", shapes=SHAPES[:1])) == {"kv.bits"}
 
 
+CONVOLVES = (
+    {"quantity": "encoder.flop", "set": "N_s * N_p / 4 * 2 * 3 * 14 * 14 * D_v"},
+    {"quantity": "encoder.tokens", "scale": 0.25},
+)
+POOLS = (
+    {"quantity": "adapter.flop", "set": "2 * N_s * N_p * D_v * D"},
+    {"quantity": "vision-tokens", "set": "N_s * N_p / 4"},
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "acts_at", "effects"), [("ConvolvesPatches", "encoder", CONVOLVES), ("PoolsTokens", "adapter", POOLS)]
+)
+def test_what_takes_a_modules_place_is_verified_and_cannot_keep_its_flops_to_itself(
+    name: str, acts_at: str, effects: tuple[dict[str, Any], ...]
+) -> None:
+    assert wrong(verified(name, *effects, acts_at=acts_at)) == set()
+    for flop in ([], [effects[0] | {"set": "1 + " + str(effects[0]["set"])}]):
+        failed = verified(name, *flop, effects[1], acts_at=acts_at, shapes=SHAPES[:1])
+        assert wrong(failed) == {effects[0]["quantity"]}
+    error = {"scale": 0.5} if "scale" in effects[1] else {"set": "N_v / 2"}
+    failed = verified(name, effects[0], effects[1] | error, acts_at=acts_at, shapes=SHAPES[:1])
+    assert effects[1]["quantity"] in wrong(failed)
+
+
 MADE_UP = {
+    "AttendsInPairs": (
+        "encoder-attention",
+        # The share is of the scores that the layer itself forms, and inside windows these are fewer.
+        {"quantity": "encoder.density", "at_least": "1 / (N_p + 1)", "at_most": 0.5, "from_layer": 1},
+        {"from_layer": 2},
+    ),
     "BoundsCache": ("cache-bits", {"quantity": "kv.tokens", "limit": "N + 3"}, {"limit": "N + 4"}),
     "UnevenHeads": (
         "cache-tokens",

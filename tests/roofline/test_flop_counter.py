@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
@@ -187,24 +186,37 @@ class Counted:
             self.flop[KINDS[str(operator).removeprefix("aten.")]] += flop
 
 
+TAKES_THE_PLACE = {"encoder", "encoder-attention", "adapter"}
+"""Positions at which what a technique computes takes the place of the model's own work."""
+
+
 def watched(technique: Reference, own: Counted) -> Reference:
-    """The same technique; what it computes itself is counted in `own` too."""
+    """The same technique; what it adds to the model's work is counted in `own` too."""
 
-    def method(act: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any) -> Any:
-            with own:
-                return act(*args)
+    class Acting:
+        def __init__(self, acting: Any) -> None:
+            self.acting = acting
 
-        return call
+        def __getattr__(self, name: str) -> Any:
+            method = getattr(self.acting, name)
+            if name in {POINTS[position].method for position in TAKES_THE_PLACE}:
+                return method
 
-    def begin(_self: object, run: Any) -> Any:
-        acts = technique.begin(run)
-        return SimpleNamespace(**{name: method(getattr(acts, name)) for name in names})
+            def call(*args: Any) -> Any:
+                with own:
+                    return method(*args)
 
-    names = {POINTS[position].method for position in technique.acts_at}
-    needs = tuple(need for need in technique.needs if need != CALIBRATION)
-    declared = {"acts_at": technique.acts_at, "needs": needs}
-    return type(type(technique).__name__, (Reference,), {"begin": begin, **declared})()
+            return call
+
+    class Watched(Reference):
+        acts_at = technique.acts_at
+        needs = tuple(need for need in technique.needs if need != CALIBRATION)
+
+        def begin(self, run: Any) -> Any:
+            return Acting(technique.begin(run))
+
+    Watched.__name__ = type(technique).__name__
+    return Watched()
 
 
 def flop(found: Estimate, kind: str, stage: str | None = None, part: str = "") -> float:

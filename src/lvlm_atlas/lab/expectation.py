@@ -73,7 +73,9 @@ _UNCOUNTED = (
     "overhead: host syncs a step",
 )  # fmt: skip
 """Measures that a trace may leave out; they are predicted where an effect declares them or a run was seen to have
-them. Of overheads, host syncs are counted in runs as on a GPU alone, and sequential steps are declared only."""
+them. Of overheads, host syncs are counted in runs as on a GPU alone, and sequential steps are declared only. FLOPs of
+the model's own encoder and adapter are not known here, so those of what takes their place hold only where an effect
+states their number."""
 
 
 _OVERHEADS = (
@@ -278,6 +280,10 @@ class _End(Walk):
             beside = predicted_beside = (self._class_tokens(),) * len(values)
         self.predicted[measure] = tuple(map(operator.add, values, predicted_beside))
         seen = self.observed.get(measure, ())
+        if quantity == "encoder.tokens" and "encoder.flop" in self.observed:  # in another encoder: what leaves it
+            self.predicted[measure] = (values[-1],)
+            self.settled[quantity] = (*values[:-1], seen[0] if len(seen) == 1 else values[-1])
+            return self.settled[quantity]
         self.settled[quantity] = tuple(map(operator.sub, seen, beside)) if len(seen) == len(values) else tuple(values)
         return self.settled[quantity]
 

@@ -173,10 +173,16 @@ def observe(trace: Trace, dimensions: Dimensions) -> Observed:
     dense = (dimensions.heads * n * (n + 1) // 2 for n in trace.llm_tokens)
     rounds = trace.target_passes
     vision = tuple(trace.llm_vision_tokens)
+    attention = zip(trace.encoder_attention_flop, trace.encoder_own_attention_flop, strict=True)
+    density = tuple(flop / own for flop, own in attention)
     modality_known = len(trace.kv_vision_entries) == len(trace.kv_entries)
+    counted = {"encoder.flop": trace.encoder_flop, "adapter.flop": trace.adapter_flop}
+    exchanged = {measure: (flop,) for measure, flop in counted.items() if flop is not None}
     return {
         "frames": (trace.frames,),
         "pixels": (trace.pixels / trace.pixels_in,),
+        **exchanged,
+        **({} if "encoder.flop" in exchanged else {"encoder.density": density or (1.0,) * dimensions.encoder_layers}),
         "encoder.tokens": tuple(trace.encoder_tokens),
         "vision-tokens": vision[:1],  # nothing prunes before layer 0: there is no attention yet
         "text-tokens": (trace.llm_tokens[0] - vision[0],),

@@ -265,8 +265,7 @@ class Walk:
         for technique, change in self._changes(quantity):
             first.setdefault(technique.id, dict(symbols))
             steps.append((change.how, value(change.amount, {**symbols, **technique.parameters})))
-        if steps:
-            self.settle(quantity, (replaced(math.inf, steps),))
+        self.settle(quantity, (replaced(math.inf, steps),))
         return tuple(steps)
 
     def _vision_tokens(

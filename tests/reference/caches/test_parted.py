@@ -111,3 +111,22 @@ def test_a_batch_whose_sequences_hold_different_numbers_of_vision_entries_is_ref
         by_modality(vision_BGS, PlainStore, PlainStore)
     with pytest.raises(ValueError, match="equally many"):
         SortedStore(vision_BGS, PlainStore(), PlainStore())
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_entries_of_later_prompts_are_sorted_too(alike: bool) -> None:
+    vision_BGS = torch.tensor([[[True, False, True], [True, True, False], [False, True, True]]])
+    vision_BGS = vision_BGS if alike else torch.tensor([[[True, False, True], [True, True, True], [False] * 3]])
+    store, plain = by_modality(vision_BGS, lambda: coded(FLOAT8), PlainStore), PlainStore()
+    later = torch.tensor([False, True, True, False]).expand(1, GROUPS, -1)
+    for number, (length, vision) in enumerate([(3, None), (2, None), (4, later), (1, None)]):
+        if vision is not None:
+            store.announce(vision)
+        for each in (store, plain):
+            each.append(*entries(length, seed=number))
+            each.settle()
+    exact = (store.read()[0] == plain.read()[0]).all(-1)[0]
+    decoded = [True, True]
+    for head in range(GROUPS):
+        assert exact[head].tolist() == [*(~vision_BGS[0, head]).tolist(), *decoded, True, False, False, True, True]
+    torch.testing.assert_close(store.read()[1], plain.read()[1], atol=0.3, rtol=0.1)

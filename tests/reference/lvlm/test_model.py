@@ -212,6 +212,14 @@ class Recorder(Technique):
         self.calls.append("pixels")
         return at.frames_F3HW
 
+    def encode(self, at):
+        self.calls.append("encoder")
+        return at.encoder(at.frames_F3HW)
+
+    def attend_patches(self, at):
+        self.calls.append("encoder-attention")
+        return at.attend()
+
     def encoder_layer(self, at):
         self.calls.append("encoder-layer")
         return at.patches

@@ -1,11 +1,15 @@
 """The image-text matcher that frame selection scores with."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor
 
+from lvlm_atlas.reference.lvlm import LVLM, random_request
 from lvlm_atlas.reference.lvlm.config import VisionConfig
-from lvlm_atlas.reference.modules.matcher import SMALL, ImageTextMatcher, _causal
+from lvlm_atlas.reference.modules.kept import give
+from lvlm_atlas.reference.modules.matcher import SMALL, ImageTextMatcher, _causal, matcher_of
 
 WORDS = torch.tensor([3, 14, 15, 92])
 
@@ -20,7 +24,7 @@ def frames(number: int, side: int = 56) -> Tensor:
 
 
 def test_a_frame_and_a_text_are_scored_by_the_cosine_of_their_projections(matcher: ImageTextMatcher) -> None:
-    image_FP, text_P = matcher._frames(frames(3)), matcher._text(WORDS)
+    image_FP, text_P = matcher.embed_frames(frames(3)), matcher.embed_text(WORDS)
     assert image_FP.shape == (3, SMALL.projection_dim)
     assert text_P.shape == (SMALL.projection_dim,)
     expected = (image_FP @ text_P) / (image_FP.norm(dim=1) * text_P.norm())
@@ -88,3 +92,34 @@ def test_the_towers_take_the_shapes_of_their_configuration(device: str) -> None:
     matcher = ImageTextMatcher.random(config, device=device)
     assert matcher.text_model.embeddings.token_embedding.weight.shape == (11, 8)
     assert matcher.score(frames(2), WORDS).shape == (2,)
+
+
+def test_the_text_tower_may_have_layers_of_its_own(device: str) -> None:
+    text = dataclasses.replace(SMALL.vision, hidden_size=16, num_hidden_layers=1)
+    matcher = ImageTextMatcher.random(dataclasses.replace(SMALL, text=text), device=device)
+    assert matcher.text_model.final_layer_norm.weight.shape == (16,)
+    assert matcher.embed_text(WORDS).shape == matcher.embed_frames(frames(1))[0].shape == (SMALL.projection_dim,)
+
+
+def test_patches_are_embedded_one_by_one_without_the_class_token(matcher: ImageTextMatcher) -> None:
+    patch_FNP = matcher.embed_patches(frames(2))
+    assert patch_FNP.shape == (2, SMALL.vision.patches, SMALL.projection_dim)
+    changed = frames(2)
+    changed[1] += 1
+    assert torch.equal(matcher.embed_patches(changed)[0], patch_FNP[0])
+    assert not torch.isclose(matcher.embed_frames(frames(2))[:, None], patch_FNP).all(-1).any()
+
+
+def test_features_of_a_tower_alike_are_projected_as_its_own(matcher: ImageTextMatcher) -> None:
+    hidden_FND = matcher._features(frames(2))
+    assert torch.equal(matcher.project(hidden_FND)[:, 1:], matcher.embed_patches(frames(2)))
+    assert torch.equal(matcher.project(hidden_FND[:, 0]), matcher.embed_frames(frames(2)))
+
+
+def test_a_model_keeps_one_matcher_for_all_techniques(device: str) -> None:
+    lvlm = LVLM.random(dtype=torch.bfloat16, device=device)
+    run = lvlm.begin(random_request(lvlm.config))
+    assert matcher_of(run) is matcher_of(lvlm.begin(random_request(lvlm.config)))
+    assert matcher_of(run).text_projection.weight.dtype == torch.float32
+    give(lvlm, SMALL, trained := ImageTextMatcher.random(seed=3, device=device))
+    assert matcher_of(run) is trained

@@ -40,6 +40,11 @@ class HeadStore(Store):
         ):
             store.append(key, value)
 
+    def announce(self, vision_BGM: Tensor) -> None:
+        """See `Store`."""
+        for store, part in zip(self.stores, torch.split(vision_BGM, self.heads, 1), strict=True):
+            store.announce(part)
+
     def read(self) -> tuple[Tensor, Tensor]:
         """See `Store`."""
         return _beside([store.read() for store in self.stores])
@@ -86,7 +91,7 @@ class HeadStore(Store):
 
 
 class SortedStore(Store):
-    """Entries of the prompt sorted into two stores; what comes later goes to the second.
+    """Entries of prompts sorted into two stores; decoded ones go to the second.
 
     Args:
         first_BGS: True where an entry of the prompt belongs into the first store; as many in every head.
@@ -99,16 +104,34 @@ class SortedStore(Store):
 
     def __init__(self, first_BGS: Tensor, first: Store, second: Store) -> None:
         self.first, self.second = first, second
+        self._announced_BGM: Tensor | None = None
         self._sort(first_BGS)
 
     def append(self, key_BGMd: Tensor, value_BGMd: Tensor) -> None:
         """See `Store`; the prompt comes first, at once."""
+        split = self._split
         if self.length:
-            self.second.append(key_BGMd, value_BGMd)
-            return
-        for store, index_BGK in zip((self.first, self.second), self._split, strict=True):
+            if self._announced_BGM is None:
+                self.second.append(key_BGMd, value_BGMd)
+                return
+            first_BGM, self._announced_BGM = self._announced_BGM, None
+            split = (places_of(first_BGM), places_of(~first_BGM))
+            since = self.length - self._first_BGS.shape[2]
+            self._sort(torch.cat([functional.pad(self._first_BGS, (0, since), value=False), first_BGM], dim=2))
+        for store, index_BGK in zip((self.first, self.second), split, strict=True):
             if index_BGK.shape[2]:
                 store.append(take(key_BGMd, index_BGK), take(value_BGMd, index_BGK))
+
+    def announce(self, vision_BGM: Tensor) -> None:
+        """See `Store`; vision entries go to the first store.
+
+        Raises:
+            Refusal: it would be given different numbers of entries of different heads.
+        """
+        count_BG = vision_BGM.sum(dim=2)
+        if bool((count_BG != count_BG.flatten()[0]).any()):
+            raise Refusal(f"heads must be given equally many vision entries, got {count_BG.tolist()}")
+        self._announced_BGM = vision_BGM
 
     def read(self) -> tuple[Tensor, Tensor]:
         """See `Store`."""

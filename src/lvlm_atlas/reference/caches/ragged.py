@@ -35,6 +35,11 @@ class RaggedStore(Store):
                 store.settle()
                 self.heads.append(store)
 
+    def announce(self, vision_BGM: Tensor) -> None:
+        """See `Store`."""
+        for store, vision_1M in zip(self.heads, torch.split(vision_BGM.flatten(0, 1), 1), strict=True):
+            store.announce(vision_1M[None])
+
     def append(self, key_BGMd: Tensor, value_BGMd: Tensor) -> None:
         """See `Store`."""
         rows = (x.flatten(0, 1).unbind() for x in (key_BGMd, value_BGMd))

@@ -22,6 +22,10 @@ class Store(Protocol):
         The store takes the tensors over: their owner changes them no more, the store may.
         """
 
+    def announce(self, vision_BGM: Tensor) -> None:  # noqa: ARG002
+        """What is appended next is of a later prompt: True where an entry is visual. Few stores want to know."""
+        return None  # noqa: RET501 - mypy takes a method without a body for one that must be overridden
+
     def read(self) -> tuple[Tensor, Tensor]:
         """Keys and values (B, G, S, d) to attend to, in order of arrival; valid until the store changes.
 

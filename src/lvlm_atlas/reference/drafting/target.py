@@ -28,6 +28,10 @@ class Target(Protocol):
     def device(self) -> torch.device:
         """Where its weights lie."""
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of its weights."""
+
     def embed(self, token_N: Tensor) -> Tensor:
         """Embeddings (N, D) of text tokens."""
 

@@ -71,6 +71,9 @@ class Patches:
 
 Between = Callable[[int, int, Patches], Patches]
 """From index and number of the encoder layers that run and the patches after its attention to those for its MLP."""
+Attending = Callable[[int, int, Patches, tuple[Tensor, Tensor, Tensor], Callable[[], Tensor], int], Tensor]
+"""From index and number of the encoder layers that run, the patches that enter, the layer's queries, keys and values
+(F, H, N, d), its own attention and the scores that this forms, to the output (F, H, N, d) that takes its place."""
 
 
 @dataclass(frozen=True)

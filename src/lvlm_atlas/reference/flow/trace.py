@@ -45,6 +45,15 @@ class Trace:
     encoder_tokens: list[int] = field(default_factory=list)
     """Tokens (class token included) that enter each encoder layer, then those that leave the last; of a frame, a tile
     or a temporal patch. Where images have different numbers of patches, clip after clip."""
+    encoder_flop: int | None = None
+    """FLOPs of an encoder that takes the place of the model's; None: the model's own ran, and nothing was counted.
+    What enters and leaves its layers is its own affair, so `encoder_tokens` is then what leaves it, patches alone."""
+    encoder_attention_flop: list[int] = field(default_factory=list)
+    """For each encoder layer, FLOPs of what takes the place of its attention; empty: each layer's own ran."""
+    encoder_own_attention_flop: list[int] = field(default_factory=list)
+    """For each of these layers, the FLOPs that its own attention would have taken."""
+    adapter_flop: int | None = None
+    """FLOPs of an adapter that takes the place of the model's; None: the model's own ran, and nothing was counted."""
     vision_tokens: int = 0
     """Vision tokens that leave the adapter, all frames."""
     text_tokens: int = 0
@@ -128,6 +137,14 @@ class Trace:
         self.llm_tokens[layer] += sequence.length
         self.llm_vision_tokens[layer] += int(sequence.vision_BN.sum())
 
+    def note_encoder_attention(self, layer: int, flop: int, own_flop: int) -> None:
+        """So many FLOPs took the place of a layer's attention, whose own would have taken so many."""
+        if layer == len(self.encoder_attention_flop):
+            self.encoder_attention_flop.append(0)
+            self.encoder_own_attention_flop.append(0)
+        self.encoder_attention_flop[layer] += flop
+        self.encoder_own_attention_flop[layer] += own_flop
+
     def note_cache(self, layers: Seq[Held], lengths: Seq[float]) -> None:
         """A prompt is in: which tokens each layer's entries are, as far as is known, and how many it holds a head."""
         self.kv_entries = [*lengths]
@@ -178,6 +195,7 @@ _JOIN: Mapping[str, Callable[[Any, Any], Any]] = {
         ("kept", "frame_index", "kv_index", "kv_entries", "kv_vision_entries", "kv_byte", "kv_resident_byte",
          "kv_layers", "kv_byte_end"), _last,
     ),
+    **dict.fromkeys(("encoder_flop", "adapter_flop"), lambda old, new: (old or 0) + new),
     "kv_most_entries": _most,
 }  # fmt: skip
 """How a count of several rounds comes about, where it is no sum."""

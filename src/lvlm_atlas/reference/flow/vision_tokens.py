@@ -19,7 +19,7 @@ class Block:
 
     token_ND: Tensor
     place_N2: Tensor | None = None
-    """Row and column of each token in the block's grid; None: unknown."""
+    """Row and column of each token in the block's grid, on the host; None: unknown."""
     deepstack_NLD: Tensor | None = None
     """As in `Patches`."""
 
@@ -33,7 +33,7 @@ class Block:
         place_N2, deepstack_NLD = self.place_N2, self.deepstack_NLD
         return Block(
             self.token_ND[index_K],
-            None if place_N2 is None else place_N2[index_K],
+            None if place_N2 is None else place_N2[index_K.to(place_N2.device)],
             None if deepstack_NLD is None else deepstack_NLD[index_K],
         )
 

@@ -12,7 +12,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from lvlm_atlas.reference.flow.request import Request
-from lvlm_atlas.reference.flow.states import Between, Patches
+from lvlm_atlas.reference.flow.states import Attending, Between, Patches
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.flow.vision_tokens import VisionTokens
 from lvlm_atlas.reference.lvlm.prompt import Clip, Prompt
@@ -46,13 +46,16 @@ class Dialect(Protocol):
     def offers(self) -> frozenset[str]:
         """Which of the needs that a model decides (`lvlm_atlas.needs.LACKS`) it meets."""
 
-    def patches(self, frames_F3HW: Tensor, trace: Trace, between: Between) -> Patches:
+    def patches(
+        self, frames_F3HW: Tensor, trace: Trace, between: Between, attending: Attending | None = None
+    ) -> Patches:
         """What the tower makes of frames.
 
         Args:
             frames_F3HW: frames of one size.
             trace: counts the tokens that enter each layer and leave the last, and the attention that is read.
             between: what happens to the patches between attention and MLP of each layer.
+            attending: what takes the place of each layer's attention; None leaves it.
         """
 
     def features(self, patches: Patches) -> Tensor:

@@ -5,6 +5,8 @@ F frames, K kept, T blocks of vision tokens, N patches, D width.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -20,6 +22,8 @@ from lvlm_atlas.reference.lvlm.points import (
     Acts,
     Adapter,
     AdapterOutput,
+    Encoder,
+    EncoderAttention,
     EncoderLayer,
     EncoderOutput,
     Frames,
@@ -27,6 +31,7 @@ from lvlm_atlas.reference.lvlm.points import (
     Run,
 )
 from lvlm_atlas.reference.lvlm.prompt import Clip
+from lvlm_atlas.reference.ops.flops import count_flop
 
 
 class Encoding(Protocol):
@@ -74,23 +79,75 @@ def encode(model: Encoding, clip: Clip, acts: Acts, trace: Trace) -> VisionToken
     Raises:
         ValueError: a technique leaves what the model's adapter or positions cannot take.
     """
+    dialect = model.dialect
+    patches = _patches(dialect, clip.frames_F3HW.to(model.device, model.dtype), acts, trace)
+    for technique in acts.at("encoder-output"):
+        patches = _on_grid(patches, technique.encoder_output(EncoderOutput(patches)), technique)
+    token_TND = _adapted(dialect, patches, acts, trace)
+    # An adapter of another kind need not make its tokens of single patches, in their order.
+    known = replace(patches, place_FN2=None) if acts.at("adapter") else patches
+    tokens = dialect.vision_tokens(token_TND, known, clip)
+    for technique in acts.at("adapter-output"):
+        tokens = technique.adapter_output(AdapterOutput(tokens))
+    return tokens
+
+
+def _patches(dialect: Dialect, frames_F3HW: Tensor, acts: Acts, trace: Trace) -> Patches:
+    """What the encoder makes of frames: the model's own, or what stands in its place.
+
+    Raises:
+        ValueError: the model's adapter joins neighbours of a grid that what stands in its place does not keep.
+    """
+    exchanged, owner = acts.owner("encoder-attention"), acts.owner("encoder")
 
     def between(layer: int, layers: int, patches: Patches) -> Patches:
         for technique in acts.at("encoder-layer"):
             patches = _on_grid(patches, technique.encoder_layer(EncoderLayer(layer, layers, patches)), technique)
         return patches
 
-    dialect = model.dialect
-    patches = dialect.patches(clip.frames_F3HW.to(model.device, model.dtype), trace, between)
-    for technique in acts.at("encoder-output"):
-        patches = _on_grid(patches, technique.encoder_output(EncoderOutput(patches)), technique)
-    hidden_TND, adapter, owner = dialect.features(patches), dialect.adapter, acts.owner("adapter")
-    token_TND: Tensor = owner.adapt(Adapter(hidden_TND, patches, adapter)) if owner else adapter(hidden_TND)
-    # An adapter of another kind need not make its tokens of single patches, in their order.
-    tokens = dialect.vision_tokens(token_TND, replace(patches, place_FN2=None) if owner else patches, clip)
-    for technique in acts.at("adapter-output"):
-        tokens = technique.adapter_output(AdapterOutput(tokens))
-    return tokens
+    def attending(
+        layer: int,
+        layers: int,
+        patches: Patches,
+        heads: tuple[Tensor, Tensor, Tensor],
+        own: Callable[[], Tensor],
+        scores: int,
+    ) -> Tensor:
+        at = EncoderAttention(layer, layers, patches, *heads, own)
+        out_FHNd: Tensor
+        out_FHNd, flop = count_flop(lambda: exchanged.attend_patches(at))  # type: ignore[union-attr]
+        trace.note_encoder_attention(layer, flop, own_flop=4 * scores * heads[0].shape[-1])
+        return out_FHNd
+
+    def own(frames_F3HW: Tensor) -> Patches:
+        return dialect.patches(frames_F3HW, trace, between, attending if exchanged else None)
+
+    if owner is None:
+        return own(frames_F3HW)
+    before = [*trace.encoder_tokens]
+    patches: Patches
+    patches, flop = count_flop(lambda: owner.encode(Encoder(frames_F3HW, own)))
+    tokens = patches.hidden_FND.shape[1]
+    if "free-patches" not in dialect.offers and (patches.grid is None or math.prod(patches.grid) != tokens):
+        raise ValueError(
+            f"{type(owner).__name__} gives {tokens} patches on a grid of {patches.grid}, but this model's adapter "
+            f"joins neighbours of the whole grid; a technique that changes it needs `free-patches` and must declare it"
+        )
+    trace.encoder_flop = (trace.encoder_flop or 0) + flop
+    trace.encoder_tokens = [*before, tokens - patches.prefix]
+    return patches
+
+
+def _adapted(dialect: Dialect, patches: Patches, acts: Acts, trace: Trace) -> Tensor:
+    """What the adapter makes of the patches: the model's own, or what stands in its place."""
+    hidden_TND, owner = dialect.features(patches), acts.owner("adapter")
+    if owner is None:
+        own: Tensor = dialect.adapter(hidden_TND)
+        return own
+    token_TND: Tensor
+    token_TND, flop = count_flop(lambda: owner.adapt(Adapter(hidden_TND, patches, dialect.adapter)))
+    trace.adapter_flop = (trace.adapter_flop or 0) + flop
+    return token_TND
 
 
 def _pixels(runs: list[Tensor]) -> int:

@@ -59,6 +59,7 @@ class Filling:
                 )
             cache.held(layer)
             cache.ledgers[layer].add(entries.held, self.next_index)
+            cache.stores[layer].announce(entries.vision_BGS)
             cache.stores[layer].append(entries.key_BGSd, entries.value_BGSd)
             cache.stores[layer].settle()
         if cache.policy is not None:

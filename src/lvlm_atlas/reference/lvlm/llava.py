@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lvlm_atlas.reference.flow.request import Request
-from lvlm_atlas.reference.flow.states import Between, Patches
+from lvlm_atlas.reference.flow.states import Attending, Between, Patches
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.flow.vision_tokens import Block, VisionTokens, blocks_of, joined
 from lvlm_atlas.reference.lvlm.activation import ACTIVATIONS
@@ -92,9 +92,11 @@ class Llava(nn.Module):
         """See `Dialect`."""
         return frozenset({"cls-token", "free-patches", "vision-in-sequence", "one-position-axis"})
 
-    def patches(self, frames_F3HW: Tensor, trace: Trace, between: Between) -> Patches:
+    def patches(
+        self, frames_F3HW: Tensor, trace: Trace, between: Between, attending: Attending | None = None
+    ) -> Patches:
         """See `Dialect`."""
-        out: Patches = self.vision_tower(frames_F3HW, trace, between)
+        out: Patches = self.vision_tower(frames_F3HW, trace, between, attending)
         return out
 
     def features(self, patches: Patches) -> Tensor:

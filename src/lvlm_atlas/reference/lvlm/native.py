@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lvlm_atlas.reference.flow.request import Request
-from lvlm_atlas.reference.flow.states import Between, Patches
+from lvlm_atlas.reference.flow.states import Attending, Between, Patches
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.flow.vision_tokens import VisionTokens, blocks_of, grid_places, joined
 from lvlm_atlas.reference.lvlm.config import NativeLVLMConfig
@@ -67,9 +67,11 @@ class NativeVL(nn.Module, ABC):
         """See `Dialect`: no class token; the merger and the positions want the whole grid."""
         return frozenset({"vision-in-sequence"})
 
-    def patches(self, frames_F3HW: Tensor, trace: Trace, between: Between) -> Patches:
+    def patches(
+        self, frames_F3HW: Tensor, trace: Trace, between: Between, attending: Attending | None = None
+    ) -> Patches:
         """See `Dialect`."""
-        out: Patches = self.vision_tower(frames_F3HW, trace, between)
+        out: Patches = self.vision_tower(frames_F3HW, trace, between, attending)
         return out
 
     def features(self, patches: Patches) -> Tensor:
@@ -86,7 +88,7 @@ class NativeVL(nn.Module, ABC):
                 f"the adapter gives {token_TND.shape[1]} vision tokens where the positions of this model need "
                 f"{grid[0]} × {grid[1]}; an adapter that changes their number needs `free-patches` and must declare it"
             )
-        place_TN2 = grid_places(*grid, token_TND.device).expand(len(token_TND), -1, -1)
+        place_TN2 = grid_places(*grid).expand(len(token_TND), -1, -1)
         return VisionTokens(blocks_of(token_TND, place_TN2, patches.deepstack_FNLD), grid, clip.time_T)
 
     def expand(self, request: Request, tokens: Seq[VisionTokens]) -> Tensor:

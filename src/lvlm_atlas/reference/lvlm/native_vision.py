@@ -10,17 +10,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lvlm_atlas.reference.flow.probe import Probe
-from lvlm_atlas.reference.flow.states import Between, Patches
+from lvlm_atlas.reference.flow.states import Attending, Between, Patches
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm.ahead import Upcoming, unchanged
 from lvlm_atlas.reference.lvlm.config import NativeVisionConfig
 from lvlm_atlas.reference.lvlm.windows import Windows, coordinates, to_patches, whole
-from lvlm_atlas.reference.ops.attention import attend, frequencies, turn
+from lvlm_atlas.reference.ops.attention import attend_inside, frequencies, turn
 
 
 class PatchEmbed(nn.Module):
@@ -46,17 +45,19 @@ class Attention(nn.Module):
         self.proj = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(
-        self, x_TND: Tensor, angle_1Nd: Tensor, windows: Windows, on_read: Callable[[int], None]
+        self,
+        x_TND: Tensor,
+        angle_1Nd: Tensor,
+        windows: Windows,
+        on_read: Callable[[int], None],
+        attending: Callable[..., Tensor] | None = None,
     ) -> tuple[Tensor, Probe]:
-        """Output (T, N, D), and the layer's attention for those who read it."""
+        """Output (T, N, D), and the layer's attention for those who read it; `attending` takes its place."""
         query, key, value = self._heads(self.qkv(x_TND))
         query, key = turn(query, angle_1Nd), turn(key, angle_1Nd)
-        out_THNd = torch.empty_like(query)
-        for place_WL in windows.groups:
-            inside = [x[:, :, place_WL].transpose(1, 2) for x in (query, key, value)]  # T, W, H, L, d
-            out_THNd[:, :, place_WL] = (
-                attend(*(x.flatten(0, 1) for x in inside)).reshape(inside[0].shape).transpose(1, 2)
-            )
+        heads = (query, key, value)
+        own = partial(attend_inside, *heads, windows.groups)
+        out_THNd = own() if attending is None else attending(heads, own, len(x_TND) * self.heads * windows.pairs)
         probe = Probe(query, key, causal=False, on_read=on_read, window_N=windows.window_N)
         return self.proj(out_THNd.transpose(1, 2).flatten(2)), probe
 
@@ -90,11 +91,14 @@ class Block(nn.Module):
         windows: Windows,
         between: Callable[[Patches], Patches],
         on_read: Callable[[int], None],
+        attending: Callable[..., Tensor] | None = None,
     ) -> Patches:
-        """Run the layer; `between` sees the patches after attention, before the MLP."""
-        out_TND, probe = self.attn(self.norm1(patches.hidden_FND), angle_1Nd, windows, on_read)
+        """Run the layer; `between` sees the patches after attention, before the MLP, `attending` is in its place."""
+        inside = None if attending is None else partial(attending, patches)
+        out_TND, probe = self.attn(self.norm1(patches.hidden_FND), angle_1Nd, windows, on_read, inside)
+        attention = probe if attending is None else None  # its map is not that of softmax any more
         patches = between(
-            replace(patches, hidden_FND=patches.hidden_FND + out_TND, attention=probe, key_FHNd=probe.key_BGNd)
+            replace(patches, hidden_FND=patches.hidden_FND + out_TND, attention=attention, key_FHNd=probe.key_BGNd)
         )
         return self.finish(patches)
 
@@ -117,7 +121,9 @@ class NativeTower(nn.Module):
         self.patch_embed = PatchEmbed(config, bias=embed_bias)
         self.blocks = nn.ModuleList(blocks)
 
-    def forward(self, frames_F3HW: Tensor, trace: Trace, between: Between) -> Patches:
+    def forward(
+        self, frames_F3HW: Tensor, trace: Trace, between: Between, attending: Attending | None = None
+    ) -> Patches:
         """Patches of each temporal patch, in squares of those that are merged; arguments as in `Dialect.patches`."""
         config, layers = self.config, len(self.blocks)
         rows, columns = (side // config.patch_size for side in frames_F3HW.shape[-2:])
@@ -140,7 +146,8 @@ class NativeTower(nn.Module):
         for index, (block, windows) in enumerate(pairs):
             trace.encoder_tokens.append(patches.hidden_FND.shape[1])
             change = upcoming.inside(index, block.finish, partial(between, index, layers))
-            patches = self.after(index, block(patches, angle_1Nd, windows, change, on_read))
+            inside = attending and partial(attending, index, layers)
+            patches = self.after(index, block(patches, angle_1Nd, windows, change, on_read, inside))
         trace.encoder_tokens.append(patches.hidden_FND.shape[1])
         return replace(patches, upcoming=replace(upcoming, first=layers))
 

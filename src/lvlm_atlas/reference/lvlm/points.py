@@ -1,7 +1,8 @@
 """The extension points: where techniques act, what they are given there, and what they return.
 
-`answer → frames → pixels → encoder-layer → encoder-output → adapter → adapter-output → llm-input → prefill-chunks →
-llm-layer → attention → cache-tokens → cache-layers → cache-bits → cache-step → cache-read → decode-loop → stop`
+`answer → frames → pixels → encoder (encoder-attention → encoder-layer) → encoder-output → adapter → adapter-output →
+llm-input → prefill-chunks → llm-layer → attention → cache-tokens → cache-layers → cache-bits → cache-step →
+cache-read → decode-loop → stop`
 
 A technique is an immutable setting. It declares the positions at which it acts; for each run `begin` returns the
 object whose methods are called there, and which may hold state of that run.
@@ -58,6 +59,35 @@ class Pixels:
     """
 
     frames_F3HW: Tensor
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """At `encoder`, in its place. Returns the patches of each frame, or of each temporal patch, for the adapter.
+
+    Where a model lacks `free-patches`, they keep the number, the order and the `grid` that its own encoder gives.
+    """
+
+    frames_F3HW: Tensor
+    encoder: Callable[[Tensor], Patches]
+    """The model's own, with whatever acts inside its layers; it may run on some of the frames, or more than once."""
+
+
+@dataclass(frozen=True)
+class EncoderAttention:
+    """At `encoder-attention`, in place of the attention of each encoder layer. Returns its output (F, H, N, d)."""
+
+    layer: int
+    layers: int
+    """Encoder layers that run."""
+    patches: Patches
+    """What enters the layer."""
+    query_FHNd: Tensor
+    """Queries, rotated where the encoder has rotary positions."""
+    key_FHNd: Tensor
+    value_FHNd: Tensor
+    attend: Callable[[], Tensor]
+    """The layer's own attention of these."""
 
 
 @dataclass(frozen=True)
@@ -282,6 +312,16 @@ POINTS: Mapping[str, Point] = {
     "answer": Point("answer", Answer, Result, exclusive=True),
     "frames": Point("select_frames", Frames, Tensor),
     "pixels": Point("resize", Pixels, Tensor),
+    "encoder": Point(
+        "encode",
+        Encoder,
+        Patches,
+        exclusive=True,
+        withholds=("encoder-attention", "encoder-keys", "cls-token", "attention-bias"),
+    ),
+    "encoder-attention": Point(
+        "attend_patches", EncoderAttention, Tensor, exclusive=True, withholds=("encoder-attention", "attention-bias")
+    ),
     "encoder-layer": Point("encoder_layer", EncoderLayer, Patches),
     "encoder-output": Point("encoder_output", EncoderOutput, Patches),
     "adapter": Point("adapt", Adapter, Tensor, exclusive=True),

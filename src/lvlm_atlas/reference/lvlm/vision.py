@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lvlm_atlas.reference.flow.probe import Probe
-from lvlm_atlas.reference.flow.states import Between, Patches
+from lvlm_atlas.reference.flow.states import Attending, Between, Patches
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm.activation import ACTIVATIONS
 from lvlm_atlas.reference.lvlm.ahead import Upcoming, unchanged
@@ -57,12 +57,21 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, x_FND: Tensor, size_FN: Tensor | None, on_read: Callable[[int], None]) -> tuple[Tensor, Probe]:
-        """Output (F, N, D), and the layer's attention for those who read it."""
+    def forward(
+        self,
+        x_FND: Tensor,
+        size_FN: Tensor | None,
+        on_read: Callable[[int], None],
+        attending: Callable[..., Tensor] | None = None,
+    ) -> tuple[Tensor, Probe]:
+        """Output (F, N, D), and the layer's attention for those who read it; `attending` takes its place."""
         probe, v_FHNd = self.probe(x_FND, size_FN, on_read), self._heads(self.v_proj(x_FND))
         mask = None if probe.bias_BN is None else probe.bias_BN[:, None, None, :]
-        out_FND = attend(probe.query_BHNd, probe.key_BGNd, v_FHNd, mask).transpose(1, 2).flatten(2)
-        return self.out_proj(out_FND), probe
+        query, key = probe.query_BHNd, probe.key_BGNd
+        own = partial(attend, query, key, v_FHNd, mask)
+        scores = query[..., 0].numel() * query.shape[2]
+        out_FHNd = own() if attending is None else attending((query, key, v_FHNd), own, scores)
+        return self.out_proj(out_FHNd.transpose(1, 2).flatten(2)), probe
 
     def probe(self, x_FND: Tensor, size_FN: Tensor | None, on_read: Callable[[int], None]) -> Probe:
         """The attention alone."""
@@ -101,13 +110,19 @@ class Layer(nn.Module):
         self.mlp = Mlp(config)
 
     def forward(
-        self, patches: Patches, between: Callable[[Patches], Patches], on_read: Callable[[int], None]
+        self,
+        patches: Patches,
+        between: Callable[[Patches], Patches],
+        on_read: Callable[[int], None],
+        attending: Callable[..., Tensor] | None = None,
     ) -> Patches:
-        """Run the layer; `between` sees the patches after attention, before the MLP."""
+        """Run the layer; `between` sees the patches after attention, before the MLP, `attending` is in its place."""
         size_FN = patches.size_FN if patches.proportional else None
-        out_FND, probe = self.self_attn(self.layer_norm1(patches.hidden_FND), size_FN, on_read)
+        inside = None if attending is None else partial(attending, patches)
+        out_FND, probe = self.self_attn(self.layer_norm1(patches.hidden_FND), size_FN, on_read, inside)
+        attention = probe if attending is None else None  # its map is not that of softmax any more
         patches = between(
-            replace(patches, hidden_FND=patches.hidden_FND + out_FND, attention=probe, key_FHNd=probe.key_BGNd)
+            replace(patches, hidden_FND=patches.hidden_FND + out_FND, attention=attention, key_FHNd=probe.key_BGNd)
         )
         return self.finish(patches)
 
@@ -149,7 +164,9 @@ class VisionTower(nn.Module):
         self.vision_model = VisionTransformer(config.vision)
         self.layers_run = config.encoder_layers
 
-    def forward(self, frames_F3HW: Tensor, trace: Trace, between: Between) -> Patches:
+    def forward(
+        self, frames_F3HW: Tensor, trace: Trace, between: Between, attending: Attending | None = None
+    ) -> Patches:
         """Hidden states of `vision_feature_layer`, class token still in front; arguments as in `Dialect.patches`."""
         model = self.vision_model
         patches = Patches(
@@ -165,6 +182,7 @@ class VisionTower(nn.Module):
         for index, layer in enumerate(layers[: self.layers_run]):
             trace.encoder_tokens.append(patches.hidden_FND.shape[1])
             change = upcoming.inside(index, layer.finish, partial(between, index, self.layers_run))
-            patches = layer(patches, change, on_read)
+            inside = attending and partial(attending, index, self.layers_run)
+            patches = layer(patches, change, on_read, inside)
         trace.encoder_tokens.append(patches.hidden_FND.shape[1])
         return replace(patches, upcoming=replace(upcoming, first=self.layers_run))

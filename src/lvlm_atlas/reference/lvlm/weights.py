@@ -25,21 +25,34 @@ def fill(model: Model, *, seed: int, dtype: torch.dtype, device: torch.device | 
     with torch.no_grad():
         for name, shape in model.named_parameters():
             weight = torch.empty_like(shape, dtype=dtype, device=device)
-            if name.endswith("bias"):
-                weight.zero_()
-            elif "norm" in name or "ln_q" in name:
-                weight.fill_(1)
-            else:
-                fan_in = 1 if "embed" in name and weight.dim() < 3 else weight[0].numel()
-                if weight.numel() >= DRAWN_ON_DEVICE:
-                    weight.normal_(std=fan_in**-0.5, generator=on_device)
-                else:
-                    weight.copy_(torch.randn(weight.shape, generator=on_cpu) * fan_in**-0.5)
+            large = weight.numel() >= DRAWN_ON_DEVICE
+            draw(name, weight, on_device if large else on_cpu, in_place=large)
             filled[id(shape)] = nn.Parameter(weight, requires_grad=False)
     for module in model.modules():
         for name, old in list(module.named_parameters(recurse=False)):
             setattr(module, name, filled[id(old)])
     return model
+
+
+def draw(name: str, weight: Tensor, generator: torch.Generator, *, in_place: bool = False) -> None:
+    """Fill a weight as its name tells: biases with 0, norms with 1, all else from N(0, 1/fan_in).
+
+    Args:
+        name: its name.
+        weight: what is filled.
+        generator: draws; of the CPU, or of the weight's device if `in_place`.
+        in_place: whether the numbers are drawn where they stay, in their type; else in float32 on the CPU.
+    """
+    if name.endswith("bias"):
+        weight.zero_()
+    elif "norm" in name or "ln_q" in name:
+        weight.fill_(1)
+    else:
+        std = 1.0 if "embed" in name and weight.dim() < 3 else weight[0].numel() ** -0.5
+        if in_place:
+            weight.normal_(std=std, generator=generator)
+        else:
+            weight.copy_(torch.randn(weight.shape, generator=generator) * std)
 
 
 def assign(model: nn.Module, name: str, tensor: Tensor) -> None:

@@ -22,6 +22,11 @@ class Windows:
     groups: tuple[Tensor, ...]
     """Places (W, L) of the patches of each window; windows of one size together, since edges cut some short."""
 
+    @property
+    def pairs(self) -> int:
+        """Scores that attention inside them forms, a head."""
+        return sum(place_WL.numel() * place_WL.shape[1] for place_WL in self.groups)
+
 
 def partition(window_N: Tensor) -> Windows:
     """The windows by their sizes, places ascending in each."""

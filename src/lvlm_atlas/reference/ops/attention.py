@@ -134,6 +134,23 @@ def attend(
     )
 
 
+def attend_inside(query_BHNd: Tensor, key_BHNd: Tensor, value_BHNd: Tensor, groups: Sequence[Tensor]) -> Tensor:
+    """Softmax attention (B, H, N, d) of tokens that see those of their own window alone.
+
+    Args:
+        query_BHNd: queries.
+        key_BHNd: keys, as many heads.
+        value_BHNd: values.
+        groups: places (W, L) of the tokens of W windows of one size each; together they hold each token once.
+    """
+    out_BHNd = torch.empty_like(query_BHNd)
+    for place_WL in groups:
+        inside = [x[:, :, place_WL].transpose(1, 2) for x in (query_BHNd, key_BHNd, value_BHNd)]  # B, W, H, L, d
+        attended = attend(*(x.flatten(0, 1) for x in inside))
+        out_BHNd[:, :, place_WL] = attended.reshape(inside[0].shape).transpose(1, 2)
+    return out_BHNd
+
+
 def causal_mask(length: int, device: torch.device, cached: int = 0) -> Tensor:
     """(N, S), True where the key is not after the query; the first keys are `cached` ones that all queries see."""
     return torch.ones(length, cached + length, dtype=torch.bool, device=device).tril(cached)

@@ -112,7 +112,9 @@ def test_a_budget_that_halving_does_not_divide_is_not_spent_in_full(device: str)
 
 def test_the_technique_never_splits_until_no_frame_is_left() -> None:
     request = random_request(LVLM.random().config, frames=6)
-    kept = AdaptiveKeyframeSampling(max_frames=3, gap_threshold=ALWAYS, max_depth=5).select_frames(Frames(request))
+    matcher = Fixed(0.1, 0.9, 0.5, 0.7, 0.2, 0.3)
+    technique = AdaptiveKeyframeSampling(max_frames=3, gap_threshold=ALWAYS, max_depth=5, matcher=matcher)  # type: ignore[arg-type]
+    kept = technique.select_frames(Frames(request))
     assert len(kept) == 2  # depth ⌊log2 3⌋ = 1, ⌊3 / 2⌋ = 1 of each half
 
 

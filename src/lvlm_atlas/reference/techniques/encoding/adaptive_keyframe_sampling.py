@@ -20,14 +20,14 @@ F frames, K kept.
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.points import Frames, Technique
-from lvlm_atlas.reference.modules.matcher import ImageTextMatcher
+from lvlm_atlas.reference.lvlm.points import Frames, Run, Technique
+from lvlm_atlas.reference.modules.matcher import ImageTextMatcher, matcher_of
 from lvlm_atlas.reference.ops.selection import top_places
 
 
@@ -132,7 +132,7 @@ class AdaptiveKeyframeSampling(Technique):
     max_depth: int = 5
     ratio: int = 1
     matcher: ImageTextMatcher | None = None
-    """Scores the frames; None builds a small one with random weights."""
+    """Scores the frames; None takes the one that the model of the run keeps, see `matcher_of`."""
 
     acts_at: ClassVar = ("frames",)
     needs: ClassVar = ("image-text-matcher",)
@@ -142,14 +142,23 @@ class AdaptiveKeyframeSampling(Technique):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
+    def begin(self, run: Run) -> AdaptiveKeyframeSampling:
+        """The technique with a matcher."""
+        return self if self.matcher else replace(self, matcher=matcher_of(run))
+
     def select_frames(self, at: Frames) -> Tensor:
-        """Indices (K,) of the frames to keep, ascending."""
+        """Indices (K,) of the frames to keep, ascending.
+
+        Raises:
+            ValueError: frames must be scored and nothing scores them.
+        """
         request, frames = at.request, at.request.frames_F3HW
         candidate_K = torch.arange(max(1, len(frames) // self.ratio)) * self.ratio
         if len(candidate_K) < self.max_frames:
             return candidate_K  # nothing to choose, so nothing to score
-        matcher = self.matcher or ImageTextMatcher.random(device=frames[0].device)
+        if self.matcher is None:
+            raise ValueError("select_frames needs a matcher; give one, or call what `begin` returns")
         candidates = request.keep_frames(candidate_K).runs
-        score_K = torch.cat([matcher.score(frames_F3HW, request.text_N) for frames_F3HW in candidates])
+        score_K = torch.cat([self.matcher.score(frames_F3HW, request.text_N) for frames_F3HW in candidates])
         depth = min(self.max_depth, self.max_frames.bit_length() - 1)
         return candidate_K[select(score_K, self.max_frames, self.gap_threshold, self.std_threshold, depth)]
