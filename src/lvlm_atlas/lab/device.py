@@ -25,17 +25,23 @@ from lvlm_atlas.reference.lvlm.answer import answer
 Model = TypeVar("Model", bound=nn.Module)
 
 WAITS = {
+    "caches/cache.py": "what a policy keeps is checked",
+    "caches/host.py": "entries go to the host and come back",
     "drafting/": "drafted tokens are drawn and verified on the host",
     "flow/probe.py": "the scores that a technique reads are counted",
-    "flow/states.py": "positions are closed up on the host",
+    "flow/states.py": "positions and places in the text are counted on the host",
     "flow/trace.py": "tokens and entries are counted",
     "lvlm/answer.py": "tokens are drawn on the host",
     "lvlm/encode.py": "frames come from the host",
+    "lvlm/eviction.py": "the new tokens that one policy leaves to the next are counted",
     "lvlm/model.py": "tokens are counted",
+    "lvlm/mrope.py": "positions are counted on the host",
     "lvlm/prompt.py": "the prompt is assembled on the host",
     "lvlm/step.py": "new tokens come from the host",
     "lvlm/windows.py": "patches are sorted into windows by size, once a picture",
+    "modules/kept.py": "a technique's modules are drawn on the host, once a model",
     "ops/blocks.py": "blocks are walked through on the host; a kernel reads their mask on the device",
+    "ops/sampling.py": "tokens are drawn on the host",
     "ops/places.py": "a mask is checked; who knows how many places it has need not ask the device",
     "ops/verification.py": "drafted tokens are verified on the host",
 }
@@ -103,7 +109,9 @@ class DeviceRun:
                 return
             if _own_file(frame).startswith(_MODEL):
                 break
-        raise DeviceFault(f"{_shown(frames[0])}: {what} makes the host wait for the device; avoid it, or say why in `WAITS`")
+        raise DeviceFault(
+            f"{_shown(frames[0])}: {what} makes the host wait for the device; avoid it, or say why in `WAITS`"
+        )
 
 
 def _is_decoding(frames: Iterable[FrameType]) -> bool:
@@ -148,6 +156,8 @@ class _Operators(TorchDispatchMode):
         if not wrapped and DEVICE not in devices:
             return func(*args, **kwargs)
         name = func._schema.name.removeprefix("aten::")
+        if name == "_has_compatible_shallow_copy_type":  # may a module that moves put new numbers into its weights?
+            return False
         there = _lands_there(name, tensors, devices)
         result = func(*on_host(args), **{key: on_host(value) for key, value in kwargs.items()})
         if name in _COPIES:
