@@ -7,8 +7,8 @@ LLM → `arrived`.
 
 Departs:
 1. Vision tokens may stand anywhere in the prompt; the code is told the start and length of one span.
-2. Where another technique has dropped tokens before, so that fewer are left than a stage would keep, all of them stay;
-   the code alone never meets that.
+2. Beside another technique that acts between LLM layers it is refused: the code takes for granted that each stage
+   finds as many vision tokens as the one before has left.
 3. The published ratio λ of each stage to the one before is one of several shapes; as in the code, each boundary has a
    ratio of its own, to the number that entered the LLM.
 4. Positions on several axes (M-RoPE) close up as `Sequence.renumber` does; the code has one axis.
@@ -48,8 +48,8 @@ def stage_count(arrived: int, ratio: float) -> int:
 
 
 def rank_and_drop(score_BV: Tensor, keep: int) -> Tensor:
-    """Ranks, ascending, of the `keep` vision tokens of highest score; all of them if there are fewer."""
-    return top_places(score_BV, min(keep, score_BV.shape[1]))
+    """Ranks (B, K), ascending, of the `keep` vision tokens of highest score."""
+    return top_places(score_BV, keep)
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,20 @@ class PyramidDrop(Technique):
         """What acts in a run.
 
         Raises:
-            Refusal: there is not one ratio for each boundary, or the LLM has no such layer.
+            Refusal: there is not one ratio for each boundary, the LLM has no such layer, or another technique may drop
+                tokens between its layers.
         """
         if len(self.layers) != len(self.ratios):
             raise Refusal(f"layers and ratios must be equally many, got {len(self.layers)} and {len(self.ratios)}")
         last = run.config.text.num_hidden_layers - 1
         if any(layer > last for layer in self.layers):
             raise Refusal(f"layers must lie in 1..{last} for an LLM of {last + 1} layers, got {[*self.layers]}")
+        for other in run.techniques:
+            if other is not self and "llm-layer" in other.acts_at:
+                raise Refusal(
+                    f"the shares of PyramidDrop are of the tokens that entered the LLM, and {type(other).__name__} may "
+                    f"drop some between its layers; leave one out"
+                )
         return Stages(dict(zip(self.layers, self.ratios, strict=True)))
 
 
