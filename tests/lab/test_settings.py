@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from lvlm_atlas import load
 from lvlm_atlas.lab.conformance import job_for, report
 from lvlm_atlas.lab.observation import carry_out
-from lvlm_atlas.lab.settings import RUNS, SHAPES, SPARES, authored, generated, shapes_for
+from lvlm_atlas.lab.settings import ON_DEVICE, RUNS, SHAPES, SPARES, authored, generated, shapes_for
 from lvlm_atlas.schema.technique import Technique
 
 ATLAS = load(Path(__file__).resolve().parents[2])
@@ -71,10 +71,10 @@ def test_every_parameter_is_moved_alone(technique: Technique) -> None:
 
 def test_every_authored_setting_runs_on_every_model_and_the_first_on_every_request() -> None:
     presets = {shape.preset for shape in SHAPES}
-    assert shapes_for(0) == SHAPES
+    assert shapes_for(0) == (*SHAPES, *ON_DEVICE)
     assert all({shape.preset for shape in shapes_for(number)} == presets for number in range(6))
-    most = max(sum(shape.preset == preset for shape in SHAPES) for preset in presets)
-    assert {shape for number in range(1, most + 1) for shape in shapes_for(number)} == {*SHAPES}
+    assert all(sum(shape.on_device for shape in shapes_for(number)) == 1 for number in range(1, 6))
+    assert {shape for number in range(1, 20) for shape in shapes_for(number)} == {*SHAPES, *ON_DEVICE}
 
 
 def test_lists_are_drawn_from_what_the_entry_names_so_that_most_settings_run() -> None:
