@@ -179,9 +179,10 @@ class LVLM(nn.Module):
 
         def ask(request: Request) -> Result:
             result = self._once(self.begin(request, run.techniques))
-            # Shares are those of what was asked, whatever of it a round is shown.
+            # Shares are those of what was asked, whatever of it a round is shown; pixels are those of the frames kept.
             result.trace.frames_in = len(run.request.frames_F3HW)
-            result.trace.pixels_in = sum(len(frames) * frames[0, 0].numel() for frames in run.request.runs)
+            pixels = sum(len(frames) * frames[0, 0].numel() for frames in run.request.runs)
+            result.trace.pixels_in = round(pixels * result.trace.frames / max(1, result.trace.frames_in))
             rounds.append(Round(request, result))
             return result
 

@@ -9,8 +9,7 @@ Departs, besides what `llava_prumerge` does:
 1. Without any outlier the code divides by zero; here only the sum of all patches is left, as of PruMerge.
 2. The code takes one frame at a time, for frames may add different numbers. Here they do, each on its own grid, though
    quartiles are taken over all frames of a clip as in PruMerge.
-3. Tiled images are refused: tiles of different numbers of tokens cannot be put together.
-4. The path for training, with a fixed ratio and places that may come twice, is not here.
+3. The path for training, with a fixed ratio and places that may come twice, is not here.
 
 F frames, N patches without the class token, K kept.
 """
@@ -105,17 +104,12 @@ class Supplementing:
         return Patches(pad_sequence(merged, batch_first=True), prefix=0)
 
     def adapter_output(self, at: AdapterOutput) -> VisionTokens:
-        """The tokens without what filled them up.
-
-        Raises:
-            Refusal: tokens of several tiles stand in one block.
-        """
-        if at.tokens.lengths != (max(self.lengths),) * len(self.lengths):
-            raise Refusal(
-                f"LLaVA-PruMerge+ leaves {self.lengths} tokens of its frames, and the model has put them together in "
-                f"blocks of {[*at.tokens.lengths]}; give it images that are not tiled"
-            )
-        return at.tokens.keep([torch.arange(length, device=_device(at.tokens)) for length in self.lengths])
+        """The tokens without what filled them up; a tiled image has several frames in its block."""
+        longest, frames, kept = max(self.lengths), iter(self.lengths), []
+        for block in at.tokens.lengths:
+            spans = zip(range(0, block, longest), frames)
+            kept.append(torch.cat([torch.arange(start, start + length) for start, length in spans]))
+        return at.tokens.keep([index_K.to(_device(at.tokens)) for index_K in kept])
 
 
 def _device(tokens: VisionTokens) -> torch.device:
