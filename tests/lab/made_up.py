@@ -347,4 +347,4 @@ class Stages(Technique):
             return at.sequence
         vision = at.sequence.vision_places().shape[1]
         keep = round(vision * self.ratios[self.layers.index(at.layer)])
-        return at.sequence.keep_vision(torch.arange(keep)[None])
+        return at.sequence.keep_vision(torch.arange(keep, device=at.sequence.hidden_BND.device)[None])

@@ -7,16 +7,19 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lvlm_atlas import load
 from lvlm_atlas.fault import AtlasError
-from lvlm_atlas.lab.checks import CHECKS
+from lvlm_atlas.lab.checks import CHECKS, TOLERANCE
 from lvlm_atlas.lab.claims import spared
+from lvlm_atlas.lab.settings import SHAPES
 from lvlm_atlas.lab.smoke import WORKLOAD, jobs_for, smoke
 from lvlm_atlas.lab.trials import carry_out
 from lvlm_atlas.needs import LACKS
+from lvlm_atlas.reference.lvlm import LVLM, random_request
 from lvlm_atlas.reference.lvlm.points import POINTS
 from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.schema.vocabulary import PositionTerm
@@ -29,14 +32,26 @@ def only(technique: Technique) -> str:
     return technique.id
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("technique", IMPLEMENTED, ids=only)
-def test_every_reference_passes_the_smoke_test(technique: Technique, device: str) -> None:
-    (job,) = jobs_for([technique], WORKLOAD, device)
+def test_every_reference_passes_the_smoke_test(technique: Technique, dtype: str, device: str) -> None:
+    (job,) = jobs_for([technique], WORKLOAD.model_copy(update={"dtype": dtype}), device)
     results = carry_out(job).results
     assert len(results) == len(technique.trials)
     assert [result.failed for result in results] == [{}] * len(results)
     assert all({*result.passed, *result.skipped} == {"runs", *CHECKS} for result in results)
     assert all(result.skipped == spared(technique) for result in results)
+
+
+@pytest.mark.parametrize("preset", dict.fromkeys(shape.preset for shape in SHAPES))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_the_tolerance_is_what_rounding_alone_moves(preset: str, dtype: torch.dtype) -> None:
+    wide, narrow = LVLM.random(preset), LVLM.random(preset, dtype=dtype)
+    moved = []
+    for seed in range(3):
+        request = random_request(wide.config, frames=6, text_tokens=16, max_new_tokens=1, seed=seed)
+        moved.append(float((wide.run(request).logits_NC - narrow.run(request).logits_NC).abs().max()))
+    assert TOLERANCE[dtype] / 8 < max(moved) <= TOLERANCE[dtype] / 2
 
 
 def test_in_processes_of_their_own_they_answer_the_same(device: str) -> None:

@@ -25,23 +25,31 @@ from lvlm_atlas.reference.lvlm.answer import answer
 Model = TypeVar("Model", bound=nn.Module)
 
 WAITS = {
+    "caches/cache.py": "what a policy keeps is checked",
+    "caches/host.py": "entries go to the host and come back",
     "drafting/": "drafted tokens are drawn and verified on the host",
     "flow/probe.py": "the scores that a technique reads are counted",
-    "flow/states.py": "positions are closed up on the host",
+    "flow/states.py": "positions and places in the text are counted on the host",
     "flow/trace.py": "tokens and entries are counted",
     "lvlm/answer.py": "tokens are drawn on the host",
     "lvlm/encode.py": "frames come from the host",
+    "lvlm/eviction.py": "the new tokens that one policy leaves to the next are counted",
     "lvlm/model.py": "tokens are counted",
+    "lvlm/mrope.py": "positions are counted on the host",
     "lvlm/prompt.py": "the prompt is assembled on the host",
     "lvlm/step.py": "new tokens come from the host",
     "lvlm/windows.py": "patches are sorted into windows by size, once a picture",
+    "modules/kept.py": "a technique's modules are drawn on the host, once a model",
     "ops/blocks.py": "blocks are walked through on the host; a kernel reads their mask on the device",
+    "ops/sampling.py": "tokens are drawn on the host",
     "ops/places.py": "a mask is checked; who knows how many places it has need not ask the device",
     "ops/verification.py": "drafted tokens are verified on the host",
 }
 """Files and folders of `reference` that make the host wait in any run, or only to count or check, and why. What waits
 there is no technique's; anywhere else it is that of the technique that called, and a fault if none did."""
 
+_MODEL = ("lvlm/", "drafting/")
+"""Where the model itself goes on; what called it from further out has no part in its waits."""
 _REFERENCE = f"{Path(inspect.getfile(answer)).parents[1]}/"
 _INNER = (f"{Path(torch.__file__).parent}/", __file__, inspect.getfile(OnDevice))
 _READS = frozenset({
@@ -94,18 +102,26 @@ class DeviceRun:
         frames = [frame for frame in _frames() if not _is_inner(frame.f_code.co_filename)]
         if _own_file(frames[0]).startswith(tuple(WAITS)):
             return
-        decoding, waits = False, None
-        for frame in frames:
-            if waits is None and frame.f_code.co_filename in self.files:
-                waits = f"{_shown(frame)}: {what}"
-            if waits is not None and frame.f_code.co_name == "begin_decoding":
+        for number, frame in enumerate(frames):
+            if frame.f_code.co_filename in self.files:
+                waits = self.waits_decoding if _is_decoding(frames[number:]) else self.waits_before
+                waits.append(f"{_shown(frame)}: {what}")
+                return
+            if _own_file(frame).startswith(_MODEL):
                 break
-            decoding |= frame.f_code is answer.__code__
-        if waits is None:
-            raise DeviceFault(
-                f"{_here()}: {what} makes the host wait for the device; avoid it, or add the file to `WAITS`"
-            )
-        (self.waits_decoding if decoding else self.waits_before).append(waits)
+        raise DeviceFault(
+            f"{_shown(frames[0])}: {what} makes the host wait for the device; avoid it, or say why in `WAITS`"
+        )
+
+
+def _is_decoding(frames: Iterable[FrameType]) -> bool:
+    """Whether decoding has begun, seen from a technique's frame outwards."""
+    for frame in frames:
+        if frame.f_code is answer.__code__:
+            return True
+        if frame.f_code.co_name == "begin_decoding" or _own_file(frame) == "lvlm/model.py":
+            return False
+    return False
 
 
 class _Making(TorchFunctionMode):
@@ -140,6 +156,8 @@ class _Operators(TorchDispatchMode):
         if not wrapped and DEVICE not in devices:
             return func(*args, **kwargs)
         name = func._schema.name.removeprefix("aten::")
+        if name == "_has_compatible_shallow_copy_type":  # may a module that moves put new numbers into its weights?
+            return False
         there = _lands_there(name, tensors, devices)
         result = func(*on_host(args), **{key: on_host(value) for key, value in kwargs.items()})
         if name in _COPIES:

@@ -29,10 +29,10 @@ SHAPES = (
 """All dialects, tiles, sessions, few and many frames, little and much text, long answers, heads shared and separate."""
 ON_DEVICE = tuple(
     Shape(preset=preset, frames=4, text_tokens=9, output_tokens=3, on_device=True)
-    for preset in dict.fromkeys(shape.preset for shape in SHAPES)
+    for preset in ("tiny", "tiny-window", "tiny-deepstack", "tiny-tiles")
 )
-"""Requests to every model in runs as on a GPU, which take longer: each operator is looked at."""
-RUNS = 56
+"""Requests to every dialect in runs as on a GPU, which take longer: each operator is looked at."""
+RUNS = 48
 """Most runs of a technique, those not counted that are refused and drawn again."""
 JOINT = 6
 """Settings drawn in all parameters at once."""
@@ -50,14 +50,16 @@ def authored(technique: Technique) -> list[dict[str, Setting]]:
 def shapes_for(number: int) -> tuple[Shape, ...]:
     """Where the setting that stands at an index of `authored` runs: the first everywhere, others once a preset.
 
-    As on a GPU the first runs on every preset, the others on one.
+    As on a GPU the first runs on every dialect besides, and each of the others on one.
     """
     if number == 0:
         return (*SHAPES, *ON_DEVICE)
     by_preset: dict[str, list[Shape]] = {}
     for shape in SHAPES:
         by_preset.setdefault(shape.preset, []).append(shape)
-    return (*(shapes[number % len(shapes)] for shapes in by_preset.values()), ON_DEVICE[number % len(ON_DEVICE)])
+    there = ON_DEVICE[number % len(ON_DEVICE)]
+    by_preset[there.preset] = [there]
+    return tuple(shapes[number % len(shapes)] for shapes in by_preset.values())
 
 
 def generated(technique: Technique, most: int = RUNS) -> list[list[dict[str, Setting]]]:

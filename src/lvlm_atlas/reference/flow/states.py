@@ -106,6 +106,16 @@ class Sequence:
         return self.hidden_BND.shape[1]
 
     @property
+    def first_index(self) -> int:
+        """The least place of a token in the assembled prompt."""
+        return int(self.index_BN.min())
+
+    @property
+    def last_index(self) -> int:
+        """The place of the first row's last token."""
+        return int(self.index_BN[0, -1])
+
+    @property
     def next_position(self) -> Tensor:
         """Position id (B,) of the token that follows the prompt, whatever is dropped of it."""
         if self.next_B is not None:

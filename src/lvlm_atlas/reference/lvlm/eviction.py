@@ -37,13 +37,14 @@ class Eviction:
     ) -> Tensor | None:
         """See `Policy`: each policy sees what those before it have left."""
         at, kept_BGS = CacheStep(layer, self.layers, held, new, rows, read, prompt), None
-        for policy in self.policies:
+        for number, policy in enumerate(self.policies, start=1):
             keep_BGS = policy.evict(at)
             if keep_BGS is None:
                 continue
             keep_BGS = keep_BGS & at.held.visible_BGS
             kept_BGS = keep_BGS if kept_BGS is None else _among(kept_BGS, keep_BGS)
-            at = _left(at, keep_BGS)
+            if number < len(self.policies):
+                at = _left(at, keep_BGS)
         return kept_BGS
 
 

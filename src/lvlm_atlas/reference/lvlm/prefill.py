@@ -34,10 +34,10 @@ def prefill(model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace, ca
     """
     if cache is None:
         cache = Cache([], [], next_position=torch.empty(0), trace=trace)
-    elif cache.parents or int(inputs.index_BN.min()) < cache.next_index:
+    elif cache.parents or inputs.first_index < cache.next_index:
         raise _not_behind(inputs, cache)
     before_layer, compressors, dividers = (acts.at(each) for each in ("llm-layer", "cache-tokens", "cache-layers"))
-    chooser, filling = acts.owner("attention"), Filling(acts, cache, int(inputs.index_BN[0, -1]) + 1)
+    chooser, filling = acts.owner("attention"), Filling(acts, cache, inputs.last_index + 1)
     layers, retained, waiting, next_positions, follows = len(model.model.layers), [], [], [], cache.next_position
     cache.policy, cache.choose = filling.eviction(layers), acts.choose_entries(layers)
     cache.in_cache = cache.in_cache or (InCache(next(model.layers).rotary) if acts.unrotated else None)
@@ -99,6 +99,5 @@ def _not_behind(inputs: Sequence, cache: Cache) -> ValueError:
     if cache.parents:
         return ValueError(f"{len(cache.parents)} tokens of the cache are not settled; call `Cache.retain` first")
     return ValueError(
-        f"places in the text must go on from {cache.next_index} on, got {int(inputs.index_BN.min())}; "
-        f"use `Cache.behind`"
+        f"places in the text must go on from {cache.next_index} on, got {inputs.first_index}; use `Cache.behind`"
     )

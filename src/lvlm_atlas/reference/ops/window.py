@@ -63,8 +63,8 @@ def window_attention(
     for start in range(0, length, _ROWS):
         end = min(start + _ROWS, length)
         place_M = torch.arange(keys - length + start, keys - length + end, device=key.device)
-        begin = max(0, int(place_M[0]) - window.size + 1)
-        place_S = torch.arange(begin, int(place_M[-1]) + 1, device=key.device)
+        places = range(keys - length + start, keys - length + end)
+        place_S = torch.arange(max(0, places[0] - window.size + 1), places[-1] + 1, device=key.device)
         near_MS = (place_S <= place_M[:, None]) & (place_S > place_M[:, None] - window.size)
         far_MI = torch.arange(first, device=key.device) <= place_M[:, None] - window.size
         near = query_BHNd[:, :, start:end] @ key[:, :, place_S].mT
@@ -73,5 +73,6 @@ def window_attention(
         logit = torch.cat([far, near], dim=-1).float() * d**-0.5
         weight = logit.masked_fill(~seen, float("-inf")).softmax(-1).to(value.dtype)
         parts.append(weight @ torch.cat([value[:, :, :first], value[:, :, place_S]], dim=2))
-        scores += int(seen.sum()) * heads * batch
+        in_sight = (min(window.size, p + 1) + min(max(0, p - window.size + 1), first) for p in places)
+        scores += sum(in_sight) * heads * batch
     return torch.cat(parts, dim=2), scores

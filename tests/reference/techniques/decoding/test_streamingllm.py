@@ -13,7 +13,7 @@ from lvlm_atlas.reference.lvlm import LVLM, Refusal, random_request
 from lvlm_atlas.reference.ops.attention import rotate
 from lvlm_atlas.reference.techniques.decoding.kivi import Kivi
 from lvlm_atlas.reference.techniques.decoding.speculative_sampling import SpeculativeSampling
-from lvlm_atlas.reference.techniques.decoding.streamingllm import StreamingLlm, stays, stays_for_space
+from lvlm_atlas.reference.techniques.decoding.streamingllm import StreamingLlm, stay_mask, stays, stays_for_space
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,17 @@ def test_dropping_one_by_one_leaves_what_dropping_at_once_leaves(length: int, st
         held.append(place)
         held = [held[kept] for kept in stays(len(held), start, recent).tolist()]
     assert held == stays(length, start, recent).tolist()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_heads_that_hold_different_numbers_keep_what_the_rule_says_of_each(seed: int, device: str) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    start, recent = (int(torch.randint(low, 5, (), generator=draw)) for low in (0, 1))
+    visible_BGS = torch.rand(2, 3, 11, generator=draw) < 0.6
+    kept_BGS = stay_mask(visible_BGS.to(device), start, recent).cpu()
+    for visible_S, kept_S in zip(visible_BGS.flatten(0, 1), kept_BGS.flatten(0, 1), strict=True):
+        place_K = visible_S.nonzero()[:, 0]
+        assert kept_S.nonzero()[:, 0].tolist() == place_K[stays(len(place_K), start, recent)].tolist()
 
 
 def test_the_cache_never_grows_beyond_its_size_and_the_sinks_stay(device: str) -> None:

@@ -46,6 +46,13 @@ def stays_for_space(length: int, start_size: int, recent_size: int, coming: int)
     return torch.cat([place_S[:start_size], place_S[max(start_size, length - recent_size + coming) :]])
 
 
+def stay_mask(visible_BGS: Tensor, start_size: int, recent_size: int) -> Tensor:
+    """True (B, G, S) at what `stays` names among the visible entries of each head; the host need not know how many."""
+    number_BGS = visible_BGS.long().cumsum(dim=2)
+    first_BGS, recent_BGS = number_BGS <= start_size, number_BGS > number_BGS[:, :, -1:] - recent_size
+    return visible_BGS & (first_BGS | recent_BGS)
+
+
 @dataclass(frozen=True)
 class StreamingLlm(Technique):
     """Bounds the cache of every layer, in whichever store it is.
@@ -71,13 +78,6 @@ class StreamingLlm(Technique):
     def evict(self, at: CacheStep) -> Tensor | None:
         """True (B, G, S) at the entries that stay; None where all do."""
         visible_BGS = at.held.visible_BGS
-        rank_BGS = visible_BGS.long().cumsum(dim=2) - 1
-        count_BG1 = rank_BGS[:, :, -1:] + 1
-        if int(count_BG1.max()) <= self.start_size + self.recent_size:
+        if visible_BGS.shape[2] <= self.start_size + self.recent_size:
             return None
-        lengths = {*count_BG1.flatten().tolist()}
-        stays_BGS = torch.zeros_like(visible_BGS)
-        for length in lengths:
-            place_K = stays(length, self.start_size, self.recent_size).to(rank_BGS.device)
-            stays_BGS |= (count_BG1 == length) & torch.isin(rank_BGS, place_K)
-        return stays_BGS & visible_BGS
+        return stay_mask(visible_BGS, self.start_size, self.recent_size)

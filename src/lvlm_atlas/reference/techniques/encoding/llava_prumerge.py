@@ -61,8 +61,8 @@ def merge(hidden_ND: Tensor, attention_N: Tensor, key_NC: Tensor, kept_K: Tensor
     near_Kk = ranking(cosine_KN)[:, : min(neighbours, patches - 1)]
     weighted_ND = attention_N[:, None].to(hidden_ND.dtype) * hidden_ND
     centre_KD = hidden_ND[kept_K] + weighted_ND[near_Kk].sum(1)
-    rest_N = ~mask_of(kept_K, patches)
-    return torch.cat([centre_KD, weighted_ND[rest_N].sum(0, keepdim=True)])
+    rest_R = mask_of(kept_K, patches).byte().argsort(stable=True)[: patches - len(kept_K)]
+    return torch.cat([centre_KD, weighted_ND[rest_R].sum(0, keepdim=True)])
 
 
 @dataclass(frozen=True)
