@@ -10,13 +10,13 @@ from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm import LVLM, random_request
 from lvlm_atlas.reference.lvlm.points import EncoderOutput
+from lvlm_atlas.reference.ops.outliers import outlier_ratio
 from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.encoding.llava_prumerge import (
     LlavaPruMerge,
     kept_places,
     look,
     merge,
-    outlier_ratio,
 )
 from lvlm_atlas.reference.techniques.encoding.tome import ToMe
 

@@ -9,8 +9,9 @@ from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm import LVLM, random_request
 from lvlm_atlas.reference.lvlm.points import EncoderOutput
+from lvlm_atlas.reference.ops.outliers import outlier_ratio
 from lvlm_atlas.reference.techniques.encoding import llava_prumerge_plus
-from lvlm_atlas.reference.techniques.encoding.llava_prumerge import kept_places, look, merge, outlier_ratio
+from lvlm_atlas.reference.techniques.encoding.llava_prumerge import kept_places, look, merge
 from lvlm_atlas.reference.techniques.encoding.llava_prumerge_plus import (
     LlavaPruMergePlus,
     grid_places,

@@ -30,17 +30,11 @@ from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.lvlm.points import EncoderOutput, Run, Technique
+from lvlm_atlas.reference.ops.outliers import outlier_ratio
 from lvlm_atlas.reference.ops.places import mask_of
 from lvlm_atlas.reference.ops.selection import ranking
 from lvlm_atlas.reference.ops.similarity import unit
 from lvlm_atlas.reference.refusal import Refusal
-
-
-def outlier_ratio(attention: Tensor) -> float:
-    """Share of all values that lie above Q3 + 1.5 · (Q3 − Q1); quartiles are interpolated linearly."""
-    value = attention.flatten().double()
-    low, high = value.quantile(0.25), value.quantile(0.75)
-    return float((value > high + 1.5 * (high - low)).sum()) / len(value)
 
 
 def kept_places(attention_FN: Tensor, ratio: float) -> Tensor:

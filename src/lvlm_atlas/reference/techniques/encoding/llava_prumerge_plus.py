@@ -26,13 +26,13 @@ from torch.nn.utils.rnn import pad_sequence
 from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.flow.vision_tokens import VisionTokens
 from lvlm_atlas.reference.lvlm.points import AdapterOutput, EncoderOutput, Run, Technique
+from lvlm_atlas.reference.ops.outliers import outlier_ratio
 from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.encoding.llava_prumerge import (
     check_neighbours,
     kept_places,
     look,
     merge,
-    outlier_ratio,
 )
 
 
