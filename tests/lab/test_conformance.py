@@ -107,6 +107,8 @@ def perturbed() -> Iterator[Any]:
                 continue  # what others saw, and costs, stand in no trace
             is_most = getattr(records[index], f"{name}_at_least", None) is not None
             off = OFF.get(str(name), "- 1" if is_most else "+ 1")
+            if name == "host_syncs" and records[index].upper_bound:
+                off = "// 2"
             wrong = records[index].model_copy(update={name: f"({amount}) {off}"})
             records = (*records[:index], wrong, *records[index + 1 :])
             quantity = wrong.quantity if key == "effects" else "overhead"

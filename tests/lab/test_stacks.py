@@ -11,7 +11,7 @@ import pytest
 from lvlm_atlas import load
 from lvlm_atlas.graph.verdict import BREAKS
 from lvlm_atlas.lab.changes import changed
-from lvlm_atlas.lab.covering import covering, job_for, refusals, smallest
+from lvlm_atlas.lab.covering import covering, in_other_order, job_for, refusals, smallest, without
 from lvlm_atlas.lab.observation import carry_out
 from lvlm_atlas.lab.stacks import PairReport, faults_of, jobs_for, report
 from lvlm_atlas.lab.verification import StackAnswer, StackJob
@@ -50,9 +50,16 @@ def faults(job: StackJob) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("stack", STACKS, ids=name)
 def test_every_compatible_pair_was_seen_together_in_a_stack(stack: tuple[Technique, ...], device: str) -> None:
+    """What is refused in one order alone needs no edge: of the rest, all the same, each is seen beside each."""
     job = job_for(ATLAS.atlas, stack, "float32", device)
-    if faults(job):
-        pytest.fail("\n".join(faults(smallest(job, faults))))
+    while len(job.items) > 1 and faults(job):
+        part = smallest(job, faults)
+        said = faults(part)
+        refused = all("refused on every request" in fault for fault in said)
+        # More than two are refused for one reason here and for another there, of which each pair is judged alone.
+        if not refused or (len(part.items) == 2 and faults(in_other_order(part))):
+            pytest.fail("\n".join(said))
+        job = without(job, part.items[0].technique.id)
 
 
 @pytest.mark.parametrize("technique", IMPLEMENTED, ids=lambda technique: technique.id)

@@ -134,6 +134,17 @@ def smallest(job: StackJob, fails: Callable[[StackJob], object]) -> StackJob:
     return job
 
 
+def in_other_order(job: StackJob) -> StackJob:
+    """The same runs with the techniques the other way round."""
+    plans = tuple(plan.model_copy(update={"settings": plan.settings[::-1]}) for plan in job.plans)
+    return job.model_copy(update={"items": job.items[::-1], "plans": plans})
+
+
+def without(job: StackJob, technique: str) -> StackJob:
+    """The same runs without the technique of that id."""
+    return _without(job, [each.technique.id for each in job.items].index(technique))
+
+
 def _without(job: StackJob, at: int) -> StackJob:
     """The same runs without the technique at an index."""
     plans = tuple(

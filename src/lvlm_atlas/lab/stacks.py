@@ -12,7 +12,7 @@ from lvlm_atlas.graph.edges import Edge
 from lvlm_atlas.graph.verdict import BREAKS
 from lvlm_atlas.lab.conformance import item, shown
 from lvlm_atlas.lab.settings import SHAPES
-from lvlm_atlas.lab.verification import Plan, Row, StackAnswer, StackJob
+from lvlm_atlas.lab.verification import Outcome, Plan, Row, StackAnswer, StackJob
 from lvlm_atlas.schema.record import Record
 from lvlm_atlas.schema.technique import Technique
 
@@ -27,7 +27,8 @@ class PairRuns(Record):
     composed: int = 0
     """Runs that went through."""
     first: str | None = None
-    """The first of these."""
+    """The first of these in which each does something beside the other; without one, what is stated may keep them
+    apart."""
     refused: dict[str, int] = Field(default_factory=dict)
     """Reasons of those that did not, with how often each was given."""
     faults: tuple[str, ...] = ()
@@ -87,11 +88,16 @@ def runs_of(answers: Sequence[StackAnswer]) -> PairRuns:
     return PairRuns(
         pair=(one, two),
         composed=len(ran),
-        first=shown(ran[0].plan) if ran else None,
+        first=next((shown(outcome.plan) for outcome in ran if len(_biting(outcome)) == len({one, two})), None),
         refused={reason: reasons.count(reason) for reason in dict.fromkeys(reasons)},
         faults=tuple(fault for answer in answers for fault in _mismatches(answer)),
         idle=tuple(each for each in (one, two) if each not in bites),
     )
+
+
+def _biting(outcome: Outcome) -> set[int]:
+    """The members of a stack without whose effects the counts of a run could not be explained."""
+    return {part.item for part in outcome.bites if part.kind == "effects"}
 
 
 def judge(runs: PairRuns, edges: Sequence[Edge]) -> PairReport:
@@ -142,11 +148,11 @@ def _counted(row: Row) -> str:
 def _faults(runs: PairRuns, kinds: set[str]) -> Iterator[str]:
     yield from runs.faults
     breaks = bool(kinds & BREAKS)
-    if runs.composed and breaks:
+    if runs.first and breaks:
         yield f"they compose, yet the graph says conflicts-with; first on {runs.first}"
     if runs.refused and not runs.composed and not runs.faults and not breaks:
         reason = next(iter(runs.refused))
         yield f"they are refused, and the graph has no conflicts-with between them: {reason}"
-    if runs.composed and EXPLAINS_IDLENESS not in kinds:
+    if runs.composed and not breaks and EXPLAINS_IDLENESS not in kinds:
         for id_ in runs.idle:
             yield f"{id_} does nothing beside the other, and no edge `{EXPLAINS_IDLENESS}` says why"

@@ -174,11 +174,18 @@ class Compressing:
             return None
         self._note(prompt)
         vision_BGS = at.held.vision_BGS & at.held.visible_BGS
-        arrived, counts = sum(prompt.span_lengths), {*vision_BGS[..., -at.new :].sum(-1).flatten().tolist()}
+        new_BG, all_BG = vision_BGS[..., -at.new :].sum(-1), vision_BGS.sum(-1)
+        counts, held = (set(heads) for heads in torch.stack([new_BG, all_BG]).flatten(1).tolist())
+        arrived = sum(prompt.span_lengths)
         if counts != {arrived}:
             raise Refusal(
                 f"InfiniPot-V compares whole frames of {self.tokens} vision tokens, of {arrived} that arrived heads of "
                 f"layer {at.layer} cache {' or '.join(map(str, sorted(counts)))}; leave out what drops some"
+            )
+        if len(held) > 1:
+            raise Refusal(
+                f"InfiniPot-V takes as many vision entries of every head, and those of layer {at.layer} hold "
+                f"{' or '.join(map(str, sorted(held)))}; leave out what evicts some of one head"
             )
         index_BGV = places_of(vision_BGS)
         frames = index_BGV.shape[2] // self.tokens

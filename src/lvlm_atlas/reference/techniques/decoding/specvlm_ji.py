@@ -145,6 +145,8 @@ class SpecVlmJi(Technique):
         vision, ours = (inputs.vision_places().shape[1] for inputs in (prefill.inputs, prompt))
         if vision != ours:
             raise Refusal(f"draft and target must see equally many vision tokens, got {ours} and {vision}")
+        if vision == 0:
+            return Draft(model, prompt, run.trace)  # an earlier technique has left nothing to choose from
         rank_BK = two_stage_select(self.score(prefill), int(vision * (1 - self.drop_rate)), self.mass)
         # Contiguous positions: the draft's text stands closer to its vision tokens than the target's.
         pruned = prompt.keep_vision(rank_BK.to(model.device)).renumber()

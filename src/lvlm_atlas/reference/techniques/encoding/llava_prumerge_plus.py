@@ -104,12 +104,22 @@ class Supplementing:
         return Patches(pad_sequence(merged, batch_first=True), prefix=0)
 
     def adapter_output(self, at: AdapterOutput) -> VisionTokens:
-        """The tokens without what filled them up; a tiled image has several frames in its block."""
+        """The tokens without what filled them up; a tiled image has several frames in its block.
+
+        Raises:
+            Refusal: another technique has left other tokens since.
+        """
         longest, frames, kept = max(self.lengths), iter(self.lengths), []
+        if sum(at.tokens.lengths) != longest * len(self.lengths) or any(block % longest for block in at.tokens.lengths):
+            raise Refusal(
+                f"LLaVA-PruMerge+ left {longest} tokens of each of {len(self.lengths)} frames, and here are "
+                f"{sum(at.tokens.lengths)}; leave out what changes them in between"
+            )
         for block in at.tokens.lengths:
-            spans = zip(range(0, block, longest), frames)
-            kept.append(torch.cat([torch.arange(start, start + length) for start, length in spans]))
-        return at.tokens.keep([index_K.to(_device(at.tokens)) for index_K in kept])
+            spans = zip(range(0, block, longest), frames, strict=False)
+            device = _device(at.tokens)
+            kept.append(torch.cat([torch.arange(start, start + length, device=device) for start, length in spans]))
+        return at.tokens.keep(kept)
 
 
 def _device(tokens: VisionTokens) -> torch.device:
