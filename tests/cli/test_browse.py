@@ -176,7 +176,7 @@ def test_the_table_of_a_neighbourhood_shows_some_of_each_kind_and_all_on_request
 def test_the_laws_are_said_in_words_where_names_would_fill_a_screen(run) -> None:
     for command in ("graph", "show"):
         text = " ".join(run(command, "divprune").out.split())
-        assert "cascades to whatever acts later, from `llm-layer` to `decode-loop`" in text
+        assert re.search("cascades to whatever acts later, from `[a-z-]+` to `decode-loop`", text)
         assert "is-fed-by(divprune)" in text
     assert "fastv" in run("query", "is-fed-by(divprune)", "-f", "ids").out.split()
 
@@ -257,11 +257,13 @@ def test_what_cannot_be_cited_is_said(run, words: tuple[str, ...], hint: str) ->
 def test_a_query_by_engine_says_how_it_is_switched_on_and_where_that_can_be_read(run) -> None:
     said = run("query", "shipped-in:vllm", "--explain", "-f", "jsonl")
     rows = [json.loads(line) for line in said.out.splitlines()]
-    assert [row["id"] for row in rows] == ["speculative-sampling"]
-    (because,) = rows[0]["because"]
+    shipping = {t.id for t in ATLAS.atlas.techniques.values() if any(each.engine == "vllm" for each in t.shipped_in)}
+    assert {row["id"] for row in rows} == shipping
+    assert shipping >= {"speculative-sampling"}
+    (because,) = next(row["because"] for row in rows if row["id"] == "speculative-sampling")
     assert "speculative_config" in because["found"]
     assert "vllm2026" in because["found"]
-    assert run("query", "engine:vLLM", "-f", "ids").out == "speculative-sampling\n"
+    assert {*run("query", "engine:vLLM", "-f", "ids").out.split()} == shipping
 
 
 @pytest.mark.parametrize("format_", ["json", "graphml", "mermaid", "dot"])

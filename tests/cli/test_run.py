@@ -242,10 +242,14 @@ def test_qwen_answers_with_a_stack_and_refuses_what_breaks_its_grid(run: Any, qw
     assert "ToMe needs `free-patches`, but this model cannot give it" in refused.err
 
 
-def test_images_of_two_sizes_for_qwen_are_one_line(run: Any, qwen: Path, image: Path, tmp_path: Path) -> None:
+def test_images_of_two_sizes_are_read_by_qwen_each_at_its_own(
+    run: Any, qwen: Path, image: Path, tmp_path: Path
+) -> None:
     from PIL import Image
 
     Image.new("RGB", (30, 90)).save(tmp_path / "tall.png")
-    got = run(*ask(qwen, image, "--image", tmp_path / "tall.png"))
-    assert (got.code, got.err.count("\n")) == (2, 1)
-    assert "must be of one size for this model" in got.err
+    got = run(*ask(qwen, image, "--image", tmp_path / "tall.png", "-f", "json"))
+    assert got.code == 0
+    one, two = (int(rows(said)["vision tokens"]["without"]) for said in (run(*ask(qwen, image, "-f", "json")), got))
+    tall = int(rows(run(*ask(qwen, tmp_path / "tall.png", "-f", "json")))["vision tokens"]["without"])
+    assert two == one + tall

@@ -192,9 +192,11 @@ def _quantity(records: Atlas, position: PositionTerm) -> str | None:
     """The first quantity that is decided at a position, or after it; None if there is none."""
     order = {term.id: term.order or 0 for term in records.terms("position") if isinstance(term, PositionTerm)}
     decided = [
-        (order[term.position], term.id)
+        (order[place], term.id)
         for term in records.terms("quantity")
-        if isinstance(term, QuantityTerm) and term.position and order[term.position] >= order[position.id]
+        if isinstance(term, QuantityTerm) and term.position
+        for place in (*term.also_at, term.position)
+        if order[place] >= order[position.id]
     ]
     return min(decided, key=lambda pair: pair[0])[1] if decided else None
 

@@ -32,7 +32,7 @@ ON_DEVICE = tuple(
     for preset in ("tiny", "tiny-window", "tiny-deepstack", "tiny-tiles")
 )
 """Requests to every dialect in runs as on a GPU, which take longer: each operator is looked at."""
-RUNS = 42
+RUNS = 48
 """Most runs of a technique, those not counted that are refused and drawn again."""
 JOINT = 6
 """Settings drawn in all parameters at once."""

@@ -110,6 +110,8 @@ class QuantityTerm(Term):
     """Unit of the quantity."""
     position: Annotated[Id, Ref("position")] | None = None
     """Where in the pipeline the quantity is decided."""
+    also_at: tuple[Annotated[Id, Ref("position")], ...] = ()
+    """Earlier positions at which it can be decided too."""
     supplies: bool = False
     """Whether leaving less of it leaves less for every later place."""
     demands: bool = False

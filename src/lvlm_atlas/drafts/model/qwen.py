@@ -14,8 +14,9 @@ WHERE = "vision_start, the tokens, vision_end"
 
 
 def text_of(config: Source, kind: str) -> tuple[dict[str, Any], float]:
-    """The language model, whose configuration older files hold at the top."""
-    return llm(config.part("text_config") if "text_config" in config else config, config, kind)
+    """The language model, whose configuration older files hold at the top; its positions have three axes (M-RoPE)."""
+    text, parameters = llm(config.part("text_config") if "text_config" in config else config, config, kind)
+    return {**text, "position_axes": 3}, parameters
 
 
 def merger(vision: Mapping[str, Any], merge: Any, out: Any, norm: float) -> tuple[list[Any], float]:
