@@ -59,7 +59,7 @@ def test_ctrl_c_in_the_middle_ends_in_one_line(checkout: Path, interruptible: No
     environment = os.environ | {"PYTHONPATH": str(checkout / "src")}
     with subprocess.Popen(
         command, cwd=checkout, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:  # noqa: E501
+    ) as process:
         assert process.stderr is not None
         assert process.stderr.readline() == "0 of 4 techniques on cpu, float32\n"
         process.stderr.readline()  # one has ended, others run
