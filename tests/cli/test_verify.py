@@ -41,7 +41,7 @@ def test_an_entry_that_does_not_hold_is_told_run_by_run(run: Callable[..., objec
     said = run("verify", "fastv", "--all", "--format", "jsonl", "--root", copy)
     rows = [json.loads(line) for line in said.out.splitlines()]
     assert said.code == 1
-    assert {row["quantity"] for row in rows if not row["holds"]} == {"llm.vision-tokens"}
+    assert {row["quantity"].split(": ")[0] for row in rows if not row["holds"]} == {"llm.vision-tokens"}
     assert "fastv: llm.vision-tokens: declared 384, 384, 96, 96, observed 384, 384, 192, 192" in said.err
     assert "0 of 1 entries hold" in said.err
 

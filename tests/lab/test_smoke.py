@@ -113,8 +113,11 @@ def test_a_reference_refuses_what_its_entry_calls_illegal(technique: Technique, 
         pytest.skip("it has no parameters")
     name = data.draw(st.sampled_from(sorted(technique.parameters)))
     parameter = technique.parameters[name]
-    numbers = st.integers(-4, 4) if parameter.type == "int" else st.sampled_from([-3.0, -0.5, 0.0, 0.5, 1.0, 1.5, 9.0])
-    value = data.draw(numbers if parameter.type in ("int", "float") else st.sampled_from(["no such choice", 3]))
+    kind = parameter.type.removesuffix("s")
+    numbers = st.integers(-4, 4) if kind == "int" else st.sampled_from([-3.0, -0.5, 0.0, 0.5, 1.0, 1.5, 9.0])
+    value = data.draw(numbers if kind in ("int", "float") else st.sampled_from(["no such choice", 3]))
+    if parameter.type in ("ints", "floats"):
+        value = (value,)
     if parameter.type == "bool" or parameter.problem_with(value) is None:
         return
     with pytest.raises(ValueError, match=name):

@@ -41,7 +41,9 @@ def run_smoke(
     with progress(f"techniques on {device}, {dtype}", len(jobs)) as advance:
         for answer in smoke(jobs, device=device, bounds=bounds):
             results += answer.results
-            advance()
+            failed = sum(bool(result.failed) for result in answer.results)
+            outcome = f"{failed} of {len(answer.results)} trials FAILED" if failed else "passed"
+            advance(f"{answer.results[0].technique} {outcome}")
     results.sort(key=lambda result: result.technique)
     _print(results)
     failed = sum(bool(result.failed) for result in results)

@@ -53,7 +53,8 @@ def run_verify(
     with progress(f"techniques on {device}, {dtype}", len(jobs)) as advance:
         for answer in in_processes(jobs, "lvlm_atlas.lab.observation", StackAnswer, lost, device=device):
             answers.append(answer)
-            advance()
+            one = report(answer)
+            advance(f"{one.technique} {'holds' if one.holds else 'does NOT hold'}")
     answers.sort(key=lambda answer: answer.job.items[0].technique.id)
     reports = [report(answer) for answer in answers]
     print_rows(_every_run(answers) if every else merged_rows(reports), COLUMNS, listing)

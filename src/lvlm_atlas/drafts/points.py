@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 
 _SOURCE = Path(__file__).parents[1] / "reference" / "lvlm" / "points.py"
@@ -27,8 +29,12 @@ class ExtensionPoint:
     """Name of the method."""
     signature: str
     """Its first line, without the colon."""
+    when: str
+    """When it is called."""
     doc: str
     """What it gives back."""
+    holds: tuple[tuple[str, str], ...]
+    """What `at` holds: fields, properties and methods in order, each with its docstring."""
     passes_on: str | None
     """The expression that it returns if it changes nothing; None where a technique must make something."""
     imports: tuple[tuple[str, str], ...]
@@ -57,7 +63,7 @@ def extension_points() -> dict[str, ExtensionPoint]:
 
 
 def _point(position: str, method: str, context: ast.ClassDef, returns: ast.expr, tree: ast.Module) -> ExtensionPoint:
-    doc = (ast.get_docstring(context) or "").partition("Returns ")[2]
+    when, _, doc = (ast.get_docstring(context) or "").partition("Returns ")
     passed_on = [
         node.target.id
         for node in context.body
@@ -70,10 +76,31 @@ def _point(position: str, method: str, context: ast.ClassDef, returns: ast.expr,
         position=position,
         method=method,
         signature=f"def {method}(self, at: {context.name}) -> {ast.unparse(returns)}",
+        when=_one_line(when),
         doc=doc[:1].upper() + doc[1:],
+        holds=tuple(_held(context)),
         passes_on=f"at.{passed_on[0]}" if passed_on else _UNCHANGED.get(ast.unparse(returns)),
         imports=((_MODULE, context.name), *_imports(tree, returns)),
     )
+
+
+def _held(context: ast.ClassDef) -> Iterator[tuple[str, str]]:
+    """Public names of a context, and what their docstrings say."""
+    for node, behind in zip_longest(context.body, context.body[1:]):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            doc = behind.value.value if isinstance(behind, ast.Expr) and isinstance(behind.value, ast.Constant) else ""
+            name, text = node.target.id, str(doc)
+        elif isinstance(node, ast.FunctionDef):
+            is_field = any(ast.unparse(each) in ("property", "cached_property") for each in node.decorator_list)
+            name, text = node.name + ("" if is_field else "()"), (ast.get_docstring(node) or "").split("\n\n")[0]
+        else:
+            continue
+        if not name.startswith("_"):
+            yield name, _one_line(text)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _imports(tree: ast.Module, returns: ast.expr) -> tuple[tuple[str, str], ...]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from markupsafe import Markup
 
 from lvlm_atlas.atlas.atlas import SplitIdError
+from lvlm_atlas.drafts.points import extension_points
 from lvlm_atlas.graph.guide import guide
 from lvlm_atlas.graph.results import ReportedResult, grouped, results
 from lvlm_atlas.roofline import contract_fields
@@ -74,6 +75,7 @@ def pages(content: Content) -> tuple[Page, ...]:
         Page(path=FIXED["contribute"], title="Contribute", template="contribute.md",
              description="Add or repair an entry, from the first command to the page."),
         Page(path=FIXED["reference"], title="Write a reference in 20 minutes", template="reference.md",
+             context={"points": tuple(extension_points().values())},
              description="From a paper's formula to a torch reference that runs and is checked."),
         Page(path=FIXED["about"], title="About the data", template="about.md",
              description="What is reported, derived and measured, and how to cite."),

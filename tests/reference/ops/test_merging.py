@@ -133,3 +133,22 @@ def test_the_source_map_tells_which_patches_each_token_stands_for(device: str) -
     assert torch.equal(source.sum(1), torch.ones(2, 12, device=device))
     assert torch.equal(source.sum(2), size)
     torch.testing.assert_close(now, source @ x / source.sum(2, keepdim=True))
+
+
+def test_zero_vectors_match_nothing_and_ties_go_to_the_lower_place(device: str) -> None:
+    metric = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0], [1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]], device=device)[
+        None
+    ]
+    matching = bipartite_soft_matching(metric, r=1)
+    merged = matching.merge(torch.eye(6, device=device)[None])[0]
+    assert merged.isfinite().all()
+    assert [1.0, 4.0] in [row.nonzero()[:, 0].tolist() for row in merged]  # place 1 before its twin at 3
+    alike = bipartite_soft_matching(torch.zeros(1, 6, 2, device=device), r=2)
+    assert alike.group_BN.tolist() == [[1, 1, 1, 2, 0, 3]]  # the first two even places go to the first odd one
+
+
+@pytest.mark.parametrize(("tokens", "r"), [(1, 5), (2, 1), (3, 9)])
+def test_the_fewest_tokens_and_more_to_remove_than_can_be(tokens: int, r: int, device: str) -> None:
+    matching = bipartite_soft_matching(torch.ones(2, tokens, 3, device=device), r)
+    assert matching.count == tokens - tokens // 2 * (tokens > 1)
+    assert sorted({*matching.group_BN[0].tolist()}) == list(range(matching.count))

@@ -54,8 +54,8 @@ class Attention(nn.Module):
         q, k = self.q_norm(self._heads(self.q_proj(x_BND))), self.k_norm(self._heads(self.k_proj(x_BND)))
         if position_BN is None:
             return q, k
-        angle_BNd = self.rotary.angles(position_BN, self.head_dim, x_BND.device)
-        return turn(q, angle_BNd), turn(k, angle_BNd)
+        angle_BNf = self.rotary.angles(position_BN, self.head_dim, x_BND.device)
+        return turn(q, angle_BNf), turn(k, angle_BNf)
 
     def value(self, x_BND: Tensor) -> Tensor:
         """Values (B, G, N, d)."""

@@ -1,6 +1,7 @@
 """Softmax attention and rotary positions.
 
-B batch, H query heads, G key-value heads, M queries, S keys, N tokens, A axes of a position, d head dimension.
+B batch, H query heads, G key-value heads, M queries, S keys, N tokens, A axes of a position, d head dimension,
+f = d/2 frequencies.
 """
 
 from __future__ import annotations
@@ -14,23 +15,23 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def turn(x_BHNd: Tensor, angle_BNd: Tensor) -> Tensor:
+def turn(x_BHNd: Tensor, angle_BNf: Tensor) -> Tensor:
     """Rotary position embedding, halves convention: (x1, x2) → (x1 cos − x2 sin, x2 cos + x1 sin).
 
     Args:
         x_BHNd: queries or keys.
-        angle_BNd: d/2 angles of each token, float32; B may be 1.
+        angle_BNf: d/2 angles of each token, float32; B may be 1.
     """
-    cos_B1Nd, sin_B1Nd = (f(angle_BNd)[:, None].to(x_BHNd.dtype) for f in (torch.cos, torch.sin))
+    cos_B1Nf, sin_B1Nf = (f(angle_BNf)[:, None].to(x_BHNd.dtype) for f in (torch.cos, torch.sin))
     first, second = x_BHNd.chunk(2, dim=-1)
-    return torch.cat([first * cos_B1Nd - second * sin_B1Nd, second * cos_B1Nd + first * sin_B1Nd], dim=-1)
+    return torch.cat([first * cos_B1Nf - second * sin_B1Nf, second * cos_B1Nf + first * sin_B1Nf], dim=-1)
 
 
 def frequencies(d: int, theta: float, device: torch.device) -> Tensor:
     """theta^(−2i/d) for i = 0 … d/2 − 1, float32."""
-    exponent_d = torch.arange(0, d, 2, device=device, dtype=torch.float32) / d
-    frequency_d: Tensor = theta**-exponent_d
-    return frequency_d
+    exponent_f = torch.arange(0, d, 2, device=device, dtype=torch.float32) / d
+    frequency_f: Tensor = theta**-exponent_f
+    return frequency_f
 
 
 def rotate(
@@ -55,10 +56,10 @@ def angles(
     position_BN: Tensor, d: int, theta: float, sections: Sequence[int], device: torch.device, *, interleaved: bool
 ) -> Tensor:
     """The d/2 angles (B, N, d/2) of each token, float32; arguments as in `rotate`."""
-    on_axis_BNd = position_BN[..., None]
+    on_axis_BNf = position_BN[..., None]
     if position_BN.dim() == 3:
-        on_axis_BNd = position_BN[..., axes_of(d // 2, sections, device, interleaved=interleaved)]
-    return on_axis_BNd.float() * frequencies(d, theta, device)
+        on_axis_BNf = position_BN[..., axes_of(d // 2, sections, device, interleaved=interleaved)]
+    return on_axis_BNf.float() * frequencies(d, theta, device)
 
 
 def axes_of(count: int, sections: Sequence[int], device: torch.device, *, interleaved: bool) -> Tensor:
@@ -66,17 +67,17 @@ def axes_of(count: int, sections: Sequence[int], device: torch.device, *, interl
 
     Worked out on the device: a list of Python's would be copied there for every layer, and the host would wait.
     """
-    i_d = torch.arange(count, device=device)
+    i_f = torch.arange(count, device=device)
     if not interleaved:
-        axis_d = torch.zeros_like(i_d)
+        axis_f = torch.zeros_like(i_f)
         for end in accumulate(sections[:-1]):
-            axis_d = axis_d + (i_d >= end)
-        return axis_d
-    axis_d = i_d % len(sections)
+            axis_f = axis_f + (i_f >= end)
+        return axis_f
+    axis_f = i_f % len(sections)
     for axis, end in enumerate(len(sections) * width for width in sections):
         if axis and end < count:
-            axis_d = axis_d.where((axis_d != axis) | (i_d < end), 0)
-    return axis_d
+            axis_f = axis_f.where((axis_f != axis) | (i_f < end), 0)
+    return axis_f
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def attend(
     query_BHMd: Tensor,
     key_BGSd: Tensor,
     value_BGSd: Tensor,
-    mask_MS: Tensor | None = None,
+    mask: Tensor | None = None,
     *,
     causal: bool = False,
 ) -> Tensor:
@@ -121,14 +122,15 @@ def attend(
         query_BHMd: queries.
         key_BGSd: keys; G divides H, and shared heads are not copied.
         value_BGSd: values.
-        mask_MS: True where a query may look, or what to add to the logits; None means everywhere.
+        mask: (M, S) or what broadcasts to (B, H, M, S): True where a query may look, or what to add to the logits; None
+            means everywhere.
         causal: each query looks at the keys up to its own place; M = S, no mask is formed or may be given.
     """
     return functional.scaled_dot_product_attention(
         query_BHMd,
         key_BGSd,
         value_BGSd,
-        attn_mask=mask_MS,
+        attn_mask=mask,
         is_causal=causal,
         enable_gqa=query_BHMd.shape[1] != key_BGSd.shape[1],
     )

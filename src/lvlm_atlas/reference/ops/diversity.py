@@ -94,8 +94,8 @@ def greedy_map(kernel_BVV: Tensor, keep: int) -> Tensor:
         free_BV = free_BV.scatter(1, pick_B1, value=False)
         chosen_BK[:, k : k + 1] = pick_B1
         picked_B1 = gain_BV.gather(1, pick_B1)
-        so_far_BKV = factor_BKV[:, :k]
-        explained_BV = (so_far_BKV.mT @ so_far_BKV.gather(2, pick_B1[:, None].expand(-1, k, -1)))[..., 0]
+        so_far_BkV = factor_BKV[:, :k]
+        explained_BV = (so_far_BkV.mT @ so_far_BkV.gather(2, pick_B1[:, None].expand(-1, k, -1)))[..., 0]
         row_BV = (take(kernel_BVV, pick_B1)[:, 0] - explained_BV) / picked_B1.sqrt()
         factor_BKV[:, k] = row_BV.where(picked_B1 > 0, 0)
         gain_BV = gain_BV - factor_BKV[:, k] ** 2

@@ -26,8 +26,8 @@ def look_up(token_N: Tensor, longest: int, shortest: int, count: int, ends: Coll
     """
     stop_N = torch.isin(token_N, torch.tensor([*ends], dtype=token_N.dtype, device=token_N.device))
     for n in range(min(longest, len(token_N) - 1), shortest - 1, -1):
-        windows_WN = token_N[:-1].unfold(0, n, 1)
-        for start in ((windows_WN == token_N[-n:]).all(1).nonzero()[:, 0] + n).tolist():
+        window_Wn = token_N[:-1].unfold(0, n, 1)
+        for start in ((window_Wn == token_N[-n:]).all(1).nonzero()[:, 0] + n).tolist():
             stops = stop_N[start : start + count].nonzero()[:, 0].tolist()
             copied_K = token_N[start : start + min([count, *stops[:1]])]
             if len(copied_K):

@@ -104,12 +104,12 @@ def mass_count(score: Tensor, mass: float) -> Tensor:
         mass: share of the total, from 0 (no score) to 1 (all that are not zero).
 
     Raises:
-        ValueError: a score is negative, or `mass` lies outside [0, 1].
+        ValueError: a score is negative or NaN, or `mass` lies outside [0, 1].
     """
     if not 0 <= mass <= 1:
         raise ValueError(f"mass must lie in [0, 1], got {mass}")
-    if bool((score < 0).any()):
-        raise ValueError(f"scores must not be negative to hold shares of a sum, got {float(score.min())}")
+    if not bool((score >= 0).all()):
+        raise ValueError(f"scores must not be negative, nor NaN, to hold shares of a sum, got {float(score.min())}")
     reached = score.double().sort(dim=-1, descending=True).values.cumsum(dim=-1)
     # Against the last sum and not a sum of its own, which may round above it and be reached by none.
     before = torch.cat([torch.zeros_like(reached[..., :1]), reached[..., :-1]], dim=-1)

@@ -64,15 +64,15 @@ def window_attention(
         end = min(start + _ROWS, length)
         place_M = torch.arange(keys - length + start, keys - length + end, device=key.device)
         places = range(keys - length + start, keys - length + end)
-        place_S = torch.arange(max(0, places[0] - window.size + 1), places[-1] + 1, device=key.device)
-        near_MS = (place_S <= place_M[:, None]) & (place_S > place_M[:, None] - window.size)
+        near_W = torch.arange(max(0, places[0] - window.size + 1), places[-1] + 1, device=key.device)
+        near_MW = (near_W <= place_M[:, None]) & (near_W > place_M[:, None] - window.size)
         far_MI = torch.arange(first, device=key.device) <= place_M[:, None] - window.size
-        near = query_BHNd[:, :, start:end] @ key[:, :, place_S].mT
+        near = query_BHNd[:, :, start:end] @ key[:, :, near_W].mT
         far = far_query[:, :, start:end] @ far_key.mT
-        seen = torch.cat([far_MI, near_MS], dim=1)
+        seen = torch.cat([far_MI, near_MW], dim=1)
         logit = torch.cat([far, near], dim=-1).float() * d**-0.5
         weight = logit.masked_fill(~seen, float("-inf")).softmax(-1).to(value.dtype)
-        parts.append(weight @ torch.cat([value[:, :, :first], value[:, :, place_S]], dim=2))
+        parts.append(weight @ torch.cat([value[:, :, :first], value[:, :, near_W]], dim=2))
         in_sight = (min(window.size, p + 1) + min(max(0, p - window.size + 1), first) for p in places)
         scores += sum(in_sight) * heads * batch
     return torch.cat(parts, dim=2), scores

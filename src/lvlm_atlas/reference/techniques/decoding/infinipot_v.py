@@ -65,14 +65,14 @@ def temporal_redundancy(key_BGSd: Tensor, recent: int, tokens: int) -> Tensor:
     return out
 
 
-def pooled(norm_BGS: Tensor, tokens: int, rows: int, layer: int, layers: int) -> Tensor:
+def pooled(norm_BGV: Tensor, tokens: int, rows: int, layer: int, layers: int) -> Tensor:
     """Value norms averaged with their neighbours: in time, row and column in the first quarter of the layers, in row
     and column in the second, along the sequence in the third.
 
     Zeros outside count, as in the code.
 
     Args:
-        norm_BGS: lengths of values.
+        norm_BGV: lengths of values.
         tokens: T.
         rows: rows of a frame's grid; divides T.
         layer: index of the layer.
@@ -80,20 +80,20 @@ def pooled(norm_BGS: Tensor, tokens: int, rows: int, layer: int, layers: int) ->
     """
     pool = POOLS[min(layer // max(1, layers // len(POOLS)), len(POOLS) - 1)]
     if pool is None:
-        return norm_BGS
+        return norm_BGV
     side, average = pool
     if average is functional.avg_pool1d:
-        return average(norm_BGS, side, 1, side // 2)
-    grid_BGFHW = norm_BGS.reshape(*norm_BGS.shape[:2], -1, rows, tokens // rows)
+        return average(norm_BGV, side, 1, side // 2)
+    grid_BGFHW = norm_BGV.reshape(*norm_BGV.shape[:2], -1, rows, tokens // rows)
     side = min(side, *grid_BGFHW.shape[2:])
     side -= 1 - side % 2
     if side < 2:
-        return norm_BGS
-    return average(grid_BGFHW.flatten(0, 1), side, 1, side // 2).reshape(norm_BGS.shape)
+        return norm_BGV
+    return average(grid_BGFHW.flatten(0, 1), side, 1, side // 2).reshape(norm_BGV.shape)
 
 
 def select(
-    key_BGSd: Tensor, norm_BGS: Tensor, tokens: int, frames: int, tar_ratio: float = 0.5, query_ratio: float = 0.25
+    key_BGSd: Tensor, norm_BGV: Tensor, tokens: int, frames: int, tar_ratio: float = 0.5, query_ratio: float = 0.25
 ) -> Tensor:
     """Places (B, G, K), ascending, of the entries to keep: K = frames · T.
 
@@ -102,7 +102,7 @@ def select(
 
     Args:
         key_BGSd: keys of the vision entries, frame after frame.
-        norm_BGS: length of each value, perhaps `pooled`.
+        norm_BGV: length of each value, perhaps `pooled`.
         tokens: T.
         frames: frames whose number of entries stays.
         tar_ratio: TaR's share of those.
@@ -110,13 +110,13 @@ def select(
     """
     entries = frames * tokens
     budget = entries - round((1 - tar_ratio) * entries)
-    recent = min(int(norm_BGS.shape[-1] // tokens * query_ratio), budget // tokens)
-    first_BGS = torch.zeros_like(norm_BGS, dtype=torch.bool)
+    recent = min(int(norm_BGV.shape[-1] // tokens * query_ratio), budget // tokens)
+    first_BGS = torch.zeros_like(norm_BGV, dtype=torch.bool)
     if recent:
         last = recent * tokens
         score_BGP = -temporal_redundancy(key_BGSd, recent, tokens)
         first_BGS = functional.pad(top_mask(score_BGP, budget - last), (0, last), value=True)
-    return top_places(norm_BGS, entries, first=first_BGS)
+    return top_places(norm_BGV, entries, first=first_BGS)
 
 
 @dataclass(frozen=True)
@@ -192,11 +192,11 @@ class Compressing:
         if frames < setting.block_size:
             return None
         key_BGSd, value_BGSd = at.read()
-        norm_BGS = take(value_BGSd, index_BGV).norm(dim=-1)
+        norm_BGV = take(value_BGSd, index_BGV).norm(dim=-1)
         if setting.adaptive_pooling:
-            norm_BGS = pooled(norm_BGS, self.tokens, self._rows(prompt), at.layer, at.layers)
+            norm_BGV = pooled(norm_BGV, self.tokens, self._rows(prompt), at.layer, at.layers)
         kept_BGK = select(
-            take(key_BGSd, index_BGV), norm_BGS, self.tokens, setting.compress_frames, setting.tar_ratio,
+            take(key_BGSd, index_BGV), norm_BGV, self.tokens, setting.compress_frames, setting.tar_ratio,
             setting.query_ratio,
         )  # fmt: skip
         stays_BGS = mask_of(index_BGV.gather(-1, kept_BGK), vision_BGS.shape[-1])

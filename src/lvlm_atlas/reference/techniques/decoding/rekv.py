@@ -71,8 +71,8 @@ def select_blocks(score_BF: Tensor, count: int, group: int = 1) -> Tensor:
     if blocks <= count:
         return torch.arange(blocks, device=score_BF.device).expand(len(score_BF), -1)
     means = [part.mean(dim=-1) for part in torch.split(score_BF, group, dim=-1)]
-    first_BK = top_places(torch.stack(means, dim=-1), count // group) * group
-    index_BK = (first_BK[..., None] + torch.arange(group, device=score_BF.device)).flatten(1)
+    first_BJ = top_places(torch.stack(means, dim=-1), count // group) * group
+    index_BK = (first_BJ[..., None] + torch.arange(group, device=score_BF.device)).flatten(1)
     return index_BK.masked_fill(index_BK >= blocks, -1)
 
 

@@ -51,8 +51,8 @@ def votes(weight_BHRS: Tensor, groups: int, kernel: int, pooling: Reduction, gro
 def select(vote_BGW: Tensor, keep: int, window: int) -> Tensor:
     """Places (B, G, K + window), ascending: the `keep` entries of most votes, and the window behind them."""
     batch, groups, before = vote_BGW.shape
-    window_R = torch.arange(before, before + window, device=vote_BGW.device).expand(batch, groups, window)
-    return torch.cat([top_places(vote_BGW, keep), window_R], dim=-1)
+    window_BGR = torch.arange(before, before + window, device=vote_BGW.device).expand(batch, groups, window)
+    return torch.cat([top_places(vote_BGW, keep), window_BGR], dim=-1)
 
 
 @dataclass(frozen=True)

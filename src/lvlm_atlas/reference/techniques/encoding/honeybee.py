@@ -83,15 +83,15 @@ class CAbstractor(nn.Module):
         self.readout = nn.ModuleList(nn.Linear(out if layer else width, out) for layer in range(mlp_depth))
         self.side = math.isqrt(queries)
 
-    def forward(self, x_FND: Tensor) -> Tensor:
+    def forward(self, patch_FNC: Tensor) -> Tensor:
         """(F, N, C) → (F, M, D)."""
-        side = math.isqrt(x_FND.shape[1])
-        x_FCHW = (x_FND + self.position_embed).mT.reshape(len(x_FND), -1, side, side)
-        x_FCHW = self.after(functional.adaptive_avg_pool2d(self.before(x_FCHW), self.side))
-        token_FMD: Tensor = x_FCHW.flatten(2).mT
+        side = math.isqrt(patch_FNC.shape[1])
+        square = (patch_FNC + self.position_embed).mT.reshape(len(patch_FNC), -1, side, side)
+        square = self.after(functional.adaptive_avg_pool2d(self.before(square), self.side))
+        x_FMD: Tensor = square.flatten(2).mT
         for layer, linear in enumerate(self.readout):
-            token_FMD = linear(functional.silu(token_FMD) if layer else token_FMD)
-        return token_FMD
+            x_FMD = linear(functional.silu(x_FMD) if layer else x_FMD)
+        return x_FMD
 
 
 @dataclass(frozen=True)

@@ -40,9 +40,9 @@ def space_to_depth(grid_FRCD: Tensor, factor: int, version: Version = "v2") -> T
         version: `v1` leaves rows and columns of the result exchanged, `v2` exchanges them back.
     """
     frames, rows, columns, width = grid_FRCD.shape
-    square_FRkCkD = grid_FRCD.reshape(frames, rows // factor, factor, columns // factor, factor, width)
-    stacked_FRCd = square_FRkCkD.transpose(2, 3).flatten(3)
-    return stacked_FRCd if version == "v2" else stacked_FRCd.transpose(1, 2)
+    square_FrkckD = grid_FRCD.reshape(frames, rows // factor, factor, columns // factor, factor, width)
+    stacked_Frcw = square_FrkckD.transpose(2, 3).flatten(3)
+    return stacked_Frcw if version == "v2" else stacked_Frcw.transpose(1, 2)
 
 
 class ShuffleProjector(nn.Module):

@@ -76,7 +76,7 @@ class ToMe(Technique):
         if matching.count == patches.hidden_FND.shape[1]:
             return patches
         hidden_FKD, size_FK = merge_wavg(matching, patches.hidden_FND, patches.size_FN)
-        key_FKD, _ = merge_wavg(matching, key_FNHd.flatten(2), patches.size_FN)
+        key_FKw, _ = merge_wavg(matching, key_FNHd.flatten(2), patches.size_FN)
 
         def in_groups(weight_BHRN: Tensor) -> Tensor:
             return weight_BHRN @ matching.assignment(weight_BHRN.dtype)[:, None]
@@ -84,7 +84,7 @@ class ToMe(Technique):
         return replace(
             patches,
             hidden_FND=hidden_FKD,
-            key_FHNd=key_FKD.reshape(*size_FK.shape, *key_FNHd.shape[2:]).transpose(1, 2),
+            key_FHNd=key_FKw.reshape(*size_FK.shape, *key_FNHd.shape[2:]).transpose(1, 2),
             attention=patches.attention and patches.attention.then(in_groups),
             size_FN=size_FK,
             place_FN2=None,

@@ -127,11 +127,11 @@ class VisionZip(Technique):
         if patches.attention is None or patches.key_FHNd is None:
             raise Refusal("VisionZip reads the encoder's attention and keys, which these patches come without")
         attention_FHN = patches.attention.rows(slice(0, 1))[:, :, 0]
-        hidden_FND = compress(
+        hidden_FKD = compress(
             patches.hidden_FND, attention_FHN, patches.key_FHNd.mean(1), self.dominant, self.contextual
         )
         # A contextual token has no attention or key of its own, and no place among the patches.
-        return Patches(hidden_FND, prefix=0, place_FN2=self._places(patches, attention_FHN))
+        return Patches(hidden_FKD, prefix=0, place_FN2=self._places(patches, attention_FHN))
 
     def _places(self, patches: Patches, attention_FHN: Tensor) -> Tensor | None:
         """Row and column of each token that is left, −1 of those that are no patch; None where patches were merged."""
