@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lvlm_atlas import load
+from lvlm_atlas.lab.built import built
 from lvlm_atlas.needs import unmet
 from lvlm_atlas.reference.flow.request import Request
 from lvlm_atlas.reference.flow.states import close_up
@@ -109,8 +110,10 @@ def test_every_technique_works_or_is_refused_by_name(lvlm: LVLM, technique, stil
         return
     plain = lvlm.run(request)
     for setting in technique.trials:
-        assert lvlm.run(request, [make(**setting)]).logits_NC.isfinite().all()
-    neutral = lvlm.run(request, [make(**technique.neutral)])
+        assert lvlm.run(request, [built(technique.reference, setting, lvlm)]).logits_NC.isfinite().all()
+    if technique.neutral is None:
+        return
+    neutral = lvlm.run(request, [built(technique.reference, technique.neutral, lvlm)])
     assert torch.equal(neutral.tokens_N, plain.tokens_N)
     torch.testing.assert_close(neutral.logits_NC, plain.logits_NC, atol=1e-4, rtol=1e-4)
 
