@@ -349,7 +349,7 @@ def test_weights_are_read_once_a_step(case: Case, output: int) -> None:
 
 @pytest.mark.parametrize("model", ["llava-1.5-7b", "qwen2.5-vl-7b", "gemma-3-12b"])
 def test_techniques_of_the_catalog_change_nothing_at_their_neutral_setting(planner: Planner, model: str) -> None:
-    """What they add to find that out stays."""
+    """What they add to find that out stays, and so may a limit that the cache does not reach."""
     request = Workload(images=(Image(640, 480, 2),), text_tokens=60, output_tokens=30)
     spec, device, atlas = planner.model(model), planner.device("h200"), planner.kb.atlas
     plain = estimate(spec, device, request)
@@ -357,8 +357,10 @@ def test_techniques_of_the_catalog_change_nothing_at_their_neutral_setting(plann
         if technique.neutral is None or any(isinstance(effect, Speculation) for effect in technique.effects):
             continue
         found = estimate(spec, device, request, None, [applied(atlas, technique, technique.neutral)])
-        left = replace(
-            found.state, extras=(), cached=replace(found.state.cached, bits=(), stored=plain.state.cached.stored)
+        cached = replace(
+            found.state.cached, bits=(), stored=plain.state.cached.stored, limits=plain.state.cached.limits
         )
+        left = replace(found.state, extras=(), cached=cached)
         assert left == plain.state, technique.id
         assert found.memory.kv_byte == plain.memory.kv_byte, technique.id
+        assert found.memory.kv_peak_byte == plain.memory.kv_peak_byte, technique.id

@@ -43,6 +43,21 @@ def ends(technique: Technique) -> tuple[Applied, Applied]:
     return bounded(technique, places, {}, "least"), bounded(technique, places, {}, "most")
 
 
+def test_an_effect_is_where_it_says_else_at_the_last_place_not_past_its_quantity() -> None:
+    two = {"acts_at": ("encoder-output", "adapter-output")}
+    orders = {place: ATLAS.term("position", place).order for place in two["acts_at"]}
+    said = entry(
+        {"quantity": "vision-tokens", "cap": 8, "at": "encoder-output"}, {"quantity": "vision-tokens", "cap": 8}
+    )
+    assert effect_places(ATLAS, said.model_copy(update=two)) == tuple(orders.values())
+
+
+def test_an_effect_where_its_technique_does_not_act_is_refused() -> None:
+    raw = entry({"quantity": "vision-tokens", "cap": 8, "at": "frames"}).model_dump_json(by_alias=True)
+    with pytest.raises(ValueError, match="`at: frames`; name one of llm-layer"):
+        Technique.model_validate_json(raw)
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=quantity)
 def test_every_kind_of_effect_is_lowered(kind: Any) -> None:
     given = {name: value for name, value in LEAST.items() if name in kind.model_fields}

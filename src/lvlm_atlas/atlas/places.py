@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from lvlm_atlas.atlas.atlas import Atlas
-from lvlm_atlas.schema.effect import Effect
+from lvlm_atlas.schema.effect import Change, Effect
 from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.schema.vocabulary import PositionTerm, QuantityTerm
 
 
 def effect_place(atlas: Atlas, technique: Technique, effect: Effect) -> int:
-    """Where an effect happens: the last place its technique acts at that is not past the quantity's own."""
+    """Where an effect happens: where it says, or the last place its technique acts at, not past the quantity's own."""
+    if isinstance(effect, Change) and effect.at:
+        at = atlas.term("position", effect.at)
+        if isinstance(at, PositionTerm) and at.order is not None:
+            return at.order
     quantity = atlas.term("quantity", effect.quantity)
     home = quantity.position if isinstance(quantity, QuantityTerm) else None
     orders = sorted(

@@ -49,6 +49,8 @@ class Change(Record):
     """Upper bound of the new value, where the input decides."""
     typical: Typical | None = None
     """A value between the bounds for estimates, with its source; without one they take the bound that saves least."""
+    at: Annotated[Id, Ref("position")] | None = None
+    """Which position of `acts_at` decides it; absent means the last that is not past the quantity's own."""
     rounding: Literal["nearest", "down", "up"] = "nearest"
     """How a scaled count becomes whole; `nearest` rounds halves to even."""
     note: Text | None = None

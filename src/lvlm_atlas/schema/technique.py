@@ -234,6 +234,16 @@ class Technique(Record):
         return text
 
     @model_validator(mode="after")
+    def _effects_are_where_it_acts(self) -> Self:
+        for effect in self.effects:
+            at = getattr(effect, "at", None)
+            if at is not None and at not in self.acts_at:
+                raise ValueError(
+                    f"an effect on {effect.quantity!r} is `at: {at}`; name one of {', '.join(self.acts_at)}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _multiples_are_of_parameters(self) -> Self:
         for name, parameter in self.parameters.items():
             if (of := parameter.multiple_of) is None:
