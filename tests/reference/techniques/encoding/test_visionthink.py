@@ -59,6 +59,13 @@ def test_there_is_no_third_round(device: str) -> None:
     assert int(result.tokens_N[0]) == 0
 
 
+def test_at_scale_1_there_is_nothing_more_to_ask_for(device: str) -> None:
+    lvlm = LVLM.random(device=device)
+    request = random_request(lvlm.config, frames=2)
+    call = int(lvlm.run(request).tokens_N[-1])
+    assert len(lvlm.run(request, [VisionThink(1, call)]).rounds) == 1
+
+
 def test_a_request_that_asks_for_more_costs_both_rounds(device: str) -> None:
     lvlm = LVLM.random("tiny-window", device=device)
     request = random_request(lvlm.config, frames=2)

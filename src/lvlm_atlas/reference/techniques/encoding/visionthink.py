@@ -13,6 +13,7 @@ Departs:
 2. The prompt is asked as it is; the code adds an instruction that describes the tool.
 3. A call counts wherever its token stands in the first answer; the code parses the call and checks its format.
 4. Frames shrink to the next whole pixel a side; the code then rounds to the encoder's multiples, as the dialect does.
+5. At scale 1, which the code has not, nothing larger is left to ask for: there is no second round.
 
 F frames, N tokens.
 """
@@ -76,7 +77,7 @@ class VisionThink(Technique):
             raise ValueError(f"call_token must be at least 0, got {self.call_token}")
 
     def answer(self, at: Answer) -> Result:
-        """The first answer, or the second if the first asks for more."""
+        """The first answer, or the second if the first asks for more and there is more to be seen than at scale 1."""
         request = at.run.request
         first = at.ask(replace(request, frames_F3HW=shrink(request.frames_F3HW, self.scale)))
-        return at.ask(request) if asks_for_more(first.tokens_N, self.call_token) else first
+        return at.ask(request) if self.scale > 1 and asks_for_more(first.tokens_N, self.call_token) else first
