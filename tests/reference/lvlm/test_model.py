@@ -464,6 +464,9 @@ def test_a_stopper_ends_the_answer(lvlm: LVLM) -> None:
         acts_at = ("stop",)
 
         def stop(self, at) -> bool:
+            lengths.append(len(at.tokens))
             return len(at.tokens) >= 3
 
+    lengths: list[int] = []
     assert len(lvlm.run(random_request(lvlm.config), [AfterThree()]).tokens_N) == 3
+    assert lengths == [1, 2, 3]  # asked once after each token

@@ -29,7 +29,8 @@ def answer(run: Run, prefill: Prefill) -> Result:
             return True
         return bool(stops) and any(each.stop(Stop(tokens, torch.stack(chosen_from))) for each in stops)
 
-    while not ended():
+    done = ended()
+    while not done:
         proposal = drafter.propose(tokens)
         token_M = torch.cat([torch.tensor(tokens[-1:]), proposal.token_M.cpu()])
         parent_M = torch.cat([torch.tensor([-1]), proposal.parent_M.cpu() + 1])
@@ -46,9 +47,10 @@ def answer(run: Run, prefill: Prefill) -> Result:
         told = [*(int(proposal.token_M[node]) for node in verdict.path), verdict.token]
         before = len(tokens)
         for row, token in zip(path, told, strict=True):
-            if not ended():
+            if not done:
                 tokens.append(token)
                 chosen_from.append(_own(logits_MC[row], len(path) == len(logits_MC)))
+                done = ended()
         # What was accepted behind the end of the answer does not stay.
         cache.retain(torch.tensor(path[: len(tokens) - before], device=target.device))
         drafter.settle(verified)
