@@ -52,7 +52,7 @@ def technique_page(content: Content, technique: Technique) -> Page:
             "verdicts": _verdicts(content, technique),
             "reported": results_of(atlas, technique),
             "measured": _measured(content, technique),
-            "spellings": spellings([technique.name, technique.id, *(a for a in technique.aliases if len(a) <= 40)]),
+            "spellings": [*spellings([technique.name, technique.id]), *(a for a in technique.aliases if len(a) <= 40)],
             "file": atlas.paths[technique.id].as_posix(),
             "stem": path.rpartition("/")[2].removesuffix(".md"),
         },
@@ -60,17 +60,17 @@ def technique_page(content: Content, technique: Technique) -> Page:
 
 
 def spellings(names: Iterable[str]) -> list[str]:
-    """The names with the ways in which readers may type them: in one word, in several, with hyphens.
+    """The names with the ways in which readers may type them: in one word and in several.
 
-    A search splits words at hyphens and capitals, so that `pyramiddrop` would miss `PyramidDrop`. Names written in
-    several words are found by these.
+    A search splits words at capitals, so that `pyramiddrop` would miss `PyramidDrop`, and takes a hyphen for a space.
+    Names written in several words are found by these.
     """
     variants: list[str] = []
     for name in names:
         words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_]+", name)
         variants.append(name)
         if " " not in name and len(words) > 1:
-            variants += ["".join(words).lower(), " ".join(words).lower(), "-".join(words).lower()]
+            variants += ["".join(words).lower(), " ".join(words).lower()]
     return list(dict.fromkeys(variants))
 
 

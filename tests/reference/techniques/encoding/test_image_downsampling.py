@@ -85,7 +85,7 @@ def test_a_quarter_of_the_pixels_leaves_whole_tokens_in_every_layer(preset: str,
     units = before.llm_vision_tokens[0] // ((height // factor) * (width // factor))
     assert after.llm_vision_tokens == [units * rows * columns] * len(after.llm_vision_tokens)
     assert after.encoder_tokens[0] < before.encoder_tokens[0]
-    assert after.pixels == rows * columns * factor**2
+    assert after.pixels == 4 * rows * columns * factor**2
 
 
 def test_the_model_resizes_a_frame_no_second_time(device: str) -> None:

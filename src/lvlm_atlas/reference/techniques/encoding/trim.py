@@ -125,13 +125,13 @@ class Reducing:
         Raises:
             Refusal: there is no text yet, as where frames of a session are seen before the question.
         """
-        setting, patches, text_N = self.setting, at.patches, self.run.request.text_N
+        setting, patches, text_T = self.setting, at.patches, self.run.request.text_N
         if not setting.adaptive and setting.ratio == 1:
             return patches
-        if not len(text_N):
+        if not len(text_T):
             raise Refusal("TRIM chooses by the question, and these frames come without text; give both together")
         hidden_FND = patches.hidden_FND[:, patches.prefix :]
-        score_FN = relevance(self.matcher.project(hidden_FND.float()), self.matcher.embed_text(text_N))
+        score_FN = relevance(self.matcher.project(hidden_FND.float()), self.matcher.embed_text(text_T))
         ratio = outlier_ratio(score_FN, setting.iqr_factor) if setting.adaptive else setting.ratio
         keep = int(hidden_FND.shape[1] * ratio)
         return Patches(reduce(hidden_FND, score_FN, keep), prefix=0, place_FN2=_places(patches, score_FN, keep))

@@ -50,18 +50,18 @@ def remove_duplicates(x_BRD: Tensor, keep: int, step: int = 8) -> Tensor:
     batch, left = x_BRD.shape[:2]
     if not 0 <= keep <= left:
         raise ValueError(f"keep must be in 0..{left} (the tokens), got {keep}")
-    place_BR = torch.arange(left, device=x_BRD.device).expand(batch, left)
+    place_BP = torch.arange(left, device=x_BRD.device).expand(batch, left)
     if not keep:
-        return place_BR[:, :0]
+        return place_BP[:, :0]
     unit_BRD = unit(x_BRD)
     while left > keep:
-        first_BE, second_BO = place_BR[:, ::2], place_BR[:, 1::2]
+        first_BE, second_BO = place_BP[:, ::2], place_BP[:, 1::2]
         likeness_BE = (take(unit_BRD, first_BE) @ take(unit_BRD, second_BO).mT).amax(dim=2)
         drop = min(step, left - keep, left // 2)
-        stay_BE = first_BE.gather(1, ranking(likeness_BE)[:, drop:])
-        place_BR = torch.cat([stay_BE, second_BO], dim=1)
+        stay_BK = first_BE.gather(1, ranking(likeness_BE)[:, drop:])
+        place_BP = torch.cat([stay_BK, second_BO], dim=1)
         left -= drop
-    return place_BR
+    return place_BP
 
 
 def vispruner(
