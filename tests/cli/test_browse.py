@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,50 @@ def test_the_graph_command_prints_each_edge_with_its_reason(run) -> None:
     assert len(deeper) >= len(rows)
 
 
+def test_between_two_techniques_every_edge_is_shown_or_a_shortest_way(run) -> None:
+    rows = json.loads(run("graph", "fastv", "kivi", "-f", "json").out)
+    assert {row["kind"] for row in rows} == {edge.kind for edge in ATLAS.between("fastv", "kivi")}
+    far = next(two for two in IDS if len(ATLAS.path("fastv", two)) > 1)
+    rows = json.loads(run("graph", "fastv", far, "-f", "json").out)
+    assert {row["step"] for row in rows} == set(range(1, len(ATLAS.path("fastv", far)) + 1))
+    assert rows[0]["relation"].startswith("fastv ")
+    assert rows[-1]["relation"].endswith(f" {far}")
+
+
+@pytest.mark.parametrize(
+    ("word", "kind", "text"),
+    [
+        ("Qwen2.5-VL-7B", "model", "Qwen/Qwen2.5-VL-7B-Instruct"),
+        ("l40s", "device", "864"),
+        ("video-60s", "workload", "text_tokens"),
+        ("epdserve", "system", "three pools of engines"),
+        ("memory-bandwidth", "bound", "arithmetic intensity"),
+        ("bandwidth-bound", "bound", "arithmetic intensity"),
+        ("chen2024fastv", "work", "ECCV"),
+    ],
+)
+def test_whatever_an_id_names_is_shown(run, word: str, kind: str, text: str) -> None:
+    shown = run("show", word)
+    assert f"({kind})" in shown.out.splitlines()[0] + shown.out.splitlines()[1]
+    assert text in " ".join(shown.out.split())
+    record = json.loads(run("show", word, "--json").out)
+    assert record["record"] == kind
+
+
+def test_a_term_of_several_vocabularies_is_shown_in_each(run) -> None:
+    shared = next(
+        id_
+        for id_, count in Counter(t.id for name in ATLAS.atlas.vocabularies for t in ATLAS.atlas.terms(name)).items()
+        if count > 1 and id_ not in {*IDS, *ATLAS.atlas.workloads}
+    )
+    records = json.loads(run("show", shared, "--json").out)
+    assert {each["record"] for each in records} == {
+        name for name in ATLAS.atlas.vocabularies if any(t.id == shared for t in ATLAS.atlas.terms(name))
+    }
+    for each in records:
+        assert f"({each['record']})" in run("show", shared).out
+
+
 def test_the_table_of_a_neighbourhood_shows_some_of_each_kind_and_all_on_request(
     run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,6 +336,6 @@ def test_no_command_that_needs_no_tensor_imports_torch() -> None:
 
 
 def test_a_system_is_said_to_be_one_where_a_technique_is_asked_for(run) -> None:
-    said = run("show", "elasticmm")
+    said = run("graph", "elasticmm")
     assert said.code == 2
     assert "is a system, no technique; `lvlm-atlas systems` lists it" in said.err

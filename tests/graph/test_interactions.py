@@ -50,6 +50,22 @@ def test_within_wants_at_least_one_step(kb: KnowledgeBase) -> None:
         kb.within("fastv", 0)
 
 
+def test_a_path_is_as_short_as_a_search_in_both_directions_finds_and_joined(kb: KnowledgeBase) -> None:
+    for one in kb.atlas.techniques:
+        distance = steps(kb, one, None)
+        for two in set(kb.atlas.techniques) - {one}:
+            path = kb.path(one, two)
+            assert len(path) == distance.get(two, 0)
+            near = one
+            for edges in path:
+                (far,) = {edge.other(near) for edge in edges}
+                assert set(edges) == {edge for edge in kb.edges if edge.ends == {near, far}}
+                near = far
+            assert not path or near == two
+    with pytest.raises(AtlasError, match="are one technique"):
+        kb.path("fastv", "FastV")
+
+
 @pytest.mark.parametrize(
     ("one", "two", "value"),
     [

@@ -196,6 +196,9 @@ def test_nesting_and_length_are_bounded_well_below_the_stack(kb: KnowledgeBase) 
         ("works-with(kivi)", {"fastv", "h2o"}),
         ("breaks-with(old-pruner)", {"minference", "xattention"}),
         ("within(minference, 1, conflicts-with)", {"old-pruner", "xattention"}),
+        ("like(xattention)", {"minference"}),  # sparse attention of one family; the others save otherwise
+        ("like(specvlm-ji)", {"speculative-sampling"}),
+        ("like(kivi)", set()),
     ],
 )
 def test_a_query_finds(kb: KnowledgeBase, text: str, found: set[str]) -> None:

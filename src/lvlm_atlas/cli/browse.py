@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lvlm_atlas.cli.options import (
-    CatalogId,
+    AnyId,
     Device,
     DeviceOption,
     Dtype,
@@ -25,6 +25,8 @@ from lvlm_atlas.fault import AtlasError
 
 browse = typer.Typer()
 PANEL = "Browse and query"
+EDGE_COLUMNS = ("relation", "evidence", "reason", "source")
+"""What a table shows of an edge."""
 
 
 @browse.command("list", rich_help_panel=PANEL)
@@ -52,25 +54,25 @@ def list_(
 
 @browse.command(rich_help_panel=PANEL)
 def show(
-    id_: TechniqueId,
-    json_: Annotated[bool, typer.Option("--json", help="Print the entry and its edges as JSON.")] = False,
+    id_: AnyId,
+    json_: Annotated[bool, typer.Option("--json", help="Print the record, of a technique its edges too.")] = False,
     root: Root = None,
 ) -> None:
-    """Show a technique: what its page says."""
+    """Show whatever an id names: a technique, model, device, workload, system, list, term or work."""
+    from lvlm_atlas.cli.lookup import record_json, record_sheet, records_named
+
     atlas = opened(root)
-    technique = named(atlas, id_)
+    named_so = records_named(atlas, id_)
     if json_:
         import json
 
-        from lvlm_atlas.cli.rows import edge_row, whole_row
-
-        edges = [edge_row(edge) for edge in atlas.interactions(technique.id)]
-        typer.echo(json.dumps({**whole_row(atlas.atlas, technique), "edges": edges}, indent=2, ensure_ascii=False))
+        records = [record_json(atlas, each) for each in named_so]
+        typer.echo(json.dumps(records[0] if len(records) == 1 else records, indent=2, ensure_ascii=False))
         return
-    from lvlm_atlas.cli.sheet import sheet
     from lvlm_atlas.cli.terminal import show as print_for_people
 
-    print_for_people(*sheet(atlas, technique))
+    for each in named_so:
+        print_for_people(*record_sheet(atlas, each))
 
 
 @browse.command(rich_help_panel=PANEL)
@@ -153,12 +155,32 @@ def fields(format_: Format = Listing.table, root: Root = None) -> None:
 @browse.command(rich_help_panel=PANEL)
 def graph(
     id_: TechniqueId,
+    other: Annotated[str | None, typer.Argument(metavar="[OTHER]", help="Only what leads to this technique.")] = None,
     depth: Annotated[int, typer.Option(min=1, max=6, help="How many edges away.")] = 1,
     all_: Annotated[bool, typer.Option("--all", help="Leave none out of the table; other formats never do.")] = False,
     format_: Format = Listing.table,
     root: Root = None,
 ) -> None:
-    """Show how a technique is related to others: each edge with its reason and evidence."""
+    """Show how a technique is related to others, or to one: each edge with its reason and evidence.
+
+    What the roofline expects of two together, `lvlm-atlas interactions A B` works out.
+    """
+    if other is None:
+        _neighbourhood(id_, depth, all_, format_, root)
+        return
+    from lvlm_atlas.cli.output import print_rows
+    from lvlm_atlas.cli.rows import path_rows
+
+    atlas = opened(root)
+    rows = path_rows(atlas, named(atlas, id_).id, named(atlas, other).id)
+    if rows or format_ is not Listing.table:
+        print_rows(rows, EDGE_COLUMNS, format_)
+    if not rows:
+        typer.echo(f"nothing known joins {id_} and {other}; that does not mean that they are compatible", err=True)
+        raise typer.Exit(1)
+
+
+def _neighbourhood(id_: str, depth: int, all_: bool, format_: Listing, root: Path | None) -> None:
     from lvlm_atlas.cli.output import print_rows
     from lvlm_atlas.cli.plain import wrapped
     from lvlm_atlas.cli.rows import neighbour_row, neighbour_rows
@@ -172,110 +194,13 @@ def graph(
     short = format_ is Listing.table and not all_
     rows = neighbour_rows(neighbours) if short else [neighbour_row(neighbour) for neighbour in neighbours]
     if rows or format_ is not Listing.table:
-        print_rows(rows, ("relation", "evidence", "reason", "source"), format_)
+        print_rows(rows, EDGE_COLUMNS, format_)
     if format_ is Listing.table:
         for sentence in by_law(atlas, technique).sentences:
             typer.echo(wrapped(sentence, "• "))
     if not rows:
         typer.echo(f"no interaction of {id_} is known; that does not mean that it is compatible with all", err=True)
         raise typer.Exit(1)
-
-
-@browse.command(rich_help_panel=PANEL)
-def models(
-    id_: CatalogId = None,
-    format_: Format = Listing.table,
-    root: Root = None,
-) -> None:
-    """List the models that can be estimated; json holds their whole records."""
-    from lvlm_atlas.atlas.shelves import shelves
-    from lvlm_atlas.cli.catalog import MODEL_COLUMNS, model_rows
-    from lvlm_atlas.cli.output import print_rows
-
-    print_rows(list(model_rows(shelves(root_of(root)), id_)), MODEL_COLUMNS, format_)
-
-
-@browse.command(rich_help_panel=PANEL)
-def hardware(
-    id_: CatalogId = None,
-    format_: Format = Listing.table,
-    root: Root = None,
-) -> None:
-    """List the devices; json holds their whole records."""
-    from lvlm_atlas.atlas.shelves import shelves
-    from lvlm_atlas.cli.catalog import DEVICE_COLUMNS, device_rows
-    from lvlm_atlas.cli.output import print_rows
-
-    print_rows(list(device_rows(shelves(root_of(root)), id_)), DEVICE_COLUMNS, format_)
-
-
-@browse.command(rich_help_panel=PANEL)
-def workloads(
-    id_: CatalogId = None,
-    format_: Format = Listing.table,
-    root: Root = None,
-) -> None:
-    """List the workloads; json holds their whole records."""
-    from lvlm_atlas.atlas.shelves import shelves
-    from lvlm_atlas.cli.catalog import WORKLOAD_COLUMNS, workload_rows
-    from lvlm_atlas.cli.output import print_rows
-
-    print_rows(list(workload_rows(shelves(root_of(root)), id_)), WORKLOAD_COLUMNS, format_)
-
-
-@browse.command(rich_help_panel=PANEL)
-def systems(
-    id_: CatalogId = None,
-    format_: Format = Listing.table,
-    root: Root = None,
-) -> None:
-    """List serving systems and features of engines; json holds their whole records."""
-    from lvlm_atlas.atlas.shelves import shelves
-    from lvlm_atlas.cli.catalog import SYSTEM_COLUMNS, system_rows
-    from lvlm_atlas.cli.output import print_rows
-
-    print_rows(list(system_rows(shelves(root_of(root)), id_)), SYSTEM_COLUMNS, format_)
-
-
-@browse.command(rich_help_panel=PANEL)
-def coverage(
-    list_id: Annotated[str | None, typer.Argument(metavar="[LIST]", help="Which list; default: count all.")] = None,
-    state: Annotated[
-        str | None, typer.Option("--state", help="Only works that are running, described, system or missing.")
-    ] = None,
-    format_: Format = Listing.table,
-    root: Root = None,
-) -> None:
-    """Hold the catalog against published lists of techniques: what runs, what is described, what is missing."""
-    from lvlm_atlas.cli.coverage import LIST_COLUMNS, WORK_COLUMNS, list_rows, work_rows
-    from lvlm_atlas.cli.output import print_rows
-
-    atlas = loaded(root)
-    if list_id is None and state is not None:
-        raise AtlasError(f"--state {state}: of which list? give one of {', '.join(atlas.lists)} as well")
-    if list_id is None:
-        rows, why = list(list_rows(atlas)), "the catalog holds no list"
-        print_rows(rows, LIST_COLUMNS, format_)
-    else:
-        rows, why = list(work_rows(atlas, list_id, state)), f"no work of {list_id} is {state}"
-        print_rows(rows, WORK_COLUMNS, format_)
-    if not rows:
-        typer.echo(why, err=True)
-        raise typer.Exit(1)
-
-
-@browse.command(rich_help_panel=PANEL)
-def terms(
-    vocabulary: Annotated[str | None, typer.Argument(help="Which vocabulary; default: name them all.")] = None,
-    format_: Format = Listing.table,
-    root: Root = None,
-) -> None:
-    """List the vocabularies, or the terms of one with their definitions."""
-    from lvlm_atlas.atlas.loader import taxonomy
-    from lvlm_atlas.cli.output import print_rows
-    from lvlm_atlas.cli.rows import term_rows
-
-    print_rows(term_rows(taxonomy(root_of(root)), vocabulary), ("id", "name", "definition"), format_)
 
 
 @browse.command(rich_help_panel=PANEL)

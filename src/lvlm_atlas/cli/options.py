@@ -72,6 +72,7 @@ class Dtype(StrEnum):
 
 DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Type of weights and activations.")]
 TechniqueId = Annotated[str, typer.Argument(metavar="ID", help="Id, former id, name or alias of a technique.")]
+AnyId = Annotated[str, typer.Argument(metavar="ID", help="Id, name or alias of anything in the catalog.")]
 References = Annotated[list[str] | None, typer.Argument(help="Techniques; default: all that have a reference.")]
 CatalogId = Annotated[str | None, typer.Argument(metavar="[ID]", help="Only this one.")]
 SiteFolder = Annotated[Path, typer.Option("--out", help="Folder to write the site to.")]

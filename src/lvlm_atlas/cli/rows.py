@@ -12,6 +12,7 @@ from lvlm_atlas.schema.technique import Technique
 if TYPE_CHECKING:
     from lvlm_atlas.graph.answer import Row as Found
     from lvlm_atlas.graph.edges import Edge
+    from lvlm_atlas.graph.interactions import Interactions
     from lvlm_atlas.graph.neighbourhood import Neighbour, Remainder
 
 TECHNIQUE_COLUMNS = ("id", "stage", "acts_at", "saves", "training")
@@ -100,6 +101,23 @@ def neighbour_rows(neighbours: Iterable[Neighbour]) -> list[dict[str, Any]]:
     return [
         _remainder_row(row) if isinstance(row, Remainder) else neighbour_row(row) for row in folded(neighbours, SHOWN)
     ]
+
+
+def path_rows(kb: Interactions, one: str, two: str) -> list[dict[str, Any]]:
+    """The edges of a shortest way between two techniques, and those that laws derive if they are neighbours."""
+    from lvlm_atlas.graph.relations import reading
+
+    steps = kb.path(one, two)
+    if len(steps) < 2:
+        steps = (kb.between(one, two),)
+    rows, near = [], one
+    for step, edges in enumerate(steps, start=1):
+        far = edges[0].other(near) if edges else two
+        for edge in edges:
+            words = f"{near} {reading(kb.atlas, edge, near)} {far}"
+            rows.append({"step": step, "relation": words, **edge_row(edge)})
+        near = far
+    return rows
 
 
 def _remainder_row(rest: Remainder) -> dict[str, Any]:

@@ -53,6 +53,7 @@ QUESTIONS = (
     Question("Which video techniques are recent and come with code?", "modality:video year>=2024 has:upstream"),
     Question("What relieves prefilling and leaves attention kernels alone?", "relieves:prefilling -acts_at:attention"),
     Question("What conflicts with anything in the decoding loop?", "conflicts-with(acts_at:decode-loop)"),
+    Question("What is like FastV, but needs no row of attention?", "like(fastv) -need:attention-row"),
     Question("What lies within one conflict of FastV?", "within(fastv, 1, conflicts-with)"),
 )  # fmt: skip
 """Questions worth asking, as examples."""
@@ -81,6 +82,7 @@ def guide(atlas: Atlas) -> Guide:
         Entry("breaks-with(X)", "What is known to conflict with X.", "breaks-with(fastv)"),
         Entry("unknown-with(X)", "What nothing settles beside X: not the same as compatible.", "unknown-with(fastv)"),
         Entry("within(X, N)", "What N interactions or fewer join to X, whichever way they point.", "within(fastv, 2)"),
+        Entry("like(X)", "What saves as X does and decides by the same, or is of its family.", "like(fastv)"),
         Entry("within(X, N, KIND)", "The same over one kind.", "within(fastv, 2, conflicts-with)"),
     ]
     fields = tuple(

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import permutations
+from itertools import pairwise, permutations
 from typing import TYPE_CHECKING
 
 from lvlm_atlas.atlas.atlas import Atlas
@@ -102,6 +102,20 @@ class Interactions:
                 edges = (*edges, *self._by_law(permutations(self.atlas.techniques, 2), of_kind))
             self._adjacency[of_kind] = adjacency(edges, of_kind)
         return shortest_paths(self._adjacency[of_kind], start, hops)
+
+    def path(self, one: str, two: str) -> tuple[tuple[Edge, ...], ...]:
+        """A shortest way between two techniques over stored interactions: for each step every edge that makes it.
+
+        Empty where nothing joins them.
+
+        Raises:
+            AtlasError: an id is unknown, or both name the same technique.
+        """
+        ends = (self.technique(one).id, self.technique(two).id)
+        if ends[0] == ends[1]:
+            raise AtlasError(f"{one!r} and {two!r} are one technique; name two")
+        ids = self.paths(ends[0], len(self.atlas.techniques)).get(ends[1], [])
+        return tuple(self._joining[frozenset(step)] for step in pairwise(ids))
 
     def between(self, one: str, two: str) -> tuple[Edge, ...]:
         """Every edge between two techniques: the stored ones, then those that laws derive."""

@@ -28,6 +28,8 @@ Found = dict[str, tuple[Reason, ...]]
 
 VERDICTS = {"workswith": "works", "breakswith": "breaks", "unknownwith": "unknown"}
 """Relations that read the verdict over all edges of a pair."""
+LIKENESS = ("family", "mechanism", "signal")
+"""The fields that `like` compares."""
 
 
 def answer(kb: Interactions, text: str) -> Answer:
@@ -178,6 +180,8 @@ class _Search:
             raise QueryError(self.text, query.extra[most].column, f"one argument too many; write {shape}")
         if name == "within":
             return self._within(query)
+        if name == "like":
+            return self._like(query)
         if name in VERDICTS:
             return self._verdicts(query, VERDICTS[name])
         return self._related(query)
@@ -187,7 +191,7 @@ class _Search:
         try:
             relation = relation_named(atlas, query.name)
         except UnknownIdError:
-            names = [*(r.name for r in relations(atlas)), "works-with", "breaks-with", "unknown-with", "within"]
+            names = [*(r.name for r in relations(atlas)), "works-with", "breaks-with", "unknown-with", "within", "like"]
             near = suggestion(query.name.lower().replace("_", "-"), names)
             raise QueryError(self.text, query.column, f"no relation {query.name!r}; {near}") from None
         reasons = []
@@ -210,6 +214,23 @@ class _Search:
                     said = f"{id_} {value} with {object_}" if verdict.edges else f"nothing settles {id_} with {object_}"
                     reasons.append((id_, Reason(str(query), said, verdict.edges)))
         return _by_id(reasons)
+
+    def _like(self, query: Call) -> Found:
+        """Those that save in the same way and decide by the same, or save in the same way in the same family."""
+        reasons = []
+        for object_ in sorted(self.find(query.of)):
+            own = self._terms(object_)
+            for id_ in self.kb.atlas.techniques:
+                shared = {name: [t for t in terms if t in own[name]] for name, terms in self._terms(id_).items()}
+                if id_ != object_ and shared["mechanism"] and (shared["signal"] or shared["family"]):
+                    words = "; ".join(f"{name} {', '.join(terms)}" for name, terms in shared.items() if terms)
+                    reasons.append((id_, Reason(str(query), f"{id_} shares with {object_}: {words}")))
+        return _by_id(reasons)
+
+    def _terms(self, id_: str) -> dict[str, tuple[str, ...]]:
+        """What `like` compares of a technique."""
+        fields = [field for field in FIELDS if isinstance(field, TermField) and field.name in LIKENESS]
+        return {field.name: field.ids(self.kb.atlas, self.kb.atlas.techniques[id_]) for field in fields}
 
     def _within(self, query: Call) -> Found:
         if not query.extra:
