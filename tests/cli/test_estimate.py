@@ -13,9 +13,11 @@ from typing import Any
 import jsonschema
 import pytest
 
+from lvlm_atlas.atlas.edition import digest
+from lvlm_atlas.atlas.root import data_root
 from lvlm_atlas.planner.planner import Planner
 from lvlm_atlas.roofline.contract import contract
-from lvlm_atlas.roofline.contract_fields import ERROR_FIELDS, FIELDS, FORMAT, OPERATOR_FIELDS, schema
+from lvlm_atlas.roofline.contract_fields import COMMAND_FIELDS, FIELDS, FORMAT, OPERATOR_FIELDS, schema
 
 QWEN = ("estimate", "--model", "qwen2.5-vl-7b", "--hardware", "h200")
 STACK = ("--stack", "fastv:keep_ratio=0.5", "--stack", "kivi:bits=2")
@@ -40,7 +42,8 @@ def test_json_has_exactly_the_documented_fields(run, workload: str, stack: tuple
     said = run(*QWEN, "--workload", workload, *stack, "--operators", "--format", "json")
     assert said.code == 0
     data = json.loads(said.out)
-    assert set(paths(data)) == {each.name for each in (*FIELDS, *OPERATOR_FIELDS)}
+    assert set(paths(data)) - {"data"} == {each.name for each in (*FIELDS, *OPERATOR_FIELDS)}
+    assert data["data"] == digest(data_root())
     assert data["format"] == FORMAT
     jsonschema.validate(data, schema())
 
@@ -71,7 +74,7 @@ def test_json_holds_what_the_engine_says(run) -> None:
 def test_fields_are_explained(run) -> None:
     said = run("estimate", "--fields")
     assert said.code == 0
-    for each in (*FIELDS, *OPERATOR_FIELDS, *ERROR_FIELDS):
+    for each in (*FIELDS, *OPERATOR_FIELDS, *COMMAND_FIELDS):
         assert each.name.split(".")[-1][:8] in said.out
 
 

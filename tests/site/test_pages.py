@@ -104,12 +104,12 @@ def test_measures_of_many_results_are_folded_and_hold_all_of_them(
 
 
 def test_every_page_names_the_data_and_the_survey(odd: lvlm_atlas.KnowledgeBase, odd_site: Path) -> None:
-    edition = Content(odd).edition
+    edition, survey = odd.edition, Content(odd).data.survey
     for page in odd_site.rglob("*.html"):
         html = page.read_text(encoding="utf-8")
         if "Redirecting" not in html:
             assert edition.digest in html, page
-            assert f"arXiv {edition.survey.arxiv}" in html, page
+            assert f"arXiv {survey.arxiv}" in html, page
 
 
 def test_the_bottlenecks_follow_from_what_entries_relieve(odd: lvlm_atlas.KnowledgeBase) -> None:

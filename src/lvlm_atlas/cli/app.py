@@ -42,11 +42,14 @@ def _version(value: bool) -> None:
     if value:
         import lvlm_atlas
 
-        typer.echo(f"lvlm-atlas {lvlm_atlas.__version__}")
+        typer.echo(f"lvlm-atlas {lvlm_atlas.__version__}, data of {lvlm_atlas.load().edition}")
         raise typer.Exit
 
 
 def _main(
-    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the versions of program and data."),
+    ] = False,
 ) -> None:
     pass

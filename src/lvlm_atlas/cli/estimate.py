@@ -23,13 +23,14 @@ COLUMNS = ("stage", "time", "share", "bound", "FLOP/B", "tokens", "FLOP", "bytes
 """What the table shows of a stage."""
 
 
-def print_estimate(estimate: Estimate, plain: Estimate | None, report: Report, *, operators: bool) -> None:
+def print_estimate(estimate: Estimate, plain: Estimate | None, report: Report, *, data: str, operators: bool) -> None:
     """Print an estimate.
 
     Args:
         estimate: the estimate.
         plain: the same request without techniques, to compare with; None: there are none.
         report: how to print.
+        data: digest of the data that it rests on.
         operators: whether to print every operator.
 
     Raises:
@@ -38,7 +39,8 @@ def print_estimate(estimate: Estimate, plain: Estimate | None, report: Report, *
     problem = misfit(estimate)
     if report is Report.json:
         error = {"error": {"message": problem, "exit_code": AtlasError.exit_code}} if problem else {}
-        _write(json.dumps({**contract(estimate, operators=operators), **error}, indent=2, ensure_ascii=False))
+        whole = {**contract(estimate, operators=operators), "data": data, **error}
+        _write(json.dumps(whole, indent=2, ensure_ascii=False))
     elif problem is None:
         _write({Report.table: _page, Report.csv: _csv, Report.md: _markdown}[report](estimate, plain, operators))
     if problem and report is Report.json:
@@ -193,7 +195,7 @@ def _write(text: str) -> None:
 
 def fields() -> Iterable[dict[str, str]]:
     """The fields of the JSON, a row each."""
-    from lvlm_atlas.roofline.contract_fields import ERROR_FIELDS, FIELDS, OPERATOR_FIELDS
+    from lvlm_atlas.roofline.contract_fields import COMMAND_FIELDS, FIELDS, OPERATOR_FIELDS
 
-    for each in (*FIELDS, *OPERATOR_FIELDS, *ERROR_FIELDS):
+    for each in (*FIELDS, *OPERATOR_FIELDS, *COMMAND_FIELDS):
         yield {"id": each.name, "unit": each.unit, "meaning": each.meaning}

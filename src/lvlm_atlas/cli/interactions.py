@@ -20,12 +20,12 @@ KINDS = {
 }
 
 
-def print_pair(pair: Pair, report: Report) -> None:
-    """Print a pair."""
+def print_pair(pair: Pair, report: Report, *, data: str) -> None:
+    """Print a pair, as JSON with the digest of the data that it rests on."""
     one, two = pair.names
     columns = ("", one, two, "both", "product", "both / product")
     if report is Report.json:
-        text = json.dumps(pair.to_dict(), indent=2, ensure_ascii=False)
+        text = json.dumps({**pair.to_dict(), "data": data}, indent=2, ensure_ascii=False)
     elif report is Report.csv:
         text = _csv(pair)
     elif report is Report.md:

@@ -24,14 +24,17 @@ MOST = 12
 COLUMNS = ("#", "goal", "gain", *STAGES, "takes longest", "risk")
 
 
-def print_plan(plan: Plan, report: Report) -> None:
-    """Print a plan.
+def print_plan(plan: Plan, report: Report, *, data: str) -> None:
+    """Print a plan, as JSON with the digest of the data that it rests on.
 
     Raises:
         Exit: limits were given, and no stack keeps them all.
     """
     printed = {Report.table: _page, Report.md: _markdown, Report.csv: _csv}
-    text = json.dumps(plan.to_dict(), indent=2, ensure_ascii=False) if report is Report.json else printed[report](plan)
+    if report is Report.json:
+        text = json.dumps({**plan.to_dict(), "data": data}, indent=2, ensure_ascii=False)
+    else:
+        text = printed[report](plan)
     sys.stdout.write(text + "\n")
     if not any(option.meets for option in (plan.baseline, *plan.front)):
         raise typer.Exit(1)

@@ -42,6 +42,7 @@ def estimate(
 
     lvlm-atlas estimate --model qwen2.5-vl-7b --hardware h200 --image 1280x720 --images 20 --stack fastv
     """
+    from lvlm_atlas.atlas.edition import digest
     from lvlm_atlas.cli.estimate import print_estimate
     from lvlm_atlas.planner.planner import Planner
 
@@ -50,7 +51,7 @@ def estimate(
     setup = deployment.to_deployment()
     estimated = planner.estimate(*subject, stack=stack or (), deployment=setup)
     plain = planner.estimate(*subject, deployment=setup) if stack else None
-    print_estimate(estimated, plain, format_, operators=operators)
+    print_estimate(estimated, plain, format_, data=digest(root_of(root)), operators=operators)
 
 
 @predict.command(rich_help_panel=PANEL)
@@ -89,6 +90,7 @@ def plan(
 
     lvlm-atlas plan --model qwen2.5-vl-7b --hardware h200 --workload images-20 --goal ttft --slo tpot=0.003
     """
+    from lvlm_atlas.atlas.edition import digest
     from lvlm_atlas.cli.plan import print_plan
     from lvlm_atlas.planner.metric import limits
     from lvlm_atlas.planner.planner import Planner
@@ -99,7 +101,7 @@ def plan(
         training=training, max_techniques=most, risk=risk, require=require, exclude=exclude, settings=setting or (),
         milder=milder, deployment=deployment.to_deployment(with_limits=bool(slo)),
     )  # fmt: skip
-    print_plan(best, format_)
+    print_plan(best, format_, data=digest(root_of(root)))
 
 
 @predict.command(rich_help_panel=PANEL)
@@ -119,12 +121,14 @@ def interactions(
 
     lvlm-atlas interactions fastv kivi --model qwen2.5-vl-7b --hardware h200 --workload images-20
     """
+    from lvlm_atlas.atlas.edition import digest
     from lvlm_atlas.cli.interactions import print_pair
     from lvlm_atlas.planner.planner import Planner
 
     planner = Planner(root_of(root))
     workload, setup = request.to_workload(planner), deployment.to_deployment()
-    print_pair(planner.interactions(one, two, model, hardware, workload, deployment=setup), format_)
+    pair = planner.interactions(one, two, model, hardware, workload, deployment=setup)
+    print_pair(pair, format_, data=digest(root_of(root)))
 
 
 @predict.command(rich_help_panel=PANEL)

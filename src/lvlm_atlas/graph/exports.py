@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import asdict
 
 import networkx as nx
 
@@ -23,6 +24,7 @@ def to_json(kb: KnowledgeBase) -> str:
     atlas = kb.atlas
     document = {
         "format": FORMAT,
+        "data": asdict(kb.edition),
         "graph": nx.node_link_data(kb.graph, edges="edges"),
         "techniques": {id_: t.model_dump(mode="json", by_alias=True) for id_, t in atlas.techniques.items()},
         "laws": [{"id": law.id, "kind": law.kind, "why": law.why} for law in LAWS],

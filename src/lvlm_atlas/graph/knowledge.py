@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     import networkx as nx
 
+    from lvlm_atlas.atlas.edition import Edition
     from lvlm_atlas.graph.answer import Answer
     from lvlm_atlas.graph.results import ReportedResult
 
@@ -27,6 +28,13 @@ Value = str | bool | int
 @dataclass(frozen=True)
 class KnowledgeBase(Interactions):
     """An atlas, the edges between its techniques, and the questions one can ask of them."""
+
+    @cached_property
+    def edition(self) -> Edition:
+        """Which data these are: date and digest."""
+        from lvlm_atlas.atlas.edition import edition
+
+        return edition(self.atlas)
 
     @cached_property
     def graph(self) -> nx.MultiDiGraph[str]:

@@ -98,11 +98,13 @@ OPERATOR_FIELDS: Sequence[Field] = (
 )
 """What estimates have on request."""
 
-ERROR_FIELDS: Sequence[Field] = (
+COMMAND_FIELDS: Sequence[Field] = (
+    Field("data", "text", "", "Digest of the data that it rests on, as `lvlm-atlas --version` prints it."),
     Field("error.message", "text", "", "What is wrong, what was got, and the repair; one line."),
     Field("error.exit_code", "integer", "", "What the command ends with: 2."),
 )
-"""What stands there instead of an estimate if the input is wrong, and beside one that does not fit."""
+"""What the command adds: which data, and an error instead of an estimate if the input is wrong, or beside one that does
+not fit."""
 
 
 def schema() -> dict[str, Any]:

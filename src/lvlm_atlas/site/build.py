@@ -69,8 +69,8 @@ def generate(kb: KnowledgeBase, folder: Path, *, site_dir: str = "../site") -> P
         files[f"{stem}.json"] = document
         files[f"{stem}.yaml"] = (kb.atlas.root / written).read_text(encoding="utf-8")
     for old in kb.atlas.redirects:
-        files[f"techniques/{old}.json"] = content.edition.forwarding(old, final(content, old))
-    files["atlas.json"] = content.edition.whole
+        files[f"techniques/{old}.json"] = content.data.forwarding(old, final(content, old))
+    files["atlas.json"] = content.data.whole
     for path, text in files.items():
         place = folder / "pages" / path
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -94,17 +94,17 @@ def _documents(content: Content) -> Iterator[tuple[str, str, str, Path]]:
     from lvlm_atlas.roofline.contract import contract
     from lvlm_atlas.site.models import predictions, reference_case
 
-    atlas, edition = content.atlas, content.edition
+    atlas, data = content.atlas, content.data
     for technique in content.techniques:
-        yield "technique", technique.id, edition.technique(technique), atlas.paths[technique.id]
+        yield "technique", technique.id, data.technique(technique), atlas.paths[technique.id]
     for model in atlas.models.values():
         case = reference_case(content, model.id)
         predicted = [contract(each.bound) for each in predictions(content, case) if each.bound] if case else []
-        yield "model", model.id, edition.record("model", model, predicted), Path(f"catalog/models/{model.id}.yaml")
+        yield "model", model.id, data.record("model", model, predicted), Path(f"catalog/models/{model.id}.yaml")
     for device in atlas.hardware.values():
-        yield "device", device.id, edition.record("device", device), Path(f"catalog/hardware/{device.id}.yaml")
+        yield "device", device.id, data.record("device", device), Path(f"catalog/hardware/{device.id}.yaml")
     for system in atlas.systems.values():
-        yield "system", system.id, edition.record("system", system), Path(f"catalog/systems/{system.id}.yaml")
+        yield "system", system.id, data.record("system", system), Path(f"catalog/systems/{system.id}.yaml")
 
 
 def _source(root: Path) -> Path:

@@ -105,7 +105,7 @@ def redirects(content: Content) -> Mapping[str, str]:
 
 def _footer(content: Content) -> str:
     """Says on every page which data it shows."""
-    survey = content.edition.survey
+    survey = content.data.survey
     name = f"arXiv {survey.arxiv}" if survey.arxiv else survey.title
-    data = attribute(content.edition.name)
+    data = attribute(str(content.kb.edition))
     return f"Data of {data}. Covers the survey {external(survey.url, name)} ({survey.year})."

@@ -17,7 +17,7 @@ from lvlm_atlas.schema.survey_list import SurveyList
 from lvlm_atlas.schema.system import System
 from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.schema.vocabulary import FamilyTerm, Term
-from lvlm_atlas.site.data import Edition
+from lvlm_atlas.site.data import Data
 from lvlm_atlas.site.estimates import Estimates
 from lvlm_atlas.site.markup import plain
 from lvlm_atlas.site.routes import FIXED, RECORDS, Routes, relative, routes
@@ -62,9 +62,9 @@ class Content:
         return routes(self.atlas)
 
     @cached_property
-    def edition(self) -> Edition:
+    def data(self) -> Data:
         """Which version it is."""
-        return Edition(self.kb)
+        return Data(self.kb)
 
     @cached_property
     def estimates(self) -> Estimates:

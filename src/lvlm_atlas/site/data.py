@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -23,8 +22,8 @@ FORMAT = "lvlm-atlas-technique/2"
 
 
 @dataclass(frozen=True)
-class Edition:
-    """Which data the pages show, and which survey they cover."""
+class Data:
+    """The data that the pages show, and which survey they cover."""
 
     kb: KnowledgeBase
 
@@ -32,24 +31,6 @@ class Edition:
     def whole(self) -> str:
         """The whole atlas as JSON."""
         return to_json(self.kb)
-
-    @cached_property
-    def digest(self) -> str:
-        """Eight digits that differ whenever the data do."""
-        atlas = self.kb.atlas
-        records = (*atlas.models.values(), *atlas.hardware.values(), *atlas.workloads.values())
-        written = self.whole + "".join(record.model_dump_json() for record in records)
-        return hashlib.sha256(written.encode()).hexdigest()[:8]
-
-    @property
-    def date(self) -> str:
-        """Day of the latest change of an entry."""
-        return max((t.updated for t in self.kb.atlas.techniques.values()), default="1980-01-01")
-
-    @property
-    def name(self) -> str:
-        """The version, for people."""
-        return f"{self.date} ({self.digest})"
 
     @property
     def survey(self) -> Paper:
@@ -90,7 +71,7 @@ class Edition:
 
     @property
     def _data(self) -> dict[str, str]:
-        return {"date": self.date, "digest": self.digest, "survey": self.survey.arxiv or self.survey.key}
+        return {**asdict(self.kb.edition), "survey": self.survey.arxiv or self.survey.key}
 
     def forwarding(self, old: str, new: Iterable[str]) -> str:
         """A former id as JSON: where it leads."""

@@ -71,7 +71,7 @@ def pages(content: Content) -> tuple[Page, ...]:
              description="The fields of an estimate as JSON, with units and meanings.",
              context={"contract": {"format": contract_fields.FORMAT, "fields": contract_fields.FIELDS,
                                    "operators": contract_fields.OPERATOR_FIELDS,
-                                   "errors": contract_fields.ERROR_FIELDS}}),
+                                   "errors": contract_fields.COMMAND_FIELDS}}),
         Page(path=FIXED["contribute"], title="Contribute", template="contribute.md",
              description="Add or repair an entry, from the first command to the page."),
         Page(path=FIXED["reference"], title="Write a reference in 20 minutes", template="reference.md",

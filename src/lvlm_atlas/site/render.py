@@ -58,7 +58,8 @@ def render(content: Content, page: Page, templates: Environment) -> str:
     links = Links(content, page.path)
     atlas = content.atlas
     tools: dict[str, Any] = {
-        "title": page.title, "content": content, "atlas": atlas, "edition": content.edition,
+        "title": page.title, "content": content, "atlas": atlas,
+        "edition": content.kb.edition, "survey": content.data.survey,
         "link": links.link, "cite": links.cite, "page": links.page, "href": links.href, "name": links.name,
         "figure": figure,
         "pipeline": lambda: _both(pipeline(atlas, links.href, tall=False), pipeline(atlas, links.href, tall=True)),

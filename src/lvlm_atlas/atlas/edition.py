@@ -1,0 +1,51 @@
+"""Which data these are: the day of the latest change of an entry, and a digest of the files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lvlm_atlas.atlas.atlas import Atlas
+
+_FOLDERS = ("taxonomy", "catalog")
+_BIB = "papers.bib"
+
+
+@dataclass(frozen=True)
+class Edition:
+    """A state of the data, to cite and to compare."""
+
+    date: str
+    """Day of the latest change of an entry."""
+    digest: str
+    """Eight digits that differ whenever a file of the data does."""
+
+    def __str__(self) -> str:
+        return f"{self.date} ({self.digest})"
+
+
+def edition(atlas: Atlas) -> Edition:
+    """The edition of a loaded atlas."""
+    date = max((technique.updated for technique in atlas.techniques.values()), default="1980-01-01")
+    return Edition(date, digest(atlas.root))
+
+
+def digest(root: Path) -> str:
+    """Eight digits over the names and contents of all files of the data under `root`."""
+    whole = hashlib.sha256()
+    for file in _files(root):
+        content = file.read_bytes()
+        whole.update(f"{file.relative_to(root).as_posix()}\n{len(content)}\n".encode())
+        whole.update(content)
+    return whole.hexdigest()[:8]
+
+
+def _files(root: Path) -> Iterator[Path]:
+    for folder in _FOLDERS:
+        yield from sorted(file for file in (root / folder).rglob("*.yaml") if file.is_file())
+    if (root / _BIB).is_file():
+        yield root / _BIB
