@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 import shutil
@@ -8,9 +10,10 @@ from collections.abc import Callable
 
 import networkx as nx
 import pytest
+import rdflib
 
 from lvlm_atlas.atlas.atlas import Atlas
-from lvlm_atlas.graph.exports import EXPORTS, to_dot, to_graphml, to_json, to_mermaid
+from lvlm_atlas.graph.exports import EXPORTS, to_csv, to_dot, to_graphml, to_json, to_mermaid, to_turtle
 from lvlm_atlas.graph.knowledge import KnowledgeBase
 from lvlm_atlas.graph.laws import LAWS
 from lvlm_atlas.schema.technique import Technique
@@ -50,6 +53,53 @@ def test_the_graphml_is_read_back_by_networkx(which: str, request: pytest.Fixtur
     }
     names = {node: data["name"] for node, data in kb.graph.nodes(data=True) if "name" in data}
     assert {node: data["name"] for node, data in graph.nodes(data=True) if "name" in data} == names
+
+
+def test_graph_tools_find_labels_and_years_as_they_expect(kb: KnowledgeBase) -> None:
+    graph = nx.parse_graphml(to_graphml(kb), force_multigraph=True)
+    assert graph.nodes["fastv"]["label"] == "FastV"
+    assert graph.nodes["fastv"]["labels"] == ":Technique"
+    assert graph.nodes["paper:doe2025sample"]["year"] == 2025
+    assert all(data["label"] == data["kind"] for *_, data in graph.edges(data=True))
+
+
+@pytest.mark.parametrize("which", ["kb", "nasty"])
+def test_the_csv_has_a_row_an_interaction(which: str, request: pytest.FixtureRequest) -> None:
+    kb = request.getfixturevalue(which)
+    rows = list(csv.DictReader(io.StringIO(to_csv(kb))))
+    assert [(row["source"], row["kind"], row["target"], row["reason"]) for row in rows] == [
+        (edge.start, edge.kind, edge.end, edge.reason) for edge in kb.edges
+    ]
+    assert [row["symmetric"] == "yes" for row in rows] == [edge.symmetric for edge in kb.edges]
+
+
+@pytest.mark.parametrize("which", ["kb", "nasty"])
+def test_the_turtle_is_the_graph_with_its_evidence(which: str, request: pytest.FixtureRequest) -> None:
+    kb = request.getfixturevalue(which)
+    graph = rdflib.Graph().parse(data=to_turtle(kb), format="turtle")
+    ids = {str(row[0]) for row in graph.query("SELECT ?t WHERE { ?t a <urn:lvlm-atlas:atlas:Technique> }")}
+    assert ids == {f"urn:lvlm-atlas:technique:{id_}" for id_ in kb.atlas.techniques}
+    labels = {str(row[0]) for row in graph.query("SELECT ?l WHERE { ?t a atlas:Technique ; rdfs:label ?l }")}
+    assert labels == {technique.name for technique in kb.atlas.techniques.values()}
+    for edge in kb.edges:
+        ends = [rdflib.URIRef(f"urn:lvlm-atlas:technique:{end}") for end in (edge.start, edge.end)]
+        kind = rdflib.URIRef(f"urn:lvlm-atlas:atlas:{edge.kind}")
+        assert (ends[0], kind, ends[1]) in graph
+        (node,) = (
+            node
+            for node in graph.subjects(rdflib.RDF.subject, ends[0])
+            if (node, rdflib.RDF.predicate, kind) in graph and (node, rdflib.RDF.object, ends[1]) in graph
+            if (node, rdflib.RDFS.comment, rdflib.Literal(edge.reason)) in graph
+        )
+        evidence = rdflib.URIRef(f"urn:lvlm-atlas:evidence:{edge.evidence}")
+        assert (node, rdflib.URIRef("urn:lvlm-atlas:atlas:evidence"), evidence) in graph
+
+
+def test_terms_are_concepts_below_their_broader_ones(kb: KnowledgeBase) -> None:
+    graph = rdflib.Graph().parse(data=to_turtle(kb), format="turtle")
+    query = "SELECT ?t WHERE { ?t atlas:family/skos:broader* family:token-compression }"
+    wanted = kb.query("family:token-compression").ids
+    assert {str(row[0]).rpartition(":")[2] for row in graph.query(query)} == set(wanted)
 
 
 def test_the_json_states_each_law_once_and_joins_the_places(kb: KnowledgeBase) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -168,20 +168,28 @@ def graph(
     if other is None:
         _neighbourhood(id_, depth, all_, format_, root)
         return
-    from lvlm_atlas.cli.output import print_rows
     from lvlm_atlas.cli.rows import path_rows
 
     atlas = opened(root)
     rows = path_rows(atlas, named(atlas, id_).id, named(atlas, other).id)
-    if rows or format_ is not Listing.table:
-        print_rows(rows, EDGE_COLUMNS, format_)
+    _print_edges(rows, format_)
     if not rows:
         typer.echo(f"nothing known joins {id_} and {other}; that does not mean that they are compatible", err=True)
         raise typer.Exit(1)
 
 
-def _neighbourhood(id_: str, depth: int, all_: bool, format_: Listing, root: Path | None) -> None:
+def _print_edges(rows: list[dict[str, Any]], format_: Listing) -> None:
+    """Edges in words for people, with their ends apart for spreadsheets, the techniques at their ends as ids."""
     from lvlm_atlas.cli.output import print_rows
+
+    if format_ is Listing.ids:
+        rows = [{"id": id_} for id_ in dict.fromkeys(end for row in rows for end in (row["start"], row["end"]))]
+    columns = ("start", "kind", "end", "evidence", "reason", "source") if format_ is Listing.csv else EDGE_COLUMNS
+    if rows or format_ is not Listing.table:
+        print_rows(rows, columns, format_)
+
+
+def _neighbourhood(id_: str, depth: int, all_: bool, format_: Listing, root: Path | None) -> None:
     from lvlm_atlas.cli.plain import wrapped
     from lvlm_atlas.cli.rows import neighbour_row, neighbour_rows
     from lvlm_atlas.graph.neighbourhood import by_law, neighbourhood
@@ -193,8 +201,7 @@ def _neighbourhood(id_: str, depth: int, all_: bool, format_: Listing, root: Pat
     neighbours = neighbourhood(atlas, technique, depth)
     short = format_ is Listing.table and not all_
     rows = neighbour_rows(neighbours) if short else [neighbour_row(neighbour) for neighbour in neighbours]
-    if rows or format_ is not Listing.table:
-        print_rows(rows, EDGE_COLUMNS, format_)
+    _print_edges(rows, format_)
     if format_ is Listing.table:
         for sentence in by_law(atlas, technique).sentences:
             typer.echo(wrapped(sentence, "• "))

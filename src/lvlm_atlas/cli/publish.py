@@ -16,7 +16,9 @@ PANEL = "Publish"
 
 @publish.command(rich_help_panel=PANEL)
 def export(
-    format_: Annotated[str, typer.Option("--format", "-f", help="json, graphml, mermaid or dot.")] = "json",
+    format_: Annotated[
+        str, typer.Option("--format", "-f", help="json, graphml, csv, turtle, mermaid or dot.")
+    ] = "json",
     root: Root = None,
 ) -> None:
     """Print the knowledge graph for other tools."""

@@ -1,13 +1,16 @@
-"""The knowledge base for other tools: JSON, GraphML, Mermaid, Graphviz. The same bytes from the same data."""
+"""The knowledge base for other tools: JSON, GraphML, CSV, RDF, Mermaid, Graphviz. Equal data give equal bytes."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict
 
 import networkx as nx
 
+from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.graph.edges import Edge
 from lvlm_atlas.graph.knowledge import KnowledgeBase
 from lvlm_atlas.graph.laws import LAWS
@@ -52,13 +55,38 @@ def to_json(kb: KnowledgeBase) -> str:
 
 
 def to_graphml(kb: KnowledgeBase) -> str:
-    """The whole graph as GraphML, every attribute as text; what a node lacks is left out."""
+    """The whole graph as GraphML, with the attributes by which Gephi (`label`) and Neo4j (`labels`) tell nodes apart.
+
+    Years are numbers, all else is text; what a node or an edge lacks is left out.
+    """
     flat: nx.MultiDiGraph[str] = nx.MultiDiGraph()
     for node, data in kb.graph.nodes(data=True):
-        flat.add_node(node, **{name: str(value) for name, value in data.items() if value is not None})
+        named = {"label": data.get("name", node), "labels": f":{data.get('kind', 'node').capitalize()}"}
+        flat.add_node(node, **named, **{name: value for name, value in data.items() if value is not None})
     for start, end, key, data in kb.graph.edges(keys=True, data=True):
-        flat.add_edge(start, end, key=key, **{name: str(value) for name, value in data.items()})
+        flat.add_edge(start, end, key=key, label=data["kind"], **{n: v for n, v in data.items() if v is not None})
     return "\n".join(nx.generate_graphml(flat)) + "\n"
+
+
+def to_csv(kb: KnowledgeBase) -> str:
+    """A row an interaction between two techniques, for spreadsheets."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(("source", "kind", "target", "symmetric", "evidence", "reason", "paper", "place"))
+    for edge in kb.edges:
+        ends = (edge.start, edge.kind, edge.end, "yes" if edge.symmetric else "no")
+        rows.writerow((*ends, edge.evidence, edge.reason, edge.paper, edge.place))
+    return text.getvalue()
+
+
+def to_turtle(kb: KnowledgeBase) -> str:
+    """The whole graph as RDF; see `graph.rdf`. Needs the rdf extra."""
+    try:
+        from lvlm_atlas.graph.rdf import rdf  # noqa: PLC0415 - rdflib is an extra
+    except ImportError:
+        raise AtlasError("turtle needs rdflib; install it with: pip install 'lvlm-atlas[rdf]'") from None
+    text: str = rdf(kb).serialize(format="turtle")
+    return text.strip() + "\n"
 
 
 def to_mermaid(kb: KnowledgeBase, ids: Collection[str] | None = None) -> str:
@@ -94,6 +122,8 @@ def to_dot(kb: KnowledgeBase, ids: Collection[str] | None = None) -> str:
 EXPORTS: Mapping[str, Callable[[KnowledgeBase], str]] = {
     "json": to_json,
     "graphml": to_graphml,
+    "csv": to_csv,
+    "turtle": to_turtle,
     "mermaid": to_mermaid,
     "dot": to_dot,
 }
