@@ -34,6 +34,14 @@ def export(
 
 
 @publish.command(rich_help_panel=PANEL)
+def mcp(root: Root = None) -> None:
+    """Answer agents on standard input and output, by the Model Context Protocol. Needs the mcp extra."""
+    from lvlm_atlas.cli.agent import server
+
+    server(root_of(root)).run("stdio")
+
+
+@publish.command(rich_help_panel=PANEL)
 def build(
     out: SiteFolder = Path("build/site"),
     root: Root = None,

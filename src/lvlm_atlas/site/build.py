@@ -57,6 +57,7 @@ def generate(kb: KnowledgeBase, folder: Path, *, site_dir: str = "../site") -> P
     _require("jinja2", "mkdocs", "material", "mkdocs_redirects", "pygments")
     from lvlm_atlas.site.config import configuration
     from lvlm_atlas.site.content import Content
+    from lvlm_atlas.site.llms import llms_txt
     from lvlm_atlas.site.pages import final, pages
     from lvlm_atlas.site.render import environment, render
 
@@ -71,6 +72,7 @@ def generate(kb: KnowledgeBase, folder: Path, *, site_dir: str = "../site") -> P
     for old in kb.atlas.redirects:
         files[f"techniques/{old}.json"] = content.data.forwarding(old, final(content, old))
     files["atlas.json"] = content.data.whole
+    files["llms.txt"] = llms_txt(content)
     for path, text in files.items():
         place = folder / "pages" / path
         place.parent.mkdir(parents=True, exist_ok=True)
