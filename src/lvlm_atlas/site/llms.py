@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from lvlm_atlas.site.content import Content
 
-
 _SUMMARY = (
     "An executable knowledge base of efficient inference for large vision-language models: techniques with effects, "
     "overheads, needs, interactions, reported numbers and runnable references; models and devices with predictions."
