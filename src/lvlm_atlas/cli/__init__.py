@@ -22,7 +22,7 @@ def main() -> None:
 
     usage_error = BadParameter.__mro__[1]  # of every wrong command line; typer's public name for it has changed
     try:
-        code = application((sys.argv[1:] or [""])[0])(standalone_mode=False)
+        code = application(_command())(standalone_mode=False)
         gc.freeze()  # what is left need not be searched for cycles when Python ends
         sys.exit(code)
     except AtlasError as error:
@@ -37,6 +37,12 @@ def main() -> None:
         if not isinstance(error, usage_error):
             raise
         _refuse(" ".join(error.format_message().split()), 2)  # type: ignore[attr-defined]
+
+
+def _command() -> str:
+    """The command that is called, or about to be: while the shell completes, it hands the words over so."""
+    words = os.environ.get("COMP_WORDS", "").split() or sys.argv
+    return "" if len(words) < 2 else words[1]
 
 
 def _refuse(message: str, exit_code: int) -> NoReturn:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lvlm_atlas.cli.completion import ids_of, queries, stacks
 from lvlm_atlas.cli.options import (
     AnyId,
     Device,
@@ -14,6 +15,8 @@ from lvlm_atlas.cli.options import (
     Dtype,
     Format,
     Listing,
+    OtherId,
+    QueryText,
     Root,
     TechniqueId,
     loaded,
@@ -31,7 +34,7 @@ EDGE_COLUMNS = ("relation", "evidence", "reason", "source")
 
 @browse.command("list", rich_help_panel=PANEL)
 def list_(
-    query: Annotated[str | None, typer.Argument(help="Only what this query finds.")] = None,
+    query: QueryText = None,
     format_: Format = Listing.table,
     root: Root = None,
 ) -> None:
@@ -77,7 +80,9 @@ def show(
 
 @browse.command(rich_help_panel=PANEL)
 def query(
-    expression: Annotated[str, typer.Argument(help="Such as: relieves:decoding/memory and not training:finetune")],
+    expression: Annotated[
+        str, typer.Argument(help="Such as: relieves:decoding/memory and not training:finetune", autocompletion=queries)
+    ],
     explain: Annotated[bool, typer.Option("--explain", help="Say why each row is there, with its evidence.")] = False,
     format_: Format = Listing.table,
     root: Root = None,
@@ -107,7 +112,11 @@ def query(
 def cite(
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[ID|QUERY]...", help="Techniques, queries or keys of works; default: all techniques."),
+        typer.Argument(
+            metavar="[ID|QUERY]...",
+            help="Techniques, queries or keys of works; default: all techniques.",
+            autocompletion=ids_of("technique"),
+        ),
     ] = None,
     style: Annotated[str, typer.Option("--format", "-f", help="bibtex, latex or csl.")] = "bibtex",
     root: Root = None,
@@ -126,10 +135,15 @@ def cite(
 
 @browse.command(rich_help_panel=PANEL)
 def results(
-    query: Annotated[str | None, typer.Argument(help="Only of techniques that this query finds.")] = None,
+    query: Annotated[
+        str | None, typer.Argument(help="Only of techniques that this query finds.", autocompletion=queries)
+    ] = None,
     benchmark: Annotated[str | None, typer.Option("--benchmark", "-b", help="Only scores on this benchmark.")] = None,
     metric: Annotated[str | None, typer.Option("--metric", help="Only this metric: ttft, tpot, memory, …")] = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Only of this model: id, name or alias.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="Only of this model: id, name or alias.", autocompletion=ids_of("model")),
+    ] = None,
     comparable: Annotated[
         bool, typer.Option("--comparable", help="Only what several techniques report on the same model.")
     ] = False,
@@ -155,7 +169,7 @@ def fields(format_: Format = Listing.table, root: Root = None) -> None:
 @browse.command(rich_help_panel=PANEL)
 def graph(
     id_: TechniqueId,
-    other: Annotated[str | None, typer.Argument(metavar="[OTHER]", help="Only what leads to this technique.")] = None,
+    other: OtherId = None,
     depth: Annotated[int, typer.Option(min=1, max=6, help="How many edges away.")] = 1,
     all_: Annotated[bool, typer.Option("--all", help="Leave none out of the table; other formats never do.")] = False,
     format_: Format = Listing.table,
@@ -216,7 +230,10 @@ def run(
     prompt: Annotated[str, typer.Option(help="What to ask about the images.")],
     image: Annotated[list[Path], typer.Option(help="An image file; repeat it for several.")],
     stack: Annotated[
-        list[str] | None, typer.Option(help="A technique, such as fastv:layer=2,keep_ratio=0.5; repeat it, in order.")
+        list[str] | None,
+        typer.Option(
+            help="A technique, such as fastv:layer=2,keep_ratio=0.5; repeat it, in order.", autocompletion=stacks
+        ),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens after which the answer ends.")] = 64,
     device: DeviceOption = Device.cpu,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lvlm_atlas.cli.completion import ids_of, queries
 from lvlm_atlas.fault import AtlasError
 
 if TYPE_CHECKING:
@@ -71,10 +72,38 @@ class Dtype(StrEnum):
 
 
 DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Type of weights and activations.")]
-TechniqueId = Annotated[str, typer.Argument(metavar="ID", help="Id, former id, name or alias of a technique.")]
-AnyId = Annotated[str, typer.Argument(metavar="ID", help="Id, name or alias of anything in the catalog.")]
-References = Annotated[list[str] | None, typer.Argument(help="Techniques; default: all that have a reference.")]
-CatalogId = Annotated[str | None, typer.Argument(metavar="[ID]", help="Only this one.")]
+TechniqueId = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID", help="Id, former id, name or alias of a technique.", autocompletion=ids_of("technique")
+    ),
+]
+OtherId = Annotated[
+    str | None,
+    typer.Argument(metavar="[OTHER]", help="Only what leads to this technique.", autocompletion=ids_of("technique")),
+]
+QueryText = Annotated[
+    str | None, typer.Argument(metavar="[QUERY]", help="Only what this query finds.", autocompletion=queries)
+]
+AnyId = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID",
+        help="Id, name or alias of anything in the catalog.",
+        autocompletion=ids_of("technique", "model", "device", "workload", "system", "list"),
+    ),
+]
+References = Annotated[
+    list[str] | None,
+    typer.Argument(help="Techniques; default: all that have a reference.", autocompletion=ids_of("technique")),
+]
+
+
+def one_of(kind: str) -> Any:
+    """An argument that names one record of a kind."""
+    return typer.Argument(metavar="[ID]", help="Only this one.", autocompletion=ids_of(kind))
+
+
 SiteFolder = Annotated[Path, typer.Option("--out", help="Folder to write the site to.")]
 
 

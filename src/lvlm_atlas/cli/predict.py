@@ -7,12 +7,25 @@ from typing import Annotated
 
 import typer
 
+from lvlm_atlas.cli.completion import ids_of, queries, stacks, words_of
 from lvlm_atlas.cli.option_group import expand_groups
 from lvlm_atlas.cli.options import Format, Listing, Report, ReportFormat, Root, root_of
 from lvlm_atlas.cli.request_options import DeploymentOptions, HardwareId, ModelId, RequestOptions, Stack
 
 predict = typer.Typer()
 PANEL = "Predict"
+
+
+def _metrics() -> tuple[str, ...]:
+    from lvlm_atlas.planner.metric import METRICS
+
+    return tuple(METRICS)
+
+
+def _risks() -> tuple[str, ...]:
+    from lvlm_atlas.planner.risk import RISKS
+
+    return tuple(RISKS)
 
 
 def _fields(value: bool) -> None:
@@ -60,27 +73,48 @@ def plan(
     *,
     model: ModelId,
     hardware: HardwareId,
-    goal: Annotated[str, typer.Option("--goal", "-g", help="ttft, tpot, total, memory, cost or energy.")],
+    goal: Annotated[
+        str,
+        typer.Option(
+            "--goal", "-g", help="ttft, tpot, total, memory, cost or energy.", autocompletion=words_of(_metrics)
+        ),
+    ],
     request: RequestOptions,
     deployment: DeploymentOptions,
     slo: Annotated[
         list[str] | None, typer.Option("--slo", help="A limit, such as ttft=500ms or memory=40GB; repeatable.")
     ] = None,
     also: Annotated[
-        list[str] | None, typer.Option("--also", help="A metric that counts beside the goal; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--also", help="A metric that counts beside the goal; repeatable.", autocompletion=words_of(_metrics)
+        ),
     ] = None,
     training: Annotated[
         str | None, typer.Option("--training", help="What may be trained at most: none, calibration, finetune, …")
     ] = None,
     most: Annotated[int, typer.Option("--max", min=1, max=6, help="Techniques in a stack, at most.")] = 3,
     risk: Annotated[
-        str, typer.Option("--risk", help="Accept at most: exact, reported, lossy, or unknown compatibility.")
+        str,
+        typer.Option(
+            "--risk",
+            help="Accept at most: exact, reported, lossy, or unknown compatibility.",
+            autocompletion=words_of(_risks),
+        ),
     ] = "unknown",
-    require: Annotated[str | None, typer.Option("--require", help="Every stack has one that this query finds.")] = None,
-    exclude: Annotated[str | None, typer.Option("--exclude", help="No stack has one that this query finds.")] = None,
+    require: Annotated[
+        str | None, typer.Option("--require", help="Every stack has one that this query finds.", autocompletion=queries)
+    ] = None,
+    exclude: Annotated[
+        str | None, typer.Option("--exclude", help="No stack has one that this query finds.", autocompletion=queries)
+    ] = None,
     setting: Annotated[
         list[str] | None,
-        typer.Option("--try", help="A technique at this setting, not its default: fastv:keep_ratio=0.25; repeatable."),
+        typer.Option(
+            "--try",
+            help="A technique at this setting, not its default: fastv:keep_ratio=0.25; repeatable.",
+            autocompletion=stacks,
+        ),
     ] = None,
     milder: Annotated[bool, typer.Option("--milder", help="Try each technique at half its strength too.")] = False,
     format_: ReportFormat = Report.table,
@@ -108,8 +142,10 @@ def plan(
 @expand_groups
 def interactions(
     *,
-    one: Annotated[str, typer.Argument(metavar="A", help="A technique, such as fastv:keep_ratio=0.5.")],
-    two: Annotated[str, typer.Argument(metavar="B", help="Another.")],
+    one: Annotated[
+        str, typer.Argument(metavar="A", help="A technique, such as fastv:keep_ratio=0.5.", autocompletion=stacks)
+    ],
+    two: Annotated[str, typer.Argument(metavar="B", help="Another.", autocompletion=stacks)],
     model: ModelId,
     hardware: HardwareId = "h200",
     request: RequestOptions,
@@ -133,13 +169,22 @@ def interactions(
 
 @predict.command(rich_help_panel=PANEL)
 def sweep(
-    model: Annotated[list[str], typer.Option(help="An id, a pattern such as 'qwen*', or all; repeat it for several.")],
-    hardware: Annotated[list[str], typer.Option(help="The same of devices.")],
+    model: Annotated[
+        list[str],
+        typer.Option(
+            help="An id, a pattern such as 'qwen*', or all; repeat it for several.", autocompletion=ids_of("model")
+        ),
+    ],
+    hardware: Annotated[list[str], typer.Option(help="The same of devices.", autocompletion=ids_of("device"))],
     workload: Annotated[
-        list[str] | None, typer.Option(help="The same of workloads; default: single-image-chat.")
+        list[str] | None,
+        typer.Option(help="The same of workloads; default: single-image-chat.", autocompletion=ids_of("workload")),
     ] = None,
     stack: Annotated[
-        list[str] | None, typer.Option(help="none, or techniques such as fastv:keep_ratio=0.25|0.5+kivi; repeat it.")
+        list[str] | None,
+        typer.Option(
+            help="none, or techniques such as fastv:keep_ratio=0.25|0.5+kivi; repeat it.", autocompletion=stacks
+        ),
     ] = None,
     batch: Annotated[
         str | None, typer.Option(help="Requests together, such as 1,2,4; default: the workload's.")

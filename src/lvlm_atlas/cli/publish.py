@@ -8,16 +8,26 @@ from typing import Annotated
 
 import typer
 
+from lvlm_atlas.cli.completion import words_of
 from lvlm_atlas.cli.options import Root, SiteFolder, opened, root_of
 
 publish = typer.Typer()
 PANEL = "Publish"
 
 
+def _exports() -> tuple[str, ...]:
+    from lvlm_atlas.graph.exports import EXPORTS
+
+    return tuple(EXPORTS)
+
+
 @publish.command(rich_help_panel=PANEL)
 def export(
     format_: Annotated[
-        str, typer.Option("--format", "-f", help="json, graphml, csv, turtle, mermaid or dot.")
+        str,
+        typer.Option(
+            "--format", "-f", help="json, graphml, csv, turtle, mermaid or dot.", autocompletion=words_of(_exports)
+        ),
     ] = "json",
     root: Root = None,
 ) -> None:

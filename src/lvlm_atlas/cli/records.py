@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from lvlm_atlas.cli.options import CatalogId, Format, Listing, Root, loaded, root_of
+from lvlm_atlas.cli.completion import ids_of, vocabularies
+from lvlm_atlas.cli.options import Format, Listing, Root, loaded, one_of, root_of
 from lvlm_atlas.fault import AtlasError
 
 records = typer.Typer()
@@ -15,7 +16,7 @@ PANEL = "Browse and query"
 
 @records.command(rich_help_panel=PANEL)
 def models(
-    id_: CatalogId = None,
+    id_: Annotated[str | None, one_of("model")] = None,
     format_: Format = Listing.table,
     root: Root = None,
 ) -> None:
@@ -29,7 +30,7 @@ def models(
 
 @records.command(rich_help_panel=PANEL)
 def hardware(
-    id_: CatalogId = None,
+    id_: Annotated[str | None, one_of("device")] = None,
     format_: Format = Listing.table,
     root: Root = None,
 ) -> None:
@@ -43,7 +44,7 @@ def hardware(
 
 @records.command(rich_help_panel=PANEL)
 def workloads(
-    id_: CatalogId = None,
+    id_: Annotated[str | None, one_of("workload")] = None,
     format_: Format = Listing.table,
     root: Root = None,
 ) -> None:
@@ -57,7 +58,7 @@ def workloads(
 
 @records.command(rich_help_panel=PANEL)
 def systems(
-    id_: CatalogId = None,
+    id_: Annotated[str | None, one_of("system")] = None,
     format_: Format = Listing.table,
     root: Root = None,
 ) -> None:
@@ -71,7 +72,10 @@ def systems(
 
 @records.command(rich_help_panel=PANEL)
 def coverage(
-    list_id: Annotated[str | None, typer.Argument(metavar="[LIST]", help="Which list; default: count all.")] = None,
+    list_id: Annotated[
+        str | None,
+        typer.Argument(metavar="[LIST]", help="Which list; default: count all.", autocompletion=ids_of("list")),
+    ] = None,
     state: Annotated[
         str | None, typer.Option("--state", help="Only works that are running, described, system or missing.")
     ] = None,
@@ -98,7 +102,9 @@ def coverage(
 
 @records.command(rich_help_panel=PANEL)
 def terms(
-    vocabulary: Annotated[str | None, typer.Argument(help="Which vocabulary; default: name them all.")] = None,
+    vocabulary: Annotated[
+        str | None, typer.Argument(help="Which vocabulary; default: name them all.", autocompletion=vocabularies)
+    ] = None,
     format_: Format = Listing.table,
     root: Root = None,
 ) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lvlm_atlas.cli.completion import ids_of, stacks, words_of
 from lvlm_atlas.cli.option_group import OptionGroup
 
 if TYPE_CHECKING:
@@ -15,14 +16,33 @@ if TYPE_CHECKING:
     from lvlm_atlas.roofline.deployment import Deployment
     from lvlm_atlas.roofline.workload import Workload
 
-ModelId = Annotated[str, typer.Option("--model", "-m", help="Id or name of a model; `lvlm-atlas models` lists them.")]
+ModelId = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", help="Id or name of a model; `lvlm-atlas models` lists them.", autocompletion=ids_of("model")
+    ),
+]
 HardwareId = Annotated[
-    str, typer.Option("--hardware", "-d", help="Id or alias of a device; `lvlm-atlas hardware` lists them.")
+    str,
+    typer.Option(
+        "--hardware",
+        "-d",
+        help="Id or alias of a device; `lvlm-atlas hardware` lists them.",
+        autocompletion=ids_of("device"),
+    ),
 ]
 Stack = Annotated[
     list[str] | None,
-    typer.Option("--stack", "-s", help="Techniques, such as fastv:keep_ratio=0.5+kivi; repeatable."),
+    typer.Option(
+        "--stack", "-s", help="Techniques, such as fastv:keep_ratio=0.5+kivi; repeatable.", autocompletion=stacks
+    ),
 ]
+
+
+def _presets() -> tuple[str, ...]:
+    from lvlm_atlas.roofline.deployment import PRESETS
+
+    return tuple(PRESETS)
 
 
 class Kernel(StrEnum):
@@ -37,7 +57,13 @@ class RequestOptions(OptionGroup):
     """A workload of the catalog, parts of it replaced."""
 
     workload: Annotated[
-        str, typer.Option("--workload", "-w", help="Id of a workload to start from; `lvlm-atlas workloads` lists them.")
+        str,
+        typer.Option(
+            "--workload",
+            "-w",
+            help="Id of a workload to start from; `lvlm-atlas workloads` lists them.",
+            autocompletion=ids_of("workload"),
+        ),
     ] = "single-image-chat"
     image: Annotated[
         list[str] | None,
@@ -96,7 +122,9 @@ class DeploymentOptions(OptionGroup):
     efficiency: Annotated[
         str | None,
         typer.Option(
-            "--efficiency", help="How near to the peaks: ideal (default), typical (default with --slo) or survey."
+            "--efficiency",
+            help="How near to the peaks: ideal (default), typical (default with --slo) or survey.",
+            autocompletion=words_of(_presets),
         ),
     ] = None
     price_usd_h: Annotated[float | None, typer.Option("--price", help="USD for an hour of one device.")] = None
