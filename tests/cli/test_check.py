@@ -83,3 +83,13 @@ def test_the_editor_schemas_are_current(run, checkout: Path, tmp_path: Path) -> 
     for file in (checkout / "taxonomy" / "schema").glob("*.json"):
         fresh = (tmp_path / "taxonomy" / "schema" / file.name).read_text("utf-8")
         assert file.read_text("utf-8") == fresh, f"{file.name} is stale; run: lvlm-atlas schema --root ."
+
+
+def test_a_rule_is_explained_with_an_example_and_what_check_says_of_it(run) -> None:
+    text = " ".join(run("rule", "self-interaction").out.split())
+    for part in ("self-interaction (error)", "An edge joins two techniques.", "with: alpha", "name another technique"):
+        assert part in text
+    listed = run("rule", "-f", "ids").out.split()
+    assert "self-interaction" in listed
+    wrong = run("rule", "self-interactoin")
+    assert (wrong.code, "did you mean 'self-interaction'?" in wrong.err) == (2, True)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from lvlm_atlas.cli.completion import words_of
 from lvlm_atlas.cli.options import (
     Device,
     DeviceOption,
@@ -38,6 +39,35 @@ def check(
     print_faults(faults, format_, folder)
     if any(fault.level == "error" for fault in faults):
         raise typer.Exit(1)
+
+
+def _rule_ids() -> tuple[str, ...]:
+    from lvlm_atlas.rules.check import all_rules
+
+    return tuple(rule.id for rule in all_rules())
+
+
+@contribute.command(rich_help_panel=PANEL)
+def rule(
+    id_: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[ID]",
+            help="Which rule, as `check` names it; default: list them.",
+            autocompletion=words_of(_rule_ids),
+        ),
+    ] = None,
+    format_: Format = Listing.table,
+) -> None:
+    """Explain a rule that `check` names: what it asks, why, an example that breaks it, the repair."""
+    from lvlm_atlas.cli.rules import print_rule, rule_rows
+
+    if id_ is None:
+        from lvlm_atlas.cli.output import print_rows
+
+        print_rows(list(rule_rows()), ("id", "level", "why"), format_)
+    else:
+        print_rule(id_)
 
 
 @contribute.command(rich_help_panel=PANEL)

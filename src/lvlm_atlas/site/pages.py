@@ -12,6 +12,8 @@ from lvlm_atlas.drafts.points import extension_points
 from lvlm_atlas.graph.guide import guide
 from lvlm_atlas.graph.results import ReportedResult, grouped, results
 from lvlm_atlas.roofline import contract_fields
+from lvlm_atlas.rules.check import all_rules
+from lvlm_atlas.rules.demonstration import demonstration
 from lvlm_atlas.schema.record import refs_in
 from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.schema.vocabulary import StageTerm, Term
@@ -59,6 +61,9 @@ def pages(content: Content) -> tuple[Page, ...]:
              description="What sources report, those numbers together that can be compared.",
              context={"measures": measures(content)}),
         *coverage_page(content),
+        Page(path=FIXED["rules"], title="Rules of the catalog", template="rules.md.j2", search=0,
+             description="What `lvlm-atlas check` asks of every record, why, and how to repair it.",
+             context={"demonstrations": [demonstration(rule) for rule in all_rules()]}),
         Page(path=FIXED["glossary"], title="Glossary", template="glossary.md.j2",
              description="Every word that entries use, with its definition."),
         Page(path=FIXED["tags"], title="Tags", template="tags.md.j2", search=0),

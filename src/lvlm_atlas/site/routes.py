@@ -24,6 +24,7 @@ FIXED = {
     "workloads": "workloads.md",
     "results": "results.md",
     "coverage": "coverage.md",
+    "rules": "rules.md",
     "plan": "guide/plan.md",
     "survey": "guide/survey-numbers.md",
     "estimate": "guide/estimate.md",
