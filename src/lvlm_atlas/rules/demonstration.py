@@ -35,7 +35,7 @@ def demonstration(rule: Rule) -> Demonstration:
 
 def _changed(before: Files, after: Files) -> list[str]:
     lines: list[str] = []
-    for path in dict.fromkeys((*before, *after)):
+    for path in (path for path in dict.fromkeys((*before, *after)) if before.get(path) != after.get(path)):
         one, two = (_lines(files.get(path)) for files in (before, after))
         lines += unified_diff(one, two, path, path, lineterm="", n=1)
     return lines

@@ -39,7 +39,7 @@ def sound() -> Files:
     }
 
 
-class _Plain(yaml.SafeDumper):
+class _Plain(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc] # a wheel may lack the C one
     """Writes equal parts out instead of referring to the first, since entries may not use aliases."""
 
     def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002
