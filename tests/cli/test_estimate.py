@@ -287,3 +287,17 @@ def test_a_stack_is_written_in_one_text_or_in_several(run) -> None:
         for stack in ("fastv:keep_ratio=5e-1+kivi", ["fastv", "kivi"])
     )
     assert one == two
+
+
+def test_frames_that_a_model_does_not_read_are_told_and_can_be_asked_for(run) -> None:
+    internvl = ("estimate", "-m", "internvl3-8b", "-d", "a100", "-w", "video-60s")
+    assert "frames read: 8 of 120 asked for" in run(*internvl).out
+    data = json.loads(run(*internvl, "-f", "json").out)
+    assert (data["frames_read"], data["frames_asked"]) == (8, 120)
+    more = json.loads(run(*internvl, "--frames", "32", "-f", "json").out)
+    assert (more["frames_read"], more["tokens"]["vision"]) == (32, 4 * data["tokens"]["vision"])
+    assert more["workload"] == "video-60s:frames=32"
+    assert "frames read" not in run(*internvl, "--frames", "32").out
+    assert "frames read" not in run(*QWEN, "--workload", "video-60s").out
+    refused = run(*QWEN, "--frames", "8")
+    assert (refused.code, "there is no video" in refused.err) == (2, True)

@@ -219,6 +219,23 @@ def test_more_devices_never_hold_more_each(case: Case) -> None:
 
 
 @FEW
+@given(cases())
+def test_as_many_requests_fit_at_once_as_a_batch_of_them_holds_that_is_prefilled_one_by_one(case: Case) -> None:
+    model, device, workload, deployment = case
+    one = estimate(model, device, replace(workload, batch=1), deployment)
+
+    def held(batch: int) -> float:
+        parts = dict(estimate(model, device, replace(workload, batch=batch), deployment).memory.held)
+        return sum(parts.values()) - parts["activations"] + one.memory.held["activations"]
+
+    most = one.fits_at_once
+    assume(most < 10**5)
+    assert held(most + 1) > device.memory_byte / SLACK
+    assert most == 0 or held(most) <= device.memory_byte * SLACK
+    assert estimate(model, device, replace(workload, batch=3), deployment).fits_at_once in (most - 1, most, most + 1)
+
+
+@FEW
 @given(cases(), st.sampled_from(["weight_dtype", "activation_dtype", "kv_dtype"]))
 def test_narrower_numbers_never_move_more_bytes(case: Case, which: str) -> None:
     model, device, workload, _ = case

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,11 +56,12 @@ def test_what_is_given_replaces_and_the_id_tells() -> None:
 @pytest.mark.parametrize("name", list(LEAST))
 def test_numbers_out_of_range_are_refused(name: str) -> None:
     parameter = {"images": "count"}.get(name, name)
+    both = replace(BASE, videos=(Video(8, 8, 1),))
     for number in (LEAST[name] - 1, MOST[name] + 1, 1.5, float("nan")):
         with pytest.raises(AtlasError, match=f"^{name} is"):
-            request(BASE, **{parameter: number})
-    request(BASE, **{parameter: LEAST[name]})
-    request(BASE, **{parameter: MOST[name]})
+            request(both, **{parameter: number})
+    request(both, **{parameter: LEAST[name]})
+    request(both, **{parameter: MOST[name]})
 
 
 def test_a_count_needs_images_of_one_size() -> None:
@@ -68,3 +71,11 @@ def test_a_count_needs_images_of_one_size() -> None:
         request(BASE, videos=["8x8:1s"], count=2)
     with pytest.raises(AtlasError, match="several sizes"):
         request(Workload(images=(Image(8, 8), Image(9, 9))), count=2)
+
+
+def test_frames_are_those_of_every_video_and_need_one() -> None:
+    two = request(BASE, videos=["8x8:1s", "9x9:2s"], frames=6)
+    assert [video.frames for video in two.videos] == [6, 6]
+    assert two.id == "base:video=8x8:1s,video=9x9:2s,frames=6"
+    with pytest.raises(AtlasError, match="there is no video"):
+        request(BASE, frames=6)

@@ -53,7 +53,7 @@ def print_estimate(estimate: Estimate, plain: Estimate | None, report: Report, *
 def _page(estimate: Estimate, plain: Estimate | None, operators: bool) -> str:
     columns = (*COLUMNS, "gain") if plain else COLUMNS
     parts = [
-        wrapped(_title(estimate)),
+        "\n".join(map(wrapped, _head(estimate))),
         table(columns, _rows(estimate, plain), left=("stage", "bound")),
         table(("", "with", "without", "gain") if plain else ("", "predicted"), _sums(estimate, plain), left=("",)),
     ]
@@ -67,7 +67,7 @@ def _page(estimate: Estimate, plain: Estimate | None, operators: bool) -> str:
 def _markdown(estimate: Estimate, plain: Estimate | None, operators: bool) -> str:
     columns = (*COLUMNS, "gain") if plain else COLUMNS
     parts = [
-        f"**{_title(estimate)}**",
+        "\n\n".join(f"**{line}**" for line in _head(estimate)),
         markdown(columns, _rows(estimate, plain)),
         markdown(("", "with", "without", "gain") if plain else ("", "predicted"), _sums(estimate, plain)),
     ]
@@ -92,6 +92,14 @@ def _stage_rows(data: dict[str, Any], plain: Estimate | None) -> Iterator[dict[s
             before = plain.stages[name].time_s
             row |= {"time_s_without": before, "gain": before / stage["time_s"] if stage["time_s"] else None}
         yield row
+
+
+def _head(estimate: Estimate) -> Iterator[str]:
+    """The title, and how much of its videos the model reads if that is not what the rates come to."""
+    yield _title(estimate)
+    read, asked = estimate.frames_read
+    if read != asked and all(video.frames is None for video in estimate.workload.videos):
+        yield f"frames read: {read:,} of {asked:,} asked for, by the model's rule; --frames overrides it"
 
 
 def _title(estimate: Estimate) -> str:
@@ -132,7 +140,7 @@ def _sums(estimate: Estimate, plain: Estimate | None) -> Iterator[tuple[str, ...
             yield name, shown
         else:
             old, old_shown = before[name]
-            faster = name == "tokens/s"
+            faster = name in ("tokens/s", "fits at once")
             yield name, shown, old_shown, _ratio(value, old) if faster else _ratio(old, value)
 
 
@@ -154,6 +162,8 @@ def _quantities(estimate: Estimate) -> Iterator[tuple[str, tuple[float, str]]]:
     yield "  of it visual", (memory.kv_vision_byte, size(memory.kv_vision_byte))
     held = f"{size(memory.device_byte)} of {size(estimate.device.memory_byte)}"
     yield "memory of each device" if estimate.deployment.devices > 1 else "memory", (memory.device_byte, held)
+    at_once = estimate.fits_at_once
+    yield "fits at once", (at_once, f"{at_once:,} request{'s' * (at_once != 1)}")
     if estimate.energy_j is not None:
         yield "energy per token", (estimate.energy_j, f"{number(estimate.energy_j / estimate.output_tokens)} J")
     if estimate.cost_usd is not None:

@@ -78,6 +78,9 @@ class RequestOptions(OptionGroup):
             "--video", help="Such as 1280x720:60s@2: size, duration, frames a second; in its place; repeatable."
         ),
     ] = None
+    frames: Annotated[
+        int | None, typer.Option("--frames", help="Frames read of each video, whatever the model's own limits.")
+    ] = None
     text: Annotated[int | None, typer.Option("--text", help="Text tokens of the prompt.")] = None
     output: Annotated[int | None, typer.Option("--output", help="Tokens generated.")] = None
     batch: Annotated[int | None, typer.Option("--batch", help="Requests processed together.")] = None
@@ -93,7 +96,7 @@ class RequestOptions(OptionGroup):
 
         return request(
             planner.workload(self.workload), images=self.image or (), count=self.images, videos=self.video or (),
-            text=self.text, output=self.output, batch=self.batch, turns=self.turns,
+            text=self.text, output=self.output, batch=self.batch, turns=self.turns, frames=self.frames,
         )  # fmt: skip
 
 

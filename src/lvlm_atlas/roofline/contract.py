@@ -42,6 +42,9 @@ def contract(estimate: Estimate, *, operators: bool = False) -> dict[str, Any]:
         "bottleneck": estimate.bottleneck,
         "ridge_flop_per_byte": estimate.device.ridge(estimate.dtype),
         "fits": estimate.fits,
+        "fits_at_once": estimate.fits_at_once,
+        "frames_read": estimate.frames_read[0],
+        "frames_asked": estimate.frames_read[1],
         "assumptions": list(estimate.assumptions),
     }
     if operators:

@@ -77,6 +77,9 @@ FIELDS: Sequence[Field] = (
     Field("bottleneck", "text", "", "The stage that takes longest."),
     Field("ridge_flop_per_byte", "number", "FLOP/byte", "Intensity at which the device's two walls meet."),
     Field("fits", "truth", "", "Whether one device holds its part."),
+    Field("fits_at_once", "integer", "request", "Most requests whose caches a device holds, each prefilled by itself."),
+    Field("frames_read", "integer", "frame", "Frames read of all videos, before any technique."),
+    Field("frames_asked", "integer", "frame", "Frames that the videos' rates come to, without a model's limits."),
     Field("assumptions", "list", "", "What was taken for granted; sentences."),
 )  # fmt: skip
 """What every estimate has."""

@@ -21,6 +21,7 @@ from lvlm_atlas.roofline.stage import STAGES, Stage, summed
 from lvlm_atlas.roofline.stages import Stages
 from lvlm_atlas.roofline.state import State
 from lvlm_atlas.roofline.transform import Applied
+from lvlm_atlas.roofline.vision import frames_asked, frames_read
 from lvlm_atlas.roofline.workload import Workload
 
 
@@ -61,6 +62,20 @@ class Estimate:
     def fits(self) -> bool:
         """Whether one device holds its part."""
         return self.memory.device_byte <= self.device.memory_byte
+
+    @property
+    def fits_at_once(self) -> int:
+        """Most requests whose caches one device holds at a time, each prefilled by itself."""
+        held, batch = self.memory.held, self.workload.batch
+        free = self.device.memory_byte - held["weights"] - held["reserve"] - held["activations"] / batch
+        each = (held["cache"] + held["techniques"]) / batch
+        return max(0, math.floor(free / each)) if each else batch
+
+    @property
+    def frames_read(self) -> tuple[int, int]:
+        """Frames read of all videos, and those that the rates asked for come to."""
+        videos = self.workload.videos
+        return sum(frames_read(self.model, each) for each in videos), sum(map(frames_asked, videos))
 
     @property
     def output_tokens(self) -> int:

@@ -16,6 +16,8 @@ from lvlm_atlas.roofline.visual import Visual
 from lvlm_atlas.roofline.workload import Image, Video, Workload
 
 EMPTY = Visual((), 0, 0)
+_LIMITS = ("min_frames", "max_frames", "multiple")
+"""Parameters of a video's rule that say how many frames are read."""
 
 
 def visual(model: Model, workload: Workload, frame_share: float = 1.0, pixels: Sequence[float] | None = None) -> Visual:
@@ -63,11 +65,8 @@ def _video(model: Model, video: Video, frame_share: float, pixels: float | None)
             f"{model.name} takes no video: no rule for it is published; "
             f"give frames as images, such as --image {video.width}x{video.height} --images 8"
         )
-    params: dict[str, Any] = dict(model.tokens.video_params)
-    limits = {key: params.pop(key) for key in ("min_frames", "max_frames", "multiple") if key in params}
-    frames = sampled_frames(
-        video.duration_s, sample_fps=video.sample_fps, source_fps=max(video.source_fps, video.sample_fps), **limits
-    )
+    params: dict[str, Any] = {k: v for k, v in model.tokens.video_params.items() if k not in _LIMITS}
+    frames = frames_read(model, video)
     size, kept_frames = (video.width, video.height), max(1, round(frames * frame_share))
     made = rule(model.tokens.video)(*size, kept_frames, **params)
     own = _entering(size, made, params)
@@ -75,6 +74,31 @@ def _video(model: Model, video: Video, frame_share: float, pixels: float | None)
     if resized != size:
         made = rule(model.tokens.video)(*resized, kept_frames, **_free(params))
     return replace(made, pixels=(entering,))
+
+
+def frames_read(model: Model, video: Video) -> int:
+    """Frames that the model reads of a video: those asked for, else so many a second within its own limits.
+
+    Raises:
+        AtlasError: the model takes no video, or the file does not hold as many frames as it must.
+    """
+    limits = {key: value for key, value in (model.tokens.video_params or {}).items() if key in _LIMITS}
+    return _frames(video, **limits)
+
+
+def frames_asked(video: Video) -> int:
+    """Frames that a model without limits would read at the rate that is asked for."""
+    return _frames(replace(video, frames=None), min_frames=1, max_frames=10**9, multiple=1)
+
+
+def _frames(video: Video, *, min_frames: int, max_frames: int, multiple: int) -> int:
+    if video.frames is not None:
+        min_frames = max_frames = video.frames
+    fps = video.sample_fps
+    return sampled_frames(
+        video.duration_s, sample_fps=fps, source_fps=max(video.source_fps, fps), min_frames=min_frames,
+        max_frames=max_frames, multiple=multiple,
+    )  # fmt: skip
 
 
 def _factor(params: Mapping[str, Any]) -> int:

@@ -31,6 +31,8 @@ class Video:
     """Frames a second that are read, before the model's own limits."""
     source_fps: float = 30.0
     """Frames a second that the file holds."""
+    frames: int | None = None
+    """Frames that are read, whatever the rate and the model's own limits; None: as many as these leave."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,9 +16,9 @@ _IMAGE = re.compile(_SIZE, re.ASCII)
 _VIDEO = re.compile(rf"{_SIZE}\s*:\s*{_NUMBER}\s*(s|min|m|h)(?:@{_NUMBER})?", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600}
 
-MOST = {"images": 100_000, "text": 10**9, "output": 10**9, "batch": 10**6, "turns": 10_000}
+MOST = {"images": 100_000, "frames": 100_000, "text": 10**9, "output": 10**9, "batch": 10**6, "turns": 10_000}
 """Largest numbers that a request may have: far above any real one, and small enough to be counted through."""
-LEAST = {"images": 1, "text": 0, "output": 1, "batch": 1, "turns": 1}
+LEAST = {"images": 1, "frames": 1, "text": 0, "output": 1, "batch": 1, "turns": 1}
 """Smallest ones."""
 
 
@@ -60,6 +60,7 @@ def request(
     output: int | None = None,
     batch: int | None = None,
     turns: int | None = None,
+    frames: int | None = None,
 ) -> Workload:
     """A workload with parts of it replaced; a visual input replaces all visual input of the workload.
 
@@ -74,11 +75,13 @@ def request(
         output: tokens generated.
         batch: requests processed together.
         turns: questions about the same visual input.
+        frames: frames read of each video, whatever its rate and the model's own limits.
 
     Raises:
-        AtlasError: a size or video is none, there is no image to count, or a number is out of range.
+        AtlasError: a size or video is none, there is no image to count or no video to read frames of, or a number is
+            out of range.
     """
-    numbers = {"images": count, "text": text, "output": output, "batch": batch, "turns": turns}
+    numbers = {"images": count, "text": text, "output": output, "batch": batch, "turns": turns, "frames": frames}
     given = {name: number for name, number in numbers.items() if number is not None}
     for name, number in given.items():
         if not isinstance(number, int) or not LEAST[name] <= number <= MOST[name]:
@@ -93,6 +96,10 @@ def request(
         if len(base.images) > 1:
             raise AtlasError(f"images is {count}, but {base.id} has images of several sizes; give a size too")
         changed["images"] = (replace(base.images[0], count=count),)
+    if frames is not None:
+        if not (changed.get("videos") or base.videos):
+            raise AtlasError(f"frames is {frames}, but there is no video; give one, such as --video 1280x720:60s")
+        changed["videos"] = tuple(replace(each, frames=frames) for each in changed.get("videos", base.videos))
     fields = {"text": "text_tokens", "output": "output_tokens", "batch": "batch", "turns": "turns"}
     changed |= {field: given[name] for name, field in fields.items() if name in given}
     if not changed:
