@@ -25,7 +25,7 @@ BELOW = {
     "planner": {"specs", "graph", "atlas", "schema", "roofline", "fault"},
     "lab": {"specs", "graph", "atlas", "schema", "roofline", "reference", "needs", "fault"},
     "sweep": {"planner", "specs", "graph", "atlas", "schema", "roofline", "fault"},
-    "site": {"planner", "survey", "drafts", "specs", "graph", "atlas", "schema", "roofline", "fault"},
+    "site": {"planner", "rules", "survey", "drafts", "specs", "graph", "atlas", "schema", "roofline", "fault"},
 }
 """What each floor may import; `cli` may import all, and everybody `lvlm_atlas.load`."""
 FREE = {"cli", "__main__", "__init__"}
