@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import anyio
@@ -28,7 +29,9 @@ def session(talk: Callable[[ClientSession], Awaitable[None]]) -> None:
                 await client.initialize()
                 await talk(client)
 
-    anyio.run(run)
+    # In a thread of its own: a browser test before it may have left a loop running in this one.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(anyio.run, run).result()
 
 
 def test_a_client_finds_documented_tools_and_gets_what_commands_print() -> None:
