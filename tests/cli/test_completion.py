@@ -55,3 +55,12 @@ def test_the_shell_is_offered(words: tuple[str, ...], expected: set[str]) -> Non
 
 def test_a_value_is_left_to_the_user() -> None:
     assert offered("estimate", "--stack", "fastv:layer=") == set()
+
+
+def test_words_that_nobody_completes_do_not_choose_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMP_WORDS", "lvlm-atlas show fastv")
+    listed = subprocess.run(
+        [sys.executable, "-m", "lvlm_atlas", "terms", "-f", "ids"], capture_output=True, text=True, check=False
+    )
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert "stage" in listed.stdout.split()

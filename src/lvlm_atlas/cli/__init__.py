@@ -40,8 +40,9 @@ def main() -> None:
 
 
 def _command() -> str:
-    """The command that is called, or about to be: while the shell completes, it hands the words over so."""
-    words = os.environ.get("COMP_WORDS", "").split() or sys.argv
+    """The command that is called, or about to be: bash hands the words over so while it completes."""
+    completing = "_LVLM_ATLAS_COMPLETE" in os.environ
+    words = (completing and os.environ.get("COMP_WORDS", "").split()) or sys.argv
     return "" if len(words) < 2 else words[1]
 
 

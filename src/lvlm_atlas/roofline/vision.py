@@ -77,10 +77,10 @@ def _video(model: Model, video: Video, frame_share: float, pixels: float | None)
 
 
 def frames_read(model: Model, video: Video) -> int:
-    """Frames that the model reads of a video: those asked for, else so many a second within its own limits.
+    """Frames that a model which takes videos reads of one: those asked for, else so many a second within its limits.
 
     Raises:
-        AtlasError: the model takes no video, or the file does not hold as many frames as it must.
+        AtlasError: the file does not hold as many frames as it must.
     """
     limits = {key: value for key, value in (model.tokens.video_params or {}).items() if key in _LIMITS}
     return _frames(video, **limits)
