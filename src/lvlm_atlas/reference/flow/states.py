@@ -37,6 +37,9 @@ class Patches:
     known. The frame is the batch."""
     upcoming: Callable[[Patches, int | None], Probe] | None = None
     """See `ahead`; None where no tower gave these patches."""
+    entered_FND: Tensor | None = None
+    """What entered the layer that these patches are in the middle of: all tokens then there, the prefix first. None
+    outside of a layer, and in towers without a prefix."""
 
     def keep(self, index_FK: Tensor) -> Patches:
         """Only the tokens at these places, the prefix first; for models that offer `free-patches`."""
