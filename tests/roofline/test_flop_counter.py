@@ -212,6 +212,7 @@ def watched(technique: Reference, own: Counted) -> Reference:
     class Watched(Reference):
         acts_at = technique.acts_at
         needs = tuple(need for need in technique.needs if need != CALIBRATION)
+        withholds = technique.withholds
 
         def begin(self, run: Any) -> Any:
             return Acting(technique.begin(run))

@@ -282,7 +282,7 @@ class Walk:
             first: symbols at the first effect of each technique.
         """
         share = left
-        # With other patches than the grid's no row of it is whole: nothing is cut off behind the adapter, nothing added.
+        # With other patches than the grid has, no row of it is whole: nothing is cut off behind the adapter or added.
         arriving = visual.cross_token or (visual.llm_token if left == 1 else visual.adapter_token)
         vision = float(round(arriving * left))
         self._note_vision(vision, symbols)
