@@ -454,3 +454,14 @@ def test_what_is_planned_lies_within_what_is_checked(seed: int) -> None:
             assert not outside, (measure, outside[:2], [each.effects for _, each in ready])
     assert open_ > 100
     assert seen == {*planned(state)}
+
+
+def test_an_adapter_works_on_the_patches_that_reach_it() -> None:
+    adapter = member(effect("adapter.flop", set="N_s * N_p"), effect("vision-tokens", set="N_s * 3"), places=(5, 5))
+    before = member(effect("vision-tokens", set="N_s * 7"), places=(4,))
+    merged = member(effect("encoder.tokens", set="8", from_layer=1), places=(3,))
+    behind = member(effect("vision-tokens", set="N_s * 2"), places=(6,))
+    assert numbers("adapter.flop", adapter, behind) == [4 * 16]
+    assert numbers("adapter.flop", before, adapter) == numbers("adapter.flop", merged, before, adapter) == [4 * 7]
+    assert numbers("adapter.flop", merged, adapter) == [4 * 8]
+    assert numbers("vision-tokens", before, adapter) == [4 * 3]

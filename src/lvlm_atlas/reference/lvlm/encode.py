@@ -85,7 +85,7 @@ def encode(model: Encoding, clip: Clip, acts: Acts, trace: Trace) -> VisionToken
         patches = _on_grid(patches, technique.encoder_output(EncoderOutput(patches)), technique)
     token_TND = _adapted(dialect, patches, acts, trace)
     # An adapter of another kind need not make its tokens of single patches, in their order.
-    known = replace(patches, place_FN2=None) if acts.at("adapter") else patches
+    known = replace(patches, place_FN2=None, on_grid=not acts.places_lost) if acts.at("adapter") else patches
     tokens = dialect.vision_tokens(token_TND, known, clip)
     for technique in acts.at("adapter-output"):
         tokens = technique.adapter_output(AdapterOutput(tokens))

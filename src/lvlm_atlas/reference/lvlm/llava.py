@@ -113,7 +113,7 @@ class Llava(nn.Module):
             place_TN2 = place_TN2[:, patches.prefix :]
         if place_TN2 is not None and place_TN2.shape[1] != token_TND.shape[1]:
             place_TN2 = None  # known of other tokens than these
-        whole = token_TND.shape[1] == side**2
+        whole = patches.on_grid and token_TND.shape[1] == side**2
         if not clip.tilings:
             return VisionTokens(blocks_of(token_TND, place_TN2), (side, side) if whole else None)
         blocks, first = [], 0

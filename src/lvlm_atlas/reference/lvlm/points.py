@@ -381,6 +381,8 @@ class Acts:
     by_position: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     retain_attention: bool = False
     """Whether prefill keeps every layer's attention for the decoding loop."""
+    places_lost: bool = False
+    """Whether the tokens of the adapter stand on no grid."""
     unrotated: bool = False
     """Whether the cache holds keys as they are before rotary, and rotates them by their places in it."""
 
