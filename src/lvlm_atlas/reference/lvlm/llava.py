@@ -107,6 +107,8 @@ class Llava(nn.Module):
 
     def vision_tokens(self, token_TND: Tensor, patches: Patches, clip: Clip) -> VisionTokens:
         """See `Dialect`: positions do not depend on the patches, so any number will do."""
+        if len(token_TND) == 1 < len(clip.frames_F3HW):  # of all frames, or views, together
+            return VisionTokens(blocks_of(token_TND))
         side = math.isqrt(self.config.vision.patches)
         place_TN2 = patches.place_FN2
         if place_TN2 is not None and self.config.vision_feature_select_strategy != "full":
