@@ -465,3 +465,12 @@ def test_an_adapter_works_on_the_patches_that_reach_it() -> None:
     assert numbers("adapter.flop", before, adapter) == numbers("adapter.flop", merged, before, adapter) == [4 * 7]
     assert numbers("adapter.flop", merged, adapter) == [4 * 8]
     assert numbers("vision-tokens", before, adapter) == [4 * 3]
+
+
+def test_two_that_merge_patches_in_the_same_layers_take_turns_in_each() -> None:
+    halves = effect("encoder.tokens", remove="N_p // 2")
+    last = effect("encoder.tokens", remove="min(12, N_p - 1)", from_layer="L_v - 1")
+    # 16 patches and a class token: 8, 4, and of these 3 and then none, or 2 and then 1. Worked out before the halves of
+    # the layers in front of it, the last layer's would be 12.
+    assert numbers("encoder.tokens", member(last), member(halves)) == [17, 9, 5, 2]
+    assert numbers("encoder.tokens", member(halves), member(last)) == [17, 9, 5, 2]
