@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 import torch
@@ -17,7 +16,6 @@ from lvlm_atlas.reference.techniques.encoding.vila_frame_prompter import (
     FrameGate,
     Prompting,
     ViLAFramePrompter,
-    borders,
     gumbel_noise,
     hard_sample,
     in_stretches,
@@ -35,17 +33,6 @@ def kept(acting: Prompting, hidden_FND: Tensor) -> list[int]:
     acting.encoder_output(EncoderOutput(Patches(hidden_FND, prefix=0)))
     left = acting.adapter_output(AdapterOutput(VisionTokens(blocks_of(hidden_FND))))
     return [frame for frame, length in enumerate(left.lengths) if length]
-
-
-def test_stretches_cover_the_video_and_differ_by_one_frame_at_most() -> None:
-    assert borders(32, 4) == [0, 8, 16, 24, 32]
-    assert borders(7, 3) == [0, 2, 4, 7]
-    for frames in range(1, 40):
-        for segments in range(1, frames + 1):
-            ends = borders(frames, segments)
-            lengths = {end - first for first, end in pairwise(ends)}
-            assert (ends[0], ends[-1]) == (0, frames)
-            assert lengths <= {frames // segments, -(-frames // segments)}
 
 
 def test_frames_go_to_their_stretches_in_order(device: str) -> None:

@@ -28,6 +28,7 @@ from torch import Tensor
 from lvlm_atlas.reference.lvlm.points import Frames, Run, Technique
 from lvlm_atlas.reference.modules.matcher import ImageTextMatcher, matcher_of
 from lvlm_atlas.reference.ops.selection import top_places
+from lvlm_atlas.reference.ops.stretches import borders
 
 
 def segment_middles(total: int, segments: int) -> Tensor:
@@ -36,8 +37,7 @@ def segment_middles(total: int, segments: int) -> Tensor:
     Stretch i runs from ⌊i · total / C⌋ to the frame before ⌊(i + 1) · total / C⌋; of an even number of frames the
     earlier of the two in the middle is taken.
     """
-    count = min(segments, total)
-    border = torch.arange(count + 1) * total // max(1, count)
+    border = borders(total, min(segments, total))
     return (border[:-1] + border[1:] - 1) // 2
 
 

@@ -34,6 +34,7 @@ from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.flow.vision_tokens import VisionTokens
 from lvlm_atlas.reference.lvlm.points import AdapterOutput, EncoderOutput, Run, Technique
 from lvlm_atlas.reference.modules.kept import module_of
+from lvlm_atlas.reference.ops.stretches import borders
 from lvlm_atlas.reference.refusal import Refusal
 
 EPSILON = 1e-10
@@ -53,11 +54,6 @@ class FrameGate(nn.Module):
         """Logits (S, L)."""
         out: Tensor = self.score(functional.relu(self.norm(self.pool(mean_SLN.flatten(1)))))
         return out
-
-
-def borders(frames: int, segments: int) -> list[int]:
-    """The first frame of each stretch and the end of the last: ⌊i · frames / segments⌋."""
-    return [index * frames // segments for index in range(segments + 1)]
 
 
 def gumbel_noise(stretches: int, frames: int, seed: int) -> Tensor:
@@ -82,7 +78,7 @@ def hard_sample(logit_SL: Tensor, noise_SL: Tensor, temperature: float = 0.5) ->
 
 def in_stretches(mean_FN: Tensor, segments: int) -> tuple[Tensor, Tensor]:
     """Frames by stretch (S, L, N), shorter stretches filled up with zeros, and True (S, L) where a frame stands."""
-    border = borders(len(mean_FN), segments)
+    border = borders(len(mean_FN), segments).tolist()
     stretches = [mean_FN[first:end] for first, end in pairwise(border)]
     real = [torch.ones(len(each), dtype=torch.bool, device=mean_FN.device) for each in stretches]
     return pad_sequence(stretches, batch_first=True), pad_sequence(real, batch_first=True)
@@ -158,4 +154,6 @@ class Prompting:
         if self.setting.noise:
             noise_SL = gumbel_noise(segments, longest, self.run.request.seed).to(logit_SL.device)
         place_S = hard_sample(logit_SL, noise_SL).argmax(dim=-1)
-        return [first + place for first, place in zip(borders(frames, segments), place_S.tolist(), strict=False)]
+        return [
+            first + place for first, place in zip(borders(frames, segments).tolist(), place_S.tolist(), strict=False)
+        ]
