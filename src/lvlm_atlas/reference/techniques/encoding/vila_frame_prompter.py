@@ -21,7 +21,7 @@ F frames, S stretches, L frames of a stretch, N tokens of a frame, D width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import ClassVar
 
@@ -136,10 +136,8 @@ class Prompting:
         picked = {*self.pick(self.mean_FN.unflatten(0, (len(lengths), -1)).mean(dim=1))}
         if len(picked) == len(lengths):
             return at.tokens
-        device = self.mean_FN.device
-        return at.tokens.keep(
-            [torch.arange(length if frame in picked else 0, device=device) for frame, length in enumerate(lengths)]
-        )
+        blocks = (block if frame in picked else block.emptied() for frame, block in enumerate(at.tokens.blocks))
+        return replace(at.tokens, blocks=tuple(blocks))
 
     def pick(self, mean_FN: Tensor) -> list[int]:
         """The frames that stay, ascending: one of each stretch, or all."""
