@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lvlm_atlas.reference.lvlm import LVLM, random_request
 from lvlm_atlas.reference.lvlm.points import Frames
+from lvlm_atlas.reference.lvlm.presets import PRESETS
 from lvlm_atlas.reference.techniques.encoding.focus import (
     LEAST_VARIANCE,
     Focus,
@@ -224,7 +225,7 @@ def test_the_budget_is_spent_even_where_the_best_arms_are_small(
 
 
 def test_the_rate_is_that_of_the_frames_that_are_there() -> None:
-    request = random_request(LVLM.random().config, frames=6)
+    request = random_request(PRESETS["tiny"], frames=6)
     assert frame_rate(request) == 2.0
     assert frame_rate(request.keep_frames(torch.tensor([0, 2, 5]))) == pytest.approx(2 / 2.5)
     assert frame_rate(request.keep_frames(torch.tensor([4]))) == 2.0
@@ -242,7 +243,7 @@ class Fixed:
 
 
 def test_a_cosine_becomes_a_reward_and_its_frame_is_taken() -> None:
-    request = random_request(LVLM.random().config, frames=9)
+    request = random_request(PRESETS["tiny"], frames=9)
     pixels = torch.full_like(request.frames_F3HW, -1.0)
     pixels[4] = 1.0
     request = replace(request, frames_F3HW=pixels)
@@ -266,7 +267,7 @@ def test_the_seed_is_that_of_the_request(device: str) -> None:
 
 def test_a_budget_above_the_frames_scores_nothing_and_changes_nothing(device: str) -> None:
     matcher = Fixed()
-    request = random_request(LVLM.random().config, frames=4)
+    request = random_request(PRESETS["tiny"], frames=4)
     technique = Focus(max_frames=4, matcher=matcher)  # type: ignore[arg-type]
     assert technique.select_frames(Frames(request)).tolist() == [0, 1, 2, 3]
     assert not matcher.text
