@@ -273,8 +273,8 @@ class Walk:
     ) -> tuple[float, float]:
         """Vision tokens that enter the LLM, and the share of the adapter's rows, if encoders leave that share."""
         share = left
-        # Where patches are missing no row of the grid is whole: nothing is cut off behind the adapter, nothing added.
-        arriving = visual.cross_token or (visual.adapter_token if left < 1 else visual.llm_token)
+        # With other patches than the grid's no row of it is whole: behind the adapter nothing is cut off or added.
+        arriving = visual.cross_token or (visual.llm_token if left == 1 else visual.adapter_token)
         vision = float(round(arriving * left))
         self._note_vision(vision, symbols)
         for technique, change in self._changes("vision-tokens"):
