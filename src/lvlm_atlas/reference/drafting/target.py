@@ -69,5 +69,8 @@ class Target(Protocol):
     def logits(self, hidden_MD: Tensor) -> Tensor:
         """Logits (M, C) of hidden states that left the last layer: final norm and head."""
 
+    def final_norm(self, hidden: Tensor) -> Tensor:
+        """Hidden states (…, D) as the norm before the head would see them at the end."""
+
     def observe(self, request: Request) -> Prefill:
         """Read a request without techniques; every layer's attention is retained."""
