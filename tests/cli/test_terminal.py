@@ -72,6 +72,13 @@ def test_no_table_breaks_a_word_that_a_line_holds(rows: list[tuple[str, ...]], w
     assert words <= {word for line in lines for word in line.split()}
 
 
+def test_a_row_whose_column_may_be_cut_stays_one_line() -> None:
+    table = Table([Column("id", wrap=False), Column("summary", cut=True)])
+    table.rows += [("fastv", "drops tokens after an early layer"), ("kivi", "2 bits")]
+    assert laid_out(table, 24)[3:] == [" fastv   drops tokens…", " kivi    2 bits", ""]
+    assert laid_out(table, 60)[3:] == [" fastv   drops tokens after an early layer", " kivi    2 bits", ""]
+
+
 def test_a_word_too_long_for_its_line_is_broken_at_a_joint() -> None:
     assert laid_out(Text("reads memory-bandwidth-bound/kernels"), 18) == ["reads", "memory-bandwidth-", "bound/kernels"]
     assert laid_out(Text("memory-bandwidth"), 10) == ["memory-", "bandwidth"]

@@ -82,3 +82,30 @@ def test_who_needs_the_map_conflicts_with_any_operator_that_never_forms_it(atlas
 )
 def test_no_conflict_over_the_map_where(atlas_of: MakeAtlas, kernel: dict[str, Any], reader: dict[str, Any]) -> None:
     assert not derived("map-without-kernel", atlas_of(kernel=kernel, reader=reader))
+
+
+@pytest.mark.parametrize(
+    ("owner_at", "reader_at", "reader_withholds", "conflict"),
+    [
+        pytest.param("encoder-layer", "adapter", [], True, id="the reader acts later"),
+        pytest.param("adapter-output", "adapter", [], False, id="the reader acts earlier"),
+        pytest.param("encoder-output", "encoder-output", [], False, id="at one place, the reader may go first"),
+        pytest.param("encoder-output", "encoder-output", ["cls-token"], True, id="each withholds from the other"),
+    ],
+)
+def test_what_is_withheld_is_missed_by_those_behind(
+    atlas_of: MakeAtlas, owner_at: str, reader_at: str, reader_withholds: list[str], conflict: bool
+) -> None:
+    owner = {"acts_at": [owner_at], "needs": ["cls-token"], "withholds": ["whole-grid"]}
+    reader = {"acts_at": [reader_at], "needs": ["whole-grid"], "withholds": reader_withholds}
+    edges = derived("withheld-need", atlas_of(owner=owner, reader=reader))
+    assert edges == ({("owner", "reader")} if conflict else set())
+
+
+def test_needs_are_read_where_a_technique_acts_last_and_withheld_where_it_acts_first(atlas_of: MakeAtlas) -> None:
+    long = {"acts_at": ["frames", "adapter-output"], "needs": ["whole-grid"]}
+    assert derived(
+        "withheld-need", atlas_of(long=long, drop={"acts_at": ["encoder-layer"], "withholds": ["whole-grid"]})
+    )
+    both = {"acts_at": ["encoder-layer", "llm-layer"], "withholds": ["whole-grid"]}
+    assert derived("withheld-need", atlas_of(both=both, reader={"acts_at": ["adapter"], "needs": ["whole-grid"]}))

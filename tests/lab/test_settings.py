@@ -118,6 +118,13 @@ def test_a_parameter_that_must_be_a_multiple_of_another_is_drawn_as_one() -> Non
     assert all(setting["residual_length"] % setting["group_size"] == 0 for setting in drawn)
 
 
+def test_values_that_only_take_longer_are_not_drawn() -> None:
+    size = {"type": "int", "default": 4, "range": "[1, inf)", "doc": "How large.", "tried_up_to": 9}
+    entry = made_up("Fine", parameters={"size": size})
+    values = {setting["size"] for settings in generated(entry) for setting in settings}
+    assert values == {1, 2, 5, 7, 9}
+
+
 @pytest.mark.parametrize("of", ["layer", "keep_ratio", "nothing"])
 def test_a_multiple_is_of_another_whole_number_of_the_entry(of: str) -> None:
     layer = {"type": "int", "default": 2, "range": "[0, inf)", "doc": "Where.", "multiple_of": of}

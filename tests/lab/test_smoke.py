@@ -76,8 +76,9 @@ def test_a_reference_acts_where_its_entry_says(technique: Technique) -> None:
 
 
 @pytest.mark.parametrize("technique", IMPLEMENTED, ids=only)
-def test_a_reference_needs_what_its_entry_says(technique: Technique) -> None:
-    assert resolve_name(str(technique.reference)).needs == technique.needs
+def test_a_reference_needs_and_withholds_what_its_entry_says(technique: Technique) -> None:
+    reference = resolve_name(str(technique.reference))
+    assert (reference.needs, reference.withholds) == (technique.needs, technique.withholds)
 
 
 @pytest.mark.parametrize("technique", IMPLEMENTED, ids=only)

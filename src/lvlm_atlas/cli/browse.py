@@ -40,7 +40,7 @@ def list_(
 ) -> None:
     """List techniques, all or those that a query finds."""
     from lvlm_atlas.cli.output import print_rows
-    from lvlm_atlas.cli.rows import TECHNIQUE_COLUMNS, technique_rows
+    from lvlm_atlas.cli.rows import technique_columns, technique_rows
 
     if query:
         atlas = opened(root)
@@ -49,7 +49,7 @@ def list_(
     else:
         records = loaded(root)
         techniques, why = list(records.techniques.values()), "the catalog is empty"
-    print_rows(technique_rows(records, techniques, format_), TECHNIQUE_COLUMNS, format_)
+    print_rows(technique_rows(records, techniques, format_), technique_columns(format_), format_)
     if not techniques:
         typer.echo(why, err=True)
         raise typer.Exit(1)
@@ -93,7 +93,7 @@ def query(
     and, or, not and parentheses join them. `lvlm-atlas fields` lists all of them.
     """
     from lvlm_atlas.cli.output import print_rows
-    from lvlm_atlas.cli.rows import TECHNIQUE_COLUMNS, reasons, technique_rows
+    from lvlm_atlas.cli.rows import reasons, technique_columns, technique_rows
 
     atlas = opened(root)
     answer = atlas.query(expression)
@@ -102,7 +102,7 @@ def query(
         why = {row.technique.id: reasons(row) for row in answer.rows}
         kind = "edges" if format_ in (Listing.json, Listing.jsonl) else "text"
         rows = [{**row, "because": why[row["id"]][kind]} for row in rows]
-    print_rows(rows, ("id", "because") if explain else TECHNIQUE_COLUMNS, format_)
+    print_rows(rows, ("id", "because") if explain else technique_columns(format_), format_)
     if not rows:
         typer.echo(answer.why_empty, err=True)
         raise typer.Exit(1)

@@ -13,6 +13,11 @@ from lvlm_atlas.cli.terminal import Column, Table, show
 Row = Mapping[str, Any]
 """A row: values by column. A row has an `id`."""
 
+CUT = ("summary",)
+"""Columns whose text a table cuts, so that a row is a line."""
+UNBROKEN = ("stage",)
+"""Columns, beside ids, whose text a table does not break."""
+
 
 def print_rows(rows: Sequence[Row], columns: Sequence[str], listing: Listing) -> None:
     """Print the rows. `columns` are those a table shows; JSON formats print every key."""
@@ -53,7 +58,8 @@ def _table(rows: Sequence[Row], columns: Sequence[str]) -> None:
             Column(
                 name,
                 style="bold" if name == columns[0] else "",
-                wrap=name not in {"id", "entry"} or len(columns) <= 3,
+                wrap=name not in {"id", "entry", *UNBROKEN} or len(columns) <= 3,
+                cut=name in CUT,
             )
             for name in columns
         ]

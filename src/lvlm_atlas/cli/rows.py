@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from lvlm_atlas.graph.interactions import Interactions
     from lvlm_atlas.graph.neighbourhood import Neighbour, Remainder
 
-TECHNIQUE_COLUMNS = ("id", "stage", "acts_at", "saves", "training")
-"""What a table of techniques shows."""
+TECHNIQUE_COLUMNS = ("id", "stage", "year", "acts_at", "saves", "training", "summary")
+"""What a list of techniques has in formats for programs."""
+TECHNIQUE_LINE = ("id", "stage", "summary")
+"""What a table of techniques shows, a line each."""
 SHOWN = 3
 """Edges of one kind that a table shows of one technique."""
 
@@ -31,24 +33,31 @@ def technique_rows(atlas: Atlas, techniques: Iterable[Technique], listing: Listi
     ordered = by_pipeline(atlas, techniques)
     if listing in (Listing.json, Listing.jsonl):
         return [whole_row(atlas, technique) for technique in ordered]
-    return [table_row(technique) for technique in ordered]
+    return [table_row(atlas, technique) for technique in ordered]
 
 
-def table_row(technique: Technique) -> dict[str, Any]:
-    """What a table shows of a technique."""
+def technique_columns(listing: Listing) -> tuple[str, ...]:
+    """The columns of a list of techniques."""
+    return TECHNIQUE_LINE if listing is Listing.table else TECHNIQUE_COLUMNS
+
+
+def table_row(atlas: Atlas, technique: Technique) -> dict[str, Any]:
+    """What a list shows of a technique."""
     return {
         "id": technique.id,
         "stage": technique.stage,
+        "year": atlas.papers[technique.paper].year,
         "acts_at": list(technique.acts_at),
         "saves": _saves(technique),
         "training": technique.training,
+        "summary": technique.summary,
     }
 
 
 def whole_row(atlas: Atlas, technique: Technique) -> dict[str, Any]:
     """A technique's whole entry, with what a table shows, and its file."""
     entry = technique.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return {**entry, **table_row(technique), "file": atlas.paths[technique.id].as_posix()}
+    return {**entry, **table_row(atlas, technique), "file": atlas.paths[technique.id].as_posix()}
 
 
 def _saves(technique: Technique) -> str:

@@ -54,6 +54,7 @@ def _facts(atlas: KnowledgeBase, technique: Technique) -> Table:
         "training": technique.training,
         "decides by": ", ".join(technique.signals) + (", the prompt" if technique.query_aware else ""),
         "needs": ", ".join(technique.needs) or "nothing special",
+        **({"withholds": ", ".join(technique.withholds)} if technique.withholds else {}),
         "reference": technique.reference or "none yet",
         "checked": f"against {technique.verified}, {technique.updated}",
         "entry": str(atlas.atlas.paths[technique.id]),

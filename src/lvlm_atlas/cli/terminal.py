@@ -14,7 +14,7 @@ import shutil
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise, zip_longest
 from typing import Protocol
 
@@ -26,6 +26,8 @@ _JOINTS = re.compile(r"(?<=[-_/.:=])(?=[^-_/.:=\s])")
 """Where a word may be broken without hurting it."""
 _CODES = {"": "", "bold": "\x1b[1m", "dim": "\x1b[2m"}
 _RESET = "\x1b[0m"
+_LEAST = 8
+"""Cells that a column keeps however much of it is cut."""
 
 
 class Block(Protocol):
@@ -108,6 +110,8 @@ class Column:
     """Whether its cells may be broken."""
     right: bool = False
     """Whether its cells stand at its right."""
+    cut: bool = False
+    """Whether its cells end with `…` where they have no room, so that a row stays one line."""
 
 
 @dataclass
@@ -127,7 +131,10 @@ class Table:
         return sum(self._widths(None)) + self._frame
 
     def lines(self, width: int) -> Iterator[Line]:
-        """Its lines; cells are broken where the table would not fit, and rows are listed where its words would not."""
+        """Its lines; cells are cut or broken where the table would not fit, rows listed where its words would not."""
+        if any(column.cut for column in self.columns) and (over := self.natural_width() - width) > 0:
+            yield from self._shortened(over).lines(width)
+            return
         widths = self._widths(width - self._frame)
         if self.head and self.rows and self._breaks_words(widths):
             floors = [self._longest_word(at) for at in range(len(widths))]
@@ -147,6 +154,19 @@ class Table:
                 yield self._joined(parts, widths)
         if self.head:
             yield ()
+
+    def _shortened(self, over: int) -> Table:
+        """The table with the columns that may be cut so many cells narrower in all, the first one first."""
+        rows = [list(row) for row in self.rows]
+        for at, column in enumerate(self.columns):
+            if column.cut:
+                widest = max((cells(row[at]) for row in rows), default=0)
+                room = max(_LEAST, widest - over)
+                over -= widest - room
+                for row in rows:
+                    row[at] = shortened(row[at], room)
+        columns = [replace(column, cut=False) for column in self.columns]
+        return replace(self, columns=columns, rows=rows)
 
     def _listed(self, width: int) -> Iterator[Line]:
         """Each row by itself: its first cell, and below it the others with the names of their columns."""
@@ -242,6 +262,11 @@ def cells(text: str) -> int:
     if text.isascii():
         return len(text)
     return sum(map(_cells_of, text))
+
+
+def shortened(text: str, width: int) -> str:
+    """A text that fits, ended with `…` where something is missing."""
+    return text if cells(text) <= width else f"{_cut(text, width - 1).rstrip()}…"
 
 
 def _cells_of(character: str) -> int:

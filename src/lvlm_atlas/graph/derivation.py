@@ -6,11 +6,12 @@ known against a pair does not mean that somebody knows it to work. What holds fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations, product
 
 from lvlm_atlas.atlas.atlas import Atlas
+from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.schema.vocabulary import PositionTerm
 
 Pairs = Iterator[tuple[str, str, str]]
@@ -77,6 +78,34 @@ def map_without_kernel(atlas: Atlas) -> Pairs:
                         f"{reader.name} needs `{need}`, which nobody can read once {owner.name} acts at `{place.id}`."
                     )
                     yield start, end, reason
+
+
+@_rule("withheld-need", kind="conflicts-with")
+def withheld_need(atlas: Atlas) -> Pairs:
+    """What one technique withholds, no other finds that needs it and acts later, or after it at the same place.
+
+    Two techniques conflict if that holds whichever stands first in a stack. What is needed is taken to be read where
+    the technique acts last, and withheld from where it acts first.
+    """
+    place = {term.id: index for index, term in enumerate(atlas.terms("position"))}
+    withholding = [t for t in atlas.techniques.values() if t.withholds]
+    for owner, reader in product(withholding, atlas.techniques.values()):
+        needs = _missing(owner, reader, place)
+        if owner is reader or not needs:
+            continue
+        at_once = min(place[id_] for id_ in owner.acts_at) == max(place[id_] for id_ in reader.acts_at)
+        if at_once and not _missing(reader, owner, place):
+            continue
+        start, end = sorted((owner.id, reader.id))
+        named = " and ".join(f"`{need}`" for need in needs)
+        yield start, end, f"{reader.name} needs {named}, which nobody finds behind {owner.name}."
+
+
+def _missing(owner: Technique, reader: Technique, place: Mapping[str, int]) -> tuple[str, ...]:
+    """What a technique needs and another, which acts before it or at the same place, withholds."""
+    if min(place[id_] for id_ in owner.acts_at) > max(place[id_] for id_ in reader.acts_at):
+        return ()
+    return tuple(need for need in owner.withholds if need in reader.needs)
 
 
 RULES = tuple(value for value in list(vars().values()) if isinstance(value, Derivation))

@@ -99,6 +99,13 @@ FIELDS: tuple[Field, ...] = (
         of=lambda t: t.needs,
     ),
     TermField(
+        name="withholds",
+        doc="Need that techniques behind it can no longer be given.",
+        example="withholds:whole-grid",
+        vocabulary="need",
+        of=lambda t: t.withholds,
+    ),
+    TermField(
         name="effect",
         doc="Quantity of the request's state that it changes.",
         example="effect:kv.bits",

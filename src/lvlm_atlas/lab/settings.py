@@ -129,6 +129,7 @@ def candidates(parameter: Parameter, named: Sequence[Setting] = ()) -> list[Sett
         return [False, True]
     match = RANGE.match(parameter.range or "")
     low, high = (float(match[2]), float(match[3])) if match else (-math.inf, math.inf)
+    high = min(high, math.inf if parameter.tried_up_to is None else parameter.tried_up_to)
     scale = abs(float(parameter.default)) or 1.0  # a number, as its type says
     if math.isfinite(low) and math.isfinite(high):
         tried = [low, high, *(low + share * (high - low) for share in (0.13, 0.5, 0.86))]
@@ -140,7 +141,9 @@ def candidates(parameter: Parameter, named: Sequence[Setting] = ()) -> list[Sett
         start = low if math.isfinite(low) else -scale
         tried = [start, start + scale / 1e6, start + scale / 4, start + scale, start + 2 * scale]
     whole = parameter.type == "int"
-    spread: list[Setting] = [int(value) if whole else value for value in tried if math.isfinite(value)]
+    spread: list[Setting] = [
+        int(value) if whole else value for value in tried if math.isfinite(value) and value <= high
+    ]
     return [value for value in dict.fromkeys(spread) if parameter.problem_with(value) is None]
 
 

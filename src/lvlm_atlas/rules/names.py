@@ -150,7 +150,7 @@ def ambiguous_name(inspection: Inspection) -> Iterator[Finding]:
             yield Finding(path=path, loc=loc, words={"word": word, "other": owner})
 
 
-_LISTS = ("acts_at", "modality", "mechanism", "signals", "needs", "also", "relieves")
+_LISTS = ("acts_at", "modality", "mechanism", "signals", "needs", "withholds", "also", "relieves")
 
 
 @rule(

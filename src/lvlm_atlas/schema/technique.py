@@ -35,6 +35,8 @@ class Parameter(Record):
     """How many numbers a list holds; absent means any number."""
     order: Literal["rising", "falling"] | None = None
     """Whether each number of a list is above, or below, the one before."""
+    tried_up_to: float | None = None
+    """Largest value that settings drawn from the range have, where larger ones only take longer; absent means any."""
     multiple_of: Text | None = None
     """Parameter of the entry whose multiple it must be; settings that are drawn keep to it."""
     unit: Text | None = None
@@ -191,6 +193,8 @@ class Technique(Record):
     """What it decides by."""
     needs: tuple[Annotated[Id, Ref("need")], ...] = ()
     """What must be there for it to work."""
+    withholds: tuple[Annotated[Id, Ref("need")], ...] = ()
+    """Needs that a technique which acts later, or after it at the same place, can no longer be given."""
     explanation: Text
     """How it works and why, in a paragraph."""
     algorithm: tuple[Step, ...] = Field(min_length=1)

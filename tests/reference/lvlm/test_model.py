@@ -327,6 +327,19 @@ def test_who_needs_what_another_withholds_is_refused_in_either_order(order: int)
     Stack((at("attention", needs=("attention-map",)),))  # nobody stands in its own way
 
 
+def test_what_a_technique_withholds_is_missed_by_those_behind_it_alone() -> None:
+    drop, pool = at("encoder-output", name="Drop"), at("adapter", needs=("whole-grid",), name="Pool")
+    type(drop).withholds = ("whole-grid",)
+    for order in (1, -1):
+        with pytest.raises(StackError, match="Pool needs `whole-grid`, which nobody finds behind Drop"):
+            Stack((drop, pool)[::order])
+    same = at("encoder-output", needs=("whole-grid",), name="Same")
+    Stack((same, drop))  # at one place the order of the stack decides
+    with pytest.raises(StackError, match="Same needs `whole-grid`"):
+        Stack((drop, same))
+    Stack((at("pixels", needs=("whole-grid",)), drop))
+
+
 class Bare(Technique):
     """Declares nothing, whatever its methods are called."""
 

@@ -352,6 +352,8 @@ class Technique:
     """Positions at which it acts, keys of `POINTS`, as in its entry."""
     needs: ClassVar[tuple[str, ...]] = ()
     """What it must be given, as in its entry."""
+    withholds: ClassVar[tuple[str, ...]] = ()
+    """Needs that others behind it can no longer be given, as in its entry."""
 
     def calibrate(self, lvlm: Target, samples: Seq[Request]) -> Self:  # noqa: ARG002 - for those that override it
         """The technique with what it fits to a model beforehand, in its field `calibration`.

@@ -17,7 +17,7 @@ class Stack:
 
     Raises:
         TypeError: an object is no technique, or declares no known position.
-        StackError: two act at one exclusive point; one needs what another withholds by where it acts.
+        StackError: two act at one exclusive point; one needs what another withholds, by where it acts or before it.
     """
 
     techniques: tuple[Technique, ...] = ()
@@ -26,7 +26,8 @@ class Stack:
         for technique in self.techniques:
             _check(technique)
         for one, two in combinations(self.techniques, 2):
-            for reason in (*_shared(one, two), *_withheld(one, two), *_withheld(two, one)):
+            reasons = (*_shared(one, two), *_withheld(one, two), *_withheld(two, one), *_gone(one, two))
+            for reason in (*reasons, *(_gone(two, one) if _first(two) < _last(one) else ())):
                 raise StackError(f"{reason}; drop one of them")
 
     def fit(self, offers: Collection[str]) -> None:
@@ -93,6 +94,22 @@ def _withheld(owner: Technique, other: Technique) -> Iterator[str]:
         for need in POINTS[position].withholds:
             if need in other.needs:
                 yield f"{_name(other)} needs `{need}`, which nobody can read once {_name(owner)} acts at {position!r}"
+
+
+def _gone(first: Technique, second: Technique) -> Iterator[str]:
+    """What the second needs and the first, which stands before it in the stack, withholds."""
+    if _first(first) <= _last(second):
+        for need in first.withholds:
+            if need in second.needs:
+                yield f"{_name(second)} needs `{need}`, which nobody finds behind {_name(first)}"
+
+
+def _first(technique: Technique) -> int:
+    return min(map([*POINTS].index, technique.acts_at))
+
+
+def _last(technique: Technique) -> int:
+    return max(map([*POINTS].index, technique.acts_at))
 
 
 def _name(technique: Technique) -> str:

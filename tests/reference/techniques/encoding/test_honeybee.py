@@ -85,7 +85,7 @@ def test_the_llm_starts_from_so_many_tokens_a_frame_and_the_work_is_counted(devi
 
 def test_what_is_no_whole_square_is_refused(device: str) -> None:
     lvlm = LVLM.random(device=device)
-    with pytest.raises(Refusal, match="reads the whole grid of patches, which VisionZip may change"):
+    with pytest.raises(Refusal, match="needs `whole-grid`, which nobody finds behind VisionZip"):
         lvlm.run(random_request(lvlm.config), [VisionZip(54, 10), Honeybee(16, 1, 32)])
 
 

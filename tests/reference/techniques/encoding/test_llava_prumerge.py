@@ -119,7 +119,7 @@ def test_one_row_of_one_head_is_read_a_frame_and_the_last_layer_does_not_run(lvl
 
 
 def test_merged_patches_and_wrong_values_are_refused(lvlm: LVLM) -> None:
-    with pytest.raises(Refusal, match="single patches"):
+    with pytest.raises(Refusal, match="needs `whole-grid`, which nobody finds behind ToMe"):
         lvlm.run(random_request(lvlm.config, frames=1), [ToMe(r=4), LlavaPruMerge()])
     for ratio in (0.0, 1.1, float("nan")):
         with pytest.raises(ValueError, match="ratio"):

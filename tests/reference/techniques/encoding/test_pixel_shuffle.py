@@ -75,7 +75,7 @@ def test_what_is_no_whole_square_is_refused(device: str) -> None:
     request = random_request(lvlm.config)
     with pytest.raises(Refusal, match="factor must divide 8, the patches along a side, got 3"):
         lvlm.run(request, [PixelShuffle(3)])
-    with pytest.raises(Refusal, match="reads the whole grid of patches, which VisionZip may change"):
+    with pytest.raises(Refusal, match="needs `whole-grid`, which nobody finds behind VisionZip"):
         lvlm.run(request, [VisionZip(54, 10), PixelShuffle()])
 
 

@@ -188,7 +188,7 @@ def test_beside_another_that_uses_up_the_class_token_the_later_one_refuses(devic
     lvlm = LVLM.random(device=device)
     stack = [VisionZip(dominant=20, contextual=5), VisPruner(tokens=10)]
     for each in (stack, stack[::-1]):
-        with pytest.raises(Refusal, match="the encoder has 0"):
+        with pytest.raises(Refusal, match="needs `cls-token`, which nobody finds behind"):
             lvlm.run(random_request(lvlm.config), each)
 
 

@@ -135,7 +135,8 @@ class InfiniPotV(Technique):
     adaptive_pooling: bool = False
 
     acts_at: ClassVar = ("cache-step",)
-    needs: ClassVar = ("modality-mask", "vision-in-sequence")
+    needs: ClassVar = ("modality-mask", "vision-in-sequence", "equal-frames")
+    withholds: ClassVar = ("equal-frames",)
 
     def __post_init__(self) -> None:
         for name in ("block_size", "compress_frames"):

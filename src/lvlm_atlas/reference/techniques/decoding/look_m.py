@@ -118,6 +118,7 @@ class LookM(Technique):
 
     acts_at: ClassVar = ("cache-tokens",)
     needs: ClassVar = ("attention-map", "modality-mask", "vision-in-sequence")
+    withholds: ClassVar = ("equal-frames",)
 
     def __post_init__(self) -> None:
         for name in ("hh_ratio", "recent_ratio"):

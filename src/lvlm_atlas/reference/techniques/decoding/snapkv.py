@@ -77,6 +77,7 @@ class SnapKV(Technique):
 
     acts_at: ClassVar = ("cache-tokens",)
     needs: ClassVar = ("attention-row",)
+    withholds: ClassVar = ("equal-frames",)
 
     def __post_init__(self) -> None:
         if self.window_size < 1:

@@ -95,6 +95,7 @@ class VlCache(Technique):
 
     acts_at: ClassVar = ("cache-layers",)
     needs: ClassVar = ("attention-row", "modality-mask", "vision-in-sequence")
+    withholds: ClassVar = ("equal-frames",)
 
     def __post_init__(self) -> None:
         for name in ("kept_share", "threshold"):

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lvlm_atlas.reference.lvlm.points import Adapter, Run, Technique
-from lvlm_atlas.reference.modules.grid import expect_whole_grid, square_side
+from lvlm_atlas.reference.modules.grid import square_side
 from lvlm_atlas.reference.modules.kept import module_of
 from lvlm_atlas.reference.refusal import Refusal
 
@@ -109,7 +109,7 @@ class Honeybee(Technique):
     mlp_depth: int = 2
 
     acts_at: ClassVar = ("adapter",)
-    needs: ClassVar = ("free-patches", "visual-features", "training-data")
+    needs: ClassVar = ("free-patches", "visual-features", "training-data", "whole-grid")
 
     def __post_init__(self) -> None:
         for name in ("queries", "depth", "width", "mlp_depth"):
@@ -121,12 +121,7 @@ class Honeybee(Technique):
             raise Refusal(f"width must be a multiple of 4, got {self.width}")
 
     def begin(self, run: Run) -> Any:
-        """The adapter with its weights.
-
-        Raises:
-            Refusal: another technique may change the grid of patches.
-        """
-        expect_whole_grid(run)
+        """The adapter with its weights."""
         return _Acting(self, run)
 
 

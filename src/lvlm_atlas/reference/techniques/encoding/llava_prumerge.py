@@ -79,7 +79,8 @@ class LlavaPruMerge(Technique):
     neighbours: int = 32
 
     acts_at: ClassVar = ("encoder-output",)
-    needs: ClassVar = ("encoder-attention", "encoder-keys", "cls-token", "free-patches")
+    needs: ClassVar = ("encoder-attention", "encoder-keys", "cls-token", "free-patches", "whole-grid")
+    withholds: ClassVar = ("cls-token", "whole-grid")
 
     def __post_init__(self) -> None:
         if not 0 < self.ratio <= 1:

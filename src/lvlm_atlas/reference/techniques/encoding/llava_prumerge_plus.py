@@ -64,7 +64,8 @@ class LlavaPruMergePlus(Technique):
     density: int = 3
 
     acts_at: ClassVar = ("encoder-output", "adapter-output")
-    needs: ClassVar = ("encoder-attention", "encoder-keys", "cls-token", "free-patches")
+    needs: ClassVar = ("encoder-attention", "encoder-keys", "cls-token", "free-patches", "whole-grid")
+    withholds: ClassVar = ("cls-token", "whole-grid")
 
     def __post_init__(self) -> None:
         check_neighbours(self.neighbours)

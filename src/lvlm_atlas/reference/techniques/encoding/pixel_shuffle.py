@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from lvlm_atlas.reference.lvlm.points import Adapter, Run, Technique
-from lvlm_atlas.reference.modules.grid import expect_whole_grid, square_side
+from lvlm_atlas.reference.modules.grid import square_side
 from lvlm_atlas.reference.modules.kept import module_of
 from lvlm_atlas.reference.refusal import Refusal
 
@@ -74,7 +74,7 @@ class PixelShuffle(Technique):
     version: Version = "v2"
 
     acts_at: ClassVar = ("adapter",)
-    needs: ClassVar = ("free-patches", "visual-features", "training-data")
+    needs: ClassVar = ("free-patches", "visual-features", "training-data", "whole-grid")
 
     def __post_init__(self) -> None:
         if self.factor < 1:
@@ -83,12 +83,7 @@ class PixelShuffle(Technique):
             raise ValueError(f"version must be v1 or v2, got {self.version!r}")
 
     def begin(self, run: Run) -> Any:
-        """The adapter with its weights, which both versions share.
-
-        Raises:
-            Refusal: another technique may change the grid of patches.
-        """
-        expect_whole_grid(run)
+        """The adapter with its weights, which both versions share."""
         widths = run.config.vision.hidden_size, run.config.text.hidden_size
         projector = module_of(run, (PixelShuffle, self.factor), lambda: ShuffleProjector(*widths, factor=self.factor))
         return _Acting(self, run, projector)

@@ -54,6 +54,7 @@ class ToMe(Technique):
 
     acts_at: ClassVar = ("encoder-layer",)
     needs: ClassVar = ("encoder-keys", "attention-bias", "free-patches")
+    withholds: ClassVar = ("whole-grid",)
 
     def __post_init__(self) -> None:
         if self.r < 0:

@@ -92,6 +92,7 @@ class Trim(Technique):
 
     acts_at: ClassVar = ("encoder-output",)
     needs: ClassVar = ("image-text-matcher", "visual-features", "free-patches")
+    withholds: ClassVar = ("cls-token", "whole-grid")
 
     def __post_init__(self) -> None:
         if self.iqr_factor < 0:

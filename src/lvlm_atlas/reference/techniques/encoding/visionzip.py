@@ -107,6 +107,7 @@ class VisionZip(Technique):
 
     acts_at: ClassVar = ("encoder-output",)
     needs: ClassVar = ("encoder-attention", "encoder-keys", "cls-token", "free-patches")
+    withholds: ClassVar = ("cls-token", "whole-grid")
 
     def __post_init__(self) -> None:
         for name in ("dominant", "contextual"):

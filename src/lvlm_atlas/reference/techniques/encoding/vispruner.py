@@ -99,6 +99,7 @@ class VisPruner(Technique):
 
     acts_at: ClassVar = ("encoder-output",)
     needs: ClassVar = ("encoder-attention", "cls-token", "visual-features", "free-patches")
+    withholds: ClassVar = ("cls-token", "whole-grid")
 
     def __post_init__(self) -> None:
         for name in ("tokens", "step"):

@@ -45,6 +45,7 @@ class DivPrune(Technique):
 
     acts_at: ClassVar = ("llm-input",)
     needs: ClassVar = ("visual-features", "modality-mask", "vision-in-sequence")
+    withholds: ClassVar = ("equal-frames",)
 
     def __post_init__(self) -> None:
         if not 0 < self.ratio <= 1:

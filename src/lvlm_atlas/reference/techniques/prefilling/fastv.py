@@ -62,6 +62,7 @@ class FastV(Technique):
 
     acts_at: ClassVar = ("llm-layer",)
     needs: ClassVar = ("attention-row", "modality-mask", "vision-in-sequence")
+    withholds: ClassVar = ("equal-frames",)
 
     def __post_init__(self) -> None:
         if self.layer < 1:

@@ -178,6 +178,7 @@ class FitPrune(Technique):
 
     acts_at: ClassVar = ("llm-layer",)
     needs: ClassVar = ("attention-map", "modality-mask", "vision-in-sequence", "calibration-samples")
+    withholds: ClassVar = ("equal-frames",)
 
     def __post_init__(self) -> None:
         if not 0 <= self.reduction < 1:

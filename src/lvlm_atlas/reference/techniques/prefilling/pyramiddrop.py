@@ -68,6 +68,7 @@ class PyramidDrop(Technique):
 
     acts_at: ClassVar = ("llm-layer",)
     needs: ClassVar = ("attention-row", "modality-mask", "vision-in-sequence")
+    withholds: ClassVar = ("equal-frames",)
 
     def __post_init__(self) -> None:
         layers, ratios = tuple(self.layers), tuple(self.ratios)

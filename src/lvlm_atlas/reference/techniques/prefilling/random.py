@@ -48,6 +48,7 @@ class RandomPruning(Technique):
 
     acts_at: ClassVar = ("llm-input",)
     needs: ClassVar = ("modality-mask", "vision-in-sequence")
+    withholds: ClassVar = ("equal-frames",)
 
     def __post_init__(self) -> None:
         if not 0 < self.keep_ratio <= 1:
