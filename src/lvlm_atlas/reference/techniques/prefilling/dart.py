@@ -113,6 +113,7 @@ class Dart(Technique):
 
     acts_at: ClassVar = ("llm-layer",)
     needs: ClassVar = ("visual-features", "modality-mask", "vision-in-sequence")
+    withholds: ClassVar = ("equal-frames",)
 
     def __post_init__(self) -> None:
         for name, least in (("layer", 1), ("image_pivots", 1), ("text_pivots", 0)):
