@@ -42,6 +42,11 @@ class Qwen3VL(NativeVL):
         videos = self.pictures(pixel_values_videos, video_grid_thw)
         return (*stills, *(Clip(frames, torch.zeros(len(frames) // depth)) for frames in videos))
 
+    @property
+    def offers(self) -> frozenset[str]:
+        """See `Dialect`: patches attend to all of their temporal patch."""
+        return super().offers | {"full-encoder-attention"}
+
     def times(self, second_F: Tensor) -> Tensor:
         """See `NativeVL`: the middle between the first frame and the last, seconds."""
         depth = self.config.vision.temporal_patch_size
