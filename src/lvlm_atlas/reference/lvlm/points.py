@@ -95,6 +95,7 @@ class EncoderLayer:
     """At `encoder-layer`, between attention and MLP. Returns the patches for this MLP and all that follows.
 
     `patches.ahead()` is the attention of a later layer: of one that is about to run, once this MLP has.
+    `patches.entered_FND` is what entered this one.
     """
 
     layer: int
@@ -321,7 +322,14 @@ POINTS: Mapping[str, Point] = {
         Encoder,
         Patches,
         exclusive=True,
-        withholds=("encoder-attention", "encoder-keys", "cls-token", "attention-bias", "full-encoder-attention"),
+        withholds=(
+            "encoder-attention",
+            "encoder-keys",
+            "encoder-states",
+            "cls-token",
+            "attention-bias",
+            "full-encoder-attention",
+        ),
     ),
     "encoder-attention": Point(
         "attend_patches", EncoderAttention, Tensor, exclusive=True, withholds=("encoder-attention", "attention-bias")
