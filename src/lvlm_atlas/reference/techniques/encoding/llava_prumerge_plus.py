@@ -65,7 +65,7 @@ class LlavaPruMergePlus(Technique):
 
     acts_at: ClassVar = ("encoder-output", "adapter-output")
     needs: ClassVar = ("encoder-attention", "encoder-keys", "cls-token", "free-patches", "whole-grid")
-    withholds: ClassVar = ("cls-token", "whole-grid")
+    withholds: ClassVar = ("cls-token", "whole-grid", "equal-frames")
 
     def __post_init__(self) -> None:
         check_neighbours(self.neighbours)
