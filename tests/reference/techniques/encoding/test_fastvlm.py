@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from tests.trained import trained
 from torch import nn
 from torch.nn import functional
-from tests.trained import trained
 
 from lvlm_atlas.reference.lvlm import LVLM, random_request
 from lvlm_atlas.reference.modules.backbone import ChannelNorm
