@@ -463,3 +463,23 @@ def test_what_is_planned_lies_within_what_is_checked(seed: int) -> None:
             assert not outside, (measure, outside[:2], [each.effects for _, each in ready])
     assert open_ > 100
     assert seen == {*planned(state)}
+
+
+def test_an_adapter_works_on_the_patches_that_reach_it() -> None:
+    adapter = member(effect("adapter.flop", set="N_s * N_p"), effect("vision-tokens", set="N_s * 3"), places=(5, 5))
+    before = member(effect("vision-tokens", set="N_s * 7"), places=(4,))
+    merged = member(effect("encoder.tokens", set="8", from_layer=1), places=(3,))
+    behind = member(effect("vision-tokens", set="N_s * 2"), places=(6,))
+    assert numbers("adapter.flop", adapter, behind) == [4 * 16]
+    assert numbers("adapter.flop", before, adapter) == numbers("adapter.flop", merged, before, adapter) == [4 * 7]
+    assert numbers("adapter.flop", merged, adapter) == [4 * 8]
+    assert numbers("vision-tokens", before, adapter) == [4 * 3]
+
+
+def test_two_that_merge_patches_in_the_same_layers_take_turns_in_each() -> None:
+    halves = effect("encoder.tokens", remove="N_p // 2")
+    last = effect("encoder.tokens", remove="min(12, N_p - 1)", from_layer="L_v - 1")
+    # 16 patches and a class token: 8, 4, and of these 3 and then none, or 2 and then 1. Worked out before the halves of
+    # the layers in front of it, the last layer's would be 12.
+    assert numbers("encoder.tokens", member(last), member(halves)) == [17, 9, 5, 2]
+    assert numbers("encoder.tokens", member(halves), member(last)) == [17, 9, 5, 2]
