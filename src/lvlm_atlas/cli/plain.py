@@ -9,8 +9,6 @@ import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from lvlm_atlas.roofline.estimate import Estimate
-
 Rows = Iterable[Sequence[str]]
 
 
@@ -34,10 +32,16 @@ def table(columns: Sequence[str], rows: Rows, *, left: Collection[str] = ()) -> 
     return "\n".join([shown[0], rule, *shown[1:]])
 
 
-def markdown(columns: Sequence[str], rows: Rows) -> str:
-    """A table in Markdown."""
-    lines = [columns, ["---"] * len(columns), *([cell.strip() for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def narrow(columns: Sequence[str], rows: Rows, *, left: Collection[str], dropped: Sequence[str]) -> str:
+    """A table that goes without some columns, those in `dropped` in their order, where it has no room for all."""
+    rows, kept = list(rows), list(columns)
+    for name in (None, *dropped):
+        kept = [each for each in kept if each != name]
+        places = [columns.index(each) for each in kept]
+        text = table(kept, [[row[at] for at in places] for row in rows], left=left)
+        if max(map(len, text.splitlines())) <= width():
+            break
+    return text
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -53,10 +57,3 @@ def wrapped(text: str, bullet: str = "") -> str:
     """A paragraph at the terminal's width; ids are not broken at their hyphens."""
     indent = " " * len(bullet)
     return textwrap.fill(text, width(), initial_indent=bullet, subsequent_indent=indent, break_on_hyphens=False)
-
-
-def subject(estimate: Estimate) -> str:
-    """What an estimate is about: model, devices, request, and how near to the peaks it is taken to run."""
-    devices = f"{estimate.deployment.devices} × " if estimate.deployment.devices > 1 else ""
-    near = f"{estimate.deployment.efficiency.name} efficiency"
-    return f"{estimate.model.name} on {devices}{estimate.device.name}, {estimate.workload.id}, {near}"

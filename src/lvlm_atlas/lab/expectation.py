@@ -106,8 +106,9 @@ def expected(
     """
     ends: list[_End] = []
     uneven = any(getattr(effect, "per_head", False) for each in stack for effect in each.technique.effects)
+    adapter = _adapter_place(stack)
     for bound in _ENDS:
-        lowered = [bounded(each.technique, each.places, each.setting, bound) for each in stack]
+        lowered = [bounded(each.technique, each.places, each.setting, bound, adapter) for each in stack]
         for modality in ("vision", "text"):
             sizes = dimensions
             if first:
@@ -172,6 +173,12 @@ def dimensions_of(
         heads=text.num_attention_heads, kv_heads=text.num_key_value_heads, head_dim=text.head_dim,
         hidden=text.hidden_size, element_byte=element_byte,
     )  # fmt: skip
+
+
+def _adapter_place(stack: Sequence[Member]) -> int:
+    """Where in the pipeline the FLOPs of the adapter are replaced; 0: nowhere, and nobody asks what reaches it."""
+    placed = (pair for each in stack for pair in zip(each.technique.effects, each.places, strict=True))
+    return next((place for effect, place in placed if effect.quantity == "adapter.flop"), 0)
 
 
 def _is_open(effect: Effect) -> bool:
@@ -280,7 +287,8 @@ class _End(Walk):
             beside = predicted_beside = (self._class_tokens(),) * len(values)
         self.predicted[measure] = tuple(map(operator.add, values, predicted_beside))
         seen = self.observed.get(measure, ())
-        if quantity == "encoder.tokens" and "encoder.flop" in self.observed:  # in another encoder: what leaves it
+        replaced = "encoder.flop" in self.observed or self._changes("encoder.flop")
+        if quantity == "encoder.tokens" and replaced:  # in another encoder: what leaves it
             self.predicted[measure] = (values[-1],)
             self.settled[quantity] = (*values[:-1], seen[0] if len(seen) == 1 else values[-1])
             return self.settled[quantity]

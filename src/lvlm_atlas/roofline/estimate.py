@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.roofline import units
 from lvlm_atlas.roofline.assumptions import assumptions
 from lvlm_atlas.roofline.decoding import decoding, operators
 from lvlm_atlas.roofline.deployment import Deployment
 from lvlm_atlas.roofline.device import Device
 from lvlm_atlas.roofline.dimensions import dimensions
 from lvlm_atlas.roofline.layout import layout, machine
-from lvlm_atlas.roofline.memory import Memory, memory
+from lvlm_atlas.roofline.memory import Memory, memory, request_share
 from lvlm_atlas.roofline.model import Model
 from lvlm_atlas.roofline.operator import Operator
 from lvlm_atlas.roofline.pipeline import Walk
@@ -23,9 +25,10 @@ from lvlm_atlas.roofline.state import State
 from lvlm_atlas.roofline.transform import Applied
 from lvlm_atlas.roofline.vision import frames_asked, frames_read
 from lvlm_atlas.roofline.workload import Workload
+from lvlm_atlas.rows import frame, markdown
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Estimate:
     """What a request costs. Tokens are those of one request; bytes and FLOPs count the batch and all devices; times
     are those of the batch.
@@ -58,6 +61,43 @@ class Estimate:
     assumptions: tuple[str, ...]
     """What was taken for granted."""
 
+    def __repr__(self) -> str:
+        stack = f" with {' + '.join(each.label for each in self.stack)}" if self.stack else ""
+        return (
+            f"<Estimate {self.model.id} on {self.device.id}, {self.workload.id}{stack}: ttft {self.ttft_s:.4g} s, "
+            f"tpot {self.tpot_s:.4g} s, {self.memory.device_byte / 1e9:.4g} GB>"
+        )
+
+    def _repr_markdown_(self) -> str:
+        columns = ("stage", "time", "bound", "FLOP", "bytes")
+        rows = [
+            (name, units.seconds(stage.time_s), stage.bound, units.flop(stage.flop), units.size(stage.byte))
+            for name, stage in self.stages.items()
+        ]
+        sums = (
+            f"ttft {units.seconds(self.ttft_s)}, tpot {units.seconds(self.tpot_s)}, total {units.seconds(self.total_s)}"
+        )
+        memory = f"{units.size(self.memory.device_byte)} of {units.size(self.device.memory_byte)}"
+        return f"{markdown(columns, rows)}\n\nPredicted: {sums}, memory {memory}; {len(self.assumptions)} assumptions."
+
+    def records(self) -> list[dict[str, Any]]:
+        """A record for each stage: seconds, FLOPs, bytes, intensity, bound."""
+        return [
+            {
+                "stage": name, "time_s": stage.time_s, "flop": stage.flop, "byte": stage.byte,
+                "intensity": stage.intensity, "bound": stage.bound,
+            }
+            for name, stage in self.stages.items()
+        ]  # fmt: skip
+
+    def to_pandas(self) -> Any:
+        """The records as a pandas frame.
+
+        Raises:
+            AtlasError: pandas is not installed.
+        """
+        return frame(self.records())
+
     @property
     def fits(self) -> bool:
         """Whether one device holds its part."""
@@ -66,10 +106,25 @@ class Estimate:
     @property
     def fits_at_once(self) -> int:
         """Most requests whose caches one device holds at a time, each prefilled by itself."""
-        held, batch = self.memory.held, self.workload.batch
-        free = self.device.memory_byte - held["weights"] - held["reserve"] - held["activations"] / batch
-        each = (held["cache"] + held["techniques"]) / batch
-        return max(0, math.floor(free / each)) if each else batch
+        return math.floor(1 / self.request_share) if self.request_share else self.workload.batch
+
+    @property
+    def request_share(self) -> float:
+        """Share of what a device has left for requests that one takes: see `memory.request_share`."""
+        return request_share(self.memory.held, self.workload.batch, self.device.memory_byte)
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens of the longest sequence that the LLM holds: those that enter it, all questions and all answers."""
+        encoded, turns = self.state.encoded, self.workload.turns
+        vision = encoded.marker if encoded.visual.cross_token else encoded.vision
+        return round(vision) + encoded.text + (turns - 1) * self.workload.text_tokens + turns * self.state.output
+
+    @property
+    def exceeds_context(self) -> bool:
+        """Whether that is more than the model's released configuration is for; False too where that is unknown."""
+        context = self.model.llm.context
+        return context is not None and self.context_tokens > context
 
     @property
     def frames_read(self) -> tuple[int, int]:

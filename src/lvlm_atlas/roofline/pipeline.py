@@ -9,7 +9,7 @@ from itertools import groupby
 
 from lvlm_atlas.roofline.dimensions import Dimensions
 from lvlm_atlas.roofline.overhead import extras
-from lvlm_atlas.roofline.schedule import by_layer, tokens_by_layer
+from lvlm_atlas.roofline.schedule import by_layer, flowing, tokens_by_layer
 from lvlm_atlas.roofline.state import (
     Answered,
     Cached,
@@ -90,8 +90,10 @@ class Walk:
         leaving = sum(shape.sequences * patch[-1] for shape, patch in zip(visual.patches, encoder_patch, strict=True))
         symbols["N_p"] = leaving / max(1, sum(shape.sequences for shape in visual.patches))
         left = leaving / entering if entering else 1.0
+        vision, adapter_share = self._before_adapter(visual, left, symbols, first)
+        symbols["N_p"] *= adapter_share / left if left else 1.0
         adapter_flop = self._replaced("adapter.flop", symbols, first)
-        vision, adapter_share = self._vision_tokens(visual, left, symbols, first)
+        vision = self._vision_tokens(vision, symbols, first)
         (text,) = self.settle("text-tokens", (self._scalar("text-tokens", symbols["N_t"], "N_t", symbols, first),))
         symbols["N_t"], symbols["N"] = text, vision + text
         return Encoded(
@@ -257,10 +259,15 @@ class Walk:
     def _encoder(self, patch: int, symbols: Symbols, first: dict[str, Names]) -> tuple[float, ...]:
         """Patches of a sequence that enter each encoder layer, and last those that leave."""
         symbols["N_p"] = patch
-        left: Sequence[float] = (float(patch),) * self.dimensions.encoder_layers
-        for technique, change in self._changes("encoder.tokens"):
+        changes, layers = self._changes("encoder.tokens"), self.dimensions.encoder_layers
+        left: Sequence[float] = (float(patch),) * layers
+        for technique, _ in changes:
             first.setdefault(technique.id, dict(symbols))
-            left = by_layer(technique, change, left, symbols, lambda _, old: {"N_p": old}, flows=True)
+        if len(changes) > 1 and all(change.how == "remove" for _, change in changes):
+            left = flowing(changes, "N_p", float(patch), layers, symbols)
+        else:
+            for technique, change in changes:
+                left = by_layer(technique, change, left, symbols, lambda _, old: {"N_p": old}, flows=True)
         return tuple(self.settle("encoder.tokens", (float(patch), *left)))
 
     def _encoder_density(
@@ -286,25 +293,44 @@ class Walk:
         self.settle(quantity, (replaced(math.inf, steps),))
         return tuple(steps)
 
-    def _vision_tokens(
+    def _before_adapter(
         self, visual: Visual, left: float, symbols: Symbols, first: dict[str, Names]
     ) -> tuple[float, float]:
-        """Vision tokens that enter the LLM, and the share of the adapter's rows, if encoders leave that share."""
+        """Vision tokens if nothing changed in or behind the adapter, and the share of its rows that is left for it.
+
+        Args:
+            visual: what enters the encoder.
+            left: share of the patches that leave it.
+            symbols: what they stand for here.
+            first: symbols at the first effect of each technique.
+        """
         share = left
-        # Where patches are missing no row of the grid is whole: nothing is cut off behind the adapter, nothing added.
-        arriving = visual.cross_token or (visual.adapter_token if left < 1 else visual.llm_token)
+        # With other patches than the grid has, no row of it is whole: nothing is cut off behind the adapter or added.
+        arriving = visual.cross_token or (visual.llm_token if left == 1 else visual.adapter_token)
         vision = float(round(arriving * left))
         self._note_vision(vision, symbols)
         for technique, change in self._changes("vision-tokens"):
+            if not change.before_adapter:
+                break
             first.setdefault(technique.id, dict(symbols))
             new = change.apply(vision, {**symbols, **technique.parameters})
-            if change.before_adapter and vision and new != vision:
+            if vision and new != vision:
                 share = new / visual.adapter_token if change.how == "set" else share * new / vision
             vision = new
             self._note_vision(vision, symbols)
+        return vision, share
+
+    def _vision_tokens(self, vision: float, symbols: Symbols, first: dict[str, Names]) -> float:
+        """Vision tokens that enter the LLM, from those that there are before the adapter changes their number."""
+        for technique, change in self._changes("vision-tokens"):
+            if change.before_adapter:
+                continue
+            first.setdefault(technique.id, dict(symbols))
+            vision = change.apply(vision, {**symbols, **technique.parameters})
+            self._note_vision(vision, symbols)
         (vision,) = self.settle("vision-tokens", (vision,))
         self._note_vision(vision, symbols)
-        return vision, share
+        return vision
 
     def _residency(self, symbols: Names) -> tuple[float, float]:
         """Shares of the cache on the device, and fetched at each step."""

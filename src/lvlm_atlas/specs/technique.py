@@ -67,7 +67,7 @@ def applied(
 
 
 def bounded(
-    technique: Technique, places: Sequence[int], setting: Mapping[str, Setting], bound: Bound
+    technique: Technique, places: Sequence[int], setting: Mapping[str, Setting], bound: Bound, adapter: int = 0
 ) -> transform.Applied:
     """A technique with all that its entry leaves open at one end, whatever is typical; for checks, not for estimates.
 
@@ -78,11 +78,12 @@ def bounded(
         places: where in the pipeline each of its effects happens, as of `effect_places`.
         setting: values of its parameters; what is left out has its default.
         bound: the end.
+        adapter: place of the adapter, where another technique needs to know what reaches it.
 
     Raises:
         AtlasError: no such parameter, or a value outside its range.
     """
-    return _Bounded(technique, setting, {}, bound).applied(places)
+    return _Bounded(technique, setting, {}, bound).applied(places, adapter)
 
 
 def effect_places(atlas: Atlas, technique: Technique) -> tuple[int, ...]:

@@ -101,6 +101,7 @@ class EncoderLayer:
     """At `encoder-layer`, between attention and MLP. Returns the patches for this MLP and all that follows.
 
     `patches.ahead()` is the attention of a later layer: of one that is about to run, once this MLP has.
+    `patches.entered_FND` is what entered this one.
     """
 
     layer: int
@@ -123,7 +124,8 @@ class EncoderOutput:
 class Adapter:
     """At `adapter`, in its place. Returns vision tokens (F', N', D) of the decoder's width.
 
-    F' below F where it merges frames; on a model with `free-patches` alone.
+    On a model with `free-patches` alone F' may be below F, where it merges frames or leaves out the view of the whole
+    of each tiled image; and a tuple of (N', D) may be returned, where frames or views get different numbers.
     """
 
     hidden_FND: Tensor
@@ -131,6 +133,9 @@ class Adapter:
     patches: Patches
     adapter: Callable[[Tensor], Tensor]
     """The model's own adapter."""
+    views: tuple[int, ...] = ()
+    """Of tiled images, how many of the frames are views of each: of the whole first, then its tiles. Empty: none is
+    tiled."""
 
 
 @dataclass(frozen=True)
@@ -323,14 +328,21 @@ POINTS: Mapping[str, Point] = {
         Encoder,
         Patches,
         exclusive=True,
-        withholds=("encoder-attention", "encoder-keys", "cls-token", "attention-bias"),
+        withholds=(
+            "encoder-attention",
+            "encoder-keys",
+            "encoder-states",
+            "cls-token",
+            "attention-bias",
+            "full-encoder-attention",
+        ),
     ),
     "encoder-attention": Point(
         "attend_patches", EncoderAttention, Tensor, exclusive=True, withholds=("encoder-attention", "attention-bias")
     ),
     "encoder-layer": Point("encoder_layer", EncoderLayer, Patches),
     "encoder-output": Point("encoder_output", EncoderOutput, Patches),
-    "adapter": Point("adapt", Adapter, Tensor, exclusive=True),
+    "adapter": Point("adapt", Adapter, Tensor | tuple[Tensor, ...], exclusive=True),
     "adapter-output": Point("adapter_output", AdapterOutput, VisionTokens),
     "llm-input": Point("llm_input", LlmInput, Sequence),
     "prefill-chunks": Point(
@@ -387,6 +399,8 @@ class Acts:
     by_position: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     retain_attention: bool = False
     """Whether prefill keeps every layer's attention for the decoding loop."""
+    places_lost: bool = False
+    """Whether the tokens of the adapter stand on no grid."""
     unrotated: bool = False
     """Whether the cache holds keys as they are before rotary, and rotates them by their places in it."""
 

@@ -70,7 +70,13 @@ class Stack:
         }
         loops = (technique for technique in self.techniques if "decode-loop" in technique.acts_at)
         retain = any({"attention-row", "attention-map"} & {*loop.needs} for loop in loops)
-        return Acts(by_position, retain, any("unrotated-keys" in technique.needs for technique in self.techniques))
+        adapters = (technique for technique in self.techniques if "adapter" in technique.acts_at)
+        return Acts(
+            by_position,
+            retain_attention=retain,
+            places_lost=any("whole-grid" in adapter.withholds for adapter in adapters),
+            unrotated=any("unrotated-keys" in technique.needs for technique in self.techniques),
+        )
 
 
 def _check(technique: object) -> None:

@@ -8,7 +8,7 @@ Symbols: M → queries, L (blocks before and after the pool) → depth, hidden_s
 Departs:
 1. Features come from the layer that the model uses, LLaVA's last but one; the authors take CLIP's last.
 2. Options that the authors' configuration leaves off are not here: end tokens, a norm in front, a depth of 0.
-3. The D-Abstractor, the paper's second projector, is not here.
+3. The D-Abstractor, the paper's second projector, is `honeybee_d_abstractor`.
 4. The weights are random unless trained ones are given.
 
 F frames, H rows and W columns of patches, N patches, C channels, D width.
@@ -25,17 +25,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lvlm_atlas.reference.lvlm.points import Adapter, Run, Technique
+from lvlm_atlas.reference.modules.backbone import ChannelNorm
 from lvlm_atlas.reference.modules.grid import square_side
 from lvlm_atlas.reference.modules.kept import module_of
 from lvlm_atlas.reference.refusal import Refusal
-
-
-class ChannelNorm(nn.LayerNorm):
-    """A layer norm over the channels of each place."""
-
-    def forward(self, x_FCHW: Tensor) -> Tensor:
-        """(F, C, H, W) → (F, C, H, W)."""
-        return super().forward(x_FCHW.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class Bottleneck(nn.Module):
