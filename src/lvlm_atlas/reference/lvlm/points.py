@@ -321,7 +321,7 @@ POINTS: Mapping[str, Point] = {
         Encoder,
         Patches,
         exclusive=True,
-        withholds=("encoder-attention", "encoder-keys", "cls-token", "attention-bias"),
+        withholds=("encoder-attention", "encoder-keys", "cls-token", "attention-bias", "full-encoder-attention"),
     ),
     "encoder-attention": Point(
         "attend_patches", EncoderAttention, Tensor, exclusive=True, withholds=("encoder-attention", "attention-bias")
