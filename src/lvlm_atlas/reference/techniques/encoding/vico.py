@@ -119,7 +119,7 @@ class Router(nn.Module):
         read_FMD = self.first(self.query_token.expand(len(patch_FND), 1, -1), patch_FND)
         for _ in range(3):  # with the same weights
             read_FMD = self.later(read_FMD, patch_FND)
-        logits_F2 = self.gate(self.norm(self.blocks(read_FMD[:, 0])))
+        logits_F2: Tensor = self.gate(self.norm(self.blocks(read_FMD[:, 0])))
         return logits_F2.float().softmax(-1)[:, 0]
 
 
