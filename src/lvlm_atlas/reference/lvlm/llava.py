@@ -119,7 +119,8 @@ class Llava(nn.Module):
             place_TN2 = place_TN2[:, patches.prefix :]
         if place_TN2 is not None and place_TN2.shape[1] != token_TND.shape[1]:
             place_TN2 = None  # known of other tokens than these
-        whole = patches.on_grid and token_TND.shape[1] == side**2
+        arrived = patches.hidden_FND.shape[1] - patches.prefix
+        whole = patches.on_grid and arrived == token_TND.shape[1] == side**2
         if not clip.tilings:
             return VisionTokens(blocks_of(token_TND, place_TN2), (side, side) if whole else None)
         views = [tiling.views for tiling in clip.tilings]

@@ -8,7 +8,7 @@ Symbols: M → queries, L (blocks before and after the pool) → depth, hidden_s
 Departs:
 1. Features come from the layer that the model uses, LLaVA's last but one; the authors take CLIP's last.
 2. Options that the authors' configuration leaves off are not here: end tokens, a norm in front, a depth of 0.
-3. The D-Abstractor, the paper's second projector, is not here.
+3. The D-Abstractor, the paper's second projector, is `honeybee_d_abstractor`.
 4. The weights are random unless trained ones are given.
 
 F frames, H rows and W columns of patches, N patches, C channels, D width.

@@ -78,7 +78,7 @@ class CDPruner(Technique):
     tokens: int = 128
 
     acts_at: ClassVar = ("encoder-output",)
-    needs: ClassVar = ("image-text-matcher", "visual-features", "free-patches")
+    needs: ClassVar = ("image-text-matcher", "visual-features", "free-patches", "frames-apart")
     withholds: ClassVar = ("cls-token", "whole-grid")
 
     def __post_init__(self) -> None:
