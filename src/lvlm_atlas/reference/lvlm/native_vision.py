@@ -98,14 +98,20 @@ class Block(nn.Module):
         out_TND, probe = self.attn(self.norm1(patches.hidden_FND), angle_1Nd, windows, on_read, inside)
         attention = probe if attending is None else None  # its map is not that of softmax any more
         patches = between(
-            replace(patches, hidden_FND=patches.hidden_FND + out_TND, attention=attention, key_FHNd=probe.key_BGNd)
+            replace(
+                patches,
+                hidden_FND=patches.hidden_FND + out_TND,
+                attention=attention,
+                key_FHNd=probe.key_BGNd,
+                entered_FND=patches.hidden_FND,
+            )
         )
         return self.finish(patches)
 
     def finish(self, patches: Patches) -> Patches:
         """What follows attention: the MLP."""
         hidden_TND = patches.hidden_FND
-        return replace(patches, hidden_FND=hidden_TND + self.mlp(self.norm2(hidden_TND)))
+        return replace(patches, hidden_FND=hidden_TND + self.mlp(self.norm2(hidden_TND)), entered_FND=None)
 
     def probe(self, patches: Patches, angle_1Nd: Tensor, windows: Windows, on_read: Callable[[int], None]) -> Probe:
         """The attention that the layer would have on these patches."""

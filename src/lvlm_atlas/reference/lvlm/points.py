@@ -49,16 +49,22 @@ class Frames:
 
     request: Request
     """The request with the frames that are left here."""
+    index_F: Tensor | None = None
+    """Which frames of the request these are, as it was asked; None: all of them."""
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """At `pixels`, before the patch embedding. Returns the frames at the resolution to encode.
+    """At `pixels`, before the patch embedding. Returns the frames at the resolution to encode; a tuple of (3, H, W)
+    where they get different ones, which frames of a video cannot have on models of dynamic resolution.
 
     A tower of one size, LLaVA's, resizes them back to it: detail is gone, but there are as many patches as before.
+    Called for each run of neighbours of one size.
     """
 
     frames_F3HW: Tensor
+    index_F: Tensor | None = None
+    """Which frames of the request these are, as it was asked; None: all of them."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,7 @@ class EncoderLayer:
     """At `encoder-layer`, between attention and MLP. Returns the patches for this MLP and all that follows.
 
     `patches.ahead()` is the attention of a later layer: of one that is about to run, once this MLP has.
+    `patches.entered_FND` is what entered this one.
     """
 
     layer: int
@@ -315,13 +322,20 @@ class Point:
 POINTS: Mapping[str, Point] = {
     "answer": Point("answer", Answer, Result, exclusive=True),
     "frames": Point("select_frames", Frames, Tensor),
-    "pixels": Point("resize", Pixels, Tensor),
+    "pixels": Point("resize", Pixels, Tensor | tuple[Tensor, ...]),
     "encoder": Point(
         "encode",
         Encoder,
         Patches,
         exclusive=True,
-        withholds=("encoder-attention", "encoder-keys", "cls-token", "attention-bias", "full-encoder-attention"),
+        withholds=(
+            "encoder-attention",
+            "encoder-keys",
+            "encoder-states",
+            "cls-token",
+            "attention-bias",
+            "full-encoder-attention",
+        ),
     ),
     "encoder-attention": Point(
         "attend_patches", EncoderAttention, Tensor, exclusive=True, withholds=("encoder-attention", "attention-bias")

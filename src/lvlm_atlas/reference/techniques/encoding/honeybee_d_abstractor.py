@@ -54,7 +54,7 @@ def sample(value_FHdss: Tensor, point_FHMP2: Tensor, weight_FHMP: Tensor) -> Ten
     at_GMP2 = 2 * point_FHMP2.flatten(0, 1) - 1
     found_GdMP = functional.grid_sample(value_FHdss.flatten(0, 1), at_GMP2, align_corners=False)
     summed_GdM = (found_GdMP * weight_FHMP.flatten(0, 1)[:, None]).sum(-1)
-    return summed_GdM.mT.unflatten(0, weight_FHMP.shape[:2])
+    return summed_GdM.mT.reshape(*weight_FHMP.shape[:3], -1)
 
 
 class Deformable(nn.Module):
