@@ -17,7 +17,7 @@ from lvlm_atlas.lab.built import built
 from lvlm_atlas.lab.conformance import Report, job_for, report
 from lvlm_atlas.lab.expectation import Member, expected
 from lvlm_atlas.lab.observation import carry_out, compare, dimensions_for, observe
-from lvlm_atlas.lab.settings import ON_DEVICE, RUNS, SHAPES, authored, candidates, generated
+from lvlm_atlas.lab.settings import ON_DEVICE, SHAPES, authored, candidates, generated
 from lvlm_atlas.lab.verification import COUNTED_COSTS, Plan, StackJob, lost
 from lvlm_atlas.reference.lvlm import LVLM, random_request
 from lvlm_atlas.rules.expressions import amounts_in
@@ -59,16 +59,9 @@ def entry(id_: str, *effects: dict[str, Any]) -> Technique:
     return Technique.model_validate_json(json.dumps(raw))
 
 
-FEWER = 30
-"""Runs of a technique among all others: enough for each of its own settings; `verify` and `--technique` make more."""
-
-
 @pytest.mark.parametrize("technique", IMPLEMENTED, ids=only)
-def test_every_reference_does_what_its_entry_declares(
-    technique: Technique, device: str, pytestconfig: pytest.Config
-) -> None:
-    most = RUNS if pytestconfig.getoption("--technique") else FEWER
-    found = report(carry_out(job_for(ATLAS.atlas, technique, "float32", device, most=most)))
+def test_every_reference_does_what_its_entry_declares(technique: Technique, device: str) -> None:
+    found = report(carry_out(job_for(ATLAS.atlas, technique, "float32", device)))
     assert [line.mismatches[0] for line in found.lines if line.mismatches] == []
     assert found.faults == ()
     declared = {effect.quantity for effect in technique.effects}

@@ -75,16 +75,8 @@ def item(atlas: Atlas, technique: Technique) -> Item:
     return Item(technique=technique, places=effect_places(atlas, technique))
 
 
-def job_for(atlas: Atlas, technique: Technique, dtype: str, device: str, *, most: int = RUNS) -> StackJob:
-    """Every setting that the entry names on requests to every model, and each generated one on one request.
-
-    Args:
-        atlas: where the entry's effects happen.
-        technique: the technique.
-        dtype: type of weights and activations.
-        device: where to run.
-        most: runs at most, those that the entry's own settings take among them.
-    """
+def job_for(atlas: Atlas, technique: Technique, dtype: str, device: str) -> StackJob:
+    """Every setting that the entry names on requests to every model, and each generated one on one request."""
     plans = [
         Plan(settings=(setting,), shape=shape)
         for number, setting in enumerate(authored(technique))
@@ -92,7 +84,7 @@ def job_for(atlas: Atlas, technique: Technique, dtype: str, device: str, *, most
     ]
     plans += [
         Plan(settings=(setting,), shape=SHAPES[number % len(SHAPES)], spares=tuple((spare,) for spare in spares))
-        for number, (setting, *spares) in enumerate(generated(technique, max(0, most - len(plans))))
+        for number, (setting, *spares) in enumerate(generated(technique, max(0, RUNS - len(plans))))
     ]
     return StackJob.model_validate(
         {"items": (item(atlas, technique),), "plans": tuple(plans), "dtype": dtype, "device": device}
