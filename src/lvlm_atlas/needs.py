@@ -9,6 +9,7 @@ LACKS: Mapping[str, str] = {
     "free-patches": "its adapter joins neighbours of the patch grid",
     "vision-in-sequence": "its sequence holds no vision tokens",
     "one-position-axis": "its positions have several axes",
+    "full-encoder-attention": "its encoder attends inside windows already",
 }
 """What to say of a model that does not offer a need. Other needs depend on kernels, drafts or data: no model decides
 them."""

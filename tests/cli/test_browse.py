@@ -340,3 +340,27 @@ def test_a_system_is_said_to_be_one_where_a_technique_is_asked_for(run) -> None:
     said = run("graph", "elasticmm")
     assert said.code == 2
     assert "is a system, no technique; `lvlm-atlas systems` lists it" in said.err
+
+
+def test_help_and_versions_are_where_people_look_for_them(run) -> None:
+    assert run("-V").out == run("--version").out != ""
+    assert json.loads(run("show", "kivi", "-f", "json").out) == json.loads(run("show", "kivi", "--json").out)
+    said = subprocess.run(
+        [sys.executable, "-m", "lvlm_atlas", "help", "plan"], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "Usage: lvlm-atlas plan" in said.stdout
+
+
+def test_a_field_that_stands_alone_is_told_as_one(run) -> None:
+    said = run("query", "query-aware")
+    assert (said.code, said.out) == (2, "")
+    assert "it is a field, such as query_aware:true" in said.err
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_a_list_has_a_line_for_each_technique(run, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    rows = [line for line in run("list").out.splitlines()[3:] if line]
+    ids = run("list", "-f", "ids").out.split()
+    assert [row.split()[0] for row in rows] == ids
+    assert max(map(len, rows)) <= columns

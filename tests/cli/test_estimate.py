@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import jsonschema
@@ -15,6 +16,8 @@ import pytest
 
 from lvlm_atlas.atlas.edition import digest
 from lvlm_atlas.atlas.root import data_root
+from lvlm_atlas.cli.estimate import print_estimate
+from lvlm_atlas.cli.options import Report
 from lvlm_atlas.planner.planner import Planner
 from lvlm_atlas.roofline.contract import contract
 from lvlm_atlas.roofline.contract_fields import COMMAND_FIELDS, FIELDS, FORMAT, OPERATOR_FIELDS, schema
@@ -90,18 +93,44 @@ def test_the_table_fits_80_columns_and_is_plain_in_a_pipe(run, stack: tuple[str,
 
 
 def test_the_table_tells_each_stage_the_bottleneck_and_what_was_assumed(run) -> None:
-    out = run(*QWEN, "--workload", "images-20").out
+    out = run(*QWEN, "--workload", "images-20", "--explain").out
     for word in ("encoding", "prefilling", "decoding", "95,680", "24,048", "time to first token", "fused"):
         assert word in out
-    assert "decoding is memory-bound" in out
     assert "Predicted, not measured." in out
+    short = run(*QWEN, "--workload", "images-20").out
+    assert short.splitlines()[1].startswith("decoding is memory-bound")  # the verdict comes before the tables
+    assert "Predicted, not measured; 7 assumptions: --explain" in short
+    assert "fused" not in short
+
+
+def test_a_narrow_terminal_goes_without_columns_and_breaks_none(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for columns in (60, 80):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        out = run(*QWEN, "--workload", "images-20", *STACK).out
+        assert max(map(len, out.splitlines())) <= columns
+        assert ("FLOP" in out, "share" in out) == (columns == 80, True)
+
+
+@pytest.mark.parametrize(("context", "beyond"), [(None, False), (24_304, False), (24_303, True)])
+def test_a_prompt_beyond_the_models_context_is_said_first(
+    capsys: pytest.CaptureFixture[str], context: int | None, beyond: bool
+) -> None:
+    planner = Planner()
+    model = planner.model("qwen2.5-vl-7b")
+    found = planner.estimate(replace(model, llm=replace(model.llm, context=context)), "h200", "images-20")
+    print_estimate(found, None, Report.table, data="", operators=False, explain=True)
+    out = " ".join(capsys.readouterr().out.split())
+    assert ("24,304 tokens of prompt and answer where Qwen2.5-VL-7B is released for" in out) == beyond
+    assert ("is not checked" in out) == (context is None)
+    data = contract(found)
+    assert (data["context_tokens"], data["model_context_tokens"]) == (24_304, context)
 
 
 def test_with_a_stack_the_table_shows_what_it_gains(run) -> None:
     out = run(*QWEN, "--workload", "images-20", *STACK).out
     rows = [line.split() for line in out.splitlines()]
     gains = {row[0]: row[-2:] for row in rows if row and row[0] in ("encoding", "prefilling", "decoding")}
-    assert gains["encoding"] == ["1", "×"]
+    assert gains["encoding"] == ["1.00", "×"]
     assert float(gains["prefilling"][0]) > 1.5
     assert sum(row[:1] == ["without"] for row in rows) == 3
 
@@ -169,6 +198,7 @@ BAD = [
     (("--stack", "look-m", "--stack", "xattention"), "cannot share a stack"),
     (("--stack", "fastv", "--stack", "fastv"), "twice"),
     (("--stack", "fastv+"), "lacks a technique"),
+    (("--stack", "fastv,kivi"), "joined by a plus, such as fastv+kivi"),
     (("--image", "1280"), "write WIDTHxHEIGHT"),
     (("--image", "0x720"), "is no size"),
     (("--image", "-5x720"), "is no size"),
@@ -239,9 +269,11 @@ def test_what_does_not_fit_is_said_with_the_repair_and_json_holds_the_estimate(
     run, more: tuple[str, ...], repair: str
 ) -> None:
     said = run(*given(more))
-    assert (said.code, said.out) == (2, "")
+    assert said.code == 2
+    assert "time to first token" in said.out  # what it would cost all the same
     assert said.err.count("\n") == 1
     assert repair in said.err
+    assert "plan --goal memory" in said.err
     for word in ("weights", "cache", "activations", "GB"):
         assert word in said.err
     data = json.loads(run(*given(more), "-f", "json").out)

@@ -118,3 +118,10 @@ def alive(group: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def test_a_sweep_writes_no_spreadsheet_and_says_how_to_get_one(run, tmp_path: Path) -> None:
+    said = run("sweep", "--model", "qwen2.5-vl-7b", "--hardware", "h200", "--out", tmp_path / "s.xlsx")
+    assert said.code == 2
+    assert "lvlm-atlas sql 'from sweep' -f csv > s.csv" in said.err
+    assert not [*tmp_path.iterdir()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import assume, given
@@ -138,3 +139,17 @@ def test_commands_that_browse_import_no_slow_library(command: list[str]) -> None
     ).replace("{command!r}", repr(command))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("lines", "paged"), [(5, False), (60, True)])
+def test_what_is_longer_than_the_terminal_goes_through_the_pager(lines: int, paged: bool, tmp_path: Path) -> None:
+    log = tmp_path / "paged"
+    program = (
+        "import os, pty, sys\n"
+        f"os.environ.update(PAGER='tee {log}', TERM='xterm', LINES='24', COLUMNS='80')\n"
+        "code = 'from lvlm_atlas.cli.terminal import write; write(chr(10).join(map(str, range({}))) + chr(10))'\n"
+        f"pty.spawn([sys.executable, '-c', code.format({lines})])"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert str(lines - 1) in said.stdout
+    assert log.exists() == paged

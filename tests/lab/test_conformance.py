@@ -36,7 +36,7 @@ def only(technique: Technique) -> str:
 def small(technique: Technique, device: str = "cpu") -> StackJob:
     """The settings that the entry names, on two requests and, where waits are declared, as on a GPU on a third."""
     job = job_for(ATLAS.atlas, technique, "float32", device)
-    settings = [*technique.trials, technique.neutral or {}]
+    settings = authored(technique)[: len(technique.trials) + 1]
     waits = any(overhead.host_syncs is not None for overhead in technique.overheads)
     shapes = (*SHAPES[:2], *ON_DEVICE[:waits])
     plans = tuple(Plan(settings=(setting,), shape=shape) for setting in settings for shape in shapes)
@@ -106,6 +106,9 @@ def perturbed() -> Iterator[Any]:
             records = getattr(technique, str(key))
             if inner or (key == "overheads" and name not in COUNTED_COSTS):
                 continue  # what others saw, and costs, stand in no trace
+            replaced = any(effect.quantity == "encoder.flop" for effect in technique.effects)
+            if name == "from_layer" and replaced and getattr(records[index], "quantity", "") == "encoder.tokens":
+                continue  # of an encoder that takes the place of the model's, what leaves it is counted alone
             is_most = getattr(records[index], f"{name}_at_least", None) is not None
             off = OFF.get(str(name), "- 1" if is_most else "+ 1")
             if name == "host_syncs" and getattr(records[index], "upper_bound", False):

@@ -225,6 +225,13 @@ BITING: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+def test_of_an_encoder_that_takes_the_place_of_the_models_only_what_leaves_it_is_predicted() -> None:
+    other = member(effect("encoder.flop", set=9), effect("encoder.tokens", set=5))
+    assert numbers("encoder.tokens", other) == [5]
+    assert numbers("encoder.tokens", other, observed={"encoder.flop": (9.0,), "encoder.tokens": (5.0,)}) == [5]
+    assert numbers("encoder.tokens", member(effect("encoder.tokens", set=5))) == [17, 6, 6, 6]
+
+
 @pytest.mark.parametrize("quantity", sorted(term.id for term in ATLAS.terms("quantity") if term.id != "overhead"))
 def test_every_quantity_of_the_taxonomy_is_predicted_and_shows_at_its_own_measure(quantity: str) -> None:
     stack = [member(effect(quantity, **BITING[quantity]))]
@@ -366,11 +373,13 @@ def planned(state: State) -> dict[str, tuple[float, ...]]:
     encoded, prefilled, cached, answered = state.encoded, state.prefilled, state.cached, state.answered
     shape = encoded.visual.patches[0]
     layers = each_cache_layer(cached, [Place(window=None, cross=False, dense=True)] * len(cached.vision))
+    own = tuple(n + shape.token - shape.patch for n in encoded.encoder_patch[0])
     return {
         "frames": (encoded.visual.frames,),
         "encoder.density": encoded.encoder_density,
         "text-tokens": (encoded.text,),
-        "encoder.tokens": tuple(n + shape.token - shape.patch for n in encoded.encoder_patch[0]),
+        # Of an encoder that takes the place of the model's, what leaves it is all that is known.
+        "encoder.tokens": encoded.encoder_patch[0][-1:] if encoded.encoder_flop else own,
         "vision-tokens": (encoded.vision,),
         "llm.vision-tokens": prefilled.vision,
         "llm.vision-queries": prefilled.queries,
@@ -465,3 +474,12 @@ def test_an_adapter_works_on_the_patches_that_reach_it() -> None:
     assert numbers("adapter.flop", before, adapter) == numbers("adapter.flop", merged, before, adapter) == [4 * 7]
     assert numbers("adapter.flop", merged, adapter) == [4 * 8]
     assert numbers("vision-tokens", before, adapter) == [4 * 3]
+
+
+def test_two_that_merge_patches_in_the_same_layers_take_turns_in_each() -> None:
+    halves = effect("encoder.tokens", remove="N_p // 2")
+    last = effect("encoder.tokens", remove="min(12, N_p - 1)", from_layer="L_v - 1")
+    # 16 patches and a class token: 8, 4, and of these 3 and then none, or 2 and then 1. Worked out before the halves of
+    # the layers in front of it, the last layer's would be 12.
+    assert numbers("encoder.tokens", member(last), member(halves)) == [17, 9, 5, 2]
+    assert numbers("encoder.tokens", member(halves), member(last)) == [17, 9, 5, 2]

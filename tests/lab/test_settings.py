@@ -125,6 +125,13 @@ def test_values_that_only_take_longer_are_not_drawn() -> None:
     assert values == {1, 2, 5, 7, 9}
 
 
+def test_defaults_run_unless_one_is_larger_than_what_is_tried() -> None:
+    size = {"type": "int", "default": 4, "range": "[1, inf)", "doc": "How large.", "tried_up_to": 9}
+    assert {} in authored(made_up("Fine", parameters={"size": size}))
+    large = made_up("Fine", parameters={"size": size | {"default": 10}})
+    assert authored(large) == [*map(dict, large.trials)]
+
+
 @pytest.mark.parametrize("of", ["layer", "keep_ratio", "nothing"])
 def test_a_multiple_is_of_another_whole_number_of_the_entry(of: str) -> None:
     layer = {"type": "int", "default": 2, "range": "[0, inf)", "doc": "Where.", "multiple_of": of}

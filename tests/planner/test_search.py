@@ -57,9 +57,10 @@ def close(one: float, two: float) -> bool:
 def same(costs: Costs, stack: int, found: Any) -> bool:
     cost = costs.of(stack)
     stages = [found.stages[name].time_s for name in ("encoding", "prefilling", "decoding")]
-    told = [*stages, found.ttft_s, found.tpot_s, found.total_s, found.memory.device_byte]
+    told = [*stages, found.ttft_s, found.tpot_s, found.total_s, found.memory.device_byte, found.request_share]
     got = [
         cost.encoding_s, cost.prefilling_s, cost.decoding_s, cost.ttft_s, cost.tpot_s, cost.total_s, cost.device_byte,
+        cost.request_share,
     ]  # fmt: skip
     return all(map(close, got, told))
 

@@ -325,7 +325,12 @@ def test_linear_layers_and_attention_equal_those_of_a_run_with_a_technique(
         # Of what takes the adapter's place an entry says the sum, whatever it is made of.
         assert model.total() == pytest.approx(flop(found, LINEAR) + attention, rel=1e-12)
         return
-    if "adapter-output" in TECHNIQUES[id_].acts_at:
+    if "encoder" in TECHNIQUES[id_].acts_at:
+        # The FLOPs of what takes its place are spread over the operators of the model's own encoder.
+        both = flop(found, LINEAR) + attention
+        assert sum(model[kind] for kind in (LINEAR, ATTENTION)) == pytest.approx(both, rel=1e-12)
+        return
+    if "adapter-output" in TECHNIQUES[id_].acts_at and TECHNIQUES[id_].effects[0].at == "encoder-output":
         # Frames of different lengths are filled up to the longest for the adapter.
         most = predicted(planner, preset, (dataclasses.replace(choice, outcomes={"tokens": 1e9}),), **SIZES)
         assert flop(found, LINEAR) <= model[LINEAR] <= flop(most, LINEAR)

@@ -77,6 +77,17 @@ def test_sparse_encoder_attention_computes_its_share_of_the_scores() -> None:
     assert total(run(half), "encoding", "flop", name) == share * total(PLAIN, "encoding", "flop", name)
 
 
+@pytest.mark.parametrize("share", [0.25, 4])
+def test_with_fewer_or_more_patches_than_the_grid_has_tiles_are_neither_cut_nor_given_newlines(share: float) -> None:
+    tiled, image = PLANNER.model("llava-next-7b-vicuna"), Workload(images=(Image(500, 300),), output_tokens=OUTPUT)
+    plain, found = (
+        estimate(tiled, DEVICE, image, None, stack).state
+        for stack in ((), (changing("encoder.tokens", "scale", share),))
+    )
+    assert plain.visual.llm_token != plain.visual.adapter_token
+    assert found.encoded.vision == share * plain.visual.adapter_token
+
+
 @pytest.mark.parametrize(("how", "amount", "share"), [("scale", 0.25, 0.25), ("set", 7e9, None), ("cap", 1e99, 1)])
 def test_a_replaced_encoder_computes_what_it_says_and_moves_what_the_model_moves(
     how: Any, amount: float, share: float | None

@@ -20,6 +20,8 @@ def main() -> None:
     from lvlm_atlas.cli.app import application
     from lvlm_atlas.fault import AtlasError
 
+    if sys.argv[1:2] == ["help"]:
+        sys.argv[1:] = [*sys.argv[2:], "--help"]
     usage_error = BadParameter.__mro__[1]  # of every wrong command line; typer's public name for it has changed
     try:
         code = application(_command())(standalone_mode=False)

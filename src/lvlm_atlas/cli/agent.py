@@ -47,9 +47,9 @@ class Tools:
         """
         if not query:
             techniques = by_pipeline(self._kb.atlas, self._kb.atlas.techniques.values())
-            return {"techniques": [table_row(technique) for technique in techniques]}
+            return {"techniques": [table_row(self._kb.atlas, technique) for technique in techniques]}
         answer = self._kb.query(query)
-        rows = [{**table_row(row.technique), "because": reasons(row)["edges"]} for row in answer.rows]
+        rows = [{**table_row(self._kb.atlas, row.technique), "because": reasons(row)["edges"]} for row in answer.rows]
         return {"techniques": rows, "why_empty": answer.why_empty}
 
     def show(self, id: str) -> dict[str, Any]:  # noqa: A002 - the name that an agent sees

@@ -49,7 +49,9 @@ def _version(value: bool) -> None:
 def _main(
     _: Annotated[
         bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print the versions of program and data."),
+        typer.Option(
+            "--version", "-V", callback=_version, is_eager=True, help="Print the versions of program and data."
+        ),
     ] = False,
 ) -> None:
     pass

@@ -18,6 +18,7 @@ from lvlm_atlas.cli.options import (
     OtherId,
     QueryText,
     Root,
+    Sheet,
     TechniqueId,
     loaded,
     named,
@@ -58,7 +59,10 @@ def list_(
 @browse.command(rich_help_panel=PANEL)
 def show(
     id_: AnyId,
-    json_: Annotated[bool, typer.Option("--json", help="Print the record, of a technique its edges too.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    format_: Annotated[
+        Sheet, typer.Option("--format", "-f", help="How to print; json is the record, of a technique its edges too.")
+    ] = Sheet.table,
     root: Root = None,
 ) -> None:
     """Show whatever an id names: a technique, model, device, workload, system, list, term or work."""
@@ -66,7 +70,7 @@ def show(
 
     atlas = opened(root)
     named_so = records_named(atlas, id_)
-    if json_:
+    if json_ or format_ is Sheet.json:
         import json
 
         records = [record_json(atlas, each) for each in named_so]

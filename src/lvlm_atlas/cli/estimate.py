@@ -10,7 +10,8 @@ from typing import Any
 import typer
 
 from lvlm_atlas.cli.options import Report
-from lvlm_atlas.cli.plain import csv_text, markdown, subject, table, wrapped
+from lvlm_atlas.cli.plain import csv_text, markdown, narrow, subject, table, wrapped
+from lvlm_atlas.cli.terminal import write
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.planner.shortage import misfit
 from lvlm_atlas.roofline.contract import contract
@@ -21,10 +22,14 @@ from lvlm_atlas.roofline.units import NO_CHANGE, flop, gain, number, seconds, sh
 
 COLUMNS = ("stage", "time", "share", "bound", "FLOP/B", "tokens", "FLOP", "bytes")
 """What the table shows of a stage."""
+DROPPED = ("FLOP/B", "bytes", "FLOP", "share")
+"""Columns that a narrow terminal goes without, the first one first."""
 
 
-def print_estimate(estimate: Estimate, plain: Estimate | None, report: Report, *, data: str, operators: bool) -> None:
-    """Print an estimate.
+def print_estimate(
+    estimate: Estimate, plain: Estimate | None, report: Report, *, data: str, operators: bool, explain: bool
+) -> None:
+    """Print an estimate, whether the devices can hold it or not.
 
     Args:
         estimate: the estimate.
@@ -32,35 +37,39 @@ def print_estimate(estimate: Estimate, plain: Estimate | None, report: Report, *
         report: how to print.
         data: digest of the data that it rests on.
         operators: whether to print every operator.
+        explain: whether a page for people says what is taken for granted.
 
     Raises:
-        AtlasError: the devices cannot hold it. As JSON, the estimate is printed all the same.
+        Exit: the devices cannot hold it.
     """
     problem = misfit(estimate)
     if report is Report.json:
         error = {"error": {"message": problem, "exit_code": AtlasError.exit_code}} if problem else {}
         whole = {**contract(estimate, operators=operators), "data": data, **error}
         _write(json.dumps(whole, indent=2, ensure_ascii=False))
-    elif problem is None:
-        _write({Report.table: _page, Report.csv: _csv, Report.md: _markdown}[report](estimate, plain, operators))
-    if problem and report is Report.json:
+    elif report is Report.table:
+        write(_page(estimate, plain, operators, explain) + "\n")
+    else:
+        _write({Report.csv: _csv, Report.md: _markdown}[report](estimate, plain, operators))
+    if problem:
         sys.stderr.write(f"lvlm-atlas: {problem}\n")
         raise typer.Exit(AtlasError.exit_code)
-    if problem:
-        raise AtlasError(problem)
 
 
-def _page(estimate: Estimate, plain: Estimate | None, operators: bool) -> str:
+def _page(estimate: Estimate, plain: Estimate | None, operators: bool, explain: bool) -> str:
     columns = (*COLUMNS, "gain") if plain else COLUMNS
+    rows = list(_rows(estimate, plain))
     parts = [
-        "\n".join(map(wrapped, _head(estimate))),
-        table(columns, _rows(estimate, plain), left=("stage", "bound")),
+        "\n".join(map(wrapped, (*_head(estimate), f"{diagnosis(estimate)}."))),
+        narrow(columns, rows, left=("stage", "bound"), dropped=DROPPED),
         table(("", "with", "without", "gain") if plain else ("", "predicted"), _sums(estimate, plain), left=("",)),
     ]
     if operators:
         parts.append(table(_OPERATOR_COLUMNS, _operator_rows(estimate), left=("operator", "bound")))
-    parts.append(wrapped(diagnosis(estimate)))
-    parts.append("\n".join(wrapped(each, "- ") for each in ("Predicted, not measured.", *estimate.assumptions)))
+    if explain:
+        parts.append("\n".join(wrapped(each, "- ") for each in ("Predicted, not measured.", *estimate.assumptions)))
+    else:
+        parts.append(wrapped(f"Predicted, not measured; {len(estimate.assumptions)} assumptions: --explain"))
     return "\n\n".join(parts)
 
 
@@ -95,8 +104,13 @@ def _stage_rows(data: dict[str, Any], plain: Estimate | None) -> Iterator[dict[s
 
 
 def _head(estimate: Estimate) -> Iterator[str]:
-    """The title, and how much of its videos the model reads if that is not what the rates come to."""
+    """The title, and what of the request the model does not read or was not made for."""
     yield _title(estimate)
+    if estimate.exceeds_context:
+        yield (
+            f"beyond the model's context: {estimate.context_tokens:,} tokens of prompt and answer where "
+            f"{estimate.model.name} is released for {estimate.model.llm.context:,}"
+        )
     read, asked = estimate.frames_read
     if read != asked and all(video.frames is None for video in estimate.workload.videos):
         yield f"frames read: {read:,} of {asked:,} asked for, by the model's rule; --frames overrides it"
@@ -140,12 +154,12 @@ def _sums(estimate: Estimate, plain: Estimate | None) -> Iterator[tuple[str, ...
             yield name, shown
         else:
             old, old_shown = before[name]
-            faster = name in ("tokens/s", "fits at once")
+            faster = name in ("tokens/s", "requests at once")
             yield name, shown, old_shown, _ratio(value, old) if faster else _ratio(old, value)
 
 
 def _ratio(before: float, after: float) -> str:
-    return gain(before, after).replace(NO_CHANGE, "1 ×")
+    return gain(before, after).replace(NO_CHANGE, "1.00 ×")
 
 
 def _quantities(estimate: Estimate) -> Iterator[tuple[str, tuple[float, str]]]:
@@ -160,10 +174,10 @@ def _quantities(estimate: Estimate) -> Iterator[tuple[str, tuple[float, str]]]:
     yield "weights", (memory.weight_byte, size(memory.weight_byte))
     yield "KV cache", (memory.kv_byte, size(memory.kv_byte))
     yield "  of it visual", (memory.kv_vision_byte, size(memory.kv_vision_byte))
-    held = f"{size(memory.device_byte)} of {size(estimate.device.memory_byte)}"
-    yield "memory of each device" if estimate.deployment.devices > 1 else "memory", (memory.device_byte, held)
-    at_once = estimate.fits_at_once
-    yield "fits at once", (at_once, f"{at_once:,} request{'s' * (at_once != 1)}")
+    which = " each" if estimate.deployment.devices > 1 else ""
+    held = f"memory of {size(estimate.device.memory_byte)}{which}"
+    yield held, (memory.device_byte, size(memory.device_byte))
+    yield "requests at once", (estimate.fits_at_once, f"{estimate.fits_at_once:,}")
     if estimate.energy_j is not None:
         yield "energy per token", (estimate.energy_j, f"{number(estimate.energy_j / estimate.output_tokens)} J")
     if estimate.cost_usd is not None:

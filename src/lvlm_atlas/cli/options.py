@@ -50,6 +50,13 @@ class Report(StrEnum):
     md = "md"
 
 
+class Sheet(StrEnum):
+    """How a record is printed."""
+
+    table = "table"
+    json = "json"
+
+
 ReportFormat = Annotated[Report, typer.Option("--format", "-f", help="How to print; json is a documented contract.")]
 
 

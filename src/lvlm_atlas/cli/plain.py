@@ -34,6 +34,18 @@ def table(columns: Sequence[str], rows: Rows, *, left: Collection[str] = ()) -> 
     return "\n".join([shown[0], rule, *shown[1:]])
 
 
+def narrow(columns: Sequence[str], rows: Rows, *, left: Collection[str], dropped: Sequence[str]) -> str:
+    """A table that goes without some columns, those in `dropped` in their order, where it has no room for all."""
+    rows, kept = list(rows), list(columns)
+    for name in (None, *dropped):
+        kept = [each for each in kept if each != name]
+        places = [columns.index(each) for each in kept]
+        text = table(kept, [[row[at] for at in places] for row in rows], left=left)
+        if max(map(len, text.splitlines())) <= width():
+            break
+    return text
+
+
 def markdown(columns: Sequence[str], rows: Rows) -> str:
     """A table in Markdown."""
     lines = [columns, ["---"] * len(columns), *([cell.strip() for cell in row] for row in rows)]

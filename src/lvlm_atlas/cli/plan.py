@@ -11,6 +11,7 @@ import typer
 
 from lvlm_atlas.cli.options import Report
 from lvlm_atlas.cli.plain import csv_text, markdown, subject, table, wrapped
+from lvlm_atlas.cli.terminal import write
 from lvlm_atlas.graph.result_words import sentence
 from lvlm_atlas.planner.plan import Option, Plan
 from lvlm_atlas.planner.shortage import misfit
@@ -35,7 +36,7 @@ def print_plan(plan: Plan, report: Report, *, data: str) -> None:
         text = json.dumps({**plan.to_dict(), "data": data}, indent=2, ensure_ascii=False)
     else:
         text = printed[report](plan)
-    sys.stdout.write(text + "\n")
+    (write if report is Report.table else sys.stdout.write)(text + "\n")
     if not any(option.meets for option in (plan.baseline, *plan.front)):
         raise typer.Exit(1)
 
@@ -75,7 +76,9 @@ def _csv(plan: Plan) -> str:
 
 
 def _title(plan: Plan) -> str:
-    return f"{subject(plan.baseline.estimate)}: least {plan.goal.name}, predicted"
+    goal = plan.goal
+    wanted = f"most {goal.unit}" if goal.more else f"least {goal.name}"
+    return f"{subject(plan.baseline.estimate)}: {wanted}, predicted"
 
 
 def _goal(plan: Plan, name: str) -> str:

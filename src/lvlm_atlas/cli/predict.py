@@ -47,6 +47,7 @@ def estimate(
     deployment: DeploymentOptions,
     stack: Stack = None,
     operators: Annotated[bool, typer.Option("--operators", help="Print every operator.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Say what is taken for granted.")] = False,
     _: Annotated[bool, typer.Option("--fields", callback=_fields, is_eager=True, help="Explain the JSON.")] = False,
     format_: ReportFormat = Report.table,
     root: Root = None,
@@ -64,7 +65,7 @@ def estimate(
     setup = deployment.to_deployment()
     estimated = planner.estimate(*subject, stack=stack or (), deployment=setup)
     plain = planner.estimate(*subject, deployment=setup) if stack else None
-    print_estimate(estimated, plain, format_, data=digest(root_of(root)), operators=operators)
+    print_estimate(estimated, plain, format_, data=digest(root_of(root)), operators=operators, explain=explain)
 
 
 @predict.command(rich_help_panel=PANEL)
@@ -76,7 +77,10 @@ def plan(
     goal: Annotated[
         str,
         typer.Option(
-            "--goal", "-g", help="ttft, tpot, total, memory, cost or energy.", autocompletion=words_of(_metrics)
+            "--goal",
+            "-g",
+            help="What to improve: ttft, tpot, total, memory, cost, energy, concurrency or throughput.",
+            autocompletion=words_of(_metrics),
         ),
     ],
     request: RequestOptions,

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
+import subprocess
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -166,7 +168,7 @@ class Table:
                 for row in rows:
                     row[at] = shortened(row[at], room)
         columns = [replace(column, cut=False) for column in self.columns]
-        return replace(self, columns=columns, rows=rows)
+        return Table(columns, self.head, self.gap, [*rows])
 
     def _listed(self, width: int) -> Iterator[Line]:
         """Each row by itself: its first cell, and below it the others with the names of their columns."""
@@ -254,7 +256,23 @@ def show(*blocks: Block) -> None:
     width = shutil.get_terminal_size((80, 24)).columns if is_terminal or "COLUMNS" in os.environ else 100
     styled = is_terminal and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
     lines = (line for block in blocks for line in block.lines(width))
-    sys.stdout.write("".join(f"{(_styled(line) if styled else _plain(line)).rstrip()}\n" for line in lines))
+    write("".join(f"{(_styled(line) if styled else _plain(line)).rstrip()}\n" for line in lines))
+
+
+def write(text: str) -> None:
+    """Print a text for people: through their pager where it is longer than the terminal, else as it is."""
+    pager = shlex.split(os.environ.get("PAGER", "less"))
+    if (
+        sys.stdout.isatty()
+        and text.count("\n") >= shutil.get_terminal_size((80, 24)).lines
+        and os.environ.get("TERM", "dumb") != "dumb"
+        and pager
+        and shutil.which(pager[0])
+    ):
+        # less leaves what fits, keeps colours, and does not clear the screen when it ends.
+        subprocess.run(pager, input=text.encode(), env={"LESS": "FRX", **os.environ}, check=False)  # noqa: S603
+    else:
+        sys.stdout.write(text)
 
 
 def cells(text: str) -> int:

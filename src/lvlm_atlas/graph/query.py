@@ -166,6 +166,9 @@ class _Search:
                 except (UnknownValueError, UnknownIdError):
                     continue
                 return f"{problem}; did you mean {field.name}:{id_}?"
+        for field in FIELDS:
+            if folded(word) in map(folded, (field.name, *field.aliases)):
+                return f"{problem}; it is a field, such as {field.example}"
         for relation in relations(self.kb.atlas):
             if folded(relation.name) == folded(word):
                 return f"{problem}; the relation is written {relation.name}(…), with no space"

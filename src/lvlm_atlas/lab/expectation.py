@@ -287,7 +287,8 @@ class _End(Walk):
             beside = predicted_beside = (self._class_tokens(),) * len(values)
         self.predicted[measure] = tuple(map(operator.add, values, predicted_beside))
         seen = self.observed.get(measure, ())
-        if quantity == "encoder.tokens" and "encoder.flop" in self.observed:  # in another encoder: what leaves it
+        replaced = "encoder.flop" in self.observed or self._changes("encoder.flop")
+        if quantity == "encoder.tokens" and replaced:  # in another encoder: what leaves it
             self.predicted[measure] = (values[-1],)
             self.settled[quantity] = (*values[:-1], seen[0] if len(seen) == 1 else values[-1])
             return self.settled[quantity]

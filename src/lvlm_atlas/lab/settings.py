@@ -43,8 +43,17 @@ AGAIN = 0.4
 
 
 def authored(technique: Technique) -> list[dict[str, Setting]]:
-    """The settings that the entry names: its trials, the neutral one, and all defaults."""
-    return distinct([*technique.trials, technique.neutral or {}, {}])
+    """The settings that the entry names: its trials, the neutral one, and all defaults, unless one is over what is
+    tried.
+    """
+    neutral = [] if technique.neutral is None else [technique.neutral]
+    return distinct([*technique.trials, *neutral, *([] if any(map(_is_over, technique.parameters.values())) else [{}])])
+
+
+def _is_over(parameter: Parameter) -> bool:
+    """Whether the default is larger than the values that are tried."""
+    most, default = parameter.tried_up_to, parameter.default
+    return most is not None and isinstance(default, int | float) and default > most
 
 
 def shapes_for(number: int) -> tuple[Shape, ...]:

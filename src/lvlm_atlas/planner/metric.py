@@ -17,7 +17,7 @@ from lvlm_atlas.roofline.estimate import Estimate
 
 @dataclass(frozen=True)
 class Metric:
-    """One figure of an estimate; less is better."""
+    """One figure of an estimate; of what is compared, less is better."""
 
     name: str
     """As users write it."""
@@ -27,6 +27,8 @@ class Metric:
     """Unit in which limits are given."""
     scale: float = 1.0
     """The engine's unit in this one."""
+    more: bool = False
+    """Whether people want more of it. What is compared is then its inverse, and limits cannot be given."""
 
     def of(self, estimate: Estimate) -> float:
         """Its value, in its unit."""
@@ -34,6 +36,7 @@ class Metric:
             "ttft": estimate.ttft_s, "tpot": estimate.tpot_s, "total": estimate.total_s,
             "memory": estimate.memory.device_byte,
             "cost": estimate.cost_usd, "energy": estimate.energy_j,
+            "concurrency": estimate.request_share, "throughput": estimate.total_s / estimate.workload.batch,
         }  # fmt: skip
         number = numbers[self.name]
         assert number is not None  # noqa: S101  `metric` refuses what the estimate lacks
@@ -41,6 +44,9 @@ class Metric:
 
     def shown(self, value: float) -> str:
         """A value with its unit, to three digits."""
+        if self.more:
+            each = 1 / value if value else math.inf
+            return f"{math.floor(each):,}" if self.name == "concurrency" and math.isfinite(each) else units.number(each)
         if self.unit == "s":
             return units.seconds(value)
         return f"{units.number(value)} {self.unit}"
@@ -55,9 +61,12 @@ METRICS: Mapping[str, Metric] = {
         Metric("memory", "device_byte", "GB", 1e-9),
         Metric("cost", "total_s", "USD"),
         Metric("energy", "total_s", "J"),
+        Metric("concurrency", "request_share", "requests at once", more=True),
+        Metric("throughput", "total_s", "requests/s", more=True),
     )
 }
-"""Metrics by name: times to the first token, per further token and in total; memory of a device; cost; energy."""
+"""Metrics by name: times to the first token, per further token and in total; memory of a device; cost; energy; requests
+whose caches a device holds at once, and those of a batch as it is that are answered a second."""
 
 
 def metric(name: str, device: Device, deployment: Deployment, *, output: int = 2) -> Metric:
@@ -90,6 +99,8 @@ def limits(texts: Sequence[str]) -> dict[str, float]:
             raise AtlasError(f"--slo {text}: no limit; write metric=number, such as ttft=0.5")
         if name not in METRICS:
             raise AtlasError(f"--slo {text}: no metric {name!r}; {suggestion(name, METRICS)}")
+        if METRICS[name].more:
+            raise AtlasError(f"--slo {text}: {name} takes no limit; limit ttft, tpot, total or memory at a --batch")
         if name in limits_:
             raise AtlasError(f"--slo {text}: {name} has a limit already; leave one out")
         limits_[name] = _quantity(text, number, METRICS[name].unit)
@@ -121,8 +132,10 @@ def checked_limit(name: str, limit: float) -> float:
     """A limit of a metric.
 
     Raises:
-        AtlasError: it is no number above 0.
+        AtlasError: it is no number above 0, or the metric takes none.
     """
+    if METRICS[name].more:
+        raise AtlasError(f"limit {name}={limit}: {name} takes no limit; limit ttft, tpot, total or memory")
     if not (isinstance(limit, int | float) and math.isfinite(limit) and limit > 0):
         raise AtlasError(f"limit {name}={limit}: give a number of {METRICS[name].unit} above 0")
     return limit

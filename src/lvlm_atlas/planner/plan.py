@@ -163,13 +163,15 @@ class Plan:
             "tpot_s": estimate.tpot_s,
             "total_s": estimate.total_s,
             "device_byte": estimate.memory.device_byte,
+            "fits_at_once": estimate.fits_at_once,
+            "requests_per_s": estimate.workload.batch / estimate.total_s,
             "energy_j": estimate.energy_j,
             "cost_usd": estimate.cost_usd,
             "stages": {
                 name: {"time_s": stage.time_s, "bound": stage.bound, "gain": self.gain(option, name)}
                 for name, stage in estimate.stages.items()
             },
-            "gain": {name: self.gain(option, name) for name in ("ttft", "tpot", "total", "memory")},
+            "gain": {name: self.gain(option, name) for name in ("ttft", "tpot", "total", "memory", "concurrency")},
             "bottleneck": {"before": self.baseline.estimate.bottleneck, "after": estimate.bottleneck},
             "limits": [
                 {"metric": each.metric.name, "most": each.most, "value": each.value, "met": each.met,

@@ -132,7 +132,7 @@ class Planner:
             model: its id.
             hardware: a device's id or alias.
             workload: its id, or a request.
-            goal: `ttft`, `tpot`, `total`, `memory`, `cost` or `energy`.
+            goal: `ttft`, `tpot`, `total`, `memory`, `cost`, `energy`, `concurrency` or `throughput`.
             slo: limits by metric: seconds, GB, USD or J.
             training: what may be trained at most: `none`, `calibration`, …; None: anything.
             max_techniques: techniques in a stack, at most.

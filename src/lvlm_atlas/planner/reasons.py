@@ -99,6 +99,8 @@ def no_gain(ranking: Ranking, alone: Cost) -> str | None:
     if change < 0:
         return None
     if before and change > 0:
+        if ranking.goal.more:
+            return f"it lowers {goal} to {before / now:.2f} times what it is"
         return f"it makes {goal} {now / before:.2f}× as large"
     times = [(name, getattr(alone, f"{name}_s"), getattr(base, f"{name}_s")) for name in STAGES]
     saved = [(old - new, name, old, new) for name, new, old in times if steps(new, old) < 0]

@@ -41,7 +41,8 @@ def _repair(estimate: Estimate) -> str:
     smaller = (dtype for dtype in _DTYPES if BITS[dtype] < bits)
     lighter = [dtype for dtype in smaller if _fits(estimate, replace(deployment, weight_dtype=dtype))]
     repairs += [f"--weight-dtype {dtype}" for dtype in lighter[:1]]
-    return f"give {' or '.join(repairs)}" if repairs else "give a smaller request, a smaller batch or a larger device"
+    repair = f"give {' or '.join(repairs)}" if repairs else "give a smaller request, a smaller batch or a larger device"
+    return f"{repair}, or ask `lvlm-atlas plan --goal memory` which techniques help"
 
 
 def _fits(request: Estimate, deployment: Deployment) -> bool:

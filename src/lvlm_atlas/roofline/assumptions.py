@@ -8,6 +8,7 @@ from lvlm_atlas.roofline.deployment import BITS, Deployment
 from lvlm_atlas.roofline.device import Device
 from lvlm_atlas.roofline.layout import Layout
 from lvlm_atlas.roofline.transform import Applied
+from lvlm_atlas.roofline.units import share
 from lvlm_atlas.roofline.workload import Workload
 
 
@@ -17,17 +18,18 @@ def assumptions(
     """What the numbers take for granted, one sentence each."""
     llm, efficiency = lay.model.llm, deployment.efficiency
     said = [
-        f"Efficiency `{efficiency.name}`: {efficiency.compute:g} of {device.peak_flop_s[dtype] / 1e12:g} TFLOP/s "
-        f"(dense {dtype}), {efficiency.bandwidth:g} of {device.bandwidth_byte_s / 1e9:g} GB/s, "
+        f"Efficiency `{efficiency.name}`: {share(efficiency.compute)} of {device.peak_flop_s[dtype] / 1e12:g} TFLOP/s "
+        f"(dense {dtype}), {share(efficiency.bandwidth)} of {device.bandwidth_byte_s / 1e9:g} GB/s, "
         f"{efficiency.kernel_floor_s * 1e6:g} µs a kernel.",
         f"Weights {lay.weight_byte * 8:g} bits, activations {lay.activation_byte * 8:g}, cache {lay.kv_byte * 8:g}; "
-        f"batch {workload.batch}; {deployment.tensor_parallel} × {deployment.pipeline_parallel} devices.",
+        f"batch {workload.batch}; {_devices(deployment)}.",
         "Prefill attention writes its scores to memory and computes the whole square."
         if lay.materialised
         else "Prefill attention is fused: no score matrix in memory, nothing computed above the causal mask.",
         "Text tokens are those given: markers around images count as text. The output matrix runs for the last "
         "position only.",
-        "Vision tokens attend causally like text; whether the model's context holds them all is not checked.",
+        "Vision tokens attend causally like text."
+        + ("" if llm.context else " Whether the model's context holds them all is not checked: its record has none."),
         "A decoding step costs what it costs at the mean length of the cache; stages follow one another, without "
         "queue.",
     ]
@@ -50,6 +52,13 @@ def assumptions(
         said.append(f"Each cached byte moves {efficiency.kv_traffic:.3g} times when a step reads it.")
     said.append("Energy is time at the thermal design power: an upper bound.")
     return (*said, *_of_effects(stack), *(text for each in stack for text in each.assumptions))
+
+
+def _devices(deployment: Deployment) -> str:
+    if deployment.devices == 1:
+        return "one device"
+    layers = f", {deployment.pipeline_parallel} groups of layers" if deployment.pipeline_parallel > 1 else ""
+    return f"{deployment.devices} devices, {deployment.tensor_parallel} to a layer{layers}"
 
 
 _OF_QUANTITY: Mapping[str, str] = {

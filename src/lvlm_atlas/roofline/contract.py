@@ -43,6 +43,8 @@ def contract(estimate: Estimate, *, operators: bool = False) -> dict[str, Any]:
         "ridge_flop_per_byte": estimate.device.ridge(estimate.dtype),
         "fits": estimate.fits,
         "fits_at_once": estimate.fits_at_once,
+        "context_tokens": estimate.context_tokens,
+        "model_context_tokens": estimate.model.llm.context,
         "frames_read": estimate.frames_read[0],
         "frames_asked": estimate.frames_read[1],
         "assumptions": list(estimate.assumptions),

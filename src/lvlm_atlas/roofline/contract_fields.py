@@ -78,6 +78,8 @@ FIELDS: Sequence[Field] = (
     Field("ridge_flop_per_byte", "number", "FLOP/byte", "Intensity at which the device's two walls meet."),
     Field("fits", "truth", "", "Whether one device holds its part."),
     Field("fits_at_once", "integer", "request", "Most requests whose caches a device holds, each prefilled by itself."),
+    Field("context_tokens", "integer", "token", "Longest sequence that the LLM holds: prompt, questions and answers."),
+    Field("model_context_tokens", "integer", "token", "What the model is released for; null: not in its record.", True),
     Field("frames_read", "integer", "frame", "Frames read of all videos, before any technique."),
     Field("frames_asked", "integer", "frame", "Frames that the videos' rates come to, without a model's limits."),
     Field("assumptions", "list", "", "What was taken for granted; sentences."),

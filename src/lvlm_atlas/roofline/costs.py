@@ -16,7 +16,13 @@ from lvlm_atlas.roofline.deployment import Deployment
 from lvlm_atlas.roofline.device import Device
 from lvlm_atlas.roofline.dimensions import dimensions
 from lvlm_atlas.roofline.layout import layout, machine
-from lvlm_atlas.roofline.memory import activation_byte, encoder_activation_byte, on_a_device, resident_byte
+from lvlm_atlas.roofline.memory import (
+    activation_byte,
+    encoder_activation_byte,
+    on_a_device,
+    request_share,
+    resident_byte,
+)
 from lvlm_atlas.roofline.model import Model
 from lvlm_atlas.roofline.overhead import extras
 from lvlm_atlas.roofline.pipeline import Walk
@@ -28,7 +34,7 @@ from lvlm_atlas.roofline.workload import Workload
 
 RECORDS, TIMES = 2**12, 2**16
 """How many states and how many times of a kind are remembered; a state of 28 layers takes some 2 kB."""
-FIGURES = frozenset({"ttft_s", "tpot_s", "total_s", "device_byte"})
+FIGURES = frozenset({"ttft_s", "tpot_s", "total_s", "device_byte", "request_share"})
 """Figures of a cost that a search can bound."""
 SHARED = 2
 """Sub-stacks of so many techniques are part of many stacks."""
@@ -54,6 +60,8 @@ class Cost:
     """Time per output token after the first."""
     device_byte: float
     """What one device must hold."""
+    request_share: float
+    """Share of what a device has left for requests that one takes."""
 
     @property
     def total_s(self) -> float:
@@ -148,6 +156,7 @@ class Costs:
     ) -> None:
         deployment = deployment.on(device.typical)
         self.workload, self.deployment, self.techniques = workload, deployment, techniques
+        self.memory_byte = device.memory_byte
         self.layout = layout(model, workload.batch, deployment)
         self.walls, _ = machine(device, self.layout, deployment)
         self.dimensions = dimensions(self.layout, workload)
@@ -164,7 +173,7 @@ class Costs:
         self._prefilling_s = lru_cache(TIMES)(self._time_prefilling)
         self._decoding = lru_cache(TIMES)(self._decode)
         self._least_decoding = lru_cache(TIMES)(self._decode_at_least)
-        self._device_byte = lru_cache(TIMES)(self._hold)
+        self._held_byte = lru_cache(TIMES)(self._hold)
         self._activation_byte = lru_cache(TIMES)(self._activate)
         self._encoder_byte = lru_cache(TIMES)(self._activate_encoder)
         self._attention_s = lru_cache(TIMES)(self._time_attention)
@@ -181,17 +190,18 @@ class Costs:
         encoding_s = self._encoding_s(stack & masks.encoding)
         first_s = self._prefilling_s(stack & masks.prefilled)
         decoding = self._decoding(stack & masks.decoded)
-        step_s, device_byte = 0.0, self._device_byte(stack & masks.decoded) if memory else 0.0
+        step_s = kept_byte = 0.0
         for index in _bits(stack & masks.overhead):
             added = self._added(index, stack & masks.before_overhead[index])
             encoding_s += added.encoding_s
             first_s += added.prefilling_s
             step_s += added.step_s
-            device_byte += added.device_byte
+            kept_byte += added.device_byte
+        device_byte, share = self._memory(stack & masks.decoded, kept_byte) if memory else (kept_byte, 0.0)
         decoding_s = decoding.time_s + decoding.passes * step_s
         return Cost(
             encoding_s, first_s + decoding.question_s, decoding_s, encoding_s + first_s,
-            decoding_s / decoding.steps if decoding.steps else 0.0, device_byte,
+            decoding_s / decoding.steps if decoding.steps else 0.0, device_byte, share,
         )  # fmt: skip
 
     def floor(self, stack: int, figures: Collection[str] = FIGURES, *, rough: bool = False) -> Cost:
@@ -204,10 +214,10 @@ class Costs:
             stack: the stack.
             figures: names of the figures, of `FIGURES`.
             rough: leave out more: the prompt where more than two techniques decide its time, all attention of decoding,
-                and in memory the cache and the prompt's activations.
+                in memory the cache and the prompt's activations, and all of `request_share`.
         """
         masks = self.masks
-        encoding_s = first_s = decoding_s = device_byte = 0.0
+        encoding_s = first_s = decoding_s = device_byte = share = 0.0
         steps = 0
         if "ttft_s" in figures or "total_s" in figures:
             encoding_s = self._encoding_s(stack & masks.encoding)
@@ -216,11 +226,21 @@ class Costs:
                 first_s = self._prefilling_s(prompt)
         if "tpot_s" in figures or "total_s" in figures:
             steps, decoding_s = self._decoding_floor(stack, rough=rough)
-        if "device_byte" in figures:
-            device_byte = self._rough_byte(stack) if rough else self._device_byte(stack & masks.decoded)
+        if rough and "device_byte" in figures:
+            device_byte = self._rough_byte(stack)
+        elif not rough and not {"device_byte", "request_share"}.isdisjoint(figures):
+            device_byte, share = self._memory(stack & masks.decoded, 0.0)
         return Cost(
             encoding_s, first_s, decoding_s, encoding_s + first_s, decoding_s / steps if steps else 0.0, device_byte,
+            share,
         )  # fmt: skip
+
+    def _memory(self, stack: int, kept_byte: float) -> tuple[float, float]:
+        """What one device must hold, with what techniques keep, and the share of it that a request takes."""
+        held = self._held_byte(stack)
+        if kept_byte:
+            held = {**held, "techniques": kept_byte}
+        return sum(held.values()), request_share(held, self.workload.batch, self.memory_byte)
 
     def _decoding_floor(self, stack: int, *, rough: bool) -> tuple[int, float]:
         """Tokens after the first of each answer, and a lower bound on the time of decoding them."""
@@ -290,12 +310,12 @@ class Costs:
         held = self._held(stack & self.masks.cached, answered.output)
         return self._time_s(self.stages.attention(cached, answered, held))
 
-    def _hold(self, stack: int) -> float:
+    def _hold(self, stack: int) -> Mapping[str, float]:
         """What one device must hold, but for what techniques keep."""
         cached, answered = self._cached(stack & self.masks.cached), self._answered(stack & self.masks.answered)
         cache_byte = resident_byte(self.stages, cached, answered)
         activation = self._activation_byte(stack & self.masks.tokens)
-        return sum(on_a_device(self.layout, self.deployment, cache_byte, activation, 0, cached.shares).values())
+        return on_a_device(self.layout, self.deployment, cache_byte, activation, 0, cached.shares)
 
     def _activate(self, stack: int) -> float:
         return activation_byte(self.stages, self._encoded(stack & self.masks.entering), self._prefilled(stack))

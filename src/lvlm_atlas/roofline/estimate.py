@@ -13,7 +13,7 @@ from lvlm_atlas.roofline.deployment import Deployment
 from lvlm_atlas.roofline.device import Device
 from lvlm_atlas.roofline.dimensions import dimensions
 from lvlm_atlas.roofline.layout import layout, machine
-from lvlm_atlas.roofline.memory import Memory, memory
+from lvlm_atlas.roofline.memory import Memory, memory, request_share
 from lvlm_atlas.roofline.model import Model
 from lvlm_atlas.roofline.operator import Operator
 from lvlm_atlas.roofline.pipeline import Walk
@@ -66,10 +66,25 @@ class Estimate:
     @property
     def fits_at_once(self) -> int:
         """Most requests whose caches one device holds at a time, each prefilled by itself."""
-        held, batch = self.memory.held, self.workload.batch
-        free = self.device.memory_byte - held["weights"] - held["reserve"] - held["activations"] / batch
-        each = (held["cache"] + held["techniques"]) / batch
-        return max(0, math.floor(free / each)) if each else batch
+        return math.floor(1 / self.request_share) if self.request_share else self.workload.batch
+
+    @property
+    def request_share(self) -> float:
+        """Share of what a device has left for requests that one takes: see `memory.request_share`."""
+        return request_share(self.memory.held, self.workload.batch, self.device.memory_byte)
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens of the longest sequence that the LLM holds: those that enter it, all questions and all answers."""
+        encoded, turns = self.state.encoded, self.workload.turns
+        vision = encoded.marker if encoded.visual.cross_token else encoded.vision
+        return round(vision) + encoded.text + (turns - 1) * self.workload.text_tokens + turns * self.state.output
+
+    @property
+    def exceeds_context(self) -> bool:
+        """Whether that is more than the model's released configuration is for; False too where that is unknown."""
+        context = self.model.llm.context
+        return context is not None and self.context_tokens > context
 
     @property
     def frames_read(self) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -100,6 +101,18 @@ def on_a_device(
         "techniques": extra / deployment.devices,
         "reserve": deployment.efficiency.reserve_byte,
     }
+
+
+def request_share(held: Mapping[str, float], batch: int, memory_byte: float) -> float:
+    """Share of what a device has left for requests, each prefilled by itself, that one takes; ∞ where nothing is left.
+
+    Args:
+        held: what the device must hold, the terms of `Memory`.
+        batch: requests that it holds so.
+        memory_byte: the device's memory.
+    """
+    free = memory_byte - held["weights"] - held["reserve"] - held["activations"] / batch
+    return (held["cache"] + held["techniques"]) / batch / free if free > 0 else math.inf
 
 
 SCORE_BYTE = 4

@@ -116,6 +116,8 @@ class Llm:
     """The layers that attend to the vision tokens instead of to the sequence."""
     position_axes: int = 1
     """Axes of a token's position id."""
+    context: int | None = None
+    """Tokens that the released configuration is for; None: unknown."""
     parameters: int
     """Parameters, embeddings included."""
 

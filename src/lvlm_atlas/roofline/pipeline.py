@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from lvlm_atlas.roofline.dimensions import Dimensions
 from lvlm_atlas.roofline.overhead import extras
-from lvlm_atlas.roofline.schedule import by_layer, tokens_by_layer
+from lvlm_atlas.roofline.schedule import by_layer, flowing, tokens_by_layer
 from lvlm_atlas.roofline.state import (
     Answered,
     Cached,
@@ -241,10 +241,15 @@ class Walk:
     def _encoder(self, patch: int, symbols: Symbols, first: dict[str, Names]) -> tuple[float, ...]:
         """Patches of a sequence that enter each encoder layer, and last those that leave."""
         symbols["N_p"] = patch
-        left: Sequence[float] = (float(patch),) * self.dimensions.encoder_layers
-        for technique, change in self._changes("encoder.tokens"):
+        changes, layers = self._changes("encoder.tokens"), self.dimensions.encoder_layers
+        left: Sequence[float] = (float(patch),) * layers
+        for technique, _ in changes:
             first.setdefault(technique.id, dict(symbols))
-            left = by_layer(technique, change, left, symbols, lambda _, old: {"N_p": old}, flows=True)
+        if len(changes) > 1 and all(change.how == "remove" for _, change in changes):
+            left = flowing(changes, "N_p", float(patch), layers, symbols)
+        else:
+            for technique, change in changes:
+                left = by_layer(technique, change, left, symbols, lambda _, old: {"N_p": old}, flows=True)
         return tuple(self.settle("encoder.tokens", (float(patch), *left)))
 
     def _encoder_density(

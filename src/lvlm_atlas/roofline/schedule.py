@@ -51,3 +51,29 @@ def by_layer(
             old = new
         after.append(old)
     return after
+
+
+def flowing(
+    steps: Sequence[tuple[Applied, Change]], symbol: str, number: float, layers: int, symbols: Names
+) -> list[float]:
+    """A count that goes through layers, after each: what is removed in one is gone for those that follow.
+
+    Several changes act in a layer, one after the other, and each sees what the others have removed up to there. With
+    `by_layer` the second would find all layers as the first alone leaves them.
+
+    Args:
+        steps: what removes, in the order of the stack.
+        symbol: what the count is called in amounts, such as `N_p`.
+        number: the count that enters the first layer.
+        layers: how many there are.
+        symbols: what the other symbols stand for, in all layers.
+    """
+    after = []
+    for layer in range(layers):
+        for technique, change in steps:
+            here = {**symbols, symbol: number, **technique.parameters, "l": layer}
+            end = layers if change.to_layer is None else value(change.to_layer, here)
+            if value(change.from_layer, here) <= layer < end:
+                number = change.apply(number, here)
+        after.append(number)
+    return after

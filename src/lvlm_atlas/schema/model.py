@@ -172,6 +172,8 @@ class Llm(Sourced):
     """What is special about its rotary positions."""
     position_axes: Count = 1
     """Axes of a token's position id: 3 with M-RoPE."""
+    context: Count | None = None
+    """Tokens of prompt and answer together that the released configuration is for; absent: not looked up."""
     experts: Experts | None = None
     """The mixture of experts; absent: dense."""
     mla: LatentAttention | None = None

@@ -19,6 +19,7 @@ def offers(model: Model) -> frozenset[str]:
         "free-patches": model.adapter.merge == 1,
         "vision-in-sequence": not model.llm.cross_layers,
         "one-position-axis": model.llm.position_axes == 1,
+        "full-encoder-attention": model.encoder.full_attention_layers is None,
     }
     assert met.keys() == LACKS.keys()  # noqa: S101
     return frozenset(need for need, is_met in met.items() if is_met)

@@ -118,6 +118,7 @@ def _llm(llm: Llm, params: Parameters) -> model.Llm:
         local_layers=frozenset(range(llm.layers)) - {*window.global_layers} if window else frozenset(),
         cross_layers=frozenset(llm.cross_attention_layers),
         position_axes=llm.position_axes,
+        context=llm.context,
         parameters=params.llm,
     )
 

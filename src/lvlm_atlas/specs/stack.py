@@ -57,6 +57,8 @@ def parse(kb: KnowledgeBase, spec: str, *, outcomes: Collection[str] = OUTCOMES)
         AtlasError: no such technique, parameter, outcome or value.
     """
     id_, _, rest = spec.partition(":")
+    if "," in id_:
+        raise AtlasError(f"--stack {spec}: techniques are joined by a plus, such as {id_.replace(',', '+')}")
     choice = Choice(kb.technique(id_.strip()))
     technique = choice.technique
     for pair in filter(None, (part.strip() for part in rest.split(","))):

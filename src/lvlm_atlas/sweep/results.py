@@ -38,6 +38,11 @@ class Results:
 
     def __init__(self, out: Path) -> None:
         self.out = out
+        if out.suffix not in ("", ".parquet"):
+            raise AtlasError(
+                f"{out}: a sweep writes a folder, or one file NAME.parquet; for a spreadsheet then: "
+                f"lvlm-atlas sql 'from sweep' -f csv > {out.stem}.csv"
+            )
         self.single = out.suffix == ".parquet"
         self.folder = out.with_name(out.name + ".parts") if self.single else out
 

@@ -68,3 +68,14 @@ def test_what_the_scoring_cost_is_counted_apart(device: str) -> None:
     same = replace(trace, scoring=[], frames_in=2, frame_index=None, kept=[], kv_index=[])
     assert same == replace(plain, frame_index=None, kept=[], kv_index=[])
     assert isinstance(trace, Trace)
+
+
+def test_the_scoring_of_several_rounds_adds_up(device: str) -> None:
+    lvlm = LVLM.random(device=device)
+    one, two = (
+        lvlm.run(random_request(lvlm.config, frames=frames, max_new_tokens=1), [AskTheModel()]).trace
+        for frames in (2, 3)
+    )
+    total = Trace.total([one, two])
+    assert total.scoring == [*one.scoring, *two.scoring]
+    assert len(total.scoring) == 5

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+import math
+from itertools import combinations, pairwise
 from math import exp
 
 import pytest
@@ -13,12 +14,14 @@ from torch import Tensor
 
 from lvlm_atlas.reference.ops.clustering import (
     connected_components,
+    cosine_means,
     density_peaks,
     distance_to_denser,
     knn_density,
     nearest_centre,
     scaled_distance,
     segments,
+    ward,
 )
 from lvlm_atlas.reference.ops.merging import merge_wavg
 
@@ -143,3 +146,86 @@ def test_neighbours_at_the_threshold_stay_together_and_one_frame_is_one_segment(
     assert segments(torch.empty(3, 0, device=device), 0.5).tolist() == [[0], [0], [0]]
     with pytest.raises(ValueError, match=r"least must be in 1\.\.2 \(the tokens\), got 3"):
         segments(torch.ones(1), 0.5, least=3)
+
+
+def test_means_settle_where_directions_differ() -> None:
+    x = torch.tensor([[1.0, 0.1], [0.1, 4], [3, 0], [0, 1], [5, 0.2]])
+    for seed in range(10):
+        cluster, mean = cosine_means(x, 2, torch.Generator().manual_seed(seed))
+        first = cluster[0]
+        assert (cluster == first).tolist() == [True, False, True, False, True]  # by direction, not by distance
+        torch.testing.assert_close(mean[first], torch.tensor([3, 0.1]))
+        torch.testing.assert_close(mean[1 - first], torch.tensor([0.05, 2.5]))
+
+
+def test_one_mean_is_that_of_all_and_as_many_as_tokens_are_the_tokens() -> None:
+    x = torch.randn(7, 5, generator=torch.Generator().manual_seed(3))
+    cluster, mean = cosine_means(x, 1, torch.Generator().manual_seed(0))
+    assert cluster.tolist() == [0] * 7
+    torch.testing.assert_close(mean[0], x.mean(dim=0))
+    cluster, mean = cosine_means(x, 7, torch.Generator().manual_seed(0))
+    assert sorted(cluster.tolist()) == [*range(7)]
+    torch.testing.assert_close(mean[cluster], x)
+    assert cosine_means(x[:1], 1, torch.Generator())[0].tolist() == [0]
+
+
+def test_a_cluster_that_nobody_went_to_is_tried_elsewhere() -> None:
+    x = torch.tensor([[1.0, 0]] * 5 + [[0.0, 1]])
+    found = {tuple(cosine_means(x, 3, torch.Generator().manual_seed(seed))[0].tolist()) for seed in range(30)}
+    assert all(len({*clusters}) <= 2 for clusters in found)  # of two different tokens there are two clusters at most
+    # Three equal tokens may be drawn first; the empty clusters then find the sixth token.
+    assert sum(clusters[5] != clusters[0] for clusters in found) > len(found) / 2
+
+
+def test_means_stop_after_as_many_steps_as_allowed() -> None:
+    x = torch.randn(60, 4, generator=torch.Generator().manual_seed(1))
+    one, many = (cosine_means(x, 6, torch.Generator().manual_seed(0), steps=steps)[0] for steps in (1, 15))
+    assert not torch.equal(one, many)
+    loose = cosine_means(x, 6, torch.Generator().manual_seed(0), tolerance=math.inf)[0]
+    assert torch.equal(loose, one)
+
+
+@pytest.mark.parametrize("clusters", [0, 4])
+def test_more_means_than_tokens_are_refused(clusters: int) -> None:
+    with pytest.raises(ValueError, match="clusters must be in"):
+        cosine_means(torch.randn(3, 2), clusters, torch.Generator())
+
+
+def test_ward_merges_what_adds_the_least_variance() -> None:
+    # Pairs cost 1/2 each. A pair and the token at 4: 2/3 · 3.5² = 8.2; the tokens at 4 and 7 alone: 1/2 · 3² = 4.5.
+    x = torch.tensor([[0.0], [1], [4], [7], [20], [21]])
+    assert ward(x, 4).tolist() == [0, 0, 1, 2, 3, 3]
+    assert ward(x, 3).tolist() == [0, 0, 1, 1, 2, 2]
+    assert ward(x, 2).tolist() == [0, 0, 0, 0, 1, 1]
+    assert ward(x, 1).tolist() == [0] * 6
+
+
+def test_ward_makes_all_merges_of_one_cost() -> None:
+    assert ward(torch.tensor([[0.0], [1], [10], [11], [20]]), 4).tolist() == [0, 0, 1, 1, 2]
+    assert ward(torch.zeros(4, 2), 3).tolist() == [0] * 4
+    assert ward(torch.zeros(4, 2), 4).tolist() == ward(torch.zeros(4, 2), 9).tolist() == [0, 1, 2, 3]
+    assert ward(torch.zeros(1, 2), 1).tolist() == [0]
+    with pytest.raises(ValueError, match="clusters must be at least 1"):
+        ward(torch.zeros(2, 2), 0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(2, 12), st.integers(1, 12), st.integers(0, 10**6))
+def test_ward_is_the_merging_of_a_plain_search(tokens: int, clusters: int, seed: int) -> None:
+    x = torch.randn(tokens, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    groups = [[token] for token in range(tokens)]
+
+    def spread(group: list[int]) -> float:
+        return float((x[group] - x[group].mean(dim=0)).square().sum())
+
+    while len(groups) > clusters:
+        one, two = min(
+            combinations(groups, 2), key=lambda pair: spread(pair[0] + pair[1]) - spread(pair[0]) - spread(pair[1])
+        )
+        groups = [*(group for group in groups if group not in (one, two)), one + two]
+    label = ward(x, clusters)
+    assert {frozenset((label == each).nonzero()[:, 0].tolist()) for each in range(int(label.max()) + 1)} == {
+        frozenset(group) for group in groups
+    }
+    firsts = [label.tolist().index(each) for each in range(len(groups))]
+    assert firsts == sorted(firsts)

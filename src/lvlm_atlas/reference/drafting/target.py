@@ -69,5 +69,11 @@ class Target(Protocol):
     def logits(self, hidden_MD: Tensor) -> Tensor:
         """Logits (M, C) of hidden states that left the last layer: final norm and head."""
 
+    def adapt(self, hidden_FND: Tensor) -> Tensor:
+        """What the model's own adapter makes of features of the encoder (F, N, D_v)."""
+
+    def final_norm(self, hidden: Tensor) -> Tensor:
+        """Hidden states (…, D) as the norm before the head would see them at the end."""
+
     def observe(self, request: Request) -> Prefill:
         """Read a request without techniques; every layer's attention is retained."""

@@ -80,6 +80,13 @@ class Probe:
             weight_BHRN = replay(weight_BHRN)
         return torch.cat([weight_BHRS[..., :cached], weight_BHRN], dim=-1) if earlier and cached else weight_BHRN
 
+    def now(self, value_BN: Tensor) -> Tensor:
+        """Numbers of the layer's own tokens, for those alive when the probe is read: (B, N) to the new columns."""
+        value_B11N = value_BN[:, None, None]
+        for replay in self.replayed:
+            value_B11N = replay(value_B11N)
+        return value_B11N[:, 0, 0]
+
     def then(self, replay: Callable[[Tensor], Tensor]) -> Probe:
         """The probe after a change of the tokens: `replay` maps (B, H, R, N) to the new columns."""
         return replace(self, replayed=(*self.replayed, replay))

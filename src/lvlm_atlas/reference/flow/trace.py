@@ -190,7 +190,7 @@ def _then(old: list[Any], new: list[Any]) -> list[Any]:
 
 
 _JOIN: Mapping[str, Callable[[Any, Any], Any]] = {
-    **dict.fromkeys(("encoder_tokens", "draft_nodes", "draft_lengths", "accepted_lengths"), _then),
+    **dict.fromkeys(("encoder_tokens", "draft_nodes", "draft_lengths", "accepted_lengths", "scoring"), _then),
     **dict.fromkeys(
         ("kept", "frame_index", "kv_index", "kv_entries", "kv_vision_entries", "kv_byte", "kv_resident_byte",
          "kv_layers", "kv_byte_end"), _last,

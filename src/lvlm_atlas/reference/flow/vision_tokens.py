@@ -28,13 +28,27 @@ class Block:
         """Vision tokens."""
         return len(self.token_ND)
 
-    def keep(self, index_K: Tensor) -> Block:
-        """Only the tokens at these places of the block, with their places in the grid."""
+    def keep(self, index_K: Tensor, place_K: Tensor | None = None) -> Block:
+        """Only the tokens at these places of the block, with their places in the grid.
+
+        Args:
+            index_K: places in the block, where the tokens lie.
+            place_K: the same on the device of `place_N2`; None brings them there.
+        """
         place_N2, deepstack_NLD = self.place_N2, self.deepstack_NLD
         return Block(
             self.token_ND[index_K],
-            None if place_N2 is None else place_N2[index_K.to(place_N2.device)],
+            None if place_N2 is None else place_N2[index_K.to(place_N2.device) if place_K is None else place_K],
             None if deepstack_NLD is None else deepstack_NLD[index_K],
+        )
+
+    def emptied(self) -> Block:
+        """No token of it."""
+        place_N2, deepstack_NLD = self.place_N2, self.deepstack_NLD
+        return Block(
+            self.token_ND[:0],
+            None if place_N2 is None else place_N2[:0],
+            None if deepstack_NLD is None else deepstack_NLD[:0],
         )
 
 
@@ -68,16 +82,33 @@ class VisionTokens:
     def keep(self, index: Seq[Tensor]) -> VisionTokens:
         """Of each block only the tokens at these places, ascending; they keep their places in the grid.
 
+        Places may lie on the host or where the tokens are; those of all blocks are moved together.
+
         Raises:
             ValueError: there is not one tensor of places for each block.
         """
         if len(index) != len(self.blocks):
             raise ValueError(f"give the places to keep in each of {len(self.blocks)} blocks, got {len(index)}")
-        return replace(self, blocks=tuple(block.keep(kept) for block, kept in zip(self.blocks, index, strict=True)))
+        if not self.blocks:
+            return self
+        token_ND, place_N2 = self.blocks[0].token_ND, self.blocks[0].place_N2
+        there = _moved(index, token_ND.device)
+        beside = there
+        if place_N2 is not None and place_N2.device != token_ND.device:
+            beside = _moved(index, place_N2.device)
+        return replace(self, blocks=tuple(map(Block.keep, self.blocks, there, beside)))
 
     def stills(self) -> Iterator[VisionTokens]:
         """Each block on its own, its time forgotten. Empty ones are left out."""
         return (VisionTokens((block,), self.grid) for block in self.blocks if block.length)
+
+
+def _moved(index: Seq[Tensor], device: torch.device) -> Seq[Tensor]:
+    """The tensors of places (K,) on a device, in one copy."""
+    if all(kept.device == device for kept in index):
+        return index
+    moved_K = torch.cat([*index]).to(device)
+    return torch.split(moved_K, [len(kept) for kept in index])
 
 
 def blocks_of(

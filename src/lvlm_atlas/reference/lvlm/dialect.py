@@ -61,7 +61,7 @@ class Dialect(Protocol):
     def features(self, patches: Patches) -> Tensor:
         """What of it the adapter gets (T, N, D_v)."""
 
-    def vision_tokens(self, token_TND: Tensor, patches: Patches, clip: Clip) -> VisionTokens:
+    def vision_tokens(self, token_TND: Tensor | tuple[Tensor, ...], patches: Patches, clip: Clip) -> VisionTokens:
         """What the adapter gives, in the blocks in which it stands in a prompt.
 
         Raises:

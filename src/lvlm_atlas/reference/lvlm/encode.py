@@ -83,7 +83,7 @@ def encode(model: Encoding, clip: Clip, acts: Acts, trace: Trace) -> VisionToken
     patches = _patches(dialect, clip.frames_F3HW.to(model.device, model.dtype), acts, trace)
     for technique in acts.at("encoder-output"):
         patches = _on_grid(patches, technique.encoder_output(EncoderOutput(patches)), technique)
-    token_TND = _adapted(dialect, patches, acts, trace)
+    token_TND = _adapted(dialect, patches, acts, trace, tuple(tiling.views for tiling in clip.tilings))
     # An adapter of another kind need not make its tokens of single patches, in their order.
     known = replace(patches, place_FN2=None, on_grid=not acts.places_lost) if acts.at("adapter") else patches
     tokens = dialect.vision_tokens(token_TND, known, clip)
@@ -138,14 +138,16 @@ def _patches(dialect: Dialect, frames_F3HW: Tensor, acts: Acts, trace: Trace) ->
     return patches
 
 
-def _adapted(dialect: Dialect, patches: Patches, acts: Acts, trace: Trace) -> Tensor:
+def _adapted(
+    dialect: Dialect, patches: Patches, acts: Acts, trace: Trace, views: tuple[int, ...]
+) -> Tensor | tuple[Tensor, ...]:
     """What the adapter makes of the patches: the model's own, or what stands in its place."""
     hidden_TND, owner = dialect.features(patches), acts.owner("adapter")
     if owner is None:
         own: Tensor = dialect.adapter(hidden_TND)
         return own
-    token_TND: Tensor
-    token_TND, flop = count_flop(lambda: owner.adapt(Adapter(hidden_TND, patches, dialect.adapter)))
+    token_TND: Tensor | tuple[Tensor, ...]
+    token_TND, flop = count_flop(lambda: owner.adapt(Adapter(hidden_TND, patches, dialect.adapter, views)))
     trace.adapter_flop = (trace.adapter_flop or 0) + flop
     return token_TND
 

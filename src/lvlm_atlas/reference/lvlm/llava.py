@@ -90,7 +90,9 @@ class Llava(nn.Module):
     @property
     def offers(self) -> frozenset[str]:
         """See `Dialect`."""
-        return frozenset({"cls-token", "free-patches", "vision-in-sequence", "one-position-axis"})
+        return frozenset({
+            "cls-token", "free-patches", "vision-in-sequence", "one-position-axis", "full-encoder-attention",
+        })  # fmt: skip
 
     def patches(
         self, frames_F3HW: Tensor, trace: Trace, between: Between, attending: Attending | None = None
@@ -105,17 +107,26 @@ class Llava(nn.Module):
             return patches.hidden_FND
         return patches.hidden_FND[:, patches.prefix :]
 
-    def vision_tokens(self, token_TND: Tensor, patches: Patches, clip: Clip) -> VisionTokens:
-        """See `Dialect`: positions do not depend on the patches, so any number will do."""
+    def vision_tokens(self, token_TND: Tensor | tuple[Tensor, ...], patches: Patches, clip: Clip) -> VisionTokens:
+        """See `Dialect`: positions do not depend on the patches, so any number will do, another one a frame too."""
+        if isinstance(token_TND, tuple):
+            return _uneven(token_TND, clip)
+        if len(token_TND) == 1 < len(clip.frames_F3HW):  # of all frames, or views, together
+            return VisionTokens(blocks_of(token_TND))
         side = math.isqrt(self.config.vision.patches)
         place_TN2 = patches.place_FN2
         if place_TN2 is not None and self.config.vision_feature_select_strategy != "full":
             place_TN2 = place_TN2[:, patches.prefix :]
         if place_TN2 is not None and place_TN2.shape[1] != token_TND.shape[1]:
             place_TN2 = None  # known of other tokens than these
-        whole = patches.on_grid and token_TND.shape[1] == side**2
+        arrived = patches.hidden_FND.shape[1] - patches.prefix
+        whole = patches.on_grid and arrived == token_TND.shape[1] == side**2
         if not clip.tilings:
             return VisionTokens(blocks_of(token_TND, place_TN2), (side, side) if whole else None)
+        views = [tiling.views for tiling in clip.tilings]
+        if len(token_TND) == sum(views) - len(views):  # without the views of the whole
+            parts = torch.split(token_TND, [number - 1 for number in views])
+            return VisionTokens(tuple(Block(view_VND.flatten(0, 1)) for view_VND in parts))
         blocks, first = [], 0
         for tiling in clip.tilings:
             view_VND = token_TND[first : first + tiling.views]
@@ -144,3 +155,10 @@ class Llava(nn.Module):
 
     def _tiling(self, height: int, width: int) -> Tiling:
         return tiling_of(height, width, self.config.vision.image_size, self.config.image_grid_pinpoints)
+
+
+def _uneven(token_ND: tuple[Tensor, ...], clip: Clip) -> VisionTokens:
+    """Blocks of frames or views that have different numbers of vision tokens; of a tiled image view follows view."""
+    views = [tiling.views for tiling in clip.tilings] or [1] * len(token_ND)
+    rest = iter(token_ND)
+    return VisionTokens(tuple(Block(torch.cat([next(rest) for _ in range(number)])) for number in views))

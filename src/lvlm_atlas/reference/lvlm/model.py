@@ -286,6 +286,16 @@ class LVLM(nn.Module):
         """Logits (M, C), float32, of hidden states that left the last layer."""
         return self.language_model.logits(hidden_MD)
 
+    def adapt(self, hidden_FND: Tensor) -> Tensor:
+        """What the model's own adapter makes of features of the encoder (F, N, D_v)."""
+        out: Tensor = self.dialect.adapter(hidden_FND)
+        return out
+
+    def final_norm(self, hidden: Tensor) -> Tensor:
+        """Hidden states (…, D) under the norm that stands before the head."""
+        out: Tensor = self.language_model.model.norm(hidden)
+        return out
+
     @torch.inference_mode()
     def observe(self, request: Request) -> Prefill:
         """Read a request without techniques; every layer's attention is retained."""

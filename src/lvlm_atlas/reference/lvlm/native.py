@@ -78,14 +78,15 @@ class NativeVL(nn.Module, ABC):
         """See `Dialect`: all patches."""
         return patches.hidden_FND
 
-    def vision_tokens(self, token_TND: Tensor, patches: Patches, clip: Clip) -> VisionTokens:
+    def vision_tokens(self, token_TND: Tensor | tuple[Tensor, ...], patches: Patches, clip: Clip) -> VisionTokens:
         """See `Dialect`: each token is a square of the grid."""
         merge = self.config.vision.spatial_merge_size
         rows, columns = patches.grid or (0, 0)
         grid = (rows // merge, columns // merge)
-        if token_TND.shape[1] != grid[0] * grid[1]:
+        if isinstance(token_TND, tuple) or token_TND.shape[1] != grid[0] * grid[1]:
+            numbers = ", ".join(map(str, sorted({len(token_ND) for token_ND in token_TND})))
             raise ValueError(
-                f"the adapter gives {token_TND.shape[1]} vision tokens where the positions of this model need "
+                f"the adapter gives {numbers} vision tokens where the positions of this model need "
                 f"{grid[0]} × {grid[1]}; an adapter that changes their number needs `free-patches` and must declare it"
             )
         place_TN2 = grid_places(*grid).expand(len(token_TND), -1, -1)

@@ -118,7 +118,8 @@ class EncoderOutput:
 class Adapter:
     """At `adapter`, in its place. Returns vision tokens (F', N', D) of the decoder's width.
 
-    F' below F where it merges frames; on a model with `free-patches` alone.
+    On a model with `free-patches` alone F' may be below F, where it merges frames or leaves out the view of the whole
+    of each tiled image; and a tuple of (N', D) may be returned, where frames or views get different numbers.
     """
 
     hidden_FND: Tensor
@@ -126,6 +127,9 @@ class Adapter:
     patches: Patches
     adapter: Callable[[Tensor], Tensor]
     """The model's own adapter."""
+    views: tuple[int, ...] = ()
+    """Of tiled images, how many of the frames are views of each: of the whole first, then its tiles. Empty: none is
+    tiled."""
 
 
 @dataclass(frozen=True)
@@ -318,14 +322,21 @@ POINTS: Mapping[str, Point] = {
         Encoder,
         Patches,
         exclusive=True,
-        withholds=("encoder-attention", "encoder-keys", "encoder-states", "cls-token", "attention-bias"),
+        withholds=(
+            "encoder-attention",
+            "encoder-keys",
+            "encoder-states",
+            "cls-token",
+            "attention-bias",
+            "full-encoder-attention",
+        ),
     ),
     "encoder-attention": Point(
         "attend_patches", EncoderAttention, Tensor, exclusive=True, withholds=("encoder-attention", "attention-bias")
     ),
     "encoder-layer": Point("encoder_layer", EncoderLayer, Patches),
     "encoder-output": Point("encoder_output", EncoderOutput, Patches),
-    "adapter": Point("adapt", Adapter, Tensor, exclusive=True),
+    "adapter": Point("adapt", Adapter, Tensor | tuple[Tensor, ...], exclusive=True),
     "adapter-output": Point("adapter_output", AdapterOutput, VisionTokens),
     "llm-input": Point("llm_input", LlmInput, Sequence),
     "prefill-chunks": Point(

@@ -42,6 +42,11 @@ class Qwen3VL(NativeVL):
         videos = self.pictures(pixel_values_videos, video_grid_thw)
         return (*stills, *(Clip(frames, torch.zeros(len(frames) // depth)) for frames in videos))
 
+    @property
+    def offers(self) -> frozenset[str]:
+        """See `Dialect`: patches attend to all of their temporal patch."""
+        return super().offers | {"full-encoder-attention"}
+
     def times(self, second_F: Tensor) -> Tensor:
         """See `NativeVL`: the middle between the first frame and the last, seconds."""
         depth = self.config.vision.temporal_patch_size
@@ -52,7 +57,10 @@ class Qwen3VL(NativeVL):
         return video.stills()
 
     def expand(self, request: Request, tokens: Seq[VisionTokens]) -> Tensor:
-        """See `Dialect`: a temporal patch of a video stands between the marks, behind its time if it can be written."""
+        """See `Dialect`: a temporal patch of a video stands between the marks, behind its time if it can be written.
+
+        Where there are fewer blocks than temporal patches, nothing stands for the last ones.
+        """
         times = [each.time_T for each in tokens if each.time_T is not None]
         if not times or request.tokenize is None:
             return super().expand(request, tokens)
@@ -62,9 +70,10 @@ class Qwen3VL(NativeVL):
         seconds, prompt, frame = iter(torch.cat(times).tolist()), [], 0
         for token in request.prompt_N.tolist():
             is_frame = token == request.image_token_id
-            if is_frame and frame % depth == 0:
-                prompt += [*request.tokenize(f"<{next(seconds, 0.0):.1f} seconds>"), start, token, end]
-            else:
+            second = next(seconds, None) if is_frame and frame % depth == 0 else None
+            if second is None:  # there may be fewer blocks than temporal patches
                 prompt.append(token)
+            else:
+                prompt += [*request.tokenize(f"<{second:.1f} seconds>"), start, token, end]
             frame += is_frame
         return super().expand(replace(request, prompt_N=torch.tensor(prompt)), tokens)

@@ -121,13 +121,14 @@ class Layer(nn.Module):
         inside = None if attending is None else partial(attending, patches)
         out_FND, probe = self.self_attn(self.layer_norm1(patches.hidden_FND), size_FN, on_read, inside)
         attention = probe if attending is None else None  # its map is not that of softmax any more
+        entered_FND = patches.hidden_FND
         patches = between(
             replace(
                 patches,
-                hidden_FND=patches.hidden_FND + out_FND,
+                hidden_FND=entered_FND + out_FND,
                 attention=attention,
                 key_FHNd=probe.key_BGNd,
-                entered_FND=patches.hidden_FND,
+                entered_FND=entered_FND,
             )
         )
         return self.finish(patches)
@@ -135,8 +136,7 @@ class Layer(nn.Module):
     def finish(self, patches: Patches) -> Patches:
         """What follows attention: the MLP."""
         hidden_FND = patches.hidden_FND
-        hidden_FND = hidden_FND + self.mlp(self.layer_norm2(hidden_FND))
-        return replace(patches, hidden_FND=hidden_FND, entered_FND=None)
+        return replace(patches, hidden_FND=hidden_FND + self.mlp(self.layer_norm2(hidden_FND)), entered_FND=None)
 
     def probe(self, patches: Patches, on_read: Callable[[int], None]) -> Probe:
         """The attention that the layer would have on these patches."""

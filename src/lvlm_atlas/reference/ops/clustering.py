@@ -1,4 +1,4 @@
-"""Tokens in clusters: around density peaks, connected by links, or in segments of a sequence.
+"""Tokens in clusters: around density peaks or means, by merging, connected by links, or in segments of a sequence.
 
 Clusters are numbered by place. A partition into equally many in each row is a `Matching` (see `merging`), which merges.
 
@@ -16,6 +16,7 @@ from torch.nn import functional
 from lvlm_atlas.reference.ops.merging import Matching
 from lvlm_atlas.reference.ops.places import take
 from lvlm_atlas.reference.ops.selection import top_mask, top_places
+from lvlm_atlas.reference.ops.similarity import unit
 
 
 def scaled_distance(x_BND: Tensor) -> Tensor:
@@ -90,6 +91,84 @@ def density_peaks(distance_BNN: Tensor, density_BN: Tensor, clusters: int) -> tu
         raise ValueError(f"clusters must be in 1..{density_BN.shape[1]} (the tokens), got {clusters}")
     centre_BK = top_places(density_BN * distance_to_denser(distance_BNN, density_BN), clusters)
     return centre_BK, nearest_centre(distance_BNN, centre_BK)
+
+
+def cosine_means(
+    x_ND: Tensor, clusters: int, generator: torch.Generator, steps: int = 15, tolerance: float = 1e-4
+) -> tuple[Tensor, Tensor]:
+    """k-means by cosine: the cluster (N,) of each token, and the means (K, D) of those clusters.
+
+    It starts from tokens drawn at random. Each token goes to the most similar mean, of equals the first; the mean of a
+    cluster that nobody went to becomes a token drawn at random, so that clusters may be empty at the end. It ends when
+    the square of the sum of all shifts is below the tolerance, or after so many steps.
+
+    Args:
+        x_ND: on the CPU, as the generator.
+        clusters: K, from 1 to N.
+        generator: of every draw.
+        steps: most steps, one at least.
+        tolerance: see above.
+
+    Raises:
+        ValueError: `clusters` lies outside that range.
+    """
+    if not 1 <= clusters <= len(x_ND):
+        raise ValueError(f"clusters must be in 1..{len(x_ND)} (the tokens), got {clusters}")
+    unit_ND, mean_KD = unit(x_ND), x_ND[torch.randperm(len(x_ND), generator=generator)[:clusters]]
+    for _ in range(steps):
+        cluster_N = (1 - unit_ND @ unit(mean_KD).mT).argmin(dim=1)
+        before_KD, means = mean_KD, []
+        for cluster in range(clusters):
+            members_MD = x_ND[cluster_N == cluster]
+            if not len(members_MD):
+                members_MD = x_ND[torch.randint(len(x_ND), (1,), generator=generator)]
+            means.append(members_MD.mean(dim=0))
+        mean_KD = torch.stack(means)
+        if float((mean_KD - before_KD).norm(dim=1).sum()) ** 2 < tolerance:
+            break
+    return cluster_N, mean_KD
+
+
+def ward(x_ND: Tensor, clusters: int) -> Tensor:
+    """The cluster (N,) of each token when those are merged whose union adds the least variance, until K are left.
+
+    Merges that cost as much as the last are made too, so that there may be fewer; but where K is N or more, all stay
+    apart, equal tokens too. So cuts scipy's `fcluster` by `maxclust`. Clusters are numbered by their first token.
+
+    Args:
+        x_ND: compared by Euclidean distance, in float64.
+        clusters: K, one at least.
+
+    Raises:
+        ValueError: fewer than one cluster.
+    """
+    if clusters < 1:
+        raise ValueError(f"clusters must be at least 1, got {clusters}")
+    tokens = len(x_ND)
+    first_N = torch.arange(tokens)
+    if clusters >= tokens:
+        return first_N
+    x_ND = x_ND.double().cpu()
+    cost_NN = (x_ND[:, None] - x_ND).square().sum(dim=-1).fill_diagonal_(math.inf)
+    size_N = torch.ones(tokens, dtype=torch.float64)
+    left, last = tokens, -math.inf
+    while left > 1:
+        place = int(cost_NN.argmin())
+        one, two = place // tokens, place % tokens  # the first of equals, so that one < two
+        least = float(cost_NN[one, two])
+        if left <= clusters and least > last:
+            break
+        # Lance and Williams' update: from the costs with both parts to that with their union.
+        both = size_N[one] + size_N[two]
+        cost_N = (size_N[one] + size_N) * cost_NN[one] + (size_N[two] + size_N) * cost_NN[two] - size_N * least
+        cost_N = cost_N / (both + size_N)
+        cost_N[one] = math.inf
+        cost_NN[one], cost_NN[:, one] = cost_N, cost_N
+        cost_NN[two], cost_NN[:, two] = math.inf, math.inf
+        size_N[one], left, last = both, left - 1, least
+        first_N = first_N.where(first_N != two, one)
+    label_N: Tensor = torch.unique(first_N, return_inverse=True)[1]
+    return label_N
 
 
 def connected_components(link_BNN: Tensor) -> Tensor:

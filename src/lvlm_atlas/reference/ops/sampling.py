@@ -1,8 +1,8 @@
-"""From logits to a token: temperature, nucleus, draw.
+"""From logits to a token: temperature, nucleus, draw; and from logits to several places, without replacement.
 
 Top-p as in transformers2026, `TopPLogitsWarper`; of equal probabilities at the edge the later tokens stay.
 
-C vocabulary.
+C vocabulary, N places, K drawn.
 """
 
 from __future__ import annotations
@@ -37,3 +37,29 @@ def nucleus(probability: Tensor, top_p: float) -> Tensor:
 def draw(probability_C: Tensor, generator: torch.Generator) -> int:
     """A token from a distribution. The draw is on the CPU, so that devices agree."""
     return int(torch.multinomial(probability_C.double().cpu(), 1, generator=generator))
+
+
+def gumbel(places: int, generator: torch.Generator) -> Tensor:
+    """Standard Gumbel noise −ln(−ln U), (N,), float64, drawn on the CPU.
+
+    The place where logits and noise add up to the most is a draw from the softmax of the logits; the K best places are
+    K draws without replacement, the best first.
+    """
+    uniform_N = torch.rand(places, generator=generator, dtype=torch.float64)
+    return -(-uniform_N.clamp(min=torch.finfo(torch.float64).tiny).log()).log()
+
+
+def draw_places(logit_N: Tensor, draws: int, generator: torch.Generator) -> Tensor:
+    """Places (K,) of K = `draws` different ones, in the order drawn: each from the softmax of the logits that are left.
+
+    Args:
+        logit_N: finite, on the CPU.
+        draws: K, from 0 to N.
+        generator: of the CPU.
+
+    Raises:
+        ValueError: `draws` lies outside that range.
+    """
+    if not 0 <= draws <= len(logit_N):
+        raise ValueError(f"draws must be in 0..{len(logit_N)} (the places), got {draws}")
+    return (logit_N.double() + gumbel(len(logit_N), generator)).argsort(descending=True, stable=True)[:draws]

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from lvlm_atlas.reference.lvlm import LVLM, Refusal, random_request
+from lvlm_atlas.reference.modules.backbone import ChannelNorm
 from lvlm_atlas.reference.modules.kept import drawn
-from lvlm_atlas.reference.techniques.encoding.honeybee import Bottleneck, CAbstractor, ChannelNorm, Honeybee
+from lvlm_atlas.reference.techniques.encoding.honeybee import Bottleneck, CAbstractor, Honeybee
 from lvlm_atlas.reference.techniques.encoding.visionzip import VisionZip
 
 

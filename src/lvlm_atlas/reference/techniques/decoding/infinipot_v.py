@@ -135,7 +135,7 @@ class InfiniPotV(Technique):
     adaptive_pooling: bool = False
 
     acts_at: ClassVar = ("cache-step",)
-    needs: ClassVar = ("modality-mask", "vision-in-sequence", "equal-frames")
+    needs: ClassVar = ("modality-mask", "vision-in-sequence", "equal-frames", "frames-apart")
     withholds: ClassVar = ("equal-frames",)
 
     def __post_init__(self) -> None:

@@ -93,7 +93,14 @@ class ReKV(Technique):
     """Neighbouring blocks that are scored and read together."""
 
     acts_at: ClassVar = ("prefill-chunks", "attention", "cache-tokens", "cache-bits", "cache-read")
-    needs: ClassVar = ("unrotated-keys", "one-position-axis", "modality-mask", "vision-in-sequence", "equal-frames")
+    needs: ClassVar = (
+        "unrotated-keys",
+        "one-position-axis",
+        "modality-mask",
+        "vision-in-sequence",
+        "equal-frames",
+        "frames-apart",
+    )
 
     def __post_init__(self) -> None:
         for name in ("local_size", "retrieve_size", "retrieve_chunk_size"):

@@ -61,7 +61,7 @@ class Blip2QFormer(Technique):
     cross_every: int = 2
 
     acts_at: ClassVar = ("adapter",)
-    needs: ClassVar = ("free-patches", "visual-features", "training-data")
+    needs: ClassVar = ("free-patches", "visual-features", "training-data", "frames-apart")
     withholds: ClassVar = ("whole-grid",)
 
     def __post_init__(self) -> None:

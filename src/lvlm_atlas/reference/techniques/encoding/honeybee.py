@@ -25,17 +25,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lvlm_atlas.reference.lvlm.points import Adapter, Run, Technique
+from lvlm_atlas.reference.modules.backbone import ChannelNorm
 from lvlm_atlas.reference.modules.grid import square_side
 from lvlm_atlas.reference.modules.kept import module_of
 from lvlm_atlas.reference.refusal import Refusal
-
-
-class ChannelNorm(nn.LayerNorm):
-    """A layer norm over the channels of each place."""
-
-    def forward(self, x_FCHW: Tensor) -> Tensor:
-        """(F, C, H, W) → (F, C, H, W)."""
-        return super().forward(x_FCHW.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class Bottleneck(nn.Module):

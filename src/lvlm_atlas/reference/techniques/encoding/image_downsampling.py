@@ -81,7 +81,8 @@ class ImageDownsampling(Technique):
     max_pixels: int = 12_845_056
 
     acts_at: ClassVar = ("pixels",)
-    needs: ClassVar = ()
+    needs: ClassVar = ("native-size",)
+    withholds: ClassVar = ("native-size",)
 
     def __post_init__(self) -> None:
         if not 0 < self.keep_ratio <= 1:

@@ -26,8 +26,8 @@ from torch.nn.utils.rnn import pad_sequence
 from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.flow.vision_tokens import VisionTokens
 from lvlm_atlas.reference.lvlm.points import AdapterOutput, EncoderOutput, Run, Technique
+from lvlm_atlas.reference.modules.uneven import without_filling
 from lvlm_atlas.reference.ops.outliers import outlier_ratio
-from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.encoding.llava_prumerge import (
     check_neighbours,
     kept_places,
@@ -65,7 +65,7 @@ class LlavaPruMergePlus(Technique):
 
     acts_at: ClassVar = ("encoder-output", "adapter-output")
     needs: ClassVar = ("encoder-attention", "encoder-keys", "cls-token", "free-patches", "whole-grid")
-    withholds: ClassVar = ("cls-token", "whole-grid")
+    withholds: ClassVar = ("cls-token", "whole-grid", "equal-frames")
 
     def __post_init__(self) -> None:
         check_neighbours(self.neighbours)
@@ -110,18 +110,4 @@ class Supplementing:
         Raises:
             Refusal: another technique has left other tokens since.
         """
-        longest, frames, kept = max(self.lengths), iter(self.lengths), []
-        if sum(at.tokens.lengths) != longest * len(self.lengths) or any(block % longest for block in at.tokens.lengths):
-            raise Refusal(
-                f"LLaVA-PruMerge+ left {longest} tokens of each of {len(self.lengths)} frames, and here are "
-                f"{sum(at.tokens.lengths)}; leave out what changes them in between"
-            )
-        for block in at.tokens.lengths:
-            spans = zip(range(0, block, longest), frames, strict=False)
-            device = _device(at.tokens)
-            kept.append(torch.cat([torch.arange(start, start + length, device=device) for start, length in spans]))
-        return at.tokens.keep(kept)
-
-
-def _device(tokens: VisionTokens) -> torch.device:
-    return tokens.blocks[0].token_ND.device
+        return without_filling(at.tokens, self.lengths, "LLaVA-PruMerge+")

@@ -41,8 +41,8 @@ class Ldpv2(nn.Module):
         x_FND = self.linear_2(functional.gelu(self.linear_1(patch_FNC)))
         square_FDHW = x_FND.mT.unflatten(2, (math.isqrt(x_FND.shape[1]), -1))
         pooled_FDss: Tensor = functional.adaptive_avg_pool2d(square_FDHW, self.side)
-        out_FMD: Tensor = (self.positions(pooled_FDss) + pooled_FDss).flatten(2).mT
-        return out_FMD
+        placed_FDss: Tensor = self.positions(pooled_FDss) + pooled_FDss
+        return placed_FDss.flatten(2).mT
 
 
 @dataclass(frozen=True)

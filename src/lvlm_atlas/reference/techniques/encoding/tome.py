@@ -19,13 +19,12 @@ B batch (frames), N tokens, K tokens after merging, H heads, R query rows, d hea
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
-
-from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.lvlm.points import EncoderLayer, Technique
+from lvlm_atlas.reference.modules.merged import merged
 from lvlm_atlas.reference.ops.merging import bipartite_soft_matching, merge_source, merge_wavg  # noqa: F401 - steps of the entry
 from lvlm_atlas.reference.refusal import Refusal
 
@@ -71,23 +70,6 @@ class ToMe(Technique):
         patches = at.patches
         if patches.key_FHNd is None:
             raise Refusal("ToMe matches patches by their keys, which these come without")
-        key_FNHd = patches.key_FHNd.transpose(1, 2)
         r = schedule(self.r, self.inflect, at.layers)[at.layer]
-        matching = bipartite_soft_matching(key_FNHd.mean(2), r, patches.prefix)
-        if matching.count == patches.hidden_FND.shape[1]:
-            return patches
-        hidden_FKD, size_FK = merge_wavg(matching, patches.hidden_FND, patches.size_FN)
-        key_FKw, _ = merge_wavg(matching, key_FNHd.flatten(2), patches.size_FN)
-
-        def in_groups(weight_BHRN: Tensor) -> Tensor:
-            return weight_BHRN @ matching.assignment(weight_BHRN.dtype)[:, None]
-
-        return replace(
-            patches,
-            hidden_FND=hidden_FKD,
-            key_FHNd=key_FKw.reshape(*size_FK.shape, *key_FNHd.shape[2:]).transpose(1, 2),
-            attention=patches.attention and patches.attention.then(in_groups),
-            size_FN=size_FK,
-            place_FN2=None,
-            proportional=self.proportional_attention,
-        )
+        matching = bipartite_soft_matching(patches.key_FHNd.mean(1), r, patches.prefix)
+        return merged(patches, matching, proportional=self.proportional_attention)

@@ -91,7 +91,7 @@ class Trim(Technique):
     ratio: float = 0.21
 
     acts_at: ClassVar = ("encoder-output",)
-    needs: ClassVar = ("image-text-matcher", "visual-features", "free-patches")
+    needs: ClassVar = ("image-text-matcher", "visual-features", "free-patches", "frames-apart")
     withholds: ClassVar = ("cls-token", "whole-grid")
 
     def __post_init__(self) -> None:

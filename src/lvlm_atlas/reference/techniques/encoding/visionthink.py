@@ -69,6 +69,7 @@ class VisionThink(Technique):
 
     acts_at: ClassVar = ("answer",)
     needs: ClassVar = ("training-data",)
+    withholds: ClassVar = ("native-size",)
 
     def __post_init__(self) -> None:
         if not 1 <= self.scale <= MOST:

@@ -27,10 +27,10 @@ from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.lvlm.points import EncoderOutput, Technique
+from lvlm_atlas.reference.modules.class_token import class_attention, expect_class_token
 from lvlm_atlas.reference.ops.places import take
 from lvlm_atlas.reference.ops.selection import ranking
 from lvlm_atlas.reference.ops.similarity import unit
-from lvlm_atlas.reference.refusal import Refusal
 
 
 def remove_duplicates(x_BRD: Tensor, keep: int, step: int = 8) -> Tensor:
@@ -115,12 +115,9 @@ class VisPruner(Technique):
             Refusal: there is not one class token, or an earlier technique left no attention.
         """
         patches = at.patches
-        if patches.prefix != 1:
-            raise Refusal(f"VisPruner reads the attention of one class token, the encoder has {patches.prefix}")
+        expect_class_token(patches, "VisPruner")
         if self.tokens >= patches.hidden_FND.shape[1] - 1:
             return patches
-        if patches.attention is None:
-            raise Refusal("VisPruner reads the encoder's attention, which these patches come without")
-        attention_FHN = patches.attention.rows(slice(0, 1))[:, :, 0, 1:]
+        attention_FHN = class_attention(patches, "VisPruner")
         kept_FK = vispruner(attention_FHN, patches.hidden_FND[:, 1:], self.tokens, self.important_ratio, self.step)
         return replace(patches.keep(1 + kept_FK), prefix=0, attention=None)

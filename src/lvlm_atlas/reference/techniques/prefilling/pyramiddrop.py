@@ -28,6 +28,7 @@ from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.lvlm.points import LlmLayer, Run, Technique
+from lvlm_atlas.reference.modules.between_layers import expect_alone
 from lvlm_atlas.reference.ops.selection import top_places
 from lvlm_atlas.reference.refusal import Refusal
 
@@ -92,12 +93,7 @@ class PyramidDrop(Technique):
         last = run.config.text.num_hidden_layers - 1
         if any(layer > last for layer in self.layers):
             raise Refusal(f"layers must lie in 1..{last} for an LLM of {last + 1} layers, got {[*self.layers]}")
-        for other in run.techniques:
-            if other is not self and "llm-layer" in other.acts_at:
-                raise Refusal(
-                    f"the shares of PyramidDrop are of the tokens that entered the LLM, and {type(other).__name__} may "
-                    f"drop some between its layers; leave one out"
-                )
+        expect_alone(run, self, "the shares of PyramidDrop are of the tokens that entered the LLM")
         return Stages(dict(zip(self.layers, self.ratios, strict=True)))
 
 
