@@ -8,18 +8,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lvlm_atlas.atlas.root import data_root
 from lvlm_atlas.fault import AtlasError, Fault, FaultsError
 
 if TYPE_CHECKING:
     from lvlm_atlas.graph.knowledge import KnowledgeBase
+    from lvlm_atlas.planner.planner import Planner
+    from lvlm_atlas.roofline.deployment import Deployment
 
-__all__ = ["AtlasError", "Fault", "FaultsError", "data_root", "load"]
+__all__ = ["AtlasError", "Deployment", "Fault", "FaultsError", "Planner", "data_root", "load"]
 
 
-def __getattr__(name: str) -> str:
+def __getattr__(name: str) -> Any:
+    # What a caller does not use is not imported.
+    if name == "Planner":
+        from lvlm_atlas.planner.planner import Planner  # noqa: PLC0415
+
+        return Planner
+    if name == "Deployment":
+        from lvlm_atlas.roofline.deployment import Deployment  # noqa: PLC0415
+
+        return Deployment
     if name == "__version__":
         from importlib.metadata import version  # noqa: PLC0415 - it takes longer than the rest of this file
 

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import typer
 
 from lvlm_atlas.cli.options import Report
-from lvlm_atlas.cli.plain import csv_text, markdown, narrow, subject, table, wrapped
+from lvlm_atlas.cli.plain import csv_text, narrow, table, wrapped
 from lvlm_atlas.cli.terminal import write
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.planner.shortage import misfit
 from lvlm_atlas.roofline.contract import contract
 from lvlm_atlas.roofline.diagnosis import diagnosis
 from lvlm_atlas.roofline.estimate import Estimate
-from lvlm_atlas.roofline.stage import STAGES, Stage, summed
-from lvlm_atlas.roofline.units import NO_CHANGE, flop, gain, number, seconds, share, size
+from lvlm_atlas.roofline.summary import (
+    COLUMNS,
+    OPERATOR_COLUMNS,
+    head,
+    markdown_page,
+    operator_rows,
+    stage_records,
+    stage_rows,
+    sums,
+)
 
-COLUMNS = ("stage", "time", "share", "bound", "FLOP/B", "tokens", "FLOP", "bytes")
-"""What the table shows of a stage."""
 DROPPED = ("FLOP/B", "bytes", "FLOP", "share")
 """Columns that a narrow terminal goes without, the first one first."""
 
@@ -50,7 +56,7 @@ def print_estimate(
     elif report is Report.table:
         write(_page(estimate, plain, operators, explain) + "\n")
     else:
-        _write({Report.csv: _csv, Report.md: _markdown}[report](estimate, plain, operators))
+        _write({Report.csv: _csv, Report.md: markdown_page}[report](estimate, plain, operators))
     if problem:
         sys.stderr.write(f"lvlm-atlas: {problem}\n")
         raise typer.Exit(AtlasError.exit_code)
@@ -58,14 +64,14 @@ def print_estimate(
 
 def _page(estimate: Estimate, plain: Estimate | None, operators: bool, explain: bool) -> str:
     columns = (*COLUMNS, "gain") if plain else COLUMNS
-    rows = list(_rows(estimate, plain))
+    rows = list(stage_rows(estimate, plain))
     parts = [
-        "\n".join(map(wrapped, (*_head(estimate), f"{diagnosis(estimate)}."))),
+        "\n".join(map(wrapped, (*head(estimate), f"{diagnosis(estimate)}."))),
         narrow(columns, rows, left=("stage", "bound"), dropped=DROPPED),
-        table(("", "with", "without", "gain") if plain else ("", "predicted"), _sums(estimate, plain), left=("",)),
+        table(("", "with", "without", "gain") if plain else ("", "predicted"), sums(estimate, plain), left=("",)),
     ]
     if operators:
-        parts.append(table(_OPERATOR_COLUMNS, _operator_rows(estimate), left=("operator", "bound")))
+        parts.append(table(OPERATOR_COLUMNS, operator_rows(estimate), left=("operator", "bound")))
     if explain:
         parts.append("\n".join(wrapped(each, "- ") for each in ("Predicted, not measured.", *estimate.assumptions)))
     else:
@@ -73,144 +79,11 @@ def _page(estimate: Estimate, plain: Estimate | None, operators: bool, explain: 
     return "\n\n".join(parts)
 
 
-def _markdown(estimate: Estimate, plain: Estimate | None, operators: bool) -> str:
-    columns = (*COLUMNS, "gain") if plain else COLUMNS
-    parts = [
-        "\n\n".join(f"**{line}**" for line in _head(estimate)),
-        markdown(columns, _rows(estimate, plain)),
-        markdown(("", "with", "without", "gain") if plain else ("", "predicted"), _sums(estimate, plain)),
-    ]
-    if operators:
-        parts.append(markdown(_OPERATOR_COLUMNS, _operator_rows(estimate)))
-    parts.append(f"{diagnosis(estimate)}.")
-    parts.append("\n".join(f"- {each}" for each in ("Predicted, not measured.", *estimate.assumptions)))
-    return "\n\n".join(parts)
-
-
 def _csv(estimate: Estimate, plain: Estimate | None, operators: bool) -> str:
     """A row for each stage, or for each operator; SI base units."""
     data = contract(estimate, operators=operators)
-    rows: list[dict[str, Any]] = data["operators"] if operators else list(_stage_rows(data, plain))
+    rows: list[dict[str, Any]] = data["operators"] if operators else list(stage_records(data, plain))
     return csv_text(rows)
-
-
-def _stage_rows(data: dict[str, Any], plain: Estimate | None) -> Iterator[dict[str, Any]]:
-    for name, stage in data["stages"].items():
-        row = {"stage": name, **stage}
-        if plain:
-            before = plain.stages[name].time_s
-            row |= {"time_s_without": before, "gain": before / stage["time_s"] if stage["time_s"] else None}
-        yield row
-
-
-def _head(estimate: Estimate) -> Iterator[str]:
-    """The title, and what of the request the model does not read or was not made for."""
-    yield _title(estimate)
-    if estimate.exceeds_context:
-        yield (
-            f"beyond the model's context: {estimate.context_tokens:,} tokens of prompt and answer where "
-            f"{estimate.model.name} is released for {estimate.model.llm.context:,}"
-        )
-    read, asked = estimate.frames_read
-    if read != asked and all(video.frames is None for video in estimate.workload.videos):
-        yield f"frames read: {read:,} of {asked:,} asked for, by the model's rule; --frames overrides it"
-
-
-def _title(estimate: Estimate) -> str:
-    stack = f" with {' + '.join(each.label for each in estimate.stack)}" if estimate.stack else ""
-    return f"{subject(estimate)}{stack}"
-
-
-def _rows(estimate: Estimate, plain: Estimate | None) -> Iterator[tuple[str, ...]]:
-    for name in STAGES:
-        yield (*_row(name, estimate, name), *([_gain(plain, estimate, name)] if plain else []))
-        if plain:
-            yield (*_row("  without", plain, name), "")
-
-
-def _row(label: str, estimate: Estimate, name: str) -> tuple[str, ...]:
-    stage = estimate.stages[name]
-    if not stage.operators:
-        return (label, *[""] * (len(COLUMNS) - 1))
-    tokens = contract(estimate)["tokens"]
-    count = {
-        "encoding": tokens["encoder"],
-        "prefilling": tokens["vision"] + tokens["text"],
-        "decoding": tokens["output"],
-    }[name]
-    time, bound, intensity, flops, bytes_ = _costs(stage)
-    return label, time, share(stage.time_s / estimate.total_s), bound, intensity, f"{count:,}", flops, bytes_
-
-
-def _gain(plain: Estimate, estimate: Estimate, name: str) -> str:
-    return _ratio(plain.stages[name].time_s, estimate.stages[name].time_s)
-
-
-def _sums(estimate: Estimate, plain: Estimate | None) -> Iterator[tuple[str, ...]]:
-    after = dict(_quantities(estimate))
-    before = dict(_quantities(plain)) if plain else {}
-    for name, (value, shown) in after.items():
-        if plain is None:
-            yield name, shown
-        else:
-            old, old_shown = before[name]
-            faster = name in ("tokens/s", "requests at once")
-            yield name, shown, old_shown, _ratio(value, old) if faster else _ratio(old, value)
-
-
-def _ratio(before: float, after: float) -> str:
-    return gain(before, after).replace(NO_CHANGE, "1.00 ×")
-
-
-def _quantities(estimate: Estimate) -> Iterator[tuple[str, tuple[float, str]]]:
-    """What an estimate comes to: values, and as they are shown."""
-    memory = estimate.memory
-    yield "time to first token", (estimate.ttft_s, seconds(estimate.ttft_s))
-    if estimate.tpot_s:
-        yield "time per output token", (estimate.tpot_s, seconds(estimate.tpot_s))
-    yield "total", (estimate.total_s, seconds(estimate.total_s))
-    if estimate.tpot_s:
-        yield "tokens/s", (estimate.tokens_s, number(estimate.tokens_s))
-    yield "weights", (memory.weight_byte, size(memory.weight_byte))
-    yield "KV cache", (memory.kv_byte, size(memory.kv_byte))
-    yield "  of it visual", (memory.kv_vision_byte, size(memory.kv_vision_byte))
-    which = " each" if estimate.deployment.devices > 1 else ""
-    held = f"memory of {size(estimate.device.memory_byte)}{which}"
-    yield held, (memory.device_byte, size(memory.device_byte))
-    yield "requests at once", (estimate.fits_at_once, f"{estimate.fits_at_once:,}")
-    if estimate.energy_j is not None:
-        yield "energy per token", (estimate.energy_j, f"{number(estimate.energy_j / estimate.output_tokens)} J")
-    if estimate.cost_usd is not None:
-        yield "cost per request", (estimate.cost_usd, f"{number(estimate.cost_usd)} USD")
-
-
-_OPERATOR_COLUMNS = ("operator", "time", "bound", "FLOP/B", "FLOP", "bytes")
-
-
-def _operator_rows(estimate: Estimate) -> Iterator[tuple[str, ...]]:
-    """Every stage with its operators below it, those of one name together."""
-    for stage in estimate.stages.values():
-        if stage.operators:
-            yield (stage.name, *_costs(stage))
-        names = dict.fromkeys(each.work.name for each in stage.operators)
-        for name in names:
-            alike = summed(name, [each for each in stage.operators if each.work.name == name])
-            yield (f"  {name.removeprefix('technique: ').partition(':')[0]}", *_costs(alike))
-
-
-def _costs(stage: Stage) -> tuple[str, ...]:
-    """What a stage, or a part of one, costs; nothing is shown as nothing."""
-    return (
-        seconds(stage.time_s),
-        _bound(stage.bound),
-        number(stage.intensity) if stage.intensity else "",
-        flop(stage.flop) if stage.flop else "",
-        size(stage.byte) if stage.byte else "",
-    )
-
-
-def _bound(bound: str) -> str:
-    return "link" if bound == "communication" else bound
 
 
 def _write(text: str) -> None:

@@ -7,10 +7,12 @@ import sys
 from collections.abc import Iterator
 
 from lvlm_atlas.cli.options import Report
-from lvlm_atlas.cli.plain import csv_text, markdown, subject, table, wrapped
+from lvlm_atlas.cli.plain import csv_text, table, wrapped
 from lvlm_atlas.planner.pair import Pair
 from lvlm_atlas.planner.shortage import misfit
 from lvlm_atlas.roofline.stage import STAGES
+from lvlm_atlas.roofline.summary import subject
+from lvlm_atlas.rows import markdown
 
 KINDS = {
     "synergy": "Together they buy more than the product of both.",

@@ -9,8 +9,6 @@ import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from lvlm_atlas.roofline.estimate import Estimate
-
 Rows = Iterable[Sequence[str]]
 
 
@@ -46,12 +44,6 @@ def narrow(columns: Sequence[str], rows: Rows, *, left: Collection[str], dropped
     return text
 
 
-def markdown(columns: Sequence[str], rows: Rows) -> str:
-    """A table in Markdown."""
-    lines = [columns, ["---"] * len(columns), *([cell.strip() for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows of the same keys as CSV."""
     text = io.StringIO()
@@ -65,10 +57,3 @@ def wrapped(text: str, bullet: str = "") -> str:
     """A paragraph at the terminal's width; ids are not broken at their hyphens."""
     indent = " " * len(bullet)
     return textwrap.fill(text, width(), initial_indent=bullet, subsequent_indent=indent, break_on_hyphens=False)
-
-
-def subject(estimate: Estimate) -> str:
-    """What an estimate is about: model, devices, request, and how near to the peaks it is taken to run."""
-    devices = f"{estimate.deployment.devices} × " if estimate.deployment.devices > 1 else ""
-    near = f"{estimate.deployment.efficiency.name} efficiency"
-    return f"{estimate.model.name} on {devices}{estimate.device.name}, {estimate.workload.id}, {near}"

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import typer
 
 from lvlm_atlas.cli.options import Report
-from lvlm_atlas.cli.plain import csv_text, markdown, subject, table, wrapped
+from lvlm_atlas.cli.plain import csv_text, table, wrapped
 from lvlm_atlas.cli.terminal import write
 from lvlm_atlas.graph.result_words import sentence
 from lvlm_atlas.planner.plan import Option, Plan
 from lvlm_atlas.planner.shortage import misfit
 from lvlm_atlas.roofline.stage import STAGES
+from lvlm_atlas.roofline.summary import subject
 from lvlm_atlas.roofline.units import seconds
+from lvlm_atlas.rows import markdown
 
 SHOWN = 2
 """Results that a page shows of each technique; JSON has all."""
@@ -60,19 +61,7 @@ def _markdown(plan: Plan) -> str:
 
 
 def _csv(plan: Plan) -> str:
-    """A row for each stack, the one without techniques first; SI base units."""
-    rows: list[dict[str, Any]] = []
-    data = plan.to_dict()
-    for number, each in enumerate((data["baseline"], *data["front"])):
-        rows.append({
-            "rank": number, "stack": " + ".join(each["stack"]), "risk": each["risk"],
-            **{name: each[name] for name in ("ttft_s", "tpot_s", "total_s", "device_byte", "energy_j", "cost_usd")},
-            **{f"{name}_gain": stage["gain"] for name, stage in each["stages"].items()},
-            "bottleneck": each["bottleneck"]["after"],
-            "limits_met": all(limit["met"] for limit in each["limits"]),
-            "unknown_pairs": sum(pair["verdict"] == "unknown" for pair in each["pairs"]),
-        })  # fmt: skip
-    return csv_text(rows)
+    return csv_text(plan.records())
 
 
 def _title(plan: Plan) -> str:

@@ -92,11 +92,9 @@ class RequestOptions(OptionGroup):
         Raises:
             AtlasError: as of `specs.request.request`.
         """
-        from lvlm_atlas.specs.request import request
-
-        return request(
-            planner.workload(self.workload), images=self.image or (), count=self.images, videos=self.video or (),
-            text=self.text, output=self.output, batch=self.batch, turns=self.turns, frames=self.frames,
+        return planner.request(
+            self.workload, image=self.image or (), images=self.images, video=self.video or (), frames=self.frames,
+            text=self.text, output=self.output, batch=self.batch, turns=self.turns,
         )  # fmt: skip
 
 

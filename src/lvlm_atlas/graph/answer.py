@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from lvlm_atlas.rows import frame, markdown
 from lvlm_atlas.schema.technique import Technique
 
 if TYPE_CHECKING:
@@ -32,9 +34,9 @@ class Row:
     """Why it is in the answer, condition by condition."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Answer:
-    """The techniques that a query finds, ids ascending."""
+    """The techniques that a query finds, ids ascending. Iterating gives the techniques."""
 
     query: str
     rows: tuple[Row, ...]
@@ -48,3 +50,42 @@ class Answer:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __iter__(self) -> Iterator[Technique]:
+        return (row.technique for row in self.rows)
+
+    def __repr__(self) -> str:
+        return f"<Answer to {self.query!r}: {', '.join(self.ids) or self.why_empty}>"
+
+    def _repr_markdown_(self) -> str:
+        return table_of(self)
+
+    def records(self) -> list[dict[str, Any]]:
+        """A record for each technique."""
+        return records_of(self)
+
+    def to_pandas(self) -> Any:
+        """The records as a pandas frame.
+
+        Raises:
+            AtlasError: pandas is not installed.
+        """
+        return frame(self.records())
+
+
+def records_of(techniques: Iterable[Technique]) -> list[dict[str, Any]]:
+    """What tables show of techniques, a record each."""
+    return [
+        {
+            "id": each.id, "name": each.name, "stage": each.stage, "family": each.family, "training": each.training,
+            "query_aware": each.query_aware, "status": each.status, "summary": each.summary,
+        }
+        for each in techniques
+    ]  # fmt: skip
+
+
+def table_of(techniques: Iterable[Technique]) -> str:
+    """A table of techniques in Markdown."""
+    return markdown(
+        ("id", "stage", "training", "summary"), [(t.id, t.stage, t.training, t.summary) for t in techniques]
+    )

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from lvlm_atlas.graph.answer import records_of, table_of
 from lvlm_atlas.graph.interactions import Interactions
+from lvlm_atlas.rows import frame
 from lvlm_atlas.schema.technique import Technique
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     import networkx as nx
 
@@ -25,9 +27,40 @@ Value = str | bool | int
 """A value of a field, as `where` takes it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class KnowledgeBase(Interactions):
-    """An atlas, the edges between its techniques, and the questions one can ask of them."""
+    """An atlas, the edges between its techniques, and the questions one can ask of them.
+
+    It iterates over the techniques; `kb["fastv"]` is one of them, by id, former id, name or alias.
+    """
+
+    def __iter__(self) -> Iterator[Technique]:
+        return iter(self.atlas.techniques.values())
+
+    def __len__(self) -> int:
+        return len(self.atlas.techniques)
+
+    def __getitem__(self, id_: str) -> Technique:
+        return self.technique(id_)
+
+    def __repr__(self) -> str:
+        counts = f"{len(self.atlas.techniques)} techniques, {len(self.atlas.models)} models"
+        return f"<KnowledgeBase at {self.atlas.root}: {counts}, {len(self.atlas.hardware)} devices>"
+
+    def _repr_markdown_(self) -> str:
+        return table_of(self)
+
+    def records(self) -> list[dict[str, Any]]:
+        """A record for each technique."""
+        return records_of(self)
+
+    def to_pandas(self) -> Any:
+        """The records as a pandas frame.
+
+        Raises:
+            AtlasError: pandas is not installed.
+        """
+        return frame(self.records())
 
     @cached_property
     def edition(self) -> Edition:

@@ -9,7 +9,8 @@ would always look better; others are tried where the user asks for them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from lvlm_atlas.planner.metric import METRICS, Metric
 from lvlm_atlas.roofline.estimate import Estimate
 from lvlm_atlas.roofline.stage import STAGES
 from lvlm_atlas.roofline.units import share
+from lvlm_atlas.rows import frame, markdown
 
 FORMAT = "lvlm-atlas-plan/2"
 """Names the layout of the JSON; the number rises when a key changes its meaning."""
@@ -99,7 +101,12 @@ class Lost:
     why: str
 
 
-@dataclass(frozen=True)
+_FIGURES = (
+    "ttft_s", "tpot_s", "total_s", "device_byte", "fits_at_once", "requests_per_s", "energy_j", "cost_usd",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, repr=False)
 class Plan:
     """The answer to: which stack for this model, device and request."""
 
@@ -120,6 +127,55 @@ class Plan:
     """Stacks evaluated."""
     settings: str
     """Which settings were searched."""
+
+    def __repr__(self) -> str:
+        base = self.baseline.estimate
+        best = f": {self.front[0].label}" if self.front else ": none is better than none"
+        return (
+            f"<Plan of {self.goal.name}, {base.model.id} on {base.device.id}, {base.workload.id}: {len(self.front)} "
+            f"stacks of {self.searched:,}{best}>"
+        )
+
+    def __iter__(self) -> Iterator[Option]:
+        return iter(self.front)
+
+    def __len__(self) -> int:
+        return len(self.front)
+
+    def _repr_markdown_(self) -> str:
+        columns = ("#", "stack", self.goal.name, "gain", "takes longest", "risk")
+        rows = [
+            (
+                str(number), option.label, self.goal.shown(self.goal.of(option.estimate)),
+                "" if not number else f"{self.gain(option, self.goal.name) or math.inf:.3g} ×",
+                option.estimate.bottleneck, option.risk if number else "",
+            )
+            for number, option in enumerate((self.baseline, *self.front))
+        ]  # fmt: skip
+        return f"{markdown(columns, rows)}\n\nPredicted, not measured: {self.searched:,} stacks."
+
+    def records(self) -> list[dict[str, Any]]:
+        """A record for each stack, the one without techniques first; SI base units."""
+        data = self.to_dict()
+        return [
+            {
+                "rank": number, "stack": " + ".join(each["stack"]), "risk": each["risk"],
+                **{name: each[name] for name in _FIGURES},
+                **{f"{name}_gain": stage["gain"] for name, stage in each["stages"].items()},
+                "bottleneck": each["bottleneck"]["after"],
+                "limits_met": all(limit["met"] for limit in each["limits"]),
+                "unknown_pairs": sum(pair["verdict"] == "unknown" for pair in each["pairs"]),
+            }
+            for number, each in enumerate((data["baseline"], *data["front"]))
+        ]  # fmt: skip
+
+    def to_pandas(self) -> Any:
+        """The records as a pandas frame.
+
+        Raises:
+            AtlasError: pandas is not installed.
+        """
+        return frame(self.records())
 
     @property
     def assumptions(self) -> tuple[str, ...]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lvlm_atlas.roofline.deployment import IDEAL, TYPICAL, Deployment
+from lvlm_atlas.roofline.deployment import IDEAL, TYPICAL, Deployment, efficiency_named
 from lvlm_atlas.roofline.device import Device
 from lvlm_atlas.roofline.estimate import Estimate, estimate
 from lvlm_atlas.roofline.model import Model
@@ -77,6 +78,43 @@ class Planner:
         """
         return workload_spec(self.atlas.workload(workload)) if isinstance(workload, str) else workload
 
+    def request(
+        self,
+        workload: str | Workload = "single-image-chat",
+        *,
+        image: str | Sequence[str] = (),
+        images: int | None = None,
+        video: str | Sequence[str] = (),
+        frames: int | None = None,
+        text: int | None = None,
+        output: int | None = None,
+        batch: int | None = None,
+        turns: int | None = None,
+    ) -> Workload:
+        """A workload with parts of it replaced; names are those of the command line's options.
+
+        Args:
+            workload: the workload to start from.
+            image: sizes, such as `1280x720`; in place of its visual input.
+            images: how many images of each size.
+            video: videos, such as `1280x720:60s@2`; in its place.
+            frames: frames read of each video, whatever the model's own limits.
+            text: text tokens of the prompt.
+            output: tokens generated.
+            batch: requests processed together.
+            turns: questions about the same visual input.
+
+        Raises:
+            AtlasError: as of `specs.request.request`.
+        """
+        from lvlm_atlas.specs.request import request
+
+        sizes, clips = ((each,) if isinstance(each, str) else tuple(each) for each in (image, video))
+        return request(
+            self.workload(workload), images=sizes, count=images, videos=clips, text=text, output=output, batch=batch,
+            turns=turns, frames=frames,
+        )  # fmt: skip
+
     def estimate(
         self,
         model: str | Model,
@@ -84,6 +122,7 @@ class Planner:
         workload: str | Workload = "single-image-chat",
         *,
         stack: str | Sequence[str | Choice] = (),
+        efficiency: str | None = None,
         deployment: Deployment | None = None,
     ) -> Estimate:
         """What a request costs: see `roofline.estimate.estimate`.
@@ -91,13 +130,16 @@ class Planner:
         Args:
             model: its id, such as `qwen2.5-vl-7b`.
             hardware: a device's id or alias, such as `h200`.
-            workload: its id, such as `images-20`; `specs.request.request` makes others.
+            workload: its id, such as `images-20`; `request` makes others.
             stack: techniques, such as `fastv:keep_ratio=0.5+kivi`, or a list of such.
+            efficiency: how near to the peaks: `ideal`, `typical` or `survey`; None: as the deployment says.
             deployment: how the model is run; None: released types, one device, ideal kernels.
 
         Raises:
             AtlasError: a name is unknown, a number is no such number, or the stack is in conflict.
         """
+        if efficiency is not None:
+            deployment = replace(deployment or Deployment(), efficiency=efficiency_named(efficiency))
         spec, request = self.model(model), self.workload(workload)
         return estimate(spec, self.device(hardware), request, deployment, self._stacked(stack, spec, request))
 

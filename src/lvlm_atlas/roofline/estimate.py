@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.roofline import units
 from lvlm_atlas.roofline.assumptions import assumptions
 from lvlm_atlas.roofline.decoding import decoding, operators
 from lvlm_atlas.roofline.deployment import Deployment
@@ -23,9 +25,10 @@ from lvlm_atlas.roofline.state import State
 from lvlm_atlas.roofline.transform import Applied
 from lvlm_atlas.roofline.vision import frames_asked, frames_read
 from lvlm_atlas.roofline.workload import Workload
+from lvlm_atlas.rows import frame, markdown
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Estimate:
     """What a request costs. Tokens are those of one request; bytes and FLOPs count the batch and all devices; times
     are those of the batch.
@@ -57,6 +60,43 @@ class Estimate:
     """Share of vision entries of the cache in the bytes that decoding moves: the visual memory wall."""
     assumptions: tuple[str, ...]
     """What was taken for granted."""
+
+    def __repr__(self) -> str:
+        stack = f" with {' + '.join(each.label for each in self.stack)}" if self.stack else ""
+        return (
+            f"<Estimate {self.model.id} on {self.device.id}, {self.workload.id}{stack}: ttft {self.ttft_s:.4g} s, "
+            f"tpot {self.tpot_s:.4g} s, {self.memory.device_byte / 1e9:.4g} GB>"
+        )
+
+    def _repr_markdown_(self) -> str:
+        columns = ("stage", "time", "bound", "FLOP", "bytes")
+        rows = [
+            (name, units.seconds(stage.time_s), stage.bound, units.flop(stage.flop), units.size(stage.byte))
+            for name, stage in self.stages.items()
+        ]
+        sums = (
+            f"ttft {units.seconds(self.ttft_s)}, tpot {units.seconds(self.tpot_s)}, total {units.seconds(self.total_s)}"
+        )
+        memory = f"{units.size(self.memory.device_byte)} of {units.size(self.device.memory_byte)}"
+        return f"{markdown(columns, rows)}\n\nPredicted: {sums}, memory {memory}; {len(self.assumptions)} assumptions."
+
+    def records(self) -> list[dict[str, Any]]:
+        """A record for each stage: seconds, FLOPs, bytes, intensity, bound."""
+        return [
+            {
+                "stage": name, "time_s": stage.time_s, "flop": stage.flop, "byte": stage.byte,
+                "intensity": stage.intensity, "bound": stage.bound,
+            }
+            for name, stage in self.stages.items()
+        ]  # fmt: skip
+
+    def to_pandas(self) -> Any:
+        """The records as a pandas frame.
+
+        Raises:
+            AtlasError: pandas is not installed.
+        """
+        return frame(self.records())
 
     @property
     def fits(self) -> bool:

@@ -33,7 +33,7 @@ FUNCTIONS: Mapping[str, Callable[..., float]] = {
 """What a formula may call. Of a list parameter: `at(list, index)`, `count(list, most)` is how many of its numbers are
 at most that, `length(list)`, `sum(list)`."""
 
-MAX_LENGTH = 240
+MAX_LENGTH = 400
 _ALLOWED = (
     ast.Expression, ast.Constant, ast.Name, ast.Load, ast.Call,
     ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow,

@@ -230,6 +230,14 @@ class Technique(Record):
     updated: str = Field(pattern=r"^\d{4}-\d{2}-\d{2}$")
     """Day of the last change of substance, quoted, as `'2026-11-22'`."""
 
+    def __repr__(self) -> str:
+        return f"<Technique {self.id}: {self.summary}>"
+
+    __str__ = __repr__
+
+    def _repr_markdown_(self) -> str:
+        return f"**{self.name}** (`{self.id}`, {self.stage}): {self.summary}"
+
     @field_validator("summary")
     @classmethod
     def _is_a_sentence(cls, text: str) -> str:

@@ -37,12 +37,11 @@ class Patches:
     known. The frame is the batch."""
     upcoming: Callable[[Patches, int | None], Probe] | None = None
     """See `ahead`; None where no tower gave these patches."""
+    entered_FND: Tensor | None = None
+    """Between attention and MLP of a layer, what entered it, as the layer before gave it, prefix first. Else None."""
     on_grid: bool = True
     """Whether tokens made of all of them stand where they stood; False behind an adapter whose tokens have no place,
     even where they happen to be as many."""
-    entered_FND: Tensor | None = None
-    """What entered the layer that these patches are in the middle of: all tokens then there, the prefix first. None
-    outside of a layer."""
 
     def keep(self, index_FK: Tensor) -> Patches:
         """Only the tokens at these places, the prefix first; for models that offer `free-patches`."""

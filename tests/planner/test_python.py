@@ -1,0 +1,68 @@
+"""What Python shows of the atlas: short representations, iteration, Markdown, frames."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pandas
+import pytest
+
+import lvlm_atlas
+from lvlm_atlas import AtlasError, Planner
+
+KB = lvlm_atlas.load()
+PLANNER = Planner(kb=KB)
+ESTIMATE = PLANNER.estimate("qwen2.5-vl-7b", "l40s", stack="fastv")
+PLAN = PLANNER.plan("qwen2.5-vl-7b", "l40s", goal="ttft", max_techniques=1)
+ANSWER = KB.query("stage:decoding training:none")
+
+
+@pytest.mark.parametrize("thing", [KB, ANSWER, ESTIMATE, PLAN, KB["fastv"]], ids=lambda thing: type(thing).__name__)
+def test_a_representation_is_a_line_and_markdown_is_there_for_notebooks(thing) -> None:
+    assert "\n" not in repr(thing)
+    assert len(repr(thing)) < 2000
+    assert repr(thing) == str(thing)
+    assert thing._repr_markdown_()
+
+
+def test_what_holds_techniques_gives_them() -> None:
+    assert [t.id for t in KB] == [*KB.atlas.techniques]
+    assert (len(KB), KB["Fast-V"].id) == (len(KB.atlas.techniques), "fastv")
+    assert tuple(t.id for t in ANSWER) == ANSWER.ids
+    with pytest.raises(AtlasError, match="did you mean 'fastv'"):
+        KB["fastvv"]
+
+
+@pytest.mark.parametrize("thing", [KB, ANSWER, ESTIMATE, PLAN], ids=lambda thing: type(thing).__name__)
+def test_a_frame_has_a_row_a_record(thing) -> None:
+    frame = thing.to_pandas()
+    assert isinstance(frame, pandas.DataFrame)
+    assert len(frame) == len(thing.records()) > 0
+    assert [*frame.columns] == [*thing.records()[0]]
+
+
+def test_a_plan_gives_its_stacks_and_their_numbers() -> None:
+    assert [option.label for option in PLAN] == [option.label for option in PLAN.front]
+    first, best = PLAN.records()[:2]
+    assert (first["stack"], first["rank"], len(PLAN)) == ("", 0, len(PLAN.front))
+    assert best["ttft_s"] == PLAN.front[0].estimate.ttft_s < first["ttft_s"]
+    assert f"| 1 | {PLAN.front[0].label} |" in PLAN._repr_markdown_()
+
+
+def test_a_request_and_an_efficiency_are_given_as_on_the_command_line() -> None:
+    request = PLANNER.request(image="1280x720", images=5, output=9, batch=2)
+    assert (request.images[0].count, request.output_tokens, request.batch) == (5, 9, 2)
+    typical = PLANNER.estimate("qwen2.5-vl-7b", "l40s", request, efficiency="typical")
+    assert typical.deployment.efficiency.name == "typical"
+    assert typical.ttft_s > PLANNER.estimate("qwen2.5-vl-7b", "l40s", request).ttft_s
+    assert PLANNER.request(request, turns=3) == replace(request, turns=3, id=f"{request.id}:turns=3")
+    with pytest.raises(AtlasError, match="efficiency"):
+        PLANNER.estimate("qwen2.5-vl-7b", "l40s", efficiency="perfect")
+
+
+def test_names_at_the_top_are_those_below() -> None:
+    assert lvlm_atlas.Planner is Planner
+    assert lvlm_atlas.Deployment(tensor_parallel=2).devices == 2
+    assert lvlm_atlas.__version__
+    with pytest.raises(AttributeError, match="Plannner"):
+        lvlm_atlas.Plannner  # noqa: B018
