@@ -25,7 +25,7 @@ from lvlm_atlas.roofline.kind import Place, each_cache_layer
 from lvlm_atlas.roofline.layout import layout
 from lvlm_atlas.roofline.pipeline import Walk
 from lvlm_atlas.roofline.state import State
-from lvlm_atlas.roofline.visual import Patches, Visual
+from lvlm_atlas.roofline.visual import Patches, Steps, Visual
 from lvlm_atlas.roofline.workload import Image, Workload
 from lvlm_atlas.schema.effect import Effect, Overhead
 from lvlm_atlas.schema.technique import Technique
@@ -40,10 +40,16 @@ _spec.loader.exec_module(made_up)
 ATLAS = load(Path(__file__).resolve().parents[2]).atlas
 
 
-def four_frames(frame_share: float, pixels: tuple[float, ...] | None) -> Visual:
+def four_frames(frame_share: float, pixels: tuple[Steps, ...] | None) -> Visual:
     """Four of 400 pixels, whatever number they are resized to."""
     frames = round(4 * frame_share)
-    return Visual((Patches(frames, 17, 16),), 16 * frames, 16 * frames, frames=frames, pixels=pixels or (400.0,))
+    return Visual(
+        (Patches(frames, 17, 16),),
+        16 * frames,
+        16 * frames,
+        frames=frames,
+        pixels=(pixels[0][-1] if pixels else 400.0,),
+    )
 
 
 SIZES = Dimensions(

@@ -58,6 +58,12 @@ def test_a_cache_may_be_bounded_only_while_it_grows() -> None:
     assert (both.grows_only, as_text(change(both))) == (False, words)
 
 
+def test_pixels_may_change_in_some_of_the_frames() -> None:
+    effect = EFFECT.validate_python({"quantity": "pixels", "scale": 0.25, "frames": "min(F, 4)"})
+    assert as_text(change(effect)) == "× 0.25 in `min(F, 4)` frames"
+    assert as_text(change(smallest(type(effect)))) == "= 1"
+
+
 @pytest.mark.parametrize("name", COSTS)
 def test_an_overhead_names_its_cost(name: str) -> None:
     assert as_text(cost(Overhead.model_validate({"stage": "prefilling", name: 7, "why": "it is needed"}))).startswith(

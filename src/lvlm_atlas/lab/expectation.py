@@ -24,7 +24,7 @@ from lvlm_atlas.roofline.state import Answered, Cached, Encoded, Extra, Limits, 
 from lvlm_atlas.roofline.tokens.anyres_unpad import anyres_unpad
 from lvlm_atlas.roofline.tokens.smart_resize import token_grid
 from lvlm_atlas.roofline.transform import Applied
-from lvlm_atlas.roofline.visual import Patches, Visual
+from lvlm_atlas.roofline.visual import Patches, Steps, Visual
 from lvlm_atlas.schema.effect import Effect
 from lvlm_atlas.schema.record import Setting
 from lvlm_atlas.schema.technique import Technique
@@ -146,12 +146,12 @@ def dimensions_of(
     """
     vision, text, factor = config.vision, config.text, config.vision.factor
 
-    def visual(frame_share: float, pixels: tuple[float, ...] | None) -> Visual:
+    def visual(frame_share: float, pixels: tuple[Steps, ...] | None) -> Visual:
         """`frames_a_patch` frames share a patch, the last filled up. A tower of one size resizes frames back to it."""
         kept = round(frames * frame_share)
         (height, width), patches = config.frame_size, vision.patches
-        if pixels:
-            rows, columns = _resized(config, *pixels)
+        for step in pixels[0] if pixels else ():
+            rows, columns = _resized((height, width), factor, step)
             height, width = rows * factor, columns * factor
             patches = rows * columns * config.patches_a_token if factor > 1 else patches
         entering = (float(height * width),)
@@ -203,9 +203,9 @@ _WITH_VISION = {
 """What a trace counts only together with vision: the measure, and the quantity that is counted with it."""
 
 
-def _resized(config: Config, pixels: float) -> tuple[int, int]:
+def _resized(size: tuple[int, int], factor: int, pixels: float) -> tuple[int, int]:
     """Rows and columns that a frame is resized to: of tokens where the tower takes any size, else of pixels."""
-    (height, width), factor = config.frame_size, config.vision.factor
+    height, width = size
     columns, rows = token_grid(width, height, factor=factor, min_pixels=pixels, max_pixels=pixels, kind="frame")
     return rows, columns
 

@@ -9,7 +9,7 @@ from functools import lru_cache, partial
 from lvlm_atlas.roofline.layout import Layout
 from lvlm_atlas.roofline.state import Limits
 from lvlm_atlas.roofline.vision import visual
-from lvlm_atlas.roofline.visual import Visual
+from lvlm_atlas.roofline.visual import Steps, Visual
 from lvlm_atlas.roofline.workload import Workload
 
 VISUALS = 256
@@ -20,7 +20,7 @@ VISUALS = 256
 class Dimensions:
     """A model with a request, before any technique."""
 
-    visual: Callable[[float, tuple[float, ...] | None], Visual]
+    visual: Callable[[float, tuple[Steps, ...] | None], Visual]
     """The visual input at a share of its frames, each resized to so many pixels, if it is; see `vision.visual`."""
     text_tokens: int
     """Text tokens of the prompt."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 
 from lvlm_atlas.roofline.dimensions import Dimensions
 from lvlm_atlas.roofline.overhead import extras
@@ -22,9 +23,11 @@ from lvlm_atlas.roofline.state import (
     replaced,
 )
 from lvlm_atlas.roofline.transform import Applied, CacheBits, Change, How, Names, changed, value
-from lvlm_atlas.roofline.visual import Visual
+from lvlm_atlas.roofline.visual import Steps, Visual
 
 Symbols = dict[str, float]
+_SOME = 1e-9
+"""Frames; fewer are none, left over by rounding."""
 
 
 class Walk:
@@ -207,23 +210,38 @@ class Walk:
         share = frames / whole.frames if whole.frames else 1.0
         kept = whole if frames == whole.frames else self.dimensions.visual(share, None)
         self._note(kept, symbols)
-        asked = tuple(self._pixels(pixels, symbols, first) for pixels in kept.pixels)
-        left = kept if asked == kept.pixels else self.dimensions.visual(share, asked)
-        if kept.pixels:
-            entering = sum(left.pixels) / sum(kept.pixels)
-            (settled,) = self.settle("pixels", (entering,))
-            if settled != entering:
-                left = self.dimensions.visual(share, tuple(settled * pixels for pixels in kept.pixels))
+        if not kept.pixels:
+            return kept
+        parts = self._parts(kept, share, symbols, first)
+        left, entering = _together([part for part, _ in parts], kept)
+        (settled,) = self.settle("pixels", (entering,))
+        if settled != entering:
+            left = self.dimensions.visual(share, tuple((settled * pixels,) for pixels in kept.pixels))
         self._note(left, symbols)
         return left
 
-    def _pixels(self, pixels: float, symbols: Symbols, first: dict[str, Names]) -> float:
-        """What a frame of so many pixels is resized to, before its sides become whole tokens."""
-        for technique, change in self._changes("pixels"):
-            first.setdefault(technique.id, dict(symbols))
-            names = {**symbols, "A": pixels, **technique.parameters}
-            pixels = changed(pixels, change.how, value(change.amount, names))
-        return pixels
+    def _parts(
+        self, kept: Visual, share: float, symbols: Symbols, first: dict[str, Names]
+    ) -> list[tuple[Visual, tuple[Steps, ...]]]:
+        """The frames in parts that are resized alike, and to what, technique by technique, for frames of each size.
+
+        A part has its share of the frames of each size.
+        """
+        parts: list[tuple[Visual, tuple[Steps, ...]]] = [(kept, ((),) * len(kept.pixels))]
+        for _, changes in groupby(self._changes("pixels"), key=lambda pair: pair[0].id):
+            some, before, parts = [*changes], parts, []
+            first.setdefault(some[0][0].id, dict(symbols))
+            for visual, steps in before:
+                for count, pixels in _divided(visual, kept.frames, some, symbols):
+                    if pixels == visual.pixels:
+                        parts.append((visual.part(count), steps))
+                        continue
+                    further = tuple(
+                        each if new == old else (*each, new)
+                        for each, old, new in zip(steps, visual.pixels, pixels, strict=True)
+                    )
+                    parts.append((self.dimensions.visual(share, further).part(count), further))
+        return parts
 
     def _note(self, visual: Visual, symbols: Symbols) -> None:
         """What the symbols stand for at a visual input."""
@@ -401,6 +419,47 @@ class Walk:
     def _changes(self, quantity: str) -> list[tuple[Applied, Change]]:
         """The changes of a quantity in pipeline order."""
         return self._by_quantity.get(quantity, [])
+
+
+def _divided(
+    visual: Visual, frames: float, changes: Sequence[tuple[Applied, Change]], symbols: Symbols
+) -> list[tuple[float, tuple[float, ...]]]:
+    """How many of a part's frames a technique resizes alike, and to what, before their sides become whole tokens.
+
+    Args:
+        visual: the part.
+        frames: frames of all parts; so many as a change holds for are spread over them.
+        changes: the technique's, of pixels.
+        symbols: what they stand for.
+    """
+    found: list[tuple[float, tuple[float, ...]]] = []
+    left, others = float(visual.frames), visual.pixels
+    for technique, change in changes:
+        names = {**symbols, **technique.parameters}
+        new = tuple(changed(a, change.how, value(change.amount, {**names, "A": a})) for a in others)
+        if change.frames is None:
+            others = new
+            continue
+        taken = min(left, value(change.frames, names) * visual.frames / frames)
+        found.append((taken, new))
+        left -= taken
+    found.append((left, others))
+    return [part for part in found if part[0] > _SOME] or found[-1:]
+
+
+def _together(parts: Sequence[Visual], kept: Visual) -> tuple[Visual, float]:
+    """Frames that were resized in parts, with the pixels that they have on average, and the share of all pixels left.
+
+    The share is a quotient of whole numbers, so that the same pixels observed are the same number.
+    """
+    (together, *others), frames = parts, [max(1, part.frames) for part in parts]
+    sizes = [*zip(*(part.pixels for part in parts), strict=True)]
+    pixels = [sum(n * each for n, each in zip(frames, size, strict=True)) for size in sizes]
+    for part in others:
+        together += part
+    if others:
+        together = replace(together, pixels=tuple(each / sum(frames) for each in pixels))
+    return together, sum(pixels) / (sum(frames) * sum(kept.pixels))
 
 
 def _with(entries: Sequence[float], held: Sequence[tuple[float, float]], modality: int) -> list[float]:

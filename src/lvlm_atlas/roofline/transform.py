@@ -55,6 +55,8 @@ class Change:
     """The first layer without it; None: to the end."""
     of: Literal["all", "vision", "text"] = "all"
     """Which cache entries are counted."""
+    frames: Amount | None = None
+    """How many of the frames change (`pixels`), none of them by another such change of the technique; None: all."""
     before_adapter: bool = False
     """Whether tokens change before the adapter, which then has fewer rows to map."""
     fetch: Amount = 0

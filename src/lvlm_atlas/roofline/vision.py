@@ -12,7 +12,7 @@ from lvlm_atlas.roofline.tokens import rule
 from lvlm_atlas.roofline.tokens.sampling import sampled_frames
 from lvlm_atlas.roofline.tokens.sizes import Size
 from lvlm_atlas.roofline.tokens.smart_resize import token_grid
-from lvlm_atlas.roofline.visual import Visual
+from lvlm_atlas.roofline.visual import Steps, Visual
 from lvlm_atlas.roofline.workload import Image, Video, Workload
 
 EMPTY = Visual((), 0, 0)
@@ -20,16 +20,16 @@ _LIMITS = ("min_frames", "max_frames", "multiple")
 """Parameters of a video's rule that say how many frames are read."""
 
 
-def visual(model: Model, workload: Workload, frame_share: float = 1.0, pixels: Sequence[float] | None = None) -> Visual:
+def visual(model: Model, workload: Workload, frame_share: float = 1.0, pixels: Sequence[Steps] | None = None) -> Visual:
     """What the model makes of a request's images and videos.
 
     Args:
         model: the model, with its token rules.
         workload: the request.
         frame_share: share of images and of sampled frames that is kept.
-        pixels: what each frame is resized to, in the order of `Visual.pixels`; a frame that has as many is left alone.
-            Sides become whole tokens where the model takes any resolution, else whole pixels, and the model's own
-            least resolution no longer holds. None: no frame is resized.
+        pixels: what each frame is resized to, step by step, in the order of `Visual.pixels`; a frame that has as many
+            is left alone. Sides become whole tokens where the model takes any resolution, else whole pixels, and the
+            model's own least resolution no longer holds. None: no frame is resized.
 
     Raises:
         AtlasError: the model takes no video, or an image is outside its limits.
@@ -38,19 +38,19 @@ def visual(model: Model, workload: Workload, frame_share: float = 1.0, pixels: S
     if workload.images:
         made += _images(model, workload.images, frame_share, asked)
     for video in workload.videos:
-        made += _video(model, video, frame_share, next(asked, None))
+        made += _video(model, video, frame_share, next(asked, ()))
     return made
 
 
-def _images(model: Model, images: Iterable[Image], frame_share: float, asked: Iterator[float]) -> Visual:
-    """What the model makes of images, those of each size resized to the next number of pixels, if there is one."""
+def _images(model: Model, images: Iterable[Image], frame_share: float, asked: Iterator[Steps]) -> Visual:
+    """What the model makes of images, those of each size resized by the next steps, if there are."""
     to_tokens, params = rule(model.tokens.image), dict(model.tokens.image_params)
     sizes, entering = [], []
     free = params
     for each in images:
         size = (each.width, each.height)
         own = _entering(size, to_tokens([size], **params), params)
-        resized, pixels = _resized(size, own, next(asked, None), params)
+        resized, pixels = _resized(size, own, next(asked, ()), params)
         sizes += [resized] * each.count
         entering.append(pixels)
         free = _free(params) if resized != size else free
@@ -58,8 +58,8 @@ def _images(model: Model, images: Iterable[Image], frame_share: float, asked: It
     return replace(to_tokens(kept, **free), pixels=tuple(entering))
 
 
-def _video(model: Model, video: Video, frame_share: float, pixels: float | None) -> Visual:
-    """What the model makes of a video, its frames resized to so many pixels."""
+def _video(model: Model, video: Video, frame_share: float, pixels: Steps) -> Visual:
+    """What the model makes of a video, its frames resized by these steps."""
     if model.tokens.video is None:
         raise AtlasError(
             f"{model.name} takes no video: no rule for it is published; "
@@ -116,10 +116,11 @@ def _entering(size: Size, made: Visual, params: Mapping[str, Any]) -> float:
     return float(made.patches[0].patch * params["patch"] ** 2 if _factor(params) > 1 else size[0] * size[1])
 
 
-def _resized(size: Size, own: float, pixels: float | None, params: Mapping[str, Any]) -> tuple[Size, float]:
-    """The size to resize to, and the pixels that enter."""
-    if pixels is None or pixels == own:
-        return size, own
+def _resized(size: Size, own: float, steps: Steps, params: Mapping[str, Any]) -> tuple[Size, float]:
+    """The size to resize to in the end, and the pixels that enter."""
     factor = _factor(params)
-    columns, rows = token_grid(*size, factor=factor, min_pixels=pixels, max_pixels=pixels, kind="image")
-    return (columns * factor, rows * factor), float(columns * rows * factor**2)
+    for pixels in steps:
+        if pixels != own:
+            columns, rows = token_grid(*size, factor=factor, min_pixels=pixels, max_pixels=pixels, kind="image")
+            size, own = (columns * factor, rows * factor), float(columns * rows * factor**2)
+    return size, own

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+Steps = tuple[float, ...]
+"""Pixels that a frame is resized to, one number after another; sides become whole tokens each time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,21 @@ class Visual:
     def encoder_token(self) -> int:
         """Tokens that the encoder processes, class tokens included."""
         return sum(each.sequences * each.token for each in self.patches)
+
+    def part(self, frames: float) -> Visual:
+        """So many of the frames, of each size a share, and what they come to."""
+        if frames == self.frames:
+            return self
+        share = frames / self.frames
+        patches = (replace(each, sequences=round(each.sequences * share)) for each in self.patches)
+        return replace(
+            self,
+            patches=tuple(each for each in patches if each.sequences),
+            adapter_token=round(self.adapter_token * share),
+            llm_token=round(self.llm_token * share),
+            cross_token=round(self.cross_token * share),
+            frames=round(frames),
+        )
 
     def __add__(self, other: Visual) -> Visual:
         """Both inputs in one request."""

@@ -94,6 +94,9 @@ class Pixels(Change):
     """Pixels of a frame that enter the encoder, for frames of each size on their own; sides become whole tokens."""
 
     quantity: Literal["pixels"]
+    frames: Amount | None = None
+    """How many of the F frames it holds for, where frames are resized to several sizes; none of them is one that an
+    earlier such effect of the entry holds for. Absent means all for which none does."""
 
 
 class EncoderFlop(Change):

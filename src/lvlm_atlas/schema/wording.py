@@ -13,6 +13,7 @@ from lvlm_atlas.schema.effect import (
     KvState,
     KvTokens,
     Overhead,
+    Pixels,
     Schedule,
     Speculation,
 )
@@ -48,10 +49,12 @@ def change(effect: Effect) -> Words:
         return _speculation(effect)
     if isinstance(effect, KvTokens):
         return _cached(effect)
-    fetched: Words = ()
+    more: Words = ()
     if isinstance(effect, KvResident) and effect.fetch != 0:
-        fetched = ("; ", *_up_to(effect.fetch_at_least, effect.fetch), " fetched a step")
-    return (*_count(effect), *fetched)
+        more = ("; ", *_up_to(effect.fetch_at_least, effect.fetch), " fetched a step")
+    if isinstance(effect, Pixels) and effect.frames is not None:
+        more = (" in ", Value(effect.frames), " frames")
+    return (*_count(effect), *more)
 
 
 def layers(effect: Effect) -> Words:

@@ -20,6 +20,7 @@ from lvlm_atlas.schema.effect import (
     KvState,
     KvTokens,
     Overhead,
+    Pixels,
     Speculation,
     Typical,
 )
@@ -159,6 +160,7 @@ class _Lowering:
             from_layer=self._amount(getattr(effect, "from_layer", None)),
             to_layer=self._optional(getattr(effect, "to_layer", None)),
             of=effect.of if isinstance(effect, KvTokens) else "all",
+            frames=self._optional(effect.frames) if isinstance(effect, Pixels) else None,
             before_adapter=before_adapter,
             fetch=self._greatest(effect.fetch, effect.fetch_at_least) if isinstance(effect, KvResident) else 0,
             limit=self._optional(effect.limit) if isinstance(effect, KvTokens) else None,

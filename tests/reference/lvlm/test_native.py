@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import pkgutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -98,6 +100,16 @@ def test_closing_up_leaves_no_gap_that_was_not_there() -> None:
     assert close_up(origin[[0, 2, 3]], origin).tolist() == [[0, 0], [7, 1], [7, 7]]
 
 
+@contextmanager
+def but_several_sizes_are_no_video(still: bool) -> Iterator[None]:
+    """What a technique that gives frames different sizes may be refused for."""
+    try:
+        yield
+    except Refusal as refusal:
+        if still or "give them as images" not in str(refusal):
+            raise
+
+
 @pytest.mark.parametrize("technique", TECHNIQUES, ids=lambda technique: technique.id)
 @pytest.mark.parametrize("still", [False, True], ids=["video", "stills"])
 def test_every_technique_works_or_is_refused_by_name(lvlm: LVLM, technique, still: bool) -> None:
@@ -110,7 +122,8 @@ def test_every_technique_works_or_is_refused_by_name(lvlm: LVLM, technique, stil
         return
     plain = lvlm.run(request)
     for setting in technique.trials:
-        assert lvlm.run(request, [built(technique.reference, setting, lvlm)]).logits_NC.isfinite().all()
+        with but_several_sizes_are_no_video(still):
+            assert lvlm.run(request, [built(technique.reference, setting, lvlm)]).logits_NC.isfinite().all()
     if technique.neutral is None:
         return
     neutral = lvlm.run(request, [built(technique.reference, technique.neutral, lvlm)])

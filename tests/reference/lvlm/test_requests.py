@@ -254,6 +254,60 @@ def test_frames_of_several_sizes_are_kept_by_index() -> None:
     assert int((kept.prompt_N == request.image_token_id).sum()) == 2
 
 
+@pytest.mark.parametrize("preset", NATIVE)
+def test_a_technique_is_told_which_frames_it_has_and_may_give_each_a_size(preset: str, device: str) -> None:
+    lvlm = lvlm_of(preset, device)
+    f = lvlm.config.vision.factor
+    request = images(lvlm, [(2 * f, 2 * f), (2 * f, 2 * f), (4 * f, 2 * f), (2 * f, 2 * f)])
+    seen: list[list[int]] = []
+
+    @dataclass(frozen=True)
+    class DropsOne(Technique):
+        acts_at = ("frames",)
+        index: int
+
+        def select_frames(self, at: Any) -> Tensor:
+            seen.append(at.index_F.tolist())
+            return torch.tensor([place for place in range(len(at.index_F)) if place != self.index])
+
+    @dataclass(frozen=True)
+    class HalvesTheLast(Technique):
+        acts_at = ("pixels",)
+
+        def resize(self, at: Any) -> tuple[Tensor, ...]:
+            seen.append(at.index_F.tolist())
+            return (*at.frames_F3HW[:-1], at.frames_F3HW[-1][:, : at.frames_F3HW.shape[-2] // 2])
+
+    run = lvlm.begin(request, [DropsOne(0), DropsOne(2), HalvesTheLast()])
+    lvlm.prepare(run)
+    assert seen[:2] == [[0, 1, 2, 3], [1, 2, 3]]
+    assert seen[2:] == [[1], [2]]  # two sizes, two runs
+    assert run.prompt is not None
+    assert [len(span) for span in run.prompt.spans] == [2, 4]  # of 2 × 2 and 4 × 2 tokens, rows halved once
+
+
+@pytest.mark.parametrize("preset", ["tiny", "tiny-window"])
+def test_frames_that_become_one_size_are_a_video_again(preset: str, device: str) -> None:
+    lvlm = lvlm_of(preset, device)
+    request = random_request(lvlm.config, frames=4)
+
+    @dataclass(frozen=True)
+    class Cuts(Technique):
+        acts_at = ("pixels",)
+        halves: tuple[int, ...]
+
+        def resize(self, at: Any) -> tuple[Tensor, ...]:
+            places = zip(at.frames_F3HW, at.index_F.tolist(), strict=True)
+            return tuple(
+                frame[:, :, : frame.shape[-1] // (2 if place in self.halves else 1)] for frame, place in places
+            )
+
+    cut = replace(request, frames_F3HW=request.frames_F3HW[..., : request.frames_F3HW.shape[-1] // 2])
+    apart = [Cuts((0, 3)), Cuts((1, 2))]
+    assert torch.equal(lvlm.run(request, apart).logits_NC, lvlm.run(cut).logits_NC)
+    assert lvlm.run(request, apart).trace.pixels * 2 == lvlm.run(request).trace.pixels
+
+
 def grid_ids(views: int, side: int) -> Tensor:
     """Tokens that are numbers: view, row, column."""
     view, row, column = torch.meshgrid(torch.arange(views), torch.arange(side), torch.arange(side), indexing="ij")

@@ -39,7 +39,7 @@ class Dialect(Protocol):
         """The frames of a request, at sizes that the tower takes.
 
         Raises:
-            ValueError: the frames of a video differ in size.
+            Refusal: the frames of a video differ in size.
         """
 
     @property

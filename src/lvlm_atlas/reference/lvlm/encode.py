@@ -54,7 +54,7 @@ def select(run: Run) -> Request:
     index_K = torch.arange(len(request.frames_F3HW))
     trace.frames_in = len(index_K)
     for technique in run.acts.at("frames") if trace.frames_in else ():
-        chosen = technique.select_frames(Frames(request)).cpu()
+        chosen = technique.select_frames(Frames(request, index_K)).cpu()
         request, index_K = request.keep_frames(chosen), index_K[chosen]
     trace.frames, trace.frame_index = len(index_K), index_K
     return request
@@ -62,15 +62,17 @@ def select(run: Run) -> Request:
 
 def resize(request: Request, acts: Acts, trace: Trace) -> Request:
     """The request with its frames at the resolution to encode."""
-    runs = request.runs
-    trace.pixels_in = trace.pixels = _pixels(runs)
-    if not (techniques := acts.at("pixels")):
-        return request
-    for technique in techniques:
-        runs = [technique.resize(Pixels(frames_F3HW)) for frames_F3HW in runs]
-    trace.pixels = _pixels(runs)
-    frames = runs[0] if len(runs) == 1 else tuple(frame for frames_F3HW in runs for frame in frames_F3HW)
-    return replace(request, frames_F3HW=frames)
+    trace.pixels_in = _pixels(request.runs)
+    index_K = torch.arange(len(request.frames_F3HW)) if trace.frame_index is None else trace.frame_index
+    for technique in acts.at("pixels"):
+        images: list[Tensor] = []
+        for frames_F3HW in request.runs:
+            index_F = index_K[len(images) : len(images) + len(frames_F3HW)]
+            images += technique.resize(Pixels(frames_F3HW, index_F))
+        one_size = len({image.shape for image in images}) == 1
+        request = replace(request, frames_F3HW=torch.stack(images) if one_size else tuple(images))
+    trace.pixels = _pixels(request.runs)
+    return request
 
 
 def encode(model: Encoding, clip: Clip, acts: Acts, trace: Trace) -> VisionTokens:

@@ -23,6 +23,7 @@ from lvlm_atlas.reference.lvlm.prompt import Clip, Prompt, expand, places, place
 from lvlm_atlas.reference.lvlm.resolution import smart_resize
 from lvlm_atlas.reference.lvlm.tiles import resized
 from lvlm_atlas.reference.lvlm.windows import to_frames
+from lvlm_atlas.reference.refusal import Refusal
 
 
 class NativeVL(nn.Module, ABC):
@@ -57,7 +58,10 @@ class NativeVL(nn.Module, ABC):
         if request.image_token_id == self.config.image_token_id:
             return tuple(Clip(frames_F3HW.repeat_interleave(depth, dim=0)) for frames_F3HW in runs)
         if len(runs) > 1:
-            raise ValueError(f"the frames of a video must be of one size, got runs of {len(runs)}; resize them")
+            raise Refusal(
+                f"the frames of a video must be of one size, but here are {len(runs)} runs of different ones; resize "
+                f"them alike, or give them as images, each behind the placeholder {self.config.image_token_id}"
+            )
         missing, second_F = -len(request.frames_F3HW) % depth, request.seconds_F
         time_T = self.times(torch.cat([second_F, second_F[-1:].expand(missing)])) if runs else None
         return tuple(Clip(torch.cat([frames, frames[-1:].expand(missing, -1, -1, -1)]), time_T) for frames in runs)

@@ -49,16 +49,22 @@ class Frames:
 
     request: Request
     """The request with the frames that are left here."""
+    index_F: Tensor | None = None
+    """Which frames of the request these are, as it was asked; None: all of them."""
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """At `pixels`, before the patch embedding. Returns the frames at the resolution to encode.
+    """At `pixels`, before the patch embedding. Returns the frames at the resolution to encode; a tuple of (3, H, W)
+    where they get different ones, which frames of a video cannot have on models of dynamic resolution.
 
     A tower of one size, LLaVA's, resizes them back to it: detail is gone, but there are as many patches as before.
+    Called for each run of neighbours of one size.
     """
 
     frames_F3HW: Tensor
+    index_F: Tensor | None = None
+    """Which frames of the request these are, as it was asked; None: all of them."""
 
 
 @dataclass(frozen=True)
@@ -316,7 +322,7 @@ class Point:
 POINTS: Mapping[str, Point] = {
     "answer": Point("answer", Answer, Result, exclusive=True),
     "frames": Point("select_frames", Frames, Tensor),
-    "pixels": Point("resize", Pixels, Tensor),
+    "pixels": Point("resize", Pixels, Tensor | tuple[Tensor, ...]),
     "encoder": Point(
         "encode",
         Encoder,

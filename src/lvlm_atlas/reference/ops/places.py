@@ -1,4 +1,4 @@
-"""Places of the tokens that a mask selects, and what stands there.
+"""Places of the tokens that a mask selects or that lie evenly, and what stands there.
 
 A leading shape (B,) or (B, G) says that each sequence, or each head of each, selects for itself.
 """
@@ -7,6 +7,15 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+
+def even_places(total: int, keep: int) -> Tensor:
+    """Places (K,) of K = min(`keep`, `total`) of N = `total`, ascending: ⌊i · (N − 1) / (K − 1)⌋ for i = 0, …, K − 1.
+
+    The first is always kept, and with two or more the last.
+    """
+    kept = min(keep, total)
+    return torch.arange(kept) * (total - 1) // max(1, kept - 1)
 
 
 def places_of(mask: Tensor) -> Tensor:

@@ -16,20 +16,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.lvlm.points import Frames, LlmInput, Technique
-
-
-def even_places(total: int, keep: int) -> Tensor:
-    """Places (K,) of K = min(`keep`, `total`) of N = `total`, ascending: ⌊i · (N − 1) / (K − 1)⌋ for i = 0, …, K − 1.
-
-    The first is always kept, and with two or more the last.
-    """
-    kept = min(keep, total)
-    return torch.arange(kept) * (total - 1) // max(1, kept - 1)
+from lvlm_atlas.reference.ops.places import even_places
 
 
 @dataclass(frozen=True)
