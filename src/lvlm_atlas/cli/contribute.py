@@ -169,8 +169,22 @@ def verify(
 
 
 @contribute.command(rich_help_panel=PANEL)
-def schema(root: Root = None) -> None:
-    """Write the JSON schemas by which editors complete and check the YAML files."""
+def schema(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME]",
+            help="Print the schema of this command's JSON (estimate, plan, list, …) or of this kind of file.",
+        ),
+    ] = None,
+    root: Root = None,
+) -> None:
+    """Write the JSON schemas by which editors complete and check the YAML files, or print one."""
+    if name is not None:
+        from lvlm_atlas.cli.contracts import schema_text
+
+        typer.echo(schema_text(name, root_of(root)))
+        return
     from lvlm_atlas.atlas.editor_schema import write_editor_schemas
     from lvlm_atlas.atlas.root import authored_root
 
