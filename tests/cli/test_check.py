@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 LINE = re.compile(r"^(?P<path>[^:]+):(?P<line>\d+):(?P<column>\d+): (?P<rule>[a-z0-9-]+): .+; .+$")
 
@@ -34,8 +38,9 @@ def test_a_fault_is_a_line_with_its_place_and_exit_one(run, root: Path) -> None:
     assert "prefilling" in said.out
 
 
-def test_json_and_github_hold_the_same_faults(run, root: Path) -> None:
+def test_json_and_github_hold_the_same_faults(run, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = entry(root)
+    monkeypatch.chdir(root)
     file.write_text(file.read_text("utf-8") + "surprise: 1\n", "utf-8")
     lines = run("check", "--root", root).out.splitlines()
     listed = json.loads(run("check", "--root", root, "--format", "json").out)
@@ -51,7 +56,33 @@ def test_paths_restrict_what_is_reported(run, root: Path) -> None:
         file.write_text(file.read_text("utf-8") + "surprise: 1\n", "utf-8")
     said = run("check", "--root", root, files[0])
     assert said.code == 1
-    assert all(line.startswith(files[0].relative_to(root).as_posix()) for line in said.out.splitlines())
+    assert all(line.startswith(files[0].as_posix()) for line in said.out.splitlines())
+
+
+@pytest.mark.parametrize("format_", ["text", "github"])
+def test_files_are_named_as_seen_from_where_it_runs(
+    run, root: Path, format_: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = entry(root)
+    file.write_text(file.read_text("utf-8") + "surprise: 1\n", "utf-8")
+    monkeypatch.chdir(root.parent)
+    (line,) = run("check", "--root", root.name, "-f", format_).out.splitlines()
+    assert file.relative_to(root.parent).as_posix() in re.split("[:,=]", line)
+
+
+def test_the_action_checks_a_catalog_that_lies_in_a_folder(root: Path, checkout: Path) -> None:
+    file = entry(root)
+    file.write_text(file.read_text("utf-8") + "surprise: 1\n", "utf-8")
+    action = yaml.safe_load((checkout / "action.yml").read_text("utf-8"))
+    (command,) = (step["run"] for step in action["runs"]["steps"] if "check" in step.get("run", ""))
+    assert set(re.findall(r"\$\{?(\w+)", command)) <= {"ROOT"}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    said = subprocess.run(
+        ["bash", "-c", command], cwd=root.parent, env={**os.environ, "PATH": path, "ROOT": root.name},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert said.returncode == 1
+    assert said.stdout.startswith(f"::error file={file.relative_to(root.parent).as_posix()},line=")
 
 
 def test_other_commands_refuse_a_faulty_root_with_its_faults(run, root: Path) -> None:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from difflib import unified_diff
 from pathlib import Path
 
 import typer
 
+from lvlm_atlas.atlas.root import authored_root
 from lvlm_atlas.fault import AtlasError, Fault, suggestion
+from lvlm_atlas.rules.fix import repairs, write
 
 FORMATS = ("text", "json", "github")
 
 
 def print_faults(faults: Sequence[Fault], format_: str, root: Path) -> None:
     """Print the faults, and for people how many there are.
+
+    Lines and annotations name files as seen from the working directory, so that terminals and GitHub find them; JSON
+    names them relative to the root.
 
     Raises:
         AtlasError: no such format.
@@ -26,11 +34,31 @@ def print_faults(faults: Sequence[Fault], format_: str, root: Path) -> None:
         typer.echo(json.dumps([{key: _plain(getattr(fault, key)) for key in keys} for fault in faults], indent=2))
         return
     for fault in faults:
-        typer.echo(_annotation(fault) if format_ == "github" else str(fault))
+        seen = replace(fault, path=_from_here(root / fault.path))
+        typer.echo(_annotation(seen) if format_ == "github" else str(seen))
     errors = sum(fault.level == "error" for fault in faults)
     warnings = len(faults) - errors
     summary = f"{errors} fault{'s' * (errors != 1)}" + (f", {warnings} to look at" if warnings else "")
     typer.echo(f"{root}: {summary if faults else 'no faults'}", err=True)
+
+
+def repair_faults(root: Path, paths: Collection[Path] | None) -> None:
+    """Repair what is certain, each file after its changes have been shown on standard error.
+
+    Raises:
+        AtlasError: the data belong to the installed package.
+    """
+    for repair in repairs(authored_root(root), paths):
+        name = str(_from_here(root / repair.path))
+        before, after = (text.splitlines(keepends=True) for text in (repair.before, repair.after))
+        typer.echo("".join(unified_diff(before, after, name, name)), err=True, nl=False)
+        write(root, repair)
+
+
+def _from_here(path: Path) -> Path:
+    """A path relative to the working directory, if it lies below."""
+    here, whole = Path.cwd(), Path(os.path.abspath(path))  # noqa: PTH100 - links must stay as people wrote them
+    return whole.relative_to(here) if whole.is_relative_to(here) else path
 
 
 def _plain(value: object) -> object:

@@ -13,7 +13,7 @@ from lvlm_atlas.cli.terminal import Column, Table, show
 Row = Mapping[str, Any]
 """A row: values by column. A row has an `id`."""
 
-CUT = ("summary",)
+CUT = ("summary", "what")
 """Columns whose text a table cuts, so that a row is a line."""
 UNBROKEN = ("stage",)
 """Columns, beside ids, whose text a table does not break."""

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from lvlm_atlas.cli.completion import words_of
-from lvlm_atlas.cli.options import Root, SiteFolder, opened, root_of
+from lvlm_atlas.cli.options import Format, Listing, Root, SiteFolder, opened, root_of
 
 publish = typer.Typer()
 PANEL = "Publish"
@@ -41,6 +41,24 @@ def export(
     from lvlm_atlas.planner.predicted import with_predictions
 
     sys.stdout.write(EXPORTS[format_](with_predictions(Planner(root_of(root)))))
+
+
+@publish.command(rich_help_panel=PANEL)
+def diff(
+    old: Annotated[str, typer.Argument(metavar="OLD", help="A folder with taxonomy/, or a git revision.")],
+    new: Annotated[str, typer.Argument(metavar="[NEW]", help="The same; default: the data as they are.")] = "",
+    format_: Format = Listing.table,
+    root: Root = None,
+) -> None:
+    """Tell what changed between two editions: entries, edges, numbers. md is a change log. Exit 1: nothing.
+
+    lvlm-atlas diff v0.1.0 -f md
+    """
+    from lvlm_atlas.cli.difference import print_differences
+
+    folder = root_of(root)
+    if not print_differences(old, new or str(folder), folder, format_):
+        raise typer.Exit(1)
 
 
 @publish.command(rich_help_panel=PANEL)

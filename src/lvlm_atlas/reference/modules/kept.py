@@ -40,8 +40,8 @@ def module_of(run: Run, key: Hashable, build: Callable[[], Module], *, dtype: to
 
 
 def give(model: Target, key: Hashable, module: nn.Module) -> None:
-    """Let a model keep this module under `key`, trained weights and all, in place of a random one."""
-    _KEPT.setdefault(model, {})[key] = module.eval()
+    """Let a model keep this module under `key`, trained weights and all, in place of a random one; it is frozen."""
+    _KEPT.setdefault(model, {})[key] = module.eval().requires_grad_(requires_grad=False)
 
 
 def drawn(

@@ -131,7 +131,7 @@ class Merging:
                 tokens = _in_segments(patches.hidden_FND[first:last, 1:], length)
                 sizes = None if patches.size_FN is None else _in_segments(patches.size_FN[first:last, 1:], length)
                 parts.append(merge_hierarchically(tokens, setting.segment_tokens, self.heads, sizes).flatten(0, 1))
-        return Patches(torch.cat(parts)[None], prefix=0)
+        return Patches(torch.cat(parts)[None], prefix=0, on_grid=False)
 
 
 def _in_segments(frames: Tensor, length: int) -> Tensor:

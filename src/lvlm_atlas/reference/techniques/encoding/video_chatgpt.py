@@ -76,4 +76,4 @@ class VideoChatGPT(Technique):
     def encoder_output(self, at: EncoderOutput) -> Patches:
         """The tokens of the whole video, as if of one frame (1, T + N, D), without the class token."""
         patch_FND = at.patches.hidden_FND[:, at.patches.prefix :]
-        return Patches(pooled(patch_FND, self.max_frames)[None], prefix=0)
+        return Patches(pooled(patch_FND, self.max_frames)[None], prefix=0, on_grid=False)
