@@ -23,7 +23,7 @@ KINDS = [
 def test_from_home_over_the_matrix_to_a_technique(watched: Any) -> None:
     page = watched.open("index.html")
     page.get_by_role("link", name="See the matrix").click()
-    page.locator(".la-matrix").get_by_role("link", name="FastV").click()
+    page.locator(".la-matrix").get_by_role("link", name="FastV", exact=True).click()
     page.wait_for_url("**/techniques/fastv.html")
     assert page.locator("h1").inner_text().startswith("FastV")
     page.locator(".la-lines").first.click()
