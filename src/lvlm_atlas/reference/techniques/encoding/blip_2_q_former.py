@@ -1,6 +1,6 @@
 """BLIP-2's Q-Former: a few learned queries read the image in a small BERT, and they alone reach the LLM.
 
-Paper: li2023blip2, sec. 3.1 and 3.3; code: salesforce/LAVIS, lavis/models/blip2_models/blip2.py (`init_Qformer`),
+Paper: li2023blip2; code: salesforce/LAVIS, lavis/models/blip2_models/blip2.py (`init_Qformer`),
 blip2_opt.py (`ln_vision`, `opt_proj`), Qformer.py.
 
 Symbols: num_query_token → queries, hidden_size → width, num_attention_heads → heads, num_hidden_layers → layers,

@@ -1,6 +1,6 @@
 """Honeybee's D-Abstractor: queries that start on a grid over the image sample it where they choose to look.
 
-Paper: cha2024honeybee, sec. 4.2; code: kakaobrain/honeybee, honeybee/projectors/dabs.py (`DAbstractor`), on the decoder
+Paper: cha2024honeybee; code: kakaobrain/honeybee, honeybee/projectors/dabs.py (`DAbstractor`), on the decoder
 of Deformable DETR in transformers (`DeformableDetrDecoderLayer`), configs/model_config/d-abs.yaml.
 
 Symbols: num_queries → queries, decoder_layers → layers, d_model → width, decoder_attention_heads → heads,
