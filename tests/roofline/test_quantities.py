@@ -107,6 +107,18 @@ def test_flops_of_a_replaced_encoder_are_those_of_one_request() -> None:
     assert found.stages["encoding"].flop == pytest.approx(2 * 8e9, rel=1e-12)
 
 
+def test_what_takes_the_adapter_s_place_leaves_its_copies_for_deepstack() -> None:
+    model, one, half = PLANNER.model("qwen3-vl-8b"), Workload(images=(Image(320, 320),)), 0.5
+    assert model.adapter.copies == 4
+    whole, found, halved = (
+        estimate(model, DEVICE, one, None, stack)
+        for stack in ((), (changing("adapter.flop", "set", 1e9),), (changing("adapter.flop", "scale", half),))
+    )
+    before = whole.flop["adapter_linear"]
+    assert found.flop["adapter_linear"] == pytest.approx(1e9 + 3 / 4 * before, rel=1e-12)
+    assert halved.flop["adapter_linear"] == pytest.approx(7 / 8 * before, rel=1e-12)
+
+
 def test_half_the_weights_are_half_of_their_arithmetic_traffic_and_memory() -> None:
     found = run(changing("llm.weights", "scale", 0.5))
     for stage in ("prefilling", "decoding"):

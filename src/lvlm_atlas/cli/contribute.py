@@ -27,14 +27,19 @@ PANEL = "Contribute"
 @contribute.command(rich_help_panel=PANEL)
 def check(
     paths: Annotated[list[Path] | None, typer.Argument(help="Report only the faults of these files.")] = None,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Repair what is certain, show what was changed, and report the rest.")
+    ] = False,
     format_: Annotated[str, typer.Option("--format", "-f", help="text, json or github.")] = "text",
     root: Root = None,
 ) -> None:
     """Check every record: one line a fault, all faults in one run. Exit 0: none, 1: faults, 2: bad usage."""
-    from lvlm_atlas.cli.faults import print_faults
+    from lvlm_atlas.cli.faults import print_faults, repair_faults
     from lvlm_atlas.rules.check import check as run
 
     folder = root_of(root)
+    if fix:
+        repair_faults(folder, paths or None)
     faults = run(folder, paths or None)
     print_faults(faults, format_, folder)
     if any(fault.level == "error" for fault in faults):
@@ -164,8 +169,22 @@ def verify(
 
 
 @contribute.command(rich_help_panel=PANEL)
-def schema(root: Root = None) -> None:
-    """Write the JSON schemas by which editors complete and check the YAML files."""
+def schema(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME]",
+            help="Print the schema of this command's JSON (estimate, plan, list, …) or of this kind of file.",
+        ),
+    ] = None,
+    root: Root = None,
+) -> None:
+    """Write the JSON schemas by which editors complete and check the YAML files, or print one."""
+    if name is not None:
+        from lvlm_atlas.cli.contracts import schema_text
+
+        typer.echo(schema_text(name, root_of(root)))
+        return
     from lvlm_atlas.atlas.editor_schema import write_editor_schemas
     from lvlm_atlas.atlas.root import authored_root
 

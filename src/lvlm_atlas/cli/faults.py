@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
+from difflib import unified_diff
 from pathlib import Path
 
 import typer
 
+from lvlm_atlas.atlas.root import authored_root
 from lvlm_atlas.fault import AtlasError, Fault, suggestion
+from lvlm_atlas.rules.fix import repairs, write
 
 FORMATS = ("text", "json", "github")
 
@@ -37,6 +40,19 @@ def print_faults(faults: Sequence[Fault], format_: str, root: Path) -> None:
     warnings = len(faults) - errors
     summary = f"{errors} fault{'s' * (errors != 1)}" + (f", {warnings} to look at" if warnings else "")
     typer.echo(f"{root}: {summary if faults else 'no faults'}", err=True)
+
+
+def repair_faults(root: Path, paths: Collection[Path] | None) -> None:
+    """Repair what is certain, each file after its changes have been shown on standard error.
+
+    Raises:
+        AtlasError: the data belong to the installed package.
+    """
+    for repair in repairs(authored_root(root), paths):
+        name = str(_from_here(root / repair.path))
+        before, after = (text.splitlines(keepends=True) for text in (repair.before, repair.after))
+        typer.echo("".join(unified_diff(before, after, name, name)), err=True, nl=False)
+        write(root, repair)
 
 
 def _from_here(path: Path) -> Path:

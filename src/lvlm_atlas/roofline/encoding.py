@@ -20,17 +20,26 @@ def encoding(layout: Layout, encoded: Encoded) -> Iterator[Work]:
         for work in _encoder(layout, shape, schedule, encoded.encoder_density)
     )
     yield from _replaced(layout, encoder, encoded.encoder_flop)
-    yield from _replaced(layout, _adapter(layout, encoded), encoded.adapter_flop)
+    # What takes the adapter's place leaves the copies of it that make deepstack's features.
+    main = 1 / layout.model.adapter.copies
+    yield from _replaced(layout, _adapter(layout, encoded), encoded.adapter_flop, share=main)
 
 
-def _replaced(layout: Layout, works: Iterable[Work], changes: Replaced) -> Iterator[Work]:
-    """The same operators, with the FLOPs that techniques leave of them, spread as they were; bytes stay."""
+def _replaced(layout: Layout, works: Iterable[Work], changes: Replaced, share: float = 1.0) -> Iterator[Work]:
+    """The same operators, with the FLOPs that techniques leave of them, spread as they were; bytes stay.
+
+    Args:
+        layout: the model on its devices.
+        works: the operators.
+        changes: of their FLOPs, for one request.
+        share: of those FLOPs, how many the changes are of.
+    """
     if not changes:
         yield from works
         return
     works = [*works]
     flop = sum(work.flop for work in works)
-    left = replaced(flop / layout.batch, changes) * layout.batch
+    left = replaced(share * flop / layout.batch, changes) * layout.batch + (1 - share) * flop
     for work in works:
         yield replace(work, flop=work.flop * left / flop) if flop and left != flop else work
 

@@ -35,10 +35,12 @@ def check(root: Path | None = None, paths: Collection[Path] | None = None) -> tu
     """
     root = (root or data_root()).resolve()
     faults = tuple(sorted(_faults(inspect(root))))
-    if paths is None:
-        return faults
-    wanted = [_under(root, path) for path in paths]
-    return tuple(fault for fault in faults if any(fault.path.is_relative_to(path) for path in wanted))
+    return tuple(fault for fault in faults if chosen(root, fault.path, paths))
+
+
+def chosen(root: Path, path: Path, paths: Collection[Path] | None) -> bool:
+    """Whether a file of the root is one of these files, or lies in one of these folders; None: all are."""
+    return paths is None or any(path.is_relative_to(_under(root, each)) for each in paths)
 
 
 def _under(root: Path, path: Path) -> Path:

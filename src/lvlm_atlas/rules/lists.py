@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lvlm_atlas.atlas.loader import Inspection
+from lvlm_atlas.rules.edit import present_id
 from lvlm_atlas.rules.rule import Files, Finding, rule
 from lvlm_atlas.rules.sample import ALPHA, LIST
 from lvlm_atlas.schema.survey_list import SurveyList
@@ -22,6 +23,7 @@ def _rename_alpha(files: Files) -> None:
     repair="write the present id",
     why="The work would be counted as missing though it has an entry.",
     example=_rename_alpha,
+    fix=present_id,
 )
 def listed_under_former_id(inspection: Inspection) -> Iterator[Finding]:
     """Ids of the works of every list."""

@@ -10,6 +10,7 @@ from lvlm_atlas.atlas.records import TECHNIQUES
 from lvlm_atlas.atlas.shelves import folded
 from lvlm_atlas.atlas.yaml_subset import Loc
 from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.rules.edit import no_second_item
 from lvlm_atlas.rules.rule import Files, Finding, rule
 from lvlm_atlas.rules.sample import ALPHA, BETA
 from lvlm_atlas.schema.hardware import Hardware
@@ -159,6 +160,7 @@ _LISTS = ("acts_at", "modality", "mechanism", "signals", "needs", "withholds", "
     repair="remove one",
     why="Counts over the catalog would count it twice.",
     example=lambda files: files[ALPHA]["mechanism"].append("pruning"),
+    fix=no_second_item,
 )
 def repeated_item(inspection: Inspection) -> Iterator[Finding]:
     """Lists of ids in techniques."""

@@ -10,6 +10,7 @@ from lvlm_atlas.atlas.loader import Inspection
 from lvlm_atlas.atlas.records import TECHNIQUES
 from lvlm_atlas.atlas.yaml_subset import Loc
 from lvlm_atlas.fault import suggestion
+from lvlm_atlas.rules.edit import present_id
 from lvlm_atlas.rules.rule import Files, Finding, rule
 from lvlm_atlas.rules.sample import ALPHA, unused_work
 from lvlm_atlas.rules.sample import BIB as SAMPLE_BIB
@@ -81,6 +82,7 @@ def _moved_term(files: Files) -> None:
     repair="write {new!r}",
     why="Old ids work for ever, but a reader should meet one name only.",
     example=_moved_term,
+    fix=present_id,
 )
 def moved_id(inspection: Inspection) -> Iterator[Finding]:
     """References to terms and techniques that have a new id."""

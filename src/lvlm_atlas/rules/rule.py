@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from lvlm_atlas.atlas.loader import Inspection
 from lvlm_atlas.atlas.yaml_subset import Loc
+from lvlm_atlas.rules.edit import Fix
 
 Files = dict[str, Any]
 """A small catalog by path: data of YAML files, text of papers.bib."""
@@ -46,6 +47,8 @@ class Rule:
     """Changes the sound files of `sample.sound` so that they break this rule and no other."""
     find: Callable[[Inspection], Iterator[Finding]]
     """Every place that breaks it."""
+    fix: Fix | None = None
+    """The repair, where it is certain."""
 
 
 def rule(
@@ -56,10 +59,11 @@ def rule(
     repair: str,
     why: str,
     example: Callable[[Files], object],
+    fix: Fix | None = None,
 ) -> Callable[[Callable[[Inspection], Iterator[Finding]]], Rule]:
     """Make a rule of the function that finds what breaks it."""
 
     def decorated(find: Callable[[Inspection], Iterator[Finding]]) -> Rule:
-        return Rule(id=id, level=level, message=message, repair=repair, why=why, example=example, find=find)
+        return Rule(id=id, level=level, message=message, repair=repair, why=why, example=example, find=find, fix=fix)
 
     return decorated

@@ -11,7 +11,7 @@ from lvlm_atlas.graph.relations import reading
 from lvlm_atlas.graph.results import results_of
 from lvlm_atlas.schema.measurement import Measurement, SmokeResult
 from lvlm_atlas.schema.technique import Technique
-from lvlm_atlas.site.content import Content, Page
+from lvlm_atlas.site.content import ASIDE, Content, Page
 from lvlm_atlas.site.effect import effect_of, pictured
 from lvlm_atlas.site.markup import bare
 from lvlm_atlas.site.source import source_of
@@ -34,6 +34,7 @@ def technique_page(content: Content, technique: Technique) -> Page:
         template="technique.md.j2",
         description=bare(technique.summary),
         tags=_tags(content, technique),
+        search=_weight(content, technique),
         context={
             "t": technique,
             "lists": content.listed(technique.id),
@@ -57,6 +58,16 @@ def technique_page(content: Content, technique: Technique) -> Page:
             "stem": path.rpartition("/")[2].removesuffix(".md"),
         },
     )  # fmt: skip
+
+
+def _weight(content: Content, technique: Technique) -> float:
+    """The page's weight in the search: more where other names begin with its own, so that `FastV` finds FastV first,
+    less where its name begins with that of a family of models, whose pages it would hide.
+    """
+    if any(model.name.startswith(technique.name.split()[0]) for model in content.atlas.models.values()):
+        return ASIDE**2
+    names = (other.name.lower() for other in content.techniques if other is not technique)
+    return 2.0 if any(name.startswith(technique.name.lower()) for name in names) else 1.0
 
 
 def spellings(names: Iterable[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """Convolutions that are trained as several branches and run as one: every branch is linear, so their kernels add up.
 
 Each branch ends in a batch norm, which uses its running statistics, as it does once training is over. Papers:
-vasu2023fastvit, sec. 3.1; code: apple/ml-fastvit, models/modules/mobileone.py (`MobileOneBlock`) and replknet.py
+vasu2023fastvit; code: apple/ml-fastvit, models/modules/mobileone.py (`MobileOneBlock`) and replknet.py
 (`ReparamLargeKernelConv`), which differ in their branches alone.
 
 F frames, H rows and W columns of a map, C channels (O after the convolution, I in a group), k side of a kernel.

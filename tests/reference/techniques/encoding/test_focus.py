@@ -113,6 +113,8 @@ def test_close_samples_lie_evenly_and_at_random_in_the_window() -> None:
     assert (arm, centre(arm), division.half_window) == (range(16, 24), 19, 4)
     # Nine samples in 15 … 23, none at random: the middles of nine parts of one frame.
     assert fine_places([arm], division, 64, (), 1.0, generator()) == [*range(15, 24)]
+    # Three of them, one every 3 s: the middles of three parts.
+    assert fine_places([arm], divide(64, 1.0, 8.0, 3.0, 8), 64, (), 1.0, generator()) == [16, 19, 22]
     # Half of them, 4, at 15 + 9 / 4 · (i + 1/2); 16 was scored before, so it is left out and not replaced.
     even = {16, 18, 20, 22}
     for seed in range(20):
@@ -151,6 +153,23 @@ def test_a_drawn_frame_keeps_away_from_those_chosen_before() -> None:
 def test_the_gap_gives_way_where_nothing_else_is_left() -> None:
     assert sorted(draw_in_arm(range(3), {1: 1.0}, [1], 2, 5, 0.06, generator())) == [0, 2]
     assert draw_in_arm(range(3), {1: 1.0}, [0, 1, 2], 2, 0, 0.06, generator()) == []
+
+
+def test_the_gap_is_a_share_of_the_spacing_within_limits() -> None:
+    technique = Focus(max_frames=64)
+    assert [technique._gap_s(second) for second in (12.8, 64.0, 3600.0)] == [0.0, 0.25, 1.0]
+    assert technique._gap_s(12.9) == pytest.approx(0.25 * 12.9 / 64)
+
+
+def test_what_is_drawn_keeps_away_from_the_best_scored_frame() -> None:
+    """Of 40 frames in 10 s, two are 5 s apart on average, so that the second keeps 1 s, four frames, away."""
+    technique = Focus(max_frames=2, min_arms=1, extra_samples=0, top_ratio=0.5, temperature=1e-3)
+    for seed in range(20):
+        first, second = technique.choose(40, 4.0, Scorer({19: 1.0}), generator(seed))
+        assert first == 19
+        assert abs(second - 19) >= 4
+    near = replace(technique, gap_ratio=0.0)
+    assert any(abs(near.choose(40, 4.0, Scorer({19: 1.0}), generator(seed))[1] - 19) < 4 for seed in range(20))
 
 
 def test_the_best_scored_frames_are_taken_wherever_they_lie() -> None:

@@ -88,6 +88,13 @@ def test_the_frame_that_is_rated_is_one_of_its_cluster(frames: int, first: int, 
     assert sorted(place for group in groups for place in group.tolist()) == [*range(frames)]
 
 
+def test_the_frame_that_is_rated_is_the_nearest_to_the_mean() -> None:
+    feature = torch.tensor([[1.0, 0.0], [3.0, 0.1], [4.1, 0.0], [9.0, 0.0]])  # of mean (4.3, 0)
+    seen: list[list[int]] = []
+    widen(feature, lambda place_K: seen.append(place_K.tolist()) or [1], 1, 1, 2, 1, generator())
+    assert seen == [[2]]
+
+
 def test_a_rating_belongs_to_the_cluster_of_its_frame() -> None:
     """Four scenes, of which the third matters, in whatever order the clusters come."""
     feature = scenes(5, 6, 7, 8)

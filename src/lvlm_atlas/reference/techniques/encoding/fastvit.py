@@ -1,6 +1,6 @@
 """FastViT: four stages whose mixers, norms and skips fold into one convolution each before the network is used.
 
-Paper: vasu2023fastvit, sec. 3.1 to 3.3; code: apple/ml-fastvit, models/fastvit.py and models/modules.
+Paper: vasu2023fastvit; code: apple/ml-fastvit, models/fastvit.py and models/modules.
 
 Symbols: R → resolution, channels of the first stage → width, blocks of each stage → depths, expansion → mlp_ratio.
 T8 and T12 have no attention and `mlp_ratio` 3, S12 none and 4; SA12, SA24, SA36 and MA36 attend in the last stage.
