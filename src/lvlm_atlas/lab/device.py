@@ -117,7 +117,7 @@ class DeviceRun:
 def _is_decoding(frames: Iterable[FrameType]) -> bool:
     """Whether decoding has begun, seen from a technique's frame outwards."""
     for frame in frames:
-        if frame.f_code is answer.__code__:
+        if frame.f_code is answer.__code__ or _own_file(frame) == "lvlm/step.py":
             return True
         if frame.f_code.co_name == "begin_decoding" or _own_file(frame) == "lvlm/model.py":
             return False

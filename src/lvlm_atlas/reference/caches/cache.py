@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -21,9 +22,10 @@ from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.ops.places import places_of, take
 from lvlm_atlas.reference.refusal import Refusal
 
-Choose = Callable[[int, Store, int, Tensor, Sequence | None], Tensor | None]
-"""From a layer, its store, how many entries are settled, the queries of the new tokens (B, H, M, d) and these, if they
-are of a prompt, to the places (B, G, R) of the settled entries to read; None: all."""
+Choose = Callable[[int, Store, int, Tensor, Sequence | None, Callable[[], Held], Callable[[int], None]], Tensor | None]
+"""From a layer, its store, how many entries are settled, the queries of the new tokens (B, H, M, d), these, if they are
+of a prompt, which tokens the settled entries are, and what counts scores, to the places (B, G, R) of the settled
+entries to read; None: all."""
 
 
 class Policy(Protocol):
@@ -172,11 +174,13 @@ class Cache:
         """What new tokens with these queries attend to; `sequence` are these tokens, if they are of a prompt."""
         store = self.stores[layer]
         settled, real_BGR = store.length - len(self.parents), self.real(layer)
-        index_BGR = self.choose(layer, store, settled, query_BHMd, sequence) if self.choose else None
+        held = partial(self.held, layer)
+        context = (store, settled, query_BHMd, sequence, held, self.trace.note_step_probe)
+        index_BGR = self.choose(layer, *context) if self.choose else None
         if index_BGR is None:
             # A store may read less than it holds, of its own accord; what is unsettled stands last.
             key, value = store.read()
-            return Reading(key, value, key.shape[2] - len(self.parents), lambda: self.held(layer), real_BGR)
+            return Reading(key, value, key.shape[2] - len(self.parents), held, real_BGR)
         if real_BGR is not None:
             real_BGS = functional.pad(real_BGR, (0, settled - real_BGR.shape[2]), value=True)
             real_BGR = take(real_BGS.expand(-1, index_BGR.shape[1], -1), index_BGR)

@@ -284,6 +284,10 @@ class CacheRead:
     """Queries of the new tokens, rotated unless a technique of the stack needs `unrotated-keys`."""
     sequence: Sequence | None
     """The new tokens of a prompt, or of a chunk of one; None: they are decoded."""
+    held: Callable[[], Held]
+    """Which tokens the settled entries are."""
+    on_read: Callable[[int], None]
+    """Told how many score entries a technique computes here; see `Probe`."""
 
 
 @dataclass(frozen=True)
@@ -417,9 +421,7 @@ class Acts:
         reader = self.owner("cache-read")
         if reader is None:
             return None
-        return lambda layer, store, settled, query_BHMd, sequence: reader.choose_entries(
-            CacheRead(layer, layers, store, settled, query_BHMd, sequence)
-        )
+        return lambda layer, *context: reader.choose_entries(CacheRead(layer, layers, *context))
 
 
 @dataclass
