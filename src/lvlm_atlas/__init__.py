@@ -41,11 +41,16 @@ def __getattr__(name: str) -> Any:
 def load(root: Path | str | None = None) -> KnowledgeBase:
     """The knowledge base under `root`; by default the one that comes with the package.
 
+    Args:
+        root: its folder; one with `atlas.yaml` extends another catalog.
+
     Raises:
         FaultsError: files have faults; the error holds them all.
+        AtlasError: `atlas.yaml` names no catalog.
     """
     # Imported here, since every part of the package imports this file first.
     from lvlm_atlas.atlas.loader import load as read  # noqa: PLC0415
+    from lvlm_atlas.atlas.overlay import resolved  # noqa: PLC0415
     from lvlm_atlas.graph.knowledge import KnowledgeBase  # noqa: PLC0415
 
-    return KnowledgeBase(read(Path(root) if root is not None else None))
+    return KnowledgeBase(read(resolved(Path(root)) if root is not None else None))

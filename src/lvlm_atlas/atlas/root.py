@@ -26,8 +26,10 @@ def authored_root(root: Path) -> Path:
     """The root, if people keep files there.
 
     Raises:
-        AtlasError: it is the data of the installed package, which the next update replaces.
+        AtlasError: it is the data of the installed package, which the next update replaces, or of an overlay.
     """
+    if (root / ".overlay").is_file():
+        raise AtlasError("nothing can be written through a catalog that extends another; write its files yourself")
     if root == _PACKAGE / "_data":
         raise AtlasError(f"{root} belongs to the installed package; point --root at a checkout or a catalog of yours")
     return root

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import typer
 
+from lvlm_atlas.atlas.overlay import origin, origins
 from lvlm_atlas.atlas.root import authored_root
 from lvlm_atlas.fault import AtlasError, Fault, suggestion
 from lvlm_atlas.rules.fix import repairs, write
@@ -34,12 +35,12 @@ def print_faults(faults: Sequence[Fault], format_: str, root: Path) -> None:
         typer.echo(json.dumps([{key: _plain(getattr(fault, key)) for key in keys} for fault in faults], indent=2))
         return
     for fault in faults:
-        seen = replace(fault, path=_from_here(root / fault.path))
+        seen = replace(fault, path=_from_here(origin(root, fault.path)))
         typer.echo(_annotation(seen) if format_ == "github" else str(seen))
     errors = sum(fault.level == "error" for fault in faults)
     warnings = len(faults) - errors
     summary = f"{errors} fault{'s' * (errors != 1)}" + (f", {warnings} to look at" if warnings else "")
-    typer.echo(f"{root}: {summary if faults else 'no faults'}", err=True)
+    typer.echo(f"{origins(root)[0]}: {summary if faults else 'no faults'}", err=True)
 
 
 def repair_faults(root: Path, paths: Collection[Path] | None) -> None:

@@ -21,7 +21,7 @@ Root = Annotated[
     typer.Option(
         "--root",
         envvar="LVLM_ATLAS_ROOT",
-        help="Folder with taxonomy/, catalog/ and papers.bib; default: the one that comes with the package.",
+        help="Folder with taxonomy/, catalog/ and papers.bib, or with atlas.yaml; default: that of the package.",
         show_default=False,
     ),
 ]
@@ -115,7 +115,7 @@ SiteFolder = Annotated[Path, typer.Option("--out", help="Folder to write the sit
 
 
 def root_of(root: Path | None) -> Path:
-    """The folder that a command works on.
+    """The folder that a command works on; of an overlay, all that it and the catalog that it extends hold.
 
     Raises:
         AtlasError: there is no such folder, or no taxonomy in it.
@@ -124,8 +124,11 @@ def root_of(root: Path | None) -> Path:
 
     if root is None:
         return data_root()
+    from lvlm_atlas.atlas.overlay import resolved
+
+    root = resolved(root)
     if not (root / "taxonomy").is_dir():
-        raise AtlasError(f"--root: {root} holds no taxonomy/; point it at a folder with taxonomy/ and catalog/")
+        raise AtlasError(f"--root: {root} holds no taxonomy/ and no atlas.yaml; point it at a catalog")
     return root
 
 

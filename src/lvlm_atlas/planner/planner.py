@@ -37,7 +37,9 @@ class Planner:
             root: its folder.
             kb: the knowledge base of that folder, if it is loaded already.
         """
-        self.root = Path(root) if root is not None else None
+        from lvlm_atlas.atlas.overlay import resolved
+
+        self.root = resolved(Path(root)) if root is not None else None
         self._kb = kb
 
     @cached_property
