@@ -23,5 +23,7 @@ def frame(records: Iterable[Mapping[str, Any]]) -> Any:
     try:
         import pandas  # type: ignore[import-untyped]  # noqa: PLC0415 - an extra, and slow to import
     except ModuleNotFoundError:
-        raise AtlasError("a frame needs pandas; install it with: pip install 'lvlm-atlas[pandas]'") from None
+        raise AtlasError(
+            "a frame needs pandas; install it with: pip install 'lvlm-atlas[pandas]', in a checkout '.[pandas]'"
+        ) from None
     return pandas.DataFrame.from_records([dict(record) for record in records])

@@ -24,7 +24,9 @@ try:
     from mcp.server.mcpserver import MCPServer
     from mcp.server.mcpserver.exceptions import ToolError
 except ImportError:
-    raise AtlasError("an agent's door needs mcp; install it with: pip install 'lvlm-atlas[mcp]'") from None
+    raise AtlasError(
+        "an agent's door needs mcp; install it with: pip install 'lvlm-atlas[mcp]', in a checkout '.[mcp]'"
+    ) from None
 
 INSTRUCTIONS = """\
 Techniques that make inference of large vision-language models cheaper: what each does and needs, what conflicts with

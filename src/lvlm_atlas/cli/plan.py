@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from functools import partial
 
 import typer
 
@@ -12,8 +13,10 @@ from lvlm_atlas.cli.options import Report
 from lvlm_atlas.cli.plain import csv_text, narrow, wrapped
 from lvlm_atlas.cli.terminal import write
 from lvlm_atlas.graph.result_words import sentence
+from lvlm_atlas.graph.results import ReportedResult
 from lvlm_atlas.planner.plan import Option, Plan
 from lvlm_atlas.planner.shortage import misfit
+from lvlm_atlas.planner.warnings import vision_left
 from lvlm_atlas.roofline.stage import STAGES
 from lvlm_atlas.roofline.summary import head, subject
 from lvlm_atlas.roofline.units import number, seconds
@@ -149,8 +152,8 @@ def _together(plan: Plan) -> Iterator[str]:
 
 
 def _reported(plan: Plan) -> Iterator[str]:
-    """A few results of each technique, those of the planned model first."""
-    model = plan.baseline.estimate.model.id
+    """A few results of each technique: of the planned model first, then nearest to the share of tokens that is left."""
+    base = plan.baseline.estimate
     shown: set[str] = set()
     for option in plan.front:
         for id_, results in option.reported.items():
@@ -159,10 +162,16 @@ def _reported(plan: Plan) -> Iterator[str]:
             shown.add(id_)
             if not results:
                 yield f"{id_}: nothing is reported in its entry"
-            for each in sorted(results, key=lambda result: result.model != model)[:SHOWN]:
+            left = vision_left(base, option.estimate)
+            for each in sorted(results, key=partial(_distance, base.model.id, left))[:SHOWN]:
                 yield f"{id_}: {sentence(each)} [{each.paper}, {each.place}]"
             if len(results) > SHOWN:
                 yield f"{id_}: {len(results) - SHOWN} more: lvlm-atlas results {id_}"
+
+
+def _distance(model: str, left: float, result: ReportedResult) -> tuple[bool, float]:
+    """How far a result is from what is planned: another model, another share of the vision tokens."""
+    return result.model != model, abs((1.0 if result.share_kept is None else result.share_kept) - left)
 
 
 def _some(lines: list[str]) -> list[str]:
@@ -171,4 +180,4 @@ def _some(lines: list[str]) -> list[str]:
 
 
 def _ratio(value: float | None) -> str:
-    return "" if value is None else f"{number(value)} ×"
+    return "" if value is None else f"{value:.2f} ×" if value < 10 else f"{number(value)} ×"

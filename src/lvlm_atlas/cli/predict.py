@@ -10,7 +10,7 @@ import typer
 from lvlm_atlas.cli.completion import ids_of, queries, stacks, words_of
 from lvlm_atlas.cli.option_group import expand_groups
 from lvlm_atlas.cli.options import Format, Listing, Report, ReportFormat, Root, root_of
-from lvlm_atlas.cli.request_options import DeploymentOptions, HardwareId, ModelId, RequestOptions, Stack
+from lvlm_atlas.cli.request_options import DeploymentOptions, HardwareId, ModelId, RequestOptions, Stack, presets
 
 predict = typer.Typer()
 PANEL = "Predict"
@@ -176,13 +176,20 @@ def sweep(
     model: Annotated[
         list[str],
         typer.Option(
-            help="An id, a pattern such as 'qwen*', or all; repeat it for several.", autocompletion=ids_of("model")
+            "--model",
+            "-m",
+            help="An id, a pattern such as 'qwen*', or all; repeat it for several.",
+            autocompletion=ids_of("model"),
         ),
     ],
-    hardware: Annotated[list[str], typer.Option(help="The same of devices.", autocompletion=ids_of("device"))],
+    hardware: Annotated[
+        list[str], typer.Option("--hardware", "-d", help="The same of devices.", autocompletion=ids_of("device"))
+    ],
     workload: Annotated[
         list[str] | None,
         typer.Option(
+            "--workload",
+            "-w",
             help="The same of workloads, with parts replaced: images-20:images=5; default: single-image-chat.",
             autocompletion=ids_of("workload"),
         ),
@@ -190,7 +197,10 @@ def sweep(
     stack: Annotated[
         list[str] | None,
         typer.Option(
-            help="none, or techniques such as fastv:keep_ratio=0.25|0.5+kivi; repeat it.", autocompletion=stacks
+            "--stack",
+            "-s",
+            help="none, or techniques such as fastv:keep_ratio=0.25|0.5+kivi; repeat it.",
+            autocompletion=stacks,
         ),
     ] = None,
     batch: Annotated[
@@ -202,7 +212,9 @@ def sweep(
     activation_dtype: Annotated[str | None, typer.Option(help="Types of the activations.")] = None,
     kv_dtype: Annotated[str | None, typer.Option(help="Types of the cache.")] = None,
     attention: Annotated[str | None, typer.Option(help="fused, materialised, or both with a comma.")] = None,
-    efficiency: Annotated[str | None, typer.Option(help="Presets: ideal, typical, survey.")] = None,
+    efficiency: Annotated[
+        str | None, typer.Option(help="Presets: ideal, typical, survey.", autocompletion=words_of(presets))
+    ] = None,
     price: Annotated[list[str] | None, typer.Option(help="DEVICE=USD for an hour; repeat it.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for Parquet files, or one file NAME.parquet.")] = Path("results"),
     engine: Annotated[str, typer.Option(help="local: processes here; dask: a cluster.")] = "local",

@@ -39,7 +39,8 @@ Stack = Annotated[
 ]
 
 
-def _presets() -> tuple[str, ...]:
+def presets() -> tuple[str, ...]:
+    """Names of the presets of efficiency."""
     from lvlm_atlas.roofline.deployment import PRESETS
 
     return tuple(PRESETS)
@@ -125,7 +126,7 @@ class DeploymentOptions(OptionGroup):
         typer.Option(
             "--efficiency",
             help="How near to the peaks: ideal (default), typical (default with --slo) or survey.",
-            autocompletion=words_of(_presets),
+            autocompletion=words_of(presets),
         ),
     ] = None
     price_usd_h: Annotated[float | None, typer.Option("--price", help="USD for an hour of one device.")] = None

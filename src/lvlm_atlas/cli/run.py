@@ -19,7 +19,7 @@ from lvlm_atlas.specs.stack import Choice, parse
 if TYPE_CHECKING:
     from lvlm_atlas.reference.lvlm import Result, Trace
 
-NEEDS = "needs transformers; install it with: pip install 'lvlm-atlas[transformers]'"
+NEEDS = "needs transformers; install it with: pip install 'lvlm-atlas[transformers]', in a checkout '.[transformers]'"
 
 
 def run_checkpoint(

@@ -15,6 +15,8 @@ def need_torch(what: str, device: str) -> None:
         import psutil  # noqa: F401
         import torch
     except ImportError:
-        raise AtlasError(f"{what} torch; install it with: pip install 'lvlm-atlas[torch]'") from None
+        raise AtlasError(
+            f"{what} torch; install it with: pip install 'lvlm-atlas[torch]', in a checkout '.[torch]'"
+        ) from None
     if device == "cuda" and not torch.cuda.is_available():
         raise AtlasError("--device cuda: torch sees no CUDA device here; run on a machine with one, or leave it out")

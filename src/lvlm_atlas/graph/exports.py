@@ -84,7 +84,9 @@ def to_turtle(kb: KnowledgeBase) -> str:
     try:
         from lvlm_atlas.graph.rdf import rdf  # noqa: PLC0415 - rdflib is an extra
     except ImportError:
-        raise AtlasError("turtle needs rdflib; install it with: pip install 'lvlm-atlas[rdf]'") from None
+        raise AtlasError(
+            "turtle needs rdflib; install it with: pip install 'lvlm-atlas[rdf]', in a checkout '.[rdf]'"
+        ) from None
     text: str = rdf(kb).serialize(format="turtle")
     return text.strip() + "\n"
 

@@ -28,17 +28,18 @@ def warnings(
         yield f"to be trained or fitted first: {', '.join(trained)}"
     if described := [each.name for each in techniques if each.reference is None]:
         yield f"only described, no reference runs it: {', '.join(described)}"
-    left = _vision(after) / _vision(before) if _vision(before) else 1.0
+    left = vision_left(before, after)
     least = min(
         (result.share_kept for results in reported.values() for result in results if result.share_kept), default=0
     )
-    if left < least * 0.99:
+    if left < 0.9 * least:
         yield f"leaves {share(left)} of the vision tokens; the least that its sources report on is {share(least)}"
 
 
-def _vision(estimate: Estimate) -> float:
-    """Vision tokens of all LLM layers in prefilling."""
-    return sum(estimate.state.prefilled.vision)
+def vision_left(before: Estimate, after: Estimate) -> float:
+    """Share of the vision tokens of all LLM layers in prefilling that a stack leaves."""
+    tokens = sum(before.state.prefilled.vision)
+    return sum(after.state.prefilled.vision) / tokens if tokens else 1.0
 
 
 def shipments(technique: Technique) -> Iterator[str]:

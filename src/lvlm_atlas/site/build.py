@@ -118,7 +118,9 @@ def _source(root: Path) -> Path:
 def _require(*modules: str) -> None:
     missing = [module for module in modules if find_spec(module) is None]
     if missing:
-        raise AtlasError(f"the site needs {', '.join(missing)}; run: pip install 'lvlm-atlas[site]'")
+        raise AtlasError(
+            f"the site needs {', '.join(missing)}; run: pip install 'lvlm-atlas[site]', in a checkout '.[site]'"
+        )
 
 
 def _run_mkdocs(kb: KnowledgeBase, docs: Path, out: Path, *, strict: bool) -> None:

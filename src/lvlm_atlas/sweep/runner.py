@@ -144,7 +144,9 @@ def need(module: str, who: str, extra: str = "sweep") -> None:
     try:
         import_module(module)
     except ImportError:
-        raise AtlasError(f"{who} {module}; install it with: pip install 'lvlm-atlas[{extra}]'") from None
+        raise AtlasError(
+            f"{who} {module}; install it with: pip install 'lvlm-atlas[{extra}]', in a checkout '.[{extra}]'"
+        ) from None
 
 
 def _check(engine: str, workers: int | None, scheduler: str | None, part_points: int) -> None:
