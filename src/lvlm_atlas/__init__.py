@@ -53,4 +53,12 @@ def load(root: Path | str | None = None) -> KnowledgeBase:
     from lvlm_atlas.atlas.overlay import resolved  # noqa: PLC0415
     from lvlm_atlas.graph.knowledge import KnowledgeBase  # noqa: PLC0415
 
-    return KnowledgeBase(read(resolved(Path(root)) if root is not None else None))
+    atlas = read(resolved(Path(root)) if root is not None else None)
+    if root is not None:  # what comes with the package is checked
+        import warnings  # noqa: PLC0415
+
+        from lvlm_atlas.atlas.dangling import warning  # noqa: PLC0415
+
+        if words := warning(atlas):
+            warnings.warn(f"{root}: {words}", stacklevel=2)
+    return KnowledgeBase(atlas)

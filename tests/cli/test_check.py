@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+import lvlm_atlas
+
 LINE = re.compile(r"^(?P<path>[^:]+):(?P<line>\d+):(?P<column>\d+): (?P<rule>[a-z0-9-]+): .+; .+$")
 
 
@@ -124,3 +126,14 @@ def test_a_rule_is_explained_with_an_example_and_what_check_says_of_it(run) -> N
     assert "self-interaction" in listed
     wrong = run("rule", "self-interactoin")
     assert (wrong.code, "did you mean 'self-interaction'?" in wrong.err) == (2, True)
+
+
+@pytest.mark.parametrize("command", [("list",), ("show", "alpha"), ("query", "stage:decoding"), ("graph", "alpha")])
+def test_commands_say_of_a_catalog_that_ids_lead_nowhere(run, root: Path, command: tuple[str, ...]) -> None:
+    assert "lead nowhere" not in run(*command, "--root", root).err
+    file = entry(root)
+    file.write_text(re.sub(r"(?m)^training: .*$", "training: nope", file.read_text("utf-8"), count=1), "utf-8")
+    said = run(*command, "--root", root)
+    assert f"{file.stem}: training 'nope' lead nowhere; `lvlm-atlas check` names them all" in said.err
+    with pytest.warns(UserWarning, match="training 'nope'"):
+        lvlm_atlas.load(root)

@@ -53,7 +53,7 @@ def test_csv_and_markdown_have_a_row_for_each_stack(run: Any) -> None:
 
 def test_techniques_can_be_asked_for_kept_out_and_set(run: Any) -> None:
     data = json.loads(
-        run(*ASKED, "--require", "family:token-compression", "--exclude", "paper:alvar2025divprune", "--try",
+        run(*ASKED, "--require", "fastv", "--exclude", "paper:alvar2025divprune", "--try",
             "fastv:keep_ratio=0.25", "--max", 2, "-f", "json").out
     )  # fmt: skip
     stacks = [each["stack"] for each in data["front"]]

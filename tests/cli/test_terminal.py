@@ -48,6 +48,7 @@ def test_a_table_is_laid_out_as_by_rich(rows: list[tuple[str, ...]], width: int,
     words = {word for row in rows for cell in row for word in cell.split()}
     lines = by_rich(theirs, width)
     assume(words <= {word for line in lines for word in line.split()})
+    assume(laid_out(ours, width)[1].startswith(" id"))  # else rows are listed, which rich never does
     assert laid_out(ours, width) == lines
 
 

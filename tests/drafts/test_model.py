@@ -29,6 +29,8 @@ def text(model: Model, kind: str) -> dict[str, Any]:
         "num_hidden_layers": llm.layers, "num_attention_heads": llm.heads, "num_key_value_heads": llm.kv_heads,
         "vocab_size": llm.vocab, "head_dim": llm.head_dim, "tie_word_embeddings": llm.tied_embeddings,
     }  # fmt: skip
+    if llm.context:
+        found["max_position_embeddings"] = llm.context
     if llm.experts:
         found |= {
             "num_experts": llm.experts.routed, "num_experts_per_tok": llm.experts.top_k,
@@ -132,7 +134,8 @@ def internvl(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def gemma3(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
     given = {**text(model, "gemma3_text"), "sliding_window": 1024}
-    for key in ("vocab_size", "head_dim", "tie_word_embeddings"):  # the published file leaves these out
+    # The published file leaves these out.
+    for key in ("vocab_size", "head_dim", "tie_word_embeddings", "max_position_embeddings"):
         del given[key]
     vision = vit(model, "siglip_vision_model", vision_use_head=False)
     config = {"model_type": "gemma3", "vision_config": vision, "text_config": given, "mm_tokens_per_image": 256}
@@ -247,6 +250,18 @@ def test_the_short_configuration_of_llava_takes_the_defaults_of_its_class_and_sa
     assert draft.record["params"]["total"] == MODELS["llava-1.5-7b"].params.total
     assert "text_config.hidden_size is not in config.json: 4096 is the default of LlamaConfig" in draft.notes
     assert draft.record["llm"]["name"] == "lmsys/vicuna-7b-v1.5"
+
+
+def test_the_context_is_that_of_the_language_model_or_it_is_left_out_and_said(tmp_path: Path) -> None:
+    config, _ = llava(MODELS["llava-1.5-7b"])
+    config["max_position_embeddings"] = 77
+    config["vision_config"]["max_position_embeddings"] = 78
+    assert drafted(written(tmp_path, config, {})[0], None, "mine").record["llm"]["context"] == 4096
+    del config["text_config"]["max_position_embeddings"]
+    draft = drafted(written(tmp_path, config, {})[0], None, "mine")
+    assert "context" not in draft.record["llm"]
+    assert "text_config.max_position_embeddings is not in config.json: llm.context is left out" in draft.notes
+    assert not any(line.startswith("llm.context") for line in draft.open)
 
 
 def test_what_a_file_does_not_say_is_left_open_with_everything_that_follows_from_it(tmp_path: Path) -> None:

@@ -66,3 +66,42 @@ def test_names_at_the_top_are_those_below() -> None:
     assert lvlm_atlas.__version__
     with pytest.raises(AttributeError, match="Plannner"):
         lvlm_atlas.Plannner  # noqa: B018
+
+
+def test_a_workload_is_meant_by_the_id_that_estimates_print() -> None:
+    request = PLANNER.request("document-pages", images=5, output=9)
+    assert PLANNER.workload(request.id) == request
+    assert PLANNER.workload("document-pages:image=640x480,image=320x240").images[1].width == 320
+    for wrong, said in (("document-pages:images", "write name=value"), ("document-pages:pages=3", "write name=value"),
+                        ("document-pages:images=many", "no whole number")):  # fmt: skip
+        with pytest.raises(AtlasError, match=said):
+            PLANNER.workload(wrong)
+    with pytest.raises(AtlasError, match="give an id, or what"):
+        PLANNER.estimate("qwen2.5-vl-7b", "l40s", {"images": 10})  # type: ignore[arg-type]
+
+
+def test_a_knowledge_base_holds_techniques_by_any_name_and_answers_have_places() -> None:
+    assert "Fast-V" in KB
+    assert "fastvv" not in KB
+    assert KB["kivi"] in KB
+    assert ANSWER[0].id == ANSWER.ids[0]
+    with pytest.raises(AtlasError, match="joins two techniques"):
+        KB.paths("fastv", "kivi")  # type: ignore[arg-type]
+
+
+def test_a_plan_says_what_stands_between_a_stack_and_its_use() -> None:
+    plan = PLANNER.plan("qwen2.5-vl-7b", "l40s", "document-pages", goal="ttft", max_techniques=2)
+    options = [option for option in plan if any(KB[each.id].reference is None for each in option.estimate.stack)]
+    assert options
+    for option in options:
+        assert any(text.startswith("only described, no reference runs it: ") for text in option.warnings)
+    free = PLANNER.plan("qwen2.5-vl-7b", "l40s", "document-pages", goal="ttft", training="none", max_techniques=1)
+    assert not any("trained" in text for option in free for text in option.warnings)
+    (divprune,) = (option for option in free if option.estimate.stack[0].id == "divprune")
+    assert any("the least that its sources report on is" in text for text in divprune.warnings) == (
+        min(result.share_kept for result in divprune.reported["divprune"] if result.share_kept) > 0.098
+    )
+    shipped = PLANNER.plan("qwen2.5-vl-7b", "l40s", "images-20", goal="concurrency", require="kivi", max_techniques=1)
+    assert KB["kivi"].shipped_in
+    assert all(any(text.startswith("kivi: ") for text in option.shipped) for option in shipped)
+    assert len(shipped) == 1

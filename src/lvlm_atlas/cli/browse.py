@@ -50,7 +50,7 @@ def list_(
     else:
         records = loaded(root)
         techniques, why = list(records.techniques.values()), "the catalog is empty"
-    print_rows(technique_rows(records, techniques, format_), technique_columns(format_), format_)
+    print_rows(technique_rows(records, techniques, format_), technique_columns(format_), format_, cut=("summary",))
     if not techniques:
         typer.echo(why, err=True)
         raise typer.Exit(1)
@@ -106,7 +106,7 @@ def query(
         why = {row.technique.id: reasons(row) for row in answer.rows}
         kind = "edges" if format_ in (Listing.json, Listing.jsonl) else "text"
         rows = [{**row, "because": why[row["id"]][kind]} for row in rows]
-    print_rows(rows, ("id", "because") if explain else technique_columns(format_), format_)
+    print_rows(rows, ("id", "because") if explain else technique_columns(format_), format_, cut=("summary",))
     if not rows:
         typer.echo(answer.why_empty, err=True)
         raise typer.Exit(1)
@@ -214,7 +214,7 @@ def _neighbourhood(id_: str, depth: int, all_: bool, format_: Listing, root: Pat
     from lvlm_atlas.planner.planner import Planner
     from lvlm_atlas.planner.predicted import with_predictions
 
-    atlas = with_predictions(Planner(root_of(root)))
+    atlas = with_predictions(Planner(root_of(root), opened(root)))
     technique = named(atlas, id_).id
     neighbours = neighbourhood(atlas, technique, depth)
     short = format_ is Listing.table and not all_

@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from lvlm_atlas.atlas.shelves import Shelves
+from lvlm_atlas.cli.options import Listing
 from lvlm_atlas.roofline.units import number, parameters
 from lvlm_atlas.schema.hardware import Hardware
 from lvlm_atlas.schema.model import Model
 from lvlm_atlas.schema.workload import Workload
 
+WHOLE = (Listing.json, Listing.jsonl)
+"""Formats for programs."""
 MODEL_COLUMNS = ("id", "parameters", "encoder", "language model", "video")
 """What a table shows of a model."""
 DEVICE_COLUMNS = ("id", "name", "16-bit TFLOP/s", "GB/s", "GB", "W")
@@ -21,22 +24,25 @@ SYSTEM_COLUMNS = ("id", "kind", "stages", "lossless", "summary")
 """What a table shows of a serving system."""
 
 
-def model_rows(atlas: Shelves, id_: str | None) -> Iterator[dict[str, Any]]:
-    """The models, or one: the whole records, with what a table shows."""
+def model_rows(atlas: Shelves, id_: str | None, listing: Listing) -> Iterator[dict[str, Any]]:
+    """The models, or one: whole records where a program reads them, else with what a table shows."""
     for model in [atlas.model(id_)] if id_ else atlas.models.values():
-        yield {**model.model_dump(mode="json", exclude_none=True), **_model(model)}
+        yield {**model.model_dump(mode="json", exclude_none=True), **({} if listing in WHOLE else _model(model))}
 
 
-def device_rows(atlas: Shelves, id_: str | None) -> Iterator[dict[str, Any]]:
+def device_rows(atlas: Shelves, id_: str | None, listing: Listing) -> Iterator[dict[str, Any]]:
     """The devices, or one."""
     for device in [atlas.device(id_)] if id_ else atlas.hardware.values():
-        yield {**device.model_dump(mode="json", exclude_none=True), **_device(device)}
+        yield {**device.model_dump(mode="json", exclude_none=True), **({} if listing in WHOLE else _device(device))}
 
 
-def workload_rows(atlas: Shelves, id_: str | None) -> Iterator[dict[str, Any]]:
+def workload_rows(atlas: Shelves, id_: str | None, listing: Listing) -> Iterator[dict[str, Any]]:
     """The workloads, or one."""
     for workload in [atlas.workload(id_)] if id_ else atlas.workloads.values():
-        yield {**workload.model_dump(mode="json", exclude_none=True), **_workload(workload)}
+        yield {
+            **workload.model_dump(mode="json", exclude_none=True),
+            **({} if listing in WHOLE else _workload(workload)),
+        }
 
 
 def system_rows(atlas: Shelves, id_: str | None) -> Iterator[dict[str, Any]]:

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 
 import typer
 
+from lvlm_atlas.atlas.overlay import resolved
 from lvlm_atlas.cli.options import Listing
 from lvlm_atlas.cli.output import print_rows
 from lvlm_atlas.fault import AtlasError
@@ -36,7 +37,7 @@ def print_differences(old: str, new: str, root: Path, listing: Listing) -> int:
     if listing is Listing.md:
         typer.echo("\n".join(_change_log(title, found)))
     else:
-        print_rows([asdict(each) for each in found], COLUMNS, listing)
+        print_rows([asdict(each) for each in found], COLUMNS, listing, cut=("what",))
         typer.echo(f"{title}: {len(found)} differences", err=True)
     return len(found)
 
@@ -45,7 +46,7 @@ def print_differences(old: str, new: str, root: Path, listing: Listing) -> int:
 def _edition(name: str, root: Path) -> Iterator[KnowledgeBase]:
     import lvlm_atlas
 
-    if (Path(name) / "taxonomy").is_dir():
+    if (resolved(Path(name)) / "taxonomy").is_dir():
         yield lvlm_atlas.load(name)
         return
     with TemporaryDirectory() as folder:

@@ -137,6 +137,11 @@ def loaded(root: Path | None) -> Atlas:
     from lvlm_atlas.atlas.loader import load
 
     atlas = load(root_of(root))
+    if root is not None:  # what comes with the package is checked
+        from lvlm_atlas.atlas.dangling import warning
+
+        if words := warning(atlas):
+            typer.echo(f"{root}: {words}", err=True)
     for id_, path in atlas.drafts.items():
         typer.echo(f"{id_} is left out: it is a draft, and `lvlm-atlas check {path}` names what to fill in", err=True)
     return atlas

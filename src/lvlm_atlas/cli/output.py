@@ -13,17 +13,15 @@ from lvlm_atlas.cli.terminal import Column, Table, show
 Row = Mapping[str, Any]
 """A row: values by column. A row has an `id`."""
 
-CUT = ("summary", "what")
-"""Columns whose text a table cuts, so that a row is a line."""
 UNBROKEN = ("stage",)
 """Columns, beside ids, whose text a table does not break."""
 
 
-def print_rows(rows: Sequence[Row], columns: Sequence[str], listing: Listing) -> None:
-    """Print the rows. `columns` are those a table shows; JSON formats print every key."""
+def print_rows(rows: Sequence[Row], columns: Sequence[str], listing: Listing, *, cut: Sequence[str] = ()) -> None:
+    """Print the rows. `columns` are those a table shows, cut to a line in `cut`; JSON formats print every key."""
     match listing:
         case Listing.table:
-            _table(rows, columns)
+            _table(rows, columns, cut)
         case Listing.json:
             import json
 
@@ -40,37 +38,38 @@ def print_rows(rows: Sequence[Row], columns: Sequence[str], listing: Listing) ->
             text = io.StringIO()
             writer = csv.writer(text, lineterminator="\n")
             writer.writerow(columns)
-            writer.writerows([_cell(row[name]) for name in columns] for row in rows)
+            writer.writerows([cell(row[name]) for name in columns] for row in rows)
             typer.echo(text.getvalue(), nl=False)
         case Listing.md:
             typer.echo("| " + " | ".join(columns) + " |\n|" + " --- |" * len(columns))
             for row in rows:
-                cells = (_cell(row[name]).replace("|", "\\|").replace("\n", " ") for name in columns)
+                cells = (cell(row[name]).replace("|", "\\|").replace("\n", " ") for name in columns)
                 typer.echo("| " + " | ".join(cells) + " |")
         case Listing.ids:
             for row in rows:
                 typer.echo(row["id"])
 
 
-def _table(rows: Sequence[Row], columns: Sequence[str]) -> None:
+def _table(rows: Sequence[Row], columns: Sequence[str], cut: Sequence[str]) -> None:
     table = Table(
         [
             Column(
                 name,
                 style="bold" if name == columns[0] else "",
                 wrap=name not in {"id", "entry", *UNBROKEN} or len(columns) <= 3,
-                cut=name in CUT,
+                cut=name in cut,
             )
             for name in columns
         ]
     )
-    table.rows += [[_cell(row[name]) for name in columns] for row in rows]
+    table.rows += [[cell(row[name]) for name in columns] for row in rows]
     show(table)
 
 
-def _cell(value: object) -> str:
+def cell(value: object) -> str:
+    """A value as a table shows it."""
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(_cell, value))
+        return ", ".join(map(cell, value))
     if value is None:
         return ""
     if isinstance(value, bool):

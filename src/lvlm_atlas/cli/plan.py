@@ -9,14 +9,14 @@ from collections.abc import Iterator
 import typer
 
 from lvlm_atlas.cli.options import Report
-from lvlm_atlas.cli.plain import csv_text, table, wrapped
+from lvlm_atlas.cli.plain import csv_text, narrow, wrapped
 from lvlm_atlas.cli.terminal import write
 from lvlm_atlas.graph.result_words import sentence
 from lvlm_atlas.planner.plan import Option, Plan
 from lvlm_atlas.planner.shortage import misfit
 from lvlm_atlas.roofline.stage import STAGES
-from lvlm_atlas.roofline.summary import subject
-from lvlm_atlas.roofline.units import seconds
+from lvlm_atlas.roofline.summary import head, subject
+from lvlm_atlas.roofline.units import number, seconds
 from lvlm_atlas.rows import markdown
 
 SHOWN = 2
@@ -43,7 +43,7 @@ def print_plan(plan: Plan, report: Report, *, data: str) -> None:
 
 
 def _page(plan: Plan) -> str:
-    parts = [wrapped(_title(plan)), _table(plan)]
+    parts = ["\n".join(map(wrapped, head(plan.baseline.estimate, _title(plan)))), _table(plan)]
     for heading, lines in _sections(plan):
         parts.append("\n".join([wrapped(heading), *(wrapped(line, "- ") for line in lines)]))
     return "\n\n".join(parts)
@@ -77,7 +77,8 @@ def _goal(plan: Plan, name: str) -> str:
 def _table(plan: Plan) -> str:
     """The stacks; under the numbers of each stands what it is, since names are longer than a column."""
     columns = tuple(_goal(plan, name) for name in COLUMNS)
-    lines = table(columns, list(_rows(plan)), left=("takes longest", "risk")).splitlines()
+    left = ("takes longest", "risk")
+    lines = narrow(columns, list(_rows(plan)), left=left, dropped=("takes longest", *STAGES)).splitlines()
     out = lines[:2]
     for option, line in zip((plan.baseline, *plan.front), lines[2:], strict=True):
         label = option.label if option.estimate.stack else "no technique"
@@ -87,16 +88,16 @@ def _table(plan: Plan) -> str:
 
 def _rows(plan: Plan) -> Iterator[tuple[str, ...]]:
     before = plan.baseline.estimate
-    for number, option in enumerate((plan.baseline, *plan.front)):
+    for rank, option in enumerate((plan.baseline, *plan.front)):
         estimate = option.estimate
         value = plan.goal.shown(plan.goal.of(estimate))
-        if not number:
+        if not rank:
             times = [seconds(stage.time_s) for stage in estimate.stages.values()]
             yield "0", value, "", *times, before.bottleneck, ""
             continue
         moved = estimate.bottleneck if estimate.bottleneck == before.bottleneck else f"→ {estimate.bottleneck}"
         gains = [_ratio(plan.gain(option, name)) for name in (plan.goal.name, *STAGES)]
-        yield str(number), value, *gains, moved, option.risk
+        yield str(rank), value, *gains, moved, option.risk
 
 
 def _notes(option: Option) -> Iterator[str]:
@@ -104,8 +105,9 @@ def _notes(option: Option) -> Iterator[str]:
     if short := misfit(option.estimate):
         yield short
     yield from (str(limit) for limit in option.limits)
+    yield from option.warnings
     if unknown := [f"{pair.one} × {pair.two}" for pair in option.pairs if pair.verdict == "unknown"]:
-        yield f"unknown whether they work together: {', '.join(unknown)}"
+        yield f"no source shows that they work together: {', '.join(unknown)}"
 
 
 def _sections(plan: Plan) -> Iterator[tuple[str, list[str]]]:
@@ -116,9 +118,12 @@ def _sections(plan: Plan) -> Iterator[tuple[str, list[str]]]:
         yield "No stack keeps every limit; these come near.", []
     if together := list(_together(plan)):
         yield "Known of techniques that share a stack here:", together
+    if engines := list(dict.fromkeys(each for option in plan.front for each in option.shipped)):
+        yield "In engines and toolkits:", engines
     if reported := list(_reported(plan)):
         yield "Reported by sources, of each technique alone:", reported
-    lost = list(dict.fromkeys(f"{each.what}: {each.why}" for each in (*plan.unused, *plan.runners_up)))
+    reasons = {each.what: each.why for each in reversed((*plan.unused, *plan.runners_up))}
+    lost = [f"{what}: {why}" for what, why in reversed(reasons.items())]
     if lost:
         yield "Searched, and lost:", _some(lost)
     if pairs := [f"{each.what}: {each.why}" for each in plan.conflicts]:
@@ -166,4 +171,4 @@ def _some(lines: list[str]) -> list[str]:
 
 
 def _ratio(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g} ×"
+    return "" if value is None else f"{number(value)} ×"

@@ -182,7 +182,10 @@ def sweep(
     hardware: Annotated[list[str], typer.Option(help="The same of devices.", autocompletion=ids_of("device"))],
     workload: Annotated[
         list[str] | None,
-        typer.Option(help="The same of workloads; default: single-image-chat.", autocompletion=ids_of("workload")),
+        typer.Option(
+            help="The same of workloads, with parts replaced: images-20:images=5; default: single-image-chat.",
+            autocompletion=ids_of("workload"),
+        ),
     ] = None,
     stack: Annotated[
         list[str] | None,

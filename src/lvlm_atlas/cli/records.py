@@ -25,7 +25,7 @@ def models(
     from lvlm_atlas.cli.catalog import MODEL_COLUMNS, model_rows
     from lvlm_atlas.cli.output import print_rows
 
-    print_rows(list(model_rows(shelves(root_of(root)), id_)), MODEL_COLUMNS, format_)
+    print_rows(list(model_rows(shelves(root_of(root)), id_, format_)), MODEL_COLUMNS, format_)
 
 
 @records.command(rich_help_panel=PANEL)
@@ -39,7 +39,7 @@ def hardware(
     from lvlm_atlas.cli.catalog import DEVICE_COLUMNS, device_rows
     from lvlm_atlas.cli.output import print_rows
 
-    print_rows(list(device_rows(shelves(root_of(root)), id_)), DEVICE_COLUMNS, format_)
+    print_rows(list(device_rows(shelves(root_of(root)), id_, format_)), DEVICE_COLUMNS, format_)
 
 
 @records.command(rich_help_panel=PANEL)
@@ -53,7 +53,7 @@ def workloads(
     from lvlm_atlas.cli.catalog import WORKLOAD_COLUMNS, workload_rows
     from lvlm_atlas.cli.output import print_rows
 
-    print_rows(list(workload_rows(shelves(root_of(root)), id_)), WORKLOAD_COLUMNS, format_)
+    print_rows(list(workload_rows(shelves(root_of(root)), id_, format_)), WORKLOAD_COLUMNS, format_)
 
 
 @records.command(rich_help_panel=PANEL)

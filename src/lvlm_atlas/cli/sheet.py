@@ -56,6 +56,7 @@ def _facts(atlas: KnowledgeBase, technique: Technique) -> Table:
         "needs": ", ".join(technique.needs) or "nothing special",
         **({"withholds": ", ".join(technique.withholds)} if technique.withholds else {}),
         "reference": technique.reference or "none yet",
+        **({"code": f"github.com/{technique.upstream.repository}"} if technique.upstream else {}),
         "checked": f"against {technique.verified}, {technique.updated}",
         "entry": str(atlas.atlas.paths[technique.id]),
     }

@@ -5,12 +5,15 @@ from __future__ import annotations
 import atexit
 import gc
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from lvlm_atlas.cli.options import Listing
-from lvlm_atlas.cli.output import print_rows
+from lvlm_atlas.cli.output import cell, print_rows
+from lvlm_atlas.cli.terminal import Column, Table, line_width
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.sweep.runner import need
 
@@ -41,8 +44,22 @@ def run_sql(sql: str, data: Path | None, root: Path | None, listing: Listing) ->
     rows = [_row(answer.columns, values, people=people) for values in answer.rows]
     if listing is Listing.ids:
         rows = [{"id": row[answer.columns[0]]} for row in rows]
-    print_rows(rows, answer.columns, listing)
+    columns = fitting(rows, answer.columns) if listing is Listing.table else answer.columns
+    print_rows(rows, columns, listing)
+    if more := len(answer.columns) - len(columns):
+        typer.echo(f"… {more} more columns: --format csv, or a wider terminal")
     return len(rows)
+
+
+def fitting(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Sequence[str]:
+    """The first columns, as many as a line of the terminal holds unbroken, and at least two."""
+    width = line_width()
+    for count in range(len(columns), 2, -1):
+        table = Table([Column(name) for name in columns[:count]])
+        table.rows += [[cell(row[name]) for name in columns[:count]] for row in rows]
+        if table.natural_width() <= width:
+            return columns[:count]
+    return columns[:2]
 
 
 def _row(columns: Sequence[str], values: Sequence[Any], *, people: bool) -> dict[str, Any]:

@@ -252,11 +252,16 @@ class Table:
 
 def show(*blocks: Block) -> None:
     """Print for people: at the terminal's width, or, where output is no terminal, plain and without trailing blanks."""
-    is_terminal = sys.stdout.isatty()
-    width = shutil.get_terminal_size((80, 24)).columns if is_terminal or "COLUMNS" in os.environ else 100
-    styled = is_terminal and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+    width = line_width()
+    styled = sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
     lines = (line for block in blocks for line in block.lines(width))
     write("".join(f"{(_styled(line) if styled else _plain(line)).rstrip()}\n" for line in lines))
+
+
+def line_width() -> int:
+    """Cells of a line: the terminal's, or 100 where output is none."""
+    known = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return shutil.get_terminal_size((80, 24)).columns if known else 100
 
 
 def write(text: str) -> None:

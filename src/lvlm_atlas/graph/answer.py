@@ -54,6 +54,9 @@ class Answer:
     def __iter__(self) -> Iterator[Technique]:
         return (row.technique for row in self.rows)
 
+    def __getitem__(self, index: int) -> Technique:
+        return self.rows[index].technique
+
     def __repr__(self) -> str:
         return f"<Answer to {self.query!r}: {', '.join(self.ids) or self.why_empty}>"
 

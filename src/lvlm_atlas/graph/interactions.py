@@ -92,6 +92,8 @@ class Interactions:
 
     def paths(self, id_: str, hops: int, kind: str | None = None) -> dict[str, list[str]]:
         """A shortest path to each technique that `within` finds, as ids."""
+        if not isinstance(hops, int):
+            raise AtlasError(f"the number of steps is {hops!r}, no whole number; `path(one, two)` joins two techniques")
         if hops < 1:
             raise AtlasError(f"the number of steps is at least 1, got {hops}")
         start = self.technique(id_).id

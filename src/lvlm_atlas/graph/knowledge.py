@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.graph.answer import records_of, table_of
 from lvlm_atlas.graph.interactions import Interactions
 from lvlm_atlas.rows import frame
@@ -42,6 +43,14 @@ class KnowledgeBase(Interactions):
 
     def __getitem__(self, id_: str) -> Technique:
         return self.technique(id_)
+
+    def __contains__(self, technique: object) -> bool:
+        if isinstance(technique, str):
+            try:
+                return self.technique(technique) is not None
+            except AtlasError:
+                return False
+        return any(technique is each for each in self)
 
     def __repr__(self) -> str:
         counts = f"{len(self.atlas.techniques)} techniques, {len(self.atlas.models)} models"

@@ -17,6 +17,7 @@ from lvlm_atlas.planner.reasons import Reasons
 from lvlm_atlas.planner.risk import RISKS
 from lvlm_atlas.planner.search import Search, Stack
 from lvlm_atlas.planner.shortage import misfit
+from lvlm_atlas.planner.warnings import shipments, warnings
 from lvlm_atlas.roofline.costs import Costs
 from lvlm_atlas.roofline.estimate import Estimate, estimate
 
@@ -71,6 +72,7 @@ def _option(
         if techniques
         else baseline
     )
+    reported = {each.id: results_of(kb.atlas, each.choice.technique) for each in members}
     pairs = []
     for one, two in combinations((each.id for each in members), 2):
         verdict = search.verdicts[frozenset((one, two))]
@@ -81,5 +83,7 @@ def _option(
         risk=RISKS[stack.risk],
         limits=tuple(Limit(metric, most, metric.of(prediction)) for metric, most in limits.items()),
         pairs=tuple(pairs),
-        reported={each.id: results_of(kb.atlas, each.choice.technique) for each in members},
+        reported=reported,
+        warnings=tuple(warnings([each.choice.technique for each in members], baseline, prediction, reported)),
+        shipped=tuple(text for each in members for text in shipments(each.choice.technique)),
     )

@@ -19,7 +19,7 @@ from lvlm_atlas.graph.results import ReportedResult
 from lvlm_atlas.planner.metric import METRICS, Metric
 from lvlm_atlas.roofline.estimate import Estimate
 from lvlm_atlas.roofline.stage import STAGES
-from lvlm_atlas.roofline.units import share
+from lvlm_atlas.roofline.units import number, share
 from lvlm_atlas.rows import frame, markdown
 
 FORMAT = "lvlm-atlas-plan/2"
@@ -48,6 +48,8 @@ class Limit:
 
     def __str__(self) -> str:
         words = "below" if self.met else "above"
+        if self.share < -9:
+            return f"{self.metric.name} {self.metric.shown(self.value)}, {number(1 - self.share)} times its limit"
         return f"{self.metric.name} {self.metric.shown(self.value)}, {share(abs(self.share))} {words} its limit"
 
 
@@ -78,6 +80,10 @@ class Option:
     """Its techniques, two by two."""
     reported: Mapping[str, tuple[ReportedResult, ...]]
     """What sources report of each technique alone, with their settings."""
+    warnings: tuple[str, ...] = ()
+    """What stands between the stack and its use, or between the prediction and what sources saw."""
+    shipped: tuple[str, ...] = ()
+    """Which engines and toolkits have its techniques, and how they are switched on."""
 
     @property
     def label(self) -> str:
@@ -241,6 +247,8 @@ class Plan:
             "reported": {
                 id_: [asdict(result) for result in results] for id_, results in option.reported.items()
             },
+            "warnings": list(option.warnings),
+            "shipped": list(option.shipped),
             "assumptions": [text for each in estimate.stack for text in each.assumptions],
         }  # fmt: skip
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.roofline.deployment import IDEAL, TYPICAL, Deployment, efficiency_named
 from lvlm_atlas.roofline.device import Device
 from lvlm_atlas.roofline.estimate import Estimate, estimate
@@ -45,9 +46,10 @@ class Planner:
     @cached_property
     def kb(self) -> KnowledgeBase:
         """Techniques and their relations."""
-        from lvlm_atlas import load
+        from lvlm_atlas.atlas.loader import load
+        from lvlm_atlas.graph.knowledge import KnowledgeBase
 
-        return self._kb or load(self.root)
+        return self._kb or KnowledgeBase(load(self.root))
 
     @cached_property
     def atlas(self) -> Shelves:
@@ -73,12 +75,21 @@ class Planner:
         return device_spec(self.atlas.device(device)) if isinstance(device, str) else device
 
     def workload(self, workload: str | Workload) -> Workload:
-        """The workload of that id.
+        """The workload of that id, which may have parts replaced: `document-pages:images=5,output=64`.
 
         Raises:
-            AtlasError: there is none.
+            AtlasError: there is none, or a part is none.
         """
-        return workload_spec(self.atlas.workload(workload)) if isinstance(workload, str) else workload
+        if isinstance(workload, Workload):
+            return workload
+        if not isinstance(workload, str):
+            raise AtlasError(f"workload is {workload!r}; give an id, or what `Planner.request` makes")
+        id_, colon, rest = workload.partition(":")
+        if not colon:
+            return workload_spec(self.atlas.workload(workload))
+        from lvlm_atlas.specs.request import replaced
+
+        return self.request(id_, **replaced(rest))
 
     def request(
         self,

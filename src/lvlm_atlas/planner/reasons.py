@@ -76,7 +76,11 @@ class Reasons:
         if ranking.steps(costs[0]) == ranking.steps(costs[1]):
             yield f"{goal.name} within {share(STEP)}" + ("" if values[0] == values[1] else f", {against}")
         else:
-            yield f"{goal.name} {against}"
+            yield (
+                f"{goal.name} {against}"
+                if values[0] != values[1]
+                else f"{goal.name} less by a few steps of {share(STEP)}"
+            )
         if (fewer := stack.count - better.count) > 0:
             yield "one technique fewer" if fewer == 1 else f"{fewer} techniques fewer"
         if better.risk < stack.risk:

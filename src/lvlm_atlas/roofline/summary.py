@@ -48,9 +48,9 @@ def stage_records(data: dict[str, Any], plain: Estimate | None) -> Iterator[dict
         yield row
 
 
-def head(estimate: Estimate) -> Iterator[str]:
+def head(estimate: Estimate, title: str | None = None) -> Iterator[str]:
     """The title, and what of the request the model does not read or was not made for."""
-    yield _title(estimate)
+    yield title or _title(estimate)
     if estimate.exceeds_context:
         yield (
             f"beyond the model's context: {estimate.context_tokens:,} tokens of prompt and answer where "
@@ -124,7 +124,8 @@ def _quantities(estimate: Estimate) -> Iterator[tuple[str, tuple[float, str]]]:
     which = " each" if estimate.deployment.devices > 1 else ""
     held = f"memory of {size(estimate.device.memory_byte)}{which}"
     yield held, (memory.device_byte, size(memory.device_byte))
-    yield "requests at once", (estimate.fits_at_once, f"{estimate.fits_at_once:,}")
+    share_ = estimate.request_share
+    yield "requests at once", (1 / share_ if share_ else 0.0, f"{estimate.fits_at_once:,}")
     if estimate.energy_j is not None:
         yield "energy per token", (estimate.energy_j, f"{number(estimate.energy_j / estimate.output_tokens)} J")
     if estimate.cost_usd is not None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.fault import AtlasError, suggestion
 from lvlm_atlas.roofline.workload import Image, Video, Workload
 
 _SIZE = r"(\d{1,9})\s*[x×]\s*(\d{1,9})"
@@ -107,3 +107,23 @@ def request(
     words = [*(f"image={each}" for each in images), *(f"video={each}" for each in videos)]
     words += [f"{name}={number}" for name, number in given.items()]
     return replace(base, **changed, id=f"{base.id}:{','.join(words)}")
+
+
+def replaced(text: str) -> dict[str, Any]:
+    """What an id such as `images-20:image=640x480,images=5` replaces of a workload, as `Planner.request` takes it.
+
+    Raises:
+        AtlasError: a part is no `name=value`, or there is none of that name.
+    """
+    parts: dict[str, Any] = {}
+    for pair in text.split(","):
+        name, equals, value = (part.strip() for part in pair.partition("="))
+        if not equals or name not in ("image", "video", *MOST):
+            raise AtlasError(f"workload part {pair!r}: {suggestion(name, ['image', 'video', *MOST])}; write name=value")
+        if name in ("image", "video"):
+            parts[name] = (*parts.get(name, ()), value)
+        elif not value.isdecimal():
+            raise AtlasError(f"workload part {pair!r}: {value!r} is no whole number")
+        else:
+            parts[name] = int(value)
+    return parts

@@ -41,7 +41,7 @@ def split(text: str) -> list[str]:
     """
     parts = [part.strip() for part in _PLUS.split(text)]
     if not all(parts):
-        raise AtlasError(f"--stack {text!r} lacks a technique; write such as fastv:keep_ratio=0.25+kivi")
+        raise AtlasError(f"stack {text!r} lacks a technique; write such as fastv:keep_ratio=0.25+kivi")
     return parts
 
 
@@ -58,24 +58,24 @@ def parse(kb: KnowledgeBase, spec: str, *, outcomes: Collection[str] = OUTCOMES)
     """
     id_, _, rest = spec.partition(":")
     if "," in id_:
-        raise AtlasError(f"--stack {spec}: techniques are joined by a plus, such as {id_.replace(',', '+')}")
+        raise AtlasError(f"stack {spec}: techniques are joined by a plus, such as {id_.replace(',', '+')}")
     choice = Choice(kb.technique(id_.strip()))
     technique = choice.technique
     for pair in filter(None, (part.strip() for part in rest.split(","))):
         name, equals, text = (part.strip() for part in pair.partition("="))
         if not equals:
-            raise AtlasError(f"--stack {spec}: {pair!r} sets nothing; write name=value")
+            raise AtlasError(f"stack {spec}: {pair!r} sets nothing; write name=value")
         if name in choice.setting or name in choice.outcomes:
-            raise AtlasError(f"--stack {spec}: {name} is set twice; leave one out")
+            raise AtlasError(f"stack {spec}: {name} is set twice; leave one out")
         if name in technique.parameters:
             choice.setting[name] = value_of(technique.parameters[name], text)
             if problem := technique.parameters[name].problem_with(choice.setting[name]):
-                raise AtlasError(f"--stack {spec}: {name}: {problem}")
+                raise AtlasError(f"stack {spec}: {name}: {problem}")
         elif name in outcomes:
             choice.outcomes[name] = _number(spec, name, text)
         else:
             hint = suggestion(name, [*technique.parameters, *outcomes])
-            raise AtlasError(f"--stack {spec}: {technique.id} has no parameter {name!r}; {hint}")
+            raise AtlasError(f"stack {spec}: {technique.id} has no parameter {name!r}; {hint}")
     return choice
 
 
@@ -111,7 +111,7 @@ def _number(spec: str, name: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise AtlasError(f"--stack {spec}: {name} is {text!r}; give a number") from None
+        raise AtlasError(f"stack {spec}: {name} is {text!r}; give a number") from None
 
 
 def milder(technique: Technique) -> Choice | None:

@@ -88,7 +88,7 @@ def grid(
     return Grid(
         models=chosen("model", models, atlas.models, lambda word: atlas.model(word).id),
         hardware=devices,
-        workloads=chosen("workload", workloads, atlas.workloads, lambda word: atlas.workload(word).id),
+        workloads=chosen("workload", workloads, atlas.workloads, lambda word: planner.workload(word).id),
         batches=_batches(batches),
         deployments=tuple(deployments) or (Deployment(),),
         stacks=tuple(dict.fromkeys(stack for text in stacks for stack in every(text))) or ((),),

@@ -38,7 +38,7 @@ class Results:
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        if out.suffix not in ("", ".parquet"):
+        if out.suffix not in ("", ".parquet") and not out.exists():
             raise AtlasError(
                 f"{out}: a sweep writes a folder, or one file NAME.parquet; for a spreadsheet then: "
                 f"lvlm-atlas sql 'from sweep' -f csv > {out.stem}.csv"

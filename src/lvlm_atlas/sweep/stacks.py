@@ -50,5 +50,5 @@ def _values(text: str, pair: str) -> list[str]:
     name, equals, values = (part.strip() for part in pair.partition("="))
     alternatives = [value.strip() for value in values.split("|")]
     if not (name and equals and all(alternatives)):
-        raise AtlasError(f"--stack {text!r}: {pair!r} sets nothing; write name=value or name=value|value")
+        raise AtlasError(f"stack {text!r}: {pair!r} sets nothing; write name=value or name=value|value")
     return [f"{name}={value}" for value in alternatives]

@@ -165,8 +165,9 @@ class Bench:
     def _records(self) -> Iterator[str]:
         grid, atlas = self.grid, self.planner.atlas
         named = [*map(atlas.model, grid.models), *map(atlas.device, grid.hardware)]
-        for record in (*named, *map(atlas.workload, grid.workloads)):
+        for record in named:
             yield record.model_dump_json()
+        yield from (repr(self.planner.workload(each)) for each in grid.workloads)
         specs = dict.fromkeys(spec for stack in grid.stacks for spec in stack)
         for technique in {choice.technique.id: choice.technique for choice in map(self._choice, specs)}.values():
             yield technique.model_dump_json()

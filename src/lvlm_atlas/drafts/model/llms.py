@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,8 @@ class Kind:
     qk_norm: bool = False
     norms: int = 2
     """Norms of a layer."""
+    context: float | None = None
+    """Default length of prompt and answer, of a kind whose released files leave it out; None: left out."""
 
 
 _LLAMA = Kind("LlamaConfig", 32000, 4096, 11008, 32, 32)
@@ -48,7 +51,7 @@ KINDS: Mapping[str, Kind] = {
     "qwen3_moe": _QWEN3,
     "qwen3_vl_text": _QWEN3,
     "qwen3_vl_moe_text": _QWEN3,
-    "gemma3_text": Kind("Gemma3TextConfig", 262208, head_dim=256, tied=True, qk_norm=True, norms=4),
+    "gemma3_text": Kind("Gemma3TextConfig", 262208, head_dim=256, tied=True, qk_norm=True, norms=4, context=131072),
     "mllama_text_model": Kind("MllamaTextConfig", 128256, 4096, 14336, 40, 32, 8, bias_key=None),
 }
 """Kinds by the `model_type` of the text configuration."""
@@ -94,6 +97,11 @@ def llm(text: Source, top: Source, kind: str | None = None) -> tuple[dict[str, A
         "qkv_bias": bool(text.data.get(known.bias_key, known.bias)) if known.bias_key else known.bias,
         "qk_norm": known.qk_norm,
     }
+    context = number("max_position_embeddings", known.context)
+    if not math.isnan(context):
+        fields["context"] = context
+    else:
+        text.said.append(f"{text.place}max_position_embeddings is not in {text.file}: llm.context is left out")
     if "num_experts" in text or "num_local_experts" in text:
         fields["experts"] = _experts(text, fields["layers"])
     return fields, parameters(fields, known.norms)

@@ -145,9 +145,11 @@ def _attend(behind: _Behind, chosen: Blocks | Window | None, rotary: Rotary) -> 
 def _in_window(behind: _Behind, window: Window, rotary: Rotary) -> tuple[Tensor, int]:
     if behind.real_BGS is not None:
         raise Refusal("a window of attention cannot be chosen where there is padding; leave that technique out")
-    if behind.position_BGS is None:
+    if window.distance is not None and behind.position_BGS is None:
         raise Refusal(
-            "a window of attention behind a cache needs its keys unrotated; let the technique need `unrotated-keys`"
+            "a window of attention behind a cache needs its keys unrotated to see the first tokens at a fixed "
+            "distance; let the technique need `unrotated-keys`"
         )
-    pair = (behind.position_BGN[:, 0], behind.position_BGS[:, 0])
-    return window_attention(behind.query_BHNd, behind.key_BGSd, behind.value_BGSd, *pair, window, rotary)
+    position_BS = None if behind.position_BGS is None else behind.position_BGS[:, 0]
+    tensors = (behind.query_BHNd, behind.key_BGSd, behind.value_BGSd)
+    return window_attention(*tensors, behind.position_BGN[:, 0], position_BS, window, rotary)

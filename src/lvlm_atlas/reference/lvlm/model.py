@@ -25,7 +25,7 @@ from lvlm_atlas.reference.lvlm.decoder import LanguageModel
 from lvlm_atlas.reference.lvlm.dialect import Dialect
 from lvlm_atlas.reference.lvlm.encode import encode, resize, select
 from lvlm_atlas.reference.lvlm.llava import Llava
-from lvlm_atlas.reference.lvlm.points import Acts, Answer, LlmInput, Run
+from lvlm_atlas.reference.lvlm.points import Acts, Answer, LlmInput, Run, Technique
 from lvlm_atlas.reference.lvlm.prefill import prefill_in_chunks
 from lvlm_atlas.reference.lvlm.presets import PRESETS
 from lvlm_atlas.reference.lvlm.prompt import real_tokens
@@ -156,8 +156,8 @@ class LVLM(nn.Module):
         return torch.stack(tokens, dim=1).cpu()
 
     @torch.inference_mode()
-    def run(self, request: Request, stack: Seq[Any] = ()) -> Result:
-        """Answer a request with the techniques of `stack`, in order.
+    def run(self, request: Request, stack: Seq[Any] | Technique = ()) -> Result:
+        """Answer a request with the techniques of `stack`, in order, or with one.
 
         Returns the generated tokens, the logits each was chosen from, and the trace.
 
@@ -166,7 +166,7 @@ class LVLM(nn.Module):
             Refusal: a technique declines this model or request.
             ValueError: the prompt does not have one placeholder of the model's a frame.
         """
-        run = self.begin(request, stack)
+        run = self.begin(request, [stack] if isinstance(stack, Technique) else stack)
         policy = run.acts.owner("answer")
         return self._once(run) if policy is None else self._rounds(run, policy)
 

@@ -1,12 +1,13 @@
 """Cosines.
 
-B batch, N tokens, D width.
+B batch, T frames, N tokens, D width.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def unit(x: Tensor) -> Tensor:
@@ -21,3 +22,9 @@ def cosine_distance(x_BND: Tensor) -> Tensor:
     unit_BND = unit(x_BND)
     distance_BNN: Tensor = 1.0 - unit_BND @ unit_BND.mT
     return distance_BNN
+
+
+def likeness_to_frame_before(token_TND: Tensor) -> Tensor:
+    """Cosine (T − 1, N), float32, of each token of a later frame and the one at its place in the frame before."""
+    token_TND = token_TND.float()
+    return functional.cosine_similarity(token_TND[1:], token_TND[:-1], dim=-1)

@@ -23,11 +23,11 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from lvlm_atlas.reference.flow.vision_tokens import VisionTokens
 from lvlm_atlas.reference.lvlm.points import AdapterOutput, Technique
 from lvlm_atlas.reference.ops.selection import top_mask
+from lvlm_atlas.reference.ops.similarity import likeness_to_frame_before
 from lvlm_atlas.reference.refusal import Refusal
 
 
@@ -38,9 +38,8 @@ def kept_count(frames: int, tokens: int, pruning_rate: float) -> int:
 
 def dissimilarity(token_TND: Tensor) -> Tensor:
     """1 − cosine (T, N) of each token and the one at its place in the frame before, float32; 0 in the first frame."""
-    token_TND = token_TND.float()
-    later_tN = 1 - functional.cosine_similarity(token_TND[1:], token_TND[:-1], dim=-1)
-    return torch.cat([torch.zeros_like(token_TND[:1, :, 0]), later_tN])
+    later_tN = 1 - likeness_to_frame_before(token_TND)
+    return torch.cat([torch.zeros_like(token_TND[:1, :, 0], dtype=later_tN.dtype), later_tN])
 
 
 def retention_mask(token_TND: Tensor, pruning_rate: float) -> Tensor:
