@@ -17,8 +17,8 @@ Departs:
    for a video.
 7. Softmax, means and merging are in float32.
 
-T frames, U pairs of neighbouring frames, N tokens of a frame, S that stand still, P patches, C clusters, V vision tokens,
-K kept, M merged away, D width.
+T frames, U pairs of neighbouring frames, N tokens of a frame, S that stand still, P patches, C clusters,
+V vision tokens, K kept, M merged away, D width.
 """
 
 from __future__ import annotations
