@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -50,10 +51,10 @@ def test_a_table_in_a_terminal_is_no_wider_than_the_terminal(columns: str) -> No
         "import pty, os, sys; os.environ['COLUMNS'] = sys.argv[1]; "
         "pty.spawn([sys.executable, '-m', 'lvlm_atlas', 'list'])"
     )
-    environment = {**os.environ, "TERM": "xterm", "NO_COLOR": "1"}
+    environment = {**os.environ, "TERM": "xterm", "NO_COLOR": "1", "PAGER": "cat"}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script, columns],
-        capture_output=True, text=True, check=True, env=environment, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, check=True, env=environment, stdin=subprocess.DEVNULL, timeout=60,
     )  # fmt: skip
     plain = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
     assert max(map(len, plain.splitlines())) <= int(columns)
@@ -316,7 +317,8 @@ def test_a_query_by_engine_says_how_it_is_switched_on_and_where_that_can_be_read
 def test_exports_name_every_technique(run, format_: str) -> None:
     said = run("export", "--format", format_)
     assert said.code == 0
-    assert all(id_ in said.out or ATLAS.technique(id_).name in said.out for id_ in IDS)
+    text = unescape(said.out.replace("#", "&#"))  # Mermaid writes entities with a #
+    assert all(id_ in text or ATLAS.technique(id_).name in text for id_ in IDS)
 
 
 def test_a_reader_that_goes_away_ends_the_command_quietly() -> None:
@@ -348,13 +350,13 @@ def test_help_and_versions_are_where_people_look_for_them(run) -> None:
     said = subprocess.run(
         [sys.executable, "-m", "lvlm_atlas", "help", "plan"], capture_output=True, text=True, timeout=60, check=True
     )
-    assert "Usage: lvlm-atlas plan" in said.stdout
+    assert re.search(r"Usage: .* plan \[OPTIONS\]", said.stdout)
 
 
 def test_a_field_that_stands_alone_is_told_as_one(run) -> None:
-    said = run("query", "query-aware")
+    said = run("query", "reported-for")
     assert (said.code, said.out) == (2, "")
-    assert "it is a field, such as query_aware:true" in said.err
+    assert "it is a field, such as reported_for:" in said.err
 
 
 @pytest.mark.parametrize("columns", [60, 80])

@@ -28,7 +28,7 @@ def offered(*words: str) -> set[str]:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (("show", "fastv"), {"fastv"}),
+        (("show", "fastv"), {id_ for id_ in ATLAS.techniques if id_.startswith("fastv")}),
         (("graph", "fastv", "kiv"), {"kivi"}),
         (("models", "qwen2.5-vl-7b"), {"qwen2.5-vl-7b"}),
         (("estimate", "--model", "llava-1.5-"), {id_ for id_ in ATLAS.models if id_.startswith("llava-1.5-")}),
@@ -38,7 +38,7 @@ def offered(*words: str) -> set[str]:
         (("estimate", "--stack", "fastv:"), {f"fastv:{name}=" for name in ATLAS.technique("fastv").parameters}),
         (("estimate", "--stack", "fastv+kiv"), {"fastv+kivi"}),
         (("estimate", "--stack", "tome+kivi:bits=2,gro"), {"tome+kivi:bits=2,group_size="}),
-        (("plan", "--goal", "t"), {"ttft", "tpot", "total"}),
+        (("plan", "--goal", "t"), {"ttft", "tpot", "total", "throughput"}),
         (("plan", "--risk", "re"), {"reported"}),
         (("terms", "stag"), {"stage"}),
         (("coverage", "survey-fig"), {"survey-figure-3"}),

@@ -51,7 +51,7 @@ def most_saved(before: Estimate, after: Estimate) -> str:
 
 
 def test_a_pair_has_an_edge_exactly_if_its_estimates_tell_something(planner: Planner) -> None:
-    edges = {edge.ends: edge for edge in predicted_edges(planner)}
+    edges = {edge.ends: edge for edge in predicted_edges(planner, kept=len(planner.kb))}
     wanted = {}
     for pair in pairs(planner):
         one, two = (found.stack[0].id for found in (pair.first, pair.second))
