@@ -121,8 +121,8 @@ def _tensors(folder: Path, device: torch.device | str) -> Iterator[tuple[str, tu
         from safetensors import SafetensorError, safe_open  # noqa: PLC0415 - an extra
     except ImportError:
         raise ValueError(
-            "reading a checkpoint needs safetensors; install it with: pip install 'lvlm-atlas[transformers]', in a checkout "
-            "'.[transformers]'"
+            "reading a checkpoint needs safetensors; install it with: pip install 'lvlm-atlas[transformers]', in a "
+            "checkout '.[transformers]'"
         ) from None
     for shard in _shards(folder):
         try:
