@@ -93,9 +93,9 @@ def test_an_overlay_extends_another_folder_too(mine: Path, checkout: Path) -> No
     for name in ("taxonomy", "catalog"):
         shutil.copytree(checkout / name, whole / name)
     shutil.copy(checkout / "papers.bib", whole)
-    next(whole.rglob("kivi.yaml")).unlink()
+    next(whole.rglob("smolvlm-2.2b.yaml")).unlink()
     (mine / "atlas.yaml").write_text("extends: ../whole\n", "utf-8")
-    assert "kivi" not in lvlm_atlas.load(mine).atlas.techniques
+    assert "smolvlm-2.2b" not in lvlm_atlas.load(mine).atlas.models
 
 
 def test_the_command_line_reads_it_and_writes_nothing_through_it(mine: Path, capsys, monkeypatch) -> None:

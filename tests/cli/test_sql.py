@@ -75,7 +75,8 @@ def test_a_missing_extra_is_named(run: Callable[..., object], monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "duckdb", None)
     found = run("sql", "select 1")
     assert found.code == 2
-    assert found.err == "lvlm-atlas: sql needs duckdb; install it with: pip install 'lvlm-atlas[sweep]'\n"
+    hint = "install it with: pip install 'lvlm-atlas[sweep]', in a checkout '.[sweep]'"
+    assert found.err == f"lvlm-atlas: sql needs duckdb; {hint}\n"
 
 
 def test_a_reader_that_leaves_early_is_no_fault(data: Path) -> None:

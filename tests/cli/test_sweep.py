@@ -79,7 +79,7 @@ def test_a_missing_extra_is_named(
     cluster = ("--engine", "dask", "--scheduler", "tcp://127.0.0.1:9")
     found = run("sweep", "--model", "qwen2.5-vl-7b", "--hardware", "l4", *cluster, "--out", tmp_path / "results")
     assert found.code == 2
-    assert found.err.endswith(f"pip install 'lvlm-atlas[{extra}]'\n")
+    assert found.err.endswith(f"pip install 'lvlm-atlas[{extra}]', in a checkout '.[{extra}]'\n")
     assert len(found.err.splitlines()) == 1
 
 
