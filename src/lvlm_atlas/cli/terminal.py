@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
-import subprocess
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -266,14 +264,15 @@ def line_width() -> int:
 
 def write(text: str) -> None:
     """Print a text for people: through their pager where it is longer than the terminal, else as it is."""
+    height = shutil.get_terminal_size((80, 24)).lines
+    if not sys.stdout.isatty() or os.environ.get("TERM", "dumb") == "dumb" or text.count("\n") < height:
+        sys.stdout.write(text)
+        return
+    import shlex
+    import subprocess
+
     pager = shlex.split(os.environ.get("PAGER", "less"))
-    if (
-        sys.stdout.isatty()
-        and text.count("\n") >= shutil.get_terminal_size((80, 24)).lines
-        and os.environ.get("TERM", "dumb") != "dumb"
-        and pager
-        and shutil.which(pager[0])
-    ):
+    if pager and shutil.which(pager[0]):
         # less leaves what fits, keeps colours, and does not clear the screen when it ends.
         subprocess.run(pager, input=text.encode(), env={"LESS": "FRX", **os.environ}, check=False)  # noqa: S603
     else:
