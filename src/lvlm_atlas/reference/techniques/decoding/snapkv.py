@@ -55,8 +55,10 @@ def select(vote_BGW: Tensor, keep: int, window: int) -> Tensor:
     return torch.cat([top_places(vote_BGW, keep), window_BGR], dim=-1)
 
 
-def check_window(window: int, capacity: int, kernel: int, pooling: str, group: str) -> None:
-    """Hold the parameters of a window of observation against their ranges.
+def check_window(
+    window: int, capacity: int, kernel: int, pooling: str, group: str, name: str = "max_capacity_prompt"
+) -> None:
+    """Hold the parameters of a window of observation against their ranges; `name` is that of the capacity.
 
     Raises:
         ValueError: a parameter out of its range.
@@ -71,7 +73,7 @@ def check_window(window: int, capacity: int, kernel: int, pooling: str, group: s
     if group not in GROUPS:
         raise ValueError(f"group must be one of {', '.join(GROUPS)}, got {group!r}")
     if capacity <= window:
-        raise Refusal(f"max_capacity_prompt must exceed window_size {window}, got {capacity}")
+        raise Refusal(f"{name} must exceed window_size {window}, got {capacity}")
 
 
 def observe(at: CacheTokens, window: int, kernel: int, pooling: str, group: str, name: str) -> Tensor:
