@@ -228,9 +228,9 @@ class KvBits(Record):
     """Bits of an element of K."""
     value: Amount
     """Bits of an element of V."""
-    group_size: Amount
-    """Numbers that share one scale and one zero point."""
-    group_overhead_bit: Amount
+    group_size: Amount | None = None
+    """Numbers that share one scale and one zero point; absent means that nothing is stored beside the codes."""
+    group_overhead_bit: Amount | None = None
     """Bits a group adds: its scale and zero point."""
     full_precision_keys: Amount = 0
     """The most recent keys that stay as they are, at a cache of N entries."""
@@ -238,6 +238,12 @@ class KvBits(Record):
     """The most recent values that stay as they are."""
     note: Text | None = None
     """What the reader should know about it."""
+
+    @model_validator(mode="after")
+    def _says_all_of_groups(self) -> Self:
+        if (self.group_size is None) != (self.group_overhead_bit is None):
+            raise ValueError("gives one of `group_size` and `group_overhead_bit`; give both or neither")
+        return self
 
 
 class KvResident(Change):

@@ -226,11 +226,10 @@ class _Lowering:
         return amount
 
     def _bits(self, effect: KvBits, order: int) -> transform.CacheBits:
-        fields = (
-            "from_layer", "key", "value", "group_size", "group_overhead_bit", "full_precision_keys",
-            "full_precision_values",
-        )  # fmt: skip
+        fields = ("from_layer", "key", "value", "full_precision_keys", "full_precision_values")
         amounts: dict[str, Any] = {name: self._amount(getattr(effect, name)) for name in fields}
+        if effect.group_size is not None and effect.group_overhead_bit is not None:
+            amounts |= {name: self._amount(getattr(effect, name)) for name in ("group_size", "group_overhead_bit")}
         return transform.CacheBits(order=order, of=effect.of, to_layer=self._optional(effect.to_layer), **amounts)
 
     def _draft(self, effect: Speculation, order: int) -> transform.Speculation:
