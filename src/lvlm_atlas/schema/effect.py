@@ -293,7 +293,9 @@ class Speculation(Record):
     draft_cost: Typical | None = None
     """Time of a draft pass in decoding steps of the target, for estimates; without it a pass costs a whole step."""
     draft_vision_tokens: Amount
-    """Vision tokens in the draft's own cache, at `N_v` in the target's."""
+    """Vision tokens in the draft's own cache, at `N_v` in the target's; at most, where data decide."""
+    draft_vision_tokens_at_least: Amount | None = None
+    """The least that it can be, where data decide; absent means that it is always as given."""
     exact: Literal["distribution", "greedy", "no"]
     """What of the output equals the target's own: its distribution, its greedy tokens, or neither."""
     note: Text | None = None

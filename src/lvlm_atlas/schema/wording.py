@@ -162,7 +162,8 @@ def _speculation(effect: Speculation) -> Words:
         *(*_up_to(effect.draft_passes_at_least, effect.draft_passes), " passes, "),
         *("verifies ", *_up_to(effect.draft_nodes_at_least, effect.draft_nodes), " at once, "),
         *("accepts ", Value(effect.accepted_at_least), " to ", Value(effect.accepted_at_most), ", "),
-        *("draft sees ", Value(effect.draft_vision_tokens), " vision tokens, ", EXACT[effect.exact]),
+        *("draft sees ", *_up_to(effect.draft_vision_tokens_at_least, effect.draft_vision_tokens), " vision tokens, "),
+        EXACT[effect.exact],
     )
 
 

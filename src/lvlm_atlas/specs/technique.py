@@ -243,11 +243,11 @@ class _Lowering:
             accepted=self._accepted(effect),
             draft_cost=self._draft_cost(effect),
             draft_length=self._greatest(effect.draft_length, effect.draft_length_at_least),
-            draft_vision_tokens=self._amount(effect.draft_vision_tokens),
+            draft_vision_tokens=self._greatest(effect.draft_vision_tokens, effect.draft_vision_tokens_at_least),
         )
 
     def _greatest(self, most: float | str, least: float | str | None) -> transform.Amount:  # noqa: ARG002
-        """What is fetched, or length, nodes or passes of a round; the most, where data decide."""
+        """What is fetched, or length, nodes, passes or vision tokens of a draft; the most, where data decide."""
         return self._amount(most)
 
     def _accepted(self, effect: Speculation) -> transform.Amount:
