@@ -1,13 +1,13 @@
 """PixelThink: reasoning as long as the difficulty of the task and the model's uncertainty allow.
 
 Paper: wang2025pixelthink; budget, length score, uncertainty and reward as in the official code
-(`verl/utils/reward_score/seg_pixelthink.py`, `verl/workers/rollout/vllm_rollout/vllm_rollout_spmd.py`), advantages as in
-`verl/trainer/core_algos.py`.
+(`verl/utils/reward_score/seg_pixelthink.py`, `verl/workers/rollout/vllm_rollout/vllm_rollout_spmd.py`), advantages as
+in `verl/trainer/core_algos.py`.
 Symbols: difficulty score d → `difficulty`; uncertainty score u → `uncertainty`; β → `BETA`.
 
-Stand-in: the method is a reward, by which a model is trained to reason no longer than its budget; at inference the trained
-model runs as it is. Any model can be run here. In place of the training, its answer ends when it reaches the budget, as
-that of a model does which never loses reward by its length.
+Stand-in: the method is a reward, by which a model is trained to reason no longer than its budget; at inference the
+trained model runs as it is. Any model can be run here. In place of the training, its answer ends when it reaches the
+budget, as that of a model does which never loses reward by its length.
 
 Departs:
 1. Lengths count tokens; the code counts words of the whole answer, unless it is told to count tokens of the reasoning.
