@@ -286,6 +286,11 @@ class LVLM(nn.Module):
         """Logits (M, C), float32, of hidden states that left the last layer."""
         return self.language_model.logits(hidden_MD)
 
+    def head(self, hidden_MD: Tensor) -> Tensor:
+        """Logits (M, C), float32, of hidden states under the final norm."""
+        out: Tensor = self.language_model.lm_head(hidden_MD)
+        return out.float()
+
     def adapt(self, hidden_FND: Tensor) -> Tensor:
         """What the model's own adapter makes of features of the encoder (F, N, D_v)."""
         out: Tensor = self.dialect.adapter(hidden_FND)
