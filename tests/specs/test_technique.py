@@ -52,6 +52,12 @@ def test_an_effect_is_where_it_says_else_at_the_last_place_not_past_its_quantity
     assert effect_places(ATLAS, said.model_copy(update=two)) == tuple(orders.values())
 
 
+def test_the_tokens_of_all_runs_of_an_answer_are_counted_after_whatever_ends_one() -> None:
+    two = entry({"quantity": "output-tokens", "at_most": "2 * N_o"}).model_copy(update={"acts_at": ("answer",)})
+    cut = entry({"quantity": "output-tokens", "cap": 8}).model_copy(update={"acts_at": ("stop",)})
+    assert effect_places(ATLAS, two) > effect_places(ATLAS, cut)
+
+
 def test_an_effect_where_its_technique_does_not_act_is_refused() -> None:
     raw = entry({"quantity": "vision-tokens", "cap": 8, "at": "frames"}).model_dump_json(by_alias=True)
     with pytest.raises(ValueError, match="`at: frames`; name one of llm-layer"):
