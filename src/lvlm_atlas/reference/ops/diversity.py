@@ -1,4 +1,4 @@
-"""Tokens that lie far apart.
+"""Tokens that lie far apart, or that cover the others.
 
 B batch, V tokens to choose from, S tokens to start from.
 """
@@ -99,6 +99,37 @@ def greedy_map(kernel_BVV: Tensor, keep: int) -> Tensor:
         row_BV = (take(kernel_BVV, pick_B1)[:, 0] - explained_BV) / picked_B1.sqrt()
         factor_BKV[:, k] = row_BV.where(picked_B1 > 0, 0)
         gain_BV = gain_BV - factor_BKV[:, k] ** 2
+    return chosen_BK
+
+
+def greedy_cover(likeness_BVV: Tensor, weight_BV: Tensor, keep: int, *, add: bool = False) -> Tensor:
+    """Greedy set cover by likeness: places (B, `keep`) in the order of choice.
+
+    A token is covered as well as the chosen token most like it resembles it, and by 0 at least. The gain of a token is
+    what it would add to the cover of all tokens, summed; each next token has the largest gain times weight, of equals
+    the first.
+
+    Args:
+        likeness_BVV: pairwise, such as cosines; symmetric.
+        weight_BV: how much the gain of each token counts.
+        keep: tokens to choose, from 0 to V.
+        add: whether weights are added to the gains and do not multiply them.
+
+    Raises:
+        ValueError: `keep` lies outside that range.
+    """
+    batch, tokens = weight_BV.shape
+    _check(keep, 0, tokens)
+    cover_BV = torch.zeros_like(likeness_BVV[:, 0])
+    free_BV = torch.ones_like(cover_BV, dtype=torch.bool)
+    chosen_BK = torch.zeros(batch, keep, dtype=torch.long, device=likeness_BVV.device)
+    for k in range(keep):
+        gain_BV = (likeness_BVV - cover_BV[:, None]).clamp(min=0).sum(dim=2)
+        value_BV = gain_BV + weight_BV if add else gain_BV * weight_BV
+        pick_B1 = value_BV.masked_fill(~free_BV, float("-inf")).argmax(dim=1, keepdim=True)
+        free_BV = free_BV.scatter(1, pick_B1, value=False)
+        cover_BV = torch.maximum(cover_BV, take(likeness_BVV, pick_B1)[:, 0])
+        chosen_BK[:, k : k + 1] = pick_B1
     return chosen_BK
 
 
