@@ -183,7 +183,7 @@ def _adapter_place(stack: Sequence[Member]) -> int:
 
 def _is_open(effect: Effect) -> bool:
     """Whether an effect has bounds."""
-    names = ("at_least", "at_most", "accepted_at_least", "fetch_at_least")
+    names = ("at_least", "at_most", "accepted_at_least", "fetch_at_least", "limit_at_least")
     return any(getattr(effect, name, None) is not None for name in names)
 
 
@@ -192,7 +192,8 @@ def _declares(stack: Sequence[Member], measure: str) -> bool:
     quantity, _, detail = measure.partition(": ")
     effects = [effect for each in stack for effect in each.technique.effects if effect.quantity == quantity]
     if detail == "most while decoding":
-        return any(getattr(effect, "limit", None) is not None for effect in effects)
+        limits = ("limit", "limit_at_least")
+        return any(getattr(effect, name, None) is not None for effect in effects for name in limits)
     return bool(effects)
 
 

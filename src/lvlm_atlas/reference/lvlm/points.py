@@ -266,6 +266,8 @@ class CacheStep:
     """Keys and values (B, G, S, d) as the cache holds them, padding among them."""
     prompt: bool
     """Whether they are of a prompt, and not decoded."""
+    entered: Mapping[int, Tensor] = field(default_factory=dict)
+    """Of decoded tokens that settle now, by place in the text, the state (B, D) that entered the layer."""
 
 
 @dataclass(frozen=True)
