@@ -236,6 +236,27 @@ def test_a_policy_is_told_what_entered_each_layer_of_the_tokens_that_settle(lvlm
         torch.testing.assert_close(told[key], state_BD, atol=1e-5, rtol=1e-5)
 
 
+@dataclass(frozen=True)
+class Refuse(Evict):
+    """Caches no generated token."""
+
+    admits: ClassVar = True
+
+
+def test_who_admits_to_the_cache_comes_before_who_evicts_from_it(lvlm: LVLM) -> None:
+    def no_new(at: CacheStep) -> Tensor | None:
+        return None if at.prompt else at.held.index_BGS < 80
+
+    for stack in ([Evict(window(2, 38)), Refuse(no_new)], [Refuse(no_new), Evict(window(2, 38))]):
+        run = lvlm.begin(random_request(lvlm.config, frames=1, max_new_tokens=4), stack)
+        cache = lvlm.prefill(lvlm.prepare(run), run).cache
+        with torch.inference_mode():
+            for token in (3, 4):
+                lvlm.step(torch.tensor([token], device=lvlm.device), cache)
+                cache.retain(torch.zeros(1, dtype=torch.long, device=lvlm.device))
+        assert cache.held(0).index_BGS[0, 0].tolist() == [0, 1, *range(42, 80)]
+
+
 def test_a_policy_of_all_layers_sees_them_at_once(lvlm: LVLM) -> None:
     class Divide(Technique):
         acts_at = ("cache-layers",)
