@@ -16,7 +16,7 @@ from lvlm_atlas.specs.request import FIELDS, image, request, video
 BASE = Workload(id="base", images=(Image(640, 480, 2),))
 
 
-@given(st.integers(1, 10**6), st.integers(1, 10**9 - 1))
+@given(st.integers(1, 10**6), st.integers(1, 10**6))
 def test_a_size_reads_as_it_is_written(width: int, height: int) -> None:
     assert image(f"{width}x{height}") == Image(width, height)
     assert image(f" {width} × {height} ") == Image(width, height)

@@ -78,6 +78,13 @@ def test_a_limit_alone_leaves_the_prompts_entries_as_they_are() -> None:
     assert (change.apply(77, {}), change.limit) == (77, 36)
 
 
+def test_where_data_decide_how_a_cache_grows_estimates_take_the_most_and_say_so() -> None:
+    lowered = applied(ATLAS, entry({"quantity": "kv.tokens", "limit_at_least": 36}))
+    (change,) = lowered.changes
+    assert (change.apply(77, {}), change.limit) == (77, None)
+    assert any("which new tokens are held" in each for each in lowered.assumptions)
+
+
 def test_lists_stay_lists_in_formulas() -> None:
     layers = Parameter(type="ints", default=(3, 9), range="[0, 99]", doc="Layers.")
     technique = entry(

@@ -175,6 +175,8 @@ class KvTokens(Schedule):
     """Which entries are counted."""
     limit: Amount | None = None
     """The most entries that a layer holds after any step of decoding; absent means that each new token adds one."""
+    limit_at_least: Amount | None = None
+    """The least that this can be, where data decide which new tokens are held; absent means that it is as given."""
     per_head: bool = False
     """Whether heads hold different numbers; the count is then their mean."""
     order: Order = "kept"
@@ -183,7 +185,8 @@ class KvTokens(Schedule):
     @property
     def grows_only(self) -> bool:
         """Whether it bounds the cache while it grows and leaves the prompt's entries as they are."""
-        return self.limit is not None and all(getattr(self, key) is None for key in (*CHANGES, *BOUNDS))
+        limited = self.limit is not None or self.limit_at_least is not None
+        return limited and all(getattr(self, key) is None for key in (*CHANGES, *BOUNDS))
 
     def _check_one_change(self) -> None:
         if not self.grows_only:

@@ -141,6 +141,8 @@ def _cached(effect: KvTokens) -> Words:
     parts: list[Words] = [] if effect.grows_only else [_count(effect)]
     if effect.limit is not None:
         parts.append(("never more than ", Value(effect.limit), " while decoding"))
+    if effect.limit_at_least is not None:
+        parts.append(("at least ", Value(effect.limit_at_least), " while decoding: the input decides"))
     if effect.per_head:
         parts.append(("heads differ, their mean",))
     return (*_joined(parts, "; "), *_of(effect.of))

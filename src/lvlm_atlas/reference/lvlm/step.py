@@ -71,7 +71,7 @@ def hidden_states(
             settled_BGR, new_BGU = cache.in_cache.positions(index, reading, depth_U, position_LBU[index])
             query = cache.in_cache.rotate(query, new_BGU[:, :, first:])
             key = cache.in_cache.rotate(key, torch.cat([settled_BGR, new_BGU], dim=2))
-        cache.note_query(index, query)
+        cache.note_new(index, states[-1], query)
         mask = _mask(seen_UU[first:], settled, reading.real_BGR, query.shape[1], device)
         bias_BHMR = store.logit_bias(query, key[:, :, :settled], reading.held)
         if bias_BHMR is not None:
