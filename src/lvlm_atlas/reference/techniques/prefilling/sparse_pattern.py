@@ -1,0 +1,111 @@
+"""Vertical-slash attention, the pattern of MInference: a few key columns and diagonals, chosen by the last queries.
+
+Paper: jiang2024minference. Code: microsoft/MInference, minference/modules/minference_forward.py
+(`vertical_and_slash_kernel`, `tri_shape_kernel`, `sum_all_diagonal_matrix`).
+
+Symbols: `last_q` → `probe_queries`; a column (vertical) is that of a key, a diagonal (slash) that of a distance i − j.
+With no probe the columns are the first and the diagonals the nearest ones, which is the A-shape; where the last queries
+are dense besides, the tri-shape.
+
+Departs:
+1. All heads have the same sizes, as in the code where nobody has searched a model; its shipped tables give each head
+   one of five pairs of sizes, found beforehand by the mass that they recall. Heads still choose for themselves.
+2. A diagonal is one token wide. The kernel computes the blocks of 64 that it runs through, and so what lies beside it.
+3. Of equal sums the earlier column and the nearer diagonal go first; the code leaves that open, also among those that
+   are always taken, of which it may then drop near ones if `slash_size` is below 100.
+4. Tokens behind a cache attend to all of it, and the pattern is that of the new tokens among each other.
+
+B batch, H query heads, N tokens, R probe rows, d head dimension.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lvlm_atlas.reference.lvlm.points import Attention, Technique
+from lvlm_atlas.reference.ops.blocks import Pairs, pair_attention  # noqa: F401 - a step of the entry
+from lvlm_atlas.reference.ops.selection import top_mask
+
+FIRST_COLUMNS = 30
+"""Columns that are always among those taken, the sinks."""
+NEAREST_DIAGONALS = 100
+"""Diagonals that are always among those taken, the token's own first."""
+FEWEST_DIAGONALS = 50
+"""Diagonals that are taken at least."""
+
+
+def column_and_diagonal_sums(weight_BHRN: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention of the last R tokens summed by key, and by distance i − j of query and key: (B, H, N) each.
+
+    Args:
+        weight_BHRN: their softmax rows, zero where a key is later.
+    """
+    rows, length = weight_BHRN.shape[2:]
+    # Row r is token N − R + r: moved right by R − 1 − r, keys of a distance stand in one column, N − 1 − distance.
+    moved = torch.stack([
+        functional.pad(weight_BHRN[:, :, r], (rows - 1 - r, r))[..., :length] for r in range(rows)
+    ])  # fmt: skip
+    return weight_BHRN.sum(2), moved.sum(0).flip(-1)
+
+
+def vertical_slash(column_BHN: Tensor, diagonal_BHN: Tensor, vertical_size: int, slash_size: int) -> Tensor:
+    """True (B, H, N, N) in the best columns and the best diagonals, the first and the nearest ones always among them.
+
+    Args:
+        column_BHN: score of each key.
+        diagonal_BHN: score of each distance.
+        vertical_size: columns, at least `FIRST_COLUMNS`; all where it exceeds N.
+        slash_size: diagonals, at least `FEWEST_DIAGONALS`; likewise.
+    """
+    length, device = column_BHN.shape[-1], column_BHN.device
+    place_N = torch.arange(length, device=device)
+    columns = min(length, max(vertical_size, FIRST_COLUMNS))
+    diagonals = min(length, max(slash_size, FEWEST_DIAGONALS))
+    column_BHN = top_mask(column_BHN.masked_fill(place_N < FIRST_COLUMNS, float("inf")), columns)
+    diagonal_BHN = top_mask(diagonal_BHN.masked_fill(place_N < NEAREST_DIAGONALS, float("inf")), diagonals)
+    distance_NN = (place_N[:, None] - place_N).clamp(min=0)
+    on_diagonal_BHNN = diagonal_BHN[..., distance_NN]
+    return (column_BHN[:, :, None] | on_diagonal_BHNN).tril()
+
+
+@dataclass(frozen=True)
+class SparsePattern(Technique):
+    """The attention of prefill in every layer; decoding stays dense.
+
+    Raises:
+        ValueError: an argument lies outside its range.
+    """
+
+    vertical_size: int = 1000
+    """Key columns of a head."""
+    slash_size: int = 6096
+    """Diagonals of a head."""
+    probe_queries: int = 64
+    """Last queries whose attention chooses; 0: nothing is looked at, and the pattern is fixed."""
+    dense_queries: int = 0
+    """Last queries that attend to everything."""
+
+    acts_at: ClassVar = ("attention",)
+    needs: ClassVar = ("block-sparse-kernel",)
+
+    def __post_init__(self) -> None:
+        for name, least in (("vertical_size", 30), ("slash_size", 50), ("probe_queries", 0), ("dense_queries", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+
+    def choose_blocks(self, at: Attention) -> Pairs:
+        """The pairs of the pattern, of each head."""
+        length, device = at.sequence.length, at.query_BHNd.device
+        if self.probe_queries and at.probe is not None:
+            weight_BHRN = at.probe.rows(slice(-self.probe_queries, None))
+            column_BHN, diagonal_BHN = column_and_diagonal_sums(weight_BHRN)
+        else:
+            column_BHN = diagonal_BHN = at.query_BHNd.new_zeros(1, 1, length)
+        keep_BHNN = vertical_slash(column_BHN, diagonal_BHN, self.vertical_size, self.slash_size)
+        last_N1 = torch.arange(length, device=device)[:, None] >= length - self.dense_queries
+        return Pairs(keep_BHNN | last_N1)
