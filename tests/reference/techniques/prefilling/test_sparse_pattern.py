@@ -11,6 +11,7 @@ from lvlm_atlas.reference.ops.attention import causal_mask
 from lvlm_atlas.reference.techniques.prefilling.sliding_window_attention import SlidingWindowAttention, in_sight
 from lvlm_atlas.reference.techniques.prefilling.sparse_pattern import (
     SparsePattern,
+    ahead_of_all,
     column_and_diagonal_sums,
     vertical_slash,
 )
@@ -21,6 +22,11 @@ CLOSE = {"atol": 1e-4, "rtol": 1e-4}
 @pytest.fixture(scope="module")
 def lvlm(device: str) -> LVLM:
     return LVLM.random(device=device)
+
+
+def pattern(column: Tensor, diagonal: Tensor, columns: int, diagonals: int) -> Tensor:
+    """With the first 30 columns and the 100 nearest diagonals ahead of all."""
+    return vertical_slash(ahead_of_all(column, 30), ahead_of_all(diagonal, 100), columns, diagonals)
 
 
 def last_rows(length: int, rows: int, device: str, heads: int = 2) -> Tensor:
@@ -50,7 +56,7 @@ def test_a_diagonal_is_a_distance_in_the_prompt(device: str) -> None:
     column, diagonal = column_and_diagonal_sums(weight)
     assert diagonal[0, 0].nonzero()[:, 0].tolist() == [150]
     assert float(diagonal[0, 0, 150]) == 3
-    keep = vertical_slash(torch.zeros_like(column), diagonal, 30, 101)[0, 0]
+    keep = pattern(torch.zeros_like(column), diagonal, 30, 101)[0, 0]
     place = torch.arange(200, device=device)
     distance = place[:, None] - place
     assert torch.equal(keep, (distance >= 0) & ((place < 30) | (distance < 100) | (distance == 150)))
@@ -58,7 +64,7 @@ def test_a_diagonal_is_a_distance_in_the_prompt(device: str) -> None:
 
 def test_what_is_always_taken_is_part_of_the_sizes(device: str) -> None:
     score = torch.arange(300, device=device).float()[None, None]  # the last columns, the farthest diagonals
-    keep = vertical_slash(score, score, 40, 120)[0, 0]
+    keep = pattern(score, score, 40, 120)[0, 0]
     assert keep[290].tolist() == [  # columns 290 … 299 are the best; diagonals 280 … 299
         j < 30 or 290 - j < 100 or 290 - j >= 280 for j in range(291)
     ] + [False] * 9  # fmt: skip
@@ -68,7 +74,7 @@ def test_what_is_always_taken_is_part_of_the_sizes(device: str) -> None:
 def test_pairs_on_either_kind_of_line_are_computed(device: str) -> None:
     column, diagonal = (torch.zeros(1, 1, 250, device=device) for _ in range(2))
     column[..., 70], diagonal[..., 160] = 1, 1
-    keep = vertical_slash(column, diagonal, 31, 101)[0, 0]
+    keep = pattern(column, diagonal, 31, 101)[0, 0]
     assert bool(keep[70:, 70].all())
     assert bool(keep.diagonal(-160).all())
     assert not bool(keep[240, 71:80].any())
@@ -78,7 +84,7 @@ def test_pairs_on_either_kind_of_line_are_computed(device: str) -> None:
 def test_each_head_chooses_for_itself(device: str) -> None:
     column = torch.zeros(1, 2, 250, device=device)
     column[0, 0, 70], column[0, 1, 90] = 1, 1
-    keep = vertical_slash(column, torch.zeros_like(column), 31, 100)[0]
+    keep = pattern(column, torch.zeros_like(column), 31, 100)[0]
     assert keep[:, 249, 70].tolist() == [True, False]
     assert keep[:, 249, 90].tolist() == [False, True]
 
@@ -86,15 +92,15 @@ def test_each_head_chooses_for_itself(device: str) -> None:
 @pytest.mark.parametrize(("length", "vertical", "slash"), [(40, 30, 50), (140, 30, 120), (200, 100, 100)])
 def test_a_short_prompt_is_dense(device: str, length: int, vertical: int, slash: int) -> None:
     score = torch.arange(length, device=device).float()[None, None]
-    assert torch.equal(
-        vertical_slash(score * 0, score * 0, vertical, slash)[0, 0], causal_mask(length, score.device)
-    ) == (length <= vertical + slash)
+    assert torch.equal(pattern(score * 0, score * 0, vertical, slash)[0, 0], causal_mask(length, score.device)) == (
+        length <= vertical + slash
+    )
 
 
 @pytest.mark.parametrize(("length", "vertical", "slash"), [(300, 30, 50), (300, 200, 60), (50, 30, 50)])
 def test_with_nothing_looked_at_it_is_the_a_shape(device: str, length: int, vertical: int, slash: int) -> None:
     nothing = torch.zeros(1, 1, length, device=device)
-    keep = vertical_slash(nothing, nothing, vertical, slash)[0, 0]
+    keep = pattern(nothing, nothing, vertical, slash)[0, 0]
     assert torch.equal(keep, in_sight(length, slash, vertical, nothing.device))
     hidden = max(0, length - vertical - slash)  # as the entry has it
     assert 2 * int(keep.sum()) == length * (length + 1) - hidden * (hidden + 1)
@@ -104,15 +110,15 @@ def test_with_nothing_looked_at_it_is_the_a_shape(device: str, length: int, vert
 def test_no_choice_computes_more_than_the_first_columns_and_the_nearest_diagonals(device: str, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     column, diagonal = (torch.rand(1, 3, 260, generator=generator).to(device) for _ in range(2))
-    counts = vertical_slash(column, diagonal, 50, 130).sum((-1, -2))[0]
-    most = int(vertical_slash(column * 0, diagonal * 0, 50, 130)[0, 0].sum())
-    least = int(vertical_slash(column * 0, diagonal * 0, 30, 100)[0, 0].sum())
+    counts = pattern(column, diagonal, 50, 130).sum((-1, -2))[0]
+    most = int(pattern(column * 0, diagonal * 0, 50, 130)[0, 0].sum())
+    least = int(pattern(column * 0, diagonal * 0, 30, 100)[0, 0].sum())
     assert bool(((counts < most) & (counts > least)).all())
 
 
 def test_of_fewer_diagonals_than_are_always_taken_the_nearest_stay(device: str) -> None:
     score = torch.arange(200, device=device).float()[None, None]
-    keep = vertical_slash(score * 0, score, 30, 60)[0, 0]
+    keep = pattern(score * 0, score, 30, 60)[0, 0]
     assert torch.equal(keep, in_sight(200, 60, 30, score.device))
 
 
@@ -153,7 +159,15 @@ def test_sizes_over_the_prompt_change_nothing(lvlm: LVLM) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"vertical_size": 29}, {"slash_size": 49}, {"probe_queries": -1}, {"dense_queries": -1}]
+    "wrong",
+    [
+        {"vertical_size": -1},
+        {"slash_size": 0},
+        {"probe_queries": -1},
+        {"dense_queries": -1},
+        {"first_columns": -1},
+        {"nearest_diagonals": 0},
+    ],
 )
 def test_illegal_values_are_told(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -11,9 +11,11 @@ Departs:
 1. All heads have the same sizes, as in the code where nobody has searched a model; its shipped tables give each head
    one of five pairs of sizes, found beforehand by the mass that they recall. Heads still choose for themselves.
 2. A diagonal is one token wide. The kernel computes the blocks of 64 that it runs through, and so what lies beside it.
-3. Of equal sums the earlier column and the nearer diagonal go first; the code leaves that open, also among those that
+3. The first columns and the nearest diagonals that are always taken are parameters, 30 and 100 in the code, which takes
+   no fewer than 30 columns and 50 diagonals whatever their sizes.
+4. Of equal sums the earlier column and the nearer diagonal go first; the code leaves that open, also among those that
    are always taken, of which it may then drop near ones if `slash_size` is below 100.
-4. Tokens behind a cache attend to all of it, and the pattern is that of the new tokens among each other.
+5. Tokens behind a cache attend to all of it, and the pattern is that of the new tokens among each other.
 
 B batch, H query heads, N tokens, R probe rows, d head dimension.
 """
@@ -31,13 +33,6 @@ from lvlm_atlas.reference.lvlm.points import Attention, Technique
 from lvlm_atlas.reference.ops.blocks import Pairs, pair_attention  # noqa: F401 - a step of the entry
 from lvlm_atlas.reference.ops.selection import top_mask
 
-FIRST_COLUMNS = 30
-"""Columns that are always among those taken, the sinks."""
-NEAREST_DIAGONALS = 100
-"""Diagonals that are always among those taken, the token's own first."""
-FEWEST_DIAGONALS = 50
-"""Diagonals that are taken at least."""
-
 
 def column_and_diagonal_sums(weight_BHRN: Tensor) -> tuple[Tensor, Tensor]:
     """Attention of the last R tokens summed by key, and by distance i − j of query and key: (B, H, N) each.
@@ -53,24 +48,26 @@ def column_and_diagonal_sums(weight_BHRN: Tensor) -> tuple[Tensor, Tensor]:
     return weight_BHRN.sum(2), moved.sum(0).flip(-1)
 
 
-def vertical_slash(column_BHN: Tensor, diagonal_BHN: Tensor, vertical_size: int, slash_size: int) -> Tensor:
-    """True (B, H, N, N) in the best columns and the best diagonals, the first and the nearest ones always among them.
+def vertical_slash(column_BHN: Tensor, diagonal_BHN: Tensor, columns: int, diagonals: int) -> Tensor:
+    """True (B, H, N, N) in the best columns and the best diagonals; all of a kind where their number exceeds N.
 
     Args:
         column_BHN: score of each key.
         diagonal_BHN: score of each distance.
-        vertical_size: columns, at least `FIRST_COLUMNS`; all where it exceeds N.
-        slash_size: diagonals, at least `FEWEST_DIAGONALS`; likewise.
+        columns: how many of them.
+        diagonals: how many.
     """
-    length, device = column_BHN.shape[-1], column_BHN.device
-    place_N = torch.arange(length, device=device)
-    columns = min(length, max(vertical_size, FIRST_COLUMNS))
-    diagonals = min(length, max(slash_size, FEWEST_DIAGONALS))
-    column_BHN = top_mask(column_BHN.masked_fill(place_N < FIRST_COLUMNS, float("inf")), columns)
-    diagonal_BHN = top_mask(diagonal_BHN.masked_fill(place_N < NEAREST_DIAGONALS, float("inf")), diagonals)
+    length = column_BHN.shape[-1]
+    place_N = torch.arange(length, device=column_BHN.device)
+    column_BHN = top_mask(column_BHN, min(columns, length))
+    diagonal_BHN = top_mask(diagonal_BHN, min(diagonals, length))
     distance_NN = (place_N[:, None] - place_N).clamp(min=0)
-    on_diagonal_BHNN = diagonal_BHN[..., distance_NN]
-    return (column_BHN[:, :, None] | on_diagonal_BHNN).tril()
+    return (column_BHN[:, :, None] | diagonal_BHN[..., distance_NN]).tril()
+
+
+def ahead_of_all(score_BHN: Tensor, first: int) -> Tensor:
+    """The scores with the `first` ones above all others, and of these the earlier ones first where they are cut."""
+    return score_BHN.masked_fill(torch.arange(score_BHN.shape[-1], device=score_BHN.device) < first, float("inf"))
 
 
 @dataclass(frozen=True)
@@ -89,12 +86,19 @@ class SparsePattern(Technique):
     """Last queries whose attention chooses; 0: nothing is looked at, and the pattern is fixed."""
     dense_queries: int = 0
     """Last queries that attend to everything."""
+    first_columns: int = 30
+    """First keys that are always among the columns."""
+    nearest_diagonals: int = 100
+    """Nearest distances that are always among the diagonals, the token's own first."""
 
     acts_at: ClassVar = ("attention",)
     needs: ClassVar = ("block-sparse-kernel",)
 
     def __post_init__(self) -> None:
-        for name, least in (("vertical_size", 30), ("slash_size", 50), ("probe_queries", 0), ("dense_queries", 0)):
+        for name, least in {
+            "vertical_size": 0, "slash_size": 1, "probe_queries": 0, "dense_queries": 0, "first_columns": 0,
+            "nearest_diagonals": 1,
+        }.items():  # fmt: skip
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
@@ -104,6 +108,8 @@ class SparsePattern(Technique):
         if self.probe_queries and at.probe is not None:
             weight_BHRN = at.probe.rows(slice(-self.probe_queries, None))
             column_BHN, diagonal_BHN = column_and_diagonal_sums(weight_BHRN)
+            column_BHN = ahead_of_all(column_BHN, self.first_columns)
+            diagonal_BHN = ahead_of_all(diagonal_BHN, self.nearest_diagonals)
         else:
             column_BHN = diagonal_BHN = at.query_BHNd.new_zeros(1, 1, length)
         keep_BHNN = vertical_slash(column_BHN, diagonal_BHN, self.vertical_size, self.slash_size)
