@@ -38,14 +38,14 @@ def last_rows(length: int, rows: int, device: str, heads: int = 2) -> Tensor:
 
 @pytest.mark.parametrize(("length", "rows"), [(1, 1), (7, 3), (7, 7), (20, 1), (41, 16)])
 def test_sums_are_those_of_a_loop(device: str, length: int, rows: int) -> None:
-    weight = last_rows(length, rows, device)
+    weight, places = last_rows(length, rows, device), torch.arange(length - rows, length, device=device)
     column, diagonal = (torch.zeros(1, 2, length, device=device) for _ in range(2))
     for r in range(rows):
         query = length - rows + r
         for key in range(query + 1):
             column[:, :, key] += weight[:, :, r, key]
             diagonal[:, :, query - key] += weight[:, :, r, key]
-    for found, expected in zip(column_and_diagonal_sums(weight), (column, diagonal), strict=True):
+    for found, expected in zip(column_and_diagonal_sums(weight, places), (column, diagonal), strict=True):
         torch.testing.assert_close(found, expected)
 
 
@@ -53,7 +53,7 @@ def test_a_diagonal_is_a_distance_in_the_prompt(device: str) -> None:
     weight = torch.zeros(1, 1, 3, 200, device=device)
     for r in range(3):
         weight[0, 0, r, 197 + r - 150] = 1  # the last three queries look 150 tokens back
-    column, diagonal = column_and_diagonal_sums(weight)
+    column, diagonal = column_and_diagonal_sums(weight, torch.arange(197, 200, device=device))
     assert diagonal[0, 0].nonzero()[:, 0].tolist() == [150]
     assert float(diagonal[0, 0, 150]) == 3
     keep = pattern(torch.zeros_like(column), diagonal, 30, 101)[0, 0]

@@ -27,25 +27,24 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from lvlm_atlas.reference.lvlm.points import Attention, Technique
 from lvlm_atlas.reference.ops.blocks import Pairs, pair_attention  # noqa: F401 - a step of the entry
 from lvlm_atlas.reference.ops.selection import top_mask
 
 
-def column_and_diagonal_sums(weight_BHRN: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention of the last R tokens summed by key, and by distance i − j of query and key: (B, H, N) each.
+def column_and_diagonal_sums(weight_BHRN: Tensor, place_R: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention of a probe summed by key, and by distance i − j of query and key: (B, H, N) each.
 
     Args:
-        weight_BHRN: their softmax rows, zero where a key is later.
+        weight_BHRN: its softmax rows, zero where a key is later.
+        place_R: places of its tokens.
     """
-    rows, length = weight_BHRN.shape[2:]
-    # Row r is token N − R + r: moved right by R − 1 − r, keys of a distance stand in one column, N − 1 − distance.
-    moved = torch.stack([
-        functional.pad(weight_BHRN[:, :, r], (rows - 1 - r, r))[..., :length] for r in range(rows)
-    ])  # fmt: skip
-    return weight_BHRN.sum(2), moved.sum(0).flip(-1)
+    token_N = torch.arange(weight_BHRN.shape[-1], device=weight_BHRN.device)
+    distance_RN = (place_R[:, None] - token_N).clamp(min=0)
+    sum_BHN = torch.zeros_like(weight_BHRN[:, :, 0])
+    weight_BHP = weight_BHRN.flatten(2)
+    return weight_BHRN.sum(2), sum_BHN.scatter_add(-1, distance_RN.flatten().expand(weight_BHP.shape), weight_BHP)
 
 
 def vertical_slash(column_BHN: Tensor, diagonal_BHN: Tensor, columns: int, diagonals: int) -> Tensor:
@@ -106,8 +105,8 @@ class SparsePattern(Technique):
         """The pairs of the pattern, of each head."""
         length, device = at.sequence.length, at.query_BHNd.device
         if self.probe_queries and at.probe is not None:
-            weight_BHRN = at.probe.rows(slice(-self.probe_queries, None))
-            column_BHN, diagonal_BHN = column_and_diagonal_sums(weight_BHRN)
+            place_R = torch.arange(max(0, length - self.probe_queries), length, device=device)
+            column_BHN, diagonal_BHN = column_and_diagonal_sums(at.probe.rows(place_R), place_R)
             column_BHN = ahead_of_all(column_BHN, self.first_columns)
             diagonal_BHN = ahead_of_all(diagonal_BHN, self.nearest_diagonals)
         else:
