@@ -50,7 +50,8 @@ def estimate(query_BHId: Tensor, key_BHJd: Tensor, similar_BHJ: Tensor, visible_
     """Attention of mean queries to mean keys (B, H, I, J), zero at key blocks that are not similar or not visible."""
     logit_BHIJ = query_BHId @ key_BHJd.mT * query_BHId.shape[-1] ** -0.5
     seen_BHIJ = similar_BHJ[:, :, None] & visible_IJ
-    return logit_BHIJ.masked_fill(~seen_BHIJ, float("-inf")).softmax(-1).nan_to_num(0.0)  # a row of nothing is NaN
+    weight_BHIJ: Tensor = logit_BHIJ.masked_fill(~seen_BHIJ, float("-inf")).softmax(-1)
+    return weight_BHIJ.nan_to_num(0.0)  # a row of nothing is NaN
 
 
 def chosen(weight_BHIJ: Tensor, top_k: float, cdf_threshold: float) -> Tensor:
