@@ -19,7 +19,7 @@ BELOW = {
     "rows": {"fault"},
     "roofline": {"limits", "rows", "fault"},
     "schema": {"limits", "fault"},
-    "reference": {"needs"},
+    "reference": {"needs", "limits"},
     "atlas": {"characters", "schema", "files", "fault"},
     "rules": {"atlas", "schema", "roofline", "files", "fault"},
     "graph": {"atlas", "schema", "rows", "fault"},
