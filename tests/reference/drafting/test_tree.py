@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from itertools import product
 
@@ -80,20 +79,6 @@ def test_a_tree_is_the_best_of_all_candidates(vocabulary: int, depth: int, top_k
     assert [len(each) for each in passes] == [top_k] * (depth - 1)
     assert [len(path) for path in paths] == sorted(map(len, paths)), "level by level"
     assert all(parent < node for node, parent in enumerate(grown[1].tolist()))
-
-
-@given(depth=st.integers(1, 4), top_k=st.integers(1, 3), floor=st.floats(0.001, 1), seed=st.integers(0, 10**6))
-@settings(max_examples=40, deadline=None)
-def test_unlikely_paths_are_cut_off(depth: int, top_k: int, floor: float, seed: int) -> None:
-    """The tree without a floor, less what lies below it; the best first token stays."""
-    logits = table(4, depth, seed)
-    passes: list[list[Path]] = []
-    whole = paths_of(*grow(logits[()], expander(logits, []), nodes=99, depth=depth, top_k=top_k))
-    cut = paths_of(*grow(logits[()], expander(logits, passes), nodes=99, depth=depth, top_k=top_k, floor=floor))
-    likely = [path for path in whole if score(logits, path) >= math.log(floor)]
-    assert cut == (likely or whole[:1])
-    assert {path for new in passes for path in new} <= {*likely}, "nothing unlikely is expanded"
-    assert len(passes) == min(depth - 1, max(map(len, likely), default=0))
 
 
 def test_children_stand_likeliest_first_and_differ() -> None:

@@ -7,7 +7,6 @@ M drafted tokens, R nodes of a level, A candidates, k children of a node, C voca
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 
@@ -82,13 +81,7 @@ def best_of(score_A: Tensor, count: int) -> Tensor:
 
 
 def grow(
-    root_C: Tensor,
-    expand: Callable[[Tensor, Tensor], Tensor],
-    *,
-    nodes: int,
-    depth: int,
-    top_k: int,
-    floor: float = 0.0,
+    root_C: Tensor, expand: Callable[[Tensor, Tensor], Tensor], *, nodes: int, depth: int, top_k: int
 ) -> tuple[Tensor, Tensor]:
     """Tokens and parents (M,) of a tree that grows where the draft is sure, on the host.
 
@@ -101,12 +94,9 @@ def grow(
         expand: logits (k, C) after the tokens (k,) of the nodes that are expanded next, each of which follows the node
             of this place (k,) among those expanded so far; −1 is the root.
         nodes: N, the most nodes of the tree.
-        depth: levels of candidates, at most.
+        depth: levels of candidates.
         top_k: k.
-        floor: candidates whose path is less likely than this are cut off; the likeliest first token stays, but
-            is not expanded then. Where nothing is left to expand, the tree ends.
     """
-    least = math.log(floor) if floor else -math.inf
     logits_RC, score_R = root_C[None], root_C.new_zeros(1, dtype=torch.float32)
     place_R = torch.tensor([-1])  # among all candidates, of the nodes that were expanded last
     expanded = 0
@@ -116,12 +106,9 @@ def grow(
         tokens.append(token_Rk.flatten().cpu())
         scores.append(score_Rk.flatten().cpu())
         parents.append(place_R.repeat_interleave(top_k))
-        likely_A = scores[-1] >= least
-        best_K = best_of(scores[-1], min(top_k, int(likely_A.sum())))
-        likely_A[0] |= level == 0
-        scores[-1] = scores[-1].where(likely_A, -math.inf)
-        if level == depth - 1 or not len(best_K):
+        if level == depth - 1:
             break
+        best_K = best_of(scores[-1], top_k)
         row_K = best_K // top_k  # of the level's parents
         follows_K = row_K + expanded - len(place_R) if level else torch.full_like(row_K, -1)
         logits_RC = expand(tokens[-1][best_K], follows_K)
@@ -129,7 +116,7 @@ def grow(
         place_R = sum(map(len, tokens[:-1])) + best_K
         expanded += len(best_K)
     token_A, score_A, parent_A = (torch.cat(each) for each in (tokens, scores, parents))
-    kept_M = best_of(score_A, min(nodes, int(score_A.isfinite().sum()))).sort().values
+    kept_M = best_of(score_A, nodes).sort().values
     # Of equal scores the earliest go first, and parents stand before their children: none is left out without them.
     parent_M = torch.searchsorted(kept_M, parent_A[kept_M])
     return token_A[kept_M], parent_M.where(parent_A[kept_M] >= 0, -1)
@@ -141,13 +128,12 @@ class GrowingTreeDrafter(Drafter):
     Args:
         draft: what predicts.
         nodes: N, the most nodes of a tree.
-        depth: its most levels, and the most passes of the draft.
+        depth: its most levels, and the passes of the draft.
         top_k: k.
-        floor: the least probability of a path.
     """
 
-    def __init__(self, draft: Predictor, nodes: int, depth: int, top_k: int, floor: float = 0.0) -> None:
-        self.draft, self.nodes, self.depth, self.top_k, self.floor = draft, nodes, depth, top_k, floor
+    def __init__(self, draft: Predictor, nodes: int, depth: int, top_k: int) -> None:
+        self.draft, self.nodes, self.depth, self.top_k = draft, nodes, depth, top_k
 
     def propose(self, tokens: Seq[int]) -> Proposal:
         """See `Drafter`: one pass of the draft over what it has not read yet, then one a level over k nodes.
@@ -158,8 +144,7 @@ class GrowingTreeDrafter(Drafter):
         root_C = self.draft.read(tokens)
         if len(root_C) < self.top_k:
             raise Refusal(f"a node gets {self.top_k} children, of a vocabulary of {len(root_C)}; lower the number")
-        limits = {"nodes": self.nodes, "depth": self.depth, "top_k": self.top_k}
-        token_M, parent_M = grow(root_C, self.draft.guess, **limits, floor=self.floor)
+        token_M, parent_M = grow(root_C, self.draft.guess, nodes=self.nodes, depth=self.depth, top_k=self.top_k)
         return Proposal(token_M, parent_M, functional.one_hot(token_M, len(root_C)).float())
 
     def settle(self, verified: Verified) -> None:
