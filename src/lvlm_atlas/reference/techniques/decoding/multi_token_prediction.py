@@ -92,9 +92,7 @@ class MultiTokenPrediction(Technique):
         module = module_of(run, "multi-token-module", lambda: MultiTokenModule(run.config.text))
         prompt = Prompt.of(run.target, at.prefill)
         rows_RD = module.enter(prompt.embed_ND[1:], prompt.feature_ND[:-1])
-        draft = FeatureDraft(
-            run.target, module, module.enter, rows_RD, prompt.position_N[1:], prompt, run.trace
-        )  # fmt: skip
+        draft = FeatureDraft(run.target, module, module.enter, rows_RD, prompt.position_N[1:], prompt, run.trace)
         # Not the verifier's stream, which starts from `seed`: a draft drawn with the numbers that judge it is biased.
         generator = torch.Generator().manual_seed(~request.seed)
         return Speculation(FeatureChainDrafter(draft, self.gamma, request.distribution, generator), RejectionSampling())
