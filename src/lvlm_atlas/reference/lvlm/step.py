@@ -12,7 +12,7 @@ from torch.nn import functional
 from lvlm_atlas.reference.caches.cache import Cache
 from lvlm_atlas.reference.drafting.rounds import ancestors
 from lvlm_atlas.reference.lvlm.decoder import LanguageModel
-from lvlm_atlas.reference.ops.attention import attend, mask_of_heads
+from lvlm_atlas.reference.ops.attention import attend, mask_of_heads, with_bias
 
 
 def advance(model: LanguageModel, token_BM: Tensor, cache: Cache, parent_M: Tensor | None = None) -> Tensor:
@@ -73,6 +73,9 @@ def hidden_states(
             key = cache.in_cache.rotate(key, torch.cat([settled_BGR, new_BGU], dim=2))
         cache.note_query(index, query)
         mask = _mask(seen_UU[first:], settled, reading.real_BGR, query.shape[1], device)
+        if reading.bias_BGR is not None:
+            bias_BGS = functional.pad(reading.bias_BGR, (0, key.shape[2] - settled))
+            mask = with_bias(mask, bias_BGS, query.shape[1], query.dtype)
         states.append(layer.finish(states[-1], attend(query, key, value, mask)))
     cache.count_fetched()
     if waiting and (until is not None or stopped == len(cache.stores)):
