@@ -94,7 +94,7 @@ def test_it_holds_in_half_precision(technique: Technique, dtype: str, device: st
 
 OFF = {
     "at_most": "- N_s - 1", "accepted_at_most": "- 1", "accepted_at_least": "+ 99",
-    "attention_rows": "// 2",
+    "attention_rows": "// 2", "draft_vision_tokens": "- F - 1",
 }  # fmt: skip
 """How a declaration is made wrong, where it is not by one more; a bound may lie one a frame above what is reached."""
 

@@ -62,10 +62,11 @@ TECHNIQUES = {
     if technique.reference
     and "answer" not in technique.acts_at
     and CALIBRATION not in technique.needs
-    and not any(isinstance(effect, Speculation) for effect in technique.effects)
+    and not any(isinstance(effect, Speculation) or getattr(effect, "per_head", False) for effect in technique.effects)
 }
-"""Left out are drafts and answers in several runs, where what is accepted or answered decides what runs, and what is
-calibrated, of which one number cannot say what each layer does."""
+"""Left out are drafts and answers in several runs, where what is accepted or answered decides what runs; what is
+calibrated, of which one number cannot say what each layer does; and what leaves heads of different length, which
+attention of the reference reads as if they were all as long as the longest."""
 TRIALS = [(id_, i) for id_, technique in TECHNIQUES.items() for i in range(len(technique.trials))]
 
 

@@ -358,15 +358,25 @@ class _End(Walk):
         if layer.state:
             return layer.state * sizes.kv_heads * sizes.element_byte
         entries, vision = growing(layer, grown)
-        bits, _ = stored_bits(cached, layer, entries, vision, sizes.element_byte)
+        end, least, most = (min if self.bound == "least" else max), vision, vision
+        if grown and layer.limits.all < math.inf and layer.stored[0] != layer.stored[1]:
+            # What a policy drops as the cache grows may be of either modality.
+            least, most = max(0.0, entries - layer.text - grown), min(layer.vision, entries)
+        whole = range(math.ceil(least), math.floor(most) + 1)
+        bits = end(self._layer_bits(cached, layer, entries, of_vision) for of_vision in {least, most, *whole})
+        return bits / 8 * sizes.kv_heads * sizes.head_dim
+
+    def _layer_bits(self, cached: Cached, layer: CacheLayer, entries: float, vision: float) -> float:
+        """Bits of one channel of a layer with so many entries, of which so many are visual."""
+        sizes = self.dimensions
         if self.uneven and entries and any(index >= 0 for index in layer.stored):
             share = vision / entries
             of_head = [  # no head holds more than all together
                 stored_bits(cached, layer, held, share * held, sizes.element_byte)[0]
                 for held in range(math.ceil(entries) * int(sizes.kv_heads) + 1)
             ]
-            bits = envelope(of_head, entries, upper=self.bound == "most")
-        return bits / 8 * sizes.kv_heads * sizes.head_dim
+            return envelope(of_head, entries, upper=self.bound == "most")
+        return stored_bits(cached, layer, entries, vision, sizes.element_byte)[0]
 
     def _grown(self, answered: Answered) -> float:
         """Tokens that have followed the prompt into the cache at the end: all of the answer but the last."""

@@ -231,9 +231,9 @@ class KvBits(Record):
     """Bits of an element of K."""
     value: Amount
     """Bits of an element of V."""
-    group_size: Amount
-    """Numbers that share one scale and one zero point."""
-    group_overhead_bit: Amount
+    group_size: Amount | None = None
+    """Numbers that share one scale and one zero point; absent means that nothing is stored beside the codes."""
+    group_overhead_bit: Amount | None = None
     """Bits a group adds: its scale and zero point."""
     full_precision_keys: Amount = 0
     """The most recent keys that stay as they are, at a cache of N entries."""
@@ -241,6 +241,12 @@ class KvBits(Record):
     """The most recent values that stay as they are."""
     note: Text | None = None
     """What the reader should know about it."""
+
+    @model_validator(mode="after")
+    def _says_all_of_groups(self) -> Self:
+        if (self.group_size is None) != (self.group_overhead_bit is None):
+            raise ValueError("gives one of `group_size` and `group_overhead_bit`; give both or neither")
+        return self
 
 
 class KvResident(Change):
@@ -290,7 +296,9 @@ class Speculation(Record):
     draft_cost: Typical | None = None
     """Time of a draft pass in decoding steps of the target, for estimates; without it a pass costs a whole step."""
     draft_vision_tokens: Amount
-    """Vision tokens in the draft's own cache, at `N_v` in the target's."""
+    """Vision tokens in the draft's own cache, at `N_v` in the target's; at most, where data decide."""
+    draft_vision_tokens_at_least: Amount | None = None
+    """The least that it can be, where data decide; absent means that it is always as given."""
     exact: Literal["distribution", "greedy", "no"]
     """What of the output equals the target's own: its distribution, its greedy tokens, or neither."""
     note: Text | None = None

@@ -232,11 +232,10 @@ class _Lowering:
         return amount
 
     def _bits(self, effect: KvBits, order: int) -> transform.CacheBits:
-        fields = (
-            "from_layer", "key", "value", "group_size", "group_overhead_bit", "full_precision_keys",
-            "full_precision_values",
-        )  # fmt: skip
+        fields = ("from_layer", "key", "value", "full_precision_keys", "full_precision_values")
         amounts: dict[str, Any] = {name: self._amount(getattr(effect, name)) for name in fields}
+        if effect.group_size is not None and effect.group_overhead_bit is not None:
+            amounts |= {name: self._amount(getattr(effect, name)) for name in ("group_size", "group_overhead_bit")}
         return transform.CacheBits(order=order, of=effect.of, to_layer=self._optional(effect.to_layer), **amounts)
 
     def _draft(self, effect: Speculation, order: int) -> transform.Speculation:
@@ -250,11 +249,11 @@ class _Lowering:
             accepted=self._accepted(effect),
             draft_cost=self._draft_cost(effect),
             draft_length=self._greatest(effect.draft_length, effect.draft_length_at_least),
-            draft_vision_tokens=self._amount(effect.draft_vision_tokens),
+            draft_vision_tokens=self._greatest(effect.draft_vision_tokens, effect.draft_vision_tokens_at_least),
         )
 
     def _greatest(self, most: float | str, least: float | str | None) -> transform.Amount:  # noqa: ARG002
-        """What is fetched, or length, nodes or passes of a round; the most, where data decide."""
+        """What is fetched, or length, nodes, passes or vision tokens of a draft; the most, where data decide."""
         return self._amount(most)
 
     def _accepted(self, effect: Speculation) -> transform.Amount:

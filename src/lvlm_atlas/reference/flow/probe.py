@@ -43,11 +43,11 @@ class Probe:
         """Entries of the cache before the tokens."""
         return self.key_BGNd.shape[2] - self.query_BHNd.shape[2]
 
-    def rows(self, index: slice = slice(None), *, earlier: bool = False) -> Tensor:
+    def rows(self, index: slice | Tensor = slice(None), *, earlier: bool = False) -> Tensor:
         """Softmax rows (B, H, R, N) of the queries in `index`, float32; all rows by default.
 
         Args:
-            index: which tokens' rows.
+            index: which tokens' rows, a slice or their places (R,).
             earlier: whether columns of the cache's entries stand before those of the tokens: (B, H, R, cached + N).
         """
         heads, length, d = self.query_BHNd.shape[1:]

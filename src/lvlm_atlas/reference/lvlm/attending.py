@@ -19,7 +19,7 @@ from lvlm_atlas.reference.flow.states import Entries, Sequence
 from lvlm_atlas.reference.lvlm.ahead import NextLayer
 from lvlm_atlas.reference.lvlm.points import Attention
 from lvlm_atlas.reference.ops.attention import Rotary, attend, causal_mask, mask_of_heads
-from lvlm_atlas.reference.ops.blocks import Blocks, block_sparse_attention
+from lvlm_atlas.reference.ops.blocks import Blocks, Pairs, Replacement, block_sparse_attention, pair_attention
 from lvlm_atlas.reference.ops.window import Window, window_attention
 from lvlm_atlas.reference.refusal import Refusal
 
@@ -74,16 +74,17 @@ def attend_prompt(next_layer: NextLayer, layers: int, sequence: Sequence, choose
         position_BGN = sequence.position_BN[:, None]
         behind = _Behind(query, key, value, position_BGN, position_BGN, entries.real_BGS)
     chosen = None
+    probe = Probe(behind.query_BHNd, behind.key_BGSd, causal=True, on_read=next_layer.on_read, real_BGS=behind.real_BGS)
     if chooser:
         own_key = behind.key_BGSd[:, :, -sequence.length :]
-        chosen = chooser.choose_blocks(Attention(index, layers, sequence, behind.query_BHNd, own_key, value, cached))
+        context = Attention(index, layers, sequence, behind.query_BHNd, own_key, value, cached, probe)
+        chosen = chooser.choose_blocks(context)
     out_BHNd, scores = _attend(behind, chosen, layer.rotary)
     seen = behind.key_BGSd.shape[2] - sequence.length
     cached_scores = query[..., 0].numel() * seen
     if isinstance(chosen, Window) and seen:
         own_N = torch.arange(1, sequence.length + 1).clamp(max=chosen.size)
         cached_scores = scores - query.shape[0] * query.shape[1] * int(own_N.sum())
-    probe = Probe(behind.query_BHNd, behind.key_BGSd, causal=True, on_read=next_layer.on_read, real_BGS=behind.real_BGS)
     return Attended(out_BHNd, scores, cached_scores, entries, probe)
 
 
@@ -117,13 +118,24 @@ def _behind_cached(index: int, query: Tensor, entries: Entries, cache: Cache, se
     return _Behind(query, key, value, new_BGN, all_BGS, real_BGS)
 
 
-def _attend(behind: _Behind, chosen: Blocks | Window | None, rotary: Rotary) -> tuple[Tensor, int]:
+def _attend(
+    behind: _Behind, chosen: Blocks | Pairs | Window | Replacement | None, rotary: Rotary
+) -> tuple[Tensor, int]:
     """Attention and how many scores it computed; causal, and dense unless a technique chooses."""
     query, key, value, real_BGS = behind.query_BHNd, behind.key_BGSd, behind.value_BGSd, behind.real_BGS
     batch, heads, length = query.shape[:3]
     cached = key.shape[2] - length
     if isinstance(chosen, Window):
         return _in_window(behind, chosen, rotary)
+    if isinstance(chosen, Pairs):
+        return pair_attention(query, key, value, chosen, real_BGS)
+    if isinstance(chosen, Replacement):
+        if cached or real_BGS is not None:
+            raise Refusal(
+                "what takes the place of attention knows no cached entries and no padding; ask in one round, or leave "
+                "that technique out"
+            )
+        return chosen.out_BHNd, chosen.scores
     if chosen is not None:
         if cached and real_BGS is not None:
             raise Refusal("blocks of attention cannot be chosen behind a cache with padding; leave that technique out")

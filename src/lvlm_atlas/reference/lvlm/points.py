@@ -29,7 +29,7 @@ from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.flow.vision_tokens import VisionTokens
 from lvlm_atlas.reference.lvlm.config import Config
 from lvlm_atlas.reference.lvlm.prompt import Prompt
-from lvlm_atlas.reference.ops.blocks import Blocks
+from lvlm_atlas.reference.ops.blocks import Blocks, Pairs, Replacement
 from lvlm_atlas.reference.ops.window import Window
 
 
@@ -196,7 +196,9 @@ class LlmLayer:
 
 @dataclass(frozen=True)
 class Attention:
-    """At `attention`, in each decoder layer of prefill. Returns the blocks, or the window, to attend to; None: all."""
+    """At `attention`, in each decoder layer of prefill. Returns the blocks, pairs or window to attend to, or what takes
+    the place of softmax attention; None: all.
+    """
 
     layer: int
     layers: int
@@ -208,6 +210,8 @@ class Attention:
     value_BGNd: Tensor
     cached: int = 0
     """Entries a head that the layer holds already; every token attends to them."""
+    probe: Probe | None = None
+    """The layer's attention, dense, of which rows can be read; each is an overhead to declare."""
 
 
 @dataclass(frozen=True)
@@ -356,7 +360,11 @@ POINTS: Mapping[str, Point] = {
     ),
     "llm-layer": Point("llm_layer", LlmLayer, Sequence),
     "attention": Point(
-        "choose_blocks", Attention, Blocks | Window | None, exclusive=True, withholds=("attention-map",)
+        "choose_blocks",
+        Attention,
+        Blocks | Pairs | Window | Replacement | None,
+        exclusive=True,
+        withholds=("attention-map",),
     ),
     "cache-tokens": Point("compress_cache", CacheTokens, Entries),
     "cache-layers": Point("compress_caches", CacheLayers, tuple[Entries, ...]),
