@@ -16,7 +16,8 @@ Departs:
 4. Heads read the keys of their own group. The code lays 28 heads twice into 64 slots for its kernel and averages the
    two, of which each reads the keys that its slot falls to.
 5. Gates read the input of the layer divided by its root mean square; in the code they read the layer's own norm of it.
-6. Prefill alone, and of one round: decoded tokens are text, and attend densely in the code, too.
+6. A token's own block goes first; in the code a block before it that has all the weight of every head ties with it.
+7. Prefill alone, and of one round: decoded tokens are text, and attend densely in the code, too.
 
 B batch, H query heads, G key-value heads, N tokens, V vision tokens, T text tokens, J blocks, D width, d head
 dimension.
@@ -149,8 +150,8 @@ class Branches:
         gates = module_of(self.run, (Gates, at.layer), lambda: Gates(*self.shape))
         hidden_BVD = at.sequence.hidden_BND[:, place_V]
         hidden_BVD = hidden_BVD * hidden_BVD.float().square().mean(-1, keepdim=True).rsqrt().to(hidden_BVD.dtype)
-        vision = [x[:, :, place_V] for x in (at.query_BHNd, at.key_BGNd, at.value_BGNd)]
-        mixed_BHVd, pairs = self.mixed(*vision, gates(hidden_BVD))
+        query_BHVd, key_BGVd, value_BGVd = (x[:, :, place_V] for x in (at.query_BHNd, at.key_BGNd, at.value_BGNd))
+        mixed_BHVd, pairs = self.mixed(query_BHVd, key_BGVd, value_BGVd, gates(hidden_BVD))
         out_BHNd = torch.empty_like(at.query_BHNd)
         out_BHNd[:, :, place_V] = mixed_BHVd
         seen_TN = causal_mask(at.sequence.length, vision_N.device)[place_T]
