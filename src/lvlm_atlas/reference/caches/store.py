@@ -1,6 +1,6 @@
 """Stores: the keys and values of one layer, entries added as unsettled and settled once they are verified.
 
-B batch, G key-value heads, M new entries, S entries, K retained, d head dimension.
+B batch, H query heads, G key-value heads, M new entries, S entries, K retained, d head dimension.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from lvlm_atlas.reference.ops.attention import attend
 from lvlm_atlas.reference.ops.places import take
 
 
@@ -37,6 +38,17 @@ class Store(Protocol):
         """Of the first `settled` entries those at these places, head by head, then all that are unsettled."""
         return read_at(self.read(), index_BGR, settled)
 
+    def attend(self, query_BHMd: Tensor, key_BGSd: Tensor, value_BGSd: Tensor, mask: Tensor | None) -> Tensor:
+        """What new tokens of decoding take from what was read: (B, H, M, d). Softmax attention, unless a store differs.
+
+        Args:
+            query_BHMd: their queries, rotated.
+            key_BGSd: keys that were read, rotated, unsettled ones last.
+            value_BGSd: values that were read.
+            mask: True where a new token may look, as in `attend`; None: everywhere.
+        """
+        return attend(query_BHMd, key_BGSd, value_BGSd, mask)
+
     def retain(self, index_K: Tensor) -> None:
         """Of the unsettled entries keep those at these places (ascending), drop the others."""
 
@@ -52,6 +64,11 @@ class Store(Protocol):
     @property
     def length(self) -> int:
         """Entries per head."""
+
+    @property
+    def state_elements(self) -> int:
+        """Numbers of the constant state that a head holds in place of its settled entries; 0: it holds these."""
+        return 0
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
