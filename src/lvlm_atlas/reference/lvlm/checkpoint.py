@@ -65,7 +65,7 @@ def require_layers(config: Config, folder: Path) -> None:
     """
     format_ = _format(folder, _json(folder / "config.json"))
     last: dict[str, int] = {}
-    for published, _, _ in _tensors(folder, "cpu"):
+    for published in _index(folder) or (name for name, _, _ in _tensors(folder, "cpu")):
         found = _LAYER.match(format_.name(published) or "")
         if found:
             last[found["part"]] = max(int(found["index"]), last.get(found["part"], -1))
@@ -139,17 +139,23 @@ def _json(path: Path) -> dict[str, Any]:
     return raw
 
 
+def _index(folder: Path) -> dict[str, str] | None:
+    """The shard of each tensor, by its published name; None where the folder has no index."""
+    if not (folder / INDEX).is_file():
+        return None
+    shards = _json(folder / INDEX).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise ValueError(f"{folder / INDEX}: has no weight_map")
+    for name in shards.values():
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise ValueError(f"{folder / INDEX}: weight_map names {name!r}, no plain name of a safetensors file")
+    return shards
+
+
 def _shards(folder: Path) -> Sequence[Path]:
-    if (folder / INDEX).is_file():
-        names = _json(folder / INDEX).get("weight_map")
-        if not isinstance(names, dict) or not names:
-            raise ValueError(f"{folder / INDEX}: has no weight_map")
-        for name in names.values():
-            if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-                raise ValueError(
-                    f"{folder / INDEX}: the weight_map names {name!r}, no plain name of a safetensors file"
-                )
-        return [folder / name for name in sorted(set(names.values()))]
+    index = _index(folder)
+    if index is not None:
+        return [folder / name for name in sorted(set(index.values()))]
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
     raise ValueError(f"{folder}: holds neither {SINGLE} nor {INDEX}; other formats are not read, convert them")
