@@ -128,7 +128,9 @@ PERTURBED = list(perturbed())
 def test_an_amount_that_is_wrong_fails_at_its_own_quantity(technique: Technique, quantity: str) -> None:
     failed = failing(technique)
     # Bytes at the end, and attention that decoding forms again, are predicted from the limit declared.
-    follows = {"kv.bits", "overhead"} if any(getattr(effect, "limit", None) for effect in technique.effects) else set()
+    limits = ("limit", "limit_at_least")
+    limited = any(getattr(effect, name, None) for effect in technique.effects for name in limits)
+    follows = {"kv.bits", "overhead"} if limited else set()
     assert {quantity} <= failed <= {quantity} | follows
 
 

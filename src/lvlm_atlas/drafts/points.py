@@ -14,7 +14,8 @@ _MODULE = "lvlm_atlas.reference.lvlm.points"
 _PASSED_ON = ("patches", "tokens", "sequence", "entries", "frames_F3HW")
 """What a technique is given and returns as it is if it does nothing."""
 _UNCHANGED = {
-    "Blocks | Window | None": "None", "Tensor | None": "None", "bool": "False", "Result": "at.ask(at.run.request)",
+    "Blocks | Pairs | Window | Replacement | None": "None", "Tensor | None": "None", "bool": "False",
+    "Result": "at.ask(at.run.request)",
 }  # fmt: skip
 """What else leaves a run as it is, by the type that is returned."""
 

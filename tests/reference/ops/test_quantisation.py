@@ -45,6 +45,13 @@ def test_a_level_halfway_between_two_rounds_to_the_even_one(device: str) -> None
     assert unpack(codes.packed, 2).tolist() == [0, 0, 2, 3]
 
 
+def test_a_clipped_range_moves_both_ends_towards_0_and_what_lies_outside_becomes_an_end(device: str) -> None:
+    x = torch.tensor([-2.0, -0.9, 0.1, 1.0, 2.0, 3.0, 4.0, 0.0], device=device)
+    codes = quantise(x, group_size=8, bits=1, clip=0.5)
+    assert (codes.zero.tolist(), codes.scale.tolist()) == ([-1.0], [3.0])
+    assert dequantise(codes, 8, 1).tolist() == [-1.0, -1.0, -1.0, 2.0, 2.0, 2.0, 2.0, -1.0]
+
+
 @given(seed=st.integers(0, 10**6))
 @settings(max_examples=15)
 def test_more_bits_never_raise_an_error(seed: int) -> None:
@@ -54,13 +61,18 @@ def test_more_bits_never_raise_an_error(seed: int) -> None:
     assert (errors[1] >= errors[2] - 1e-6).all()
 
 
-@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 5, 8])
 def test_unpacking_undoes_packing(bits: int, device: str) -> None:
     code = torch.randint(0, 2**bits, (3, 5, 16), generator=torch.Generator().manual_seed(bits)).to(torch.uint8)
     packed = pack(code.to(device), bits)
     assert packed.shape == (3, 5, 16 * bits // 8)
     assert int(packed[0, 0, 0]) % 2**bits == int(code[0, 0, 0]), "the first code lies in the lowest bits"
     assert torch.equal(unpack(packed, bits).cpu(), code)
+
+
+def test_codes_of_three_bits_cross_the_borders_of_bytes(device: str) -> None:
+    code = torch.tensor([0b001, 0b010, 0b111, 0, 0, 0b101, 0, 0b110], dtype=torch.uint8, device=device)
+    assert pack(code, 3).tolist() == [0b11_010_001, 0b1_000_000_1, 0b110_000_10]
 
 
 def test_arithmetic_and_scales_are_in_the_type_of_the_numbers(device: str) -> None:
@@ -114,8 +126,10 @@ def test_no_number_is_off_by_more_than_the_stated_bounds(seed: int, spread: int,
     assert (off <= torch.maximum(scale / 2, most - scale) + tiny).all()
     off, scale = error(quantise_float8, dequantise_float8)
     assert (off <= torch.maximum(grouped.abs() / 16, scale / 1024) + tiny).all()
-    off, scale = error(partial(quantise, bits=1), partial(dequantise, bits=1))
-    assert (off <= scale / 2 + tiny).all()
+    for bits, clip in ((1, 1.0), (1, 0.3), (2, 0.8), (4, 0.5)):
+        off, scale = error(partial(quantise, bits=bits, clip=clip), partial(dequantise, bits=bits))
+        low, high = (end(grouped, -1, keepdim=True) * clip for end in (torch.amin, torch.amax))
+        assert (off <= torch.maximum(scale / 2, torch.maximum(grouped - high, low - grouped)) + tiny).all()
 
 
 def test_the_greatest_number_of_a_group_is_exact_in_e4m3_and_small_ones_are_not_lost(device: str) -> None:

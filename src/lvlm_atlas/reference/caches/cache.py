@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -40,6 +40,7 @@ class Policy(Protocol):
         read: Callable[[], tuple[Tensor, Tensor]],
         *,
         prompt: bool = False,
+        entered: Mapping[int, Tensor] | None = None,
     ) -> Tensor | None:
         """True (B, G, S) at the entries that stay; None: all.
 
@@ -50,6 +51,7 @@ class Policy(Protocol):
             rows: softmax rows (B, H, R, S) of the tokens that settle now, those of a slice of them, over the entries.
             read: keys and values (B, G, S, d).
             prompt: whether the tokens are of a prompt, and not decoded.
+            entered: of decoded tokens that settle now, by place in the text, the state (B, D) that entered the layer.
         """
 
 
@@ -69,6 +71,8 @@ class Cache:
     """What evicts entries as they settle."""
     queries: list[Tensor] = field(default_factory=list)
     """Of each layer the queries (B, H, U, d) of the unsettled tokens, where a policy may ask for their attention."""
+    entered: list[Tensor] = field(default_factory=list)
+    """Of each layer what entered it (B, U, D) of the unsettled tokens, where a policy may ask for that."""
     parents: list[int] = field(default_factory=list)
     """The unsettled tokens: for each the one it follows, counted from the oldest; −1 is the last settled token."""
     begun: tuple[Tensor, ...] = ()
@@ -82,6 +86,8 @@ class Cache:
     """What says which settled entries a pass reads; None: it reads all."""
     fetched_byte: int = 0
     """Bytes fetched from the host so far."""
+    biases: dict[int, Tensor] = field(default_factory=dict)
+    """Of layers some of whose keys have a bias: it (B, T), by place in the text; those beyond have none."""
 
     @property
     def waiting(self) -> int:
@@ -100,6 +106,7 @@ class Cache:
             if keep_BGS is not None:
                 self.evict(layer, keep_BGS)
         self.queries.clear()
+        self.entered.clear()
         self.trace.note_settled(self.lengths)
 
     def behind(self, sequence: Sequence) -> Sequence:
@@ -117,14 +124,35 @@ class Cache:
         """False where an entry (B, G, S) is padding, G one where heads are alike; None: nowhere. Later ones are not."""
         return self.ledgers[layer].real_BGS if self.ledgers else None
 
-    def note_query(self, layer: int, query_BHMd: Tensor) -> None:
-        """New unsettled tokens asked a layer this; it is kept if a policy may want their attention."""
+    def note_bias(self, layer: int, sequence: Sequence) -> None:
+        """New tokens of a prompt enter a layer; the biases of their keys, if they have any, are kept for it."""
+        if sequence.bias_BN is None:
+            return
+        old_BT = self.biases.get(layer, sequence.bias_BN[:, :0])
+        new = sequence.last_index + 1 - old_BT.shape[1]
+        bias_BT = functional.pad(old_BT, (0, new))
+        self.biases[layer] = bias_BT.scatter(1, sequence.index_BN, sequence.bias_BN)
+
+    def bias(self, layer: int, held: Callable[[], Held]) -> Tensor | None:
+        """What is added to the logits of each of these settled entries of a layer (B, G, S); None: nothing to any."""
+        bias_BT = self.biases.get(layer)
+        if bias_BT is None:
+            return None
+        index_BGS = held().index_BGS
+        known = bias_BT.shape[1]
+        bias_BGS = take(bias_BT[:, None].expand(-1, index_BGS.shape[1], -1), index_BGS.clamp(0, known - 1))
+        return bias_BGS.masked_fill(index_BGS >= known, 0)
+
+    def note_new(self, layer: int, state_BMD: Tensor, query_BHMd: Tensor) -> None:
+        """New unsettled tokens entered a layer so and asked it this; kept if a policy may want it."""
         if self.policy is None:
             return
         if layer == len(self.queries):
             self.queries.append(query_BHMd)
+            self.entered.append(state_BMD)
         else:
             self.queries[layer] = torch.cat([self.queries[layer], query_BHMd], dim=2)
+            self.entered[layer] = torch.cat([self.entered[layer], state_BMD], dim=1)
 
     def evict(self, layer: int, keep_BGS: Tensor) -> None:
         """Of a layer's settled entries keep only those where it is True.
@@ -165,10 +193,19 @@ class Cache:
                 next_B1 = self.next_position[layer, :, None]
                 place_BGS, _ = self.in_cache.positions(layer, reading, index_K[:1], next_B1)
                 key_BGSd = self.in_cache.rotate(key_BGSd, place_BGS)
-            probe = Probe(query_BHKd, key_BGSd, causal=True, on_read=self.trace.note_step_probe, real_BGS=held.real_BGS)
+            probe = Probe(
+                query_BHKd,
+                key_BGSd,
+                causal=True,
+                on_read=self.trace.note_step_probe,
+                bias_BN=self.bias(layer, lambda: held),
+                real_BGS=held.real_BGS,
+            )
             return probe.rows(index, earlier=True)
 
-        return policy(layer, held, len(index_K), rows, store.read)
+        state_BKD, first = self.entered[layer][:, index_K], self.next_index - len(index_K)
+        entered = {first + number: state_BKD[:, number] for number in range(len(index_K))}
+        return policy(layer, held, len(index_K), rows, store.read, entered=entered)
 
     def read(self, layer: int, query_BHMd: Tensor, sequence: Sequence | None = None) -> Reading:
         """What new tokens with these queries attend to; `sequence` are these tokens, if they are of a prompt."""
@@ -180,12 +217,19 @@ class Cache:
         if index_BGR is None:
             # A store may read less than it holds, of its own accord; what is unsettled stands last.
             key, value = store.read()
-            return Reading(key, value, key.shape[2] - len(self.parents), held, real_BGR)
+            read, bias_BGR = key.shape[2] - len(self.parents), self.bias(layer, held)
+            if bias_BGR is not None and bias_BGR.shape[2] != read:
+                raise Refusal(
+                    f"keys of layer {layer} have biases, and its store reads {read} entries of {bias_BGR.shape[2]} of "
+                    f"its own accord; leave that technique out"
+                )
+            return Reading(key, value, read, held, real_BGR, bias_BGR)
         if real_BGR is not None:
             real_BGS = functional.pad(real_BGR, (0, settled - real_BGR.shape[2]), value=True)
             real_BGR = take(real_BGS.expand(-1, index_BGR.shape[1], -1), index_BGR)
         pair = store.read_at(index_BGR, settled)
-        return Reading(*pair, index_BGR.shape[2], lambda: self.held(layer).keep(index_BGR), real_BGR)
+        chosen = lambda: self.held(layer).keep(index_BGR)  # noqa: E731
+        return Reading(*pair, index_BGR.shape[2], chosen, real_BGR, self.bias(layer, chosen))
 
     def count_fetched(self) -> None:
         """Count what a pass over the new tokens has fetched from the host."""

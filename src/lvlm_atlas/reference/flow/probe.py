@@ -31,7 +31,7 @@ class Probe:
     on_read: Callable[[int], None] = lambda _entries: None
     """Told how many score entries a read computes."""
     bias_BN: Tensor | None = None
-    """Added to the logits of each key, as in the layer itself."""
+    """Added to the logits of each key, as in the layer itself; (B, G, S) where heads hold different ones."""
     window_N: Tensor | None = None
     """A token sees those of its own window alone; None means that there is one."""
     real_BGS: Tensor | None = None
@@ -43,11 +43,11 @@ class Probe:
         """Entries of the cache before the tokens."""
         return self.key_BGNd.shape[2] - self.query_BHNd.shape[2]
 
-    def rows(self, index: slice = slice(None), *, earlier: bool = False) -> Tensor:
+    def rows(self, index: slice | Tensor = slice(None), *, earlier: bool = False) -> Tensor:
         """Softmax rows (B, H, R, N) of the queries in `index`, float32; all rows by default.
 
         Args:
-            index: which tokens' rows.
+            index: which tokens' rows, a slice or their places (R,).
             earlier: whether columns of the cache's entries stand before those of the tokens: (B, H, R, cached + N).
         """
         heads, length, d = self.query_BHNd.shape[1:]
@@ -58,7 +58,8 @@ class Probe:
         logit_BGRS = query_BGRd @ self.key_BGNd.float().mT * d**-0.5
         logit_BHRS = logit_BGRS.reshape(-1, heads, len(row_R), cached + length)
         if self.bias_BN is not None:
-            logit_BHRS = logit_BHRS + self.bias_BN[:, None, None, :].float()
+            bias_BGS = self.bias_BN if self.bias_BN.dim() == 3 else self.bias_BN[:, None]
+            logit_BHRS = logit_BHRS + mask_of_heads(bias_BGS, heads)[:, :, None, :].float()
         visible = (cached + length) * len(row_R)
         if self.causal:
             later_RS = torch.arange(-cached, length, device=row_R.device)[None, :] > row_R[:, None]

@@ -98,9 +98,11 @@ class LVLM(nn.Module):
         Raises:
             ValueError: the folder, its configuration or its tensors are not what the model needs.
         """
-        from lvlm_atlas.reference.lvlm.checkpoint import load, read_config  # noqa: PLC0415 - wants safetensors
+        from lvlm_atlas.reference.lvlm.checkpoint import load, read_config, require_layers  # noqa: PLC0415 - safetensors
 
-        return load(cls.empty(read_config(Path(folder))), Path(folder), dtype=dtype, device=device)
+        config = read_config(Path(folder))
+        require_layers(config, Path(folder))
+        return load(cls.empty(config), Path(folder), dtype=dtype, device=device)
 
     @property
     def device(self) -> torch.device:

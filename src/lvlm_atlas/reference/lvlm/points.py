@@ -29,7 +29,7 @@ from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.flow.vision_tokens import VisionTokens
 from lvlm_atlas.reference.lvlm.config import Config
 from lvlm_atlas.reference.lvlm.prompt import Prompt
-from lvlm_atlas.reference.ops.blocks import Blocks
+from lvlm_atlas.reference.ops.blocks import Blocks, Pairs, Replacement
 from lvlm_atlas.reference.ops.window import Window
 
 
@@ -196,7 +196,9 @@ class LlmLayer:
 
 @dataclass(frozen=True)
 class Attention:
-    """At `attention`, in each decoder layer of prefill. Returns the blocks, or the window, to attend to; None: all."""
+    """At `attention`, in each decoder layer of prefill. Returns the blocks, pairs or window to attend to, or what takes
+    the place of softmax attention; None: all.
+    """
 
     layer: int
     layers: int
@@ -208,6 +210,8 @@ class Attention:
     value_BGNd: Tensor
     cached: int = 0
     """Entries a head that the layer holds already; every token attends to them."""
+    probe: Probe | None = None
+    """The layer's attention, dense, of which rows can be read; each is an overhead to declare."""
 
 
 @dataclass(frozen=True)
@@ -266,6 +270,8 @@ class CacheStep:
     """Keys and values (B, G, S, d) as the cache holds them, padding among them."""
     prompt: bool
     """Whether they are of a prompt, and not decoded."""
+    entered: Mapping[int, Tensor] = field(default_factory=dict)
+    """Of decoded tokens that settle now, by place in the text, the state (B, D) that entered the layer."""
 
 
 @dataclass(frozen=True)
@@ -354,7 +360,11 @@ POINTS: Mapping[str, Point] = {
     ),
     "llm-layer": Point("llm_layer", LlmLayer, Sequence),
     "attention": Point(
-        "choose_blocks", Attention, Blocks | Window | None, exclusive=True, withholds=("attention-map",)
+        "choose_blocks",
+        Attention,
+        Blocks | Pairs | Window | Replacement | None,
+        exclusive=True,
+        withholds=("attention-map",),
     ),
     "cache-tokens": Point("compress_cache", CacheTokens, Entries),
     "cache-layers": Point("compress_caches", CacheLayers, tuple[Entries, ...]),
@@ -376,6 +386,8 @@ class Technique:
     """What it must be given, as in its entry."""
     withholds: ClassVar[tuple[str, ...]] = ()
     """Needs that others behind it can no longer be given, as in its entry."""
+    admits: ClassVar[bool] = False
+    """Whether at `cache-step` it says which new tokens are cached at all; it then comes before those that evict."""
 
     def calibrate(self, lvlm: Target, samples: Seq[Request]) -> Self:  # noqa: ARG002 - for those that override it
         """The technique with what it fits to a model beforehand, in its field `calibration`.

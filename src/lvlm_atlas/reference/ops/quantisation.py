@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,22 +52,53 @@ class Codes:
         return Codes(*(torch.cat(pair, dim) for pair in zip(self.tensors, other.tensors, strict=True)))
 
 
-def quantise(x: Tensor, group_size: int, bits: int) -> Codes:
-    """Round each group of g numbers to 2^b levels from its least to its greatest; arithmetic in the type of x.
+@dataclass(frozen=True)
+class Beside:
+    """Codes of several parts of the channels, groups of tokens along the last axis of each."""
 
-    z = min, s = (max − min) / (2^b − 1), code = round(clamp((x − z) / s, 0, 2^b − 1)), halves to even. No number is
-    off by more than s / 2, but for rounding in the type of x.
+    parts: tuple[Codes, ...]
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All that is stored."""
+        return tuple(tensor for part in self.parts for tensor in part.tensors)
+
+    def first(self, count: int, group_size: int) -> Beside:
+        """See `Codes`."""
+        return Beside(tuple(part.first(count, group_size) for part in self.parts))
+
+    def rows(self, index: Tensor) -> Beside:
+        """See `Codes`."""
+        return Beside(tuple(part.rows(index) for part in self.parts))
+
+    def then(self, other: Beside, dim: int) -> Beside:
+        """See `Codes`."""
+        return Beside(tuple(one.then(more, dim) for one, more in zip(self.parts, other.parts, strict=True)))
+
+
+def quantise(x: Tensor, group_size: int, bits: int, clip: float = 1.0) -> Codes:
+    """Round each group of g numbers to 2^b levels from c · its least to c · its greatest; arithmetic in the type of x.
+
+    z = c · min, s = c · (max − min) / (2^b − 1), code = round(clamp((x − z) / s, 0, 2^b − 1)), halves to even. No
+    number is off by more than max(s / 2, x − c · max, c · min − x), but for rounding in the type of x: half a step, or
+    what it lies outside of the clipped range.
 
     Args:
         x: numbers (…, n); g divides n.
         group_size: g, consecutive numbers that share scale and zero point.
         bits: b, one of 1, 2, 4 and 8; a row's codes fill whole bytes.
+        clip: c, the part of the range that levels are spread over.
     """
     grouped = _grouped(x, group_size)
-    zero = grouped.amin(-1, keepdim=True)
-    scale = (grouped.amax(-1, keepdim=True) - zero) / (2**bits - 1)
+    zero, scale = levels(grouped, -1, bits, clip)
     level = ((grouped - zero) / scale).nan_to_num(0, torch.inf).clamp(0, 2**bits - 1).round()
     return Codes(pack(level.flatten(-2).to(torch.uint8), bits), scale.squeeze(-1), zero.squeeze(-1))
+
+
+def levels(x: Tensor, dim: int, bits: int, clip: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Zero point and step of 2^b levels from c · the least to c · the greatest number along an axis, which is kept."""
+    zero = x.amin(dim, keepdim=True) * clip
+    return zero, (x.amax(dim, keepdim=True) * clip - zero) / (2**bits - 1)
 
 
 def dequantise(codes: Codes, group_size: int, bits: int) -> Tensor:
@@ -129,30 +161,59 @@ def quantise_float8(x: Tensor, group_size: int) -> Codes:
     """
     grouped = _grouped(x, group_size)
     scale = grouped.abs().amax(-1) / FLOAT8_MOST
-    scaled = (grouped.float() / scale.float()[..., None]).nan_to_num(0).clamp(-FLOAT8_MOST, FLOAT8_MOST)
-    return Codes(scaled.to(torch.float8_e4m3fn).view(torch.uint8).flatten(-2), scale)
+    return Codes(to_float8(grouped, scale[..., None]).flatten(-2), scale)
+
+
+def to_float8(x: Tensor, scale: Tensor) -> Tensor:
+    """The bytes of x / s in E4M3, nearest and halves to even; what exceeds ±448 becomes ±448, and 0 / 0 is 0.
+
+    No number within ±448 s is off by more than max(|x| / 16, s / 1024).
+    """
+    scaled = (x.float() / scale.float()).nan_to_num(0).clamp(-FLOAT8_MOST, FLOAT8_MOST)
+    return scaled.to(torch.float8_e4m3fn).view(torch.uint8)
+
+
+def from_float8(packed: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """The numbers that bytes of E4M3 stand for, times s."""
+    number: Tensor = packed.view(torch.float8_e4m3fn).float() * scale.float()
+    return number.to(dtype)
 
 
 def dequantise_float8(codes: Codes, group_size: int) -> Tensor:
     """Numbers (…, n), in the type of the scales."""
-    number = torch.unflatten(codes.packed.view(torch.float8_e4m3fn).float(), -1, (-1, group_size))
-    scaled: Tensor = number * codes.scale.float()[..., None]
-    return scaled.to(codes.scale.dtype).flatten(-2)
+    packed = torch.unflatten(codes.packed, -1, (-1, group_size))
+    return from_float8(packed, codes.scale[..., None], codes.scale.dtype).flatten(-2)
 
 
 @dataclass(frozen=True)
 class Format:
     """A way to hold numbers in few bits, given the size of a group."""
 
-    encode: Callable[[Tensor, int], Codes]
-    """Numbers (…, n) and g to codes."""
-    decode: Callable[[Codes, int], Tensor]
+    encode: Callable[[Tensor, int], Any]
+    """Numbers (…, n) and g to codes, one kind of them."""
+    decode: Callable[[Any, int], Tensor]
     """Codes and g to numbers (…, n)."""
 
 
-def uniform(bits: int) -> Format:
-    """2^b levels from a group's least number to its greatest; see `quantise`."""
-    return Format(partial(quantise, bits=bits), partial(dequantise, bits=bits))
+def uniform(bits: int, clip: float = 1.0) -> Format:
+    """2^b levels from a group's least number to its greatest, or over a part of that; see `quantise`."""
+    return Format(partial(quantise, bits=bits, clip=clip), partial(dequantise, bits=bits))
+
+
+def rotated(form: Format, rotation_dd: Tensor) -> Format:
+    """The format behind an orthogonal matrix that is multiplied from the right, and undone when numbers are read.
+
+    Lengths stay, so that the squared error of a row is what the format leaves of the rotated one.
+    """
+
+    def encode(x: Tensor, group_size: int) -> Any:
+        return form.encode(x @ rotation_dd, group_size)
+
+    def decode(codes: Any, group_size: int) -> Tensor:
+        number: Tensor = form.decode(codes, group_size) @ rotation_dd.mT
+        return number
+
+    return Format(encode, decode)
 
 
 SIGN = Format(quantise_sign, dequantise_sign)
@@ -161,16 +222,27 @@ FLOAT8 = Format(quantise_float8, dequantise_float8)
 
 
 def pack(code: Tensor, bits: int) -> Tensor:
-    """Codes (…, n) of `bits` bits into bytes (…, n · bits / 8), the first code in the lowest bits."""
+    """Codes (…, n) of `bits` bits into bytes (…, n · bits / 8), whole ones, the first code in the lowest bits."""
+    if 8 % bits:  # codes cross the borders of bytes
+        return pack(_spread(code, bits), 1)
     shift = torch.arange(0, 8, bits, device=code.device, dtype=torch.uint8)
     return (code.reshape(*code.shape[:-1], -1, 8 // bits) << shift).sum(-1, dtype=torch.uint8)
 
 
 def unpack(packed: Tensor, bits: int) -> Tensor:
     """The inverse of `pack`."""
-    shift = torch.arange(0, 8, bits, device=packed.device, dtype=torch.uint8)
-    code: Tensor = (packed[..., None] >> shift) & (2**bits - 1)
-    return code.flatten(-2)
+    if 8 % bits:
+        shift = torch.arange(bits, device=packed.device, dtype=torch.uint8)
+        joined: Tensor = torch.unflatten(unpack(packed, 1), -1, (-1, bits)) << shift
+        return joined.sum(-1, dtype=torch.uint8)
+    return _spread(packed, 8, bits)
+
+
+def _spread(code: Tensor, width: int, bits: int = 1) -> Tensor:
+    """Codes (…, n) of `width` bits as width / `bits` smaller ones each, the lowest bits first."""
+    shift = torch.arange(0, width, bits, device=code.device, dtype=torch.uint8)
+    spread: Tensor = (code[..., None] >> shift) & (2**bits - 1)
+    return spread.flatten(-2)
 
 
 def pack_trits(trit: Tensor) -> Tensor:
@@ -187,7 +259,8 @@ def unpack_trits(packed: Tensor, length: int) -> Tensor:
 
 
 def _digits(device: torch.device) -> Tensor:
-    return torch.tensor([3**digit for digit in range(_TRITS)], device=device, dtype=torch.uint8)
+    power: Tensor = 3 ** torch.arange(_TRITS, device=device, dtype=torch.uint8)
+    return power
 
 
 def _grouped(x: Tensor, group_size: int) -> Tensor:
