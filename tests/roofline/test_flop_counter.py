@@ -166,8 +166,13 @@ class Counted:
     def __init__(self) -> None:
         self.flop: Counter[str] = Counter()
         """FLOPs by kind of operator."""
+        self.depth = 0
 
     def __enter__(self) -> Counted:
+        self.depth += 1
+        if self.depth > 1:
+            return self
+
         def products(a: Tensor, b: Tensor, *_: Any, **_more: Any) -> int:
             flop = bmm_flop(a.shape, b.shape)
             if len(b) > 1 and b.stride(0) == 0:  # one matrix for all of the batch: a layer with weights after all
@@ -182,6 +187,9 @@ class Counted:
         return self
 
     def __exit__(self, *error: Any) -> None:
+        self.depth -= 1
+        if self.depth:
+            return
         self._counter.__exit__(*error)
         self._kernel.__exit__(*error)
         for operator, flop in self._counter.get_flop_counts().get("Global", {}).items():
@@ -204,9 +212,13 @@ def watched(technique: Reference, own: Counted) -> Reference:
             if name in {POINTS[position].method for position in TAKES_THE_PLACE}:
                 return method
 
+            if not callable(method):  # of a store
+                return method
+
             def call(*args: Any) -> Any:
                 with own:
-                    return method(*args)
+                    returned = method(*args)
+                return Acting(returned) if name == "new_store" else returned
 
             return call
 

@@ -88,6 +88,8 @@ class Trace:
     """Bytes among them that lie on the device."""
     kv_layers: int = 0
     """Layers that hold tensors of their own."""
+    kv_state: list[int] = field(default_factory=list)
+    """Numbers of the constant state that a head of each layer holds in place of entries; 0: it holds entries."""
     kv_read: list[float] = field(default_factory=list)
     """Share of the entries held that attention reads, summed over the target's passes after prefill."""
     kv_fetched_byte: int = 0
@@ -151,8 +153,9 @@ class Trace:
         self.kv_index = [held.index_BGS.masked_fill(~held.visible_BGS, -1) for held in layers]
         self.kv_vision_entries = [
             float((held.vision_BGS & held.visible_BGS).sum(-1).double().mean())
+            * bool(length)  # a layer with a state holds none, whatever it has read
             for held, length in zip(layers, lengths, strict=True)
-            if float(held.visible_BGS.sum(-1).double().mean()) == length
+            if not length or float(held.visible_BGS.sum(-1).double().mean()) == length
         ]
         self.note_settled(lengths)
 
@@ -193,7 +196,7 @@ _JOIN: Mapping[str, Callable[[Any, Any], Any]] = {
     **dict.fromkeys(("encoder_tokens", "draft_nodes", "draft_lengths", "accepted_lengths", "scoring"), _then),
     **dict.fromkeys(
         ("kept", "frame_index", "kv_index", "kv_entries", "kv_vision_entries", "kv_byte", "kv_resident_byte",
-         "kv_layers", "kv_byte_end"), _last,
+         "kv_layers", "kv_state", "kv_byte_end"), _last,
     ),
     **dict.fromkeys(("encoder_flop", "adapter_flop"), lambda old, new: (old or 0) + new),
     "kv_most_entries": _most,

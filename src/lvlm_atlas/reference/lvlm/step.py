@@ -12,7 +12,7 @@ from torch.nn import functional
 from lvlm_atlas.reference.caches.cache import Cache
 from lvlm_atlas.reference.drafting.rounds import ancestors
 from lvlm_atlas.reference.lvlm.decoder import LanguageModel
-from lvlm_atlas.reference.ops.attention import attend, mask_of_heads
+from lvlm_atlas.reference.ops.attention import mask_of_heads
 
 
 def advance(model: LanguageModel, token_BM: Tensor, cache: Cache, parent_M: Tensor | None = None) -> Tensor:
@@ -74,9 +74,12 @@ def hidden_states(
         cache.note_new(index, states[-1], query)
         mask = _mask(seen_UU[first:], settled, reading.real_BGR, query.shape[1], device)
         bias_BHMR = store.logit_bias(query, key[:, :, :settled], reading.held)
+        if reading.bias_BGR is not None:
+            bias_BH1R = mask_of_heads(reading.bias_BGR, query.shape[1])[:, :, None].to(query.dtype)
+            bias_BHMR = bias_BH1R if bias_BHMR is None else bias_BHMR + bias_BH1R
         if bias_BHMR is not None:
             mask = _biased(mask, bias_BHMR, key.shape[2])
-        states.append(layer.finish(states[-1], attend(query, key, value, mask)))
+        states.append(layer.finish(states[-1], store.attend(query, key, value, mask)))
     cache.count_fetched()
     if waiting and (until is not None or stopped == len(cache.stores)):
         states = _joined(cache.begun, states)
@@ -105,4 +108,4 @@ def _mask(seen_MU: Tensor, settled: int, real_BGS: Tensor | None, heads: int, de
 def _biased(mask: Tensor | None, bias_BHMR: Tensor, length: int) -> Tensor:
     """What to add to the logits (B, H, M, S): the bias at settled entries, −∞ where a token may not look."""
     bias_BHMS = functional.pad(bias_BHMR, (0, length - bias_BHMR.shape[3]))
-    return bias_BHMS if mask is None else bias_BHMS.masked_fill(~mask, -torch.inf)
+    return bias_BHMS if mask is None else torch.where(mask, bias_BHMS, -torch.inf)
