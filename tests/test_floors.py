@@ -11,22 +11,25 @@ import pytest
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "lvlm_atlas"
 BELOW = {
-    "fault": set(),
+    "characters": set(),
+    "fault": {"characters"},
+    "files": {"fault"},
     "needs": set(),
+    "limits": set(),
     "rows": {"fault"},
-    "roofline": {"rows", "fault"},
-    "schema": {"fault"},
-    "reference": {"needs"},
-    "atlas": {"schema", "fault"},
-    "rules": {"atlas", "schema", "roofline", "fault"},
+    "roofline": {"limits", "rows", "fault"},
+    "schema": {"limits", "fault"},
+    "reference": {"needs", "limits"},
+    "atlas": {"characters", "schema", "files", "fault"},
+    "rules": {"atlas", "schema", "roofline", "files", "fault"},
     "graph": {"atlas", "schema", "rows", "fault"},
-    "specs": {"graph", "atlas", "schema", "roofline", "needs", "fault"},
-    "drafts": {"specs", "graph", "atlas", "schema", "roofline", "fault"},
+    "specs": {"limits", "graph", "atlas", "schema", "roofline", "needs", "fault"},
+    "drafts": {"specs", "graph", "atlas", "schema", "roofline", "files", "fault"},
     "survey": {"specs", "graph", "atlas", "schema", "roofline", "fault"},
     "planner": {"specs", "graph", "atlas", "schema", "roofline", "rows", "fault"},
-    "lab": {"specs", "graph", "atlas", "schema", "roofline", "reference", "needs", "fault"},
-    "sweep": {"planner", "specs", "graph", "atlas", "schema", "roofline", "fault"},
-    "site": {"planner", "rules", "survey", "drafts", "specs", "graph", "atlas", "schema", "roofline", "fault"},
+    "lab": {"specs", "graph", "atlas", "schema", "roofline", "reference", "needs", "files", "fault"},
+    "sweep": {"limits", "planner", "specs", "graph", "atlas", "schema", "roofline", "files", "fault"},
+    "site": {"planner", "rules", "survey", "drafts", "specs", "graph", "atlas", "schema", "roofline", "files", "fault"},
 }
 """What each floor may import; `cli` may import all, and everybody `lvlm_atlas.load`."""
 FREE = {"cli", "__main__", "__init__"}

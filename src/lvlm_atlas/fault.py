@@ -8,6 +8,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
+from lvlm_atlas.characters import one_line
+
+MOST_MESSAGE = 600
+"""Characters of a message or a repair, at most."""
+
 
 @dataclass(frozen=True, order=True, kw_only=True)
 class Fault:
@@ -26,6 +31,12 @@ class Fault:
     """What to do about it, one line in the imperative."""
     level: Literal["error", "warning"] = "error"
     """Whether the atlas is unsound, or only untidy."""
+
+    def __post_init__(self) -> None:
+        """What a file says stays one line of what can be seen, so that no file forges the faults of another."""
+        object.__setattr__(self, "message", one_line(self.message, MOST_MESSAGE))
+        object.__setattr__(self, "repair", one_line(self.repair, MOST_MESSAGE))
+        object.__setattr__(self, "path", Path(one_line(str(self.path))))
 
     def __str__(self) -> str:
         mark = "" if self.level == "error" else "warning: "

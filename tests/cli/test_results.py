@@ -92,7 +92,7 @@ def test_parquet_without_its_library_says_what_to_install(run, tmp_path: Path, m
         (("-m", "llava-1.5"), 2, "did you mean 'llava-1.5-7b'?"),
         (("stage:nowhere",), 2, "stage is never 'nowhere'"),
         (("--out", "r.txt"), 2, "ends in neither .csv nor .parquet"),
-        (("--out", "no/such/folder/r.csv"), 2, "cannot be written: No such file or directory"),
+        (("--out", "no/such/folder/r.csv"), 2, "cannot write no/such/folder/r.csv: no such file or directory"),
         (("adaptive-keyframe-sampling",), 1, "no source reports such a result"),
     ],
 )

@@ -158,6 +158,18 @@ def test_a_technique_has_no_edge_to_itself(kb: KnowledgeBase) -> None:
     assert not any(kb.between(id_, id_) for id_ in kb.atlas.techniques)
 
 
+@pytest.mark.parametrize("of_all_first", [True, False])
+def test_the_edges_of_one_technique_are_those_of_all_that_touch_it(kb: KnowledgeBase, of_all_first: bool) -> None:
+    """Whether nobody has asked for all of them yet, in which case the others are not even made."""
+    fresh = Interactions(kb.atlas, kb.predicted)
+    if of_all_first:
+        assert fresh.edges == kb.edges
+    for id_ in kb.atlas.techniques:
+        assert fresh.interactions(id_) == tuple(edge for edge in kb.edges if id_ in edge.ends)
+    one, two = next(tuple(sorted(edge.ends)) for edge in kb.edges)
+    assert fresh.between(one, two) == fresh.between(two, one) == kb.between(one, two)
+
+
 def test_of_two_that_conflict_neither_diminishes_the_other(atlas_of: Callable[..., Atlas]) -> None:
     owner = {"acts_at": ["adapter"], "effects": [{"quantity": "vision-tokens", "set": 64}]}
     assert [edge.kind for edge in Interactions(atlas_of(a=owner, b=owner)).between("a", "b")] == ["conflicts-with"]

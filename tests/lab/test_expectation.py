@@ -270,6 +270,25 @@ def test_a_limit_of_one_modality_leaves_the_other_to_grow() -> None:
     assert numbers("kv.bits: bytes at the end", member(vision, text)) == [4 * 2 * 2 * 8 * 2 * (60 + 12)]
 
 
+def test_what_a_growing_cache_drops_may_be_of_either_modality() -> None:
+    bits = effect("kv.bits", key=4, value=4, of="vision")
+    limited = member(effect("kv.tokens", limit=70), bits)
+    byte = [2 * 2 * 8 * (vision / 2 + 2 * (70 - vision)) for vision in (64, 70 - (10 + 5))]
+    assert numbers("kv.bits: bytes at the end", limited) == [(4 * byte[0], 4 * byte[1])]
+    alike = member(effect("kv.tokens", limit=70), bits, effect("kv.bits", key=4, value=4, of="text"))
+    assert numbers("kv.bits: bytes at the end", alike) == [4 * 2 * 2 * 8 / 2 * 70]
+
+
+def test_where_data_decide_which_new_tokens_are_held_a_cache_grows_by_none_to_all() -> None:
+    some = member(effect("kv.tokens", limit_at_least="N", from_layer=2))
+    byte = 2 * 2 * 8 * 2
+    assert numbers("kv.tokens", some) == [74] * 4
+    assert numbers("kv.tokens: most while decoding", some) == [79, 79, (74, 79), (74, 79)]
+    assert numbers("kv.bits: bytes at the end", some) == [(byte * (79 + 79 + 74 + 74), byte * 4 * 79)]
+    fewer = member(effect("kv.tokens", limit="N + 3", limit_at_least="N + 1"))
+    assert numbers("kv.tokens: most while decoding", fewer) == [(75, 77)] * 4
+
+
 def test_later_bits_refine_earlier_ones_by_layer_and_modality() -> None:
     plain = {"value": 8, "group_size": 8, "group_overhead_bit": 0}
     coarse, fine = effect("kv.bits", key=8, **plain), effect("kv.bits", key=2, of="vision", from_layer=3, **plain)

@@ -23,8 +23,10 @@ LINUX = sys.platform == "linux"
 BOUNDS = Bounds(time_s=4, memory_byte=2**29)
 TASK = """
     import os, signal, subprocess, sys, time
+    from pathlib import Path
     from lvlm_atlas.schema.record import Record
 
+    class Renamed(Exception): pass
     class Job(Record):
         name: str
 
@@ -41,6 +43,8 @@ TASK = """
     def carry_out(job: Job) -> Answer:
         try:
             globals()[job.name]()
+        except Renamed:
+            return Answer(name="Passes", problem="forged")
         except Exception as error:
             return Answer(name=job.name, problem=f"{type(error).__name__}: {error}")
         return Answer(name=job.name, problem=None)
@@ -63,6 +67,33 @@ TASK = """
     def Stops(): os.kill(os.getpid(), signal.SIGSTOP)
     def KillsItsGroup(): os.killpg(0, signal.SIGKILL)
     def Forks(): os.fork(); raise RuntimeError("twice")
+    def Daemon():
+        if not os.fork():
+            os.setsid()
+            if not os.fork(): os.execlp("sleep", "sleep", "987654")
+            os._exit(0)
+        os.wait()
+    def GrowsInADaemon():
+        Daemon()
+        if not os.fork():
+            os.setsid()
+            if os.fork(): os._exit(0)
+            Grows()
+        os.wait(); time.sleep(600)
+    def ForksMany():
+        for _ in range(20):
+            if not os.fork(): os.setsid(); os.execlp("sleep", "sleep", "987654")
+    def Floods():
+        while True: os.write(1, b"x" * 2**20)
+    def IgnoresSignals():
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP): signal.signal(number, signal.SIG_IGN)
+        os.kill(os.getpid(), signal.SIGTERM); Loops()
+    def Forges():
+        '''Answers in the name of every job, wherever answers may lie.'''
+        for number in range(64):
+            (Path(sys.argv[2]) / f"{number}.json").write_text('{"name": "Passes", "problem": "no"}')
+        raise RuntimeError("forged")
+    def Misnames(): raise Renamed
     def KillsItsParent(): os.kill(os.getppid(), signal.SIGKILL); time.sleep(600)
 """
 SAID = {
@@ -78,6 +109,11 @@ SAID = {
     "KillsItsGroup": "the process ended with -9: it said nothing",
     "Forks": "RuntimeError: twice",
     "Missing": "KeyError: 'Missing'",
+    "GrowsInADaemon": r"took longer than 4 s and was stopped",
+    "Floods": r"OSError: \[Errno 27\] File too large",
+    "IgnoresSignals": "took longer than 4 s and was stopped",
+    "Forges": "RuntimeError: forged",
+    "Misnames": "somebody else answered in its name",
 }
 
 
@@ -97,7 +133,8 @@ def answers(names: Iterable[str], *, bounds: Bounds = BOUNDS, fork: bool | None 
     task = import_module("bad_task")
     return in_processes(
         (task.Job(name=name) for name in names), "bad_task", task.Answer,
-        lambda job, problem: task.Answer(name=job.name, problem=problem), bounds=bounds, workers=2, fork=fork,
+        lambda job, problem: task.Answer(name=job.name, problem=problem),
+        lambda answer, job: answer.name == job.name, bounds=bounds, workers=2, fork=fork,
     )  # fmt: skip
 
 
@@ -164,6 +201,21 @@ def test_leaving_early_leaves_no_process_behind() -> None:
     assert_gone(started)
 
 
+@pytest.mark.skipif(not LINUX, reason="only Linux hands orphans to the supervisor")
+def test_what_a_job_detaches_ends_with_it() -> None:
+    """While other jobs still run, and although it has a session of its own."""
+    with closing(answers(["Daemon", "ForksMany", "Stops", "Stops"])) as found:
+        assert [next(found).problem for _ in range(2)] == [None, None]
+        end = time.monotonic() + 3
+        while (left := detached()) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert left == []
+
+
+def detached() -> list[int]:
+    return [each.pid for each in psutil.process_iter(["cmdline"]) if each.info["cmdline"] == ["sleep", "987654"]]
+
+
 def descendants() -> set[psutil.Process]:
     return set(psutil.Process().children(recursive=True))
 
@@ -190,7 +242,7 @@ PROGRAM = """
     from lvlm_atlas.lab.isolation import in_processes
     jobs = [Job(name="Loops")] * 2
     try:
-        list(in_processes(jobs, "bad_task", Answer, lambda job, problem: None, workers=2))
+        list(in_processes(jobs, "bad_task", Answer, lambda job, problem: None, lambda *_: True, workers=2))
     except KeyboardInterrupt:
         sys.exit(130)
 """

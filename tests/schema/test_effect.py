@@ -98,3 +98,13 @@ def test_rows_of_given_layers_and_heads_are_said() -> None:
 def test_schedules_are_changes_with_layers() -> None:
     assert all({"from_layer", "to_layer"} <= set(kind.model_fields) for kind in KINDS if issubclass(kind, Schedule))
     assert set(CHANGES) <= set(Change.model_fields)
+
+
+def test_bits_name_a_group_with_what_it_adds_or_none() -> None:
+    bits = {"quantity": "kv.bits", "key": 8, "value": 8}
+    assert as_text(change(EFFECT.validate_python(bits))) == "K in 8, V in 8 bit"
+    words = as_text(change(EFFECT.validate_python({**bits, "group_size": 32, "group_overhead_bit": 16})))
+    assert words == "K in 8, V in 8 bit, in groups of 32, each plus 16 bit"
+    for name in ("group_size", "group_overhead_bit"):
+        with pytest.raises(ValidationError, match="give both or neither"):
+            EFFECT.validate_python({**bits, name: 32})

@@ -46,6 +46,25 @@ def test_nothing_outside_the_site_is_served(address: str) -> None:
     caught.value.close()
 
 
+@pytest.mark.parametrize(
+    "path", ["/%00", "/techniques/%00.html", "/assets/", "/" + "x" * 5000, "/out.txt", "/out/hostname"]
+)
+def test_odd_paths_folders_and_links_that_leave_the_site_are_not_there(address: str, odd_site: Path, path: str) -> None:
+    (odd_site / "out.txt").unlink(missing_ok=True)
+    (odd_site / "out.txt").symlink_to("/etc/hostname")
+    (odd_site / "out").unlink(missing_ok=True)
+    (odd_site / "out").symlink_to("/etc")
+    try:
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(f"{address}{path}")  # noqa: S310  our own server
+        with caught.value as answer:
+            assert answer.code in (404, 414)
+            assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    finally:
+        (odd_site / "out.txt").unlink()
+        (odd_site / "out").unlink()
+
+
 def test_a_taken_port_is_named(odd_site: Path) -> None:
     with server(odd_site, 0) as running, pytest.raises(AtlasError, match=f"port {running.server_port} is taken"):
         serve(odd_site, running.server_port)

@@ -9,13 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.limits import REQUEST
 from lvlm_atlas.roofline.workload import Image, Video, Workload
-from lvlm_atlas.specs.request import LEAST, MOST, image, request, video
+from lvlm_atlas.specs.request import FIELDS, image, request, video
 
 BASE = Workload(id="base", images=(Image(640, 480, 2),))
 
 
-@given(st.integers(1, 10**9 - 1), st.integers(1, 10**9 - 1))
+@given(st.integers(1, 10**6), st.integers(1, 10**6))
 def test_a_size_reads_as_it_is_written(width: int, height: int) -> None:
     assert image(f"{width}x{height}") == Image(width, height)
     assert image(f" {width} × {height} ") == Image(width, height)
@@ -53,15 +54,16 @@ def test_what_is_given_replaces_and_the_id_tells() -> None:
     assert request(BASE, videos=["8x8:1s"]).images == ()
 
 
-@pytest.mark.parametrize("name", list(LEAST))
+@pytest.mark.parametrize("name", list(FIELDS))
 def test_numbers_out_of_range_are_refused(name: str) -> None:
     parameter = {"images": "count"}.get(name, name)
     both = replace(BASE, videos=(Video(8, 8, 1),))
-    for number in (LEAST[name] - 1, MOST[name] + 1, 1.5, float("nan")):
+    least, most = REQUEST[FIELDS[name]]
+    for number in (least - 1, most + 1, 1.5, float("nan")):
         with pytest.raises(AtlasError, match=f"^{name} is"):
             request(both, **{parameter: number})
-    request(both, **{parameter: LEAST[name]})
-    request(both, **{parameter: MOST[name]})
+    request(both, **{parameter: least})
+    request(both, **{parameter: most})
 
 
 def test_a_count_needs_images_of_one_size() -> None:

@@ -52,6 +52,12 @@ def test_an_effect_is_where_it_says_else_at_the_last_place_not_past_its_quantity
     assert effect_places(ATLAS, said.model_copy(update=two)) == tuple(orders.values())
 
 
+def test_the_tokens_of_all_runs_of_an_answer_are_counted_after_whatever_ends_one() -> None:
+    two = entry({"quantity": "output-tokens", "at_most": "2 * N_o"}).model_copy(update={"acts_at": ("answer",)})
+    cut = entry({"quantity": "output-tokens", "cap": 8}).model_copy(update={"acts_at": ("stop",)})
+    assert effect_places(ATLAS, two) > effect_places(ATLAS, cut)
+
+
 def test_an_effect_where_its_technique_does_not_act_is_refused() -> None:
     raw = entry({"quantity": "vision-tokens", "cap": 8, "at": "frames"}).model_dump_json(by_alias=True)
     with pytest.raises(ValueError, match="`at: frames`; name one of llm-layer"):
@@ -70,6 +76,13 @@ def test_every_kind_of_effect_is_lowered(kind: Any) -> None:
 def test_a_limit_alone_leaves_the_prompts_entries_as_they_are() -> None:
     (change,) = applied(ATLAS, entry({"quantity": "kv.tokens", "limit": "32 + 4"})).changes
     assert (change.apply(77, {}), change.limit) == (77, 36)
+
+
+def test_where_data_decide_how_a_cache_grows_estimates_take_the_most_and_say_so() -> None:
+    lowered = applied(ATLAS, entry({"quantity": "kv.tokens", "limit_at_least": 36}))
+    (change,) = lowered.changes
+    assert (change.apply(77, {}), change.limit) == (77, None)
+    assert any("which new tokens are held" in each for each in lowered.assumptions)
 
 
 def test_lists_stay_lists_in_formulas() -> None:
@@ -99,13 +112,15 @@ def test_bits_keep_their_layers_and_modality() -> None:
 
 def test_what_a_round_drafts_is_taken_at_both_ends_by_checks_and_at_its_most_by_estimates() -> None:
     draft = {"quantity": "speculation", **{name: LEAST[name] for name in LEAST if name.startswith("draft_")}}
-    at_least = {"draft_length_at_least": 1, "draft_nodes_at_least": 2, "draft_passes_at_least": 0}
+    draft["draft_vision_tokens"] = 3
+    names = ("draft_length", "draft_nodes", "draft_passes", "draft_vision_tokens")
+    at_least = {f"{name}_at_least": least for name, least in zip(names, (1, 2, 0, 1), strict=True)}
     technique = entry({**draft, **at_least, "accepted_at_most": 3, "exact": "no"})
     drafted = [
-        (each.speculation[0].draft_length, each.speculation[0].draft_nodes, each.speculation[0].draft_passes)
+        tuple(getattr(each.speculation[0], name) for name in names)
         for each in (*ends(technique), applied(ATLAS, technique))
     ]
-    assert drafted == [(1, 2, 0), (3, 3, 3), (3, 3, 3)]
+    assert drafted == [(1, 2, 0, 1), (3, 3, 3, 3), (3, 3, 3, 3)]
     assert any("drafts as much as it can" in text for text in applied(ATLAS, technique).assumptions)
 
 

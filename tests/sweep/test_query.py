@@ -84,7 +84,7 @@ def test_only_one_query_that_reads_is_taken(
         ("selec 1", "syntax error"),
         ("select ttft from sweep", "ttft_s"),
         ("select model::int from sweep", "Could not convert"),
-        ("from 'missing.parquet'", "No files found"),
+        ("from 'missing.parquet'", "Cannot access file"),
     ],
 )
 def test_a_wrong_query_is_one_line(swept: Swept, sql: str, said: str) -> None:

@@ -253,9 +253,9 @@ def test_what_no_sweep_wrote_is_left_alone(small: dict[str, Any], tmp_path: Path
     for out in (tmp_path, file):
         with pytest.raises(AtlasError, match="holds no sweep's results"):
             sweep(out, **small, restart=True)
-    with pytest.raises(AtlasError, match=r"notes\.txt cannot be written: File exists"):
+    with pytest.raises(AtlasError, match=r"cannot write .*notes\.txt: file exists"):
         sweep(tmp_path / "notes.txt", **small)
-    with pytest.raises(AtlasError, match="cannot be written: Not a directory"):
+    with pytest.raises(AtlasError, match=r"cannot write .*out: not a directory"):
         sweep(tmp_path / "notes.txt" / "out", **small)
     assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", "mine.parquet"}
 

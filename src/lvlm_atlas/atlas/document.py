@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lvlm_atlas.atlas.yaml_subset import Loc, Place, YamlFault, parse
+from lvlm_atlas.characters import HIDDEN
 from lvlm_atlas.fault import AtlasError, Fault
 
 MAX_BYTE = 256 * 1024
 """Largest YAML file. The longest entry we know takes 20 kB."""
 
-_HIDDEN = re.compile(
-    "[\x00-\x08\x0b\x0c\r\x0e-\x1f\x7f-\x9f"  # control characters
-    "\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufffe\uffff]"  # invisible, or turning the text around
-)
 _BOM = "\ufeff"
 
 
@@ -65,7 +61,7 @@ def read_text(root: Path, path: Path, max_byte: int = MAX_BYTE) -> str:
             len(before), len(before[-1].decode("utf-8")) + 1,
         ) from None  # fmt: skip
     text = text.removeprefix(_BOM).replace("\r\n", "\n")
-    hidden = _HIDDEN.search(text)
+    hidden = HIDDEN.search(text)
     if hidden:
         line = text.count("\n", 0, hidden.start()) + 1
         column = hidden.start() - text.rfind("\n", 0, hidden.start())

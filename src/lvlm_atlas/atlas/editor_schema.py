@@ -10,6 +10,7 @@ from lvlm_atlas.atlas.loader import inspect
 from lvlm_atlas.atlas.records import SCHEMAS, TAXONOMY
 from lvlm_atlas.atlas.root import data_root
 from lvlm_atlas.fault import FaultsError
+from lvlm_atlas.files import replace_file
 from lvlm_atlas.schema.export import json_schema
 from lvlm_atlas.schema.hardware import Hardware
 from lvlm_atlas.schema.measurement import Measurement
@@ -54,5 +55,5 @@ def write_editor_schemas(root: Path | None = None) -> tuple[Path, ...]:
     texts = editor_schemas(root)
     (root / SCHEMAS).mkdir(exist_ok=True)
     for path, text in texts.items():
-        (root / path).write_text(text, encoding="utf-8")
+        replace_file(root / path, text)
     return tuple(texts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lvlm_atlas.atlas.atlas import Atlas
-from lvlm_atlas.schema.effect import Change, Effect
+from lvlm_atlas.schema.effect import Change, Effect, OutputTokens
 from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.schema.vocabulary import PositionTerm, QuantityTerm
 
@@ -24,4 +24,6 @@ def effect_place(atlas: Atlas, technique: Technique, effect: Effect) -> int:
     limit = atlas.term("position", home) if home else None
     if not isinstance(limit, PositionTerm) or limit.order is None:
         return orders[0]
+    if isinstance(effect, OutputTokens) and "answer" in technique.acts_at:
+        return limit.order + 1  # of all runs together, each of which has been ended by then
     return max((order for order in orders if order <= limit.order), default=orders[0])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import gc
+import io
 import os
 import sys
 from typing import NoReturn
@@ -15,6 +18,7 @@ def main() -> None:
     gc.set_threshold(50_000)
     # Our records use no plugin of pydantic's, and looking for some in every installed package takes its time.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    _prepare_streams()
     from typer import BadParameter
 
     from lvlm_atlas.cli.app import application
@@ -25,6 +29,7 @@ def main() -> None:
     usage_error = BadParameter.__mro__[1]  # of every wrong command line; typer's public name for it has changed
     try:
         code = application(_command())(standalone_mode=False)
+        sys.stdout.flush()
         gc.freeze()  # what is left need not be searched for cycles when Python ends
         sys.exit(code)
     except AtlasError as error:
@@ -32,13 +37,54 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        # The reader has gone; what is still buffered must not raise again when Python closes the stream.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # the reader has gone
         sys.exit(141)
+    except OSError as error:
+        _drop_output()
+        where = error.filename or "the output"
+        _refuse(f"cannot read or write {where}: {(error.strerror or str(error)).lower()}", 1)
     except Exception as error:
         if not isinstance(error, usage_error):
             raise
         _refuse(" ".join(error.format_message().split()), 2)  # type: ignore[attr-defined]
+
+
+def _prepare_streams() -> None:
+    """Print in whatever encoding the terminal has; a closed stream is refused at once, or, for messages, dropped."""
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - for as long as we run
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+        _refuse("the output is closed; give it a place to be written to", 1)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() not in ("utf-8", "utf8"):
+            codecs.register_error("lvlm_atlas", _plainly)
+            stream.reconfigure(errors="lvlm_atlas")
+
+
+def _plainly(error: UnicodeError) -> tuple[str, int]:
+    """Characters that an encoding lacks: a likeness, or else an escape that JSON too reads as the character."""
+    assert isinstance(error, UnicodeEncodeError)  # noqa: S101 - we only ever write
+    lacking = error.object[error.start : error.end]
+    escaped = (_LIKENESS.get(each) or _json_escape(each) for each in lacking)
+    return "".join(escaped), error.end
+
+
+_LIKENESS = {
+    "─": "-", "│": "|", "╭": "+", "╮": "+", "╰": "+", "╯": "+", "…": "...", "−": "-", "–": "-", "×": "x", "•": "*",
+    "→": "->", "≤": "<=", "≥": ">=", "≈": "~", "“": '"', "”": '"', "’": "'", "█": "#",
+}  # fmt: skip
+
+
+def _json_escape(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
+
+
+def _drop_output() -> None:
+    """What is still buffered must not raise again when Python closes the stream."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _command() -> str:

@@ -71,10 +71,10 @@ def show(
     atlas = opened(root)
     named_so = records_named(atlas, id_)
     if json_ or format_ is Sheet.json:
-        import json
+        from lvlm_atlas.cli.json_text import as_json
 
         records = [record_json(atlas, each) for each in named_so]
-        typer.echo(json.dumps(records[0] if len(records) == 1 else records, indent=2, ensure_ascii=False))
+        typer.echo(as_json(records[0] if len(records) == 1 else records))
         return
     from lvlm_atlas.cli.terminal import show as print_for_people
 

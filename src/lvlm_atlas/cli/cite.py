@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lvlm_atlas.cli.json_text import as_json
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.graph.knowledge import KnowledgeBase
 
@@ -32,7 +32,7 @@ def references(atlas: KnowledgeBase, words: Sequence[str], style: str) -> str:
     if style == "latex":
         return f"\\cite{{{','.join(paper.key for paper in papers)}}}"
     if style == "csl":
-        return json.dumps([_csl(paper) for paper in papers], indent=2, ensure_ascii=False)
+        return as_json([_csl(paper) for paper in papers])
     return "\n\n".join(paper.bibtex.strip() for paper in papers)
 
 

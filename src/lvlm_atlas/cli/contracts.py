@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +9,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter
 from typing_extensions import TypedDict
 
+from lvlm_atlas.cli.json_text import as_json
 from lvlm_atlas.fault import AtlasError, suggestion
 from lvlm_atlas.graph.results import ReportedResult
 from lvlm_atlas.roofline.contract_fields import schema as estimate_schema
@@ -211,7 +211,7 @@ def schema_text(name: str, root: Path) -> str:
     """
     file = root / "taxonomy" / "schema" / f"{name}.json"
     if name in CONTRACTS:
-        return json.dumps(CONTRACTS[name](), indent=2, ensure_ascii=False)
+        return as_json(CONTRACTS[name]())
     if file.is_file():
         return file.read_text("utf-8").rstrip("\n")
     kinds = [path.stem for path in file.parent.glob("*.json")]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable
 from typing import Any
 
 import typer
 
+from lvlm_atlas.cli.json_text import as_json
 from lvlm_atlas.cli.options import Report
 from lvlm_atlas.cli.plain import csv_text, narrow, table, wrapped
 from lvlm_atlas.cli.terminal import write
@@ -52,7 +52,7 @@ def print_estimate(
     if report is Report.json:
         error = {"error": {"message": problem, "exit_code": AtlasError.exit_code}} if problem else {}
         whole = {**contract(estimate, operators=operators), "data": data, **error}
-        _write(json.dumps(whole, indent=2, ensure_ascii=False))
+        _write(as_json(whole))
     elif report is Report.table:
         write(_page(estimate, plain, operators, explain) + "\n")
     else:

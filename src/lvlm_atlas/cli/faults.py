@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -13,6 +12,7 @@ import typer
 
 from lvlm_atlas.atlas.overlay import origin, origins
 from lvlm_atlas.atlas.root import authored_root
+from lvlm_atlas.cli.json_text import as_json
 from lvlm_atlas.fault import AtlasError, Fault, suggestion
 from lvlm_atlas.rules.fix import repairs, write
 
@@ -32,7 +32,7 @@ def print_faults(faults: Sequence[Fault], format_: str, root: Path) -> None:
         raise AtlasError(f"--format: no format {format_!r}; {suggestion(format_, FORMATS)}")
     if format_ == "json":
         keys = ("path", "line", "column", "level", "rule", "message", "repair")
-        typer.echo(json.dumps([{key: _plain(getattr(fault, key)) for key in keys} for fault in faults], indent=2))
+        typer.echo(as_json([{key: _plain(getattr(fault, key)) for key in keys} for fault in faults]))
         return
     for fault in faults:
         seen = replace(fault, path=_from_here(origin(root, fault.path)))

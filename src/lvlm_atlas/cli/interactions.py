@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 
+from lvlm_atlas.cli.json_text import as_json
 from lvlm_atlas.cli.options import Report
 from lvlm_atlas.cli.plain import csv_text, table, wrapped
 from lvlm_atlas.planner.pair import Pair
@@ -27,7 +27,7 @@ def print_pair(pair: Pair, report: Report, *, data: str) -> None:
     one, two = pair.names
     columns = ("", one, two, "both", "product", "both / product")
     if report is Report.json:
-        text = json.dumps({**pair.to_dict(), "data": data}, indent=2, ensure_ascii=False)
+        text = as_json({**pair.to_dict(), "data": data})
     elif report is Report.csv:
         text = _csv(pair)
     elif report is Report.md:

@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from lvlm_atlas.cli.json_text import as_json
 from lvlm_atlas.cli.options import Listing
 from lvlm_atlas.cli.terminal import Column, Table, show
 
@@ -23,14 +24,10 @@ def print_rows(rows: Sequence[Row], columns: Sequence[str], listing: Listing, *,
         case Listing.table:
             _table(rows, columns, cut)
         case Listing.json:
-            import json
-
-            typer.echo(json.dumps([dict(row) for row in rows], indent=2, ensure_ascii=False))
+            typer.echo(as_json([dict(row) for row in rows]))
         case Listing.jsonl:
-            import json
-
             for row in rows:
-                typer.echo(json.dumps(dict(row), ensure_ascii=False))
+                typer.echo(as_json(dict(row), indent=None))
         case Listing.csv:
             import csv
             import io

@@ -45,7 +45,7 @@ def run_pairs(
 
     from lvlm_atlas.lab.covering import refusals
     from lvlm_atlas.lab.isolation import in_processes
-    from lvlm_atlas.lab.pairs import Kept, PairAnswer, lost, pair_job
+    from lvlm_atlas.lab.pairs import Kept, PairAnswer, about, lost, pair_job
     from lvlm_atlas.lab.stacks import PairRuns, judge
 
     atlas = load(root)
@@ -67,7 +67,7 @@ def run_pairs(
             jobs.append(job)
     with progress(f"pairs on {device}, {dtype}", len(keys), len(keys) - len(jobs)) as advance:
         try:
-            for answer in in_processes(jobs, "lvlm_atlas.lab.pairs", PairAnswer, lost, device=device):
+            for answer in in_processes(jobs, "lvlm_atlas.lab.pairs", PairAnswer, lost, about, device=device):
                 kept.add(answer)
                 advance()
         except KeyboardInterrupt:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from functools import partial
 
 import typer
 
+from lvlm_atlas.cli.json_text import as_json
 from lvlm_atlas.cli.options import Report
 from lvlm_atlas.cli.plain import csv_text, narrow, wrapped
 from lvlm_atlas.cli.terminal import write
@@ -36,10 +36,7 @@ def print_plan(plan: Plan, report: Report, *, data: str) -> None:
         Exit: limits were given, and no stack keeps them all.
     """
     printed = {Report.table: _page, Report.md: _markdown, Report.csv: _csv}
-    if report is Report.json:
-        text = json.dumps({**plan.to_dict(), "data": data}, indent=2, ensure_ascii=False)
-    else:
-        text = printed[report](plan)
+    text = as_json({**plan.to_dict(), "data": data}) if report is Report.json else printed[report](plan)
     (write if report is Report.table else sys.stdout.write)(text + "\n")
     if not any(option.meets for option in (plan.baseline, *plan.front)):
         raise typer.Exit(1)

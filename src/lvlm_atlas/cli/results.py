@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -15,6 +16,7 @@ from lvlm_atlas.cli.options import Listing
 from lvlm_atlas.cli.output import print_rows
 from lvlm_atlas.cli.terminal import Block, Column, Table, Text, show
 from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.files import replace_file
 from lvlm_atlas.graph.knowledge import KnowledgeBase
 from lvlm_atlas.graph.result_words import baseline_of, conditions_of, kept_of, percent_of, setting_of, value_of
 from lvlm_atlas.graph.results import ReportedResult, grouped, term_of
@@ -75,22 +77,20 @@ def write_results(results: Sequence[ReportedResult], out: Path) -> None:
     Raises:
         AtlasError: another ending, a library is missing, or the file cannot be written.
     """
-    if out.suffix not in _WRITERS:
+    if out.suffix not in _FORMATS:
         raise AtlasError(f"--out: {out} ends in neither .csv nor .parquet; rename it")
-    try:
-        _WRITERS[out.suffix]([_flat(result) for result in results], out)
-    except OSError as error:
-        raise AtlasError(f"--out: {out} cannot be written: {error.strerror or error}; give another path") from None
+    replace_file(out, _FORMATS[out.suffix]([_flat(result) for result in results]))
 
 
-def _write_csv(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
-    with out.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
 
 
-def _write_parquet(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
+def _parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
     from lvlm_atlas.sweep.runner import need
 
     need("pyarrow", "a Parquet file needs")
@@ -99,12 +99,12 @@ def _write_parquet(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
 
     numbers = {"value", "baseline", "percent_of_baseline", "tokens_kept", "share_kept"}
     schema = pa.schema([(name, pa.float64() if name in numbers else pa.string()) for name in COLUMNS])
-    pq.write_table(pa.Table.from_pylist(list(rows), schema), out)
+    content = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(list(rows), schema), content)
+    return bytes(content.getvalue())
 
 
-_WRITERS: Mapping[str, Callable[[Sequence[Mapping[str, Any]], Path], None]] = {
-    ".csv": _write_csv, ".parquet": _write_parquet,
-}  # fmt: skip
+_FORMATS: Mapping[str, Callable[[Sequence[Mapping[str, Any]]], bytes]] = {".csv": _csv, ".parquet": _parquet}
 
 
 def _flat(result: ReportedResult) -> dict[str, Any]:

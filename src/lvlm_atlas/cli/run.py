@@ -45,6 +45,7 @@ def run_checkpoint(
         import torch
 
         from lvlm_atlas.reference.lvlm import LVLM
+        from lvlm_atlas.reference.lvlm.checkpoint import read_config
         from lvlm_atlas.reference.lvlm.processor import Processor
     except ImportError:
         raise AtlasError(f"run: {NEEDS}") from None
@@ -52,8 +53,9 @@ def run_checkpoint(
         raise AtlasError("--device cuda: torch sees no CUDA device here; run on a machine with one, or leave it out")
     stack = [_built(choice, spec) for choice, spec in zip(choices, specs, strict=True)]
     try:
+        read_config(checkpoint)
+        processor = Processor(checkpoint)  # before the weights, which take longer
         lvlm = LVLM.from_pretrained(checkpoint, dtype=getattr(torch, dtype) if dtype else None, device=device)
-        processor = Processor(checkpoint)
         request = processor.request(lvlm, images, prompt, max_new_tokens)
         plain = lvlm.run(request)
         result = lvlm.run(request, stack) if stack else None

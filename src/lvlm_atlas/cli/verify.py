@@ -15,7 +15,7 @@ from lvlm_atlas.cli.progress import progress
 from lvlm_atlas.cli.tensors import need_torch
 from lvlm_atlas.lab.conformance import Report, job_for, report, shown
 from lvlm_atlas.lab.reference import reference_of
-from lvlm_atlas.lab.verification import Outcome, Row, StackAnswer, lost
+from lvlm_atlas.lab.verification import Outcome, Row, StackAnswer, about, lost
 
 if TYPE_CHECKING:
     from lvlm_atlas.graph.knowledge import KnowledgeBase
@@ -51,7 +51,7 @@ def run_verify(
     jobs = [job_for(atlas.atlas, technique, dtype, device) for technique in chosen]
     answers: list[StackAnswer] = []
     with progress(f"techniques on {device}, {dtype}", len(jobs)) as advance:
-        for answer in in_processes(jobs, "lvlm_atlas.lab.observation", StackAnswer, lost, device=device):
+        for answer in in_processes(jobs, "lvlm_atlas.lab.observation", StackAnswer, lost, about, device=device):
             answers.append(answer)
             one = report(answer)
             advance(f"{one.technique} {'holds' if one.holds else 'does NOT hold'}")

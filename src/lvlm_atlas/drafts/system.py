@@ -8,10 +8,10 @@ from lvlm_atlas.atlas.bibliography import BIB
 from lvlm_atlas.atlas.loader import inspect
 from lvlm_atlas.atlas.records import SYSTEMS
 from lvlm_atlas.atlas.root import authored_root
-from lvlm_atlas.drafts.files import write_all
 from lvlm_atlas.drafts.inputs import Problems, name_line, require_free, require_paper, require_printable, words_of
 from lvlm_atlas.drafts.papers import with_work, work_from
 from lvlm_atlas.drafts.templates import SYSTEM
+from lvlm_atlas.files import write_all
 
 
 def scaffold_system(

@@ -20,12 +20,12 @@ from lvlm_atlas.atlas.bibliography import BIB
 from lvlm_atlas.atlas.loader import inspect
 from lvlm_atlas.atlas.root import authored_root
 from lvlm_atlas.atlas.shelves import folded
-from lvlm_atlas.drafts.files import write_all
 from lvlm_atlas.drafts.inputs import Problems, name_line, require_free, require_paper, require_printable, words_of
 from lvlm_atlas.drafts.papers import with_work, work_from
 from lvlm_atlas.drafts.points import ExtensionPoint, extension_points
 from lvlm_atlas.drafts.templates import AMOUNT, AMOUNTS, DESCRIBED, ENTRY, IMPLEMENTED, METHOD, REFERENCE, TEST
 from lvlm_atlas.fault import AtlasError, suggestion
+from lvlm_atlas.files import write_all
 from lvlm_atlas.schema.vocabulary import FamilyTerm, NeedTerm, PositionTerm, QuantityTerm
 
 
@@ -118,7 +118,7 @@ def scaffold(
         paper=work.key if work else paper or "",
     )  # fmt: skip
     files = _files(draft, records, described)
-    write_all(root, files, {BIB: with_work(root, work)} if work else None)
+    write_all(root, dict(reversed(files.items())), {BIB: with_work(root, work)} if work else None)
     return [*files, *([BIB] if work else [])]
 
 

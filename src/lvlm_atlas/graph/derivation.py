@@ -28,27 +28,30 @@ class Derivation:
     """Kind of those edges."""
     why: str
     """What it concludes, from what, and why that is sure."""
-    pairs: Callable[[Atlas], Pairs]
-    """Finds the edges."""
+    pairs: Callable[[Atlas, str | None], Pairs]
+    """Finds the edges, or those that touch the technique of an id."""
 
 
-def _rule(id_: str, *, kind: str) -> Callable[[Callable[[Atlas], Pairs]], Derivation]:
+def _rule(id_: str, *, kind: str) -> Callable[[Callable[[Atlas, str | None], Pairs]], Derivation]:
     """Make the rule of a function; its docstring says why."""
 
-    def made(function: Callable[[Atlas], Pairs]) -> Derivation:
+    def made(function: Callable[[Atlas, str | None], Pairs]) -> Derivation:
         return Derivation(id_, kind, " ".join((function.__doc__ or "").split()), function)
 
     return made
 
 
 @_rule("exclusive-slot", kind="conflicts-with")
-def exclusive_slot(atlas: Atlas) -> Pairs:
+def exclusive_slot(atlas: Atlas, of: str | None = None) -> Pairs:
     """Two techniques that act at the same exclusive place cannot share a stack: one at most can own it.
 
     That holds even if one builds on the other, which then brings the other's method along.
     """
     exclusive = {t.id: t for t in atlas.terms("position") if isinstance(t, PositionTerm) and t.exclusive}
-    for one, two in combinations(sorted(atlas.techniques.values(), key=lambda t: t.id), 2):
+    owners = (t for t in atlas.techniques.values() if not exclusive.keys().isdisjoint(t.acts_at))
+    for one, two in combinations(sorted(owners, key=lambda t: t.id), 2):
+        if of not in (None, one.id, two.id):
+            continue
         shared = [place for place in one.acts_at if place in exclusive and place in two.acts_at]
         if not shared:
             continue
@@ -61,7 +64,7 @@ def exclusive_slot(atlas: Atlas) -> Pairs:
 
 
 @_rule("map-without-kernel", kind="conflicts-with")
-def map_without_kernel(atlas: Atlas) -> Pairs:
+def map_without_kernel(atlas: Atlas, of: str | None = None) -> Pairs:
     """A technique that acts at the attention operator withholds the full attention map from every other one.
 
     Its own operator never forms the map. Single rows are no conflict: they can be recomputed beside it. Which place
@@ -72,7 +75,7 @@ def map_without_kernel(atlas: Atlas) -> Pairs:
             owners = [t for t in atlas.techniques.values() if place.id in t.acts_at]
             readers = [t for t in atlas.techniques.values() if need in t.needs]
             for owner, reader in product(owners, readers):
-                if owner is not reader:
+                if owner is not reader and of in (None, owner.id, reader.id):
                     start, end = sorted((owner.id, reader.id))
                     reason = (
                         f"{reader.name} needs `{need}`, which nobody can read once {owner.name} acts at `{place.id}`."
@@ -81,7 +84,7 @@ def map_without_kernel(atlas: Atlas) -> Pairs:
 
 
 @_rule("withheld-need", kind="conflicts-with")
-def withheld_need(atlas: Atlas) -> Pairs:
+def withheld_need(atlas: Atlas, of: str | None = None) -> Pairs:
     """What one technique withholds, no other finds that needs it and acts later, or after it at the same place.
 
     Two techniques conflict if that holds whichever stands first in a stack. What is needed is taken to be read where
@@ -90,8 +93,10 @@ def withheld_need(atlas: Atlas) -> Pairs:
     place = {term.id: index for index, term in enumerate(atlas.terms("position"))}
     withholding = [t for t in atlas.techniques.values() if t.withholds]
     for owner, reader in product(withholding, atlas.techniques.values()):
+        if owner is reader or of not in (None, owner.id, reader.id):
+            continue
         needs = _missing(owner, reader, place)
-        if owner is reader or not needs:
+        if not needs:
             continue
         at_once = min(place[id_] for id_ in owner.acts_at) == max(place[id_] for id_ in reader.acts_at)
         if at_once and not _missing(reader, owner, place):

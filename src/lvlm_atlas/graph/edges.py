@@ -63,21 +63,23 @@ class Edge:
         return self.kind, self.ends if self.symmetric else (self.start, self.end)
 
 
-def stored_edges(atlas: Atlas, predicted: Iterable[Edge] = ()) -> tuple[Edge, ...]:
-    """All interaction edges but those that laws derive on demand, in a fixed order.
+def stored_edges(atlas: Atlas, predicted: Iterable[Edge] = (), of: str | None = None) -> tuple[Edge, ...]:
+    """All interaction edges, or those that touch the technique of an id, but those that laws derive on demand.
+
+    Their order is fixed.
 
     Entries may state an edge twice, from both ends: both statements stay. An edge that an entry states is
     not derived again: the statement has the better reason, and notes the rules that agree with it. A predicted edge
     stands beside the others, since its numbers are of another kind.
     """
-    stated, laws = list(_stated(atlas)), Laws(atlas)
+    stated, laws = list(_stated(atlas, of)), Laws(atlas)
     derived = defaultdict(list)
-    for edge in _derived(atlas):
+    for edge in _derived(atlas, of):
         derived[edge.key()].append(edge)
     known = {edge.key() for edge in stated}
     edges = [replace(edge, rules=tuple(_agreeing(edge, derived.get(edge.key(), ()), laws))) for edge in stated]
     edges += [edge for key, twins in derived.items() if key not in known for edge in twins]
-    edges += predicted
+    edges += (edge for edge in predicted if of is None or of in edge.ends)
     return tuple(
         sorted(
             edges,
@@ -100,13 +102,16 @@ def _agreeing(stated: Edge, derived: Iterable[Edge], laws: Laws) -> Iterator[str
         yield from edge.rules
 
 
-def _stated(atlas: Atlas) -> Iterable[Edge]:
+def _stated(atlas: Atlas, of: str | None) -> Iterable[Edge]:
     for technique in atlas.techniques.values():
         for said in technique.interactions:
+            end = _target(atlas, technique.id, said.with_)
+            if of not in (None, technique.id, end):
+                continue
             yield Edge(
                 start=technique.id,
                 kind=said.kind,
-                end=_target(atlas, technique.id, said.with_),
+                end=end,
                 symmetric=_is_symmetric(atlas, said.kind),
                 reason=said.reason,
                 evidence=said.evidence,
@@ -116,16 +121,18 @@ def _stated(atlas: Atlas) -> Iterable[Edge]:
 
 
 def _target(atlas: Atlas, entry: str, target: str) -> str:
+    if target in atlas.techniques:
+        return target
     try:
         return atlas.technique(target).id
     except AtlasError as error:
         raise AtlasError(f"{atlas.paths[entry]}: interactions: {error}; `lvlm-atlas check` lists such faults") from None
 
 
-def _derived(atlas: Atlas) -> Iterable[Edge]:
+def _derived(atlas: Atlas, of: str | None) -> Iterable[Edge]:
     for rule in RULES:
         symmetric = _is_symmetric(atlas, rule.kind)
-        for start, end, reason in rule.pairs(atlas):
+        for start, end, reason in rule.pairs(atlas, of):
             yield Edge(
                 start=start,
                 kind=rule.kind,

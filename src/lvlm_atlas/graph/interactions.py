@@ -56,12 +56,12 @@ class Interactions:
 
     def interactions(self, id_: str) -> tuple[Edge, ...]:
         """Every stored edge that touches a technique, from whichever end it was stated."""
-        return self._touching[self.technique(id_).id]
+        return self._touching(self.technique(id_).id)
 
     def of_kind(self, id_: str, kind: str) -> tuple[Edge, ...]:
         """Every edge of one kind that touches a technique: the stored ones, and those that laws derive."""
         id_ = self.technique(id_).id
-        stored = tuple(edge for edge in self._touching[id_] if edge.kind == kind)
+        stored = tuple(edge for edge in self._touching(id_) if edge.kind == kind)
         if not _has_law(kind):
             return stored
         others = (other for other in self.atlas.techniques if other != id_)
@@ -117,12 +117,12 @@ class Interactions:
         if ends[0] == ends[1]:
             raise AtlasError(f"{one!r} and {two!r} are one technique; name two")
         ids = self.paths(ends[0], len(self.atlas.techniques)).get(ends[1], [])
-        return tuple(self._joining[frozenset(step)] for step in pairwise(ids))
+        return tuple(self._joining(*step) for step in pairwise(ids))
 
     def between(self, one: str, two: str) -> tuple[Edge, ...]:
         """Every edge between two techniques: the stored ones, then those that laws derive."""
-        ends = frozenset((self.technique(one).id, self.technique(two).id))
-        return (*self._joining.get(ends, ()), *self._by_law(permutations(sorted(ends), 2)))
+        one, two = self.technique(one).id, self.technique(two).id
+        return (*self._joining(one, two), *self._by_law(permutations(sorted({one, two}), 2)))
 
     def relation(self, one: str, two: str) -> Verdict:
         """Whether two techniques work together, break each other, or neither is known.
@@ -132,10 +132,10 @@ class Interactions:
         """
         from lvlm_atlas.graph.verdict import verdict
 
-        ends = frozenset((self.technique(one).id, self.technique(two).id))
-        if len(ends) == 1:
+        ends = (self.technique(one).id, self.technique(two).id)
+        if ends[0] == ends[1]:
             raise AtlasError(f"{one!r} and {two!r} are one technique; name two")
-        return verdict(self._joining.get(ends, ()))  # what a law derives settles nothing
+        return verdict(self._joining(*ends))  # what a law derives settles nothing
 
     def _by_law(self, pairs: Iterable[tuple[str, ...]], kind: str | None = None) -> Iterator[Edge]:
         """What laws derive for pairs of start and end, unless an entry or a rule says as much or more of both."""
@@ -145,24 +145,36 @@ class Interactions:
         for start, end in pairs:
             for edge in edges_by_law(self.laws, start, end, kind):
                 yields_to = next(law.yields_to for law in LAWS if law.id in edge.rules)
-                known = [other for other in self._joining.get(edge.ends, ()) if other.evidence != "predicted"]
+                known = [other for other in self._joining(start, end) if other.evidence != "predicted"]
                 if not any(other.kind in yields_to or other.key() == edge.key() for other in known):
                     yield edge
 
-    @cached_property
-    def _touching(self) -> dict[str, tuple[Edge, ...]]:
-        touching = defaultdict(list)
-        for edge in self.edges:
-            for end in sorted(edge.ends):
-                touching[end].append(edge)
-        return {id_: tuple(touching[id_]) for id_ in self.atlas.techniques}
+    def _touching(self, id_: str) -> tuple[Edge, ...]:
+        """The stored edges of one technique, without those of all where nobody has asked for these."""
+        if "edges" in vars(self):
+            return self._by_end.get(id_, ())
+        if id_ not in self._of_one:
+            from lvlm_atlas.graph.edges import stored_edges
+
+            self._of_one[id_] = stored_edges(self.atlas, self.predicted, id_)
+        return self._of_one[id_]
+
+    def _joining(self, one: str, two: str) -> tuple[Edge, ...]:
+        """The stored edges between two techniques."""
+        known, other = (two, one) if two in self._of_one else (one, two)
+        return tuple(edge for edge in self._touching(known) if edge.other(known) == other)
 
     @cached_property
-    def _joining(self) -> dict[frozenset[str], tuple[Edge, ...]]:
-        joining = defaultdict(list)
+    def _of_one(self) -> dict[str, tuple[Edge, ...]]:
+        return {}
+
+    @cached_property
+    def _by_end(self) -> dict[str, tuple[Edge, ...]]:
+        by_end = defaultdict(list)
         for edge in self.edges:
-            joining[edge.ends].append(edge)
-        return {ends: tuple(edges) for ends, edges in joining.items()}
+            for end in edge.ends:
+                by_end[end].append(edge)
+        return {id_: tuple(edges) for id_, edges in by_end.items()}
 
     @cached_property
     def _adjacency(self) -> dict[str | None, Adjacency]:

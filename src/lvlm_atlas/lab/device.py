@@ -27,6 +27,7 @@ Model = TypeVar("Model", bound=nn.Module)
 WAITS = {
     "caches/cache.py": "what a policy keeps is checked",
     "caches/host.py": "entries go to the host and come back",
+    "caches/in_cache.py": "where positions have several axes, ids that nobody has any more are counted",
     "drafting/": "drafted tokens are drawn and verified on the host",
     "flow/probe.py": "the scores that a technique reads are counted",
     "flow/states.py": "positions and places in the text are counted on the host",

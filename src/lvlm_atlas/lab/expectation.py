@@ -106,6 +106,7 @@ def expected(
     """
     ends: list[_End] = []
     uneven = any(getattr(effect, "per_head", False) for each in stack for effect in each.technique.effects)
+    growth_open = any(getattr(effect, "limit_at_least", None) for each in stack for effect in each.technique.effects)
     adapter = _adapter_place(stack)
     for bound in _ENDS:
         lowered = [bounded(each.technique, each.places, each.setting, bound, adapter) for each in stack]
@@ -115,6 +116,7 @@ def expected(
                 sizes = replace(dimensions, limits=_End(first[0], lowered, bound, modality, first[1]).limits())
             ends.append(_End(sizes, lowered, bound, modality, observed or {}))
         ends[-1].uneven = ends[-2].uneven = uneven
+        ends[-1].growth_open = ends[-2].growth_open = growth_open
     measures = [end.measures() for end in ends]
     left_open = {effect.quantity for each in stack for effect in each.technique.effects if _is_open(effect)}
     bounds = {}
@@ -183,7 +185,7 @@ def _adapter_place(stack: Sequence[Member]) -> int:
 
 def _is_open(effect: Effect) -> bool:
     """Whether an effect has bounds."""
-    names = ("at_least", "at_most", "accepted_at_least", "fetch_at_least")
+    names = ("at_least", "at_most", "accepted_at_least", "fetch_at_least", "limit_at_least")
     return any(getattr(effect, name, None) is not None for name in names)
 
 
@@ -192,7 +194,8 @@ def _declares(stack: Sequence[Member], measure: str) -> bool:
     quantity, _, detail = measure.partition(": ")
     effects = [effect for each in stack for effect in each.technique.effects if effect.quantity == quantity]
     if detail == "most while decoding":
-        return any(getattr(effect, "limit", None) is not None for effect in effects)
+        limits = ("limit", "limit_at_least")
+        return any(getattr(effect, name, None) is not None for effect in effects for name in limits)
     return bool(effects)
 
 
@@ -228,6 +231,8 @@ class _End(Walk):
         self.bound, self.modality, self.observed = bound, modality, observed
         self.uneven = False
         """Whether heads of a layer may hold different numbers of entries, of which the mean is known."""
+        self.growth_open = False
+        """Whether data decide how many new tokens a layer holds."""
         self.predicted: dict[str, tuple[float, ...]] = {}
         self.settled: dict[str, tuple[float, ...]] = {}
 
@@ -353,15 +358,25 @@ class _End(Walk):
         if layer.state:
             return layer.state * sizes.kv_heads * sizes.element_byte
         entries, vision = growing(layer, grown)
-        bits, _ = stored_bits(cached, layer, entries, vision, sizes.element_byte)
+        end, least, most = (min if self.bound == "least" else max), vision, vision
+        if grown and layer.limits.all < math.inf and layer.stored[0] != layer.stored[1]:
+            # What a policy drops as the cache grows may be of either modality.
+            least, most = max(0.0, entries - layer.text - grown), min(layer.vision, entries)
+        whole = range(math.ceil(least), math.floor(most) + 1)
+        bits = end(self._layer_bits(cached, layer, entries, of_vision) for of_vision in {least, most, *whole})
+        return bits / 8 * sizes.kv_heads * sizes.head_dim
+
+    def _layer_bits(self, cached: Cached, layer: CacheLayer, entries: float, vision: float) -> float:
+        """Bits of one channel of a layer with so many entries, of which so many are visual."""
+        sizes = self.dimensions
         if self.uneven and entries and any(index >= 0 for index in layer.stored):
             share = vision / entries
             of_head = [  # no head holds more than all together
                 stored_bits(cached, layer, held, share * held, sizes.element_byte)[0]
                 for held in range(math.ceil(entries) * int(sizes.kv_heads) + 1)
             ]
-            bits = envelope(of_head, entries, upper=self.bound == "most")
-        return bits / 8 * sizes.kv_heads * sizes.head_dim
+            return envelope(of_head, entries, upper=self.bound == "most")
+        return stored_bits(cached, layer, entries, vision, sizes.element_byte)[0]
 
     def _grown(self, answered: Answered) -> float:
         """Tokens that have followed the prompt into the cache at the end: all of the answer but the last."""
@@ -369,7 +384,18 @@ class _End(Walk):
 
     def _last_byte(self, cached: Cached, layers: Sequence[CacheLayer], grown: float) -> float:
         """Bytes of the whole cache at the end."""
-        return cached.shares.kv_layers * sum(self._byte(cached, layer, grown) for layer in layers)
+        layer_byte = self._open_byte if self.growth_open else self._byte
+        return cached.shares.kv_layers * sum(layer_byte(cached, layer, grown) for layer in layers)
+
+    def _open_byte(self, cached: Cached, layer: CacheLayer, grown: float) -> float:
+        """The least or the most bytes of a layer that holds some of so many tokens; in groups, more may take fewer."""
+        each = range(int(grown) + 1)
+        if self.bound == "most":
+            return max(self._byte(cached, layer, some) for some in each)
+        if layer.limits == Limits():
+            return self._byte(cached, layer, grown)
+        free = layer._replace(limits=Limits())
+        return min(self._byte(cached, one, some) for one in (layer, free) for some in each)
 
 
 def longest_rows(rows: float, tokens: Sequence[float]) -> float:

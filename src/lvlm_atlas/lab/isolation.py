@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import hmac
 import json
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import Generic, TextIO, TypeVar, cast
@@ -36,6 +38,8 @@ class Bounds:
     """Wall time, counted from when its worker has started and prepared it."""
     memory_byte: int = 4 * 2**30
     """Resident memory of the process and its children, on the host."""
+    output_byte: int = 64 * 2**20
+    """Largest file that it writes, what it prints and its answer among them."""
 
 
 def in_processes(
@@ -43,6 +47,7 @@ def in_processes(
     task: str,
     answer: type[Answer],
     otherwise: Callable[[Job, str], Answer],
+    about: Callable[[Answer, Job], bool],
     *,
     device: str = "cpu",
     bounds: Bounds | None = None,
@@ -56,6 +61,7 @@ def in_processes(
         task: a module with `prepare(job)`, `carry_out(job)` and `reset()`, see `lvlm_atlas.lab.worker`.
         answer: the type of its answers.
         otherwise: the answer to a job whose process gave none; its second argument says what became of the process.
+        about: whether an answer is one to a job; another is not believed.
         device: `cpu` or `cuda`.
         bounds: what a job may take.
         workers: processes at a time; default: one a core and at most four, and one on a GPU.
@@ -73,9 +79,13 @@ def in_processes(
                 continue
             file = Path(folder) / f"{number}.json"
             try:
-                result = answer.model_validate_json(file.read_bytes())
+                token, _, text = file.read_bytes().partition(b"\n")
+                result = answer.model_validate_json(text)
             except (OSError, ValidationError) as error:
                 result = otherwise(job, f"its answer cannot be read: {' '.join(str(error).split())}")
+            else:
+                if token.decode("utf-8", "replace") != pool.token(number) or not about(result, job):
+                    result = otherwise(job, "somebody else answered in its name")
             file.unlink(missing_ok=True)
             yield result
 
@@ -86,6 +96,11 @@ class _Pool(Generic[Job]):
     folder: Path
     bounds: Bounds
     fork: bool
+    secret: bytes = field(default_factory=lambda: secrets.token_bytes(16))
+
+    def token(self, number: int) -> str:
+        """What the answer to a job begins with: its own worker knows it, and no other."""
+        return hmac.digest(self.secret, str(number).encode(), "sha256").hex()
 
     def carry_out(self, jobs: Iterable[Job], workers: int) -> Generator[Ended[Job], None, None]:
         """Each job with its number, and what became of its process where that gave no answer.
@@ -106,7 +121,8 @@ class _Pool(Generic[Job]):
     def _supervised(self, source: Iterator[Numbered[Job]], workers: int) -> Generator[Ended[Job], None, None]:
         """Jobs until the source is empty or the supervisor is lost; those in flight then have `SUPERVISOR_LOST`."""
         log = self.folder / "supervisor.log"
-        options = [self.task, self.folder, workers, self.bounds.time_s, self.bounds.memory_byte, int(self.fork)]
+        options = [self.task, self.folder, workers, self.bounds.time_s, self.bounds.memory_byte]
+        options += [self.bounds.output_byte, int(self.fork)]
         with log.open("wb") as errors:
             process = subprocess.Popen(
                 [sys.executable, "-m", "lvlm_atlas.lab.supervisor", *map(str, options)],
@@ -122,7 +138,7 @@ class _Pool(Generic[Job]):
         in_flight: dict[int, Job] = {}
         ready = False
         try:
-            _send(send, in_flight, islice(source, workers))
+            self._send(send, in_flight, islice(source, workers))
             while in_flight and (line := reports.readline()):
                 message = json.loads(line)
                 if message == "ready":
@@ -130,7 +146,7 @@ class _Pool(Generic[Job]):
                     continue
                 number, problem = message
                 yield number, in_flight.pop(number), problem
-                _send(send, in_flight, islice(source, 1))
+                self._send(send, in_flight, islice(source, 1))
             lost = SUPERVISOR_LOST if ready else f"no worker could start: {last_line(log)}"
             for number, job in in_flight.items():
                 yield number, job, lost
@@ -138,13 +154,12 @@ class _Pool(Generic[Job]):
             _end(process)
             reports.close()
 
-
-def _send(lines: TextIO, in_flight: dict[int, Job], jobs: Iterable[Numbered[Job]]) -> None:
-    for number, job in jobs:
-        in_flight[number] = job
-        with contextlib.suppress(BrokenPipeError):  # it is lost: the next read says so
-            lines.write(f"{number} {job.model_dump_json(by_alias=True)}\n")
-            lines.flush()
+    def _send(self, lines: TextIO, in_flight: dict[int, Job], jobs: Iterable[Numbered[Job]]) -> None:
+        for number, job in jobs:
+            in_flight[number] = job
+            with contextlib.suppress(BrokenPipeError):  # it is lost: the next read says so
+                lines.write(f"{number} {self.token(number)} {job.model_dump_json(by_alias=True)}\n")
+                lines.flush()
 
 
 def _end(process: subprocess.Popen[str]) -> None:

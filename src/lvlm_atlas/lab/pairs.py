@@ -66,6 +66,11 @@ def reset() -> None:
     observation.reset()
 
 
+def about(answer: PairAnswer, job: PairJob) -> bool:
+    """Whether an answer is one to a job."""
+    return answer.key == job.key
+
+
 def lost(job: PairJob, problem: str) -> PairAnswer:
     """The answer of a job whose process gave none."""
     one, two = (each.technique.id for each in job.jobs[0].items)

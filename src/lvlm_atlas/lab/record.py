@@ -1,12 +1,10 @@
-"""Writes measurement records: by the tool alone, whole or not at all."""
+"""Writes measurement records: by the tool alone, and never over another."""
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
-import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +12,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.files import create_file
 from lvlm_atlas.schema.measurement import Machine, Measurement, SmokeResult, Workload
 
 
@@ -39,39 +37,24 @@ def record(root: Path, workload: Workload, device: str, results: Iterable[SmokeR
     """
     folder, today = root / "catalog" / "measurements", date.today().isoformat()
     stem = f"smoke-{device.split(':', maxsplit=1)[0]}-{workload.dtype}-{today}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        name = next(n for n in _numbered(stem) if not (folder / f"{n}.yaml").exists())
-        measurement = Measurement(
-            id=name,
-            kind="smoke",
-            date=today,
-            commit=_commit(root),
-            version=version("lvlm-atlas"),
-            machine=machine(device),
-            workload=workload,
-            results=tuple(sorted(results, key=lambda r: r.technique)),
-        )
+    measurement = Measurement(
+        id=stem,
+        kind="smoke",
+        date=today,
+        commit=_commit(root),
+        version=version("lvlm-atlas"),
+        machine=machine(device),
+        workload=workload,
+        results=tuple(sorted(results, key=lambda r: r.technique)),
+    )
+    for name in _numbered(stem):
         path = folder / f"{name}.yaml"
-        write_whole(path, _yaml(measurement))
-    except OSError as error:
-        raise AtlasError(
-            f"cannot write a record under {folder}: {error.strerror}; point --root at a checkout"
-        ) from None
-    return path
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that nobody ever sees a part of it."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        try:
+            create_file(path, _yaml(measurement.model_copy(update={"id": name})))
+        except FileExistsError:
+            continue  # somebody else recorded today, perhaps this very moment
+        return path
+    raise AssertionError("numbers do not end")
 
 
 def _yaml(measurement: Measurement) -> str:
@@ -80,7 +63,7 @@ def _yaml(measurement: Measurement) -> str:
     return f"# yaml-language-server: $schema=../../taxonomy/schema/measurement.json\n{body}"
 
 
-def _numbered(stem: str) -> Iterable[str]:
+def _numbered(stem: str) -> Iterator[str]:
     yield stem
     number = 2
     while True:

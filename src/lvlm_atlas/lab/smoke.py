@@ -39,7 +39,13 @@ def smoke(
     jobs: Iterable[Job], *, device: str = "cpu", bounds: Bounds | None = None, workers: int | None = None
 ) -> Iterator[Answer]:
     """Answers in the order in which the jobs end. Leaving the iteration stops what still runs."""
-    return in_processes(jobs, "lvlm_atlas.lab.trials", Answer, _failed, device=device, bounds=bounds, workers=workers)
+    return in_processes(
+        jobs, "lvlm_atlas.lab.trials", Answer, _failed, _about, device=device, bounds=bounds, workers=workers
+    )
+
+
+def _about(answer: Answer, job: Job) -> bool:
+    return {result.technique for result in answer.results} == {job.technique}
 
 
 def _failed(job: Job, problem: str) -> Answer:

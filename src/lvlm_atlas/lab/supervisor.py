@@ -1,18 +1,21 @@
 """The process that starts workers, bounds them and kills them; see `lvlm_atlas.lab.isolation`.
 
-`python -m lvlm_atlas.lab.supervisor TASK FOLDER WORKERS TIME_S MEMORY_BYTE FORK` reads a number and a job a line from
-standard input and writes to standard output, as JSON lines, `"ready"` and then `[number, problem]` for each job that
-ended; a problem of null says that the answer lies in FOLDER. It ends, and with it all workers, when its standard
-input is closed. With FORK it imports and prepares the task once, and every job gets a fork of its own.
+`python -m lvlm_atlas.lab.supervisor TASK FOLDER WORKERS TIME_S MEMORY_BYTE OUTPUT_BYTE FORK` reads a number, a token
+and a job a line from standard input and writes to standard output, as JSON lines, `"ready"` and then
+`[number, problem]` for each job that ended; a problem of null says that the answer lies in FOLDER. It ends, and with it
+all workers, when its standard input is closed. With FORK it imports and prepares the task once, and every job gets a
+fork of its own.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import importlib
 import json
 import os
+import resource
 import selectors
 import signal
 import socket
@@ -24,10 +27,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn, TextIO, get_type_hints
 
+import psutil
+
 from lvlm_atlas.lab.isolation import Bounds, last_line
-from lvlm_atlas.lab.memory import resident_byte
+from lvlm_atlas.lab.memory import children, descendants, resident_byte
 from lvlm_atlas.lab.worker import BUSY, READY, serve
 
+_PR_SET_CHILD_SUBREAPER = 36
 POLL_S = 0.25
 """How often time and memory are looked at; the end of a job is noticed at once."""
 START_S = 300.0
@@ -70,7 +76,10 @@ class Worker:
         return self.exit_code is not None
 
     def kill(self) -> None:
-        """Kill it and what is left of its process group."""
+        """Kill it, what is left of its process group, and its children wherever they have gone."""
+        for child in descendants(self.pid):
+            with contextlib.suppress(psutil.Error):
+                child.kill()
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         if self.exit_code is None:
@@ -121,11 +130,23 @@ class Supervisor:
                 polled = time.monotonic()
                 for worker in list(self.workers):
                     self._check(worker)
+                self._kill_orphans()
 
     def stop(self) -> None:
-        """Kill all workers."""
+        """Kill all workers, and what they left behind."""
         for worker in self.workers:
             worker.kill()
+        self.workers.clear()
+        self._kill_orphans()
+
+    def _kill_orphans(self) -> None:
+        """Kill processes that outlived their parents: they have become ours, and belong to no worker."""
+        ours = {worker.pid for worker in self.workers}
+        for orphan in children(os.getpid()):
+            if orphan.pid not in ours:
+                with contextlib.suppress(psutil.Error):
+                    orphan.kill()
+                    orphan.wait(timeout=1)
 
     def _read(self) -> bool:
         """Take the jobs that standard input holds; False where it is closed."""
@@ -139,7 +160,7 @@ class Supervisor:
         module = importlib.import_module(self.task)
         kind = get_type_hints(module.prepare)["job"]
         with contextlib.suppress(Exception):  # what is wrong with a job is for its own worker to say
-            module.prepare(kind.model_validate_json(first.partition(b" ")[2]))
+            module.prepare(kind.model_validate_json(first.split(b" ", 2)[2]))
         gc.collect()
         gc.freeze()  # a collection in a fork would copy all of these pages
 
@@ -178,6 +199,7 @@ class Supervisor:
         code = 1
         try:
             os.setsid()
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.bounds.output_byte,) * 2)
             output, nothing = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND), os.open(os.devnull, os.O_RDONLY)
             for new, old in ((nothing, 0), (output, 1), (output, 2)):
                 os.dup2(new, old)
@@ -244,6 +266,7 @@ class Supervisor:
         self.workers.remove(worker)
         self.selector.unregister(worker.channel)
         worker.kill()
+        self._kill_orphans()
         worker.log.unlink(missing_ok=True)
         if problem is not None:
             if worker.job is None and not worker.ready and self.waiting:
@@ -257,12 +280,19 @@ class Supervisor:
             self.reports.flush()
 
 
+def _adopt_orphans() -> None:
+    """Become the parent of processes below whose own parent ends, where the system can do that: Linux."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
 def main() -> None:
     """What the command line asks for."""
-    task, folder, workers, time_s, memory_byte, fork = sys.argv[1:]
+    task, folder, workers, time_s, memory_byte, output_byte, fork = sys.argv[1:]
     reports = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints is no report
-    bounds = Bounds(float(time_s), int(memory_byte))
+    bounds = Bounds(float(time_s), int(memory_byte), int(output_byte))
+    _adopt_orphans()
     supervisor = Supervisor(task, Path(folder), int(workers), bounds, bool(int(fork)), reports)
     try:
         supervisor.run()

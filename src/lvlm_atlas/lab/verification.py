@@ -127,6 +127,11 @@ class StackAnswer(Record):
     """What became of the process that should have answered."""
 
 
+def about(answer: StackAnswer, job: StackJob) -> bool:
+    """Whether an answer is one to a job."""
+    return answer.job == job
+
+
 def lost(job: StackJob, problem: str) -> StackAnswer:
     """The answer of a job whose process gave none."""
     return StackAnswer(job=job, problem=problem)

@@ -4,8 +4,8 @@ A task is a module with three functions: `carry_out(job)` makes an answer, and t
 kind jobs are; `prepare(job)` makes what such jobs share; `reset()` forgets it, so that where several jobs run in one
 process none sees what the one before did to it.
 
-Over the channel, a socket, the worker says `READY`, gets a line of a number and a job as JSON, prepares it, says
-`BUSY`, carries it out, writes the answer to `FOLDER/NUMBER.json` and says `READY` again.
+Over the channel, a socket, the worker says `READY`, gets a line of a number, a token and a job as JSON, prepares it,
+says `BUSY`, carries it out, writes the token and the answer to `FOLDER/NUMBER.json` and says `READY` again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def serve(channel: socket.socket, task: str, folder: Path) -> None:
     process = os.getpid()
     while True:
         channel.sendall(READY)
-        number, _, job = lines.get().partition(b" ")
+        number, token, job = lines.get().split(b" ", 2)
         record = kind.model_validate_json(job)
         module.prepare(record)
         channel.sendall(BUSY)
@@ -39,7 +39,7 @@ def serve(channel: socket.socket, task: str, folder: Path) -> None:
         if os.getpid() != process:
             os._exit(0)  # a reference forked: its copy does not answer
         written = folder / f"{number.decode()}.part"
-        written.write_text(answer, encoding="utf-8")
+        written.write_bytes(token + b"\n" + answer.encode())
         written.replace(written.with_suffix(".json"))
         module.reset()
 

@@ -128,14 +128,19 @@ def _quantity(text: str, number: str, unit: str) -> float:
     raise AtlasError(f"--slo {text}: {number!r} is no number; give {unit}{hint}")
 
 
+LIMITS = (1e-12, 1e15)
+"""The least and the most that a limit may be, in the unit of its metric."""
+
+
 def checked_limit(name: str, limit: float) -> float:
     """A limit of a metric.
 
     Raises:
-        AtlasError: it is no number above 0, or the metric takes none.
+        AtlasError: it is no number in `LIMITS`, or the metric takes none.
     """
     if METRICS[name].more:
         raise AtlasError(f"limit {name}={limit}: {name} takes no limit; limit ttft, tpot, total or memory")
-    if not (isinstance(limit, int | float) and math.isfinite(limit) and limit > 0):
-        raise AtlasError(f"limit {name}={limit}: give a number of {METRICS[name].unit} above 0")
+    least, most = LIMITS
+    if not (isinstance(limit, int | float) and least <= limit <= most):
+        raise AtlasError(f"limit {name}={limit}: give a number of {METRICS[name].unit} from {least:g} to {most:g}")
     return limit

@@ -286,7 +286,7 @@ class Costs:
 
     def _decode(self, stack: int) -> _Decoding:
         cached, answered = self._cached(stack & self.masks.cached), self._answered(stack & self.masks.answered)
-        question_s = self._time_s(self.stages.questions(cached, answered))
+        question_s = sum(each.times * self._time_s(each.parts) for each in self.stages.questions(cached, answered))
         held = self._held(stack & self.masks.cached, answered.output)
         return self._decoded(answered, self.stages.decoding(cached, answered, held), question_s)
 

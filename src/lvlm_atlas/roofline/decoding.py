@@ -16,12 +16,16 @@ def operators(walls: Machine, parts: Iterable[Part]) -> list[Operator]:
     return [walls.run(work) for part in parts for work in part.works(part.layers)]
 
 
+def repeated(walls: Machine, steps: Iterable[Step]) -> list[Operator]:
+    """The operators of passes, each as one that runs as often as its pass does."""
+    return [_repeated(each, step.times) for step in steps for each in operators(walls, step.parts)]
+
+
 def decoding(walls: Machine, steps: Sequence[Step]) -> list[Operator]:
     """The operators of all steps. The plain steps before those that verify are a draft's and become one operator."""
-    runs = [[_repeated(each, step.times) for each in operators(walls, step.parts)] for step in steps]
-    if len(runs) < 2:
-        return [each for run in runs for each in run]
-    drafted, verified = runs
+    if len(steps) < 2:
+        return repeated(walls, steps)
+    drafted, verified = (repeated(walls, [step]) for step in steps)
     stage = summed("draft", drafted)
     moved = {name: sum(getattr(each.work, name) for each in drafted) for name in _SUMS}
     return [Operator(Work("technique: draft", "technique", **moved), stage.time_s, stage.bound), *verified]

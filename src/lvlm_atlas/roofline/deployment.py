@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from lvlm_atlas.fault import AtlasError, suggestion
+from lvlm_atlas.limits import MOST_PRICE_USD_H
 
 BITS: Mapping[str, int] = {
     "fp32": 32, "tf32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "fp4": 4, "int4": 4, "int2": 2,
@@ -137,8 +138,8 @@ class Deployment:
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise AtlasError(f"{name} is {getattr(self, name)!r}; give a whole number of devices, 1 or more")
         price = self.price_usd_h
-        if price is not None and not (math.isfinite(price) and price >= 0):
-            raise AtlasError(f"price_usd_h is {price!r}; give a price of 0 or more")
+        if price is not None and not 0 <= price <= MOST_PRICE_USD_H:
+            raise AtlasError(f"price_usd_h is {price!r}; give a price from 0 to {MOST_PRICE_USD_H:g}")
         for name in ("compute", "bandwidth"):
             share = getattr(self.efficiency, name)
             if not 0 < share <= 1:

@@ -10,7 +10,7 @@ from typing import Any
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.roofline import units
 from lvlm_atlas.roofline.assumptions import assumptions
-from lvlm_atlas.roofline.decoding import decoding, operators
+from lvlm_atlas.roofline.decoding import decoding, operators, repeated
 from lvlm_atlas.roofline.deployment import Deployment
 from lvlm_atlas.roofline.device import Device
 from lvlm_atlas.roofline.dimensions import dimensions
@@ -192,7 +192,7 @@ def estimate(
 
     encode = operators(walls, work.encoding(state.encoded, added["encoding"]))
     first = operators(walls, work.prefilling(state.prefilled, added["prefilling"]))
-    later = operators(walls, work.questions(state.cached, state.answered))
+    later = repeated(walls, work.questions(state.cached, state.answered))
     held = work.held(state.cached, state.output)
     decode = decoding(walls, work.decoding(state.cached, state.answered, held, added["decoding"]))
 
@@ -216,21 +216,9 @@ def estimate(
 
 
 def _check(workload: Workload) -> None:
-    """Refuse numbers that no request has."""
-    for name, least in (("text_tokens", 0), ("output_tokens", 1), ("turns", 1), ("batch", 1)):
-        number = getattr(workload, name)
-        if not isinstance(number, int) or isinstance(number, bool) or number < least:
-            raise AtlasError(f"{name} is {number!r}; give a whole number of {least} or more")
-    for image in workload.images:
-        if not isinstance(image.count, int) or image.count < 1:
-            raise AtlasError(f"the number of images is {image.count!r}; give a whole number of 1 or more")
+    """Refuse a request that asks for nothing."""
     if not (workload.images or workload.videos or workload.text_tokens):
         raise AtlasError("the request is empty; give it text, images or a video")
-    for video in workload.videos:
-        for name in ("duration_s", "sample_fps", "source_fps"):
-            number = getattr(video, name)
-            if not (math.isfinite(number) and number > 0):
-                raise AtlasError(f"a video's {name} is {number!r}; give a number above 0")
 
 
 def _flop(operators: Iterable[Operator]) -> dict[str, float]:

@@ -40,11 +40,16 @@ class HeldLayers(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A pass of decoding."""
+    """A pass that reads a further question, or one of decoding."""
 
     parts: list[Part]
     times: float
-    """How often it runs in all answers; a draft's passes count in their share of a plain one."""
+    """How often it runs in all turns; a draft's passes count in their share of a plain one."""
+
+
+QUESTIONS = 64
+"""Most passes that read further questions one by one. Of more, neighbours are taken together, at their mean length of
+the cache: their work is exact where it is linear in that, and their time where one bound holds for all."""
 
 
 class Stages:
@@ -77,18 +82,23 @@ class Stages:
         links = Part(lambda _: llm.prompt_links(self.layout, layers))
         return [*(_thinned(part, shares.weights) for part in (*parts, self._output(1))), _once(added), links]
 
-    def questions(self, cached: Cached, answered: Answered) -> Iterator[Part]:
+    def questions(self, cached: Cached, answered: Answered) -> Iterator[Step]:
         """The passes that read the further questions.
 
         Each reads the last token of the answer before too, which has not been through the model yet.
         """
-        layers, new = cache_layers(cached, self.places) if self.turns > 1 else {}, self.text + 1
-        for turn in range(1, self.turns):
-            past = self.grown(answered, turn)
+        further, new = self.turns - 1, self.text + 1
+        layers = cache_layers(cached, self.places) if further else {}
+        runs = min(further, QUESTIONS)
+        for run in range(runs):
+            first, behind = 1 + further * run // runs, 1 + further * (run + 1) // runs
+            past = self.grown(answered, (first + behind - 1) / 2)
+            parts: list[Part] = []
             for layer, count in layers.items():
                 attention = partial(llm.question_attention, self.layout, cached, layer, new, past)
-                yield from self._layers(layer.place, count, new, answered.shares, attention)
-            yield from (_thinned(self._output(1), answered.shares.weights), self._links(new))
+                parts += self._layers(layer.place, count, new, answered.shares, attention)
+            parts += (_thinned(self._output(1), answered.shares.weights), self._links(new))
+            yield Step(parts, behind - first)
 
     def held(self, cached: Cached, output: int) -> list[HeldLayers]:
         """The kinds of layers and the cache of each, on average over the steps of answers of `output` tokens."""
@@ -139,7 +149,7 @@ class Stages:
             return [*encoding.extras(self.layout, encoded, extras)]
         return [*llm.extras(self.layout, encoded, prefilled, stage, extras)]
 
-    def grown(self, answered: Answered, turns: int) -> int:
+    def grown(self, answered: Answered, turns: float) -> float:
         """Tokens that have followed the first prompt into the cache after so many answers, whose last token has not."""
         return turns * answered.output + (turns - 1) * self.text - 1
 

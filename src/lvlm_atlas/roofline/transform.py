@@ -102,9 +102,9 @@ class CacheBits:
     """Bits of an element of K."""
     value: Amount
     """Bits of an element of V."""
-    group_size: Amount
+    group_size: Amount = 1
     """Numbers that share scale and zero point."""
-    group_overhead_bit: Amount
+    group_overhead_bit: Amount = 0
     """Bits that a group adds."""
     full_precision_keys: Amount = 0
     """Recent keys that stay as they are, at N entries."""

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.limits import REQUEST, VIDEO
+
+
+def _require(record: object, limits: Mapping[str, tuple[float, float]], *, whole: bool) -> None:
+    """Refuse numbers that no request has."""
+    for name, (least, most) in limits.items():
+        number = getattr(record, name, None)
+        right = isinstance(number, int if whole else (int, float)) and not isinstance(number, bool)
+        if number is not None and not (right and least <= number <= most):
+            kind = "a whole number" if whole else "a number"
+            raise AtlasError(f"{name} is {number!r}; give {kind} from {least:g} to {most:g}")
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """Images of one size."""
+    """Images of one size.
+
+    Raises:
+        AtlasError: a number is outside its range.
+    """
 
     width: int
     """Pixels."""
@@ -16,10 +34,17 @@ class Image:
     count: int = 1
     """How many of them."""
 
+    def __post_init__(self) -> None:
+        _require(self, REQUEST, whole=True)
+
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """A video and how often it is looked at."""
+    """A video and how often it is looked at.
+
+    Raises:
+        AtlasError: a number is outside its range.
+    """
 
     width: int
     """Pixels."""
@@ -34,10 +59,18 @@ class Video:
     frames: int | None = None
     """Frames that are read, whatever the rate and the model's own limits; None: as many as these leave."""
 
+    def __post_init__(self) -> None:
+        _require(self, REQUEST, whole=True)
+        _require(self, VIDEO, whole=False)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """One request: its visual input, its prompt and its answer."""
+    """One request: its visual input, its prompt and its answer.
+
+    Raises:
+        AtlasError: a number is outside its range.
+    """
 
     id: str = "request"
     """Its id."""
@@ -54,3 +87,6 @@ class Workload:
     finds the cache of those before it."""
     batch: int = 1
     """Such requests processed together."""
+
+    def __post_init__(self) -> None:
+        _require(self, REQUEST, whole=True)

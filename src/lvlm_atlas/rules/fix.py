@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 from lvlm_atlas.atlas.document import places
 from lvlm_atlas.atlas.loader import inspect
 from lvlm_atlas.atlas.yaml_subset import Loc, Place
+from lvlm_atlas.files import replace_file
 from lvlm_atlas.rules.check import all_rules, chosen
 from lvlm_atlas.rules.edit import Edit
 
@@ -74,8 +73,4 @@ def edited(text: str, edits: Collection[Edit]) -> str:
 
 def write(root: Path, repair: Repair) -> None:
     """Write a repaired file, whole or not at all."""
-    path = root / repair.path
-    with NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False, newline="") as half:
-        half.write(repair.after)
-    os.chmod(half.name, path.stat().st_mode)  # noqa: PTH101 - a temporary file is private
-    Path(half.name).replace(path)
+    replace_file(root / repair.path, repair.after)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping
+from operator import mul
 from typing import Any
 
 from lvlm_atlas.atlas.loader import Inspection
 from lvlm_atlas.atlas.yaml_subset import Loc
 from lvlm_atlas.fault import suggestion
 from lvlm_atlas.roofline.tokens import rules as token_rules
+from lvlm_atlas.roofline.tokens import unfit_arguments
 from lvlm_atlas.roofline.visual import Visual
 from lvlm_atlas.rules.rule import Finding, rule
 from lvlm_atlas.rules.sample import MODEL
-from lvlm_atlas.schema.model import Model, TokenExample, Tokens, Traced
+from lvlm_atlas.schema.model import Llm, Model, TokenExample, Tokens, Traced
 from lvlm_atlas.schema.model import Rule as TokenRule
 
 
@@ -31,6 +32,69 @@ def parameters_add_up(inspection: Inspection) -> Iterator[Finding]:
         parts = params.vision + params.adapter + params.llm
         if parts != params.total:
             yield Finding(path=path, loc=("params", "total"), words={"parts": parts, "total": params.total})
+
+
+@rule(
+    id="parameters-of-shapes",
+    message="{part} has {stated:,} parameters, but matrices of its shapes alone have {counted:,}",
+    repair="correct the shapes or `params.{part}`, which is at most {slack:.1%} more",
+    why="Estimates take memory from the parameters and time from the shapes; one of the two would be wrong.",
+    example=lambda files: files[MODEL]["llm"].update(layers=3),
+)
+def parameters_of_shapes(inspection: Inspection) -> Iterator[Finding]:
+    """Models: what is stated of each part is at least its matrices, and little more: biases, norms, positions."""
+    for path, model in inspection.of(Model):
+        for part, counted, slack in _matrices(model):
+            stated = getattr(model.params, part)
+            if not counted <= stated <= counted * (1 + slack):
+                words = {"part": part, "stated": stated, "counted": counted, "slack": slack}
+                yield Finding(path=path, loc=("params", part), words=words)
+
+
+def _matrices(model: Model) -> Iterator[tuple[str, int, float]]:
+    """Parameters in the matrices of each part, and how much more of them a model can have, as a share."""
+    vision, adapter, llm = model.vision, model.adapter, model.llm
+    attention = 4 * vision.hidden * vision.heads * vision.head_dim
+    mlp = (2 + vision.gated_mlp) * vision.hidden * vision.mlp
+    patch = 3 * vision.patch_size**2 * vision.temporal_patch_size * vision.hidden
+    yield "vision", vision.layers * (attention + mlp) + patch, 0.12  # tables of positions, some for tiles
+    if not adapter.queries:
+        yield "adapter", adapter.copies * sum(map(mul, adapter.widths, adapter.widths[1:])), 0.02
+    experts, dense = llm.experts, 3 * llm.hidden * llm.intermediate
+    of_layers = llm.layers * (_attention(llm) + dense)
+    if experts:
+        chosen = (experts.routed + experts.shared) * 3 * llm.hidden * experts.intermediate + experts.routed * llm.hidden
+        of_layers += (llm.layers - experts.dense_layers) * (chosen - dense)
+    yield "llm", of_layers + llm.vocab * llm.hidden * (2 - llm.tied_embeddings), 0.005
+
+
+def _attention(llm: Llm) -> int:
+    """Parameters in the matrices of a layer's attention."""
+    latent = llm.mla
+    if latent is None:
+        return 2 * llm.hidden * (llm.heads + llm.kv_heads) * llm.head_dim
+    key, value = latent.nope_dim + latent.rope_dim, latent.nope_dim + latent.v_dim
+    through = latent.q_lora_rank
+    query = through * (llm.hidden + llm.heads * key) if through else llm.hidden * llm.heads * key
+    cached = llm.hidden * (latent.kv_lora_rank + latent.rope_dim) + latent.kv_lora_rank * llm.heads * value
+    return query + cached + llm.heads * latent.v_dim * llm.hidden
+
+
+@rule(
+    id="heads-fill-the-encoder",
+    message="{heads} heads of width {width} are {product} wide together, `vision.hidden` is {hidden}",
+    repair="correct the heads, their width, or the hidden width",
+    why="No encoder that records describe has heads of another width, and its attention would be counted wrong.",
+    example=lambda files: files[MODEL]["vision"].update(head_dim=7),
+)
+def heads_fill_the_encoder(inspection: Inspection) -> Iterator[Finding]:
+    """Models. Language models may have heads that are wider or narrower together."""
+    for path, model in inspection.of(Model):
+        vision = model.vision
+        product = vision.heads * vision.head_dim
+        if product != vision.hidden:
+            words = {"heads": vision.heads, "width": vision.head_dim, "product": product, "hidden": vision.hidden}
+            yield Finding(path=path, loc=("vision", "heads"), words=words)
 
 
 @rule(
@@ -64,7 +128,7 @@ def layer_beyond_model(inspection: Inspection) -> Iterator[Finding]:
     message="the adapter writes rows of width {width}, the language model reads {hidden}",
     repair="correct `adapter.widths` or `llm.hidden`",
     why="Vision tokens enter the language model at its width.",
-    example=lambda files: files[MODEL]["adapter"].update(widths=[32, 65]),
+    example=lambda files: files[MODEL]["adapter"].update(widths=[32, 63]),
 )
 def adapter_meets_llm(inspection: Inspection) -> Iterator[Finding]:
     """Models."""
@@ -138,7 +202,7 @@ def _count_by(named: TokenRule, params: Mapping[str, Any], *arguments: Any) -> V
     """What a rule makes of its arguments, or its error."""
     try:
         return token_rules()[named.rule](*arguments, **{**named.params, **params})
-    except (ValueError, TypeError, ArithmeticError) as error:
+    except (ValueError, TypeError, ArithmeticError, MemoryError) as error:
         return f"an error ({error})"
 
 
@@ -151,9 +215,8 @@ def _unfit(tokens: Tokens) -> Iterator[tuple[str, str, str]]:
         if named.rule not in known:
             yield key, f"there is no token rule {named.rule!r} for a {key}", suggestion(named.rule, known)
             continue
-        signature = inspect.signature(token_rules()[named.rule])
-        try:
-            signature.bind(*range(arguments), **named.params)
-        except TypeError as error:
-            takes = ", ".join(list(signature.parameters)[arguments:])
-            yield key, f"{named.rule} does not take these arguments: {error}", f"it takes {takes}"
+        of_examples = [each.params for each in tokens.examples if (each.image is None) == (key == "video")]
+        settings = (named.params, *({**named.params, **own} for own in of_examples))
+        for fault in dict.fromkeys(f for params in settings for f in unfit_arguments(named.rule, arguments, params)):
+            problem, _, hint = fault.rpartition("; ")
+            yield key, problem, hint

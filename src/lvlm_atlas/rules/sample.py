@@ -250,7 +250,7 @@ def _model() -> dict[str, Any]:
     return {
         "id": "gamma", "name": "Gamma", "hf_id": "doe/gamma-chat", "year": 2025, "dtype": "bf16",
         "vision": {
-            "name": "Tiny ViT", **heads, "layers_needed": 3, "hidden": 32, "mlp": 64, "gated_mlp": False,
+            "name": "Tiny ViT", **heads, "head_dim": 8, "layers_needed": 3, "hidden": 32, "mlp": 64, "gated_mlp": False,
             "activation": "gelu", "norm": "layernorm", "patch_size": 14, "image_size": 28, "cls_token": True,
             "position": "learned", "attention": "full", **_READ,
         },
@@ -260,7 +260,7 @@ def _model() -> dict[str, Any]:
             "tied_embeddings": True, "qkv_bias": False, "qk_norm": False, **_READ,
         },
         "injection": {"type": "concat", "where": "first", "verified": "code"},
-        "params": {"vision": 1000, "adapter": 10, "llm": 100, "total": 1110, **_READ},
+        "params": {"vision": 52_000, "adapter": 2_048, "llm": 154_000, "total": 208_048, **_READ},
         "tokens": {
             "image": {"rule": "fixed", "params": {"tile": 28, "patch": 14, "class_token": True, "token_per_tile": 4}},
             "formula": "(28/14)^2 = 4",

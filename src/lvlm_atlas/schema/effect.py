@@ -175,6 +175,8 @@ class KvTokens(Schedule):
     """Which entries are counted."""
     limit: Amount | None = None
     """The most entries that a layer holds after any step of decoding; absent means that each new token adds one."""
+    limit_at_least: Amount | None = None
+    """The least that this can be, where data decide which new tokens are held; absent means that it is as given."""
     per_head: bool = False
     """Whether heads hold different numbers; the count is then their mean."""
     order: Order = "kept"
@@ -183,7 +185,8 @@ class KvTokens(Schedule):
     @property
     def grows_only(self) -> bool:
         """Whether it bounds the cache while it grows and leaves the prompt's entries as they are."""
-        return self.limit is not None and all(getattr(self, key) is None for key in (*CHANGES, *BOUNDS))
+        limited = self.limit is not None or self.limit_at_least is not None
+        return limited and all(getattr(self, key) is None for key in (*CHANGES, *BOUNDS))
 
     def _check_one_change(self) -> None:
         if not self.grows_only:
@@ -228,9 +231,9 @@ class KvBits(Record):
     """Bits of an element of K."""
     value: Amount
     """Bits of an element of V."""
-    group_size: Amount
-    """Numbers that share one scale and one zero point."""
-    group_overhead_bit: Amount
+    group_size: Amount | None = None
+    """Numbers that share one scale and one zero point; absent means that nothing is stored beside the codes."""
+    group_overhead_bit: Amount | None = None
     """Bits a group adds: its scale and zero point."""
     full_precision_keys: Amount = 0
     """The most recent keys that stay as they are, at a cache of N entries."""
@@ -238,6 +241,12 @@ class KvBits(Record):
     """The most recent values that stay as they are."""
     note: Text | None = None
     """What the reader should know about it."""
+
+    @model_validator(mode="after")
+    def _says_all_of_groups(self) -> Self:
+        if (self.group_size is None) != (self.group_overhead_bit is None):
+            raise ValueError("gives one of `group_size` and `group_overhead_bit`; give both or neither")
+        return self
 
 
 class KvResident(Change):
@@ -287,7 +296,9 @@ class Speculation(Record):
     draft_cost: Typical | None = None
     """Time of a draft pass in decoding steps of the target, for estimates; without it a pass costs a whole step."""
     draft_vision_tokens: Amount
-    """Vision tokens in the draft's own cache, at `N_v` in the target's."""
+    """Vision tokens in the draft's own cache, at `N_v` in the target's; at most, where data decide."""
+    draft_vision_tokens_at_least: Amount | None = None
+    """The least that it can be, where data decide; absent means that it is always as given."""
     exact: Literal["distribution", "greedy", "no"]
     """What of the output equals the target's own: its distribution, its greedy tokens, or neither."""
     note: Text | None = None

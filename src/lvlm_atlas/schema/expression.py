@@ -16,6 +16,17 @@ Names = Mapping[str, Any]
 """What the names of an expression stand for."""
 _Part = Callable[[Names], Any]
 
+MOST_DIGITS = 15
+"""Decimal places that numbers can be rounded to, before and behind the point: those that a float tells apart."""
+
+
+def _round(number: float, digits: int = 0) -> float:
+    """`round`, half to even as in Python and torch; at places far before the point Python would count for hours."""
+    if not isinstance(digits, int) or abs(digits) > MOST_DIGITS:
+        raise ValueError(f"round takes whole decimal places from -{MOST_DIGITS} to {MOST_DIGITS}, got {digits}")
+    return round(number, digits) if digits else round(number)
+
+
 FUNCTIONS: Mapping[str, Callable[..., float]] = {
     "abs": abs,
     "at": lambda numbers, index: numbers[int(index)],
@@ -27,7 +38,7 @@ FUNCTIONS: Mapping[str, Callable[..., float]] = {
     "log2": math.log2,
     "max": max,
     "min": min,
-    "round": round,  # half to even, as Python and torch round
+    "round": _round,
     "sum": sum,
 }
 """What a formula may call. Of a list parameter: `at(list, index)`, `count(list, most)` is how many of its numbers are
@@ -73,12 +84,21 @@ def names_in(expression: str) -> frozenset[str]:
 
 def _power(base: Any, exponent: Any) -> Any:
     """`base ** exponent`, where it fits a float: integers would grow for minutes first."""
+    if base < 0 and exponent != int(exponent):
+        raise ValueError(f"{base} has no power {exponent}: of a negative number take whole powers only")
     as_float = float(base) ** float(exponent)
     return base**exponent if isinstance(base, int) and isinstance(exponent, int) else as_float
 
 
+def _product(one: Any, two: Any) -> Any:
+    """`one * two` of numbers: a list times a number would be a longer list."""
+    if isinstance(one, tuple | list) or isinstance(two, tuple | list):
+        raise TypeError("a list stands where a number is needed")
+    return one * two
+
+
 _BINARY: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
-    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: _product, ast.Div: operator.truediv,
     ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: _power,
 }  # fmt: skip
 _COMPARE: Mapping[type[ast.cmpop], Callable[[Any, Any], bool]] = {
@@ -96,7 +116,10 @@ class Formula:
         self.text = text
         self.names = names_in(text)
         """The names it uses."""
-        self._part = _walked(ast.parse(text.strip(), mode="eval").body)
+        try:
+            self._part = _walked(ast.parse(text.strip(), mode="eval").body)
+        except RecursionError:
+            raise ValueError("is nested too deeply") from None
 
     def __call__(self, names: Names) -> float:
         """Its value where the names stand for these.
@@ -109,6 +132,8 @@ class Formula:
             finite = math.isfinite(value)
         except KeyError:
             raise ValueError(f"{self.text!r} needs {', '.join(sorted(self.names - set(names)))}") from None
+        except RecursionError:
+            raise ValueError(f"{self.text!r} is nested too deeply") from None
         except (ArithmeticError, IndexError, TypeError, ValueError) as error:
             raise ValueError(f"{self.text!r}: {error}") from None
         if not finite:

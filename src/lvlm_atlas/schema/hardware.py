@@ -6,11 +6,12 @@ from typing import Annotated
 
 from pydantic import Field
 
+from lvlm_atlas.limits import MOST_RATE
 from lvlm_atlas.schema.model import Name, Sourced
 from lvlm_atlas.schema.record import Id, Record, Text
 
-Amount = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(gt=0, le=1)]
+Amount = Annotated[float, Field(ge=1 / MOST_RATE, le=MOST_RATE)]
+Share = Annotated[float, Field(ge=1e-6, le=1)]
 
 
 class Peaks(Record):
@@ -76,7 +77,7 @@ class Hardware(Sourced):
     """Other names and spellings."""
     vendor: Text
     """Who makes it."""
-    year: Annotated[int, Field(ge=2000)]
+    year: Annotated[int, Field(ge=2000, le=2100)]
     """Year of release."""
     architecture: Text
     """Its generation."""

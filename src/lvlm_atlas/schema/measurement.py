@@ -6,7 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lvlm_atlas.schema.record import Id, Record, Ref, Setting, Text
+from lvlm_atlas.limits import MOST_COUNT
+from lvlm_atlas.schema.record import Day, Id, Record, Ref, Setting, Text
+
+Counted = Annotated[int, Field(ge=0, le=MOST_COUNT)]
 
 
 class Machine(Record):
@@ -35,30 +38,30 @@ class Workload(Record):
     """Type of weights and activations."""
     seed: int
     """Seed of weights and inputs."""
-    frames: int = Field(ge=1)
+    frames: int = Field(ge=1, le=MOST_COUNT)
     """Frames of the request."""
-    text_tokens: int = Field(ge=1)
+    text_tokens: int = Field(ge=1, le=MOST_COUNT)
     """Text tokens of the prompt."""
-    output_tokens: int = Field(ge=1)
+    output_tokens: int = Field(ge=1, le=MOST_COUNT)
     """Tokens generated."""
 
 
 class Counts(Record):
     """What the trace of a run counted."""
 
-    encoder_tokens: tuple[int, ...]
+    encoder_tokens: tuple[Counted, ...]
     """Tokens that enter each encoder layer, and those that leave the last; a frame."""
-    llm_tokens: tuple[int, ...]
+    llm_tokens: tuple[Counted, ...]
     """Tokens that enter each LLM layer in prefill."""
-    score_entries: tuple[int, ...]
+    score_entries: tuple[Counted, ...]
     """Attention scores computed in prefill, per LLM layer, over all heads."""
-    kv_entries: tuple[int | float, ...]
+    kv_entries: tuple[Annotated[int | float, Field(ge=0, le=MOST_COUNT)], ...]
     """Cache entries per key-value head after prefill, per LLM layer; their mean where heads differ."""
-    kv_byte: int
+    kv_byte: Counted
     """Bytes of the cache after prefill."""
-    target_passes: int
+    target_passes: Counted
     """Forward passes of the target after prefill."""
-    output_tokens: int
+    output_tokens: Counted
     """Tokens generated."""
 
 
@@ -88,7 +91,7 @@ class Measurement(Record):
     """Permanent id, equal to the file's name."""
     kind: Literal["smoke"]
     """What was measured."""
-    date: str = Field(pattern=r"^\d{4}-\d{2}-\d{2}$")
+    date: Day
     """Day of the run."""
     commit: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}(-dirty)?$")
     """Commit of the code, where it ran in a checkout."""

@@ -6,21 +6,39 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from lvlm_atlas.limits import MOST_COUNT, MOST_LAYER, MOST_PIXEL, MOST_WIDTH
 from lvlm_atlas.schema.record import Id, Record, Ref, Text
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=MOST_COUNT)]
 """A number of things of which there is at least one."""
 
-Layers = tuple[Annotated[int, Field(ge=0)], ...]
+Width = Annotated[int, Field(ge=1, le=MOST_WIDTH)]
+"""Of a hidden state, a head, or a vocabulary."""
+
+Depth = Annotated[int, Field(ge=1, le=MOST_LAYER)]
+"""A number of layers."""
+
+Layers = tuple[Annotated[int, Field(ge=0, le=MOST_LAYER)], ...]
 """Layers by index, from 0."""
 
-Pair = tuple[Count, Count]
+Side = Annotated[int, Field(ge=1, le=MOST_PIXEL)]
+"""A side of an image in pixels or patches."""
+
+Pair = tuple[Side, Side]
 
 Argument = bool | int | float | str | tuple[Pair, ...] | tuple[int, ...]
 """A keyword argument of a token rule."""
 
+Positive = Annotated[float, Field(gt=0, le=1e21)]
+"""A number above 0 that a run printed."""
+
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 """A name in Python."""
+
+
+_HUB_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
+HubId = Annotated[str, Field(pattern=rf"^{_HUB_NAME}/{_HUB_NAME}$")]
+"""A repository on the Hugging Face hub: its owner and its name."""
 
 
 class Sourced(Record):
@@ -48,21 +66,21 @@ class Vision(Sourced):
 
     name: Text
     """Its name."""
-    layers: Count
+    layers: Depth
     """Layers that the released code runs."""
-    layers_needed: Count
+    layers_needed: Depth
     """Layers up to the one whose features are used."""
-    hidden: Count
+    hidden: Width
     """Width of the hidden states."""
-    mlp: Count
+    mlp: Width
     """Width of the MLP."""
     gated_mlp: bool
     """Whether the MLP has a gate, so three matrices."""
     activation: Literal["gelu", "gelu_tanh", "quick_gelu", "silu"]
     """Activation of the MLP."""
-    heads: Count
+    heads: Width
     """Attention heads."""
-    head_dim: Count
+    head_dim: Width
     """Width of a head."""
     norm: Literal["layernorm", "rmsnorm"]
     """Kind of the norms."""
@@ -96,9 +114,9 @@ class Adapter(Sourced):
     """How many chains of these shapes run on the same rows: the main one and those of deepstack."""
     merge: Count | None = None
     """Patches that become one token; absent for a resampler, whose number of tokens is fixed."""
-    queries: int = Field(default=0, ge=0)
+    queries: int = Field(default=0, ge=0, le=MOST_COUNT)
     """Learned queries of a resampler, a sequence; 0: no resampler."""
-    heads: int = Field(default=0, ge=0)
+    heads: int = Field(default=0, ge=0, le=MOST_COUNT)
     """Heads of a resampler's cross-attention."""
     steps: Text
     """What it does, step by step."""
@@ -107,28 +125,28 @@ class Adapter(Sourced):
 class Experts(Record):
     """A mixture of experts in place of the dense MLP."""
 
-    routed: Count
+    routed: Width
     """Experts to choose from."""
-    top_k: Count
+    top_k: Width
     """Experts that a token uses."""
-    shared: int = Field(ge=0)
+    shared: int = Field(ge=0, le=MOST_WIDTH)
     """Experts that every token uses on top."""
-    intermediate: Count
+    intermediate: Width
     """Width of one expert's MLP."""
-    dense_layers: int = Field(ge=0)
+    dense_layers: int = Field(ge=0, le=MOST_LAYER)
     """Leading layers that keep a dense MLP."""
 
 
 class LatentAttention(Record):
     """Multi-head latent attention: the cache holds one latent and one rotary key a token, for all heads."""
 
-    kv_lora_rank: Count
+    kv_lora_rank: Width
     """Width of the latent."""
-    rope_dim: Count
+    rope_dim: Width
     """Width of the rotary key, shared by the heads."""
-    nope_dim: Count
+    nope_dim: Width
     """Width of a head's query and key without position."""
-    v_dim: Count
+    v_dim: Width
     """Width of a head's value."""
     q_lora_rank: Count | None = None
     """Width of the query's latent; absent: queries are projected directly."""
@@ -148,19 +166,19 @@ class Llm(Sourced):
 
     name: Text
     """Its name."""
-    layers: Count
+    layers: Depth
     """Transformer layers, cross-attention layers included."""
-    hidden: Count
+    hidden: Width
     """Width of the hidden states."""
-    intermediate: Count
+    intermediate: Width
     """Width of the gated MLP of a dense layer."""
-    heads: Count
+    heads: Width
     """Query heads."""
-    kv_heads: Count
+    kv_heads: Width
     """Key-value heads."""
-    head_dim: Count
+    head_dim: Width
     """Width of a head; heads times it need not be the hidden width."""
-    vocab: Count
+    vocab: Width
     """Rows of the output matrix."""
     tied_embeddings: bool
     """Whether input and output matrix are one."""
@@ -256,9 +274,9 @@ class VideoRule(Rule):
 class Markers(Record):
     """Text tokens that stand around visual ones; a request counts them as text."""
 
-    image: int = Field(default=0, ge=0)
+    image: int = Field(default=0, ge=0, le=MOST_COUNT)
     """Of each image."""
-    view: int = Field(default=0, ge=0)
+    view: int = Field(default=0, ge=0, le=MOST_COUNT)
     """Of each view of it, where views are marked."""
     notes: Text | None = None
     """Which they are."""
@@ -267,9 +285,9 @@ class Markers(Record):
 class Clip(Record):
     """A video after sampling."""
 
-    width: Count
+    width: Side
     """Pixels."""
-    height: Count
+    height: Side
     """Pixels."""
     frames: Count
     """Frames that the model looks at."""
@@ -288,9 +306,9 @@ class TokenExample(Record):
     """Tokens that the encoder processes, class tokens included."""
     window_pairs: Count | None = None
     """Query-key pairs of one layer that attends in windows."""
-    llm_tokens: int = Field(ge=0)
+    llm_tokens: int = Field(ge=0, le=MOST_COUNT)
     """Visual positions in the language model's sequence, learned separators included, text markers not."""
-    cross_tokens: int = Field(default=0, ge=0)
+    cross_tokens: int = Field(default=0, ge=0, le=MOST_COUNT)
     """Vision tokens that cross-attention layers read."""
     notes: Text | None = None
     """How the numbers come about."""
@@ -328,9 +346,9 @@ class Traced(Sourced):
     """Width and height in pixels."""
     params: dict[Name, Argument] = Field(default_factory=dict)
     """Arguments of the token rule that differ from the model's."""
-    total_params: float
+    total_params: Positive
     """Parameters of the checkpoint, as printed."""
-    vision_params: float
+    vision_params: Positive
     """Parameters of the encoder, as printed."""
     vit_tokens: Count
     """Tokens that the encoder processed."""
@@ -338,11 +356,11 @@ class Traced(Sourced):
     """Rows that the adapter wrote."""
     llm_sequence: Count
     """Tokens in the language model's sequence, text included."""
-    vision_mac: float | None = None
+    vision_mac: Positive | None = None
     """Multiply-accumulates of the encoder's linear and convolutional layers."""
-    adapter_mac: float | None = None
+    adapter_mac: Positive | None = None
     """Those of the adapter."""
-    llm_mac: float | None = None
+    llm_mac: Positive | None = None
     """Those of the language model in prefill."""
     vision_includes_adapter: bool = False
     """Whether the encoder's numbers hold the adapter's."""
@@ -359,9 +377,9 @@ class Model(Record):
     """Its name."""
     aliases: tuple[Text, ...] = ()
     """Other names and spellings."""
-    hf_id: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    hf_id: HubId
     """Its repository on the Hugging Face hub."""
-    year: Annotated[int, Field(ge=2017)]
+    year: Annotated[int, Field(ge=2017, le=2100)]
     """Year of release."""
     dtype: Literal["fp16", "bf16"]
     """Type of the released weights."""

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from datetime import date
 from functools import lru_cache
 from typing import Annotated, Any
 
@@ -52,6 +53,23 @@ Text = Annotated[str, AfterValidator(_one_line)]
 
 Setting = bool | int | float | str | tuple[int | float, ...]
 """A value of a parameter."""
+
+
+def within(limits: tuple[float, float]) -> Any:
+    """The least and the most that a number may be."""
+    return Field(ge=limits[0], le=limits[1])
+
+
+def _is_day(text: str) -> str:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        raise ValueError("is no day of the calendar") from None
+    return text
+
+
+Day = Annotated[str, StringConstraints(pattern=r"^\d{4}-\d{2}-\d{2}$"), AfterValidator(_is_day)]
+"""A day, as YEAR-MONTH-DAY."""
 
 
 class Source(Record):

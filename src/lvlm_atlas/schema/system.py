@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from lvlm_atlas.schema.elsewhere import Shipped
 from lvlm_atlas.schema.expression import Amount
-from lvlm_atlas.schema.record import Id, PaperKey, Record, Ref, Source, Text
+from lvlm_atlas.schema.record import Day, Id, PaperKey, Record, Ref, Source, Text
 from lvlm_atlas.schema.technique import Interaction, Upstream
 
 
@@ -105,7 +105,7 @@ class System(Record):
     """The authors' code."""
     verified: Annotated[Id, Ref("verification")]
     """Against what the record was checked."""
-    updated: str = Field(pattern=r"^\d{4}-\d{2}-\d{2}$")
+    updated: Day
     """Day of the last change of substance, quoted, as `'2026-11-22'`."""
 
     @field_validator("summary")

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from lvlm_atlas.schema.effect import Effect, Overhead
 from lvlm_atlas.schema.elsewhere import Place, Shipped
-from lvlm_atlas.schema.record import Id, PaperKey, Record, Ref, Setting, Source, Text
+from lvlm_atlas.schema.record import Day, Id, PaperKey, Record, Ref, Setting, Source, Text
 from lvlm_atlas.schema.reported import Reported
 
 _NUMBER = r"(?:-?inf|-?\d+(?:\.\d+)?)"
@@ -227,7 +227,7 @@ class Technique(Record):
     """Engines and toolkits whose released code has it."""
     verified: Annotated[Id, Ref("verification")]
     """Against what the entry was checked."""
-    updated: str = Field(pattern=r"^\d{4}-\d{2}-\d{2}$")
+    updated: Day
     """Day of the last change of substance, quoted, as `'2026-11-22'`."""
 
     def __repr__(self) -> str:

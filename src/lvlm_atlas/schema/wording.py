@@ -141,6 +141,8 @@ def _cached(effect: KvTokens) -> Words:
     parts: list[Words] = [] if effect.grows_only else [_count(effect)]
     if effect.limit is not None:
         parts.append(("never more than ", Value(effect.limit), " while decoding"))
+    if effect.limit_at_least is not None:
+        parts.append(("at least ", Value(effect.limit_at_least), " while decoding: the input decides"))
     if effect.per_head:
         parts.append(("heads differ, their mean",))
     return (*_joined(parts, "; "), *_of(effect.of))
@@ -150,8 +152,10 @@ def _bits(effect: KvBits) -> Words:
     kept = ((effect.full_precision_keys, " keys"), (effect.full_precision_values, " values"))
     newest = [("the newest ", Value(amount), what) for amount, what in kept if amount != 0]
     unquantised: Words = ("; unquantised: ", *_joined(newest, ", ")) if newest else ()
-    group: Words = (Value(effect.group_size), ", each plus ", Value(effect.group_overhead_bit), " bit")
-    return ("K in ", Value(effect.key), ", V in ", Value(effect.value), " bit, in groups of ", *group, *unquantised)
+    group: Words = ()
+    if effect.group_size is not None and effect.group_overhead_bit is not None:
+        group = (", in groups of ", Value(effect.group_size), ", each plus ", Value(effect.group_overhead_bit), " bit")
+    return ("K in ", Value(effect.key), ", V in ", Value(effect.value), " bit", *group, *unquantised)
 
 
 def _speculation(effect: Speculation) -> Words:
@@ -160,7 +164,8 @@ def _speculation(effect: Speculation) -> Words:
         *(*_up_to(effect.draft_passes_at_least, effect.draft_passes), " passes, "),
         *("verifies ", *_up_to(effect.draft_nodes_at_least, effect.draft_nodes), " at once, "),
         *("accepts ", Value(effect.accepted_at_least), " to ", Value(effect.accepted_at_most), ", "),
-        *("draft sees ", Value(effect.draft_vision_tokens), " vision tokens, ", EXACT[effect.exact]),
+        *("draft sees ", *_up_to(effect.draft_vision_tokens_at_least, effect.draft_vision_tokens), " vision tokens, "),
+        EXACT[effect.exact],
     )
 
 

@@ -4,37 +4,35 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from lvlm_atlas.schema.model import Count
-from lvlm_atlas.schema.record import Id, Record, Text
-
-Positive = Annotated[float, Field(gt=0)]
+from lvlm_atlas.limits import REQUEST, VIDEO
+from lvlm_atlas.schema.record import Id, Record, Text, within
 
 
 class Image(Record):
     """Images of one size."""
 
-    width: Count
+    width: Annotated[int, within(REQUEST["width"])]
     """Pixels."""
-    height: Count
+    height: Annotated[int, within(REQUEST["height"])]
     """Pixels."""
-    count: Count = 1
+    count: Annotated[int, within(REQUEST["count"])] = 1
     """How many of them."""
 
 
 class Video(Record):
     """A video and how often it is looked at."""
 
-    width: Count
+    width: Annotated[int, within(REQUEST["width"])]
     """Pixels."""
-    height: Count
+    height: Annotated[int, within(REQUEST["height"])]
     """Pixels."""
-    duration_s: Positive
+    duration_s: Annotated[float, within(VIDEO["duration_s"])]
     """Length in seconds."""
-    sample_fps: Positive = 2.0
+    sample_fps: Annotated[float, within(VIDEO["sample_fps"])] = 2.0
     """Frames a second that are read, before the model's own limits."""
-    source_fps: Positive = 30.0
+    source_fps: Annotated[float, within(VIDEO["source_fps"])] = 30.0
     """Frames a second that the file holds."""
 
 
@@ -51,13 +49,13 @@ class Workload(Record):
     """Its images."""
     videos: tuple[Video, ...] = ()
     """Its videos."""
-    text_tokens: int = Field(ge=0)
+    text_tokens: Annotated[int, within(REQUEST["text_tokens"])]
     """Text tokens of the prompt, markers around images included; a turn."""
-    output_tokens: Count
+    output_tokens: Annotated[int, within(REQUEST["output_tokens"])]
     """Tokens generated, a turn."""
-    turns: Count = 1
+    turns: Annotated[int, within(REQUEST["turns"])] = 1
     """Questions about the same visual input, one after the other."""
-    batch: Count = 1
+    batch: Annotated[int, within(REQUEST["batch"])] = 1
     """Such requests processed together."""
     rationale: Text
     """Why these numbers, or where they are from."""

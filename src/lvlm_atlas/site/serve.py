@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,8 +20,22 @@ class _Handler(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the base class names it so
         """Say nothing: the terminal keeps the address."""
 
+    def translate_path(self, path: str) -> str:
+        """The file of a path; nothing where that leaves the site, by a link or by a path that no file can have."""
+        try:
+            file = Path(super().translate_path(path)).resolve()
+            within = file.is_relative_to(Path(self.directory).resolve())
+        except (OSError, ValueError):  # a null byte, a name that is too long, a circle of links
+            within = False
+        return str(file) + "/" * path.endswith("/") if within else str(Path(self.directory) / "none" / "here")
+
+    def list_directory(self, path: str | os.PathLike[str]) -> None:  # noqa: ARG002  the base class hands it over
+        """Tell nobody what lies in a folder without a page."""
+        self.send_error(404)
+
     def end_headers(self) -> None:
         self.send_header("Cache-Control", "no-cache")
+        self.send_header("X-Content-Type-Options", "nosniff")
         super().end_headers()
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:

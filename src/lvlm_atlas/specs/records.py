@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.roofline import deployment, device, model, workload
+from lvlm_atlas.roofline.tokens import unfit_arguments
 from lvlm_atlas.schema.hardware import Efficiency, Hardware
 from lvlm_atlas.schema.model import Adapter, Llm, Model, Parameters, Tokens, Vision
 from lvlm_atlas.schema.workload import Workload
@@ -126,6 +128,9 @@ def _llm(llm: Llm, params: Parameters) -> model.Llm:
 def _tokens(tokens: Tokens) -> model.TokenRule:
     video = tokens.video
     video_params: dict[str, Any] = {**video.params, **dict(video.sampling)} if video else {}
+    for named, arguments in ((tokens.image, 1), (video, 3)):
+        for fault in unfit_arguments(named.rule, arguments, named.params) if named else ():
+            raise AtlasError(f"{fault}; `lvlm-atlas check` lists such faults")
     return model.TokenRule(
         image=tokens.image.rule,
         image_params=tokens.image.params,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from lvlm_atlas.fault import AtlasError, suggestion
+from lvlm_atlas.limits import REQUEST
 from lvlm_atlas.roofline.workload import Image, Video, Workload
 
 _SIZE = r"(\d{1,9})\s*[x×]\s*(\d{1,9})"
@@ -16,10 +17,11 @@ _IMAGE = re.compile(_SIZE, re.ASCII)
 _VIDEO = re.compile(rf"{_SIZE}\s*:\s*{_NUMBER}\s*(s|min|m|h)(?:@{_NUMBER})?", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600}
 
-MOST = {"images": 100_000, "frames": 100_000, "text": 10**9, "output": 10**9, "batch": 10**6, "turns": 10_000}
-"""Largest numbers that a request may have: far above any real one, and small enough to be counted through."""
-LEAST = {"images": 1, "frames": 1, "text": 0, "output": 1, "batch": 1, "turns": 1}
-"""Smallest ones."""
+FIELDS = {
+    "images": "count", "frames": "frames", "text": "text_tokens", "output": "output_tokens", "batch": "batch",
+    "turns": "turns",
+}  # fmt: skip
+"""Numbers of a request as people call them, and the fields that hold them."""
 
 
 def image(text: str, count: int = 1) -> Image:
@@ -84,8 +86,9 @@ def request(
     numbers = {"images": count, "text": text, "output": output, "batch": batch, "turns": turns, "frames": frames}
     given = {name: number for name, number in numbers.items() if number is not None}
     for name, number in given.items():
-        if not isinstance(number, int) or not LEAST[name] <= number <= MOST[name]:
-            raise AtlasError(f"{name} is {number!r}; give a whole number from {LEAST[name]} to {MOST[name]}")
+        least, most = REQUEST[FIELDS[name]]
+        if not isinstance(number, int) or not least <= number <= most:
+            raise AtlasError(f"{name} is {number!r}; give a whole number from {least:,} to {most:,}")
     changed: dict[str, Any] = {}
     if images or videos:
         changed["images"] = tuple(image(each, 1 if count is None else count) for each in images)
@@ -100,8 +103,7 @@ def request(
         if not (changed.get("videos") or base.videos):
             raise AtlasError(f"frames is {frames}, but there is no video; give one, such as --video 1280x720:60s")
         changed["videos"] = tuple(replace(each, frames=frames) for each in changed.get("videos", base.videos))
-    fields = {"text": "text_tokens", "output": "output_tokens", "batch": "batch", "turns": "turns"}
-    changed |= {field: given[name] for name, field in fields.items() if name in given}
+    changed |= {FIELDS[name]: given[name] for name in given.keys() - {"images", "frames"}}
     if not changed:
         return base
     words = [*(f"image={each}" for each in images), *(f"video={each}" for each in videos)]
@@ -118,8 +120,10 @@ def replaced(text: str) -> dict[str, Any]:
     parts: dict[str, Any] = {}
     for pair in text.split(","):
         name, equals, value = (part.strip() for part in pair.partition("="))
-        if not equals or name not in ("image", "video", *MOST):
-            raise AtlasError(f"workload part {pair!r}: {suggestion(name, ['image', 'video', *MOST])}; write name=value")
+        if not equals or name not in ("image", "video", *FIELDS):
+            raise AtlasError(
+                f"workload part {pair!r}: {suggestion(name, ['image', 'video', *FIELDS])}; write name=value"
+            )
         if name in ("image", "video"):
             parts[name] = (*parts.get(name, ()), value)
         elif not value.isdecimal():

@@ -163,9 +163,15 @@ class _Lowering:
             frames=self._optional(effect.frames) if isinstance(effect, Pixels) else None,
             before_adapter=before_adapter,
             fetch=self._greatest(effect.fetch, effect.fetch_at_least) if isinstance(effect, KvResident) else 0,
-            limit=self._optional(effect.limit) if isinstance(effect, KvTokens) else None,
+            limit=self._limit(effect) if isinstance(effect, KvTokens) else None,
             all_rounds="cache-step" in self.technique.acts_at,
         )  # fmt: skip
+
+    def _limit(self, effect: KvTokens) -> transform.Amount | None:
+        """The most that a layer holds while decoding."""
+        if effect.limit_at_least is not None:
+            self.assumptions.append(f"{self._label()}: data decide which new tokens are held; taken is the most.")
+        return self._optional(effect.limit)
 
     def _optional(self, amount: float | str | None) -> transform.Amount | None:
         return None if amount is None else self._amount(amount)
@@ -226,11 +232,10 @@ class _Lowering:
         return amount
 
     def _bits(self, effect: KvBits, order: int) -> transform.CacheBits:
-        fields = (
-            "from_layer", "key", "value", "group_size", "group_overhead_bit", "full_precision_keys",
-            "full_precision_values",
-        )  # fmt: skip
+        fields = ("from_layer", "key", "value", "full_precision_keys", "full_precision_values")
         amounts: dict[str, Any] = {name: self._amount(getattr(effect, name)) for name in fields}
+        if effect.group_size is not None and effect.group_overhead_bit is not None:
+            amounts |= {name: self._amount(getattr(effect, name)) for name in ("group_size", "group_overhead_bit")}
         return transform.CacheBits(order=order, of=effect.of, to_layer=self._optional(effect.to_layer), **amounts)
 
     def _draft(self, effect: Speculation, order: int) -> transform.Speculation:
@@ -244,11 +249,11 @@ class _Lowering:
             accepted=self._accepted(effect),
             draft_cost=self._draft_cost(effect),
             draft_length=self._greatest(effect.draft_length, effect.draft_length_at_least),
-            draft_vision_tokens=self._amount(effect.draft_vision_tokens),
+            draft_vision_tokens=self._greatest(effect.draft_vision_tokens, effect.draft_vision_tokens_at_least),
         )
 
     def _greatest(self, most: float | str, least: float | str | None) -> transform.Amount:  # noqa: ARG002
-        """What is fetched, or length, nodes or passes of a round; the most, where data decide."""
+        """What is fetched, or length, nodes, passes or vision tokens of a draft; the most, where data decide."""
         return self._amount(most)
 
     def _accepted(self, effect: Speculation) -> transform.Amount:
@@ -315,6 +320,10 @@ class _Bounded(_Lowering):
 
     def _greatest(self, most: float | str, least: float | str | None) -> transform.Amount:
         return self._amount(most if least is None or self.bound == "most" else least)
+
+    def _limit(self, effect: KvTokens) -> transform.Amount | None:
+        least = effect.limit_at_least if self.bound == "least" else None
+        return super()._limit(effect) if least is None else self._amount(least)
 
     def _accepted(self, effect: Speculation) -> transform.Amount:
         return self._amount(effect.accepted_at_least if self.bound == "least" else effect.accepted_at_most)

@@ -10,9 +10,9 @@ from itertools import product
 from typing import Any
 
 from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.limits import REQUEST
 from lvlm_atlas.planner.planner import Planner
 from lvlm_atlas.roofline.deployment import Deployment, dtype_named
-from lvlm_atlas.specs.request import LEAST, MOST
 from lvlm_atlas.sweep.names import chosen
 from lvlm_atlas.sweep.stacks import Stack, expand
 
@@ -114,8 +114,9 @@ def deployments(**axes: Sequence[Any]) -> tuple[Deployment, ...]:
 def _batches(batches: Iterable[int]) -> tuple[int | None, ...]:
     distinct = tuple(dict.fromkeys(batches))
     for batch in distinct:
-        if not LEAST["batch"] <= batch <= MOST["batch"]:
-            raise AtlasError(f"batch is {batch}; give a whole number from {LEAST['batch']} to {MOST['batch']}")
+        least, most = REQUEST["batch"]
+        if not least <= batch <= most:
+            raise AtlasError(f"batch is {batch}; give a whole number from {least:,} to {most:,}")
     return distinct or (None,)
 
 

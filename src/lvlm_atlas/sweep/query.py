@@ -22,6 +22,17 @@ CATALOG = ("techniques", "models", "hardware", "workloads")
 """Kinds of records that a query may name, each a table with a column for each field."""
 
 
+MOST_ROWS = 1_000_000
+"""Rows of an answer."""
+_CLOSED = """
+set temp_directory = ''; -- nothing is spilled to the disk
+set memory_limit = '4GB';
+set python_enable_replacements = false; -- no variable of ours
+set enable_external_access = false; -- no file but those of the sweep, no network, no extension
+set lock_configuration = true;
+"""
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a query found."""
@@ -46,6 +57,7 @@ def ask(sql: str, data: Path | str | None = None, *, root: Path | str | None = N
     Raises:
         AtlasError: the query is wrong or would change something, or there are no results at `data`.
     """
+    files = _files(Path(data)) if data is not None else []
     with duckdb.connect(config={"autoinstall_known_extensions": False}) as database:
         try:
             kinds = [statement.type for statement in database.extract_statements(sql)]
@@ -53,15 +65,20 @@ def ask(sql: str, data: Path | str | None = None, *, root: Path | str | None = N
                 raise AtlasError(
                     "sql takes one query that reads, such as: select model, min(ttft_s) from sweep group by 1"
                 )
-            if data is not None:
-                database.read_parquet([str(file) for file in _files(Path(data))]).create_view("sweep")
+            if files:
+                database.read_parquet([str(file) for file in files]).create_view("sweep")
             database.register("sweep_columns", pa.Table.from_pylist([_described(column) for column in COLUMNS]))
+            allowed = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
+            database.execute(f"set allowed_paths = [{allowed}]; {_CLOSED}")
             planner = Planner(root)
             for kind in _named(sql):
                 holder = planner.kb.atlas if kind == "techniques" else planner.atlas
                 database.register(kind, _table(getattr(holder, kind).values()))
             result = database.execute(sql)
-            return Answer(tuple(_distinct(name for name, *_ in result.description or ())), result.fetchall())
+            rows = result.fetchmany(MOST_ROWS + 1)
+            if len(rows) > MOST_ROWS:
+                raise AtlasError(f"sql: the answer has more than {MOST_ROWS:,} rows; add a limit, or group them")
+            return Answer(tuple(_distinct(name for name, *_ in result.description or ())), rows)
         except duckdb.Error as error:
             message = " ".join(str(error).partition("\n\nLINE")[0].split())
             raise AtlasError(f"sql: {message}") from None

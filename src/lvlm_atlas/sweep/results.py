@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.files import replace_file, writable
 from lvlm_atlas.sweep import columns
 
 MANIFEST = "_manifest.json"
@@ -67,8 +68,8 @@ class Results:
                 text = None
         elif (self.folder / MANIFEST).is_file():
             text = (self.folder / MANIFEST).read_bytes()
-        elif all(each.name.startswith("_") for each in self.folder.glob("*")):  # a run that ended before its manifest
-            return None
+        elif all(each.name.startswith(("_", ".")) for each in self.folder.glob("*")):
+            return None  # a run ended before its manifest
         with suppress(ValueError):
             manifest = json.loads(text or b"")
             if isinstance(manifest, dict):
@@ -86,7 +87,7 @@ class Results:
         Raises:
             AtlasError: another process writes here, or results of another sweep are here.
         """
-        with _writable(self.out):
+        with writable(self.out):
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = os.open(self.folder, os.O_RDONLY)
         try:
@@ -109,7 +110,7 @@ class Results:
 
     def keep(self, index: int, content: bytes) -> None:
         """Put a part where it belongs, whole or not at all."""
-        _write(self._path(index), content)
+        replace_file(self._path(index), content)
 
     def join(self, manifest: Manifest) -> None:
         """Make one file of the parts, if that is what was asked for."""
@@ -118,7 +119,7 @@ class Results:
         if not self._joined:
             metadata = {**(columns.schema().metadata or {}), KEY: json.dumps(manifest).encode()}
             half = self.folder / "_joined.tmp"
-            with _writable(self.out):
+            with writable(self.out):
                 with pq.ParquetWriter(half, columns.schema().with_metadata(metadata)) as writer:
                     for tables in _groups(self.files):
                         writer.write_table(pa.concat_tables(tables))
@@ -141,7 +142,7 @@ class Results:
         if not self._joined:
             for half in self.folder.glob("_*.tmp"):
                 half.unlink()
-            _write(self.folder / MANIFEST, json.dumps(manifest, indent=2).encode())
+            replace_file(self.folder / MANIFEST, json.dumps(manifest, indent=2).encode())
 
     def _clear(self) -> None:
         """Remove what a sweep wrote into the folder, and nothing else."""
@@ -167,28 +168,3 @@ def _groups(files: Sequence[Path]) -> Iterator[list[pa.Table]]:
             tables = []
     if tables:
         yield tables
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file so that it is never seen half written, not even after a loss of power."""
-    half = path.with_name(f"_{path.name}.tmp")
-    try:
-        with _writable(path):
-            with half.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            half.replace(path)
-    finally:
-        half.unlink(missing_ok=True)
-
-
-@contextmanager
-def _writable(path: Path) -> Iterator[None]:
-    """Say in a line what stands in the way of writing: a full disk, a folder of somebody else's."""
-    try:
-        yield
-    except OSError as error:
-        raise AtlasError(
-            f"{path} cannot be written: {error.strerror or error}; mend that or give another path"
-        ) from None

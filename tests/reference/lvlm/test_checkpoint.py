@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch
 from torch import nn
 
 from lvlm_atlas.reference.lvlm import LVLM
-from lvlm_atlas.reference.lvlm.checkpoint import read_config
+from lvlm_atlas.reference.lvlm.checkpoint import read_config, require_layers
+from lvlm_atlas.reference.lvlm.formats import FORMATS
 
 
 @pytest.fixture
@@ -396,3 +398,65 @@ def test_qwen3_tensors_are_all_wanted_and_none_is_missing(qwen3: Any, save: Any,
     save_file(names, folder / "model.safetensors")
     with pytest.raises(ValueError, match=r"2 missing: dialect\.vision_tower\.deepstack_merger_list\.1\.norm\.weight"):
         LVLM.from_pretrained(folder)
+
+
+class Recording(dict[str, Any]):
+    """An empty part of a config.json that notes what it is asked for; what it holds are its parts."""
+
+    def __init__(self, **parts: Recording) -> None:
+        super().__init__(parts)
+        self.asked: set[str] = set()
+
+    def __bool__(self) -> bool:
+        return True
+
+    def get(self, key: str, default: Any = None) -> Any:
+        if key not in self:
+            self.asked.add(key)
+        return super().get(key, default)
+
+
+def keys_of(kind: str) -> dict[str, set[str]]:
+    """The keys that a format reads, of the whole and of its two parts."""
+    parts = {"vision_config": Recording(), "text_config": Recording()}
+    whole = Recording(**parts)
+    FORMATS[kind].config(whole)
+    return {"": whole.asked, **{name: part.asked for name, part in parts.items()}}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_whatever_stands_in_a_configuration_it_is_read_or_refused_in_one_line(kind: str, tmp_path: Path) -> None:
+    """Every key that is read, with every kind of wrong value."""
+    keys = keys_of(kind)
+    assert all(keys.values())
+    for part, key in [(part, key) for part, asked in keys.items() for key in sorted(asked)]:
+        for value in ("32", -1, 0, 1e18, 10**18, True, [], ["x"], [10**18], {}, {"a": []}, [[0, "x"]], float("nan")):
+            raw: dict[str, Any] = {"model_type": kind, "vision_config": {}, "text_config": {}}
+            (raw[part] if part else raw)[key] = value
+            (tmp_path / "config.json").write_text(json.dumps(raw))
+            with suppress(ValueError):
+                assert read_config(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "{", "", '"x"', "\x00", '{"model_type": ' + "[" * 5000])
+def test_what_is_no_configuration_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.json: "):
+        read_config(tmp_path)
+
+
+@pytest.mark.parametrize("names", [5, [], {}, {"a": 5}, {"a": "../b.safetensors"}, {"a": "/passwd"}, {"a": "b.bin"}])
+def test_an_index_names_plain_files_in_the_folder(names: object, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava"}))
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    with pytest.raises(ValueError, match=r"weight_map"):
+        require_layers(read_config(tmp_path), tmp_path)
+
+
+def test_layers_are_counted_by_the_names_of_tensors_before_a_model_is_built(tmp_path: Path) -> None:
+    names = [f"language_model.model.layers.{layer}.mlp.up_proj.weight" for layer in range(2)]
+    save_file = pytest.importorskip("safetensors.torch").save_file
+    save_file({name: torch.zeros(1) for name in names}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava", "text_config": {"num_hidden_layers": 3}}))
+    with pytest.raises(ValueError, match=r"3 layers of the language model, but the tensors are of 2"):
+        require_layers(read_config(tmp_path), tmp_path)

@@ -211,6 +211,52 @@ def test_speculation_behind_a_policy_of_the_prompt_gives_the_answer_of_plain_dec
     assert drafted.trace.kv_entries == plain.trace.kv_entries == [16] * 4
 
 
+def test_a_policy_is_told_what_entered_each_layer_of_the_tokens_that_settle(lvlm: LVLM) -> None:
+    told: dict[tuple[int, int], Tensor] = {}
+
+    def look(at: CacheStep) -> None:
+        assert bool(at.entered) != at.prompt
+        told.update({(at.layer, place): state_BD for place, state_BD in at.entered.items()})
+
+    request = random_request(lvlm.config, frames=1, max_new_tokens=4)
+    plain = lvlm.run(request, [Evict(look)])
+    assert [*told] == [(layer, place) for place in (80, 81, 82) for layer in range(4)]
+    with torch.inference_mode():
+        cache = begun(lvlm)
+        states = lvlm.hidden_states(plain.tokens_N[:3], cache)
+    for (layer, place), state_BD in told.items():
+        torch.testing.assert_close(state_BD[0], states[layer][place - 80], atol=1e-5, rtol=1e-5)
+
+    one_by_one = dict(told)
+    told.clear()
+    draft = SpeculativeSampling(gamma=3, draft=LVLM.random(seed=1, device=lvlm.device))
+    lvlm.run(request, [Evict(look), draft])  # rejected tokens are not told, accepted ones where they came to stand
+    assert {*told} >= {*one_by_one}
+    for key, state_BD in one_by_one.items():
+        torch.testing.assert_close(told[key], state_BD, atol=1e-5, rtol=1e-5)
+
+
+@dataclass(frozen=True)
+class Refuse(Evict):
+    """Caches no generated token."""
+
+    admits: ClassVar = True
+
+
+def test_who_admits_to_the_cache_comes_before_who_evicts_from_it(lvlm: LVLM) -> None:
+    def no_new(at: CacheStep) -> Tensor | None:
+        return None if at.prompt else at.held.index_BGS < 80
+
+    for stack in ([Evict(window(2, 38)), Refuse(no_new)], [Refuse(no_new), Evict(window(2, 38))]):
+        run = lvlm.begin(random_request(lvlm.config, frames=1, max_new_tokens=4), stack)
+        cache = lvlm.prefill(lvlm.prepare(run), run).cache
+        with torch.inference_mode():
+            for token in (3, 4):
+                lvlm.step(torch.tensor([token], device=lvlm.device), cache)
+                cache.retain(torch.zeros(1, dtype=torch.long, device=lvlm.device))
+        assert cache.held(0).index_BGS[0, 0].tolist() == [0, 1, *range(42, 80)]
+
+
 def test_a_policy_of_all_layers_sees_them_at_once(lvlm: LVLM) -> None:
     class Divide(Technique):
         acts_at = ("cache-layers",)

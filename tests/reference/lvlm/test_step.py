@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -9,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from lvlm_atlas.reference.flow.states import Sequence
+from lvlm_atlas.reference.caches.store import PlainStore, Store
+from lvlm_atlas.reference.flow.states import Entries, Held, Sequence
 from lvlm_atlas.reference.lvlm import LVLM, Technique, random_request
-from lvlm_atlas.reference.lvlm.points import LlmLayer
-from lvlm_atlas.reference.ops.attention import attend
+from lvlm_atlas.reference.lvlm.points import CacheBits, CacheLayers, LlmLayer
+from lvlm_atlas.reference.ops.attention import attend, mask_of_heads
 
 PRESETS = ("tiny", "tiny-window", "tiny-deepstack")
 LAYER, EVERY = 2, 3
@@ -98,3 +100,61 @@ def test_dropping_the_last_token_does_not_move_the_next_one() -> None:
     assert closed.next_position.tolist() == [3]
     again = replace(closed).keep(torch.tensor([[0, 2]])).renumber()
     assert (again.position_BN.tolist(), again.next_position.tolist()) == ([[0, 1]], [2])
+
+
+class Blind(PlainStore):
+    """Says that no settled vision entry is to be seen in decoding."""
+
+    def logit_bias(self, query_BHMd: Tensor, key_BGRd: Tensor, held: Callable[[], Held]) -> Tensor | None:
+        assert held().vision_BGS.shape == key_BGRd.shape[:3]
+        hidden_BHR = mask_of_heads(held().vision_BGS, query_BHMd.shape[1])
+        return torch.zeros(hidden_BHR.shape).masked_fill(hidden_BHR, -torch.inf)[:, :, None]
+
+
+@dataclass(frozen=True)
+class Blinded(Technique):
+    """Holds entries in such stores, and of the first head one entry less where heads are to be uneven."""
+
+    uneven: bool = False
+    acts_at: ClassVar = ("cache-layers", "cache-bits")
+
+    def compress_caches(self, at: CacheLayers) -> tuple[Entries, ...]:
+        if not self.uneven:
+            return at.entries
+        keep_BGS = torch.ones_like(at.entries[0].vision_BGS)
+        keep_BGS[:, 0, keep_BGS.shape[2] // 2] = False  # a vision token
+        return tuple(entries.keep_where(keep_BGS) for entries in at.entries)
+
+    def new_store(self, at: CacheBits) -> Store:
+        return Blind()
+
+
+@dataclass(frozen=True)
+class TextAlone(Technique):
+    """Caches no vision entry."""
+
+    acts_at: ClassVar = ("cache-layers",)
+
+    def compress_caches(self, at: CacheLayers) -> tuple[Entries, ...]:
+        return tuple(entries.keep_where(~entries.vision_BGS) for entries in at.entries)
+
+
+@pytest.mark.parametrize("uneven", [False, True])
+def test_what_a_store_adds_to_logits_counts_in_decoding_alone(uneven: bool) -> None:
+    lvlm = LVLM.random()
+    request = random_request(lvlm.config, max_new_tokens=4)
+    blind, without = lvlm.run(request, [Blinded(uneven)]), lvlm.run(request, [TextAlone()])
+    assert torch.equal(blind.logits_NC[0], lvlm.run(request).logits_NC[0])
+    torch.testing.assert_close(blind.logits_NC, without.logits_NC, atol=1e-5, rtol=1e-4)
+
+
+def test_what_a_store_adds_keeps_drafted_tokens_from_seeing_each_other() -> None:
+    lvlm = LVLM.random()
+    request = random_request(lvlm.config, max_new_tokens=4)
+    logits = []
+    for technique in (Blinded(), TextAlone()):
+        with torch.inference_mode():
+            run = lvlm.begin(request, [technique])
+            cache = lvlm.prefill(lvlm.prepare(run), run).cache
+            logits.append(lvlm.advance(torch.tensor([[5, 6, 7]]), cache, torch.tensor([-1, -1, 0])))
+    torch.testing.assert_close(*logits, atol=1e-5, rtol=1e-4)

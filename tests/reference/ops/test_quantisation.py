@@ -45,6 +45,13 @@ def test_a_level_halfway_between_two_rounds_to_the_even_one(device: str) -> None
     assert unpack(codes.packed, 2).tolist() == [0, 0, 2, 3]
 
 
+def test_a_clipped_range_moves_both_ends_towards_0_and_what_lies_outside_becomes_an_end(device: str) -> None:
+    x = torch.tensor([-2.0, -0.9, 0.1, 1.0, 2.0, 3.0, 4.0, 0.0], device=device)
+    codes = quantise(x, group_size=8, bits=1, clip=0.5)
+    assert (codes.zero.tolist(), codes.scale.tolist()) == ([-1.0], [3.0])
+    assert dequantise(codes, 8, 1).tolist() == [-1.0, -1.0, -1.0, 2.0, 2.0, 2.0, 2.0, -1.0]
+
+
 @given(seed=st.integers(0, 10**6))
 @settings(max_examples=15)
 def test_more_bits_never_raise_an_error(seed: int) -> None:
@@ -114,8 +121,10 @@ def test_no_number_is_off_by_more_than_the_stated_bounds(seed: int, spread: int,
     assert (off <= torch.maximum(scale / 2, most - scale) + tiny).all()
     off, scale = error(quantise_float8, dequantise_float8)
     assert (off <= torch.maximum(grouped.abs() / 16, scale / 1024) + tiny).all()
-    off, scale = error(partial(quantise, bits=1), partial(dequantise, bits=1))
-    assert (off <= scale / 2 + tiny).all()
+    for bits, clip in ((1, 1.0), (1, 0.3), (2, 0.8), (4, 0.5)):
+        off, scale = error(partial(quantise, bits=bits, clip=clip), partial(dequantise, bits=bits))
+        low, high = (end(grouped, -1, keepdim=True) * clip for end in (torch.amin, torch.amax))
+        assert (off <= torch.maximum(scale / 2, torch.maximum(grouped - high, low - grouped)) + tiny).all()
 
 
 def test_the_greatest_number_of_a_group_is_exact_in_e4m3_and_small_ones_are_not_lost(device: str) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from lvlm_atlas.atlas.records import MODELS
-from lvlm_atlas.drafts.files import write_all
 from lvlm_atlas.drafts.model import Draft
+from lvlm_atlas.files import write_all
 
 _HEADER = "# yaml-language-server: $schema=../../taxonomy/schema/model.json\n"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -40,6 +40,7 @@ class Policy(Protocol):
         read: Callable[[], tuple[Tensor, Tensor]],
         *,
         prompt: bool = False,
+        entered: Mapping[int, Tensor] | None = None,
     ) -> Tensor | None:
         """True (B, G, S) at the entries that stay; None: all.
 
@@ -50,6 +51,7 @@ class Policy(Protocol):
             rows: softmax rows (B, H, R, S) of the tokens that settle now, those of a slice of them, over the entries.
             read: keys and values (B, G, S, d).
             prompt: whether the tokens are of a prompt, and not decoded.
+            entered: of decoded tokens that settle now, by place in the text, the state (B, D) that entered the layer.
         """
 
 
@@ -69,6 +71,8 @@ class Cache:
     """What evicts entries as they settle."""
     queries: list[Tensor] = field(default_factory=list)
     """Of each layer the queries (B, H, U, d) of the unsettled tokens, where a policy may ask for their attention."""
+    entered: list[Tensor] = field(default_factory=list)
+    """Of each layer what entered it (B, U, D) of the unsettled tokens, where a policy may ask for that."""
     parents: list[int] = field(default_factory=list)
     """The unsettled tokens: for each the one it follows, counted from the oldest; −1 is the last settled token."""
     begun: tuple[Tensor, ...] = ()
@@ -100,6 +104,7 @@ class Cache:
             if keep_BGS is not None:
                 self.evict(layer, keep_BGS)
         self.queries.clear()
+        self.entered.clear()
         self.trace.note_settled(self.lengths)
 
     def behind(self, sequence: Sequence) -> Sequence:
@@ -117,14 +122,16 @@ class Cache:
         """False where an entry (B, G, S) is padding, G one where heads are alike; None: nowhere. Later ones are not."""
         return self.ledgers[layer].real_BGS if self.ledgers else None
 
-    def note_query(self, layer: int, query_BHMd: Tensor) -> None:
-        """New unsettled tokens asked a layer this; it is kept if a policy may want their attention."""
+    def note_new(self, layer: int, state_BMD: Tensor, query_BHMd: Tensor) -> None:
+        """New unsettled tokens entered a layer so and asked it this; kept if a policy may want it."""
         if self.policy is None:
             return
         if layer == len(self.queries):
             self.queries.append(query_BHMd)
+            self.entered.append(state_BMD)
         else:
             self.queries[layer] = torch.cat([self.queries[layer], query_BHMd], dim=2)
+            self.entered[layer] = torch.cat([self.entered[layer], state_BMD], dim=1)
 
     def evict(self, layer: int, keep_BGS: Tensor) -> None:
         """Of a layer's settled entries keep only those where it is True.
@@ -168,7 +175,9 @@ class Cache:
             probe = Probe(query_BHKd, key_BGSd, causal=True, on_read=self.trace.note_step_probe, real_BGS=held.real_BGS)
             return probe.rows(index, earlier=True)
 
-        return policy(layer, held, len(index_K), rows, store.read)
+        state_BKD, first = self.entered[layer][:, index_K], self.next_index - len(index_K)
+        entered = {first + number: state_BKD[:, number] for number in range(len(index_K))}
+        return policy(layer, held, len(index_K), rows, store.read, entered=entered)
 
     def read(self, layer: int, query_BHMd: Tensor, sequence: Sequence | None = None) -> Reading:
         """What new tokens with these queries attend to; `sequence` are these tokens, if they are of a prompt."""

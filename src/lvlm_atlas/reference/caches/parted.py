@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lvlm_atlas.reference.caches.store import Store
+from lvlm_atlas.reference.flow.states import Held
 from lvlm_atlas.reference.ops.places import places_of, take
 from lvlm_atlas.reference.refusal import Refusal
 
@@ -53,6 +54,10 @@ class HeadStore(Store):
         """See `Store`."""
         indices = torch.split(index_BGR, self.heads, 1)
         return _beside([store.read_at(one, settled) for store, one in zip(self.stores, indices, strict=True)])
+
+    def logit_bias(self, query_BHMd: Tensor, key_BGRd: Tensor, held: Callable[[], Held]) -> Tensor | None:
+        """See `Store`; all heads are held in the same way."""
+        return self.stores[0].logit_bias(query_BHMd, key_BGRd, held)
 
     def retain(self, index_K: Tensor) -> None:
         """See `Store`."""
@@ -140,6 +145,10 @@ class SortedStore(Store):
         prompt = self._place_BGS.shape[2]
         key, value = (torch.cat([take(x, self._place_BGS), x[:, :, prompt:]], dim=2) for x in (key, value))
         return key, value
+
+    def logit_bias(self, query_BHMd: Tensor, key_BGRd: Tensor, held: Callable[[], Held]) -> Tensor | None:
+        """See `Store`; the first store says."""
+        return self.first.logit_bias(query_BHMd, key_BGRd, held)
 
     def retain(self, index_K: Tensor) -> None:
         """See `Store`; all that is unsettled is in the second store."""

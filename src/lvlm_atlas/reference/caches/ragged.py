@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lvlm_atlas.reference.caches.store import Store
-from lvlm_atlas.reference.flow.states import Entries
+from lvlm_atlas.reference.flow.states import Entries, Held
 from lvlm_atlas.reference.ops.places import mask_of
 
 
@@ -52,6 +52,10 @@ class RaggedStore(Store):
         padded = [[functional.pad(x, (0, 0, longest - x.shape[2], 0)) for x in store.read()] for store in self.heads]
         key, value = (torch.cat(parts).reshape(*self._shape, longest, -1) for parts in zip(*padded, strict=True))
         return key, value
+
+    def logit_bias(self, query_BHMd: Tensor, key_BGRd: Tensor, held: Callable[[], Held]) -> Tensor | None:
+        """See `Store`; all heads are held in the same way."""
+        return self.heads[0].logit_bias(query_BHMd, key_BGRd, held)
 
     def retain(self, index_K: Tensor) -> None:
         """See `Store`."""

@@ -1,15 +1,18 @@
 """Stores: the keys and values of one layer, entries added as unsettled and settled once they are verified.
 
-B batch, H query heads, G key-value heads, M new entries, S entries, K retained, d head dimension.
+B batch, H query heads, G key-value heads, M new entries, S entries, K retained, R settled entries that are read, d head
+dimension.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from lvlm_atlas.reference.flow.states import Held
 from lvlm_atlas.reference.ops.attention import attend
 from lvlm_atlas.reference.ops.places import take
 
@@ -45,9 +48,24 @@ class Store(Protocol):
             query_BHMd: their queries, rotated.
             key_BGSd: keys that were read, rotated, unsettled ones last.
             value_BGSd: values that were read.
-            mask: True where a new token may look, as in `attend`; None: everywhere.
+            mask: True where a new token may look, or what to add to the logits, as in `attend`; None: everywhere.
         """
         return attend(query_BHMd, key_BGSd, value_BGSd, mask)
+
+    def logit_bias(
+        self,
+        query_BHMd: Tensor,  # noqa: ARG002
+        key_BGRd: Tensor,  # noqa: ARG002
+        held: Callable[[], Held],  # noqa: ARG002
+    ) -> Tensor | None:
+        """What a decoding step adds to the logits (B, H, M, R) of its tokens over settled entries; None: nothing.
+
+        Args:
+            query_BHMd: queries of the new tokens, as they attend.
+            key_BGRd: keys of the settled entries that are read.
+            held: which tokens these are.
+        """
+        return None
 
     def retain(self, index_K: Tensor) -> None:
         """Of the unsettled entries keep those at these places (ascending), drop the others."""

@@ -6,11 +6,12 @@ M tokens of a pass · C vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from lvlm_atlas.reference.drafting.rounds import Verified
 from lvlm_atlas.reference.drafting.target import Target
 from lvlm_atlas.reference.flow.request import Request
 from lvlm_atlas.reference.flow.states import Sequence
@@ -45,7 +46,23 @@ def draft_prompt(
     return draft, draft.prepare(draft.begin(request, techniques))
 
 
-class Draft:
+class Predictor(Protocol):
+    """What predicts the tokens of a draft: a model with a cache of its own, or a head on the target's states."""
+
+    def read(self, tokens: Seq[int]) -> Tensor:
+        """Logits (C,) after `tokens`, the whole answer so far; a pass over those that it has not read yet."""
+
+    def guess(self, token_M: Tensor, parent_M: Tensor | None = None) -> Tensor:
+        """Logits (M, C) after tokens that may be taken back; parents as in `Target.step`."""
+
+    def keep(self, count: int) -> None:
+        """Take the oldest `count` guessed tokens, a chain, for read and forget the others."""
+
+    def learn(self, verified: Verified) -> None:
+        """What the target computed of the round that is over."""
+
+
+class Draft(Predictor):
     """A draft model with its cache. The cache holds what it read for good, then what it only guesses at."""
 
     def __init__(self, model: Target, prompt: Sequence, trace: Trace) -> None:
@@ -71,3 +88,6 @@ class Draft:
         """Take the oldest `count` guessed tokens, a chain, for read and forget the others."""
         self.cache.retain(torch.arange(count, device=self.model.device))
         self._read += count
+
+    def learn(self, verified: Verified) -> None:
+        """See `Predictor`: a model reads tokens alone."""

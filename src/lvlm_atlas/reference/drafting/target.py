@@ -69,6 +69,9 @@ class Target(Protocol):
     def logits(self, hidden_MD: Tensor) -> Tensor:
         """Logits (M, C) of hidden states that left the last layer: final norm and head."""
 
+    def head(self, hidden_MD: Tensor) -> Tensor:
+        """Logits (M, C) of hidden states that the final norm has seen: the head alone."""
+
     def adapt(self, hidden_FND: Tensor) -> Tensor:
         """What the model's own adapter makes of features of the encoder (F, N, D_v)."""
 

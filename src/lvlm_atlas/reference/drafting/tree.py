@@ -1,18 +1,22 @@
-"""A draft of a tree of tokens of fixed shape.
+"""Drafts of trees of tokens: of a fixed shape, or grown where the draft is sure.
 
-M drafted tokens, R nodes of a level, C vocabulary.
+Paper: li2024eagle2, sec. 4, for trees that grow; official repository, eagle/model/cnets1.py, `topK_genrate`.
+
+M drafted tokens, R nodes of a level, A candidates, k children of a node, C vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lvlm_atlas.reference.drafting.draft import Draft
+from lvlm_atlas.reference.drafting.draft import Predictor
 from lvlm_atlas.reference.drafting.rounds import Drafter, Proposal, Verified
+from lvlm_atlas.reference.refusal import Refusal
 
 Shape = tuple[tuple[int, ...], ...]
 """A tree: for each depth, how many children the first, second, … node there gets; the others get none."""
@@ -37,7 +41,7 @@ def best_children(logits_RC: Tensor, widths: Seq[int]) -> Tensor:
 class TreeDrafter(Drafter):
     """Drafts a tree of fixed shape; see `lvlm_atlas.reference.drafting.rounds.Drafter`."""
 
-    def __init__(self, draft: Draft, shape: Shape) -> None:
+    def __init__(self, draft: Predictor, shape: Shape) -> None:
         self.draft, self.shape, self.parent_M = draft, shape, tree_parents(shape)
 
     def propose(self, tokens: Seq[int]) -> Proposal:
@@ -56,6 +60,94 @@ class TreeDrafter(Drafter):
         one_hot_MC = functional.one_hot(token_M, logits_RC.shape[-1]).float()
         return Proposal(token_M, self.parent_M, one_hot_MC)
 
-    def settle(self, verified: Verified) -> None:  # noqa: ARG002
+    def settle(self, verified: Verified) -> None:
         """See `Drafter`: the draft forgets the tree and reads the accepted tokens in the next round."""
         self.draft.keep(0)
+        self.draft.learn(verified)
+
+
+def children_of(logits_RC: Tensor, score_R: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """The k likeliest tokens (R, k) after each of R nodes, and their scores: log-probabilities summed from the root.
+
+    A score is never above that of its parent, so that a tree of the best scores holds the parents of all its nodes.
+    """
+    best = logits_RC.float().log_softmax(-1).topk(top_k)
+    return best.indices, best.values.clamp(max=0) + score_R[:, None]
+
+
+def best_of(score_A: Tensor, count: int) -> Tensor:
+    """The places of the best scores, best first and of equal ones the earliest; all of them if there are no more."""
+    return score_A.sort(descending=True, stable=True).indices[:count]
+
+
+def grow(
+    root_C: Tensor, expand: Callable[[Tensor, Tensor], Tensor], *, nodes: int, depth: int, top_k: int
+) -> tuple[Tensor, Tensor]:
+    """Tokens and parents (M,) of a tree that grows where the draft is sure, on the host.
+
+    Each of the first `depth` levels holds the k likeliest children of each node that is expanded: the root, then on
+    each level the k candidates of the best scores. Of all candidates those of the `nodes` best scores are the tree,
+    level by level, the children of one node likeliest first.
+
+    Args:
+        root_C: the draft's logits after the text.
+        expand: logits (k, C) after the tokens (k,) of the nodes that are expanded next, each of which follows the node
+            of this place (k,) among those expanded so far; −1 is the root.
+        nodes: N, the most nodes of the tree.
+        depth: levels of candidates.
+        top_k: k.
+    """
+    logits_RC, score_R = root_C[None], root_C.new_zeros(1, dtype=torch.float32)
+    place_R = torch.tensor([-1])  # among all candidates, of the nodes that were expanded last
+    expanded = 0
+    tokens, scores, parents = [], [], []
+    for level in range(depth):
+        token_Rk, score_Rk = children_of(logits_RC, score_R, top_k)
+        tokens.append(token_Rk.flatten().cpu())
+        scores.append(score_Rk.flatten().cpu())
+        parents.append(place_R.repeat_interleave(top_k))
+        if level == depth - 1:
+            break
+        best_K = best_of(scores[-1], top_k)
+        row_K = best_K // top_k  # of the level's parents
+        follows_K = row_K + expanded - len(place_R) if level else torch.full_like(row_K, -1)
+        logits_RC = expand(tokens[-1][best_K], follows_K)
+        score_R = scores[-1][best_K].to(logits_RC.device)
+        place_R = sum(map(len, tokens[:-1])) + best_K
+        expanded += len(best_K)
+    token_A, score_A, parent_A = (torch.cat(each) for each in (tokens, scores, parents))
+    kept_M = best_of(score_A, nodes).sort().values
+    # Of equal scores the earliest go first, and parents stand before their children: none is left out without them.
+    parent_M = torch.searchsorted(kept_M, parent_A[kept_M])
+    return token_A[kept_M], parent_M.where(parent_A[kept_M] >= 0, -1)
+
+
+class GrowingTreeDrafter(Drafter):
+    """Drafts a tree that grows where the draft is sure; see `grow` and `lvlm_atlas.reference.drafting.rounds.Drafter`.
+
+    Args:
+        draft: what predicts.
+        nodes: N, the most nodes of a tree.
+        depth: its most levels, and the passes of the draft.
+        top_k: k.
+    """
+
+    def __init__(self, draft: Predictor, nodes: int, depth: int, top_k: int) -> None:
+        self.draft, self.nodes, self.depth, self.top_k = draft, nodes, depth, top_k
+
+    def propose(self, tokens: Seq[int]) -> Proposal:
+        """See `Drafter`: one pass of the draft over what it has not read yet, then one a level over k nodes.
+
+        Raises:
+            Refusal: the vocabulary has fewer tokens than a node gets children.
+        """
+        root_C = self.draft.read(tokens)
+        if len(root_C) < self.top_k:
+            raise Refusal(f"a node gets {self.top_k} children, of a vocabulary of {len(root_C)}; lower the number")
+        token_M, parent_M = grow(root_C, self.draft.guess, nodes=self.nodes, depth=self.depth, top_k=self.top_k)
+        return Proposal(token_M, parent_M, functional.one_hot(token_M, len(root_C)).float())
+
+    def settle(self, verified: Verified) -> None:
+        """See `Drafter`: the draft forgets the tree, and learns what the target made of it."""
+        self.draft.keep(0)
+        self.draft.learn(verified)

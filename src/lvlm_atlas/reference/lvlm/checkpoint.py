@@ -6,6 +6,7 @@ Every fault of a folder is one ValueError, with what was found and what is wante
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -23,6 +24,11 @@ from lvlm_atlas.reference.lvlm.weights import assign
 Model = TypeVar("Model", bound=nn.Module)
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+MOST_JSON_BYTE = 64 * 2**20
+"""Largest JSON file that is read; the index of a model of 700 GB takes 10 MB."""
+_LAYER = re.compile(
+    r"(?P<part>language_model|dialect\.vision_tower)\.(?:\w+\.)*?(?:layers|blocks)\.(?P<index>\d{1,9})\."
+)
 SHOWN = 5
 """Names that an error lists."""
 
@@ -37,14 +43,39 @@ def read_config(folder: Path) -> Config:
     format_ = _format(folder, raw)
     try:
         config = format_.config(raw)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise ValueError(f"{folder / 'config.json'}: a value is missing or of the wrong kind: {error!r}") from None
     except ValueError as error:
         raise ValueError(f"{folder / 'config.json'}: {error}") from None
     if (folder / "generation_config.json").is_file():
-        stop_ids = _json(folder / "generation_config.json").get("eos_token_id")
-        config = replace(config, eos_token_ids=end_tokens(stop_ids, list(config.eos_token_ids)))
+        file = folder / "generation_config.json"
+        try:
+            stop_ids = end_tokens(_json(file).get("eos_token_id"), list(config.eos_token_ids))
+            config = replace(config, eos_token_ids=stop_ids)
+        except ValueError as error:
+            raise ValueError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from None
     return config
+
+
+def require_layers(config: Config, folder: Path) -> None:
+    """Hold the layers that a configuration states against the names of the tensors, before anything is built.
+
+    Raises:
+        ValueError: they differ, or a file cannot be read.
+    """
+    format_ = _format(folder, _json(folder / "config.json"))
+    last: dict[str, int] = {}
+    for published in _index(folder) or (name for name, _, _ in _tensors(folder, "cpu")):
+        found = _LAYER.match(format_.name(published) or "")
+        if found:
+            last[found["part"]] = max(int(found["index"]), last.get(found["part"], -1))
+    stated = {"language_model": config.text.num_hidden_layers, "dialect.vision_tower": config.vision.num_hidden_layers}
+    for part, layers in stated.items():
+        if part in last and last[part] + 1 != layers:
+            name = "language model" if part == "language_model" else "encoder"
+            raise ValueError(
+                f"{folder / 'config.json'}: {layers} layers of the {name}, but the tensors are of {last[part] + 1}"
+            )
 
 
 def load(model: Model, folder: Path, *, dtype: torch.dtype | None, device: torch.device | str) -> Model:
@@ -94,7 +125,11 @@ def _format(folder: Path, raw: dict[str, Any]) -> Format:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
+        if path.stat().st_size > MOST_JSON_BYTE:
+            raise ValueError(f"{path.stat().st_size} bytes, more than {MOST_JSON_BYTE}")
         raw = json.loads(path.read_text("utf-8"))
+    except RecursionError:
+        raise ValueError(f"{path}: is nested too deeply for a configuration") from None
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}; give a folder with a published model") from None
     except ValueError as error:
@@ -104,12 +139,23 @@ def _json(path: Path) -> dict[str, Any]:
     return raw
 
 
+def _index(folder: Path) -> dict[str, str] | None:
+    """The shard of each tensor, by its published name; None where the folder has no index."""
+    if not (folder / INDEX).is_file():
+        return None
+    shards = _json(folder / INDEX).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise ValueError(f"{folder / INDEX}: has no weight_map")
+    for name in shards.values():
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise ValueError(f"{folder / INDEX}: weight_map names {name!r}, no plain name of a safetensors file")
+    return shards
+
+
 def _shards(folder: Path) -> Sequence[Path]:
-    if (folder / INDEX).is_file():
-        names = _json(folder / INDEX).get("weight_map")
-        if not isinstance(names, dict):
-            raise ValueError(f"{folder / INDEX}: has no weight_map")
-        return [folder / name for name in sorted(set(names.values()))]
+    index = _index(folder)
+    if index is not None:
+        return [folder / name for name in sorted(set(index.values()))]
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
     raise ValueError(f"{folder}: holds neither {SINGLE} nor {INDEX}; other formats are not read, convert them")

@@ -3,25 +3,90 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
+
+from lvlm_atlas.limits import MOST_LAYER, MOST_PIXEL, MOST_WIDTH
+
+Width = Annotated[int, 1, MOST_WIDTH]
+"""A number of channels, heads or words, within these limits."""
+Depth = Annotated[int, 1, MOST_LAYER]
+Side = Annotated[int, 1, MOST_PIXEL]
+Index = Annotated[int, 0, MOST_WIDTH]
+Positive = Annotated[float, 1e-30, 1e30]
+
+
+class Shapes:
+    """Base of configurations: every field is of its type and within its limits.
+
+    Raises:
+        ValueError: one is not; all of them are named.
+    """
+
+    def __post_init__(self) -> None:
+        class_: Any = type(self)
+        faults = [f for name, hint in _hints(class_).items() if (f := _fault(name, getattr(self, name), hint))]
+        if faults:
+            raise ValueError("; ".join(faults))
+
+
+@cache
+def _hints(class_: Any) -> dict[str, Any]:
+    hints = get_type_hints(class_, include_extras=True)
+    return {field.name: hints[field.name] for field in fields(class_)}
+
+
+def _fault(name: str, value: object, hint: Any) -> str | None:
+    """What is wrong with the value of a field, if anything is."""
+    if get_origin(hint) is Annotated:
+        type_, least, most = get_args(hint)
+        right = isinstance(value, (int, float) if type_ is float else int) and not isinstance(value, bool)
+        if right and least <= value <= most:
+            return None
+        kind = "a number" if type_ is float else "a whole number"
+        return f"{name} is {_shown(value)}, not {kind} from {least:g} to {most:g}"
+    if get_origin(hint) is tuple:
+        part = get_args(hint)[0]
+        if not isinstance(value, tuple):
+            return f"{name} is {_shown(value)}, not a list"
+        return next((fault for each in value if (fault := _fault(f"one of {name}", each, part))), None)
+    if value is None and type(None) in get_args(hint):
+        return None
+    types = [each for each in get_args(hint) or (hint,) if each is not type(None)]
+    if get_origin(types[0]) is Annotated:
+        return _fault(name, value, types[0])
+    wanted = types[0]
+    return None if isinstance(value, wanted) else f"{name} is {_shown(value)}, not of the type {wanted.__name__}"
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) < 60 else f"{text[:60]}…"
 
 
 @dataclass(frozen=True, kw_only=True)
-class VisionConfig:
+class VisionConfig(Shapes):
     """A CLIP vision transformer."""
 
-    image_size: int
+    image_size: Side
     """Side of the square input, pixels."""
-    patch_size: int
+    patch_size: Side
     """Side of a patch, pixels."""
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    layer_norm_eps: float = 1e-5
+    hidden_size: Width
+    intermediate_size: Width
+    num_hidden_layers: Depth
+    num_attention_heads: Width
+    layer_norm_eps: Positive = 1e-5
     hidden_act: str = "quick_gelu"
     """A name in `ACTIVATIONS`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is no multiple of {self.num_attention_heads} heads")
+        if self.patch_size > self.image_size:
+            raise ValueError(f"patch_size {self.patch_size} is above image_size {self.image_size}")
 
     @property
     def patches(self) -> int:
@@ -35,22 +100,22 @@ class VisionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextConfig:
+class TextConfig(Shapes):
     """A decoder of Llama's kind."""
 
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    rms_norm_eps: float = 1e-5
-    rope_theta: float = 10_000.0
-    rope_sections: tuple[int, ...] = ()
+    vocab_size: Width
+    hidden_size: Width
+    intermediate_size: Width
+    num_hidden_layers: Depth
+    num_attention_heads: Width
+    num_key_value_heads: Width
+    rms_norm_eps: Positive = 1e-5
+    rope_theta: Positive = 10_000.0
+    rope_sections: tuple[Width, ...] = ()
     """Of a head's d/2 frequencies, how many follow each axis of the position; empty means one axis for all."""
     rope_interleaved: bool = False
     """Whether neighbouring frequencies follow different axes, in turn; else each axis has one block of them."""
-    head_width: int | None = None
+    head_width: Width | None = None
     """Width of a head where it is not hidden_size / num_attention_heads."""
     qkv_bias: bool = False
     """Whether the projections to queries, keys and values have biases."""
@@ -65,6 +130,14 @@ class TextConfig:
     hidden_act: str = "silu"
     """A name in `ACTIVATIONS`."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        heads, shared = self.num_attention_heads, self.num_key_value_heads
+        if heads % shared:
+            raise ValueError(f"{heads} heads cannot share {shared} key-value heads evenly")
+        if self.head_width is None and self.hidden_size % heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is no multiple of {heads} heads")
+
     @property
     def head_dim(self) -> int:
         """Width of a head."""
@@ -72,16 +145,16 @@ class TextConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LVLMConfig:
+class LVLMConfig(Shapes):
     """An LVLM in the LLaVA dialect."""
 
     vision: VisionConfig
     text: TextConfig
-    image_token_id: int
+    image_token_id: Index
     """Placeholder in the prompt, one for each frame."""
-    eos_token_ids: tuple[int, ...] = ()
+    eos_token_ids: tuple[Index, ...] = ()
     """Tokens that end the answer; none means that only the limit ends it."""
-    vision_feature_layer: int = -2
+    vision_feature_layer: Annotated[int, -MOST_LAYER, MOST_LAYER] = -2
     """Index into the encoder's hidden states, embeddings first; -2 leaves out the last layer."""
     vision_feature_select_strategy: str = "default"
     """`default` drops the class token, `full` keeps it."""
@@ -89,7 +162,7 @@ class LVLMConfig:
     """A name in `ACTIVATIONS`."""
     projector_bias: bool = True
     """Whether the adapter's projections have biases."""
-    image_grid_pinpoints: tuple[tuple[int, int], ...] = ()
+    image_grid_pinpoints: tuple[tuple[Side, Side], ...] = ()
     """Height and width of the canvases whose tiles are encoded beside the whole image; none: only the whole is."""
 
     @property
@@ -118,24 +191,24 @@ class LVLMConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NativeVisionConfig:
+class NativeVisionConfig(Shapes):
     """A vision transformer at native resolution, after which neighbours are merged: Qwen2.5-VL's and Qwen3-VL's."""
 
-    patch_size: int
+    patch_size: Side
     """Side of a patch, pixels."""
-    temporal_patch_size: int = 2
+    temporal_patch_size: Width = 2
     """Frames of a temporal patch; a still is repeated to fill one."""
-    spatial_merge_size: int = 2
+    spatial_merge_size: Width = 2
     """Side of the square of patches that become one token."""
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int = 16
+    hidden_size: Width
+    intermediate_size: Width
+    num_hidden_layers: Depth
+    num_attention_heads: Width = 16
     hidden_act: str
     """A name in `ACTIVATIONS`."""
-    norm_eps: float = 1e-6
-    rope_theta: float = 10_000.0
-    frame_size: tuple[int, int]
+    norm_eps: Positive = 1e-6
+    rope_theta: Positive = 10_000.0
+    frame_size: tuple[Side, Side]
     """Height and width of the frames of a random request, pixels; the tower takes others too."""
 
     @property
@@ -153,15 +226,15 @@ class NativeVisionConfig:
 class WindowVisionConfig(NativeVisionConfig):
     """Qwen2.5-VL's vision transformer: attention inside windows in most layers."""
 
-    patch_size: int = 14
-    hidden_size: int = 1280
-    intermediate_size: int = 3420
-    num_hidden_layers: int = 32
+    patch_size: Side = 14
+    hidden_size: Width = 1280
+    intermediate_size: Width = 3420
+    num_hidden_layers: Depth = 32
     hidden_act: str = "silu"
-    frame_size: tuple[int, int] = (336, 448)
-    window_size: int = 112
+    frame_size: tuple[Side, Side] = (336, 448)
+    window_size: Side = 112
     """Side of an attention window, pixels."""
-    full_attention_layers: tuple[int, ...] = (7, 15, 23, 31)
+    full_attention_layers: tuple[Index, ...] = (7, 15, 23, 31)
     """Layers whose patches attend to all of their temporal patch."""
 
 
@@ -169,15 +242,15 @@ class WindowVisionConfig(NativeVisionConfig):
 class DeepStackVisionConfig(NativeVisionConfig):
     """Qwen3-VL's vision transformer: learned positions besides rotary ones, features taken from several layers."""
 
-    patch_size: int = 16
-    hidden_size: int = 1152
-    intermediate_size: int = 4304
-    num_hidden_layers: int = 27
+    patch_size: Side = 16
+    hidden_size: Width = 1152
+    intermediate_size: Width = 4304
+    num_hidden_layers: Depth = 27
     hidden_act: str = "gelu_pytorch_tanh"
-    frame_size: tuple[int, int] = (320, 448)
-    num_position_embeddings: int = 2304
+    frame_size: tuple[Side, Side] = (320, 448)
+    num_position_embeddings: Width = 2304
     """Learned positions: those of a square, interpolated to the grid of a picture."""
-    deepstack_layers: tuple[int, ...] = (8, 16, 24)
+    deepstack_layers: tuple[Index, ...] = (8, 16, 24)
     """Vision layers whose output is merged and added after the first, second, … LLM layer."""
 
     @property
@@ -187,16 +260,16 @@ class DeepStackVisionConfig(NativeVisionConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NativeLVLMConfig:
+class NativeLVLMConfig(Shapes):
     """An LVLM at native resolution: what the dialects of Qwen2.5-VL and Qwen3-VL share."""
 
     vision: NativeVisionConfig
     text: TextConfig
-    image_token_id: int = 151_655
+    image_token_id: Index = 151_655
     """Placeholder of stills, one for each."""
-    video_token_id: int = 151_656
+    video_token_id: Index = 151_656
     """Placeholder of a video's frames, one for each."""
-    eos_token_ids: tuple[int, ...] = ()
+    eos_token_ids: tuple[Index, ...] = ()
     """Tokens that end the answer; none means that only the limit ends it."""
 
     @property
@@ -233,7 +306,7 @@ class WindowLVLMConfig(NativeLVLMConfig):
     """An LVLM in the Qwen2.5-VL dialect."""
 
     vision: WindowVisionConfig
-    tokens_per_second: int = 2
+    tokens_per_second: Width = 2
     """Temporal position ids of a second of video."""
 
 
@@ -242,9 +315,9 @@ class DeepStackLVLMConfig(NativeLVLMConfig):
     """An LVLM in the Qwen3-VL dialect."""
 
     vision: DeepStackVisionConfig
-    vision_start_token_id: int = 151_652
+    vision_start_token_id: Index = 151_652
     """Stands before each temporal patch of a video, behind the text of its time."""
-    vision_end_token_id: int = 151_653
+    vision_end_token_id: Index = 151_653
     """Stands behind it."""
 
 

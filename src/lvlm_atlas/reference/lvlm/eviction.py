@@ -5,7 +5,7 @@ B batch, H query heads, G key-value heads, R query rows, S entries, K kept, d he
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,9 +34,10 @@ class Eviction:
         read: Callable[[], tuple[Tensor, Tensor]],
         *,
         prompt: bool = False,
+        entered: Mapping[int, Tensor] | None = None,
     ) -> Tensor | None:
         """See `Policy`: each policy sees what those before it have left."""
-        at, kept_BGS = CacheStep(layer, self.layers, held, new, rows, read, prompt), None
+        at, kept_BGS = CacheStep(layer, self.layers, held, new, rows, read, prompt, entered or {}), None
         for number, policy in enumerate(self.policies, start=1):
             keep_BGS = policy.evict(at)
             if keep_BGS is None:

@@ -98,9 +98,11 @@ class LVLM(nn.Module):
         Raises:
             ValueError: the folder, its configuration or its tensors are not what the model needs.
         """
-        from lvlm_atlas.reference.lvlm.checkpoint import load, read_config  # noqa: PLC0415 - wants safetensors
+        from lvlm_atlas.reference.lvlm.checkpoint import load, read_config, require_layers  # noqa: PLC0415 - safetensors
 
-        return load(cls.empty(read_config(Path(folder))), Path(folder), dtype=dtype, device=device)
+        config = read_config(Path(folder))
+        require_layers(config, Path(folder))
+        return load(cls.empty(config), Path(folder), dtype=dtype, device=device)
 
     @property
     def device(self) -> torch.device:
@@ -285,6 +287,11 @@ class LVLM(nn.Module):
     def logits(self, hidden_MD: Tensor) -> Tensor:
         """Logits (M, C), float32, of hidden states that left the last layer."""
         return self.language_model.logits(hidden_MD)
+
+    def head(self, hidden_MD: Tensor) -> Tensor:
+        """Logits (M, C), float32, of hidden states under the final norm."""
+        out: Tensor = self.language_model.lm_head(hidden_MD)
+        return out.float()
 
     def adapt(self, hidden_FND: Tensor) -> Tensor:
         """What the model's own adapter makes of features of the encoder (F, N, D_v)."""

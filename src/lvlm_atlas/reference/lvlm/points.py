@@ -270,6 +270,8 @@ class CacheStep:
     """Keys and values (B, G, S, d) as the cache holds them, padding among them."""
     prompt: bool
     """Whether they are of a prompt, and not decoded."""
+    entered: Mapping[int, Tensor] = field(default_factory=dict)
+    """Of decoded tokens that settle now, by place in the text, the state (B, D) that entered the layer."""
 
 
 @dataclass(frozen=True)
@@ -384,6 +386,8 @@ class Technique:
     """What it must be given, as in its entry."""
     withholds: ClassVar[tuple[str, ...]] = ()
     """Needs that others behind it can no longer be given, as in its entry."""
+    admits: ClassVar[bool] = False
+    """Whether at `cache-step` it says which new tokens are cached at all; it then comes before those that evict."""
 
     def calibrate(self, lvlm: Target, samples: Seq[Request]) -> Self:  # noqa: ARG002 - for those that override it
         """The technique with what it fits to a model beforehand, in its field `calibration`.

@@ -83,15 +83,27 @@ def prefill(model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace, ca
 def prefill_in_chunks(
     model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace, cache: Cache | None = None
 ) -> Prefill:
-    """`prefill`, chunk by chunk where a technique says so; states and attention are those of the last chunk."""
+    """`prefill`, chunk by chunk where a technique says so; the attention is that of the last chunk."""
     divider = acts.owner("prefill-chunks")
     if divider is None:
         return prefill(model, inputs, acts, trace, cache)
-    lengths = divider.split_prompt(PrefillChunks(inputs)).tolist()
+    lengths, outputs = divider.split_prompt(PrefillChunks(inputs)).tolist(), []
     for place_K in torch.split(torch.arange(inputs.length, device=inputs.hidden_BND.device), lengths):
         filled = prefill(model, inputs.keep(place_K.expand(len(inputs.hidden_BND), -1)), acts, trace, cache)
         cache = filled.cache
-    return replace(filled, inputs=inputs)
+        outputs.append(filled.outputs)
+    return replace(filled, inputs=inputs, outputs=_joined(outputs))
+
+
+def _joined(chunks: list[Sequence]) -> Sequence:
+    """What left the last layer, of all chunks; where it stands on the grid and its attention are forgotten."""
+    if len(chunks) == 1:
+        return chunks[0]
+    names = ("hidden_BND", "position_BN", "vision_BN", "index_BN")
+    tokens = {name: torch.cat([getattr(chunk, name) for chunk in chunks], dim=1) for name in names}
+    masks = [chunk.real_BN for chunk in chunks if chunk.real_BN is not None]
+    real_BN = torch.cat(masks, dim=1) if len(masks) == len(chunks) else None
+    return replace(chunks[-1], **tokens, real_BN=real_BN, attention=None, place_BN3=None)
 
 
 def _not_behind(inputs: Sequence, cache: Cache) -> ValueError:

@@ -29,9 +29,10 @@ class Processor:
         transformers: Any = import_module("transformers")  # an extra, and untyped
         transformers.utils.logging.set_verbosity_error()
         try:
-            self._words: Any = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            self._pixels: Any = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError, KeyError) as error:
+            files_only = {"local_files_only": True, "trust_remote_code": False}
+            self._words: Any = transformers.AutoTokenizer.from_pretrained(folder, **files_only)
+            self._pixels: Any = transformers.AutoImageProcessor.from_pretrained(folder, **files_only)
+        except Exception as error:  # noqa: BLE001 - what a broken file makes transformers raise is anything
             raise ValueError(f"{folder}: holds no processor that can be read: {_first_line(error)}") from None
         if not self._words.chat_template and (folder / "chat_template.json").is_file():  # as older folders have it
             template = json.loads((folder / "chat_template.json").read_text("utf-8"))

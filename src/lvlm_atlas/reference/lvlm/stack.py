@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 from lvlm_atlas.needs import CALIBRATION, cannot_give, unmet
 from lvlm_atlas.reference.lvlm.points import POINTS, Acts, Run, Technique
@@ -64,9 +65,7 @@ class Stack:
                         f"{POINTS[position].method!r}"
                     )
         by_position = {
-            position: acting
-            for position in POINTS
-            if (acting := tuple(each for technique, each in begun if position in technique.acts_at))
+            position: acting for position in POINTS if (acting := tuple(each for _, each in _in_turn(begun, position)))
         }
         loops = (technique for technique in self.techniques if "decode-loop" in technique.acts_at)
         retain = any({"attention-row", "attention-map"} & {*loop.needs} for loop in loops)
@@ -77,6 +76,12 @@ class Stack:
             places_lost=any("whole-grid" in adapter.withholds for adapter in adapters),
             unrotated=any("unrotated-keys" in technique.needs for technique in self.techniques),
         )
+
+
+def _in_turn(begun: Sequence[tuple[Technique, Any]], position: str) -> list[tuple[Technique, Any]]:
+    """Those that act at a position, in the order of the stack; who admits to the cache comes before who evicts."""
+    acting = [pair for pair in begun if position in pair[0].acts_at]
+    return sorted(acting, key=lambda pair: not pair[0].admits) if position == "cache-step" else acting
 
 
 def _check(technique: object) -> None:

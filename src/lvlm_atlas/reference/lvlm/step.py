@@ -71,8 +71,11 @@ def hidden_states(
             settled_BGR, new_BGU = cache.in_cache.positions(index, reading, depth_U, position_LBU[index])
             query = cache.in_cache.rotate(query, new_BGU[:, :, first:])
             key = cache.in_cache.rotate(key, torch.cat([settled_BGR, new_BGU], dim=2))
-        cache.note_query(index, query)
+        cache.note_new(index, states[-1], query)
         mask = _mask(seen_UU[first:], settled, reading.real_BGR, query.shape[1], device)
+        bias_BHMR = store.logit_bias(query, key[:, :, :settled], reading.held)
+        if bias_BHMR is not None:
+            mask = _biased(mask, bias_BHMR, key.shape[2])
         states.append(layer.finish(states[-1], store.attend(query, key, value, mask)))
     cache.count_fetched()
     if waiting and (until is not None or stopped == len(cache.stores)):
@@ -97,3 +100,9 @@ def _mask(seen_MU: Tensor, settled: int, real_BGS: Tensor | None, heads: int, de
     seen_MS = functional.pad(seen_MU, (settled, 0), value=True).to(device)
     real_BHS = mask_of_heads(real_BGS, heads)
     return seen_MS & functional.pad(real_BHS, (0, seen_MS.shape[1] - real_BHS.shape[2]), value=True)[:, :, None]
+
+
+def _biased(mask: Tensor | None, bias_BHMR: Tensor, length: int) -> Tensor:
+    """What to add to the logits (B, H, M, S): the bias at settled entries, −∞ where a token may not look."""
+    bias_BHMS = functional.pad(bias_BHMR, (0, length - bias_BHMR.shape[3]))
+    return bias_BHMS if mask is None else bias_BHMS.masked_fill(~mask, -torch.inf)

@@ -1,4 +1,4 @@
-"""Tokens that lie far apart.
+"""Tokens that lie far apart, or that cover the others.
 
 B batch, V tokens to choose from, S tokens to start from.
 """
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.ops.places import mask_of, take
+from lvlm_atlas.reference.ops.selection import ranking
 
 
 def select_diverse(distance_BVV: Tensor, keep: int) -> Tensor:
@@ -100,6 +101,71 @@ def greedy_map(kernel_BVV: Tensor, keep: int) -> Tensor:
         factor_BKV[:, k] = row_BV.where(picked_B1 > 0, 0)
         gain_BV = gain_BV - factor_BKV[:, k] ** 2
     return chosen_BK
+
+
+def greedy_cover(likeness_BVV: Tensor, weight_BV: Tensor, keep: int, *, add: bool = False) -> Tensor:
+    """Greedy set cover by likeness: places (B, `keep`) in the order of choice.
+
+    A token is covered as well as the chosen token most like it resembles it, and by 0 at least. The gain of a token is
+    what it would add to the cover of all tokens, summed; each next token has the largest gain times weight, of equals
+    the first.
+
+    Args:
+        likeness_BVV: pairwise, such as cosines; symmetric.
+        weight_BV: how much the gain of each token counts.
+        keep: tokens to choose, from 0 to V.
+        add: whether weights are added to the gains and do not multiply them.
+
+    Raises:
+        ValueError: `keep` lies outside that range.
+    """
+    batch, tokens = weight_BV.shape
+    _check(keep, 0, tokens)
+    cover_BV = torch.zeros_like(likeness_BVV[:, 0])
+    free_BV = torch.ones_like(cover_BV, dtype=torch.bool)
+    chosen_BK = torch.zeros(batch, keep, dtype=torch.long, device=likeness_BVV.device)
+    for k in range(keep):
+        gain_BV = (likeness_BVV - cover_BV[:, None]).clamp(min=0).sum(dim=2)
+        value_BV = gain_BV + weight_BV if add else gain_BV * weight_BV
+        pick_B1 = value_BV.masked_fill(~free_BV, float("-inf")).argmax(dim=1, keepdim=True)
+        free_BV = free_BV.scatter(1, pick_B1, value=False)
+        cover_BV = torch.maximum(cover_BV, take(likeness_BVV, pick_B1)[:, 0])
+        chosen_BK[:, k : k + 1] = pick_B1
+    return chosen_BK
+
+
+def maximal_marginal_relevance(
+    relevance_BV: Tensor, likeness_BVV: Tensor, keep: int, weight: float, at_once: int = 1
+) -> Tensor:
+    """Greedy choice by relevance and against likeness to what is chosen: places (B, `keep`) in the order of choice.
+
+    The first are the most relevant. In each later round it is those of largest
+    weight · relevance − (1 − weight) · (likeness to the chosen token most like it), of equals the first.
+
+    Args:
+        relevance_BV: on the scale of the likeness.
+        likeness_BVV: pairwise, such as cosines; symmetric.
+        keep: tokens to choose, from 0 to V.
+        weight: of the relevance, from 0 to 1.
+        at_once: tokens chosen in a round, which do not repel each other; one at least.
+
+    Raises:
+        ValueError: `keep` lies outside its range, or a round would choose nothing.
+    """
+    _check(keep, 0, relevance_BV.shape[1])
+    if at_once < 1:
+        raise ValueError(f"at_once must be at least 1, got {at_once}")
+    free_BV = torch.ones_like(relevance_BV, dtype=torch.bool)
+    score_BV, nearest_BV = relevance_BV, torch.full_like(relevance_BV, float("-inf"))
+    chosen = [torch.empty(len(relevance_BV), 0, dtype=torch.long, device=relevance_BV.device)]
+    for first in range(0, keep, at_once):
+        score_BV = score_BV.masked_fill(~free_BV, float("-inf"))
+        pick_BK = ranking(score_BV)[:, : min(at_once, keep - first)]
+        free_BV = free_BV.scatter(1, pick_BK, value=False)
+        nearest_BV = torch.maximum(nearest_BV, take(likeness_BVV, pick_BK).amax(dim=1))
+        score_BV = weight * relevance_BV - (1 - weight) * nearest_BV
+        chosen.append(pick_BK)
+    return torch.cat(chosen, dim=1)
 
 
 def _check(keep: int, least: int, tokens: int) -> None:

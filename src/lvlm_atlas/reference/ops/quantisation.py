@@ -51,22 +51,29 @@ class Codes:
         return Codes(*(torch.cat(pair, dim) for pair in zip(self.tensors, other.tensors, strict=True)))
 
 
-def quantise(x: Tensor, group_size: int, bits: int) -> Codes:
-    """Round each group of g numbers to 2^b levels from its least to its greatest; arithmetic in the type of x.
+def quantise(x: Tensor, group_size: int, bits: int, clip: float = 1.0) -> Codes:
+    """Round each group of g numbers to 2^b levels from c · its least to c · its greatest; arithmetic in the type of x.
 
-    z = min, s = (max − min) / (2^b − 1), code = round(clamp((x − z) / s, 0, 2^b − 1)), halves to even. No number is
-    off by more than s / 2, but for rounding in the type of x.
+    z = c · min, s = c · (max − min) / (2^b − 1), code = round(clamp((x − z) / s, 0, 2^b − 1)), halves to even. No
+    number is off by more than max(s / 2, x − c · max, c · min − x), but for rounding in the type of x: half a step, or
+    what it lies outside of the clipped range.
 
     Args:
         x: numbers (…, n); g divides n.
         group_size: g, consecutive numbers that share scale and zero point.
         bits: b, one of 1, 2, 4 and 8; a row's codes fill whole bytes.
+        clip: c, the part of the range that levels are spread over.
     """
     grouped = _grouped(x, group_size)
-    zero = grouped.amin(-1, keepdim=True)
-    scale = (grouped.amax(-1, keepdim=True) - zero) / (2**bits - 1)
+    zero, scale = levels(grouped, -1, bits, clip)
     level = ((grouped - zero) / scale).nan_to_num(0, torch.inf).clamp(0, 2**bits - 1).round()
     return Codes(pack(level.flatten(-2).to(torch.uint8), bits), scale.squeeze(-1), zero.squeeze(-1))
+
+
+def levels(x: Tensor, dim: int, bits: int, clip: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Zero point and step of 2^b levels from c · the least to c · the greatest number along an axis, which is kept."""
+    zero = x.amin(dim, keepdim=True) * clip
+    return zero, (x.amax(dim, keepdim=True) * clip - zero) / (2**bits - 1)
 
 
 def dequantise(codes: Codes, group_size: int, bits: int) -> Tensor:
@@ -129,15 +136,28 @@ def quantise_float8(x: Tensor, group_size: int) -> Codes:
     """
     grouped = _grouped(x, group_size)
     scale = grouped.abs().amax(-1) / FLOAT8_MOST
-    scaled = (grouped.float() / scale.float()[..., None]).nan_to_num(0).clamp(-FLOAT8_MOST, FLOAT8_MOST)
-    return Codes(scaled.to(torch.float8_e4m3fn).view(torch.uint8).flatten(-2), scale)
+    return Codes(to_float8(grouped, scale[..., None]).flatten(-2), scale)
+
+
+def to_float8(x: Tensor, scale: Tensor) -> Tensor:
+    """The bytes of x / s in E4M3, nearest and halves to even; what exceeds ±448 becomes ±448, and 0 / 0 is 0.
+
+    No number within ±448 s is off by more than max(|x| / 16, s / 1024).
+    """
+    scaled = (x.float() / scale.float()).nan_to_num(0).clamp(-FLOAT8_MOST, FLOAT8_MOST)
+    return scaled.to(torch.float8_e4m3fn).view(torch.uint8)
+
+
+def from_float8(packed: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """The numbers that bytes of E4M3 stand for, times s."""
+    number: Tensor = packed.view(torch.float8_e4m3fn).float() * scale.float()
+    return number.to(dtype)
 
 
 def dequantise_float8(codes: Codes, group_size: int) -> Tensor:
     """Numbers (…, n), in the type of the scales."""
-    number = torch.unflatten(codes.packed.view(torch.float8_e4m3fn).float(), -1, (-1, group_size))
-    scaled: Tensor = number * codes.scale.float()[..., None]
-    return scaled.to(codes.scale.dtype).flatten(-2)
+    packed = torch.unflatten(codes.packed, -1, (-1, group_size))
+    return from_float8(packed, codes.scale[..., None], codes.scale.dtype).flatten(-2)
 
 
 @dataclass(frozen=True)
@@ -150,9 +170,9 @@ class Format:
     """Codes and g to numbers (…, n)."""
 
 
-def uniform(bits: int) -> Format:
-    """2^b levels from a group's least number to its greatest; see `quantise`."""
-    return Format(partial(quantise, bits=bits), partial(dequantise, bits=bits))
+def uniform(bits: int, clip: float = 1.0) -> Format:
+    """2^b levels from a group's least number to its greatest, or over a part of that; see `quantise`."""
+    return Format(partial(quantise, bits=bits, clip=clip), partial(dequantise, bits=bits))
 
 
 SIGN = Format(quantise_sign, dequantise_sign)

@@ -99,7 +99,7 @@ class H2O(Technique):
     """Recent entries that it holds, as a share of the prompt's."""
 
     acts_at: ClassVar = ("cache-step",)
-    needs: ClassVar = ("attention-map",)
+    needs: ClassVar = ("attention-map", "equal-heads")
 
     def __post_init__(self) -> None:
         for name in ("heavy_ratio", "recent_ratio"):

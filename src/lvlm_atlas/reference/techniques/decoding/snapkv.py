@@ -55,6 +55,51 @@ def select(vote_BGW: Tensor, keep: int, window: int) -> Tensor:
     return torch.cat([top_places(vote_BGW, keep), window_BGR], dim=-1)
 
 
+def check_window(
+    window: int, capacity: int, kernel: int, pooling: str, group: str, name: str = "max_capacity_prompt"
+) -> None:
+    """Hold the parameters of a window of observation against their ranges; `name` is that of the capacity.
+
+    Raises:
+        ValueError: a parameter out of its range.
+        Refusal: the kernel is even, or the window fills the capacity.
+    """
+    if window < 1:
+        raise ValueError(f"window_size must be at least 1, got {window}")
+    if kernel < 1 or kernel % 2 == 0:
+        raise Refusal(f"kernel_size must be odd and at least 1, got {kernel}")
+    if pooling not in POOLINGS:
+        raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
+    if group not in GROUPS:
+        raise ValueError(f"group must be one of {', '.join(GROUPS)}, got {group!r}")
+    if capacity <= window:
+        raise Refusal(f"{name} must exceed window_size {window}, got {capacity}")
+
+
+def observe(at: CacheTokens, window: int, kernel: int, pooling: str, group: str, name: str) -> Tensor:
+    """The votes (B, G, W) that the window of a layer casts; see `votes`.
+
+    Args:
+        at: the layer, with more entries than the window.
+        window: tokens at the end of the prompt that vote.
+        kernel: entries that are pooled.
+        pooling: one of `POOLINGS`.
+        group: one of `GROUPS`.
+        name: of the technique that asks.
+
+    Raises:
+        Refusal: another technique has evicted entries of this layer before.
+    """
+    groups, length = at.entries.key_BGSd.shape[1:3]
+    weight_BHRS = at.probe.rows(slice(-window, None))
+    if weight_BHRS.shape[-1] != length:
+        raise Refusal(
+            f"the attention rows have {weight_BHRS.shape[-1]} columns for {length} entries; put {name} before the "
+            f"technique that evicts the others"
+        )
+    return votes(weight_BHRS, groups, kernel, POOLINGS[pooling], "max" if group == "max" else "mean")
+
+
 @dataclass(frozen=True)
 class SnapKV(Technique):
     """SnapKV at `cache-tokens`.
@@ -80,18 +125,7 @@ class SnapKV(Technique):
     withholds: ClassVar = ("equal-frames",)
 
     def __post_init__(self) -> None:
-        if self.window_size < 1:
-            raise ValueError(f"window_size must be at least 1, got {self.window_size}")
-        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
-            raise Refusal(f"kernel_size must be odd and at least 1, got {self.kernel_size}")
-        if self.pooling not in POOLINGS:
-            raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {self.pooling!r}")
-        if self.group not in GROUPS:
-            raise ValueError(f"group must be one of {', '.join(GROUPS)}, got {self.group!r}")
-        if self.max_capacity_prompt <= self.window_size:
-            raise Refusal(
-                f"max_capacity_prompt must exceed window_size {self.window_size}, got {self.max_capacity_prompt}"
-            )
+        check_window(self.window_size, self.max_capacity_prompt, self.kernel_size, self.pooling, self.group)
 
     def compress_cache(self, at: CacheTokens) -> Entries:
         """The entries that the layer caches.
@@ -100,15 +134,7 @@ class SnapKV(Technique):
             Refusal: another technique has evicted entries of this layer before.
         """
         entries = at.entries
-        length, groups = entries.key_BGSd.shape[2], entries.key_BGSd.shape[1]
-        if length < self.max_capacity_prompt:
+        if entries.key_BGSd.shape[2] < self.max_capacity_prompt:
             return entries
-        weight_BHRS = at.probe.rows(slice(-self.window_size, None))
-        if weight_BHRS.shape[-1] != length:
-            raise Refusal(
-                f"the attention rows have {weight_BHRS.shape[-1]} columns for {length} entries; put SnapKV before the "
-                f"technique that evicts the others"
-            )
-        group: Reduction = "max" if self.group == "max" else "mean"
-        vote_BGW = votes(weight_BHRS, groups, self.kernel_size, POOLINGS[self.pooling], group)
+        vote_BGW = observe(at, self.window_size, self.kernel_size, self.pooling, self.group, "SnapKV")
         return entries.keep(select(vote_BGW, self.max_capacity_prompt - self.window_size, self.window_size))

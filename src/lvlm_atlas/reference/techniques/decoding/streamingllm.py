@@ -67,7 +67,7 @@ class StreamingLlm(Technique):
     """Most recent entries that stay."""
 
     acts_at: ClassVar = ("cache-step",)
-    needs: ClassVar = ("unrotated-keys", "one-position-axis")
+    needs: ClassVar = ("unrotated-keys", "one-position-axis", "equal-heads")
 
     def __post_init__(self) -> None:
         if self.start_size < 0:
