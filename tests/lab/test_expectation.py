@@ -287,6 +287,9 @@ def test_where_data_decide_which_new_tokens_are_held_a_cache_grows_by_none_to_al
     assert numbers("kv.bits: bytes at the end", some) == [(byte * (79 + 79 + 74 + 74), byte * 4 * 79)]
     fewer = member(effect("kv.tokens", limit="N + 3", limit_at_least="N + 1"))
     assert numbers("kv.tokens: most while decoding", fewer) == [(75, 77)] * 4
+    cut = member(effect("kv.tokens", set=40))
+    for stack in ((fewer, cut), (cut, fewer)):  # it counts from what is left of the prompt
+        assert numbers("kv.tokens: most while decoding", *stack) == [(41, 43)] * 4
 
 
 def test_later_bits_refine_earlier_ones_by_layer_and_modality() -> None:

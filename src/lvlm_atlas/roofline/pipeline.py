@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
 
@@ -135,7 +135,7 @@ class Walk:
         if cross:
             vision = [tokens if layer in cross else 0.0 for layer, tokens in enumerate(vision)]
             text = [0.0 if layer in cross else tokens for layer, tokens in enumerate(text)]
-        limits: dict[str, list[float]] = {}
+        limited: list[tuple[Applied, Change, Callable[[int, float], Names] | None]] = []
         held = self.dimensions.held
         for technique, change in self._changes("kv.tokens"):
             if held and change.all_rounds:
@@ -145,9 +145,8 @@ class Walk:
             names = tokens_by_layer(vision, text)
             left = by_layer(technique, change, counted, symbols, names)
             if change.limit is not None:
-                most = replace(change, how="cap", amount=change.limit)
-                old = limits.get(change.of, [math.inf] * len(left))
-                limits[change.of] = by_layer(technique, most, old, symbols, names)
+                grows_only = (change.how, change.amount) == ("cap", math.inf)
+                limited.append((technique, change, None if grows_only else names))
             if change.of == "vision":
                 vision = left
             elif change.of == "text":
@@ -160,7 +159,7 @@ class Walk:
                 vision, text = zip(*both, strict=True)
         if held:
             vision, text = _with(vision, held, 0), _with(text, held, 1)
-        bounds = self.dimensions.limits or self._limits(limits)
+        bounds = self.dimensions.limits or self._limits(limited, symbols, tokens_by_layer(vision, text))
         if self.dimensions.limits:
             bounded = [self._within(limit, v, t) for limit, v, t in zip(bounds, vision, text, strict=True)]
             vision, text = zip(*bounded, strict=True)
@@ -367,11 +366,27 @@ class Walk:
         vision, text = min(vision, limit.vision), min(text, limit.text)
         return self.divide(limit.all, vision, text) if vision + text > limit.all else (vision, text)
 
-    def _limits(self, limits: Mapping[str, Sequence[float]]) -> tuple[Limits, ...]:
-        """The most entries of each layer while decoding, from those of all, vision and text entries."""
-        if not limits:
+    def _limits(
+        self,
+        limited: Sequence[tuple[Applied, Change, Callable[[int, float], Names] | None]],
+        symbols: Names,
+        left: Callable[[int, float], Names],
+    ) -> tuple[Limits, ...]:
+        """The most entries of each layer while decoding, from those of all, vision and text entries.
+
+        Args:
+            limited: techniques and changes with a limit, and what symbols stood for in each layer where they apply;
+                None: what they do in the end, for what leaves the prompt's entries alone.
+            symbols: what the symbols stand for in all layers.
+            left: what they stand for in each layer in the end.
+        """
+        none = [math.inf] * self.dimensions.layers
+        if not limited:
             return (Limits(),) * self.dimensions.layers
-        none = (math.inf,) * self.dimensions.layers
+        limits: dict[str, list[float]] = {}
+        for technique, change, names in limited:
+            most = replace(change, how="cap", amount=change.limit or 0)
+            limits[change.of] = by_layer(technique, most, limits.get(change.of, none), symbols, names or left)
         return tuple(map(Limits, *(limits.get(of, none) for of in Limits._fields)))
 
     def _shares(self, symbols: Names) -> Shares:

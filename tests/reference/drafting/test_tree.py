@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lvlm_atlas.reference.drafting.draft import Draft
 from lvlm_atlas.reference.drafting.rounds import ancestors
-from lvlm_atlas.reference.drafting.tree import GrowingTreeDrafter, best_of, children_of, grow
+from lvlm_atlas.reference.drafting.tree import GrowingTreeDrafter, best_of, children_of, grow, grow_and_prune
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm import LVLM, random_request
 from lvlm_atlas.reference.refusal import Refusal
@@ -78,6 +78,37 @@ def test_a_tree_is_the_best_of_all_candidates(vocabulary: int, depth: int, top_k
     assert len(paths) == min(nodes, top_k + (depth - 1) * top_k**2)
     assert [len(each) for each in passes] == [top_k] * (depth - 1)
     assert [len(path) for path in paths] == sorted(map(len, paths)), "level by level"
+    assert all(parent < node for node, parent in enumerate(grown[1].tolist()))
+
+
+@given(
+    vocabulary=st.integers(2, 5), depth=st.integers(1, 4), top_k=st.integers(1, 3), nodes=st.integers(1, 12),
+    seed=st.integers(0, 10**6),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_a_tree_is_cut_back_each_time_that_it_has_grown(
+    vocabulary: int, depth: int, top_k: int, nodes: int, seed: int
+) -> None:
+    """Against a search that knows paths alone, each of which is read once."""
+    top_k = min(top_k, vocabulary)
+    logits = table(vocabulary, depth, seed)
+
+    def best(paths: list[Path]) -> list[Path]:
+        return sorted(paths, key=lambda path: -score(logits, path))[:nodes]
+
+    kept = best([(token,) for token in range(vocabulary)])
+    read: list[list[Path]] = []
+    for _ in range(depth - 1):
+        new = [path for path in kept if not any(path in each for each in read)]
+        if not new:
+            break
+        read.append(new)
+        kept = best([*kept, *((*path, int(token)) for path in new for token in logits[path].topk(top_k).indices)])
+    passes: list[list[Path]] = []
+    grown = grow_and_prune(logits[()], expander(logits, passes), nodes=nodes, depth=depth, top_k=top_k)
+    paths = paths_of(*grown)
+    assert sorted(paths) == sorted(kept)
+    assert [sorted(each) for each in passes] == [sorted(each) for each in read]
     assert all(parent < node for node, parent in enumerate(grown[1].tolist()))
 
 

@@ -61,13 +61,18 @@ def test_more_bits_never_raise_an_error(seed: int) -> None:
     assert (errors[1] >= errors[2] - 1e-6).all()
 
 
-@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 5, 8])
 def test_unpacking_undoes_packing(bits: int, device: str) -> None:
     code = torch.randint(0, 2**bits, (3, 5, 16), generator=torch.Generator().manual_seed(bits)).to(torch.uint8)
     packed = pack(code.to(device), bits)
     assert packed.shape == (3, 5, 16 * bits // 8)
     assert int(packed[0, 0, 0]) % 2**bits == int(code[0, 0, 0]), "the first code lies in the lowest bits"
     assert torch.equal(unpack(packed, bits).cpu(), code)
+
+
+def test_codes_of_three_bits_cross_the_borders_of_bytes(device: str) -> None:
+    code = torch.tensor([0b001, 0b010, 0b111, 0, 0, 0b101, 0, 0b110], dtype=torch.uint8, device=device)
+    assert pack(code, 3).tolist() == [0b11_010_001, 0b1_000_000_1, 0b110_000_10]
 
 
 def test_arithmetic_and_scales_are_in_the_type_of_the_numbers(device: str) -> None:

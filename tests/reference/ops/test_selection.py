@@ -11,6 +11,7 @@ from torch import Tensor
 from lvlm_atlas.reference.ops.places import places_of
 from lvlm_atlas.reference.ops.selection import (
     mass_count,
+    rank_in_group,
     ranking,
     recent_and_best,
     threshold_mask,
@@ -136,3 +137,10 @@ def test_recent_places_are_selected_besides_the_best_of_the_others(device: str) 
     assert recent_and_best(score, 1, 9).all()
     first = torch.tensor([True, False, False, True, False], device=device)
     assert recent_and_best(score, 1, 2, first).int().tolist() == [[1, 0, 0, 1, 1]] * 2
+
+
+def test_ranks_count_within_each_group_and_the_earlier_of_equal_scores_is_first() -> None:
+    score = torch.tensor([[5.0, 9.0, 9.0, 1.0, 2.0, 7.0, 3.0], [1.0, 2, 3, 4, 5, 6, 7]])
+    group = torch.tensor([[0, 0, 1, 1, 1, -1, 0], [2, 2, 2, 2, 2, 2, 2]])
+    assert rank_in_group(score, group).tolist() == [[1, 0, 0, 2, 1, 0, 2], [6, 5, 4, 3, 2, 1, 0]]
+    assert rank_in_group(torch.ones(4), torch.tensor([3, 1, 3, 1])).tolist() == [0, 0, 1, 1]

@@ -86,6 +86,8 @@ class Cache:
     """What says which settled entries a pass reads; None: it reads all."""
     fetched_byte: int = 0
     """Bytes fetched from the host so far."""
+    biases: dict[int, Tensor] = field(default_factory=dict)
+    """Of layers some of whose keys have a bias: it (B, T), by place in the text; those beyond have none."""
 
     @property
     def waiting(self) -> int:
@@ -121,6 +123,25 @@ class Cache:
     def real(self, layer: int) -> Tensor | None:
         """False where an entry (B, G, S) is padding, G one where heads are alike; None: nowhere. Later ones are not."""
         return self.ledgers[layer].real_BGS if self.ledgers else None
+
+    def note_bias(self, layer: int, sequence: Sequence) -> None:
+        """New tokens of a prompt enter a layer; the biases of their keys, if they have any, are kept for it."""
+        if sequence.bias_BN is None:
+            return
+        old_BT = self.biases.get(layer, sequence.bias_BN[:, :0])
+        new = sequence.last_index + 1 - old_BT.shape[1]
+        bias_BT = functional.pad(old_BT, (0, new))
+        self.biases[layer] = bias_BT.scatter(1, sequence.index_BN, sequence.bias_BN)
+
+    def bias(self, layer: int, held: Callable[[], Held]) -> Tensor | None:
+        """What is added to the logits of each of these settled entries of a layer (B, G, S); None: nothing to any."""
+        bias_BT = self.biases.get(layer)
+        if bias_BT is None:
+            return None
+        index_BGS = held().index_BGS
+        known = bias_BT.shape[1]
+        bias_BGS = take(bias_BT[:, None].expand(-1, index_BGS.shape[1], -1), index_BGS.clamp(0, known - 1))
+        return bias_BGS.masked_fill(index_BGS >= known, 0)
 
     def note_new(self, layer: int, state_BMD: Tensor, query_BHMd: Tensor) -> None:
         """New unsettled tokens entered a layer so and asked it this; kept if a policy may want it."""
@@ -172,7 +193,14 @@ class Cache:
                 next_B1 = self.next_position[layer, :, None]
                 place_BGS, _ = self.in_cache.positions(layer, reading, index_K[:1], next_B1)
                 key_BGSd = self.in_cache.rotate(key_BGSd, place_BGS)
-            probe = Probe(query_BHKd, key_BGSd, causal=True, on_read=self.trace.note_step_probe, real_BGS=held.real_BGS)
+            probe = Probe(
+                query_BHKd,
+                key_BGSd,
+                causal=True,
+                on_read=self.trace.note_step_probe,
+                bias_BN=self.bias(layer, lambda: held),
+                real_BGS=held.real_BGS,
+            )
             return probe.rows(index, earlier=True)
 
         state_BKD, first = self.entered[layer][:, index_K], self.next_index - len(index_K)
@@ -189,12 +217,19 @@ class Cache:
         if index_BGR is None:
             # A store may read less than it holds, of its own accord; what is unsettled stands last.
             key, value = store.read()
-            return Reading(key, value, key.shape[2] - len(self.parents), held, real_BGR)
+            read, bias_BGR = key.shape[2] - len(self.parents), self.bias(layer, held)
+            if bias_BGR is not None and bias_BGR.shape[2] != read:
+                raise Refusal(
+                    f"keys of layer {layer} have biases, and its store reads {read} entries of {bias_BGR.shape[2]} of "
+                    f"its own accord; leave that technique out"
+                )
+            return Reading(key, value, read, held, real_BGR, bias_BGR)
         if real_BGR is not None:
             real_BGS = functional.pad(real_BGR, (0, settled - real_BGR.shape[2]), value=True)
             real_BGR = take(real_BGS.expand(-1, index_BGR.shape[1], -1), index_BGR)
         pair = store.read_at(index_BGR, settled)
-        return Reading(*pair, index_BGR.shape[2], lambda: self.held(layer).keep(index_BGR), real_BGR)
+        chosen = lambda: self.held(layer).keep(index_BGR)  # noqa: E731
+        return Reading(*pair, index_BGR.shape[2], chosen, real_BGR, self.bias(layer, chosen))
 
     def count_fetched(self) -> None:
         """Count what a pass over the new tokens has fetched from the host."""

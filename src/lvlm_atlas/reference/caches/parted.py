@@ -208,7 +208,12 @@ class SortedStore(Store):
         self._place_BGS = torch.cat(self._split, dim=2).argsort(dim=2)
 
 
-def by_modality(vision_BGS: Tensor, vision: Callable[[], Store], text: Callable[[], Store]) -> Store:
+def by_modality(
+    vision_BGS: Tensor,
+    vision: Callable[[], Store],
+    text: Callable[[], Store],
+    apart: Callable[[], Store] | None = None,
+) -> Store:
     """A store whose vision entries are held in one way and the others, later ones among them, in another.
 
     Where heads hold different numbers of vision entries, each head has its own pair of stores.
@@ -217,15 +222,17 @@ def by_modality(vision_BGS: Tensor, vision: Callable[[], Store], text: Callable[
         vision_BGS: True where an entry of the prompt is visual.
         vision: makes an empty store for vision entries.
         text: makes one for the others.
+        apart: makes one for the vision entries of a single head where heads differ; None: `vision` does.
 
     Raises:
         Refusal: sequences of a batch hold different numbers.
     """
     count_BG = vision_BGS.sum(dim=2)
-    if bool((count_BG == count_BG[0, 0]).all()):
+    if count_BG.numel() == 1 or bool((count_BG == count_BG[0, 0]).all()):
         return SortedStore(vision_BGS, vision(), text())
     if bool((count_BG != count_BG[0]).any()):
         raise Refusal(f"sequences of a batch must hold equally many vision entries, got {count_BG.tolist()}")
+    vision = apart or vision
     return HeadStore([(1, SortedStore(one, vision(), text())) for one in torch.split(vision_BGS, 1, 1)])
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lvlm_atlas.reference.caches.store import Store
 from lvlm_atlas.reference.ops.places import take
-from lvlm_atlas.reference.ops.quantisation import Codes, Format
+from lvlm_atlas.reference.ops.quantisation import Beside, Codes, Format, levels, pack, unpack
 from lvlm_atlas.reference.refusal import Refusal
 
 
@@ -23,7 +23,7 @@ class Half:
         self.format, self.group_size = form, group_size
         self.across_tokens = across_tokens
         """Whether a group is g tokens of one channel or g channels of one token."""
-        self.codes: Codes | None = None
+        self.codes: Codes | Beside | None = None
         self.coded = 0
         self.recent_BGNd = torch.empty(0)
 
@@ -93,6 +93,41 @@ class Half:
     def tensors(self) -> tuple[Tensor, ...]:
         """The tensors that hold the entries."""
         return (self.recent_BGNd, *(self.codes.tensors if self.codes else ()))
+
+
+class ChannelHalf(Half):
+    """Codes of 2^b levels over the range that a channel has among the entries which are quantised first.
+
+    Scale and zero point are one pair a channel. What is quantised later keeps to them and is clamped to their range. A
+    code is its token's own and lies with those of its other channels, so that dropping an entry leaves the rest alone.
+
+    Args:
+        bits: b, one of 1, 2, 4 and 8.
+        clip: the part of each channel's range that levels are spread over; see `ops.quantisation.levels`.
+        room: tensors that take the place of scale and zero point until there are any; none by default.
+    """
+
+    def __init__(self, bits: int, clip: float = 1.0, room: tuple[Tensor, ...] = ()) -> None:
+        super().__init__(Format(self._encode, self._decode), 8 // bits, across_tokens=False)
+        self.bits, self.clip, self._room = bits, clip, room
+        self._levels: tuple[Tensor, Tensor] | None = None
+
+    def _encode(self, x_BGNd: Tensor, _group_size: int) -> Codes:
+        zero, scale = self._levels = self._levels or levels(x_BGNd, 2, self.bits, self.clip)
+        level = ((x_BGNd - zero) / scale).nan_to_num(0, torch.inf).clamp(0, 2**self.bits - 1).round()
+        return Codes(pack(level.to(torch.uint8), self.bits), x_BGNd.new_empty(*x_BGNd.shape[:3], 0))
+
+    def _decode(self, codes: Codes, _group_size: int) -> Tensor:
+        assert self._levels is not None, "nothing is read before it is written"  # noqa: S101
+        zero, scale = self._levels
+        return unpack(codes.packed, self.bits).to(scale.dtype) * scale + zero
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """See `Half`; one zero point and one scale a channel."""
+        if self._levels is None:
+            return (*super().tensors, *self._room)
+        return (*super().tensors, *(self._levels if self.coded else ()))
 
 
 class QuantisedStore(Store):

@@ -25,3 +25,5 @@ class Reading:
     """Which tokens these are, if somebody asks."""
     real_BGR: Tensor | None = None
     """False where one of them is padding, G one where heads are alike; None means nowhere."""
+    bias_BGR: Tensor | None = None
+    """What is added to their logits; None: nothing to any."""

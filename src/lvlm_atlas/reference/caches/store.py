@@ -41,17 +41,6 @@ class Store(Protocol):
         """Of the first `settled` entries those at these places, head by head, then all that are unsettled."""
         return read_at(self.read(), index_BGR, settled)
 
-    def attend(self, query_BHMd: Tensor, key_BGSd: Tensor, value_BGSd: Tensor, mask: Tensor | None) -> Tensor:
-        """What new tokens of decoding take from what was read: (B, H, M, d). Softmax attention, unless a store differs.
-
-        Args:
-            query_BHMd: their queries, rotated.
-            key_BGSd: keys that were read, rotated, unsettled ones last.
-            value_BGSd: values that were read.
-            mask: True where a new token may look, or what to add to the logits, as in `attend`; None: everywhere.
-        """
-        return attend(query_BHMd, key_BGSd, value_BGSd, mask)
-
     def logit_bias(
         self,
         query_BHMd: Tensor,  # noqa: ARG002
@@ -66,6 +55,17 @@ class Store(Protocol):
             held: which tokens these are.
         """
         return None
+
+    def attend(self, query_BHMd: Tensor, key_BGSd: Tensor, value_BGSd: Tensor, mask: Tensor | None) -> Tensor:
+        """What new tokens of decoding take from what was read: (B, H, M, d). Softmax attention, unless a store differs.
+
+        Args:
+            query_BHMd: their queries, rotated.
+            key_BGSd: keys that were read, rotated, unsettled ones last.
+            value_BGSd: values that were read.
+            mask: True where a new token may look, or what to add to the logits, as in `attend`; None: everywhere.
+        """
+        return attend(query_BHMd, key_BGSd, value_BGSd, mask)
 
     def retain(self, index_K: Tensor) -> None:
         """Of the unsettled entries keep those at these places (ascending), drop the others."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -122,21 +123,73 @@ def grow(
     return token_A[kept_M], parent_M.where(parent_A[kept_M] >= 0, -1)
 
 
+def grow_and_prune(
+    root_C: Tensor, expand: Callable[[Tensor, Tensor], Tensor], *, nodes: int, depth: int, top_k: int
+) -> tuple[Tensor, Tensor]:
+    """Tokens and parents (M,) of a tree that is cut back to its best nodes each time that it has grown, on the host.
+
+    The first level holds the N likeliest tokens. Then, D − 1 times, every node that was not expanded yet gets its k
+    likeliest children, and of all nodes those of the N best scores stay; the tree is done early once none of them is
+    new. Parents stand before their children, older nodes before newer ones.
+
+    Args:
+        root_C: the draft's logits after the text.
+        expand: as in `grow`, for as many nodes as are new.
+        nodes: N.
+        depth: D, the most levels.
+        top_k: k.
+    """
+    token_1k, score_1k = children_of(root_C[None], root_C.new_zeros(1, dtype=torch.float32), min(nodes, len(root_C)))
+    token_A, score_A = token_1k[0].cpu(), score_1k[0].cpu()
+    parent_A = torch.full_like(token_A, -1)
+    place_A = torch.full_like(token_A, -1)  # among the nodes expanded so far; −1: not yet
+    expanded = 0
+    for _ in range(depth - 1):
+        new_R = (place_A < 0).nonzero()[:, 0]
+        if not len(new_R):
+            break
+        follows_R = place_A[parent_A[new_R]].where(parent_A[new_R] >= 0, -1)
+        place_A[new_R] = expanded + torch.arange(len(new_R))
+        expanded += len(new_R)
+        logits_RC = expand(token_A[new_R], follows_R)
+        token_Rk, score_Rk = children_of(logits_RC, score_A[new_R].to(logits_RC.device), top_k)
+        token_A, score_A = (
+            torch.cat([token_A, token_Rk.flatten().cpu()]),
+            torch.cat([score_A, score_Rk.flatten().cpu()]),
+        )
+        parent_A = torch.cat([parent_A, new_R.repeat_interleave(top_k)])
+        place_A = torch.cat([place_A, torch.full((top_k * len(new_R),), -1)])
+        kept_M = best_of(score_A, nodes).sort().values
+        parent_M = torch.searchsorted(kept_M, parent_A[kept_M]).where(parent_A[kept_M] >= 0, -1)
+        token_A, score_A, parent_A, place_A = token_A[kept_M], score_A[kept_M], parent_M, place_A[kept_M]
+    return token_A, parent_A
+
+
+class Rule(Protocol):
+    """How a tree grows."""
+
+    def __call__(
+        self, root_C: Tensor, expand: Callable[[Tensor, Tensor], Tensor], *, nodes: int, depth: int, top_k: int
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens and parents (M,) of a tree; arguments as in `grow`."""
+
+
 class GrowingTreeDrafter(Drafter):
     """Drafts a tree that grows where the draft is sure; see `grow` and `lvlm_atlas.reference.drafting.rounds.Drafter`.
 
     Args:
         draft: what predicts.
         nodes: N, the most nodes of a tree.
-        depth: its most levels, and the passes of the draft.
+        depth: its most levels, and the most passes of the draft.
         top_k: k.
+        rule: how it grows: `grow` or `grow_and_prune`.
     """
 
-    def __init__(self, draft: Predictor, nodes: int, depth: int, top_k: int) -> None:
-        self.draft, self.nodes, self.depth, self.top_k = draft, nodes, depth, top_k
+    def __init__(self, draft: Predictor, nodes: int, depth: int, top_k: int, rule: Rule = grow) -> None:
+        self.draft, self.nodes, self.depth, self.top_k, self.rule = draft, nodes, depth, top_k, rule
 
     def propose(self, tokens: Seq[int]) -> Proposal:
-        """See `Drafter`: one pass of the draft over what it has not read yet, then one a level over k nodes.
+        """See `Drafter`: one pass of the draft over what it has not read yet, then one each time that it grows.
 
         Raises:
             Refusal: the vocabulary has fewer tokens than a node gets children.
@@ -144,7 +197,7 @@ class GrowingTreeDrafter(Drafter):
         root_C = self.draft.read(tokens)
         if len(root_C) < self.top_k:
             raise Refusal(f"a node gets {self.top_k} children, of a vocabulary of {len(root_C)}; lower the number")
-        token_M, parent_M = grow(root_C, self.draft.guess, nodes=self.nodes, depth=self.depth, top_k=self.top_k)
+        token_M, parent_M = self.rule(root_C, self.draft.guess, nodes=self.nodes, depth=self.depth, top_k=self.top_k)
         return Proposal(token_M, parent_M, functional.one_hot(token_M, len(root_C)).float())
 
     def settle(self, verified: Verified) -> None:

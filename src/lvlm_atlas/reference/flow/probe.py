@@ -31,7 +31,7 @@ class Probe:
     on_read: Callable[[int], None] = lambda _entries: None
     """Told how many score entries a read computes."""
     bias_BN: Tensor | None = None
-    """Added to the logits of each key, as in the layer itself."""
+    """Added to the logits of each key, as in the layer itself; (B, G, S) where heads hold different ones."""
     window_N: Tensor | None = None
     """A token sees those of its own window alone; None means that there is one."""
     real_BGS: Tensor | None = None
@@ -58,7 +58,8 @@ class Probe:
         logit_BGRS = query_BGRd @ self.key_BGNd.float().mT * d**-0.5
         logit_BHRS = logit_BGRS.reshape(-1, heads, len(row_R), cached + length)
         if self.bias_BN is not None:
-            logit_BHRS = logit_BHRS + self.bias_BN[:, None, None, :].float()
+            bias_BGS = self.bias_BN if self.bias_BN.dim() == 3 else self.bias_BN[:, None]
+            logit_BHRS = logit_BHRS + mask_of_heads(bias_BGS, heads)[:, :, None, :].float()
         visible = (cached + length) * len(row_R)
         if self.causal:
             later_RS = torch.arange(-cached, length, device=row_R.device)[None, :] > row_R[:, None]

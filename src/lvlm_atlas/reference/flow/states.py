@@ -104,6 +104,9 @@ class Sequence:
     """Position id of the token that follows the prompt; None means one more than the last token's."""
     deepstack_BNLD: Tensor | None = None
     """DeepStack: what is added to a token after each of the first L layers, zero for text; None: nothing any more."""
+    bias_BN: Tensor | None = None
+    """What is added to the logits of each token as a key, from this layer on and in decoding: the log of how many it
+    stands for, say; float32. None: nothing."""
 
     @property
     def length(self) -> int:
@@ -140,6 +143,7 @@ class Sequence:
             deepstack_BNLD=None if self.deepstack_BNLD is None else take(self.deepstack_BNLD, index_BK),
             place_BN3=None if self.place_BN3 is None else take(self.place_BN3, index_BK),
             next_B=self.next_position,
+            bias_BN=None if self.bias_BN is None else take(self.bias_BN, index_BK),
         )
 
     def behind(self, index: int, position_B: Tensor) -> Sequence:

@@ -16,6 +16,7 @@ from lvlm_atlas.reference.caches.cache import Cache
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Patches, Sequence
 from lvlm_atlas.reference.lvlm.decoder import Layer
+from lvlm_atlas.reference.ops.attention import joined_bias
 from lvlm_atlas.reference.refusal import Refusal
 
 
@@ -54,7 +55,9 @@ class NextLayer:
             held_BGS = self.cache.real(self.index)
             if held_BGS is not None or real_BGS is not None:
                 raise Refusal("a layer cannot be looked ahead to behind a cache with padding; ask one request a time")
-        return Probe(self._query, key, causal=True, on_read=self.on_read, real_BGS=real_BGS)
+        cached_BGS = self.cache.bias(self.index, lambda: self.cache.held(self.index)) if self.cached else None
+        bias_BGS = joined_bias(cached_BGS, sequence.bias_BN, self.cached, sequence.length)
+        return Probe(self._query, key, causal=True, on_read=self.on_read, bias_BN=bias_BGS, real_BGS=real_BGS)
 
     def project(self, sequence: Sequence) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of these tokens; what was looked at is let go. Rotated unless the cache holds

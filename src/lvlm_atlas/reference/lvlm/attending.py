@@ -18,7 +18,7 @@ from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Entries, Sequence
 from lvlm_atlas.reference.lvlm.ahead import NextLayer
 from lvlm_atlas.reference.lvlm.points import Attention
-from lvlm_atlas.reference.ops.attention import Rotary, attend, causal_mask, mask_of_heads
+from lvlm_atlas.reference.ops.attention import Rotary, attend, causal_mask, joined_bias, mask_of_heads, with_bias
 from lvlm_atlas.reference.ops.blocks import Blocks, Pairs, Replacement, block_sparse_attention, pair_attention
 from lvlm_atlas.reference.ops.window import Window, window_attention
 from lvlm_atlas.reference.refusal import Refusal
@@ -51,6 +51,8 @@ class _Behind:
     """Position ids of the keys; None where the cache holds rotated ones."""
     real_BGS: Tensor | None = None
     """False where a key is padding."""
+    bias_BGS: Tensor | None = None
+    """Added to the logits of each key; None: nothing."""
 
 
 def attend_prompt(next_layer: NextLayer, layers: int, sequence: Sequence, chooser: Any | None) -> Attended:
@@ -72,9 +74,17 @@ def attend_prompt(next_layer: NextLayer, layers: int, sequence: Sequence, choose
         if cache.in_cache:
             query, key = (layer.rotary(x, sequence.position_BN) for x in (query, key))
         position_BGN = sequence.position_BN[:, None]
-        behind = _Behind(query, key, value, position_BGN, position_BGN, entries.real_BGS)
+        bias_BGS = None if sequence.bias_BN is None else sequence.bias_BN[:, None]
+        behind = _Behind(query, key, value, position_BGN, position_BGN, entries.real_BGS, bias_BGS)
     chosen = None
-    probe = Probe(behind.query_BHNd, behind.key_BGSd, causal=True, on_read=next_layer.on_read, real_BGS=behind.real_BGS)
+    probe = Probe(
+        behind.query_BHNd,
+        behind.key_BGSd,
+        causal=True,
+        on_read=next_layer.on_read,
+        bias_BN=behind.bias_BGS,
+        real_BGS=behind.real_BGS,
+    )
     if chooser:
         own_key = behind.key_BGSd[:, :, -sequence.length :]
         context = Attention(index, layers, sequence, behind.query_BHNd, own_key, value, cached, probe)
@@ -115,7 +125,8 @@ def _behind_cached(index: int, query: Tensor, entries: Entries, cache: Cache, se
     real_BGS = None
     if reading.real_BGR is not None or entries.real_BGS is not None:
         real_BGS = reading.held().then(entries.held).real_BGS
-    return _Behind(query, key, value, new_BGN, all_BGS, real_BGS)
+    bias_BGS = joined_bias(reading.bias_BGR, sequence.bias_BN, reading.settled, sequence.length)
+    return _Behind(query, key, value, new_BGN, all_BGS, real_BGS, bias_BGS)
 
 
 def _attend(
@@ -125,6 +136,8 @@ def _attend(
     query, key, value, real_BGS = behind.query_BHNd, behind.key_BGSd, behind.value_BGSd, behind.real_BGS
     batch, heads, length = query.shape[:3]
     cached = key.shape[2] - length
+    if chosen is not None and behind.bias_BGS is not None:
+        raise Refusal("neither blocks nor a window of attention add a bias to each key; leave one technique out")
     if isinstance(chosen, Window):
         return _in_window(behind, chosen, rotary)
     if isinstance(chosen, Pairs):
@@ -141,17 +154,18 @@ def _attend(
             raise Refusal("blocks of attention cannot be chosen behind a cache with padding; leave that technique out")
         return block_sparse_attention(query, key, value, chosen)
     scores = batch * heads * (length * cached + length * (length + 1) // 2)
-    if real_BGS is None and not cached:
+    if real_BGS is None and behind.bias_BGS is None and not cached:
         return attend(query, key, value, causal=True), scores
-    if real_BGS is None:
-        mask = causal_mask(length, query.device, cached) if length > 1 else None
-        return attend(query, key, value, mask), scores
-    # Padding sees itself: a row that sees nothing would be NaN, and spread.
-    itself = torch.eye(length, dtype=torch.bool, device=query.device)
-    itself = functional.pad(itself, (cached, 0))
-    real_BHS = mask_of_heads(real_BGS, heads)
-    mask_BHNS = causal_mask(length, query.device, cached) & (real_BHS[:, :, None, :] | itself)
-    return attend(query, key, value, mask_BHNS), scores
+    mask = causal_mask(length, query.device, cached) if length > 1 else None
+    if real_BGS is not None:
+        # Padding sees itself: a row that sees nothing would be NaN, and spread.
+        itself = torch.eye(length, dtype=torch.bool, device=query.device)
+        itself = functional.pad(itself, (cached, 0))
+        real_BHS = mask_of_heads(real_BGS, heads)
+        mask = causal_mask(length, query.device, cached) & (real_BHS[:, :, None, :] | itself)
+    if behind.bias_BGS is not None:
+        mask = with_bias(mask, behind.bias_BGS, heads, query.dtype)
+    return attend(query, key, value, mask), scores
 
 
 def _in_window(behind: _Behind, window: Window, rotary: Rotary) -> tuple[Tensor, int]:

@@ -50,6 +50,7 @@ def prefill(model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace, ca
         for technique in before_layer:
             sequence = technique.llm_layer(LlmLayer(index, layers, sequence, cached, next_layer.probe))
         trace.note_tokens(index, sequence)
+        cache.note_bias(index, sequence)
         next_positions.append(sequence.next_position)
         attended = attend_prompt(next_layer, layers, sequence, chooser)
         trace.score_entries[index] += attended.scores

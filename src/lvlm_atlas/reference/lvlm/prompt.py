@@ -58,6 +58,11 @@ class Prompt:
         return torch.split(self.vision_BN[0].nonzero()[:, 0], list(self.span_lengths))
 
     @property
+    def block_starts(self) -> list[int]:
+        """Place of the first vision token of each block that has some, in a prompt of a batch of one."""
+        return [int(place_N[0]) for place_N in self.spans if len(place_N)]
+
+    @property
     def place_BN3(self) -> Tensor | None:  # noqa: N802 - names carry shapes
         """See `Sequence`; what `index_BN` or `index_BGS` point into."""
         if self.place_V3 is None:

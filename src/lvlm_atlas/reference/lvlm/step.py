@@ -74,6 +74,9 @@ def hidden_states(
         cache.note_new(index, states[-1], query)
         mask = _mask(seen_UU[first:], settled, reading.real_BGR, query.shape[1], device)
         bias_BHMR = store.logit_bias(query, key[:, :, :settled], reading.held)
+        if reading.bias_BGR is not None:
+            bias_BH1R = mask_of_heads(reading.bias_BGR, query.shape[1])[:, :, None].to(query.dtype)
+            bias_BHMR = bias_BH1R if bias_BHMR is None else bias_BHMR + bias_BH1R
         if bias_BHMR is not None:
             mask = _biased(mask, bias_BHMR, key.shape[2])
         states.append(layer.finish(states[-1], store.attend(query, key, value, mask)))
@@ -105,4 +108,4 @@ def _mask(seen_MU: Tensor, settled: int, real_BGS: Tensor | None, heads: int, de
 def _biased(mask: Tensor | None, bias_BHMR: Tensor, length: int) -> Tensor:
     """What to add to the logits (B, H, M, S): the bias at settled entries, −∞ where a token may not look."""
     bias_BHMS = functional.pad(bias_BHMR, (0, length - bias_BHMR.shape[3]))
-    return bias_BHMS if mask is None else bias_BHMS.masked_fill(~mask, -torch.inf)
+    return bias_BHMS if mask is None else torch.where(mask, bias_BHMS, -torch.inf)

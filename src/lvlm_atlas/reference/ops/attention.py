@@ -136,6 +136,35 @@ def attend(
     )
 
 
+def with_bias(mask: Tensor | None, bias_BGS: Tensor, heads: int, dtype: torch.dtype) -> Tensor:
+    """A mask for `attend` that adds a bias to the logits of each key, and −∞ where a query may not look.
+
+    Args:
+        mask: (M, S) or (B, H, M, S), True where a query may look; None means everywhere.
+        bias_BGS: of the keys; G one where heads are alike.
+        heads: H.
+        dtype: of the queries.
+    """
+    bias_BH1S = mask_of_heads(bias_BGS, heads)[:, :, None].to(dtype)
+    return bias_BH1S if mask is None else torch.where(mask, bias_BH1S, float("-inf"))
+
+
+def joined_bias(cached_BGS: Tensor | None, new_BN: Tensor | None, cached: int, new: int) -> Tensor | None:
+    """Biases (B, G, cached + new) of keys that are read of a cache and of new ones behind them; None: none has any.
+
+    Args:
+        cached_BGS: of the former, None where none has any; G one where heads are alike.
+        new_BN: of the latter.
+        cached: how many are read.
+        new: how many follow.
+    """
+    if cached_BGS is None:
+        return None if new_BN is None else functional.pad(new_BN[:, None], (cached, 0))
+    if new_BN is None:
+        return functional.pad(cached_BGS, (0, new))
+    return torch.cat([cached_BGS, new_BN[:, None].expand(-1, cached_BGS.shape[1], -1)], dim=2)
+
+
 def attend_inside(query_BHNd: Tensor, key_BHNd: Tensor, value_BHNd: Tensor, groups: Sequence[Tensor]) -> Tensor:
     """Softmax attention (B, H, N, d) of tokens that see those of their own window alone.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,6 +50,30 @@ class Codes:
     def then(self, other: Codes, dim: int) -> Codes:
         """These codes and others after them, along `dim`."""
         return Codes(*(torch.cat(pair, dim) for pair in zip(self.tensors, other.tensors, strict=True)))
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Codes of several parts of the channels, groups of tokens along the last axis of each."""
+
+    parts: tuple[Codes, ...]
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All that is stored."""
+        return tuple(tensor for part in self.parts for tensor in part.tensors)
+
+    def first(self, count: int, group_size: int) -> Beside:
+        """See `Codes`."""
+        return Beside(tuple(part.first(count, group_size) for part in self.parts))
+
+    def rows(self, index: Tensor) -> Beside:
+        """See `Codes`."""
+        return Beside(tuple(part.rows(index) for part in self.parts))
+
+    def then(self, other: Beside, dim: int) -> Beside:
+        """See `Codes`."""
+        return Beside(tuple(one.then(more, dim) for one, more in zip(self.parts, other.parts, strict=True)))
 
 
 def quantise(x: Tensor, group_size: int, bits: int, clip: float = 1.0) -> Codes:
@@ -164,9 +189,9 @@ def dequantise_float8(codes: Codes, group_size: int) -> Tensor:
 class Format:
     """A way to hold numbers in few bits, given the size of a group."""
 
-    encode: Callable[[Tensor, int], Codes]
-    """Numbers (…, n) and g to codes."""
-    decode: Callable[[Codes, int], Tensor]
+    encode: Callable[[Tensor, int], Any]
+    """Numbers (…, n) and g to codes, one kind of them."""
+    decode: Callable[[Any, int], Tensor]
     """Codes and g to numbers (…, n)."""
 
 
@@ -175,22 +200,49 @@ def uniform(bits: int, clip: float = 1.0) -> Format:
     return Format(partial(quantise, bits=bits, clip=clip), partial(dequantise, bits=bits))
 
 
+def rotated(form: Format, rotation_dd: Tensor) -> Format:
+    """The format behind an orthogonal matrix that is multiplied from the right, and undone when numbers are read.
+
+    Lengths stay, so that the squared error of a row is what the format leaves of the rotated one.
+    """
+
+    def encode(x: Tensor, group_size: int) -> Any:
+        return form.encode(x @ rotation_dd, group_size)
+
+    def decode(codes: Any, group_size: int) -> Tensor:
+        number: Tensor = form.decode(codes, group_size) @ rotation_dd.mT
+        return number
+
+    return Format(encode, decode)
+
+
 SIGN = Format(quantise_sign, dequantise_sign)
 TERNARY = Format(quantise_ternary, dequantise_ternary)
 FLOAT8 = Format(quantise_float8, dequantise_float8)
 
 
 def pack(code: Tensor, bits: int) -> Tensor:
-    """Codes (…, n) of `bits` bits into bytes (…, n · bits / 8), the first code in the lowest bits."""
+    """Codes (…, n) of `bits` bits into bytes (…, n · bits / 8), whole ones, the first code in the lowest bits."""
+    if 8 % bits:  # codes cross the borders of bytes
+        return pack(_spread(code, bits), 1)
     shift = torch.arange(0, 8, bits, device=code.device, dtype=torch.uint8)
     return (code.reshape(*code.shape[:-1], -1, 8 // bits) << shift).sum(-1, dtype=torch.uint8)
 
 
 def unpack(packed: Tensor, bits: int) -> Tensor:
     """The inverse of `pack`."""
-    shift = torch.arange(0, 8, bits, device=packed.device, dtype=torch.uint8)
-    code: Tensor = (packed[..., None] >> shift) & (2**bits - 1)
-    return code.flatten(-2)
+    if 8 % bits:
+        shift = torch.arange(bits, device=packed.device, dtype=torch.uint8)
+        joined: Tensor = torch.unflatten(unpack(packed, 1), -1, (-1, bits)) << shift
+        return joined.sum(-1, dtype=torch.uint8)
+    return _spread(packed, 8, bits)
+
+
+def _spread(code: Tensor, width: int, bits: int = 1) -> Tensor:
+    """Codes (…, n) of `width` bits as width / `bits` smaller ones each, the lowest bits first."""
+    shift = torch.arange(0, width, bits, device=code.device, dtype=torch.uint8)
+    spread: Tensor = (code[..., None] >> shift) & (2**bits - 1)
+    return spread.flatten(-2)
 
 
 def pack_trits(trit: Tensor) -> Tensor:
@@ -207,7 +259,8 @@ def unpack_trits(packed: Tensor, length: int) -> Tensor:
 
 
 def _digits(device: torch.device) -> Tensor:
-    return torch.tensor([3**digit for digit in range(_TRITS)], device=device, dtype=torch.uint8)
+    power: Tensor = 3 ** torch.arange(_TRITS, device=device, dtype=torch.uint8)
+    return power
 
 
 def _grouped(x: Tensor, group_size: int) -> Tensor:

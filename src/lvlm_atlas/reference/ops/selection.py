@@ -80,6 +80,20 @@ def recent_and_best(score: Tensor, recent: int, best: int, first: Tensor | None 
     return torch.cat([best_mask, torch.ones_like(score[..., older:], dtype=torch.bool)], dim=-1)
 
 
+def rank_in_group(score: Tensor, group: Tensor) -> Tensor:
+    """The rank (…, N) of each place among those of its group: 0 for the best.
+
+    Args:
+        score: numbers (…, N).
+        group: the group (…, N) of each place, any whole numbers.
+    """
+    order = ranking(score)
+    order = order.gather(-1, group.gather(-1, order).argsort(dim=-1, stable=True))
+    ordered_group = group.gather(-1, order).contiguous()
+    rank = torch.arange(score.shape[-1], device=score.device) - torch.searchsorted(ordered_group, ordered_group)
+    return torch.zeros_like(order).scatter(-1, order, rank)
+
+
 def top_mask_of_groups(score: Tensor, group: Tensor, keep_J: Tensor) -> Tensor:
     """True (…, N) at the best places of each group, so that every group is represented.
 
