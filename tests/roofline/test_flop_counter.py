@@ -354,17 +354,19 @@ def test_linear_layers_and_attention_equal_those_of_a_run_with_a_technique(
         assert flop(found, LINEAR) <= model[LINEAR] <= flop(most, LINEAR)
     else:
         assert model[LINEAR] == flop(found, LINEAR)
+    if any(effect.quantity == "kv.state" for effect in TECHNIQUES[id_].effects):
+        return  # a state has no scores; the reference reads a prompt in chunks, of which the engine knows nothing
     if "attention" not in TECHNIQUES[id_].acts_at:
         attention += own_entries(TECHNIQUES[id_], preset)
         assert model[ATTENTION] == pytest.approx(attention, rel=1e-12)
         return
-    # Chosen blocks are computed as rectangles, of which the trace counts the scores that are seen.
+    # Chosen blocks are computed as rectangles and pairs under a mask, of which the trace counts the scores that are seen.
     text = PRESETS[preset].text
     fused = predicted(planner, preset, (choice,), attention="fused", **SIZES)
     scores = 4 * text.head_dim * sum(trace.score_entries)
     squares = 4 * text.head_dim * text.num_attention_heads * sum(n * n for n in trace.llm_tokens)
     assert flop(fused, ATTENTION, "prefilling") == pytest.approx(scores, rel=1e-12)
-    assert scores < model[ATTENTION] - (attention - flop(found, ATTENTION, "prefilling")) < squares
+    assert scores < model[ATTENTION] - (attention - flop(found, ATTENTION, "prefilling")) <= squares
 
 
 def own_entries(technique: Technique, preset: str) -> int:
@@ -385,7 +387,7 @@ def test_bytes_of_the_cache_equal_those_of_a_run_with_a_technique(
     memory = predicted(planner, preset, (choice,), **SIZES).memory
     assert memory.kv_byte == pytest.approx(sum(trace.kv_byte), rel=1e-12)
     assert memory.kv_peak_byte == pytest.approx(trace.kv_byte_end, rel=1e-12)
-    if trace.kv_vision_entries and not choice.technique.effects[0].quantity.startswith("kv"):
+    if any(trace.kv_entries) and trace.kv_vision_entries and not choice.technique.effects[0].quantity.startswith("kv"):
         share = sum(trace.kv_vision_entries) / sum(trace.kv_entries)
         assert memory.kv_vision_byte == pytest.approx(share * memory.kv_byte, rel=1e-12)
 

@@ -63,7 +63,7 @@ class Store(Protocol):
             query_BHMd: their queries, rotated.
             key_BGSd: keys that were read, rotated, unsettled ones last.
             value_BGSd: values that were read.
-            mask: True where a new token may look, as in `attend`; None: everywhere.
+            mask: True where a new token may look, or what to add to the logits, as in `attend`; None: everywhere.
         """
         return attend(query_BHMd, key_BGSd, value_BGSd, mask)
 
