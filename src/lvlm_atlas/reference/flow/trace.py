@@ -76,6 +76,8 @@ class Trace:
     """Cache entries per key-value head, once the prompt is in; their mean where heads differ."""
     kv_most_entries: list[float] = field(default_factory=list)
     """The most that a layer holds from then on: once the prompt is in, or when a round has settled."""
+    kv_settled_entries: list[float] = field(default_factory=list)
+    """Entries of all layers together, a head: once the prompt is in, and when each round has settled."""
     kv_vision_entries: list[float] = field(default_factory=list)
     """Vision entries among those of the prompt, mean over heads. A layer whose store holds another number of entries
     than it was given is left out: nobody knows which they are."""
@@ -174,6 +176,7 @@ class Trace:
     def note_settled(self, lengths: Seq[float]) -> None:
         """A round has settled, and the layers hold so many entries a head."""
         self.kv_most_entries = [*map(max, self.kv_most_entries or lengths, lengths)]
+        self.kv_settled_entries.append(sum(lengths))
 
 
 def _added(old: Any, new: Any) -> Any:
@@ -193,7 +196,8 @@ def _then(old: list[Any], new: list[Any]) -> list[Any]:
 
 
 _JOIN: Mapping[str, Callable[[Any, Any], Any]] = {
-    **dict.fromkeys(("encoder_tokens", "draft_nodes", "draft_lengths", "accepted_lengths", "scoring"), _then),
+    **dict.fromkeys(("encoder_tokens", "draft_nodes", "draft_lengths", "accepted_lengths", "scoring",
+                     "kv_settled_entries"), _then),
     **dict.fromkeys(
         ("kept", "frame_index", "kv_index", "kv_entries", "kv_vision_entries", "kv_byte", "kv_resident_byte",
          "kv_layers", "kv_state", "kv_byte_end"), _last,

@@ -10,7 +10,7 @@ from lvlm_atlas.limits import MOST_LAYER, MOST_PIXEL, MOST_WIDTH
 
 Width = Annotated[int, 1, MOST_WIDTH]
 """A number of channels, heads or words, within these limits."""
-Depth = Annotated[int, 1, MOST_LAYER]
+Depth = Annotated[int, 0, MOST_LAYER]
 Side = Annotated[int, 1, MOST_PIXEL]
 Index = Annotated[int, 0, MOST_WIDTH]
 Positive = Annotated[float, 1e-30, 1e30]
