@@ -32,7 +32,7 @@ class Panel:
 
 
 def counts(panels: Sequence[Panel], *, id_: str, title: str, style: bool = False) -> Markup:
-    """The panels below each other: the technique's line whole, the plain run's dashed; empty ones are left out.
+    """The panels below each other: the technique's line whole, the plain run's dashed; those of zeros are left out.
 
     Args:
         panels: what was counted.
@@ -40,7 +40,7 @@ def counts(panels: Sequence[Panel], *, id_: str, title: str, style: bool = False
         title: of the drawing.
         style: whether it is a file of its own, and brings its style along.
     """
-    shown = [panel for panel in panels if panel.with_ or panel.without]
+    shown = [panel for panel in panels if any(panel.with_) or any(panel.without)]
     body = [tag("style", STYLE)] if style else []
     for number, panel in enumerate(shown):
         body += _drawn(panel, 20 + _ROW * number)
