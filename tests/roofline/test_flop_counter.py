@@ -360,7 +360,7 @@ def test_linear_layers_and_attention_equal_those_of_a_run_with_a_technique(
         attention += own_entries(TECHNIQUES[id_], preset)
         assert model[ATTENTION] == pytest.approx(attention, rel=1e-12)
         return
-    # Chosen blocks are computed as rectangles, pairs under a mask; the trace counts the scores that are seen.
+    # Chosen blocks are computed as rectangles and pairs under a mask; the trace counts the scores that are seen.
     text = PRESETS[preset].text
     fused = predicted(planner, preset, (choice,), attention="fused", **SIZES)
     scores = 4 * text.head_dim * sum(trace.score_entries)
