@@ -360,12 +360,14 @@ def test_linear_layers_and_attention_equal_those_of_a_run_with_a_technique(
         attention += own_entries(TECHNIQUES[id_], preset)
         assert model[ATTENTION] == pytest.approx(attention, rel=1e-12)
         return
-    # Chosen blocks are computed as rectangles and pairs under a mask; the trace counts what is seen of them.
+    # Chosen blocks are computed as rectangles and pairs under a mask; the trace counts the scores that are seen.
     text = PRESETS[preset].text
     fused = predicted(planner, preset, (choice,), attention="fused", **SIZES)
     scores = 4 * text.head_dim * sum(trace.score_entries)
     squares = 4 * text.head_dim * text.num_attention_heads * sum(n * n for n in trace.llm_tokens)
     assert flop(fused, ATTENTION, "prefilling") == pytest.approx(scores, rel=1e-12)
+    if hasattr(pkgutil.resolve_name(str(TECHNIQUES[id_].reference).partition(":")[0]), "Replacement"):
+        return  # it computes attention itself, which is counted as its own
     assert scores < model[ATTENTION] - (attention - flop(found, ATTENTION, "prefilling")) <= squares
 
 
@@ -387,7 +389,7 @@ def test_bytes_of_the_cache_equal_those_of_a_run_with_a_technique(
     memory = predicted(planner, preset, (choice,), **SIZES).memory
     assert memory.kv_byte == pytest.approx(sum(trace.kv_byte), rel=1e-12)
     assert memory.kv_peak_byte == pytest.approx(trace.kv_byte_end, rel=1e-12)
-    if any(trace.kv_entries) and trace.kv_vision_entries and not choice.technique.effects[0].quantity.startswith("kv"):
+    if trace.kv_vision_entries and not choice.technique.effects[0].quantity.startswith("kv"):
         share = sum(trace.kv_vision_entries) / sum(trace.kv_entries)
         assert memory.kv_vision_byte == pytest.approx(share * memory.kv_byte, rel=1e-12)
 
