@@ -294,6 +294,8 @@ def outcomes(technique: Technique, setting: Mapping[str, Setting], trace: Trace,
                 pytest.skip(f"data decide {effect.quantity}, and no outcome tells the engine how much it is")
             first = int(evaluate(effect.from_layer, numbers)) if isinstance(effect, Schedule) else 0
             name, counted = OUTCOME_OF.get(effect.quantity, "tokens"), COUNTED[effect.quantity]
+            if getattr(effect, "of", "all") == "vision":
+                counted = COUNTED["kv.tokens: vision"]
             value = counted(trace, first, heads)
             if decided.get(name, value) != value:
                 pytest.skip(f"data decide several counts, and one outcome, {name}, cannot say them all")
@@ -315,6 +317,9 @@ COUNTED: dict[str, Callable[[Trace, int, int], float]] = {
     "llm.vision-tokens": lambda trace, first, heads: trace.llm_vision_tokens[-1],
     "attention.density": density,
     "kv.tokens": lambda trace, first, heads: sum(trace.kv_entries[first:]) / len(trace.kv_entries[first:]),
+    "kv.tokens: vision": lambda trace, first, heads: (
+        sum(trace.kv_vision_entries[first:]) / len(trace.kv_vision_entries[first:])
+    ),
     "output-tokens": lambda trace, first, heads: trace.output_tokens,
 }
 """What a trace counts of each quantity, from the layer on in which an effect starts."""
