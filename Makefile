@@ -3,7 +3,7 @@ VENV ?= .venv
 PORT ?= 8000
 PYTHON := $(VENV)/bin/python
 
-.PHONY: serve test technique check bench clean
+.PHONY: serve test technique check bench fuzz clean
 .DELETE_ON_ERROR:
 
 serve: $(VENV)/.installed-site
@@ -29,6 +29,11 @@ bench: $(VENV)/.installed-dev
 $(VENV)/.installed-%: pyproject.toml constraints.txt scripts/setup
 	scripts/setup $(VENV) $*
 	touch $@
+
+# The suite's fuzz tests with more cases: make fuzz CASES=20000
+CASES ?= 5000
+fuzz: $(VENV)/.installed-dev
+	FUZZ_CASES=$(CASES) $(PYTHON) -m pytest -n 2 --timeout 0 tests/atlas/test_fuzz.py
 
 clean:
 	rm -rf build dist $(VENV)

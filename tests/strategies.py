@@ -40,15 +40,16 @@ bibtex_like = st.lists(
     max_size=40,
 ).map("".join)  # fmt: skip
 
-_TEXT = as_yaml(sound()[ALPHA])
+RECORDS = sorted(path for path, data in sound().items() if isinstance(data, dict))
+"""A file of each kind of record."""
 _SHARDS = ("&a ", "*a", "!!str ", "<<: ", "{", "[", "}", "]", ": ", "- ", "\t", "\n", "'", '"', "|", "---\n", "\x00",
            "null", "1e999", "2026-11-22", "yes", "0o17", "\ufeff", "\r", "é", "<b>", "%", "? ")  # fmt: skip
 
 
 @st.composite
-def mutated_texts(draw: st.DrawFn) -> str:
-    """The text of a sound entry with a few stretches cut out, repeated or replaced."""
-    text = _TEXT
+def mutated_texts(draw: st.DrawFn, path: str) -> str:
+    """The text of a sound record with a few stretches cut out, repeated or replaced."""
+    text = as_yaml(sound()[path])
     for _ in range(draw(st.integers(1, 3))):
         start = draw(st.integers(0, len(text)))
         end = min(len(text), start + draw(st.integers(0, 60)))
@@ -57,6 +58,11 @@ def mutated_texts(draw: st.DrawFn) -> str:
     return text
 
 
+extremes = st.sampled_from(
+    [10**18, -(10**18), 1e308, -1e308, 1e-320, 0, -1, 2**63, "x" * 3000, "\u202e", "a\x1b[2J", "2026-99-99", "a: b",
+     "__class__",
+     "round(1, -9999999)", "9 ** 9 ** 9", "../../x", "a/b/c", [], {}, True, None]
+)  # fmt: skip
 _scalars = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=12),
     st.sampled_from(["alpha", "keep_ratio", "llm.vision-tokens", "2 * N", "0/0", "9**9**9", "(" * 60]),
@@ -69,15 +75,34 @@ values = st.recursive(
 
 
 @st.composite
-def distorted_entries(draw: st.DrawFn) -> object:
-    """The data of a sound entry with a few keys replaced by anything, or anything at all."""
+def distorted_records(draw: st.DrawFn, path: str) -> object:
+    """The data of a sound record with a few values, however deep, replaced by anything, or anything at all."""
     if draw(st.integers(0, 9)) == 0:
         return draw(values)
-    entry = sound()[ALPHA]
-    for key in draw(st.lists(st.sampled_from(sorted(entry)), min_size=1, max_size=3, unique=True)):
-        first = entry[key][0] if isinstance(entry[key], list) else None
-        if isinstance(first, dict) and draw(st.booleans()):
-            first[draw(st.sampled_from(sorted(first)))] = draw(values)
-        else:
-            entry[key] = draw(values)
-    return entry
+    record = sound()[path]
+    for _ in range(draw(st.integers(1, 3))):
+        here: dict[str, object] | list[object] = record
+        while True:
+            key = draw(st.sampled_from(sorted(here) if isinstance(here, dict) else range(len(here))))
+            inner = here[key]  # type: ignore[call-overload]
+            if not isinstance(inner, dict | list) or not inner or draw(st.booleans()):
+                here[key] = draw(values | extremes)  # type: ignore[call-overload]
+                break
+            here = inner
+    return record
+
+
+queries = st.lists(
+    st.sampled_from(["stage:", "decoding", "alpha", "within(", "path(", "like(", "not ", " and ", " or ", "(", ")", ",",
+                     "2", "*", "!", ">=", "<", "=", '"', "'", "conflicts-with(", "year:", "0", "-1", "99999999999", ".",
+                     ":"])
+    | st.text(max_size=3),
+    max_size=14,
+).map("".join)  # fmt: skip
+stack_texts = st.lists(
+    st.sampled_from(["alpha", "beta", "keep_ratio", ":", "=", "+", ",", "|", "0.5", "1e999", "-1", "nan", "true", "[",
+                     "]",
+                     "none", " ", "x"])
+    | st.text(max_size=3),
+    max_size=10,
+).map("".join)  # fmt: skip

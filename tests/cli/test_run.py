@@ -154,6 +154,17 @@ def test_the_table_shows_both_runs_beside_each_other(run: Any, checkpoint: Path,
     assert "131 x 2, 67 x 2" in said.out
 
 
+def test_what_was_counted_is_drawn_into_a_file(run: Any, checkpoint: Path, image: Path, tmp_path: Path) -> None:
+    stack = ("--stack", "fastv:layer=2,keep_ratio=0.5", "--plot", tmp_path / "counts.svg")
+    assert run(*ask(checkpoint, image, *stack)).code == 0
+    drawn = (tmp_path / "counts.svg").read_text("utf-8")
+    assert drawn.startswith("<svg")
+    assert "tokens that enter" in drawn
+    assert "round 0 to 4" in drawn  # the prompt, then a step for each further token
+    said = run(*ask(checkpoint, image, *stack[:2], "--plot", tmp_path / "nowhere" / "counts.svg"))
+    assert (said.code, "cannot write" in said.err) == (2, True)
+
+
 def test_the_chat_form_of_the_checkpoint_is_used_where_it_has_one(
     run: Any, checkpoint: Path, image: Path, tmp_path: Path
 ) -> None:

@@ -21,7 +21,7 @@ from lvlm_atlas.lab.settings import ON_DEVICE, SHAPES, authored, candidates, gen
 from lvlm_atlas.lab.verification import COUNTED_COSTS, Plan, StackJob, lost
 from lvlm_atlas.reference.lvlm import LVLM, random_request
 from lvlm_atlas.rules.expressions import amounts_in
-from lvlm_atlas.schema.effect import Change, Effect
+from lvlm_atlas.schema.effect import Change, Effect, Speculation
 from lvlm_atlas.schema.technique import Parameter, Technique
 from lvlm_atlas.specs.technique import effect_places
 
@@ -34,11 +34,16 @@ def only(technique: Technique) -> str:
 
 
 def small(technique: Technique, device: str = "cpu") -> StackJob:
-    """The settings that the entry names, on two requests and, where waits are declared, as on a GPU on a third."""
+    """The settings that the entry names, on two requests and, where waits are declared, as on a GPU on a third.
+
+    Where tokens are drafted, one request is sampled besides: there, drafts of random weights are accepted now and then.
+    """
     job = job_for(ATLAS.atlas, technique, "float32", device)
     settings = authored(technique)[: len(technique.trials) + 1]
     waits = any(overhead.host_syncs is not None for overhead in technique.overheads)
-    shapes = (*SHAPES[:2], *ON_DEVICE[:waits])
+    drafts = any(isinstance(each, Speculation) and each.exact == "distribution" for each in technique.effects)
+    sampled = [shape for shape in SHAPES if shape.temperature]
+    shapes = (*SHAPES[:2], *sampled[:drafts], *ON_DEVICE[:waits])
     plans = tuple(Plan(settings=(setting,), shape=shape) for setting in settings for shape in shapes)
     return job.model_copy(update={"plans": plans})
 

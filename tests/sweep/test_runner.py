@@ -9,9 +9,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +144,35 @@ def test_a_sweep_begun_here_goes_on_on_a_cluster(
     sweep(out, **small, engine="dask", scheduler=cluster, progress=lambda points, _: done.append(points))
     assert (done[0], done[-1]) == (50, 64)
     assert read(out).equals(swept[1], check_metadata=True)
+
+
+def test_a_cluster_that_loses_all_its_workers_ends_the_run_with_a_line(long: dict[str, Any], tmp_path: Path) -> None:
+    from distributed import LocalCluster
+
+    del long["workers"]
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        lost = partial(cluster.scale, 0)
+        with pytest.raises(AtlasError, match=r"has lost .* all its workers; what is finished is kept"):
+            sweep(
+                tmp_path / "out", **long, engine="dask", scheduler=cluster.scheduler_address,
+                progress=lambda done, _: lost() if done else None,
+            )  # fmt: skip
+
+
+def test_of_two_who_begin_at_once_one_writes(tmp_path: Path) -> None:
+    def write(out: Path, start: threading.Barrier) -> bool:
+        start.wait()
+        try:
+            with Results(out).writing({"grid": {}, "part_points": 1}):
+                time.sleep(0.01)
+        except AtlasError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(2) as pool:
+        for number in range(20):
+            start = threading.Barrier(2)
+            assert any(pool.map(write, [tmp_path / str(number)] * 2, [start] * 2))
 
 
 def test_a_scheduler_that_does_not_answer_is_one_line(small: dict[str, Any], tmp_path: Path) -> None:

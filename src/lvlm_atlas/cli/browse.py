@@ -242,6 +242,7 @@ def run(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens after which the answer ends.")] = 64,
     device: DeviceOption = Device.cpu,
     dtype: Annotated[Dtype | None, typer.Option(help="Type of the weights; default: the checkpoint's.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw tokens and cache, by layer and over time, as SVG.")] = None,
     format_: Format = Listing.table,
     root: Root = None,
 ) -> None:
@@ -258,4 +259,5 @@ def run(
         device=device.value,
         dtype=dtype.value if dtype else None,
         listing=format_,
+        plot=plot,
     )

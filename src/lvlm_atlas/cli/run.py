@@ -13,6 +13,7 @@ import typer
 from lvlm_atlas.cli.options import Listing
 from lvlm_atlas.cli.output import print_rows
 from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.files import replace_file
 from lvlm_atlas.graph.knowledge import KnowledgeBase
 from lvlm_atlas.specs.stack import Choice, parse
 
@@ -33,8 +34,9 @@ def run_checkpoint(
     device: str,
     dtype: str | None,
     listing: Listing,
+    plot: Path | None = None,
 ) -> None:
-    """Run and print.
+    """Run and print, and draw what was counted into the file `plot`.
 
     Raises:
         AtlasError: an extra, the GPU or a file is missing, a technique or a value of its parameters is not one, or
@@ -65,6 +67,26 @@ def run_checkpoint(
     except ValueError as error:
         raise AtlasError(f"run: {' '.join(str(error).split())}") from None
     _print(plain, result, words, listing)
+    if plot is not None:
+        replace_file(plot, _picture(plain, result))
+
+
+def _picture(plain: Result, result: Result | None) -> str:
+    """Tokens and cache by layer, the cache over the answer, and drafted tokens accepted, as an SVG file."""
+    from lvlm_atlas.site.counts_svg import Panel, counts
+
+    with_, without = (result or plain).trace, plain.trace if result else None
+    rows = (
+        ("tokens that enter", "LLM layer", "llm_tokens"),
+        ("cache entries a head, prompt read", "LLM layer", "kv_entries"),
+        ("bytes of the cache, prompt read", "LLM layer", "kv_byte"),
+        ("cache entries of all layers while answering", "round", "kv_settled_entries"),
+        ("drafted tokens accepted", "round", "accepted_lengths"),
+    )
+    panels = [
+        Panel(title, across, getattr(with_, field), getattr(without, field, ()) or ()) for title, across, field in rows
+    ]
+    return str(counts(panels, id_="counts", title="What the runs counted", style=True))
 
 
 def chosen(atlas: KnowledgeBase, spec: str) -> Choice:

@@ -30,12 +30,13 @@ def run_sql(sql: str, data: Path | None, root: Path | None, listing: Listing) ->
         need(module, "sql needs")
     # The command line exits without a last collection, of which DuckDB's bindings complain as of a leak.
     atexit.register(gc.unfreeze)
-    from lvlm_atlas.sweep.query import ask
+    from lvlm_atlas.sweep.query import ask, parts_there
 
+    named, data = data, data or (DEFAULT if any(DEFAULT.glob("part-*.parquet")) else None)
     try:
-        answer = ask(sql, data or (DEFAULT if any(DEFAULT.glob("part-*.parquet")) else None), root=root)
+        answer = ask(sql, data, root=root)
     except AtlasError as error:
-        if data is None and "Table with name sweep does not exist" in str(error):
+        if named is None and "Table with name sweep does not exist" in str(error):
             raise AtlasError(
                 f"there are no results at {DEFAULT}/; name them with --data, or make some: lvlm-atlas sweep"
             ) from None
@@ -46,6 +47,8 @@ def run_sql(sql: str, data: Path | None, root: Path | None, listing: Listing) ->
         rows = [{"id": row[answer.columns[0]]} for row in rows]
     columns = fitting(rows, answer.columns) if listing is Listing.table else answer.columns
     print_rows(rows, columns, listing)
+    if data and (there := parts_there(data)) and there[0] < there[1]:
+        typer.echo(f"the sweep is not whole: {there[0]} of {there[1]} parts are there; run it again to go on", err=True)
     if more := len(answer.columns) - len(columns):
         typer.echo(f"… {more} more columns: --format csv, or a wider terminal")
     return len(rows)

@@ -199,6 +199,7 @@ def observe(trace: Trace, dimensions: Dimensions) -> Observed:
         **({"kv.tokens: vision": tuple(trace.kv_vision_entries)} if modality_known else {}),
         "kv.tokens: most while decoding": tuple(trace.kv_most_entries),
         "kv.layers": (trace.kv_layers,),
+        **({"kv.state": tuple(map(float, trace.kv_state))} if any(trace.kv_state) else {}),
         "kv.resident": (trace.kv_resident_byte / sum(trace.kv_byte),) if any(trace.kv_byte) else (),
         "kv.resident: fetched": (trace.kv_fetched / rounds,) if rounds else (),
         "kv.read": tuple(share / rounds for share in trace.kv_read),

@@ -17,7 +17,7 @@ from lvlm_atlas.schema.hardware import Hardware
 from lvlm_atlas.schema.measurement import Measurement
 from lvlm_atlas.schema.model import Model
 from lvlm_atlas.schema.system import System
-from lvlm_atlas.schema.technique import Moved, Split, Technique
+from lvlm_atlas.schema.technique import Moved, Relief, Split, Technique
 from lvlm_atlas.schema.vocabulary import FamilyTerm, Term
 from lvlm_atlas.schema.workload import Workload
 
@@ -84,6 +84,11 @@ def family_of_stage(inspection: Inspection) -> Iterator[Finding]:
             yield Finding(path=path, loc=("stage",), words=words)
 
 
+def house_module(technique: Technique) -> str:
+    """Where a reference of this package lies."""
+    return f"{HOUSE}.{technique.stage}.{technique.id.replace('-', '_').replace('.', '_')}"
+
+
 def _elsewhere(files: Files) -> None:
     files[ALPHA].update(status="implemented", reference="lvlm_atlas.reference.techniques.alpha:Alpha")
 
@@ -99,7 +104,7 @@ def reference_in_its_place(inspection: Inspection) -> Iterator[Finding]:
     """References inside this package; those of other packages lie where their owners like."""
     for path, technique in inspection.of(Technique):
         module = (technique.reference or "").partition(":")[0]
-        wanted = f"{HOUSE}.{technique.stage}.{technique.id.replace('-', '_').replace('.', '_')}"
+        wanted = house_module(technique)
         if module.partition(".")[0] == HOUSE.partition(".")[0] and module != wanted:
             yield Finding(path=path, loc=("reference",), words={"module": module, "wanted": wanted})
 
@@ -151,7 +156,10 @@ def ambiguous_name(inspection: Inspection) -> Iterator[Finding]:
             yield Finding(path=path, loc=loc, words={"word": word, "other": owner})
 
 
-_LISTS = ("acts_at", "modality", "mechanism", "signals", "needs", "withholds", "also", "relieves")
+_LISTS = (
+    "acts_at", "modality", "mechanism", "signals", "needs", "withholds", "also", "relieves", "aliases", "trials",
+    "split",
+)  # fmt: skip
 
 
 @rule(
@@ -163,14 +171,16 @@ _LISTS = ("acts_at", "modality", "mechanism", "signals", "needs", "withholds", "
     fix=no_second_item,
 )
 def repeated_item(inspection: Inspection) -> Iterator[Finding]:
-    """Lists of ids in techniques."""
-    for path, technique in inspection.of(Technique):
-        for key in _LISTS:
-            items = getattr(technique, key)
+    """Lists of ids, names and settings in records; of names also one that is the record's own."""
+    for path, record in inspection.records.items():
+        for key in _LISTS if isinstance(record, _Own) else ():
+            items = getattr(record, key, ())
+            before = [getattr(record, "name", None)] if key == "aliases" else []
             for index, item in enumerate(items):
-                if item in items[:index]:
-                    shown = item if isinstance(item, str) else f"{item.stage}, {item.bound}"
+                if item in before:
+                    shown = f"{item.stage}, {item.bound}" if isinstance(item, Relief) else item
                     yield Finding(path=path, loc=(key, index), words={"item": repr(shown), "key": key})
+                before.append(item)
 
 
 def _stage_and_family(inspection: Inspection, technique: Technique) -> tuple[Term, FamilyTerm] | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 
 from markupsafe import Markup
 
@@ -22,6 +23,7 @@ from lvlm_atlas.site.coverage import coverage_page
 from lvlm_atlas.site.devices import device_pages
 from lvlm_atlas.site.effect import times
 from lvlm_atlas.site.estimates import REFERENCE
+from lvlm_atlas.site.kept_svg import kept_plot
 from lvlm_atlas.site.markup import bare
 from lvlm_atlas.site.models import model_pages
 from lvlm_atlas.site.routes import FIXED
@@ -59,7 +61,7 @@ def pages(content: Content) -> tuple[Page, ...]:
         workloads_page(content),
         Page(path=FIXED["results"], title="Reported results", template="results.md.j2", hide=FULL_WIDTH, search=0,
              description="What sources report, those numbers together that can be compared.",
-             context={"measures": measures(content)}),
+             context={"measures": measures(content), "kept_plot": partial(_kept_plot, content)}),
         *coverage_page(content),
         Page(path=FIXED["rules"], title="Rules of the catalog", template="rules.md.j2", search=0,
              description="What `lvlm-atlas check` asks of every record, why, and how to repair it.",
@@ -93,6 +95,13 @@ def measures(content: Content) -> list[tuple[str, Term, list[tuple[ReportedResul
     for group in grouped(results(content.atlas, content.techniques)):
         by_measure[group[0].kind, group[0].measure].append(group)
     return [(kind, content.atlas.term(kind, id_), groups) for (kind, id_), groups in by_measure.items()]
+
+
+def _kept_plot(content: Content, group: Sequence[ReportedResult], id_: str) -> Markup | None:
+    """The drawing of a group, of a benchmark only: times and bytes are compared by their factor, not by tokens."""
+    if group[0].kind != "benchmark":
+        return None
+    return kept_plot(group, lambda technique: content.atlas.techniques[technique].name, id_=id_)
 
 
 def walls(content: Content) -> list[tuple[Term, Term, list[Technique]]]:

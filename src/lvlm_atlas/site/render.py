@@ -14,6 +14,7 @@ from lvlm_atlas.graph import result_words
 from lvlm_atlas.roofline import units
 from lvlm_atlas.site import markup, words
 from lvlm_atlas.site.content import Content, Links, Page
+from lvlm_atlas.site.counts_svg import counts_picture
 from lvlm_atlas.site.neighbours import neighbours
 from lvlm_atlas.site.svg import pipeline, stage_number, strip
 
@@ -63,6 +64,7 @@ def render(content: Content, page: Page, templates: Environment) -> str:
         "link": links.link, "cite": links.cite, "page": links.page, "href": links.href, "name": links.name,
         "figure": figure,
         "pipeline": lambda: _both(pipeline(atlas, links.href, tall=False), pipeline(atlas, links.href, tall=True)),
+        "counts_picture": counts_picture,
         "strip": lambda t: strip(atlas, t.acts_at, t.name),
         "neighbours": lambda t: neighbours(content.kb, t, links.href),
         "stage_number": lambda id_: stage_number(atlas, id_),

@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING
 
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.sweep.work import part
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
 
 # The extra [dask] is imported where it is used.
 # ruff: noqa: PLC0415
@@ -73,7 +77,7 @@ def dask(job: bytes, parts: Iterator[int], scheduler: str) -> Iterator[tuple[int
     Raises:
         AtlasError: no scheduler answers there, it has no workers, or they were lost.
     """
-    from distributed import Client, as_completed
+    from distributed import Client
     from distributed.scheduler import KilledWorker
 
     try:
@@ -87,18 +91,33 @@ def dask(job: bytes, parts: Iterator[int], scheduler: str) -> Iterator[tuple[int
         shared = client.scatter(job, broadcast=True)
         # Two for each thread: none waits for us, and few results lie in memory.
         running = {client.submit(part, shared, index, pure=False): index for index in islice(parts, 2 * threads)}
-        done = as_completed(running, loop=client.loop)
-        for future in done:
-            try:
-                answer = (running.pop(future), future.result())
-            except KilledWorker:
-                raise AtlasError(f"workers of the cluster died over a part; {GO_ON}") from None
-            following = next(parts, None)
-            if following is not None:
-                more = client.submit(part, shared, following, pure=False)
-                running[more] = following
-                done.add(more)
-            yield answer
+        while running:
+            for future in _done(client, [*running]):
+                try:
+                    answer = (running.pop(future), future.result())
+                except KilledWorker:
+                    raise AtlasError(f"workers of the cluster died over a part; {GO_ON}") from None
+                following = next(parts, None)
+                if following is not None:
+                    running[client.submit(part, shared, following, pure=False)] = following
+                yield answer
+
+
+def _done(client: Client, running: list[Future]) -> Collection[Future]:
+    """Those that are done, once there are some.
+
+    Raises:
+        AtlasError: the cluster has lost its scheduler, or all its workers.
+    """
+    from distributed import wait as wait_for
+
+    while True:
+        try:
+            finished: Collection[Future] = wait_for(running, timeout=PATIENCE_S, return_when="FIRST_COMPLETED").done
+            return finished
+        except TimeoutError:
+            if client.status != "running" or not client.ncores():
+                raise AtlasError(f"the cluster has lost its scheduler or all its workers; {GO_ON}") from None
 
 
 def _worker(job: bytes) -> tuple[Connection, BaseProcess]:

@@ -84,6 +84,11 @@ def ask(sql: str, data: Path | str | None = None, *, root: Path | str | None = N
             raise AtlasError(f"sql: {message}") from None
 
 
+def parts_there(data: Path | str) -> tuple[int, int]:
+    """How many parts of a sweep are there, and of how many: less while it runs, or if files were removed."""
+    return Results(Path(data)).parts
+
+
 def _files(data: Path) -> list[Path]:
     files = Results(data).files
     if not files:

@@ -104,6 +104,15 @@ class Results:
         finally:
             os.close(lock)  # which also unlocks
 
+    @property
+    def parts(self) -> tuple[int, int]:
+        """How many parts are there, and of how many; both 0 where nothing is."""
+        manifest = self.manifest()
+        if not manifest:
+            return 0, 0
+        every = -(-int(manifest["points"]) // int(manifest["part_points"]))
+        return every - len(self.missing(every)), every
+
     def missing(self, parts: int) -> list[int]:
         """Numbers of the parts that are not there."""
         return [] if self._joined else [index for index in range(parts) if not self._path(index).exists()]

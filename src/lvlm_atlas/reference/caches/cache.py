@@ -254,6 +254,7 @@ class Cache:
         trace, device = self.trace, self.next_position.device
         trace.note_cache([self.held(layer) for layer in range(len(self.stores))], self.lengths)
         trace.kv_byte = self.layer_byte()
+        trace.kv_state = [store.state_elements for store in self.stores]
         on_host = (
             tensor
             for store in self.stores

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Held
+from lvlm_atlas.reference.ops.attention import attend
 from lvlm_atlas.reference.ops.places import take
 
 
@@ -55,6 +56,17 @@ class Store(Protocol):
         """
         return None
 
+    def attend(self, query_BHMd: Tensor, key_BGSd: Tensor, value_BGSd: Tensor, mask: Tensor | None) -> Tensor:
+        """What new tokens of decoding take from what was read: (B, H, M, d). Softmax attention, unless a store differs.
+
+        Args:
+            query_BHMd: their queries, rotated.
+            key_BGSd: keys that were read, rotated, unsettled ones last.
+            value_BGSd: values that were read.
+            mask: True where a new token may look, or what to add to the logits, as in `attend`; None: everywhere.
+        """
+        return attend(query_BHMd, key_BGSd, value_BGSd, mask)
+
     def retain(self, index_K: Tensor) -> None:
         """Of the unsettled entries keep those at these places (ascending), drop the others."""
 
@@ -70,6 +82,11 @@ class Store(Protocol):
     @property
     def length(self) -> int:
         """Entries per head."""
+
+    @property
+    def state_elements(self) -> int:
+        """Numbers of the constant state that a head holds in place of its settled entries; 0: it holds these."""
+        return 0
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:

@@ -76,6 +76,8 @@ class Trace:
     """Cache entries per key-value head, once the prompt is in; their mean where heads differ."""
     kv_most_entries: list[float] = field(default_factory=list)
     """The most that a layer holds from then on: once the prompt is in, or when a round has settled."""
+    kv_settled_entries: list[float] = field(default_factory=list)
+    """Entries of all layers together, a head: once the prompt is in, and when each round has settled."""
     kv_vision_entries: list[float] = field(default_factory=list)
     """Vision entries among those of the prompt, mean over heads. A layer whose store holds another number of entries
     than it was given is left out: nobody knows which they are."""
@@ -88,6 +90,8 @@ class Trace:
     """Bytes among them that lie on the device."""
     kv_layers: int = 0
     """Layers that hold tensors of their own."""
+    kv_state: list[int] = field(default_factory=list)
+    """Numbers of the constant state that a head of each layer holds in place of entries; 0: it holds entries."""
     kv_read: list[float] = field(default_factory=list)
     """Share of the entries held that attention reads, summed over the target's passes after prefill."""
     kv_fetched_byte: int = 0
@@ -151,8 +155,9 @@ class Trace:
         self.kv_index = [held.index_BGS.masked_fill(~held.visible_BGS, -1) for held in layers]
         self.kv_vision_entries = [
             float((held.vision_BGS & held.visible_BGS).sum(-1).double().mean())
+            * bool(length)  # a layer with a state holds none, whatever it has read
             for held, length in zip(layers, lengths, strict=True)
-            if float(held.visible_BGS.sum(-1).double().mean()) == length
+            if not length or float(held.visible_BGS.sum(-1).double().mean()) == length
         ]
         self.note_settled(lengths)
 
@@ -171,6 +176,7 @@ class Trace:
     def note_settled(self, lengths: Seq[float]) -> None:
         """A round has settled, and the layers hold so many entries a head."""
         self.kv_most_entries = [*map(max, self.kv_most_entries or lengths, lengths)]
+        self.kv_settled_entries.append(sum(lengths))
 
 
 def _added(old: Any, new: Any) -> Any:
@@ -190,10 +196,11 @@ def _then(old: list[Any], new: list[Any]) -> list[Any]:
 
 
 _JOIN: Mapping[str, Callable[[Any, Any], Any]] = {
-    **dict.fromkeys(("encoder_tokens", "draft_nodes", "draft_lengths", "accepted_lengths", "scoring"), _then),
+    **dict.fromkeys(("encoder_tokens", "draft_nodes", "draft_lengths", "accepted_lengths", "scoring",
+                     "kv_settled_entries"), _then),
     **dict.fromkeys(
         ("kept", "frame_index", "kv_index", "kv_entries", "kv_vision_entries", "kv_byte", "kv_resident_byte",
-         "kv_layers", "kv_byte_end"), _last,
+         "kv_layers", "kv_state", "kv_byte_end"), _last,
     ),
     **dict.fromkeys(("encoder_flop", "adapter_flop"), lambda old, new: (old or 0) + new),
     "kv_most_entries": _most,

@@ -12,7 +12,7 @@ from torch.nn import functional
 from lvlm_atlas.reference.caches.cache import Cache
 from lvlm_atlas.reference.drafting.rounds import ancestors
 from lvlm_atlas.reference.lvlm.decoder import LanguageModel
-from lvlm_atlas.reference.ops.attention import attend, mask_of_heads
+from lvlm_atlas.reference.ops.attention import mask_of_heads
 
 
 def advance(model: LanguageModel, token_BM: Tensor, cache: Cache, parent_M: Tensor | None = None) -> Tensor:
@@ -79,7 +79,7 @@ def hidden_states(
             bias_BHMR = bias_BH1R if bias_BHMR is None else bias_BHMR + bias_BH1R
         if bias_BHMR is not None:
             mask = _biased(mask, bias_BHMR, key.shape[2])
-        states.append(layer.finish(states[-1], attend(query, key, value, mask)))
+        states.append(layer.finish(states[-1], store.attend(query, key, value, mask)))
     cache.count_fetched()
     if waiting and (until is not None or stopped == len(cache.stores)):
         states = _joined(cache.begun, states)

@@ -93,6 +93,29 @@ def density_peaks(distance_BNN: Tensor, density_BN: Tensor, clusters: int) -> tu
     return centre_BK, nearest_centre(distance_BNN, centre_BK)
 
 
+def bounded_peaks(distance_NN: Tensor, density_N: Tensor, cutoff: float) -> Tensor:
+    """Density peaks no two of which lie within a cutoff, and one of which lies within it of every token: places (K,).
+
+    Again and again, whoever has no denser token within the cutoff becomes a peak, of those that no peak is near yet.
+    That is what a walk by falling density gives, in which a token becomes a peak if none lies within the cutoff.
+
+    Args:
+        distance_NN: pairwise, 0 of a token to itself.
+        density_N: on any scale; only the order counts, of equals the later is denser.
+        cutoff: distance up to which a peak is near; from 0 on.
+    """
+    rank_N = density_N.argsort(stable=True).argsort()
+    near_NN = distance_NN <= cutoff
+    denser_NN = near_NN & (rank_N[None, :] > rank_N[:, None])
+    peak_N = torch.zeros_like(rank_N, dtype=torch.bool)
+    free_N = ~peak_N
+    while bool(free_N.any()):
+        new_N = free_N & ~(denser_NN & free_N).any(dim=1)
+        peak_N |= new_N
+        free_N = free_N & ~new_N & ~(near_NN & new_N).any(dim=1)
+    return peak_N.nonzero()[:, 0]
+
+
 def cosine_means(
     x_ND: Tensor, clusters: int, generator: torch.Generator, steps: int = 15, tolerance: float = 1e-4
 ) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -10,9 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lvlm_atlas.reference.lvlm import LVLM, random_request
+from lvlm_atlas.reference.ops.attention import attend
 from lvlm_atlas.reference.ops.similarity import cosine_distance
 from lvlm_atlas.reference.refusal import Refusal
-from lvlm_atlas.reference.techniques.prefilling.btp import Btp, balanced_attention, fill_up, spatial_seed
+from lvlm_atlas.reference.techniques.prefilling.btp import (
+    Btp,
+    balanced_attention,
+    fill_up,
+    spatial_seed,
+    stages_behind,
+    turn_of,
+)
 from lvlm_atlas.reference.techniques.prefilling.fastv import FastV
 
 PLAIN: dict[str, Any] = {"layers": (1,), "divisors": (2,), "diversity": (0.0,), "attention": (1.0,), "extras": (1.0,)}
@@ -155,3 +164,58 @@ def test_what_cannot_be_is_refused(lvlm: LVLM) -> None:
         lvlm.run(request, [Btp(**PLAIN), FastV(layer=1)])
     with pytest.raises(Refusal, match=r"1\.\.3"):
         lvlm.run(request, [Btp()])
+
+
+def test_a_turn_is_the_mean_of_one_minus_the_cosine(device: str) -> None:
+    before = torch.tensor([[[1.0, 0], [1, 0], [0, 2]]], device=device)
+    after = torch.tensor([[[9.0, 0], [0, 3], [0, -1]]], device=device)
+    assert turn_of(before, after) == pytest.approx((0 + 1 + 2) / 3)
+    assert turn_of(before, 5 * before) == pytest.approx(0)  # lengths do not count
+
+
+def test_stages_begin_behind_the_layers_that_turn_the_vision_tokens_most(device: str) -> None:
+    assert stages_behind([0.1, 0.5, 0.2, 0.4], 2) == (2, 4)
+    assert stages_behind([0.3, 0.3, 0.1, 0.3], 2) == (1, 2)
+    assert stages_behind([0.3, 0.1], 2) == (1, 2)
+    assert stages_behind([0.3, 0.1], 0) == ()
+    lvlm = LVLM.random("tiny", device=device)
+    with torch.no_grad():  # layer 1 turns most, layer 2 next
+        for index, layer in enumerate(lvlm.language_model.layers):
+            layer.mlp.down_proj.weight *= (0.1, 30, 3, 1)[index]
+            layer.self_attn.o_proj.weight *= 0.1
+    requests = [random_request(lvlm.config, frames=1, seed=seed) for seed in range(2)]
+    calibrated = Btp(**PLAIN, end_layer=9).calibrate(lvlm, requests)
+    assert calibrated.layers == (2,)
+    assert lvlm.run(requests[0], [calibrated]).trace.llm_vision_tokens == [64, 64, 32, 32]
+    two = Btp((1, 2), (2, 4), (0.3, 0.1), (0.3, 0.9), (3.7, 1.5), end_layer=9)
+    assert two.calibrate(lvlm, requests).layers == (2, 3)
+    assert two.layers == (1, 2)
+    assert Btp(**PLAIN, end_layer=2).calibrate(lvlm, requests).layers == (1,)  # in front of the layers without vision
+
+
+def test_it_is_calibrated_by_hand_as_by_the_model(lvlm: LVLM) -> None:
+    request = random_request(lvlm.config, frames=2, max_new_tokens=1)
+    with torch.inference_mode():
+        inputs = lvlm.prepare(lvlm.begin(request))
+        x_BND, states = inputs.hidden_BND, [inputs.hidden_BND[:, inputs.vision_BN[0]]]
+        for layer in lvlm.language_model.layers:
+            query, key, value = layer.project(x_BND, inputs.position_BN)
+            x_BND = layer.finish(x_BND, attend(query, key, value, causal=True))
+            states.append(x_BND[:, inputs.vision_BN[0]])
+        turns = [float(cosine_turn(a, b)) for a, b in pairwise(states[:4])]
+    best = max(range(3), key=turns.__getitem__)
+    assert Btp(**PLAIN, end_layer=9).calibrate(lvlm, [request]).layers == (best + 1,)
+
+
+def cosine_turn(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    return (1 - torch.nn.functional.cosine_similarity(before.float(), after.float(), dim=-1)).mean()
+
+
+def test_a_calibration_that_cannot_be_is_refused(lvlm: LVLM) -> None:
+    with pytest.raises(ValueError, match="calibrated on samples, got none"):
+        Btp().calibrate(lvlm, [])
+    with pytest.raises(Refusal, match="3 stages do not fit behind 2 layers"):
+        Btp(end_layer=3).calibrate(lvlm, [random_request(lvlm.config, frames=1)])
+    blind = random_request(lvlm.config, frames=1).keep_frames(torch.empty(0, dtype=torch.long))
+    with pytest.raises(ValueError, match="one has none; give it images"):
+        Btp().calibrate(lvlm, [blind])

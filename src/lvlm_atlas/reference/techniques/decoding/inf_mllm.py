@@ -102,7 +102,7 @@ class InfMllm(Technique):
     """How much relevance the newest entry has more than the oldest, in attention weights."""
 
     acts_at: ClassVar = ("cache-step",)
-    needs: ClassVar = ("attention-row", "unrotated-keys")
+    needs: ClassVar = ("attention-row", "unrotated-keys", "equal-heads")
 
     def __post_init__(self) -> None:
         for name, least in (("recent", 1), ("relevant", 0), ("retrieval_window", 1), ("bias", 0)):

@@ -7,8 +7,10 @@ Symbols: `start_layer`, `img_sense_layer`, `rel_start_layer` − 1 → `layers`;
 1.5 and 1.2 of `extra_num` → `extras`; `initial_div_indices` → `spatial_seed`.
 
 Departs:
-1. The stages are parameters. The paper places them by a calibration set; the code has its outcome for LLaVA-1.5-7B,
-   which are the defaults, and no calibration.
+1. The stages are parameters, and `calibrate` sets them from samples. How the paper reads them off its calibration set
+   is not in what could be read: a stage begins here behind each of the layers across which the states of the vision
+   tokens turn most, by the mean cosine. The code has the outcome for LLaVA-1.5-7B, which are the defaults, and no
+   calibration.
 2. Counts are shares of the vision tokens that entered the LLM; the code writes 576 tokens, a grid of 24 × 24 and a
    prompt of 35 tokens in front. Beside another technique that acts between LLM layers it is refused, since the code
    takes for granted that a stage finds what the one before has left.
@@ -26,18 +28,21 @@ B batch, H heads, N tokens, V vision tokens alive, K kept, D width.
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
+from lvlm_atlas.reference.drafting.target import Target
+from lvlm_atlas.reference.flow.request import Request
 from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.lvlm.points import LlmLayer, Run, Technique
 from lvlm_atlas.reference.modules.between_layers import expect_alone
 from lvlm_atlas.reference.ops.diversity import farthest_points, select_diverse
+from lvlm_atlas.reference.ops.places import take
 from lvlm_atlas.reference.ops.selection import ranking
-from lvlm_atlas.reference.ops.similarity import cosine_distance
+from lvlm_atlas.reference.ops.similarity import cosine_distance, unit
 from lvlm_atlas.reference.refusal import Refusal
 
 
@@ -85,6 +90,22 @@ def fill_up(chosen: Seq[int], distance_VV: Tensor, keep: int) -> list[int]:
     return [*map(int, farthest_points(distance_VV[None], start_1S, keep)[0].tolist())]
 
 
+def turn_of(before_BVD: Tensor, after_BVD: Tensor) -> float:
+    """How far a layer turns the states of tokens: the mean of 1 − cosine between what enters and what leaves it."""
+    return float((1 - (unit(before_BVD.float()) * unit(after_BVD.float())).sum(dim=-1)).mean())
+
+
+def stages_behind(turn: Seq[float], stages: int) -> tuple[int, ...]:
+    """The first layer of each stage, rising: it follows one of the layers that turn most, the earlier of equal ones.
+
+    Args:
+        turn: how far each layer turns the vision tokens, of all that one follows.
+        stages: how many there are to be, at most as many as layers.
+    """
+    most = sorted(range(len(turn)), key=lambda layer: -turn[layer])[:stages]
+    return tuple(sorted(layer + 1 for layer in most))
+
+
 @dataclass(frozen=True)
 class Btp(Technique):
     """Prunes before each layer of `layers`; kept tokens keep their position ids.
@@ -128,6 +149,22 @@ class Btp(Technique):
             raise ValueError(f"seed must lie in [0, 1], got {self.seed}")
         if self.end_layer < 1:
             raise ValueError(f"end_layer must be at least 1, got {self.end_layer}")
+
+    def calibrate(self, lvlm: Target, samples: Seq[Request]) -> Self:
+        """The same with the stages behind the layers that turn the vision tokens of the samples most.
+
+        Raises:
+            ValueError: there is no sample, or one has no vision token.
+            Refusal: the LLM has fewer layers between its first and `end_layer` than there are stages.
+        """
+        if not samples:
+            raise ValueError("BTP is calibrated on samples, got none; give it a few requests")
+        turns = [_turns(lvlm, sample) for sample in samples]
+        usable = min(len(turns[0]), self.end_layer - 1)
+        if usable < len(self.layers):
+            raise Refusal(f"{len(self.layers)} stages do not fit behind {usable} layers; describe fewer of them")
+        mean = [sum(layer) / len(samples) for layer in zip(*turns, strict=True)]
+        return replace(self, layers=stages_behind(mean[:usable], len(self.layers)))
 
     def begin(self, run: Run) -> Stages:
         """What acts in a run.
@@ -181,6 +218,36 @@ class Stages:
             chosen += select_diverse(distance_VV[None], int(keep * setting.diversity[stage]))[0].tolist()
             kept.append(sorted(fill_up(chosen, distance_VV, keep)))
         return sequence.keep_vision(torch.tensor(kept, dtype=torch.long, device=place_BV.device).view(len(kept), keep))
+
+
+@dataclass
+class _Looking(Technique):
+    """Notes how far each layer turns the vision tokens, and changes nothing."""
+
+    turns: list[float] = field(default_factory=list)
+    last_BVD: Tensor | None = None
+
+    acts_at: ClassVar = ("llm-layer",)
+
+    def llm_layer(self, at: LlmLayer) -> Sequence:
+        """The tokens as they are."""
+        state_BVD = take(at.sequence.hidden_BND, at.sequence.vision_places())
+        if self.last_BVD is not None:
+            self.turns.append(turn_of(self.last_BVD, state_BVD))
+        self.last_BVD = state_BVD
+        return at.sequence
+
+
+@torch.inference_mode()
+def _turns(lvlm: Target, sample: Request) -> list[float]:
+    """How far each layer but the last turns the vision tokens of a sample."""
+    looking = _Looking()
+    run = lvlm.begin(sample, [looking])
+    inputs = lvlm.prepare(run)
+    if not bool(inputs.vision_BN.any()):
+        raise ValueError("BTP is calibrated on the vision tokens of samples, and one has none; give it images")
+    lvlm.prefill(inputs, run)
+    return looking.turns
 
 
 def _places(sequence: Sequence, batch: int, place_V: Tensor) -> Tensor:
