@@ -24,6 +24,8 @@ class Prefill:
     """Logits after the last token of each row."""
     attention: tuple[tuple[Probe, Tensor], ...]
     """Each layer's attention and the prompt places (B, N) of its tokens; empty unless the run retains it."""
+    states: tuple[tuple[Tensor, Tensor], ...] = ()
+    """What entered each layer (B, N, D), and the prompt places (B, N) of its tokens; empty unless it is retained."""
 
     @property
     def logits_C(self) -> Tensor:  # noqa: N802 - names carry shapes

@@ -55,15 +55,23 @@ class Prompt:
     @classmethod
     def of(cls, target: Target, prefill: Prefill) -> Prompt:
         """The prompt that the target read."""
-        inputs, outputs = prefill.inputs, prefill.outputs
-        feature_BND = torch.zeros_like(inputs.hidden_BND)
-        place_BK = torch.searchsorted(inputs.index_BN.contiguous(), outputs.index_BN.contiguous())
-        feature_BND = feature_BND.scatter(
-            1, place_BK[..., None].expand_as(outputs.hidden_BND), target.final_norm(outputs.hidden_BND)
-        )
+        outputs = prefill.outputs
+        return cls.with_features(prefill, in_place(prefill, target.final_norm(outputs.hidden_BND), outputs.index_BN))
+
+    @classmethod
+    def with_features(cls, prefill: Prefill, feature_BND: Tensor) -> Prompt:
+        """The prompt beside features of another kind than those under the final norm."""
+        inputs = prefill.inputs
         return cls(
             inputs.hidden_BND[0], feature_BND[0], inputs.vision_BN[0], inputs.position_BN[0], inputs.next_position[0]
         )
+
+
+def in_place(prefill: Prefill, hidden_BKD: Tensor, index_BK: Tensor) -> Tensor:
+    """States (B, N, D) of tokens of these places in the text, where they stand in the prompt; 0 elsewhere."""
+    inputs = prefill.inputs
+    place_BK = torch.searchsorted(inputs.index_BN.contiguous(), index_BK.contiguous())
+    return torch.zeros_like(inputs.hidden_BND).scatter(1, place_BK[..., None].expand_as(hidden_BKD), hidden_BKD)
 
 
 Enter = Callable[[Tensor, Tensor], Tensor]
@@ -81,6 +89,9 @@ class FeatureDraft(Predictor):
         position_R: position ids of these rows, (R, A) where they have A axes: those of the tokens that they read.
         prompt: the prompt: its last feature stands before the answer's first token.
         trace: where passes are counted; the rows and the one that the first token completes are the draft's prompt.
+        features: from the target's states of tokens (M, D), what entered each layer and what left the last, to their
+            features; None takes what left the last, under the final norm.
+        logits: from the head's own features (M, D) to logits (M, C); None is the target's head.
     """
 
     def __init__(
@@ -92,7 +103,12 @@ class FeatureDraft(Predictor):
         position_R: Tensor,
         prompt: Prompt,
         trace: Trace,
+        *,
+        features: Callable[[tuple[Tensor, ...]], Tensor] | None = None,
+        logits: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
+        self.features = features or (lambda states: target.final_norm(states[-1]))
+        self.logits = logits or target.head
         self.target, self.layer, self.enter, self.trace = target, layer, enter, trace
         self.store = PlainStore()
         self.next_position = prompt.next_position
@@ -115,7 +131,7 @@ class FeatureDraft(Predictor):
         self._parents = []
         entered_MD = self.enter(self.target.embed(new), self._known_KD)
         self._feature_UD = self._pass(entered_MD, torch.arange(len(new)) - 1)
-        logits_C = self.target.head(self._feature_UD[-1:])[0]
+        logits_C = self.logits(self._feature_UD[-1:])[0]
         self.store.settle()
         self._read += len(new)
         self.next_position = self.next_position + len(new)
@@ -132,7 +148,7 @@ class FeatureDraft(Predictor):
         before_MD = torch.cat([self._last_1D, self._feature_UD])[(parent_M + 1).to(self._last_1D.device)]
         out_MD = self._pass(self.enter(self.target.embed(token_M), before_MD), parent_M)
         self._feature_UD = torch.cat([self._feature_UD, out_MD])
-        return self.target.head(out_MD)
+        return self.logits(out_MD)
 
     def keep(self, count: int) -> None:
         """See `Predictor`; what is kept was read behind features of the head's own."""
@@ -147,7 +163,7 @@ class FeatureDraft(Predictor):
     def learn(self, verified: Verified) -> None:
         """See `Predictor`: the features before the accepted tokens and the target's own."""
         rows = torch.tensor(verified.rows, device=self._last_1D.device)
-        self._known_KD = self.target.final_norm(verified.states[-1][rows])
+        self._known_KD = self.features(tuple(state_MD[rows] for state_MD in verified.states))
 
     def _pass(self, entered_MD: Tensor, parent_M: Tensor) -> Tensor:
         """A pass over tokens that follow unsettled ones of these places; −1 is the last one read."""

@@ -302,7 +302,8 @@ class DecodeLoop:
 
     run: Run
     prefill: Prefill
-    """Its `attention` holds every layer's if the technique needs `attention-row` or `attention-map`."""
+    """Its `attention` holds every layer's if the technique needs `attention-row` or `attention-map`, its `states` what
+    entered every layer if it needs `layer-states`."""
 
 
 @dataclass(frozen=True)
@@ -415,6 +416,8 @@ class Acts:
     by_position: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     retain_attention: bool = False
     """Whether prefill keeps every layer's attention for the decoding loop."""
+    retain_states: bool = False
+    """Whether it keeps what entered every layer."""
     places_lost: bool = False
     """Whether the tokens of the adapter stand on no grid."""
     unrotated: bool = False

@@ -38,7 +38,8 @@ def prefill(model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace, ca
         raise _not_behind(inputs, cache)
     before_layer, compressors, dividers = (acts.at(each) for each in ("llm-layer", "cache-tokens", "cache-layers"))
     chooser, filling = acts.owner("attention"), Filling(acts, cache, inputs.last_index + 1)
-    layers, retained, waiting, next_positions, follows = len(model.model.layers), [], [], [], cache.next_position
+    layers, retained, entered, waiting, next_positions = len(model.model.layers), [], [], [], []
+    follows = cache.next_position
     cache.policy, cache.choose = filling.eviction(layers), acts.choose_entries(layers)
     cache.in_cache = cache.in_cache or (InCache(next(model.layers).rotary) if acts.unrotated else None)
     sequence = inputs = replace(inputs, next_B=inputs.next_position)
@@ -52,6 +53,7 @@ def prefill(model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace, ca
         trace.note_tokens(index, sequence)
         cache.note_bias(index, sequence)
         next_positions.append(sequence.next_position)
+        entered += [(sequence.hidden_BND, sequence.index_BN)] * acts.retain_states
         attended = attend_prompt(next_layer, layers, sequence, chooser)
         trace.score_entries[index] += attended.scores
         trace.cached_score_entries[index] += attended.cached_scores
@@ -78,7 +80,7 @@ def prefill(model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace, ca
         cache.in_cache.know(inputs.position_BN if inputs.origin_BN is None else inputs.origin_BN, cache.next_position)
     cache.count_prompt()
     logits_BC = model.logits(sequence.hidden_BND[:, -1:])[:, 0]
-    return Prefill(inputs, sequence, cache, logits_BC, tuple(retained))
+    return Prefill(inputs, sequence, cache, logits_BC, tuple(retained), tuple(entered))
 
 
 def prefill_in_chunks(
@@ -88,12 +90,17 @@ def prefill_in_chunks(
     divider = acts.owner("prefill-chunks")
     if divider is None:
         return prefill(model, inputs, acts, trace, cache)
-    lengths, outputs = divider.split_prompt(PrefillChunks(inputs)).tolist(), []
+    lengths, outputs, entered = divider.split_prompt(PrefillChunks(inputs)).tolist(), [], []
     for place_K in torch.split(torch.arange(inputs.length, device=inputs.hidden_BND.device), lengths):
         filled = prefill(model, inputs.keep(place_K.expand(len(inputs.hidden_BND), -1)), acts, trace, cache)
         cache = filled.cache
         outputs.append(filled.outputs)
-    return replace(filled, inputs=inputs, outputs=_joined(outputs))
+        entered.append(filled.states)
+    states = tuple(
+        (torch.cat([hidden for hidden, _ in layer], dim=1), torch.cat([index for _, index in layer], dim=1))
+        for layer in zip(*entered, strict=True)
+    )
+    return replace(filled, inputs=inputs, outputs=_joined(outputs), states=states)
 
 
 def _joined(chunks: list[Sequence]) -> Sequence:

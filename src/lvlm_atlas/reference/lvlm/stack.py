@@ -67,12 +67,13 @@ class Stack:
         by_position = {
             position: acting for position in POINTS if (acting := tuple(each for _, each in _in_turn(begun, position)))
         }
-        loops = (technique for technique in self.techniques if "decode-loop" in technique.acts_at)
+        loops = [technique for technique in self.techniques if "decode-loop" in technique.acts_at]
         retain = any({"attention-row", "attention-map"} & {*loop.needs} for loop in loops)
         adapters = (technique for technique in self.techniques if "adapter" in technique.acts_at)
         return Acts(
             by_position,
             retain_attention=retain,
+            retain_states=any("layer-states" in loop.needs for loop in loops),
             places_lost=any("whole-grid" in adapter.withholds for adapter in adapters),
             unrotated=any("unrotated-keys" in technique.needs for technique in self.techniques),
         )
