@@ -52,6 +52,7 @@ class SlidingGlobalInterleave(Technique):
 
     acts_at: ClassVar = ("attention", "cache-step")
     needs: ClassVar = ("block-sparse-kernel", "equal-heads", "training-data")
+    withholds: ClassVar = ("equal-frames",)
 
     def __post_init__(self) -> None:
         if self.window_size < 2:
