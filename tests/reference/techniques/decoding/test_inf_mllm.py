@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Held
-from lvlm_atlas.reference.lvlm import LVLM, random_request
+from lvlm_atlas.reference.lvlm import LVLM, Refusal, random_request
 from lvlm_atlas.reference.lvlm.points import CacheStep
 from lvlm_atlas.reference.ops.places import places_of, take
 from lvlm_atlas.reference.techniques.decoding.inf_mllm import InfMllm, Saddles, local_rows, relevance
@@ -170,3 +172,10 @@ def test_arguments_out_of_range_are_refused() -> None:
     for name, value in (("recent", 0), ("relevant", -1), ("retrieval_window", 0), ("bias", -0.1)):
         with pytest.raises(ValueError, match=f"{name} must be at least"):
             InfMllm(**{name: value})  # type: ignore[arg-type]
+
+
+def test_heads_of_different_numbers_are_refused() -> None:
+    at = step([[0, 1, 2], [0, 1, 2]], torch.rand(2, 1, 3))
+    uneven = replace(at, held=replace(at.held, real_BGS=torch.tensor([[[False, True, True], [True, True, True]]])))
+    with pytest.raises(Refusal, match="those of layer 0 hold different numbers"):
+        Saddles(InfMllm()).evict(uneven)

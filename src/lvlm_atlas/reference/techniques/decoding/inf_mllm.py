@@ -27,6 +27,7 @@ from torch import Tensor
 from lvlm_atlas.reference.lvlm.points import CacheStep, Run, Technique
 from lvlm_atlas.reference.ops.scores import carried_over
 from lvlm_atlas.reference.ops.selection import recent_and_best
+from lvlm_atlas.reference.refusal import Refusal
 
 
 def local_rows(row_BGRS: Tensor, window: int, index_BGS: Tensor, before: tuple[Tensor, Tensor] | None = None) -> Tensor:
@@ -70,8 +71,17 @@ class Saddles:
     """Of each layer rows (B, G, W, S) and which token each entry is."""
 
     def evict(self, at: CacheStep) -> Tensor | None:
-        """Which entries stay once tokens have settled; None: all, where they fit."""
+        """Which entries stay once tokens have settled; None: all, where they fit.
+
+        Raises:
+            Refusal: heads hold different numbers of entries.
+        """
         setting, visible_BGS = self.setting, at.held.visible_BGS
+        if at.held.real_BGS is not None and at.held.real_BGS.shape[1] > 1:
+            raise Refusal(
+                f"Inf-MLLM holds as many entries in every head, and those of layer {at.layer} hold different numbers; "
+                f"leave out what gives each head a number of its own"
+            )
         index_BGS = at.held.index_BGS.masked_fill(~visible_BGS, -1)
         weight_BHRS = at.rows(slice(-setting.retrieval_window, None))
         groups = index_BGS.shape[1]
