@@ -53,6 +53,18 @@ class RaggedStore(Store):
         key, value = (torch.cat(parts).reshape(*self._shape, longest, -1) for parts in zip(*padded, strict=True))
         return key, value
 
+    def read_at(self, index_BGR: Tensor, settled: int) -> tuple[Tensor, Tensor]:
+        """See `Store`; places count the padding in front of shorter heads, for which any entry of theirs is read."""
+        longest, parts = self.length, []
+        for index_R, store in zip(index_BGR.flatten(0, 1), self.heads, strict=True):
+            missing = longest - store.length
+            own_R = (index_R - missing).clamp(min=0) if missing < settled else index_R[:0]
+            read = store.read_at(own_R[None, None], max(0, settled - missing))
+            parts.append([functional.pad(x, (0, 0, len(index_R) - len(own_R), 0)) for x in read])
+        length = index_BGR.shape[2] + longest - settled
+        key, value = (torch.cat(x).reshape(*self._shape, length, -1) for x in zip(*parts, strict=True))
+        return key, value
+
     def logit_bias(self, query_BHMd: Tensor, key_BGRd: Tensor, held: Callable[[], Held]) -> Tensor | None:
         """See `Store`; all heads are held in the same way."""
         return self.heads[0].logit_bias(query_BHMd, key_BGRd, held)
