@@ -209,10 +209,8 @@ def watched(technique: Reference, own: Counted) -> Reference:
 
         def __getattr__(self, name: str) -> Any:
             method = getattr(self.acting, name)
-            if name in {POINTS[position].method for position in TAKES_THE_PLACE}:
-                return method
-
-            if not callable(method):  # of a store
+            # What takes the place of the model's work is that; so is what a store does where layers attend.
+            if name in {"attend", *(POINTS[position].method for position in TAKES_THE_PLACE)} or not callable(method):
                 return method
 
             def call(*args: Any) -> Any:
