@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,14 @@ def test_a_faulty_template_is_one_line(odd: lvlm_atlas.KnowledgeBase, tmp_path: 
     page = Page(path="x.md", title="X", template="x.j2")
     with pytest.raises(AtlasError, match=r"site template x.j2: 'undefined_name' is undefined"):
         render(Content(odd), page, environment(tmp_path))
+
+
+def test_what_a_killed_build_left_long_ago_goes_with_the_next(tmp_path: Path) -> None:
+    stale, fresh, others = tmp_path / ".site-abc", tmp_path / ".site-def", tmp_path / ".site-notes"
+    for folder, inside in ((stale, "new"), (fresh, "new"), (others, "mine")):
+        (folder / inside).mkdir(parents=True)
+    for folder in (stale, others):
+        os.utime(folder, (0, 0))
+    with module._replacing(tmp_path / "site") as new:
+        (new / "index.html").write_text("whole")
+    assert {each.name for each in tmp_path.iterdir()} == {"site", fresh.name, others.name}

@@ -143,7 +143,7 @@ def _denser(files: Files) -> None:
     example=_denser,
 )
 def more_than_all(inspection: Inspection) -> Iterator[Finding]:
-    """Shares and numbers of layers that effects set or bound, at the defaults and at each trial."""
+    """Shares and numbers of layers that effects set, scale or bound, at the defaults and at each trial."""
     symbols: dict[str, Any] = {name: TYPICAL.get(name, OTHER) for name in _symbols(inspection)}
     for path, technique in inspection.of(Technique):
         defaults = {name: parameter.default for name, parameter in technique.parameters.items()}
@@ -151,14 +151,14 @@ def more_than_all(inspection: Inspection) -> Iterator[Finding]:
             if effect.quantity not in (*_SHARES, *_LAYERS):
                 continue
             most = 1 if effect.quantity in _SHARES else symbols.get("L", TYPICAL["L"])
-            for key, setting in product(("set", "at_most", "fetch"), ({}, *technique.trials)):
+            for key, setting in product(("set", "scale", "at_most", "fetch"), ({}, *technique.trials)):
                 if (amount := getattr(effect, key, None)) is None:
                     continue
                 try:
                     value = evaluate(amount, symbols | defaults | setting)
                 except ValueError:  # another rule's fault
                     continue
-                if value > most:
+                if value > (1 if key == "scale" else most):
                     words = {"quantity": effect.quantity, "value": value, "most": most,
                              "setting": _setting_shown(setting)}  # fmt: skip
                     yield Finding(path=path, loc=("effects", index, key), words=words)

@@ -7,8 +7,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from lvlm_atlas.atlas.root import data_root
 from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.files import STALE_S
 from lvlm_atlas.graph.knowledge import KnowledgeBase
 from lvlm_atlas.site import search_index
 
@@ -26,6 +28,8 @@ OUT = Path("build/site")
 DOCS = Path("build/docs")
 MARK = ".lvlm-atlas"
 """A file that says that a folder is ours, and may be replaced."""
+_WORK = {"new", "old"}
+"""What lies in the folder in which a build works, beside the site."""
 
 
 def build(kb: KnowledgeBase, out: Path = OUT, *, docs: Path | None = None, strict: bool = True) -> Path:
@@ -151,6 +155,14 @@ def _passing() -> Iterator[Path]:
         yield Path(folder)
 
 
+def _remove_stale(folder: Path) -> None:
+    """Remove what builds that were killed long ago left beside the site."""
+    for left in folder.parent.glob(f".{folder.name}-*"):
+        with suppress(OSError):
+            if left.lstat().st_mtime < time.time() - STALE_S and {each.name for each in left.iterdir()} <= _WORK:
+                shutil.rmtree(left, ignore_errors=True)
+
+
 @contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
     """A new folder beside `folder`, which takes its place if all goes well and vanishes if not."""
@@ -160,6 +172,7 @@ def _replacing(folder: Path) -> Iterator[Path]:
         raise AtlasError(f"{folder} holds files that are not ours; empty it or name another folder")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(folder)
         work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     except OSError as error:
         raise AtlasError(f"cannot write beside {folder}: {error.strerror}") from None
