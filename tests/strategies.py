@@ -83,7 +83,7 @@ def distorted_records(draw: st.DrawFn, path: str) -> object:
     for _ in range(draw(st.integers(1, 3))):
         here: dict[str, object] | list[object] = record
         while True:
-            key = draw(st.sampled_from(sorted(here) if isinstance(here, dict) else range(len(here))))
+            key = draw(st.sampled_from(sorted(here, key=str) if isinstance(here, dict) else range(len(here))))
             inner = here[key]  # type: ignore[call-overload]
             if not isinstance(inner, dict | list) or not inner or draw(st.booleans()):
                 here[key] = draw(values | extremes)  # type: ignore[call-overload]

@@ -91,9 +91,9 @@ def kb(shared_root: Path) -> KnowledgeBase:
 
 @fuzz(4000)
 @given(text=strategies.queries)
-def test_any_query_has_an_answer_or_is_refused_in_one_line(kb: KnowledgeBase, text: str) -> None:
+def test_any_query_has_an_answer_or_is_refused_in_a_few_lines(kb: KnowledgeBase, text: str) -> None:
     answer, refusal = _tried(lambda: kb.query(text))
-    assert "\n" not in refusal
+    assert len(refusal.splitlines()) <= 5  # the query, and a mark below where it goes wrong
     assert all(technique.id in kb.atlas.techniques for technique in answer or ())
 
 

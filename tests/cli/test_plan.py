@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from lvlm_atlas import load
 from lvlm_atlas.planner.planner import Planner
 
 ASKED = ("plan", "--model", "qwen2.5-vl-7b", "--hardware", "h200", "--workload", "images-20", "--goal", "ttft")
@@ -64,7 +65,11 @@ def test_techniques_can_be_asked_for_kept_out_and_set(run: Any) -> None:
 
 def test_the_least_risk_leaves_what_cannot_change_the_output(run: Any) -> None:
     data = json.loads(run(*ASKED[:-1], "tpot", "--risk", "exact", "-f", "json").out)
-    assert [each["stack"] for each in data["front"]] == [["speculative-sampling"]]
+    stacks = [each["stack"] for each in data["front"]]
+    assert stacks
+    kb = load()
+    for stack in stacks:
+        assert all("decode-loop" in kb[id_.partition(":")[0]].acts_at for id_ in stack)
 
 
 @pytest.mark.parametrize(
@@ -75,8 +80,8 @@ def test_the_least_risk_leaves_what_cannot_change_the_output(run: Any) -> None:
         (("--slo", "ttft"), "--slo ttft: no limit; write metric=number"),
         (("--slo", "ttft=fast"), "'fast' is no number; give s"),
         (("--slo", "ttft=2d"), "'2d' is no number; give s, or with one of ms, us, µs, min behind it"),
-        (("--slo", "ttft=-1"), "give a number of s above 0"),
-        (("--slo", "ttft=nan"), "give a number of s above 0"),
+        (("--slo", "ttft=-1"), "give a number of s from 1e-12"),
+        (("--slo", "ttft=nan"), "give a number of s from 1e-12"),
         (("--slo", "ttft=1", "--slo", "ttft=2"), "ttft has a limit already"),
         (("--risk", "none"), "no risk 'none'"),
         (("--training", "non"), "no training 'non'; did you mean 'none'?"),

@@ -150,7 +150,7 @@ def test_a_cluster_that_loses_all_its_workers_ends_the_run_with_a_line(long: dic
     from distributed import LocalCluster
 
     del long["workers"]
-    with LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster:
         lost = partial(cluster.scale, 0)
         with pytest.raises(AtlasError, match=r"has lost .* all its workers; what is finished is kept"):
             sweep(

@@ -359,8 +359,8 @@ class _End(Walk):
             return layer.state * sizes.kv_heads * sizes.element_byte
         entries, vision = growing(layer, grown)
         end, least, most = (min if self.bound == "least" else max), vision, vision
-        if grown and layer.limits.all < math.inf and layer.stored[0] != layer.stored[1]:
-            # What a policy drops as the cache grows may be of either modality.
+        if layer.limits.all < math.inf and layer.stored[0] != layer.stored[1]:
+            # What a policy drops may be of either modality, and of another in each head.
             least, most = max(0.0, entries - layer.text - grown), min(layer.vision, entries)
         whole = range(math.ceil(least), math.floor(most) + 1)
         bits = end(self._layer_bits(cached, layer, entries, of_vision) for of_vision in {least, most, *whole})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.roofline.transform import Applied, Change, Names, value
 
 
@@ -33,16 +32,11 @@ def by_layer(
         local: those that stand for something else in a layer, from its index and the number there.
         whole: whether the number is a count.
         flows: whether what one layer removes is gone in all that follow.
-
-    Raises:
-        AtlasError: the change begins beyond the last layer.
     """
     names: Mapping[str, float] = {**symbols, **technique.parameters}
     uses: Collection[str] = getattr(change.amount, "names", ("l",)) if callable(change.amount) else ()
     last: tuple[float, Names] | None = None
     start = value(change.from_layer, names)
-    if start > len(layers):
-        raise AtlasError(f"{technique.id} begins at layer {start:g}, but there are {len(layers)}; name one of them")
     end = len(layers) if change.to_layer is None else value(change.to_layer, names)
     gone, after = 0.0, []
     for layer, before in enumerate(layers):

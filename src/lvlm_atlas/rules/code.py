@@ -29,7 +29,9 @@ def missing_code(inspection: Inspection) -> Iterator[Finding]:
         module, _, class_ = (technique.reference or "").partition(":")
         if module != house_module(technique):
             continue
-        names = _names(_PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py"))
+        file = Path(*module.split(".")[1:]).with_suffix(".py")
+        own = inspection.atlas.root / "src" / "lvlm_atlas" / file
+        names = _names(own if own.is_file() else _PACKAGE / file)
         if class_ not in names:
             yield Finding(path=path, loc=("reference",), words={"what": class_ or "no class", "module": module})
             continue

@@ -67,7 +67,7 @@ def _weight(content: Content, technique: Technique) -> float:
     if any(model.name.startswith(technique.name.split()[0]) for model in content.atlas.models.values()):
         return ASIDE**2
     names = (other.name.lower() for other in content.techniques if other is not technique)
-    return 4.0 if any(name.startswith(technique.name.lower()) for name in names) else 1.0
+    return 4.0 ** min(3, sum(name.startswith(technique.name.lower()) for name in names))
 
 
 def spellings(names: Iterable[str]) -> list[str]:

@@ -10,7 +10,7 @@ from itertools import combinations
 from lvlm_atlas.fault import AtlasError, suggestion
 from lvlm_atlas.graph.knowledge import KnowledgeBase
 from lvlm_atlas.roofline.model import Model
-from lvlm_atlas.roofline.transform import Applied
+from lvlm_atlas.roofline.transform import Applied, value
 from lvlm_atlas.roofline.workload import Workload
 from lvlm_atlas.schema.record import Setting
 from lvlm_atlas.schema.technique import Parameter, Technique
@@ -45,6 +45,11 @@ def split(text: str) -> list[str]:
     return parts
 
 
+def _shown(spec: str) -> str:
+    """A stack as messages quote it: as it was written, unless that is no line of what can be seen."""
+    return spec if spec.isprintable() else repr(spec)
+
+
 def parse(kb: KnowledgeBase, spec: str, *, outcomes: Collection[str] = OUTCOMES) -> Choice:
     """A technique and its setting, from `id` or `id:name=value,name=value`. Names are its parameters, or outcomes.
 
@@ -58,24 +63,26 @@ def parse(kb: KnowledgeBase, spec: str, *, outcomes: Collection[str] = OUTCOMES)
     """
     id_, _, rest = spec.partition(":")
     if "," in id_:
-        raise AtlasError(f"stack {spec}: techniques are joined by a plus, such as {id_.replace(',', '+')}")
+        raise AtlasError(
+            f"stack {_shown(spec)}: techniques are joined by a plus, such as {_shown(id_.replace(',', '+'))}"
+        )
     choice = Choice(kb.technique(id_.strip()))
     technique = choice.technique
     for pair in filter(None, (part.strip() for part in rest.split(","))):
         name, equals, text = (part.strip() for part in pair.partition("="))
         if not equals:
-            raise AtlasError(f"stack {spec}: {pair!r} sets nothing; write name=value")
+            raise AtlasError(f"stack {_shown(spec)}: {pair!r} sets nothing; write name=value")
         if name in choice.setting or name in choice.outcomes:
-            raise AtlasError(f"stack {spec}: {name} is set twice; leave one out")
+            raise AtlasError(f"stack {_shown(spec)}: {name} is set twice; leave one out")
         if name in technique.parameters:
             choice.setting[name] = value_of(technique.parameters[name], text)
             if problem := technique.parameters[name].problem_with(choice.setting[name]):
-                raise AtlasError(f"stack {spec}: {name}: {problem}")
+                raise AtlasError(f"stack {_shown(spec)}: {name}: {problem}")
         elif name in outcomes:
             choice.outcomes[name] = _number(spec, name, text)
         else:
             hint = suggestion(name, [*technique.parameters, *outcomes])
-            raise AtlasError(f"stack {spec}: {technique.id} has no parameter {name!r}; {hint}")
+            raise AtlasError(f"stack {_shown(spec)}: {technique.id} has no parameter {name!r}; {hint}")
     return choice
 
 
@@ -111,7 +118,7 @@ def _number(spec: str, name: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise AtlasError(f"stack {spec}: {name} is {text!r}; give a number") from None
+        raise AtlasError(f"stack {_shown(spec)}: {name} is {text!r}; give a number") from None
 
 
 def milder(technique: Technique) -> Choice | None:
@@ -150,14 +157,33 @@ def stacked(
 
     Raises:
         AtlasError: a spec is none, a technique stands there twice, two cannot share a request, or one cannot run on
-            the model or with the request.
+            the model or with the request, or begins beyond its layers.
     """
     choices: list[Choice] = []
     for each in [specs] if isinstance(specs, str) else specs:
         choices += [each] if isinstance(each, Choice) else (parse(kb, part) for part in split(each))
     if why := unfit(choices, model, workload) or conflict(kb, choices):
         raise AtlasError(why)
-    return tuple(applied(kb.atlas, each.technique, each.setting, each.outcomes) for each in choices)
+    ready = tuple(applied(kb.atlas, each.technique, each.setting, each.outcomes) for each in choices)
+    for choice, technique in zip(choices, ready, strict=True):
+        if choice.setting:
+            _require_layers(technique, model)
+    return ready
+
+
+def _require_layers(technique: Applied, model: Model) -> None:
+    """Refuse a layer that the model does not have, where its setting alone says which is meant.
+
+    Raises:
+        AtlasError: it is beyond the last one.
+    """
+    for change in technique.changes:
+        layers = (model.encoder if change.quantity.startswith("encoder.") else model.llm).layers
+        names = {**technique.parameters, "L": layers}
+        if getattr(change.from_layer, "names", frozenset()) <= names.keys():
+            first = value(change.from_layer, names)
+            if first > layers:
+                raise AtlasError(f"{technique.id} begins at layer {first:g}, but {model.name} has {layers}; name one")
 
 
 def unfit(choices: Iterable[Choice], model: Model, workload: Workload) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 import traceback
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 # The extra [dask] is imported where it is used.
 # ruff: noqa: PLC0415
 
+POLL_S = 0.02
 PATIENCE_S = 5
 """Seconds in which a scheduler must answer."""
 GO_ON = "what is finished is kept, and the same command goes on from there"
@@ -109,15 +111,14 @@ def _done(client: Client, running: list[Future]) -> Collection[Future]:
     Raises:
         AtlasError: the cluster has lost its scheduler, or all its workers.
     """
-    from distributed import wait as wait_for
-
-    while True:
-        try:
-            finished: Collection[Future] = wait_for(running, timeout=PATIENCE_S, return_when="FIRST_COMPLETED").done
-            return finished
-        except TimeoutError:
+    looked = time.monotonic()
+    while not (finished := [future for future in running if future.done()]):
+        time.sleep(POLL_S)
+        if time.monotonic() - looked > PATIENCE_S:
+            looked = time.monotonic()
             if client.status != "running" or not client.ncores():
-                raise AtlasError(f"the cluster has lost its scheduler or all its workers; {GO_ON}") from None
+                raise AtlasError(f"the cluster has lost its scheduler or all its workers; {GO_ON}")
+    return finished
 
 
 def _worker(job: bytes) -> tuple[Connection, BaseProcess]:
