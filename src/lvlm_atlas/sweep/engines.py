@@ -7,6 +7,7 @@ import signal
 import time
 import traceback
 from collections.abc import Collection, Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from itertools import islice
 from multiprocessing import get_context, resource_tracker
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 POLL_S = 0.02
 PATIENCE_S = 5
 """Seconds in which a scheduler must answer."""
+LOST = "the cluster has lost its scheduler or all its workers"
 GO_ON = "what is finished is kept, and the same command goes on from there"
 
 
@@ -99,6 +101,8 @@ def dask(job: bytes, parts: Iterator[int], scheduler: str) -> Iterator[tuple[int
                     answer = (running.pop(future), future.result())
                 except KilledWorker:
                     raise AtlasError(f"workers of the cluster died over a part; {GO_ON}") from None
+                except CancelledError:
+                    raise AtlasError(f"{LOST}; {GO_ON}") from None
                 following = next(parts, None)
                 if following is not None:
                     running[client.submit(part, shared, following, pure=False)] = following
@@ -117,7 +121,7 @@ def _done(client: Client, running: list[Future]) -> Collection[Future]:
         if time.monotonic() - looked > PATIENCE_S:
             looked = time.monotonic()
             if client.status != "running" or not client.ncores():
-                raise AtlasError(f"the cluster has lost its scheduler or all its workers; {GO_ON}")
+                raise AtlasError(f"{LOST}; {GO_ON}")
     return finished
 
 
