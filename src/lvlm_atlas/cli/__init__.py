@@ -56,6 +56,8 @@ def _prepare_streams() -> None:
     if sys.stdout is None:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
         _refuse("the output is closed; give it a place to be written to", 1)
+    if os.environ.get("COLUMNS", "1").strip() in ("", "0"):
+        del os.environ["COLUMNS"]  # help would fold itself away to nothing
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() not in ("utf-8", "utf8"):
             codecs.register_error("lvlm_atlas", _plainly)
