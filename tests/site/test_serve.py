@@ -65,6 +65,33 @@ def test_odd_paths_folders_and_links_that_leave_the_site_are_not_there(address: 
         (odd_site / "out").unlink()
 
 
+@pytest.mark.parametrize(
+    ("asked", "slice_"), [("bytes=0-9", slice(0, 10)), ("bytes=10-", slice(10, None)), ("bytes=-7", slice(-7, None))]
+)
+def test_a_stretch_of_a_file_is_served(address: str, odd_site: Path, asked: str, slice_: slice) -> None:
+    whole = (odd_site / "techniques/fastv.json").read_bytes()
+    request = urllib.request.Request(f"{address}/techniques/fastv.json", headers={"Range": asked})  # noqa: S310
+    with urllib.request.urlopen(request) as answer:  # noqa: S310  our own server
+        assert (answer.status, answer.read()) == (206, whole[slice_])
+        assert answer.headers["Content-Range"].endswith(f"/{len(whole)}")
+
+
+@pytest.mark.parametrize(("asked", "code"), [("bytes=999999999-", 416), ("bytes=9-2", 416)])
+def test_a_stretch_that_is_not_there_is_refused(address: str, asked: str, code: int) -> None:
+    request = urllib.request.Request(f"{address}/techniques/fastv.json", headers={"Range": asked})  # noqa: S310
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request)  # noqa: S310  our own server
+    with caught.value as answer:
+        assert answer.code == code
+
+
+@pytest.mark.parametrize("asked", ["bytes=-", "bytes=a-b", "bytes=0-1,4-5", "lines=1-2"])
+def test_what_is_no_stretch_gets_the_whole_file(address: str, odd_site: Path, asked: str) -> None:
+    request = urllib.request.Request(f"{address}/techniques/fastv.json", headers={"Range": asked})  # noqa: S310
+    with urllib.request.urlopen(request) as answer:  # noqa: S310  our own server
+        assert (answer.status, answer.read()) == (200, (odd_site / "techniques/fastv.json").read_bytes())
+
+
 def test_a_taken_port_is_named(odd_site: Path) -> None:
     with server(odd_site, 0) as running, pytest.raises(AtlasError, match=f"port {running.server_port} is taken"):
         serve(odd_site, running.server_port)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from lvlm_atlas.fault import AtlasError
 
 HOST = "127.0.0.1"
+_RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})", re.ASCII)
+"""One stretch of a file; of several the whole file is sent, as HTTP allows."""
 
 
 class _Handler(SimpleHTTPRequestHandler):
@@ -28,6 +32,30 @@ class _Handler(SimpleHTTPRequestHandler):
         except (OSError, ValueError):  # a null byte, a name that is too long, a circle of links
             within = False
         return str(file) + "/" * path.endswith("/") if within else str(Path(self.directory) / "none" / "here")
+
+    def send_head(self) -> Any:
+        """As the base class, and a stretch of a file where one is asked for."""
+        path, wanted = Path(self.translate_path(self.path)), _RANGE.fullmatch(self.headers.get("Range", ""))
+        if wanted is None or not any(wanted.groups()) or not path.is_file():
+            return super().send_head()
+        size, (first, last) = path.stat().st_size, wanted.groups()
+        start = int(first) if first else max(0, size - int(last))
+        end = min(int(last), size - 1) if first and last else size - 1
+        if start > end:
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{size}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return None
+        with path.open("rb") as file:
+            file.seek(start)
+            stretch = file.read(end - start + 1)
+        self.send_response(206)
+        self.send_header("Content-Type", self.guess_type(str(path)))
+        self.send_header("Content-Range", f"bytes {start}-{end}/{size}")
+        self.send_header("Content-Length", str(len(stretch)))
+        self.end_headers()
+        return BytesIO(stretch)
 
     def list_directory(self, path: str | os.PathLike[str]) -> None:  # noqa: ARG002  the base class hands it over
         """Tell nobody what lies in a folder without a page."""
