@@ -278,6 +278,17 @@ def test_results_over_other_points_are_not_mixed_in(small: dict[str, Any], swept
             sweep(swept[0].out, **{**small, **changed})
 
 
+def test_parts_that_are_missing_are_counted_where_the_manifest_says_how_many(swept: Swept, tmp_path: Path) -> None:
+    out = shutil.copytree(swept[0].out, tmp_path / "out")
+    there, every = Results(out).parts
+    assert there == every > 1
+    (out / "part-000000.parquet").unlink()
+    assert Results(out).parts == (every - 1, every)
+    for manifest in ({}, {"points": "x", "part_points": 1}, {"points": 3, "part_points": 0}):
+        (out / MANIFEST).write_text(json.dumps(manifest))
+        assert Results(out).parts == (0, 0)
+
+
 def test_what_no_sweep_wrote_is_left_alone(small: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine", "utf-8")
     file = tmp_path / "mine.parquet"

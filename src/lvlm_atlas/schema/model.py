@@ -6,31 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from lvlm_atlas.limits import MOST_COUNT, MOST_LAYER, MOST_PIXEL, MOST_WIDTH
+from lvlm_atlas.limits import MOST_COUNT, MOST_LAYER, MOST_WIDTH
+from lvlm_atlas.schema.numbers import Count, Depth, Layers, Pair, Positive, Side, Width
 from lvlm_atlas.schema.record import Id, Record, Ref, Text
-
-Count = Annotated[int, Field(ge=1, le=MOST_COUNT)]
-"""A number of things of which there is at least one."""
-
-Width = Annotated[int, Field(ge=1, le=MOST_WIDTH)]
-"""Of a hidden state, a head, or a vocabulary."""
-
-Depth = Annotated[int, Field(ge=1, le=MOST_LAYER)]
-"""A number of layers."""
-
-Layers = tuple[Annotated[int, Field(ge=0, le=MOST_LAYER)], ...]
-"""Layers by index, from 0."""
-
-Side = Annotated[int, Field(ge=1, le=MOST_PIXEL)]
-"""A side of an image in pixels or patches."""
-
-Pair = tuple[Side, Side]
 
 Argument = bool | int | float | str | tuple[Pair, ...] | tuple[int, ...]
 """A keyword argument of a token rule."""
-
-Positive = Annotated[float, Field(gt=0, le=1e21)]
-"""A number above 0 that a run printed."""
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 """A name in Python."""

@@ -106,11 +106,12 @@ class Results:
 
     @property
     def parts(self) -> tuple[int, int]:
-        """How many parts are there, and of how many; both 0 where nothing is."""
-        manifest = self.manifest()
-        if not manifest:
+        """How many parts are there, and of how many; both 0 where nothing is, or nothing says how many."""
+        manifest = self.manifest() or {}
+        points, each = manifest.get("points"), manifest.get("part_points")
+        if not (isinstance(points, int) and isinstance(each, int) and each > 0):
             return 0, 0
-        every = -(-int(manifest["points"]) // int(manifest["part_points"]))
+        every = -(-points // each)
         return every - len(self.missing(every)), every
 
     def missing(self, parts: int) -> list[int]:
