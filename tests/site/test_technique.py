@@ -15,6 +15,7 @@ from lvlm_atlas.schema.technique import Interaction, Technique
 from lvlm_atlas.site.content import Content
 from lvlm_atlas.site.render import environment, render
 from lvlm_atlas.site.technique import SHOWN, technique_page
+from lvlm_atlas.site.words import within_a_sentence
 from synthetic import base_of, synthetic
 
 SAID = {"kind": "composes-with", "reason": "Stated, if last.", "evidence": "reasoned",
@@ -81,3 +82,15 @@ def test_a_verdict_lists_a_few_and_counts_the_others(crowd: lvlm_atlas.Knowledge
 def test_what_follows_from_its_place_is_said_once(together: str) -> None:
     assert "is fed by whatever reduces frames or tokens before it" in together
     assert together.count("cascades-to(") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("States of the LLM", "states of the LLM"),
+        ("Full attention map", "full attention map"),
+        ("[CLS] attention", "[CLS] attention"),
+    ],
+)
+def test_abbreviations_keep_their_capitals_within_a_sentence(name: str, said: str) -> None:
+    assert within_a_sentence(name) == said

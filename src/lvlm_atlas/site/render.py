@@ -40,6 +40,7 @@ def environment(folder: Path) -> Environment:
         "code": markup.code,
         "attribute": lambda value: Markup(markup.attribute(value)),  # noqa: S704  escaped
         "legal": words.legal,
+        "within_a_sentence": words.within_a_sentence,
         "setting": words.setting,
         "overhead": words.overhead,
     }

@@ -61,6 +61,11 @@ def at_default(value: Amount, parameters: Mapping[str, Parameter]) -> str | None
         return None
 
 
+def within_a_sentence(name: str) -> str:
+    """A name in small letters, but for abbreviations: `States of the LLM` becomes `states of the LLM`."""
+    return " ".join(word if sum(map(str.isupper, word)) > 1 else word.lower() for word in name.split())
+
+
 def legal(parameter: Parameter) -> Markup:
     """The values a parameter may take."""
     if parameter.choices:
