@@ -20,9 +20,11 @@ from lvlm_atlas.atlas.records import (
     LISTS,
     MEASUREMENTS,
     MODELS,
+    RUNTIMES,
     SYSTEMS,
     TAXONOMY,
     TECHNIQUES,
+    TIMINGS,
     WORKLOADS,
     Papers,
     Records,
@@ -102,6 +104,7 @@ def load(root: Path | None = None) -> Atlas:
         _atlas(root, records, Papers(root)), drafts=drafts,
         measurements=Records(root, MEASUREMENTS), models=Records(root, MODELS), hardware=Records(root, HARDWARE),
         workloads=Records(root, WORKLOADS), systems=Records(root, SYSTEMS), lists=Records(root, LISTS),
+        runtimes=Records(root, RUNTIMES), timings=Records(root, TIMINGS),
     )  # fmt: skip
 
 
@@ -211,7 +214,8 @@ def _atlas(root: Path, records: Mapping[Path, BaseModel], papers: Mapping[str, A
         papers=papers, paths=paths, measurements=_of_folder(records, MEASUREMENTS),
         models=_of_folder(records, MODELS), hardware=_of_folder(records, HARDWARE),
         workloads=_of_folder(records, WORKLOADS), systems=_of_folder(records, SYSTEMS),
-        lists=_of_folder(records, LISTS),
+        lists=_of_folder(records, LISTS), runtimes=_of_folder(records, RUNTIMES),
+        timings=_of_folder(records, TIMINGS),
     )  # fmt: skip
 
 

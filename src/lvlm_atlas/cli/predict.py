@@ -62,7 +62,7 @@ def estimate(
 
     planner = Planner(root_of(root))
     subject = planner.model(model), planner.device(hardware), request.to_workload(planner)
-    setup = deployment.to_deployment()
+    setup = deployment.to_deployment(planner)
     estimated = planner.estimate(*subject, stack=stack or (), deployment=setup)
     plain = planner.estimate(*subject, deployment=setup) if stack else None
     print_estimate(estimated, plain, format_, data=digest(root_of(root)), operators=operators, explain=explain)
@@ -137,7 +137,7 @@ def plan(
     best = planner.plan(
         model, hardware, request.to_workload(planner), goal=goal, slo=limits(slo or ()), also=also or (),
         training=training, max_techniques=most, risk=risk, require=require, exclude=exclude, settings=setting or (),
-        milder=milder, deployment=deployment.to_deployment(with_limits=bool(slo)),
+        milder=milder, deployment=deployment.to_deployment(planner, with_limits=bool(slo)),
     )  # fmt: skip
     print_plan(best, format_, data=digest(root_of(root)))
 
@@ -166,7 +166,7 @@ def interactions(
     from lvlm_atlas.planner.planner import Planner
 
     planner = Planner(root_of(root))
-    workload, setup = request.to_workload(planner), deployment.to_deployment()
+    workload, setup = request.to_workload(planner), deployment.to_deployment(planner)
     pair = planner.interactions(one, two, model, hardware, workload, deployment=setup)
     print_pair(pair, format_, data=digest(root_of(root)))
 
