@@ -17,9 +17,10 @@ from lvlm_atlas.reference.drafting.tree import TreeDrafter, best_children, tree_
 from lvlm_atlas.reference.flow.request import Request
 from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.flow.trace import Trace
+from lvlm_atlas.reference.lvlm.contexts import DecodeLoop, LlmLayer
 from lvlm_atlas.reference.lvlm.model import LVLM
-from lvlm_atlas.reference.lvlm.points import DecodeLoop, LlmLayer, Technique
 from lvlm_atlas.reference.lvlm.random_request import random_request
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.verification import accept
 from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.decoding.kivi import Kivi

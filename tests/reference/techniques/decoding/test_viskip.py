@@ -12,7 +12,7 @@ from lvlm_atlas.reference.drafting.rounds import Drafter, Proposal, Verdict, Ver
 from lvlm_atlas.reference.flow.states import Held
 from lvlm_atlas.reference.lvlm import LVLM, random_request
 from lvlm_atlas.reference.lvlm.config import LVLMConfig, TextConfig, VisionConfig
-from lvlm_atlas.reference.lvlm.points import CacheStep
+from lvlm_atlas.reference.lvlm.contexts import CacheStep
 from lvlm_atlas.reference.ops.sampling import distribution
 from lvlm_atlas.reference.techniques.decoding.viskip import GatedDrafter, ViSkip, _Gate, vision_share
 

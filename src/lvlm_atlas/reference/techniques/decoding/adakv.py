@@ -29,7 +29,8 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Entries
-from lvlm_atlas.reference.lvlm.points import CacheTokens, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheTokens
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.budget import head_budgets, pyramid_budgets
 from lvlm_atlas.reference.ops.selection import top_mask
 from lvlm_atlas.reference.techniques.decoding.snapkv import check_window, observe

@@ -34,7 +34,8 @@ from lvlm_atlas.reference.caches.parted import by_modality
 from lvlm_atlas.reference.caches.quantised import ChannelHalf, QuantisedStore
 from lvlm_atlas.reference.caches.store import PlainStore, Store
 from lvlm_atlas.reference.flow.states import Held
-from lvlm_atlas.reference.lvlm.points import CacheBits, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheBits
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.attention import mask_of_heads, share_heads
 from lvlm_atlas.reference.ops.quantisation import levels, pack  # noqa: F401 - steps of the entry
 

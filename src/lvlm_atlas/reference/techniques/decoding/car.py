@@ -31,7 +31,8 @@ from torch import Tensor
 
 from lvlm_atlas.reference.drafting.target import Target
 from lvlm_atlas.reference.flow.request import Request, Result
-from lvlm_atlas.reference.lvlm.points import Answer, Technique
+from lvlm_atlas.reference.lvlm.contexts import Answer
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.certainty import perplexity
 from lvlm_atlas.reference.refusal import Refusal
 

@@ -29,7 +29,8 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Entries
-from lvlm_atlas.reference.lvlm.points import CacheStep, CacheTokens, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheStep, CacheTokens
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.places import places_of, take
 from lvlm_atlas.reference.ops.selection import top_mask
 from lvlm_atlas.reference.refusal import Refusal

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from lvlm_atlas.reference.flow.states import Entries
-from lvlm_atlas.reference.lvlm.points import CacheTokens, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheTokens
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.kept import module_of
 from lvlm_atlas.reference.refusal import Refusal
 

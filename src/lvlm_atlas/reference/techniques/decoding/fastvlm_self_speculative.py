@@ -27,7 +27,8 @@ from torch.nn import functional
 from lvlm_atlas.reference.drafting.acceptance import RejectionSampling
 from lvlm_atlas.reference.drafting.early_exit import EarlyExitDrafter
 from lvlm_atlas.reference.drafting.rounds import Speculation
-from lvlm_atlas.reference.lvlm.points import DecodeLoop, Technique
+from lvlm_atlas.reference.lvlm.contexts import DecodeLoop
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.modules.kept import module_of
 from lvlm_atlas.reference.ops.verification import verify  # noqa: F401 - steps of the entry
 from lvlm_atlas.reference.refusal import Refusal

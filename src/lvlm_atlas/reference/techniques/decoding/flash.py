@@ -31,7 +31,8 @@ from lvlm_atlas.reference.drafting.acceptance import RejectionSampling
 from lvlm_atlas.reference.drafting.blocks import BlockDraft, BlockDrafter
 from lvlm_atlas.reference.drafting.features import Prompt
 from lvlm_atlas.reference.drafting.rounds import Speculation
-from lvlm_atlas.reference.lvlm.points import DecodeLoop, Technique
+from lvlm_atlas.reference.lvlm.contexts import DecodeLoop
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.modules.kept import module_of
 from lvlm_atlas.reference.ops.attention import Rotary
 from lvlm_atlas.reference.ops.places import places_of

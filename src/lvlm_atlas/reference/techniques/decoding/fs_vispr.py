@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.request import Request, Result
-from lvlm_atlas.reference.lvlm.points import Answer, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Answer
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.matcher import ImageTextMatcher, matcher_of
 from lvlm_atlas.reference.ops.certainty import perplexity
 from lvlm_atlas.reference.ops.selection import top_places

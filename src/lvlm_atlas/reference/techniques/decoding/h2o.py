@@ -25,7 +25,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.points import CacheStep, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheStep
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.scores import accumulated_attention, carried_over
 from lvlm_atlas.reference.ops.selection import recent_and_best
 from lvlm_atlas.reference.refusal import Refusal

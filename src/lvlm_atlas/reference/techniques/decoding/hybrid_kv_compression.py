@@ -31,7 +31,8 @@ from lvlm_atlas.reference.caches.host import HostStore
 from lvlm_atlas.reference.caches.store import PlainStore, Store
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Entries
-from lvlm_atlas.reference.lvlm.points import CacheBits, CacheLayers, CacheRead, CacheTokens, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheBits, CacheLayers, CacheRead, CacheTokens
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.places import mask_of
 from lvlm_atlas.reference.ops.scores import accumulated_attention, group_heads, pool_scores
 from lvlm_atlas.reference.refusal import Refusal

@@ -32,8 +32,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lvlm_atlas.reference.lvlm.points import CacheStep, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheStep
 from lvlm_atlas.reference.lvlm.prompt import Prompt
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.places import mask_of, places_of, take
 from lvlm_atlas.reference.ops.selection import top_mask, top_places
 from lvlm_atlas.reference.ops.similarity import unit

@@ -28,7 +28,8 @@ from typing import ClassVar
 
 from lvlm_atlas.reference.caches.quantised import Half, QuantisedStore
 from lvlm_atlas.reference.caches.store import PlainStore, Store
-from lvlm_atlas.reference.lvlm.points import CacheBits, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheBits
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.quantisation import dequantise, pack, quantise, uniform  # noqa: F401 - steps of the entry
 from lvlm_atlas.reference.refusal import Refusal
 

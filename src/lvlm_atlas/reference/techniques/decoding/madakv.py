@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Entries
-from lvlm_atlas.reference.lvlm.points import CacheTokens, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheTokens
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.budget import apportion
 from lvlm_atlas.reference.ops.places import places_of
 from lvlm_atlas.reference.ops.scores import windowed_attention

@@ -34,10 +34,11 @@ from lvlm_atlas.reference.drafting.target import Target
 from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm.config import TextConfig
+from lvlm_atlas.reference.lvlm.contexts import DecodeLoop
 from lvlm_atlas.reference.lvlm.decoder import LanguageModel
-from lvlm_atlas.reference.lvlm.points import Acts, DecodeLoop, Run, Technique
 from lvlm_atlas.reference.lvlm.prefill import prefill
 from lvlm_atlas.reference.lvlm.step import advance
+from lvlm_atlas.reference.lvlm.technique import Acts, Run, Technique
 from lvlm_atlas.reference.modules.kept import module_of
 from lvlm_atlas.reference.ops.verification import verify  # noqa: F401 - steps of the entry
 from lvlm_atlas.reference.refusal import Refusal

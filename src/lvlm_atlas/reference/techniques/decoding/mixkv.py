@@ -26,7 +26,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from lvlm_atlas.reference.flow.states import Entries
-from lvlm_atlas.reference.lvlm.points import CacheTokens, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheTokens
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.budget import head_budgets, pyramid_budgets
 from lvlm_atlas.reference.techniques.decoding.adakv import select as select_unevenly
 from lvlm_atlas.reference.techniques.decoding.snapkv import check_window, observe, select

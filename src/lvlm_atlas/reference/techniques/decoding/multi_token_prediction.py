@@ -31,8 +31,9 @@ from lvlm_atlas.reference.drafting.feature_chain import FeatureChainDrafter
 from lvlm_atlas.reference.drafting.features import FeatureDraft, Prompt
 from lvlm_atlas.reference.drafting.rounds import Speculation
 from lvlm_atlas.reference.lvlm.config import TextConfig
+from lvlm_atlas.reference.lvlm.contexts import DecodeLoop
 from lvlm_atlas.reference.lvlm.decoder import Layer, RmsNorm
-from lvlm_atlas.reference.lvlm.points import DecodeLoop, Technique
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.modules.kept import module_of
 from lvlm_atlas.reference.ops.verification import verify  # noqa: F401 - steps of the entry
 

@@ -24,7 +24,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.points import Stop, Technique
+from lvlm_atlas.reference.lvlm.contexts import Stop
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.certainty import margin_uncertainty
 
 BETA = 1 / 500

@@ -24,7 +24,8 @@ from torch import Tensor
 from lvlm_atlas.reference.drafting.acceptance import RejectionSampling
 from lvlm_atlas.reference.drafting.copying import CopyingDrafter
 from lvlm_atlas.reference.drafting.rounds import Speculation
-from lvlm_atlas.reference.lvlm.points import DecodeLoop, Technique
+from lvlm_atlas.reference.lvlm.contexts import DecodeLoop
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.ngram import look_up
 from lvlm_atlas.reference.ops.verification import verify  # noqa: F401 - steps of the entry
 

@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lvlm_atlas.reference.flow.states import Entries
-from lvlm_atlas.reference.lvlm.points import CacheTokens, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheTokens
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.budget import pyramid_budgets
 from lvlm_atlas.reference.techniques.decoding.snapkv import check_window, observe, select
 

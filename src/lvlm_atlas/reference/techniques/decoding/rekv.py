@@ -31,7 +31,8 @@ from torch import Tensor
 from lvlm_atlas.reference.caches.host import HostStore
 from lvlm_atlas.reference.caches.store import Store
 from lvlm_atlas.reference.flow.states import Entries
-from lvlm_atlas.reference.lvlm.points import Attention, CacheBits, CacheRead, CacheTokens, PrefillChunks, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Attention, CacheBits, CacheRead, CacheTokens, PrefillChunks
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.attention import share_heads
 from lvlm_atlas.reference.ops.selection import top_places
 from lvlm_atlas.reference.ops.window import Window

@@ -32,7 +32,8 @@ from torch import Tensor
 from lvlm_atlas.reference.drafting.target import Target
 from lvlm_atlas.reference.flow.request import Request
 from lvlm_atlas.reference.flow.states import Entries
-from lvlm_atlas.reference.lvlm.points import CacheStep, CacheTokens, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheStep, CacheTokens
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.budget import apportion
 from lvlm_atlas.reference.ops.scores import group_heads
 from lvlm_atlas.reference.refusal import Refusal

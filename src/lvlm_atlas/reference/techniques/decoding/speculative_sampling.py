@@ -23,7 +23,8 @@ from lvlm_atlas.reference.drafting.chain import ChainDrafter
 from lvlm_atlas.reference.drafting.draft import Draft, draft_prompt
 from lvlm_atlas.reference.drafting.rounds import Speculation
 from lvlm_atlas.reference.drafting.target import Target
-from lvlm_atlas.reference.lvlm.points import DecodeLoop, Technique
+from lvlm_atlas.reference.lvlm.contexts import DecodeLoop
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.verification import verify  # noqa: F401 - steps of the entry
 
 

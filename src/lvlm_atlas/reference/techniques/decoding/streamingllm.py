@@ -27,7 +27,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.points import CacheStep, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheStep
+from lvlm_atlas.reference.lvlm.technique import Technique
 
 
 def stays(length: int, start_size: int, recent_size: int) -> Tensor:

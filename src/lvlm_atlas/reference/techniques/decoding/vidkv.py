@@ -34,7 +34,8 @@ from torch import Tensor
 
 from lvlm_atlas.reference.caches.quantised import Half, QuantisedStore
 from lvlm_atlas.reference.caches.store import Store
-from lvlm_atlas.reference.lvlm.points import CacheBits, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheBits
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.quantisation import (
     SIGN,
     TERNARY,

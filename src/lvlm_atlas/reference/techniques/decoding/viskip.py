@@ -27,7 +27,8 @@ from lvlm_atlas.reference.drafting.chain import ChainDrafter
 from lvlm_atlas.reference.drafting.draft import Draft, draft_prompt
 from lvlm_atlas.reference.drafting.rounds import Drafter, Proposal, Speculation, Verified
 from lvlm_atlas.reference.drafting.target import Target
-from lvlm_atlas.reference.lvlm.points import CacheStep, DecodeLoop, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheStep, DecodeLoop
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.attention import mask_of_heads
 from lvlm_atlas.reference.ops.verification import verify  # noqa: F401 - steps of the entry
 

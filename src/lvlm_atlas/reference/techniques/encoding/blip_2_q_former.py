@@ -22,7 +22,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from lvlm_atlas.reference.lvlm.points import Adapter, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Adapter
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.kept import module_of
 from lvlm_atlas.reference.modules.qformer import QFormer
 from lvlm_atlas.reference.refusal import Refusal

@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from lvlm_atlas.reference.flow.states import Patches
-from lvlm_atlas.reference.lvlm.points import Encoder, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Encoder
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.backbone import ChannelNorm, encoded_by, expect_multiple
 
 STAGES = 5

@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lvlm_atlas.reference.flow.states import Patches
-from lvlm_atlas.reference.lvlm.points import Encoder, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Encoder
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.backbone import encoded_by, expect_multiple
 from lvlm_atlas.reference.modules.reparameterised import Branched, convolution, identity_kernel
 from lvlm_atlas.reference.refusal import Refusal

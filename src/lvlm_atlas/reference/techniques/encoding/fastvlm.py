@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lvlm_atlas.reference.flow.states import Patches
-from lvlm_atlas.reference.lvlm.points import Encoder, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Encoder
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.backbone import ChannelNorm, encoded_by, expect_multiple
 from lvlm_atlas.reference.techniques.encoding.fastvit import Network, expect_heads, mobile_one
 

@@ -28,7 +28,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from lvlm_atlas.reference.flow.states import Patches
-from lvlm_atlas.reference.lvlm.points import EncoderLayer, Technique
+from lvlm_atlas.reference.lvlm.contexts import EncoderLayer
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.modules.class_token import class_attention
 from lvlm_atlas.reference.modules.merged import merged
 from lvlm_atlas.reference.ops.merging import Matching, even_odd_cosine, match_pairs, merge_wavg, unmerged

@@ -31,7 +31,8 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Patches
-from lvlm_atlas.reference.lvlm.points import EncoderLayer, EncoderOutput, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import EncoderLayer, EncoderOutput
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.received import received_attention
 from lvlm_atlas.reference.ops.places import mask_of
 from lvlm_atlas.reference.ops.selection import ranking, top_places

@@ -28,7 +28,8 @@ from torch.nn import functional
 
 from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.flow.vision_tokens import VisionTokens
-from lvlm_atlas.reference.lvlm.points import AdapterOutput, EncoderLayer, EncoderOutput, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import AdapterOutput, EncoderLayer, EncoderOutput
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.received import received_attention
 from lvlm_atlas.reference.modules.uneven import filled, without_filling
 from lvlm_atlas.reference.ops.selection import top_mask

@@ -29,8 +29,9 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn import functional
 
-from lvlm_atlas.reference.lvlm.points import Pixels, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Pixels
 from lvlm_atlas.reference.lvlm.resolution import smart_resize
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 
 
 def target_size(

@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lvlm_atlas.reference.lvlm.points import Adapter, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Adapter
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.grid import square_side
 from lvlm_atlas.reference.refusal import Refusal
 

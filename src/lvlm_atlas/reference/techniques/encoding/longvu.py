@@ -35,7 +35,8 @@ from torch.nn import functional
 from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.flow.vision_tokens import Block, VisionTokens
 from lvlm_atlas.reference.lvlm.config import VisionConfig
-from lvlm_atlas.reference.lvlm.points import AdapterOutput, Frames, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import AdapterOutput, Frames
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.lvlm.tiles import resized
 from lvlm_atlas.reference.lvlm.vision import VisionTransformer
 from lvlm_atlas.reference.modules.kept import module_of

@@ -27,7 +27,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.points import EncoderAttention, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import EncoderAttention
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.attention import attend
 from lvlm_atlas.reference.refusal import Refusal
 

@@ -27,8 +27,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.points import Pixels, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Pixels
 from lvlm_atlas.reference.lvlm.resolution import smart_resize
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.lvlm.tiles import resized
 from lvlm_atlas.reference.refusal import Refusal
 

@@ -28,7 +28,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from lvlm_atlas.reference.flow.vision_tokens import VisionTokens
-from lvlm_atlas.reference.lvlm.points import AdapterOutput, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import AdapterOutput
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.selection import top_places
 from lvlm_atlas.reference.refusal import Refusal
 

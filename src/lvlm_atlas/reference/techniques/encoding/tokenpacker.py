@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lvlm_atlas.reference.flow.states import Patches
-from lvlm_atlas.reference.lvlm.points import Adapter, EncoderLayer, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Adapter, EncoderLayer
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.grid import square_side
 from lvlm_atlas.reference.modules.kept import module_of
 from lvlm_atlas.reference.ops.attention import attend

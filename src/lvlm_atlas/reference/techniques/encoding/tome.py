@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lvlm_atlas.reference.flow.states import Patches
-from lvlm_atlas.reference.lvlm.points import EncoderLayer, Technique
+from lvlm_atlas.reference.lvlm.contexts import EncoderLayer
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.modules.merged import merged
 from lvlm_atlas.reference.ops.merging import bipartite_soft_matching, merge_source, merge_wavg  # noqa: F401 - steps of the entry
 from lvlm_atlas.reference.refusal import Refusal

@@ -30,7 +30,8 @@ import torch
 from torch import Tensor, nn
 
 from lvlm_atlas.reference.flow.states import Patches
-from lvlm_atlas.reference.lvlm.points import EncoderLayer, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import EncoderLayer
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.kept import module_of
 from lvlm_atlas.reference.modules.merged import merged
 from lvlm_atlas.reference.ops.merging import even_odd_cosine, match_pairs, merge_wavg

@@ -33,7 +33,8 @@ from torch.nn import functional
 
 from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.lvlm.config import VisionConfig
-from lvlm_atlas.reference.lvlm.points import EncoderOutput, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import EncoderOutput
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.matcher import SMALL, ImageTextMatcher, MatcherConfig, matcher_of
 from lvlm_atlas.reference.ops.outliers import outlier_ratio
 from lvlm_atlas.reference.ops.places import mask_of, take

@@ -19,7 +19,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Sequence
-from lvlm_atlas.reference.lvlm.points import Frames, LlmInput, Technique
+from lvlm_atlas.reference.lvlm.contexts import Frames, LlmInput
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.places import even_places
 
 

@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Patches
-from lvlm_atlas.reference.lvlm.points import EncoderOutput, Frames, Technique
+from lvlm_atlas.reference.lvlm.contexts import EncoderOutput, Frames
+from lvlm_atlas.reference.lvlm.technique import Technique
 
 
 def segment_middles(frames: int, keep: int) -> Tensor:

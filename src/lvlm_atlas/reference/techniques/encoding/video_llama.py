@@ -25,7 +25,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lvlm_atlas.reference.lvlm.points import Adapter, Frames, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Adapter, Frames
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.kept import module_of
 from lvlm_atlas.reference.modules.qformer import QFormer
 from lvlm_atlas.reference.refusal import Refusal

@@ -28,7 +28,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from lvlm_atlas.reference.flow.request import Result
-from lvlm_atlas.reference.lvlm.points import Answer, Technique
+from lvlm_atlas.reference.lvlm.contexts import Answer
+from lvlm_atlas.reference.lvlm.technique import Technique
 
 MOST = 3
 """The most by which a side may shrink here: of a smaller image encoders would see a few patches."""

@@ -26,7 +26,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from lvlm_atlas.reference.flow.states import Patches
-from lvlm_atlas.reference.lvlm.points import EncoderOutput, Technique
+from lvlm_atlas.reference.lvlm.contexts import EncoderOutput
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.places import places_of, take
 from lvlm_atlas.reference.ops.selection import top_mask
 from lvlm_atlas.reference.ops.similarity import unit

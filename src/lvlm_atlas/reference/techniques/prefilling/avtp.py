@@ -28,7 +28,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from lvlm_atlas.reference.flow.states import Sequence
-from lvlm_atlas.reference.lvlm.points import LlmLayer, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import LlmLayer
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.between_layers import expect_alone
 from lvlm_atlas.reference.ops.places import places_of
 from lvlm_atlas.reference.ops.selection import top_mask

@@ -37,7 +37,8 @@ from torch import Tensor
 from lvlm_atlas.reference.drafting.target import Target
 from lvlm_atlas.reference.flow.request import Request
 from lvlm_atlas.reference.flow.states import Sequence
-from lvlm_atlas.reference.lvlm.points import LlmLayer, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import LlmLayer
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.between_layers import expect_alone
 from lvlm_atlas.reference.ops.diversity import farthest_points, select_diverse
 from lvlm_atlas.reference.ops.places import take

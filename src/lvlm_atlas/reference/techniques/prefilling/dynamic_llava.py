@@ -33,7 +33,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lvlm_atlas.reference.flow.states import Sequence
-from lvlm_atlas.reference.lvlm.points import CacheStep, LlmLayer, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheStep, LlmLayer
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.between_layers import expect_alone
 from lvlm_atlas.reference.modules.kept import module_of
 from lvlm_atlas.reference.ops.attention import attend

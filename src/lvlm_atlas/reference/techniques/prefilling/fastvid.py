@@ -40,7 +40,8 @@ from torch.nn import functional
 
 from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.flow.vision_tokens import Block, VisionTokens
-from lvlm_atlas.reference.lvlm.points import AdapterOutput, EncoderOutput, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import AdapterOutput, EncoderOutput
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.clustering import density_peaks, knn_density, scaled_distance, segments
 from lvlm_atlas.reference.ops.places import places_of, take
 from lvlm_atlas.reference.ops.selection import top_mask

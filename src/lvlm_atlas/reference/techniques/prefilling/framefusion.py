@@ -29,7 +29,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from lvlm_atlas.reference.flow.states import Sequence
-from lvlm_atlas.reference.lvlm.points import LlmInput, LlmLayer, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import LlmInput, LlmLayer
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.between_layers import expect_alone
 from lvlm_atlas.reference.ops.selection import top_mask, top_places
 from lvlm_atlas.reference.refusal import Refusal

@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Sequence
-from lvlm_atlas.reference.lvlm.points import LlmInput, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import LlmInput
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.places import take
 from lvlm_atlas.reference.ops.selection import top_places
 from lvlm_atlas.reference.ops.similarity import unit

@@ -34,7 +34,8 @@ from torch.nn import functional
 
 from lvlm_atlas.reference.flow.states import Patches, Sequence
 from lvlm_atlas.reference.flow.vision_tokens import Block, VisionTokens
-from lvlm_atlas.reference.lvlm.points import AdapterOutput, EncoderOutput, LlmLayer, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import AdapterOutput, EncoderOutput, LlmLayer
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.between_layers import expect_alone
 from lvlm_atlas.reference.modules.received import received_attention
 from lvlm_atlas.reference.ops.clustering import density_peaks, knn_density, scaled_distance

@@ -21,7 +21,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Sequence
-from lvlm_atlas.reference.lvlm.points import LlmInput, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import LlmInput
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.importance import ImportanceScorer, importance_scorer
 from lvlm_atlas.reference.ops.diversity import maximal_marginal_relevance
 from lvlm_atlas.reference.ops.places import take

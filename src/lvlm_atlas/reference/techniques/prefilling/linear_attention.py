@@ -23,7 +23,8 @@ from typing import ClassVar
 
 from lvlm_atlas.reference.caches.state import StateStore
 from lvlm_atlas.reference.caches.store import Store
-from lvlm_atlas.reference.lvlm.points import Attention, CacheBits, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Attention, CacheBits
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.attention import share_heads
 from lvlm_atlas.reference.ops.blocks import Replacement
 from lvlm_atlas.reference.ops.linear import FEATURE_MAPS, chunked

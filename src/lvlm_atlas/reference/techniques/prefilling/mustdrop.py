@@ -28,14 +28,8 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Entries, Patches, Sequence
-from lvlm_atlas.reference.lvlm.points import (
-    CacheLayers,
-    EncoderLayer,
-    EncoderOutput,
-    LlmLayer,
-    Run,
-    Technique,
-)
+from lvlm_atlas.reference.lvlm.contexts import CacheLayers, EncoderLayer, EncoderOutput, LlmLayer
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.class_token import expect_class_token
 from lvlm_atlas.reference.modules.merged import merged
 from lvlm_atlas.reference.ops.merging import Matching

@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Sequence
-from lvlm_atlas.reference.lvlm.points import LlmInput, Technique
+from lvlm_atlas.reference.lvlm.contexts import LlmInput
+from lvlm_atlas.reference.lvlm.technique import Technique
 
 
 def random_places(batch: int, tokens: int, keep_ratio: float, seed: int) -> Tensor:

@@ -22,7 +22,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.points import Attention, CacheStep, Technique
+from lvlm_atlas.reference.lvlm.contexts import Attention, CacheStep
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.window import Window, window_attention  # noqa: F401 - a step of the entry
 
 

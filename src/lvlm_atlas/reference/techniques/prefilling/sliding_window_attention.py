@@ -24,7 +24,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.points import Attention, Technique
+from lvlm_atlas.reference.lvlm.contexts import Attention
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.window import Window, window_attention  # noqa: F401 - a step of the entry
 
 

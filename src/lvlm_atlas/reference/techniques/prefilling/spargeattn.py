@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lvlm_atlas.reference.lvlm.points import Attention, Technique
+from lvlm_atlas.reference.lvlm.contexts import Attention
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.attention import share_heads
 from lvlm_atlas.reference.ops.blocks import Pairs, pair_attention  # noqa: F401 - a step of the entry
 

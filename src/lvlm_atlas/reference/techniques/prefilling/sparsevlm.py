@@ -30,7 +30,8 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Sequence
-from lvlm_atlas.reference.lvlm.points import LlmLayer, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import LlmLayer
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.between_layers import expect_alone
 from lvlm_atlas.reference.ops.clustering import distance_to_denser, knn_density, nearest_centre, scaled_distance
 from lvlm_atlas.reference.ops.merging import Matching

@@ -33,7 +33,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from lvlm_atlas.reference.flow.states import Sequence
-from lvlm_atlas.reference.lvlm.points import LlmLayer, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import LlmLayer
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.similarity import unit
 from lvlm_atlas.reference.refusal import Refusal
 

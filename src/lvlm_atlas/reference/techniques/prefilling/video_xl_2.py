@@ -25,7 +25,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.points import Attention, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Attention
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.blocks import Pairs, pair_attention  # noqa: F401 - a step of the entry
 from lvlm_atlas.reference.refusal import Refusal
 

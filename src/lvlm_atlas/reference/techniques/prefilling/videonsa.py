@@ -32,7 +32,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lvlm_atlas.reference.lvlm.points import Attention, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Attention
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.kept import module_of
 from lvlm_atlas.reference.ops.attention import attend, causal_mask, share_heads
 from lvlm_atlas.reference.ops.blocks import Replacement

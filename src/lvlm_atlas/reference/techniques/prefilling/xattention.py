@@ -32,7 +32,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lvlm_atlas.reference.lvlm.points import Attention, Technique
+from lvlm_atlas.reference.lvlm.contexts import Attention
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.attention import causal_mask, share_heads
 from lvlm_atlas.reference.ops.blocks import Blocks, block_sparse_attention  # noqa: F401 - steps of the entry
 from lvlm_atlas.reference.refusal import Refusal

@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Entries
-from lvlm_atlas.reference.lvlm.points import Attention, CacheTokens, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Attention, CacheTokens
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.blocks import Pairs, pair_attention  # noqa: F401 - a step of the entry
 from lvlm_atlas.reference.ops.selection import mass_count, ranking
 from lvlm_atlas.reference.refusal import Refusal
