@@ -29,6 +29,26 @@ class Technique:
     admits: ClassVar[bool] = False
     """Whether at `cache-step` it says which new tokens are cached at all; it then comes before those that evict."""
 
+    def expect_at_least(self, least: float, *names: str) -> None:
+        """For `__post_init__`: parameters of these names are not below.
+
+        Raises:
+            ValueError: one is.
+        """
+        for name in names:
+            if not getattr(self, name) >= least:  # nor NaN
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+
+    def expect_shares(self, *names: str) -> None:
+        """For `__post_init__`: parameters of these names are in [0, 1].
+
+        Raises:
+            ValueError: one is not.
+        """
+        for name in names:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+
     def calibrate(self, lvlm: Target, samples: Seq[Request]) -> Self:  # noqa: ARG002 - for those that override it
         """The technique with what it fits to a model beforehand, in its field `calibration`.
 

@@ -268,7 +268,7 @@ def test_a_draft_with_other_vision_tokens_is_refused(device: str) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"drop_rate": 1.0}, r"drop_rate must be in \[0, 1\)"), ({"mass": 1.5}, r"mass must be in \[0, 1\], got 1.5")],
+    [({"drop_rate": 1.0}, r"drop_rate must be in \[0, 1\)"), ({"mass": 1.5}, r"mass must lie in \[0, 1\], got 1.5")],
 )
 def test_illegal_parameters_are_refused(arguments: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):

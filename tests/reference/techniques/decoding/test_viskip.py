@@ -169,7 +169,7 @@ def test_sampled_answers_are_distributed_as_the_targets() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"threshold": 1.1}, r"threshold must be in \[0, 1\]"), ({"gamma": 0}, "gamma must be at least 1")],
+    [({"threshold": 1.1}, r"threshold must lie in \[0, 1\]"), ({"gamma": 0}, "gamma must be at least 1")],
 )
 def test_illegal_parameters_are_refused(arguments: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):

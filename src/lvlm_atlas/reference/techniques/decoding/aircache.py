@@ -127,8 +127,7 @@ class AirCache(Technique):
     def __post_init__(self) -> None:
         if not 0 < self.kept_share <= 1:
             raise ValueError(f"kept_share must lie in (0, 1], got {self.kept_share}")
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold must lie in [0, 1], got {self.threshold}")
+        self.expect_shares("threshold")
 
     def compress_caches(self, at: CacheLayers) -> tuple[Entries, ...]:
         """The entries that each layer caches.

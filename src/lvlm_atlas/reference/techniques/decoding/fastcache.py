@@ -110,9 +110,7 @@ class FastCache(Technique):
     withholds: ClassVar = ("equal-frames",)
 
     def __post_init__(self) -> None:
-        for name in ("compress_factor", "min_seq_len"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "compress_factor", "min_seq_len")
 
     def begin(self, run: Run) -> _Acting:
         """What folds the entries of this run or session."""

@@ -75,9 +75,7 @@ class FastVlmSelfSpeculative(Technique):
     needs: ClassVar = ("draft-model", "training-data", "cache-rollback")
 
     def __post_init__(self) -> None:
-        for name in ("exit_layer", "gamma"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "exit_layer", "gamma")
 
     def begin_decoding(self, at: DecodeLoop) -> Speculation:
         """The first layers as the drafter of this request.

@@ -137,9 +137,7 @@ class Flash(Technique):
     )
 
     def __post_init__(self) -> None:
-        for name in ("latents", "block", "passes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "latents", "block", "passes")
 
     def begin_decoding(self, at: DecodeLoop) -> Speculation:
         """The drafter of this request, its head prefilled with latent tokens and words."""

@@ -143,10 +143,8 @@ class MadaKV(Technique):
     def __post_init__(self) -> None:
         if not 0 < self.kept_share <= 1:
             raise ValueError(f"kept_share must lie in (0, 1], got {self.kept_share}")
-        if not 0 <= self.mass <= 1:
-            raise ValueError(f"mass must lie in [0, 1], got {self.mass}")
-        if self.proxy < 1:
-            raise ValueError(f"proxy must be at least 1, got {self.proxy}")
+        self.expect_shares("mass")
+        self.expect_at_least(1, "proxy")
 
     def begin(self, run: Run) -> Budget:  # noqa: ARG002
         """The budget of a run, at its first layer."""

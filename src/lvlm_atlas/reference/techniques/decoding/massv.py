@@ -129,9 +129,7 @@ class Massv(Technique):
     )
 
     def __post_init__(self) -> None:
-        for name in ("gamma", "layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "gamma", "layers")
 
     def begin_decoding(self, at: DecodeLoop) -> Speculation:
         """The small model as the drafter of this request, prefilled with words and projected vision tokens.

@@ -84,8 +84,7 @@ class MultiTokenPrediction(Technique):
     needs: ClassVar = ("draft-model", "training-data", "llm-states", "cache-rollback")
 
     def __post_init__(self) -> None:
-        if self.gamma < 1:
-            raise ValueError(f"gamma must be at least 1, got {self.gamma}")
+        self.expect_at_least(1, "gamma")
 
     def begin_decoding(self, at: DecodeLoop) -> Speculation:
         """The drafter of this request, its module's cache filled with the whole prompt, pictures and all."""

@@ -49,9 +49,7 @@ class PromptLookup(Technique):
     needs: ClassVar = ("cache-rollback",)
 
     def __post_init__(self) -> None:
-        for name in ("gamma", "longest", "shortest"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "gamma", "longest", "shortest")
 
     def begin_decoding(self, at: DecodeLoop) -> Speculation:
         """The drafter that copies from this request, accepted losslessly."""

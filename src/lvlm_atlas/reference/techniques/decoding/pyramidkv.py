@@ -58,8 +58,7 @@ class PyramidKV(Technique):
 
     def __post_init__(self) -> None:
         check_window(self.window_size, self.max_capacity_prompt, self.kernel_size, self.pooling, self.group)
-        if self.beta < 1:
-            raise ValueError(f"beta must be at least 1, got {self.beta}")
+        self.expect_at_least(1, "beta")
 
     def compress_cache(self, at: CacheTokens) -> Entries:
         """The entries that the layer caches.

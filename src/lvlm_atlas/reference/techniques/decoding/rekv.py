@@ -104,9 +104,7 @@ class ReKV(Technique):
     )
 
     def __post_init__(self) -> None:
-        for name in ("local_size", "retrieve_size", "retrieve_chunk_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "local_size", "retrieve_size", "retrieve_chunk_size")
         if self.retrieve_size % self.retrieve_chunk_size:
             raise Refusal(
                 f"retrieve_size must be a multiple of retrieve_chunk_size {self.retrieve_chunk_size}, got "

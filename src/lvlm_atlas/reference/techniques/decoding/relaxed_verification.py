@@ -59,8 +59,7 @@ class RelaxedVerification(Technique):
     )
 
     def __post_init__(self) -> None:
-        if self.gamma < 1:
-            raise ValueError(f"gamma must be at least 1, got {self.gamma}")
+        self.expect_at_least(1, "gamma")
         RejectionSampling(self.relaxation)
         self._pruning()
 

@@ -142,8 +142,7 @@ class SparseMM(Technique):
 
     def __post_init__(self) -> None:
         check_window(self.window_size, self.base_capacity, self.kernel_size, "avgpool", "mean", "base_capacity")
-        if not 0 <= self.min_ratio <= 1:
-            raise ValueError(f"min_ratio must lie in [0, 1], got {self.min_ratio}")
+        self.expect_shares("min_ratio")
 
     def calibrate(self, lvlm: Target, samples: Seq[Request]) -> Self:
         """The share of each head in all hits, on the model's own greedy answers to the samples.

@@ -45,8 +45,7 @@ class SpeculativeSampling(Technique):
     needs: ClassVar = ("draft-model", "same-vocabulary", "cache-rollback")
 
     def __post_init__(self) -> None:
-        if self.gamma < 1:
-            raise ValueError(f"gamma must be at least 1, got {self.gamma}")
+        self.expect_at_least(1, "gamma")
 
     def begin_decoding(self, at: DecodeLoop) -> Speculation:
         """The drafter of this request, its draft prefilled with the whole prompt."""

@@ -137,9 +137,7 @@ class SpecVlmHuang(Technique):
     )
 
     def __post_init__(self) -> None:
-        for name in ("ratio", "conv_ratio", "queries", "nodes", "depth", "top_k"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "ratio", "conv_ratio", "queries", "nodes", "depth", "top_k")
 
     def begin_decoding(self, at: DecodeLoop) -> Speculation:
         """The drafter of this request, its head prefilled with words and compressed vision tokens."""

@@ -122,8 +122,7 @@ class SpecVlmJi(Technique):
     def __post_init__(self) -> None:
         if not 0 <= self.drop_rate < 1:
             raise ValueError(f"drop_rate must be in [0, 1), got {self.drop_rate}")
-        if not 0 <= self.mass <= 1:
-            raise ValueError(f"mass must be in [0, 1], got {self.mass}")
+        self.expect_shares("mass")
 
     def begin_decoding(self, at: DecodeLoop) -> Speculation:
         """The drafter of this request, its draft prefilled with the pruned prompt.

@@ -49,9 +49,7 @@ class TreeVerification(Technique):
     needs: ClassVar = ("draft-model", "llm-states", "tree-attention", "cache-rollback")
 
     def __post_init__(self) -> None:
-        for name in ("nodes", "depth", "top_k"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "nodes", "depth", "top_k")
 
     def begin_decoding(self, at: DecodeLoop) -> Speculation:
         """The drafter of this request, its head prefilled with the prompt; trees are accepted losslessly."""

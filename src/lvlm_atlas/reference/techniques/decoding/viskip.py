@@ -114,10 +114,8 @@ class ViSkip(Technique):
     needs: ClassVar = ("draft-model", "same-vocabulary", "attention-row", "modality-mask", "cache-rollback")
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold must be in [0, 1], got {self.threshold}")
-        if self.gamma < 1:
-            raise ValueError(f"gamma must be at least 1, got {self.gamma}")
+        self.expect_shares("threshold")
+        self.expect_at_least(1, "gamma")
 
     def begin(self, run: Run) -> _Gate:  # noqa: ARG002
         """A gate that is open."""

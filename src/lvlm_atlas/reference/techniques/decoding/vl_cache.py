@@ -102,9 +102,7 @@ class VlCache(Technique):
         for name in ("kept_share", "threshold"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in (0, 1], got {getattr(self, name)}")
-        for name in ("window_share", "min_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        self.expect_shares("window_share", "min_share")
 
     def compress_caches(self, at: CacheLayers) -> tuple[Entries, ...]:
         """The entries that each layer caches.

@@ -66,9 +66,7 @@ class Blip2QFormer(Technique):
     withholds: ClassVar = ("whole-grid",)
 
     def __post_init__(self) -> None:
-        for name in ("queries", "width", "heads", "layers", "cross_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "queries", "width", "heads", "layers", "cross_every")
         if self.width % self.heads:
             raise Refusal(f"width must be a multiple of the {self.heads} heads, got {self.width}")
 

@@ -181,9 +181,7 @@ class EfficientViT(Technique):
     needs: ClassVar = ("free-patches", "training-data")
 
     def __post_init__(self) -> None:
-        for name in ("width", "head_width", "scale"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "width", "head_width", "scale")
         if len(self.depths) != STAGES or min(self.depths) < 1:
             raise ValueError(f"depths must be {STAGES} numbers of at least 1, got {self.depths}")
         expect_multiple(self.resolution, STRIDE)

@@ -55,8 +55,7 @@ class FasterVLM(Technique):
     withholds: ClassVar = ("cls-token", "whole-grid")
 
     def __post_init__(self) -> None:
-        if self.tokens < 1:
-            raise ValueError(f"tokens must be at least 1, got {self.tokens}")
+        self.expect_at_least(1, "tokens")
 
     def encoder_output(self, at: EncoderOutput) -> Patches:
         """The kept patches, without the class token, and without attention that would count on it.

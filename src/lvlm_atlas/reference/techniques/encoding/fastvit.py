@@ -235,9 +235,7 @@ class FastViT(Technique):
     needs: ClassVar = ("free-patches", "training-data")
 
     def __post_init__(self) -> None:
-        for name in ("width", "mlp_ratio"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "width", "mlp_ratio")
         if len(self.depths) != STAGES or min(self.depths) < 0:
             raise ValueError(f"depths must be {STAGES} numbers of at least 0, got {self.depths}")
         expect_multiple(self.resolution, STRIDE)

@@ -96,9 +96,7 @@ class Folder(Technique):
     withholds: ClassVar = ("whole-grid",)
 
     def __post_init__(self) -> None:
-        for name in ("r", "alpha"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        self.expect_at_least(0, "r", "alpha")
 
     def encoder_layer(self, at: EncoderLayer) -> Patches:
         """The patches, r less in the last layer.

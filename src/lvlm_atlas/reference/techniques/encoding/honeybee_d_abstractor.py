@@ -155,9 +155,7 @@ class HoneybeeDAbstractor(Technique):
     needs: ClassVar = ("free-patches", "visual-features", "training-data", "whole-grid")
 
     def __post_init__(self) -> None:
-        for name in ("queries", "layers", "width", "heads", "points", "inner"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "queries", "layers", "width", "heads", "points", "inner")
         if math.isqrt(self.queries) ** 2 != self.queries:
             raise Refusal(f"queries must be a square number, got {self.queries}")
         if self.width % self.heads:

@@ -88,9 +88,7 @@ class ImageDownsampling(Technique):
     def __post_init__(self) -> None:
         if not 0 < self.keep_ratio <= 1:
             raise ValueError(f"keep_ratio must lie in (0, 1], got {self.keep_ratio}")
-        for name in ("min_pixels", "max_pixels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "min_pixels", "max_pixels")
 
     def begin(self, run: Run) -> Resizer:
         """What resizes the frames of this run's model."""

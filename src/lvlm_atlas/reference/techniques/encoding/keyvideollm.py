@@ -59,9 +59,7 @@ class KeyVideoLLM(Technique):
     needs: ClassVar = ("image-text-matcher",)
 
     def __post_init__(self) -> None:
-        for name in ("coarse_frames", "max_frames"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "coarse_frames", "max_frames")
 
     def begin(self, run: Run) -> KeyVideoLLM:
         """The technique with a matcher."""

@@ -54,8 +54,7 @@ class LlavaMlp(Technique):
     needs: ClassVar = ("free-patches", "visual-features", "training-data")
 
     def __post_init__(self) -> None:
-        if self.depth < 1:
-            raise ValueError(f"depth must be at least 1, got {self.depth}")
+        self.expect_at_least(1, "depth")
 
     def begin(self, run: Run) -> Any:
         """The adapter with its weights."""

@@ -70,8 +70,7 @@ class LlavaPruMergePlus(Technique):
 
     def __post_init__(self) -> None:
         check_neighbours(self.neighbours)
-        if self.density < 1:
-            raise ValueError(f"density must be at least 1, got {self.density}")
+        self.expect_at_least(1, "density")
 
     def begin(self, run: Run) -> Supplementing:
         """What acts in a run."""

@@ -71,8 +71,7 @@ class LongVA(Technique):
     needs: ClassVar = ("free-patches", "visual-features", "training-data", "whole-grid")
 
     def __post_init__(self) -> None:
-        if self.stride < 2:
-            raise ValueError(f"stride must be at least 2, got {self.stride}")
+        self.expect_at_least(2, "stride")
         if self.mode not in ("average", "max"):
             raise ValueError(f"mode must be average or max, got {self.mode!r}")
 

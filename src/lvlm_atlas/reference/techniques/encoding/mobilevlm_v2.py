@@ -60,8 +60,7 @@ class MobileVlmV2(Technique):
     needs: ClassVar = ("free-patches", "visual-features", "training-data", "whole-grid")
 
     def __post_init__(self) -> None:
-        if self.side < 1:
-            raise ValueError(f"side must be at least 1, got {self.side}")
+        self.expect_at_least(1, "side")
 
     def begin(self, run: Run) -> Any:
         """The adapter with its weights, which no size of the pool changes."""

@@ -99,9 +99,7 @@ class MovieChat(Technique):
     withholds: ClassVar = ("frames-apart",)
 
     def __post_init__(self) -> None:
-        for name in ("fragment_frames", "merged_frames", "short_memory", "long_memory"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "fragment_frames", "merged_frames", "short_memory", "long_memory")
         most = min(self.fragment_frames // 2 if self.carry else self.fragment_frames, self.short_memory)
         if self.merged_frames > most:
             share = "half of a fragment" if self.carry else "a fragment"

@@ -78,8 +78,7 @@ class PixelShuffle(Technique):
     needs: ClassVar = ("free-patches", "visual-features", "training-data", "whole-grid")
 
     def __post_init__(self) -> None:
-        if self.factor < 1:
-            raise ValueError(f"factor must be at least 1, got {self.factor}")
+        self.expect_at_least(1, "factor")
         if self.version not in ("v1", "v2"):
             raise ValueError(f"version must be v1 or v2, got {self.version!r}")
 

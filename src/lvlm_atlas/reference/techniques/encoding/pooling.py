@@ -74,8 +74,7 @@ class Pooling(Technique):
     needs: ClassVar = ("visual-features", "whole-grid", "equal-frames", "frames-apart", "one-position-axis")
 
     def __post_init__(self) -> None:
-        if self.stride < 1:
-            raise ValueError(f"stride must be at least 1, got {self.stride}")
+        self.expect_at_least(1, "stride")
         if self.mode not in ("average", "max", "bilinear"):
             raise ValueError(f"mode must be average, max or bilinear, got {self.mode!r}")
 

@@ -115,8 +115,7 @@ class Qwen25VLWindowAttention(Technique):
     needs: ClassVar = ("full-encoder-attention", "training-data", "whole-grid")
 
     def __post_init__(self) -> None:
-        if self.window < 2:
-            raise ValueError(f"window must be at least 2, got {self.window}")
+        self.expect_at_least(2, "window")
         if any(layer < 0 for layer in self.full_layers):
             raise ValueError(f"full_layers are at least 0, got {self.full_layers}")
 

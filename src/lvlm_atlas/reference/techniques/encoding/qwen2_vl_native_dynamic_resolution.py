@@ -51,9 +51,7 @@ class Qwen2VLNativeDynamicResolution(Technique):
     withholds: ClassVar = ("native-size",)
 
     def __post_init__(self) -> None:
-        for name in ("min_pixels", "max_pixels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "min_pixels", "max_pixels")
         if self.min_pixels > self.max_pixels:
             raise Refusal(f"min_pixels must be at most max_pixels, {self.max_pixels}, got {self.min_pixels}")
 

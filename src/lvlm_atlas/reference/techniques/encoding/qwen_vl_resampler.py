@@ -103,9 +103,7 @@ class QwenVlResampler(Technique):
     withholds: ClassVar = ("whole-grid",)
 
     def __post_init__(self) -> None:
-        for name in ("queries", "heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "queries", "heads")
         if math.isqrt(self.queries) ** 2 != self.queries:
             raise Refusal(f"queries must be a square number, got {self.queries}")
 

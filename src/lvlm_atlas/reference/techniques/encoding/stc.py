@@ -77,9 +77,7 @@ class STC(Technique):
     withholds: ClassVar = ("whole-grid",)
 
     def __post_init__(self) -> None:
-        for name in ("tokens_per_frame", "chunk_frames"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "tokens_per_frame", "chunk_frames")
 
     def begin(self, run: Run) -> Pruning:  # noqa: ARG002 - a memory for each run or session
         """What prunes in a run or session, with an empty memory."""

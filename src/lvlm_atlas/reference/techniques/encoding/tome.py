@@ -57,8 +57,7 @@ class ToMe(Technique):
     withholds: ClassVar = ("whole-grid",)
 
     def __post_init__(self) -> None:
-        if self.r < 0:
-            raise ValueError(f"r must be at least 0, got {self.r}")
+        self.expect_at_least(0, "r")
         if not -1 <= self.inflect <= 1:
             raise ValueError(f"inflect must lie in [-1, 1], got {self.inflect}")
 

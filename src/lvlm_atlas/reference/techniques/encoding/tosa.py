@@ -113,10 +113,8 @@ class ToSA(Technique):
     withholds: ClassVar = ("whole-grid",)
 
     def __post_init__(self) -> None:
-        if self.r < 0:
-            raise ValueError(f"r must be at least 0, got {self.r}")
-        if self.bins < 1:
-            raise ValueError(f"bins must be at least 1, got {self.bins}")
+        self.expect_at_least(0, "r")
+        self.expect_at_least(1, "bins")
         if self.style not in ("increase", "uniform", "decrease"):
             raise ValueError(f"style must be increase, uniform or decrease, got {self.style!r}")
 

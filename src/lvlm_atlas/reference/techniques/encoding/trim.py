@@ -96,8 +96,7 @@ class Trim(Technique):
     withholds: ClassVar = ("cls-token", "whole-grid")
 
     def __post_init__(self) -> None:
-        if self.iqr_factor < 0:
-            raise ValueError(f"iqr_factor must be at least 0, got {self.iqr_factor}")
+        self.expect_at_least(0, "iqr_factor")
         if not 0 < self.ratio <= 1:
             raise ValueError(f"ratio must lie in (0, 1], got {self.ratio}")
 

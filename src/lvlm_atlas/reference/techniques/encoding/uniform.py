@@ -39,8 +39,7 @@ class Uniform(Technique):
     needs: ClassVar = ("modality-mask", "vision-in-sequence")
 
     def __post_init__(self) -> None:
-        if self.max_frames < 1:
-            raise ValueError(f"max_frames must be at least 1, got {self.max_frames}")
+        self.expect_at_least(1, "max_frames")
         if not 0 < self.keep_ratio <= 1:
             raise ValueError(f"keep_ratio must lie in (0, 1], got {self.keep_ratio}")
 

@@ -153,12 +153,8 @@ class ViCO(Technique):
     withholds: ClassVar = ("whole-grid", "equal-frames")
 
     def __post_init__(self) -> None:
-        for name in ("factor", "low_factor"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("relative_threshold", "absolute_threshold"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        self.expect_at_least(1, "factor", "low_factor")
+        self.expect_shares("relative_threshold", "absolute_threshold")
         if self.low_factor % self.factor:
             raise Refusal(f"low_factor must be a multiple of factor, {self.factor}, got {self.low_factor}")
 

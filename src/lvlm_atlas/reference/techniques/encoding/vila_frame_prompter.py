@@ -101,8 +101,7 @@ class ViLAFramePrompter(Technique):
     withholds: ClassVar = ("equal-frames", "frames-apart")
 
     def __post_init__(self) -> None:
-        if self.segments < 1:
-            raise ValueError(f"segments must be at least 1, got {self.segments}")
+        self.expect_at_least(1, "segments")
 
     def begin(self, run: Run) -> Prompting:
         """What acts in a run."""

@@ -119,8 +119,7 @@ class AtpLlava(Technique):
             raise ValueError(f"layers must rise and be at least 1, got {[*self.layers]}")
         if not 0 < self.sampling_rate <= 1:
             raise ValueError(f"sampling_rate must lie in (0, 1], got {self.sampling_rate}")
-        if self.sample_weight < 0:
-            raise ValueError(f"sample_weight must be at least 0, got {self.sample_weight}")
+        self.expect_at_least(0, "sample_weight")
 
     def begin(self, run: Run) -> Modules:
         """What acts in a run.

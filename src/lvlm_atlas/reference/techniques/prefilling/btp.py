@@ -146,10 +146,8 @@ class Btp(Technique):
                 raise ValueError(f"{name} must lie in [0, 1], got {[*getattr(self, name)]}")
         if any(extra < 1 for extra in self.extras):
             raise ValueError(f"extras must be at least 1, got {[*self.extras]}")
-        if not 0 <= self.seed <= 1:
-            raise ValueError(f"seed must lie in [0, 1], got {self.seed}")
-        if self.end_layer < 1:
-            raise ValueError(f"end_layer must be at least 1, got {self.end_layer}")
+        self.expect_shares("seed")
+        self.expect_at_least(1, "end_layer")
 
     def calibrate(self, lvlm: Target, samples: Seq[Request]) -> Self:
         """The same with the stages behind the layers that turn the vision tokens of the samples most.

@@ -83,8 +83,7 @@ class CDPruner(Technique):
     withholds: ClassVar = ("cls-token", "whole-grid")
 
     def __post_init__(self) -> None:
-        if self.tokens < 1:
-            raise ValueError(f"tokens must be at least 1, got {self.tokens}")
+        self.expect_at_least(1, "tokens")
 
     def begin(self, run: Run) -> Pruning:
         """What acts in a run.

@@ -139,10 +139,8 @@ class DynamicLlava(Technique):
     admits: ClassVar = True
 
     def __post_init__(self) -> None:
-        if self.sparse_layer < 1:
-            raise ValueError(f"sparse_layer must be at least 1, got {self.sparse_layer}")
-        if not 0 <= self.vision_keep_rate <= 1:
-            raise ValueError(f"vision_keep_rate must lie in [0, 1], got {self.vision_keep_rate}")
+        self.expect_at_least(1, "sparse_layer")
+        self.expect_shares("vision_keep_rate")
         if self.width < HEADS:
             raise ValueError(f"width must be at least {HEADS}, got {self.width}")
         if self.width % HEADS:

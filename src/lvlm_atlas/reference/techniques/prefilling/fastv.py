@@ -68,8 +68,7 @@ class FastV(Technique):
     def __post_init__(self) -> None:
         if self.layer < 1:
             raise ValueError(f"layer must be at least 1 (the layer before it decides), got {self.layer}")
-        if not 0 <= self.keep_ratio <= 1:
-            raise ValueError(f"keep_ratio must lie in [0, 1], got {self.keep_ratio}")
+        self.expect_shares("keep_ratio")
 
     def llm_layer(self, at: LlmLayer) -> Sequence:
         """The tokens, fewer from layer `layer` on.

@@ -135,8 +135,7 @@ class FrameFusion(Technique):
             raise ValueError(f"cost must lie in (0, 1], got {self.cost}")
         if not -1 <= self.similarity <= 1:
             raise ValueError(f"similarity must lie in [-1, 1], got {self.similarity}")
-        if not 0 <= self.least_merged <= 1:
-            raise ValueError(f"least_merged must lie in [0, 1], got {self.least_merged}")
+        self.expect_shares("least_merged")
 
     def begin(self, run: Run) -> Fusing:
         """What acts in a run.

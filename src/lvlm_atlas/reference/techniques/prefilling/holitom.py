@@ -189,12 +189,8 @@ class HoliTom(Technique):
             raise ValueError(f"keep_ratio must lie in (0, 1], got {self.keep_ratio}")
         if not -1 <= self.similarity <= 1:
             raise ValueError(f"similarity must lie in [-1, 1], got {self.similarity}")
-        for name in ("centre", "context"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
-        for name in ("neighbours", "layer"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_shares("centre", "context")
+        self.expect_at_least(1, "neighbours", "layer")
         if not 0 <= self.reduction < 1:
             raise ValueError(f"reduction must lie in [0, 1), got {self.reduction}")
 

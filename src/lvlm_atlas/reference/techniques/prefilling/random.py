@@ -54,8 +54,7 @@ class RandomPruning(Technique):
     def __post_init__(self) -> None:
         if not 0 < self.keep_ratio <= 1:
             raise ValueError(f"keep_ratio must lie in (0, 1], got {self.keep_ratio}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be at least 0, got {self.seed}")
+        self.expect_at_least(0, "seed")
 
     def llm_input(self, at: LlmInput) -> Sequence:
         """The prompt with fewer vision tokens."""

@@ -148,8 +148,7 @@ class SparseVLM(Technique):
             raise ValueError(f"counts must be at least 1, got {[*counts]}")
         if not 0 <= self.recycle < 1:
             raise ValueError(f"recycle must lie in [0, 1), got {self.recycle}")
-        if self.divisor < 2:
-            raise ValueError(f"divisor must be at least 2, got {self.divisor}")
+        self.expect_at_least(2, "divisor")
 
     def begin(self, run: Run) -> Sparsifying:
         """What acts in a run.

@@ -232,12 +232,10 @@ class STTM(Technique):
     withholds: ClassVar = ("whole-grid", "equal-frames", "frames-apart")
 
     def __post_init__(self) -> None:
-        if self.layer < 1:
-            raise ValueError(f"layer must be at least 1, got {self.layer}")
+        self.expect_at_least(1, "layer")
         if not -1 <= self.spatial <= 1:
             raise ValueError(f"spatial must lie in [-1, 1], got {self.spatial}")
-        if not 0 <= self.temporal <= 1:
-            raise ValueError(f"temporal must lie in [0, 1], got {self.temporal}")
+        self.expect_shares("temporal")
         if not 0 <= self.root_level <= 8:
             raise ValueError(f"root_level must lie in [0, 8], got {self.root_level}")
 

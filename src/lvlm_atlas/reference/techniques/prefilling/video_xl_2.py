@@ -69,9 +69,7 @@ class VideoXL2(Technique):
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        for name in ("block_size", "previous_chunks", "group_frames"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "block_size", "previous_chunks", "group_frames")
 
     def begin(self, run: Run) -> Chunks:
         """What says who sees whom in one run."""

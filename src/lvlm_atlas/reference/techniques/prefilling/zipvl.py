@@ -82,8 +82,7 @@ class ZipVL(Technique):
         for name in ("threshold", "probe_ratio"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in (0, 1], got {getattr(self, name)}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be at least 0, got {self.seed}")
+        self.expect_at_least(0, "seed")
 
     def begin(self, run: Run) -> ChosenTokens:  # noqa: ARG002 - the same for every run
         """What is chosen in this run."""
