@@ -21,11 +21,11 @@ from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm.answer import answer
 from lvlm_atlas.reference.lvlm.config import Config, DeepStackLVLMConfig, LVLMConfig, WindowLVLMConfig
+from lvlm_atlas.reference.lvlm.contexts import Answer, LlmInput
 from lvlm_atlas.reference.lvlm.decoder import LanguageModel
 from lvlm_atlas.reference.lvlm.dialect import Dialect
 from lvlm_atlas.reference.lvlm.encode import encode, resize, select
 from lvlm_atlas.reference.lvlm.llava import Llava
-from lvlm_atlas.reference.lvlm.points import Acts, Answer, LlmInput, Run, Technique
 from lvlm_atlas.reference.lvlm.prefill import prefill_in_chunks
 from lvlm_atlas.reference.lvlm.presets import PRESETS
 from lvlm_atlas.reference.lvlm.prompt import real_tokens
@@ -34,6 +34,7 @@ from lvlm_atlas.reference.lvlm.qwen3 import Qwen3VL
 from lvlm_atlas.reference.lvlm.stack import Stack
 from lvlm_atlas.reference.lvlm.step import advance, hidden_states
 from lvlm_atlas.reference.lvlm.stream import Stream
+from lvlm_atlas.reference.lvlm.technique import Acts, Run, Technique
 from lvlm_atlas.reference.lvlm.weights import fill
 from lvlm_atlas.reference.refusal import Refusal
 

@@ -21,7 +21,7 @@ from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm.answer import answer
 from lvlm_atlas.reference.lvlm.config import Config
-from lvlm_atlas.reference.lvlm.points import Acts, Run
+from lvlm_atlas.reference.lvlm.technique import Acts, Run
 
 
 class Streaming(Protocol):
