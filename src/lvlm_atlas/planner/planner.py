@@ -103,19 +103,27 @@ class Planner:
         output: int | None = None,
         batch: int | None = None,
         turns: int | None = None,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        vision_tokens: int | None = None,
+        video_by: str | None = None,
     ) -> Workload:
         """A workload with parts of it replaced; names are those of the command line's options.
 
         Args:
             workload: the workload to start from.
             image: sizes, such as `1280x720`; in place of its visual input.
-            images: how many images of each size.
+            images: how many images of each size; 0: none, so that a request without videos is text alone.
             video: videos, such as `1280x720:60s@2`; in its place.
             frames: frames read of each video, whatever the model's own limits.
             text: text tokens of the prompt.
             output: tokens generated.
             batch: requests processed together.
             turns: questions about the same visual input.
+            min_pixels: least pixels of an image or a frame, as the model's processor takes it.
+            max_pixels: most pixels, alike.
+            vision_tokens: vision tokens that each image is to become; it keeps its shape.
+            video_by: whose rule reads videos, of those in the model's record, such as `servers`.
 
         Raises:
             AtlasError: as of `specs.request.request`.
@@ -125,7 +133,8 @@ class Planner:
         sizes, clips = ((each,) if isinstance(each, str) else tuple(each) for each in (image, video))
         return request(
             self.workload(workload), images=sizes, count=images, videos=clips, text=text, output=output, batch=batch,
-            turns=turns, frames=frames,
+            turns=turns, frames=frames, min_pixels=min_pixels, max_pixels=max_pixels, vision_tokens=vision_tokens,
+            video_by=video_by,
         )  # fmt: skip
 
     def estimate(

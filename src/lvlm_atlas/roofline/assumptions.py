@@ -38,6 +38,8 @@ def assumptions(
             f"The encoder runs all {lay.encoder_layers} layers, as transformers does; the features used come from "
             f"layer {lay.model.encoder.layers_needed}."
         )
+    if llm.skipped_layers:
+        said.append(f"Without an image, the {llm.skipped_layers} layers of cross-attention are skipped, not unloaded.")
     if llm.experts:
         said.append("Tokens choose experts uniformly and independently, which sets how many are read.")
     if llm.latent:
