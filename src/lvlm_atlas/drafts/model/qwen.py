@@ -33,7 +33,7 @@ def tokens(
     """Rules for images and videos.
 
     Limits of images are the processor's. Those of videos are constants of qwen-vl-utils: a frame has 128 to 768 tokens'
-    worth of pixels, a video nine tenths of 128,000, and frames come in pairs, 4 at least and 768 at most. With `served`,
+    worth of pixels, a video nine tenths of 128,000, and frames come in pairs, 4 at least, 768 at most. With `served`,
     the rule stands beside it by which servers read videos of Qwen3-VL and its successors.
     """
     patch, extra = vision["patch_size"], {} if window is None else {"window": window}
