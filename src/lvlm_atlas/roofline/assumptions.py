@@ -37,8 +37,15 @@ def assumptions(
             f"The encoder runs all {lay.encoder_layers} layers, as transformers does; the features used come from "
             f"layer {lay.model.encoder.layers_needed}."
         )
+    if llm.skipped_layers:
+        said.append(f"Without an image, the {llm.skipped_layers} layers of cross-attention are skipped, not unloaded.")
     if llm.experts:
         said.append("Tokens choose experts uniformly and independently, which sets how many are read.")
+    if llm.linear:
+        said.append(
+            "Layers of linear attention take three multiply-adds for each number of their state and token; each step "
+            "reads and writes the state."
+        )
     if llm.latent:
         said.append("The cache holds latents; decoding absorbs their up-projection into queries and outputs.")
     if lay.shards > 1 and lay.encoder_shards == 1:
@@ -51,6 +58,7 @@ def assumptions(
         said.append(f"Each cached byte moves {lay.kv_traffic:.3g} times when a step reads it.")
     if lay.wide_parts and lay.weight_byte < WIDE_BYTE:
         said.append(f"Weights of {', '.join(sorted(lay.wide_parts))} stay in 16 bits.")
+    said.append(_memory(device))
     said.append("Energy is time at the thermal design power: an upper bound.")
     return (*said, *_of_effects(stack), *(text for each in stack for text in each.assumptions))
 
@@ -86,6 +94,13 @@ def _peaks(device: Device, dtype: str) -> tuple[str, str]:
     """The peaks of a device, in words."""
     flop_s = f"{device.peak_flop_s[dtype] / 1e12:g} TFLOP/s (dense {dtype})"
     return flop_s, f"{device.bandwidth_byte_s / 1e9:g} GB/s"
+
+
+def _memory(device: Device) -> str:
+    """Whose figure the capacity is."""
+    if not device.memory_source:
+        return f"Memory is the vendor's {device.memory_byte / 1e9:g} GB; what software finds is not in the record."
+    return f"Memory is what software finds, {device.memory_byte / 2**30:.2f} GiB ({device.memory_source})."
 
 
 def _devices(deployment: Deployment) -> str:
