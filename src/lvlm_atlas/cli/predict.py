@@ -218,6 +218,12 @@ def sweep(
     efficiency: Annotated[
         str | None, typer.Option(help="Presets: ideal, typical, survey.", autocompletion=words_of(presets))
     ] = None,
+    runtime: Annotated[
+        str | None,
+        typer.Option(
+            help="Software in place of a preset, such as vllm,transformers.", autocompletion=ids_of("runtime")
+        ),
+    ] = None,
     price: Annotated[list[str] | None, typer.Option(help="DEVICE=USD for an hour; repeat it.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for Parquet files, or one file NAME.parquet.")] = Path("results"),
     engine: Annotated[str, typer.Option(help="local: processes here; dask: a cluster.")] = "local",
@@ -246,7 +252,7 @@ def sweep(
         batches=numbers("--batch", batch),
         deployments=axes(
             tp=tp, pp=pp, weight_dtype=weight_dtype, activation_dtype=activation_dtype, kv_dtype=kv_dtype,
-            attention=attention, efficiency=efficiency,
+            attention=attention, efficiency=efficiency, runtime=runtime, root=root,
         ),
         root=root if root is None else root_of(root),
         engine=engine,

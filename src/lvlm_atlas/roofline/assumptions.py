@@ -76,7 +76,7 @@ def _of_runtime(runtime: Runtime, device: Device, dtype: str) -> Iterator[str]:
     flop_s, byte_s = _peaks(device, dtype)
     yield (
         f"Runtime `{runtime.id}` ({runtime.versions}): products reach {share(law.compute)} of {flop_s} and "
-        f"{share(law.bandwidth)} of {byte_s}, {law.start_s * 1e6:.3g} µs a kernel."
+        f"{share(law.bandwidth)} of {byte_s}{f', {law.start_s * 1e6:.3g} µs a kernel' if law.start_s else ''}."
     )
     yield f"Its times: {runtime.fitted}."
     costs = {

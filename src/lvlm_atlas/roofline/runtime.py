@@ -94,7 +94,9 @@ class Runtime:
 
     def law(self, kind: str) -> Law:
         """The law of a kind of operator."""
-        return self.laws.get(kind) or self.laws.get(_NEAREST.get(kind, "linear")) or self.laws.get("linear") or Law()
+        while kind not in self.laws and kind != "linear":
+            kind = _NEAREST.get(kind, "linear")
+        return self.laws.get(kind) or Law()
 
     def kv_traffic(self, heads_per_kv_head: float) -> float:
         """Bytes moved for each cached byte that a decoding step reads."""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, median
+from statistics import median
 
 from lvlm_atlas.schema.runtime import Runtime
+from lvlm_atlas.specs.least_squares import Values, minimised
 from lvlm_atlas.specs.runtime import runtime_spec
 from lvlm_atlas.specs.timing import Timing
 
-Values = dict[str, float]
-"""Fitted numbers by their path in the record, such as `kernels.linear.compute` or `host.step_ms`."""
 LIMITS: Mapping[str, tuple[float, float, float]] = {
     "narrow.compute": (0.01, 0.05, 0.95), "compute": (0.02, 0.5, 0.95), "bandwidth": (0.1, 0.8, 0.92),
     "start_us": (0.3, 3.0, 100.0), "request_ms": (1.0, 10.0, 2e3), "image_ms": (0.5, 10.0, 2e3),
@@ -29,8 +29,6 @@ RIDGE = 2e-5
 """Weight of the distance from the start, in squares of such spreads."""
 LAW = ("compute", "bandwidth", "start_us")
 """Numbers of a law."""
-WIDTHS = (0.8, 0.4, 0.2, 0.1, 0.05, 0.02, 0.01)
-"""Steps of the search, in logarithms."""
 HUBER = 0.15
 """Errors beyond this count in proportion, not squared: one odd timing must not bend the rest."""
 
@@ -85,46 +83,23 @@ def residuals(record: Runtime, timings: Iterable[Timing], record_of: Callable[[s
 def fitted(record: Runtime, timings: Sequence[Timing], record_of: Callable[[str], Runtime]) -> Runtime:
     """The record with its free numbers fitted: each source counts alike, however many times it prints.
 
-    A pattern search over logarithms; its start does not depend on the record's own numbers.
+    The start does not depend on the record's own numbers.
     """
     paths = free(record)
     limits = {path: next(LIMITS[name] for name in LIMITS if path.endswith(name)) for path in paths}
     spreads = {path: next((SPREADS[name] for name in SPREADS if path.endswith(name)), SPREAD) for path in paths}
     start = {path: begin for path, (_, begin, _) in limits.items()}
 
-    def loss(values: Values) -> float:
-        errors: dict[str, list[float]] = {}
-        for each in residuals(placed(record, values), timings, record_of):
-            errors.setdefault(each.timing.source, []).append(_huber(math.log(each.ratio)))
-        ridge = sum((math.log(values[path] / start[path]) / spreads[path]) ** 2 for path in paths)
-        return fmean(fmean(each) for each in errors.values()) + RIDGE * ridge
+    counts: dict[str, int] = defaultdict(int)
+    for each in timings:
+        counts[each.source] += 1
 
-    def nearby(values: Values, least: float, width: float) -> tuple[Values, float]:
-        """The best that single steps of each number lead to."""
-        for path in paths:
-            low, _, most = limits[path]
-            for step in (width, -width):
-                moved = {**values, path: min(most, max(low, values[path] * math.exp(step)))}
-                if moved[path] != values[path] and (new := loss(moved)) < least:
-                    values, least = moved, new
-                    break
-        return values, least
+    def errors(values: Values) -> list[float]:
+        found = residuals(placed(record, values), timings, record_of)
+        own = [_huber(math.log(each.ratio)) / math.sqrt(counts[each.timing.source] * len(counts)) for each in found]
+        return own + [math.sqrt(RIDGE) * math.log(values[path] / start[path]) / spreads[path] for path in paths]
 
-    best, least = start, loss(start)
-    for width in WIDTHS:
-        while True:
-            moved, new = nearby(best, least, width)
-            if new > least * (1 - 1e-3):
-                break
-            # What helped once is tried again at once, which leads along valleys.
-            further = {
-                path: min(limits[path][2], max(limits[path][0], moved[path] ** 2 / best[path])) for path in paths
-            }
-            best, least = moved, new
-            moved, new = nearby(further, loss(further), width)
-            if new < least:
-                best, least = moved, new
-    values = best
+    values = minimised(errors, start, {path: (low, most) for path, (low, _, most) in limits.items()})
     return placed(record, {path: float(f"{value:.3g}") for path, value in values.items()})
 
 
@@ -147,5 +122,6 @@ def median_error(found: Iterable[Residual]) -> float:
 
 
 def _huber(error: float) -> float:
+    """An error whose square grows in proportion beyond `HUBER`."""
     size = abs(error)
-    return size**2 / 2 if size <= HUBER else HUBER * (size - HUBER / 2)
+    return error if size <= HUBER else math.copysign(math.sqrt(HUBER * (2 * size - HUBER)), error)
