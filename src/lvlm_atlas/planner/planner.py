@@ -188,6 +188,7 @@ class Planner:
         also: Sequence[str] = (),
         settings: Sequence[str] = (),
         milder: bool = False,
+        described: bool = False,
         deployment: Deployment | None = None,
     ) -> Plan:
         """Which stacks of techniques bring a goal down most: all that can run together are compared.
@@ -206,6 +207,7 @@ class Planner:
             also: further metrics in which a stack may be better to be worth having.
             settings: techniques at other settings than their default, such as `fastv:keep_ratio=0.25`.
             milder: whether to try each technique halfway to its neutral setting too.
+            described: whether to search techniques that are only described, with no reference that runs.
             deployment: how the model is run; None: released types, one device, and ideal kernels, or typical ones where
                 limits are to be kept, since that is a question about software as it is.
 
@@ -219,7 +221,7 @@ class Planner:
         baseline = self.estimate(model, hardware, workload, deployment=deployment)
         objective = Objective(
             goal=goal, slo=slo or {}, also=also, max_techniques=max_techniques, training=training, risk=risk,
-            require=require, exclude=exclude, settings=settings, milder=milder,
+            require=require, exclude=exclude, settings=settings, milder=milder, described=described,
         )  # fmt: skip
         return plan(self.kb, baseline, objective)
 

@@ -14,6 +14,7 @@ from lvlm_atlas.schema.model import Adapter, Llm, Model, Parameters, Tokens, Vid
 from lvlm_atlas.schema.workload import Workload
 
 MEGA, GIGA, TERA = 1e6, 1e9, 1e12
+GIBI = 2**30
 
 
 def model_spec(record: Model) -> model.Model:
@@ -32,13 +33,14 @@ def model_spec(record: Model) -> model.Model:
 def device_spec(record: Hardware) -> device.Device:
     """The engine's view of an accelerator."""
     peaks: Mapping[str, float] = record.peak_tflop_s.model_dump(exclude_none=True)
-    host = record.host_link.per_direction_gb_s
+    host, visible = record.host_link.per_direction_gb_s, record.visible_memory
     return device.Device(
         id=record.id,
         name=record.name,
         peak_flop_s={dtype: peak * TERA for dtype, peak in peaks.items()},
         bandwidth_byte_s=record.bandwidth_gb_s * GIGA,
-        memory_byte=record.memory_gb * GIGA,
+        memory_byte=visible.gib * GIBI if visible else record.memory_gb * GIGA,
+        memory_source=visible.source if visible else "",
         link_byte_s=record.link.bidirectional_gb_s / 2 * GIGA if record.link else None,
         host_link_byte_s=host * GIGA if host else None,
         tdp_w=record.tdp_w,

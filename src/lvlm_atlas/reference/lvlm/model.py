@@ -232,12 +232,20 @@ class LVLM(nn.Module):
         Raises:
             StackError: the techniques cannot run together.
             Refusal: one declines this model or request.
-            ValueError: the request's placeholder is not the model's.
+            ValueError: the request's placeholders are not the model's.
         """
-        if request.image_token_id not in self.config.placeholders:
+        known, asked = self.config.placeholders, (request.video_token_id, request.image_token_id)
+        if request.image_token_id not in known:
             raise ValueError(
                 f"the request marks its frames with token {request.image_token_id}, the model with "
-                f"{' or '.join(map(str, self.config.placeholders))}; give the request a placeholder of the model"
+                f"{' or '.join(map(str, known))}; give the request a placeholder of the model"
+            )
+        if request.video_token_id is not None and asked != known:
+            theirs = (
+                f"with {known[0]} and {known[1]}" if len(known) > 1 else f"both with {known[0]}; leave the former out"
+            )
+            raise ValueError(
+                f"the request marks videos with token {asked[0]} and stills with {asked[1]}, the model {theirs}"
             )
         stack = Stack(tuple(techniques))
         stack.fit(self.dialect.offers)

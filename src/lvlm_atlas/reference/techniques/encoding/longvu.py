@@ -234,7 +234,7 @@ class _Acting:
     def _mixed(self, tokens: VisionTokens, coarse_TMD: Tensor, fine_frames: int) -> VisionTokens:
         """So many frames as they are, those that bear on the question most, and the others coarse."""
         request = self.run.request
-        last = int((request.prompt_N == request.image_token_id).nonzero()[-1])
+        last = int(request.is_frame_N.nonzero()[-1])
         question_L = request.prompt_N[last + 1 :]
         text_LD = self.run.target.embed(question_L if len(question_L) else request.text_N)
         score_T = relevance(coarse_TMD, text_LD)
