@@ -15,8 +15,9 @@ from lvlm_atlas.serving.batching import Batch
 from lvlm_atlas.serving.instance import Instance
 from lvlm_atlas.serving.memory import BLOCK, Embeddings, Memory, room_byte
 from lvlm_atlas.serving.policy import Policy
-from lvlm_atlas.serving.prices import Prices, Slice
+from lvlm_atlas.serving.prices import Prices
 from lvlm_atlas.serving.request import Request
+from lvlm_atlas.serving.spent import Slice
 from lvlm_atlas.serving.tally import Tally
 from lvlm_atlas.serving.traffic import Arrival, visuals
 
@@ -75,11 +76,8 @@ class Cluster:
 
     def _instance(self, index: int, number: int) -> Instance:
         policy, pool = self.policy, self.policy.pools[index]
-        stages = (
-            frozenset().union(*(each.stages for each in policy.pools)) if policy.sharing == "sliced" else pool.stages
-        )
-        if policy.scaling != "fixed":
-            stages = frozenset().union(*(each.stages for each in policy.pools))
+        every = policy.sharing == "sliced" or policy.scaling != "fixed"
+        stages = frozenset().union(*(each.stages for each in policy.pools)) if every else pool.stages
         room = room_byte(self.prices, stages, policy.token_budget, pool.name)
         plain = self.prices.text
         memory = Memory(room, BLOCK * plain.prompt_byte / plain.prompt, prefixes=policy.prefix_cache)
@@ -164,10 +162,11 @@ class Cluster:
 
     def _queue(self, request: Request, instance: Instance) -> None:
         instance.waiting.append(request)
-        for each in (
-            self.pools[self.policy.pools.index(instance.pool)] if self.policy.routing == "shared" else (instance,)
-        ):
-            each.nudge()
+        if self.policy.routing == "shared":
+            for each in self.pools[self.policy.pools.index(instance.pool)]:
+                each.nudge()
+        else:
+            instance.nudge()
 
     def _choose(self, pool: int, what: str) -> Instance:
         """The instance that gets the next of what comes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import le
 
 from lvlm_atlas.fault import AtlasError, suggestion
 from lvlm_atlas.serving.simulation import Run
@@ -133,11 +134,8 @@ def load(
     tally, cluster = run.tally, run.cluster
     duration = tally.last_s - tally.first_s
     times = {"ttft": tally.ttft_s, "tpot": tally.tpot_s, "total": tally.total_s}
-    kept = [times[name] for name in slo]
-    limits = list(slo.values())
-    attained = sum(
-        all(time <= limit for time, limit in zip(row, limits, strict=True)) for row in zip(*kept, strict=True)
-    )
+    rows = zip(*(times[name] for name in slo), strict=True)
+    attained = sum(all(map(le, row, slo.values())) for row in rows)
     stores = cluster.embeddings.values()
     asked = sum(each.hits + each.misses for each in stores)
     return Load(

@@ -51,7 +51,7 @@ def simulate(policy: Policy, prices: Prices, stream: Iterable[Arrival], wires: W
     if not tally.came:
         raise AtlasError("no request arrives; give a trace that holds one, or --requests 1 or more")
     left = len(tally.total_s)
-    assert left == tally.came, f"{tally.came} requests came and {left} have left"
+    assert left == tally.came, f"{tally.came} requests came and {left} have left"  # noqa: S101
     return Run(cluster, tally)
 
 

@@ -49,7 +49,7 @@ class Tally:
 
     def left(self, request: Request, now: float) -> None:
         """A request is answered."""
-        assert request.first_s is not None
+        assert request.first_s is not None  # noqa: S101
         tokens = request.shape.output + round(request.generated)
         self.ttft_s.append(request.first_s - request.at_s)
         self.tpot_s.append((now - request.first_s) / (tokens - 1) if tokens > 1 else 0.0)
