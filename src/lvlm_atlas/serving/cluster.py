@@ -121,7 +121,8 @@ class Cluster:
 
     def _dispatch(self, request: Request) -> None:
         modality = _modality(request)
-        reader, encoder = (self.policy.of(stage, modality) for stage in ("prefilling", "encoding"))
+        reader = self.policy.of("prefilling", modality)
+        encoder = self.policy.of("encoding", modality) if request.frames else reader
         missing = self._missing(request, encoder)
         apart = encoder != reader
         if not apart:

@@ -83,7 +83,7 @@ class ServeSim(TypedDict):
 
 def row(scenario: Scenario, load: Load, rate: float | None) -> LoadRow:
     """A server under one load, at so many requests a second; None: as a trace has it."""
-    return {
+    shown = {
         "policy": _named(scenario), "stack": [*scenario.labels], "rate": rate, "devices": load.devices,
         "requests": load.requests, "duration_s": load.duration_s, "requests_s": load.requests_s,
         "tokens_s": load.tokens_s, "ttft_s": _latency(load.ttft), "tpot_s": _latency(load.tpot),
@@ -93,17 +93,19 @@ def row(scenario: Scenario, load: Load, rate: float | None) -> LoadRow:
         "link_byte": load.link_byte, "embedding_hits": load.embedding_hits, "present": load.present,
         "saturated": load.saturated,
     }  # fmt: skip
+    return cast("LoadRow", shown)
 
 
 def document(rows: list[LoadRow], scenarios: list[Scenario], workload: str, data: str) -> ServeSim:
     """All loads of a command as one document."""
     first = scenarios[0]
-    return {
+    whole = {
         "format": FORMAT, "evidence": "predicted", "model": first.model.id, "hardware": first.device.id,
         "workload": workload, "loads": rows,
         "assumptions": list(dict.fromkeys(each for scenario in scenarios for each in assumptions(scenario))),
         "data": data,
     }  # fmt: skip
+    return cast("ServeSim", whole)
 
 
 def assumptions(scenario: Scenario) -> list[str]:
@@ -117,4 +119,4 @@ def _named(scenario: Scenario) -> str:
 
 
 def _latency(found: Percentiles) -> Latency:
-    return {"mean": found.mean, "p50": found.p50, "p90": found.p90, "p99": found.p99}
+    return cast("Latency", asdict(found))
