@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ from lvlm_atlas.planner.metric import limits
 from lvlm_atlas.planner.planner import Planner
 from lvlm_atlas.roofline.units import number, seconds, share
 from lvlm_atlas.rows import markdown
-from lvlm_atlas.serving.capacity import capacity
+from lvlm_atlas.serving.capacity import best
 from lvlm_atlas.serving.contract import LoadRow, assumptions, document, row
 from lvlm_atlas.serving.load import Load, objective
-from lvlm_atlas.serving.policies import policy
+from lvlm_atlas.serving.policies import policy, splits
+from lvlm_atlas.serving.policy import Policy
 from lvlm_atlas.serving.scenario import Scenario, wired
 from lvlm_atlas.serving.simulation import Run
 from lvlm_atlas.serving.stacks import Stacks
@@ -50,7 +52,7 @@ class Question:
     image_size: str
     stacks: list[str]
     slo: list[str]
-    requests: int
+    requests: int | None
     seed: int
     burstiness: float
     spread: float
@@ -64,7 +66,11 @@ class Question:
     deployment: DeploymentOptions
 
 
-Stream = Callable[[float | None], Iterable[Arrival]]
+Stream = Callable[[float | None, int | None], Iterable[Arrival]]
+REQUESTS = 1000
+BEST = "best"
+"""In place of sizes: those at which the server keeps its limits at the highest rate."""
+MOST_SPLITS = 2000
 
 
 def print_loads(asked: Question, root: Path, report: Report, *, explain: bool) -> None:
@@ -76,13 +82,15 @@ def print_loads(asked: Question, root: Path, report: Report, *, explain: bool) -
     """
     planner = Planner(root)
     rates, stream, kinds, workload = _traffic(asked, planner)
-    scenarios = list(_scenarios(asked, planner, kinds))
+    groups = list(_scenarios(asked, planner, kinds))
+    scenarios: list[Scenario] = []
     rows: list[LoadRow] = []
     loads: list[Load] = []
     last: Run | None = None
-    for scenario in scenarios:
-        for rate, load, run in _answers(asked, scenario, rates, stream):
+    for group in groups:
+        for scenario, rate, load, run in _answers(asked, group, rates, stream):
             last = run
+            scenarios.append(scenario)
             loads.append(load)
             rows.append(row(scenario, load, rate))
     if asked.timeline and last is not None:
@@ -103,15 +111,16 @@ def print_loads(asked: Question, root: Path, report: Report, *, explain: bool) -
 
 
 def _answers(
-    asked: Question, scenario: Scenario, rates: Sequence[float | None], stream: Stream
-) -> Iterator[tuple[float | None, Load, Run]]:
+    asked: Question, group: list[Scenario], rates: Sequence[float | None], stream: Stream
+) -> Iterator[tuple[Scenario, float | None, Load, Run]]:
     if asked.capacity:
-        found = capacity(scenario, stream, asked.attain)
-        yield found.rate, found.load, found.run
+        scenario, found = best(group, stream, asked.attain, enough=asked.requests is None)
+        yield scenario, found.rate, found.load, found.run
         return
+    (scenario,) = group
     prices = scenario.prices()
     for rate in rates:
-        yield rate, *scenario.run(stream(rate), prices)
+        yield scenario, rate, *scenario.run(stream(rate, None), prices)
 
 
 def _traffic(asked: Question, planner: Planner) -> tuple[Sequence[float | None], Stream, list[Any], str]:
@@ -122,9 +131,9 @@ def _traffic(asked: Question, planner: Planner) -> tuple[Sequence[float | None],
     if asked.trace:
         if asked.workloads:
             raise AtlasError("--trace says what arrives; leave --workload out")
-        found = read(asked.trace, image_size=asked.image_size)[: asked.requests]
+        found = read(asked.trace, image_size=asked.image_size)[: asked.requests or None]
 
-        def replay(rate: float | None) -> Iterable[Arrival]:
+        def replay(rate: float | None, _: int | None) -> Iterable[Arrival]:
             if rate is None:
                 return found
             return [each._replace(at_s=0.0) for each in found] if math.isinf(rate) else scaled(found, rate)
@@ -140,7 +149,9 @@ def _traffic(asked: Question, planner: Planner) -> tuple[Sequence[float | None],
     )
     return (
         rates,
-        lambda rate: synthetic(mix, rate or 1.0, asked.requests, burstiness=asked.burstiness),
+        lambda rate, number: synthetic(
+            mix, rate or 1.0, number or asked.requests or REQUESTS, burstiness=asked.burstiness
+        ),
         [kind.workload for kind in mix.kinds],
         name,
     )
@@ -181,7 +192,7 @@ def _rates(text: str) -> list[float]:
     return found
 
 
-def _scenarios(asked: Question, planner: Planner, kinds: list[Any]) -> Iterator[Scenario]:
+def _scenarios(asked: Question, planner: Planner, kinds: list[Any]) -> Iterator[list[Scenario]]:
     model = planner.model(asked.model)
     id_, devices = _devices(asked.hardware)
     device = planner.device(id_)
@@ -200,14 +211,34 @@ def _scenarios(asked: Question, planner: Planner, kinds: list[Any]) -> Iterator[
     )  # fmt: skip
     slo = objective(limits(asked.slo))
     for text in asked.policies:
-        layout = policy(planner.atlas.systems, text, instances)
+        layouts = _layouts(asked, planner, text, instances)
         for stack in asked.stacks:
             plain = stack.strip() == "none"
             chosen = Stacks(None if plain else planner.kb, stack, model, kinds)
-            yield Scenario(
-                model=model, device=device, deployment=setup, policy=layout, stack=chosen, labels=chosen.labels,
-                slo=slo, wires=wires,
-            )  # fmt: skip
+            yield [
+                Scenario(
+                    model=model, device=device, deployment=setup, policy=layout, stack=chosen, labels=chosen.labels,
+                    slo=slo, wires=wires,
+                )
+                for layout in layouts
+            ]  # fmt: skip
+
+
+def _layouts(asked: Question, planner: Planner, text: str, instances: int | None) -> list[Policy]:
+    """One policy, or a policy in all sizes."""
+    name, _, sizes = text.partition(":")
+    if sizes.strip() != BEST:
+        return [policy(planner.atlas.systems, text, instances)]
+    if not asked.capacity or instances is None:
+        raise AtlasError(
+            f"--policy {text}: sizes are searched with --capacity and a number of devices, as in h100-sxm:8"
+        )
+    found = list(islice(splits(planner.atlas.systems, name.strip(), instances), MOST_SPLITS + 1))
+    if len(found) > MOST_SPLITS:
+        raise AtlasError(
+            f"--policy {text}: its pools have more than {MOST_SPLITS:,} sizes; give them, or fewer devices"
+        )
+    return found
 
 
 def _devices(text: str) -> tuple[str, int | None]:

@@ -35,7 +35,10 @@ def serve_sim(
     ] = None,
     policy: Annotated[
         list[str] | None,
-        typer.Option("--policy", help="Layout of the server, such as monolithic or epd:2,2,4; repeat it to compare."),
+        typer.Option(
+            "--policy",
+            help="Layout of the server, such as monolithic or epd:2,2,4; epd:best with --capacity; repeatable.",
+        ),
     ] = None,
     workload: Annotated[
         list[str] | None,
@@ -61,7 +64,10 @@ def serve_sim(
     slo: Annotated[
         list[str] | None, typer.Option("--slo", help="A limit that a request must keep: ttft, tpot, total; repeatable.")
     ] = None,
-    requests: Annotated[int, typer.Option("--requests", "-n", min=1, max=10**7, help="How many arrive.")] = 1000,
+    requests: Annotated[
+        int | None,
+        typer.Option("--requests", "-n", min=1, max=10**7, help="How many arrive; default: 1000, or a trace's."),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of arrivals and lengths.")] = 0,
     burstiness: Annotated[
         float, typer.Option("--burstiness", help="0: evenly, below 1: in bursts, 1: Poisson, above: more evenly.")

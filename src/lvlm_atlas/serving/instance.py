@@ -90,7 +90,7 @@ class Instance:
 
     def join(self, pool: Pool) -> None:
         """Become a part of a pool."""
-        self.pool, self.leaving = pool, False
+        self.pool, self.leaving, self.joined_s = pool, False, self.env.now
         self.encodes, self.reads = "encoding" in pool.stages, "prefilling" in pool.stages
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
+from itertools import combinations, pairwise
 
 from lvlm_atlas.fault import AtlasError, suggestion
 from lvlm_atlas.schema.system import Simulated, System
@@ -56,6 +57,21 @@ def policy(systems: Mapping[str, System], text: str, instances: int | None) -> P
             "let the two agree"
         )
     return sized
+
+
+def splits(systems: Mapping[str, System], name: str, instances: int) -> Iterator[Policy]:
+    """A policy with its pools in all sizes that use so many instances.
+
+    Raises:
+        AtlasError: there is no policy of that name, or there are fewer instances than pools.
+    """
+    plain = policy(systems, name, instances)
+    if plain.sharing == "sliced":
+        yield plain
+        return
+    for cuts in combinations(range(1, instances), len(plain.pools) - 1):
+        edges = (0, *cuts, instances)
+        yield plain.sized(tuple(b - a for a, b in pairwise(edges)))
 
 
 def as_policy(layout: Simulated) -> Policy:

@@ -37,7 +37,7 @@ class Tally:
         """Arrival, first token and end of the first requests, for a picture."""
         self.present_s = 0.0
         """Integral of the requests in the system over time."""
-        self._present, self._since = 0, 0.0
+        self.present, self._since = 0, 0.0
 
     def arrived(self, now: float) -> None:
         """A request comes in."""
@@ -62,8 +62,8 @@ class Tally:
         self._count(now, -1)
 
     def _count(self, now: float, change: int) -> None:
-        self.present_s += self._present * (now - self._since)
-        self._present, self._since = self._present + change, now
+        self.present_s += self.present * (now - self._since)
+        self.present, self._since = self.present + change, now
 
     def moved(self, byte: float) -> None:
         """Something went over a link."""
