@@ -34,10 +34,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def address(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where the site of the checkout's catalog is served."""
-    folder = tmp_path_factory.mktemp("browser-site")
-    with server(build(lvlm_atlas.load(checkout), folder / "site"), 0) as running:
+def folder(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site of the checkout's catalog."""
+    return build(lvlm_atlas.load(checkout), tmp_path_factory.mktemp("browser-site") / "site")
+
+
+@pytest.fixture(scope="session")
+def address(folder: Path) -> Iterator[str]:
+    """Where the site is served."""
+    with server(folder, 0) as running:
         thread = threading.Thread(target=running.serve_forever, daemon=True)
         thread.start()
         yield f"http://{HOST}:{running.server_port}"

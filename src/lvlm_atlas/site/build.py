@@ -20,6 +20,7 @@ from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.files import STALE_S
 from lvlm_atlas.graph.knowledge import KnowledgeBase
 from lvlm_atlas.site import search_index
+from lvlm_atlas.site.answers.work import computing
 
 if TYPE_CHECKING:
     from lvlm_atlas.site.content import Content
@@ -46,8 +47,11 @@ def build(kb: KnowledgeBase, out: Path = OUT, *, docs: Path | None = None, stric
     if docs and (out == docs.absolute() or out in docs.absolute().parents or docs.absolute() in out.parents):
         raise AtlasError(f"{out} and {docs} lie in each other; choose two folders side by side")
     with _replacing(out) as new_out, _replacing(docs.absolute()) if docs else _passing() as new_docs:
-        generate(kb, new_docs, site_dir=os.path.relpath(out, docs) if docs else "../site")
-        _run_mkdocs(kb, new_docs, new_out, strict=strict)
+        with computing(kb.atlas.root, _source(kb.atlas.root)) as place_answers:
+            generate(kb, new_docs, site_dir=os.path.relpath(out, docs) if docs else "../site")
+            _run_mkdocs(kb, new_docs, new_out, strict=strict)
+            for folder in (new_docs / "pages", new_out):  # the builder of pages need not read them
+                place_answers(folder)
         search_index.slim(new_out)
     return out
 
