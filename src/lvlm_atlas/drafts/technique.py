@@ -234,7 +234,7 @@ def _method(point: ExtensionPoint) -> str:
 
 def _imports(points: Sequence[ExtensionPoint]) -> str:
     """The import lines of a reference at some points: Python's own, those of packages, ours."""
-    base = {("dataclasses", "dataclass"), ("typing", "ClassVar"), ("lvlm_atlas.reference.lvlm.points", "Technique")}
+    base = {("dataclasses", "dataclass"), ("typing", "ClassVar"), ("lvlm_atlas.reference.lvlm.technique", "Technique")}
     pairs = base | {pair for point in points for pair in point.imports}
     blocks: dict[int, list[str]] = {}
     for module, group in groupby(sorted(pairs), key=lambda pair: pair[0]):

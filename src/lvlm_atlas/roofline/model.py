@@ -114,6 +114,8 @@ class Llm:
     """The layers that attend in the sliding window."""
     cross_layers: frozenset[int] = frozenset()
     """The layers that attend to the vision tokens instead of to the sequence."""
+    skipped_layers: int = 0
+    """Layers that a request leaves out beside those, since it shows nothing that they could attend to."""
     position_axes: int = 1
     """Axes of a token's position id."""
     context: int | None = None
@@ -134,6 +136,8 @@ class TokenRule:
     """Name of the rule for videos; None: the model has none."""
     video_params: Mapping[str, Any] = field(default_factory=dict)
     """Its keyword arguments."""
+    video_by: Mapping[str, tuple[str, Mapping[str, Any]]] = field(default_factory=dict)
+    """Rules of other software that reads videos, by its name, with their keyword arguments."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

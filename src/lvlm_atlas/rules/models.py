@@ -189,10 +189,10 @@ def _cases(model: Model) -> Iterator[tuple[Loc, TokenExample | Traced, Visual | 
         clip = example.video
         if clip is None:
             counted = _count_by(image, example.params, [example.image])
-        elif video is None:
-            counted = "nothing, since the model takes no video"
+        elif (read := model.tokens.video_by.get(example.by) if example.by else video) is None:
+            counted = f"nothing, since no rule of {example.by} is given" if example.by else "nothing: it takes no video"
         else:
-            counted = _count_by(video, example.params, clip.width, clip.height, clip.frames)
+            counted = _count_by(read, example.params, clip.width, clip.height, clip.frames)
         yield ("tokens", "examples", index), example, counted
     if model.traced:
         yield ("traced",), model.traced, _count_by(image, model.traced.params, [model.traced.image])
@@ -208,15 +208,22 @@ def _count_by(named: TokenRule, params: Mapping[str, Any], *arguments: Any) -> V
 
 def _unfit(tokens: Tokens) -> Iterator[tuple[str, str, str]]:
     """Why a model's rules cannot be called: which of the two, the problem, the repair."""
-    for key, named, arguments in (("image", tokens.image, 1), ("video", tokens.video, 3)):
+    others = (("video_by", each, 3) for each in tokens.video_by.values())
+    for key, named, arguments in (("image", tokens.image, 1), ("video", tokens.video, 3), *others):
         if named is None:
             continue
-        known = [name for name in token_rules() if name.startswith("video_") == (key == "video")]
+        known = [name for name in token_rules() if name.startswith("video_") == (key != "image")]
         if named.rule not in known:
-            yield key, f"there is no token rule {named.rule!r} for a {key}", suggestion(named.rule, known)
+            kind = key.partition("_")[0]
+            yield key, f"there is no token rule {named.rule!r} for a {kind}", suggestion(named.rule, known)
             continue
-        of_examples = [each.params for each in tokens.examples if (each.image is None) == (key == "video")]
+        of_examples = [each.params for each in tokens.examples if _is_about(each, key)]
         settings = (named.params, *({**named.params, **own} for own in of_examples))
         for fault in dict.fromkeys(f for params in settings for f in unfit_arguments(named.rule, arguments, params)):
             problem, _, hint = fault.rpartition("; ")
             yield key, problem, hint
+
+
+def _is_about(example: TokenExample, key: str) -> bool:
+    """Whether an example is about the rule at that place."""
+    return key == ("image" if example.image else "video_by" if example.by else "video")

@@ -281,6 +281,8 @@ class TokenExample(Record):
     """Width and height in pixels."""
     video: Clip | None = None
     """The frames, where it is a video."""
+    by: Name | None = None
+    """Whose rule reads the video, of `video_by`; absent: the model's own."""
     params: dict[Name, Argument] = Field(default_factory=dict)
     """Arguments of the rule that differ from the model's."""
     vit_tokens: Count
@@ -308,6 +310,8 @@ class Tokens(Sourced):
     """The rule for images."""
     video: VideoRule | None = None
     """The rule for videos; absent: the model takes none."""
+    video_by: dict[Name, VideoRule] = Field(default_factory=dict)
+    """Rules of other software that reads videos in another way, by a name that requests choose it with."""
     formula: Text
     """The rule for images, for readers."""
     extra_tokens: Markers = Field(default_factory=Markers)
