@@ -112,3 +112,21 @@ def test_numbers_in_pages_are_those_of_the_command_line(watched: Any) -> None:
     pairs = [(value, value * draw.uniform(0.01, 3)) for value in values] + [(9, 8), (17, 8)]
     gains = page.evaluate("pairs => pairs.map(([one, two]) => lvlmAtlas.numbers.gain(one, two))", pairs)
     assert gains == [units.gain(*pair).replace(units.NO_CHANGE, "1.00 ×") for pair in pairs]
+
+
+def test_facets_narrow_the_list_to_what_their_query_finds(site: Any) -> None:
+    page, where = site
+    page.goto(f"{where}/techniques/index.html?training=none")
+    listed = page.locator(".la-list tbody tr:visible")
+    page.locator(".la-facets pre").wait_for()
+    page.get_by_label("modality").select_option("video")
+    page.get_by_label("year").select_option("2025")
+    command = page.locator(".la-facets code").inner_text()
+    assert command == 'lvlm-atlas query "training:none modality:video year:2025"'
+    kb = Planner().kb
+    expected = {kb.atlas.techniques[id_].name for id_ in kb.query(command.split('"')[1]).ids}
+    assert {row.locator("a").first.inner_text() for row in listed.all()} == expected
+    assert page.locator(".la-facets [role=status]").inner_text().startswith(f"{len(expected)} of ")
+    assert parse_qs(urlsplit(page.url).query) == {"training": ["none"], "modality": ["video"], "year": ["2025"]}
+    page.get_by_role("button", name="Show all").press("Enter")
+    assert listed.count() == len(kb.atlas.techniques)

@@ -9,6 +9,7 @@ from typing import Any
 
 import lvlm_atlas
 from lvlm_atlas.site.answers.answer import Answers
+from lvlm_atlas.site.answers.facets import facets
 from lvlm_atlas.site.answers.index import index, numbers
 from lvlm_atlas.site.answers.scope import scope
 from lvlm_atlas.site.answers.script import script
@@ -29,6 +30,7 @@ def _scripts(content: Content, source: Path, part: int, parts: int) -> Iterator[
     asked, numbered = scope(content, source), numbers(content)
     if part == 0:
         yield "index", index(content, asked)
+        yield "facets", facets(content, numbered)
     for number, model in enumerate(content.estimates.models):
         if number % parts == part:
             answers = Answers(content, asked, model, numbered)
