@@ -2,7 +2,7 @@
 "use strict";
 {
   const atlas = window.lvlmAtlas;
-  const { element, table, choice, numbers, cost, request: asking } = atlas;
+  const { element, table, choice, linked, joined, folded, numbers, cost, request: asking } = atlas;
   const SHOWN = 10;
   const STAGES = ["encoding", "prefilling", "decoding"];
 
@@ -25,12 +25,6 @@
     const range = least === most ? `${least} %` : `${least}–${most} %`;
     return `${range} of ${count} ${count === 1 ? "score" : "scores"}${technique.kept[model] ? "" : ", other models"}`;
   };
-
-  const linked = (technique) =>
-    element("a", { href: new URL(technique.page, atlas.root).href }, technique.name);
-  const joined = (parts, separator) => parts.flatMap((part, at) => (at ? [separator, part] : [part]));
-
-  const folded = (title, ...inside) => element("details", { class: "la-more" }, element("summary", {}, title), inside);
 
   class Answer {
     constructor(place, index) {

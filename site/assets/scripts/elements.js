@@ -38,5 +38,13 @@
     return element("label", { class: "la-choice" }, element("span", {}, label), select);
   };
 
-  Object.assign(atlas, { element, table, choice });
+  /** A link to the page of a technique of the index. */
+  const linked = (technique) => element("a", { href: new URL(technique.page, atlas.root).href }, technique.name);
+  const joined = (parts, separator) => parts.flatMap((part, at) => (at ? [separator, part] : [part]));
+
+  /** Something that opens. */
+  const folded = (title, ...inside) =>
+    element("details", { class: "la-more" }, element("summary", {}, title), inside);
+
+  Object.assign(atlas, { element, table, choice, linked, joined, folded });
 }

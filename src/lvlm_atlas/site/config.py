@@ -16,6 +16,7 @@ from lvlm_atlas.site.routes import FIXED
 
 Nav = list[dict[str, Any]]
 REFERENCES = ("results", "coverage", "rules", "glossary", "tags")
+TOOLS = ("compare", "stack")
 GUIDES = ("query", "plan", "estimate", "survey", "contribute", "reference", "about")
 """Pages under that heading; an atlas of somebody else may lack what one of them is about."""
 
@@ -78,6 +79,7 @@ def navigation(content: Content, pages: Sequence[Page]) -> Nav:
         {"Models": [*records("model", content.estimates.models), {"Workloads": FIXED["workloads"]}]},
         {"Devices": records("device", atlas.hardware)},
         {"Reference": [{"Papers": papers}, *(entry(FIXED[name]) for name in REFERENCES if FIXED[name] in titles)]},
+        {"Tools": [entry(FIXED[name]) for name in TOOLS if FIXED[name] in titles]},
         {"Guides": [entry(FIXED[name]) for name in GUIDES if FIXED[name] in titles]},
     ]
 

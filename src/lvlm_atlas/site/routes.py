@@ -19,6 +19,8 @@ RECORDS = {"model": "models", "device": "hardware", "workload": "workloads", "sy
 FIXED = {
     "home": "index.md",
     "matrix": "matrix.md",
+    "compare": "tools/compare.md",
+    "stack": "tools/stack.md",
     "glossary": "glossary.md",
     "tags": "tags.md",
     "workloads": "workloads.md",

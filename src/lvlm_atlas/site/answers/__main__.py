@@ -9,11 +9,13 @@ from typing import Any
 
 import lvlm_atlas
 from lvlm_atlas.site.answers.answer import Answers
+from lvlm_atlas.site.answers.card import card, pairs
 from lvlm_atlas.site.answers.facets import facets
 from lvlm_atlas.site.answers.index import index, numbers
 from lvlm_atlas.site.answers.scope import scope
 from lvlm_atlas.site.answers.script import script
 from lvlm_atlas.site.content import Content
+from lvlm_atlas.site.estimates import REFERENCE
 
 
 def main(root: Path, source: Path, out: Path, part: int, parts: int) -> None:
@@ -31,12 +33,17 @@ def _scripts(content: Content, source: Path, part: int, parts: int) -> Iterator[
     if part == 0:
         yield "index", index(content, asked)
         yield "facets", facets(content, numbered)
+        yield "pairs", pairs(content)
+        for technique in content.techniques:
+            yield f"technique/{technique.id}", card(content, technique, numbered)
     for number, model in enumerate(content.estimates.models):
         if number % parts == part:
             answers = Answers(content, asked, model, numbered)
             for device in asked.devices_of(model):
                 yield f"request/{model}/{device}", answers.of_device(device)
             yield f"model/{model}", answers.of_model()
+            if model == REFERENCE.model and REFERENCE.device in asked.every_device:
+                yield "together", answers.together(REFERENCE.device)
 
 
 if __name__ == "__main__":

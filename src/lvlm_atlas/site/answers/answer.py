@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as changed
+from itertools import combinations
 from typing import Any
 
 from lvlm_atlas.fault import AtlasError
@@ -64,6 +65,24 @@ class Answers:
             except AtlasError as error:
                 answers[workload] = str(error)
         return answers
+
+    def together(self, device: str) -> dict[str, dict[str, str]]:
+        """What each two techniques without a conflict cost together, by workload; by their places among those tried.
+
+        Call this after `of_device` of that device.
+        """
+        together: dict[str, dict[str, str]] = {}
+        for workload, asked in self._asked.items():
+            held = self.content.estimates.smallest(Case(self.model, device, workload))
+            if held is not None:
+                costs = self._costs_of(held)
+                base, ids = costs.of(0), [each.id for each in asked.candidates.searched]
+                together[workload] = {
+                    f"{i}+{j}": written(costs.of(1 << i | 1 << j), base)
+                    for (i, one), (j, two) in combinations(enumerate(ids), 2)
+                    if asked.search.verdicts[frozenset((one, two))].value != "breaks"
+                }
+        return together
 
     def _answer(self, case: Case) -> dict[str, Any]:
         estimates = self.content.estimates
