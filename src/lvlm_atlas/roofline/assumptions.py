@@ -42,6 +42,11 @@ def assumptions(
         said.append(f"Without an image, the {llm.skipped_layers} layers of cross-attention are skipped, not unloaded.")
     if llm.experts:
         said.append("Tokens choose experts uniformly and independently, which sets how many are read.")
+    if llm.linear:
+        said.append(
+            "Layers of linear attention take three multiply-adds for each number of their state and token; each step "
+            "reads and writes the state."
+        )
     if llm.latent:
         said.append("The cache holds latents; decoding absorbs their up-projection into queries and outputs.")
     if lay.shards > 1 and lay.encoder_shards == 1:
