@@ -22,6 +22,8 @@ FIXED = {
     "matrix": "matrix.md",
     "compare": "tools/compare.md",
     "stack": "tools/stack.md",
+    "pairs": "tools/pairs.md",
+    "plots": "tools/plots.md",
     "glossary": "glossary.md",
     "tags": "tags.md",
     "workloads": "workloads.md",
