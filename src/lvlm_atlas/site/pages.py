@@ -29,6 +29,7 @@ from lvlm_atlas.site.rules import rule_pages
 from lvlm_atlas.site.survey import survey_page
 from lvlm_atlas.site.systems import system_pages
 from lvlm_atlas.site.technique import technique_page
+from lvlm_atlas.site.tools import tool_pages
 from lvlm_atlas.site.workloads import workloads_page
 
 
@@ -58,6 +59,7 @@ def pages(content: Content) -> tuple[Page, ...]:
         *model_pages(content),
         *device_pages(content),
         workloads_page(content),
+        *tool_pages(content),
         Page(path=FIXED["results"], title="Reported results", template="results.md.j2", hide=FULL_WIDTH,
              description="What sources report, those numbers together that can be compared.",
              context={"measures": measures(content), "kept_plot": partial(_kept_plot, content)}),
