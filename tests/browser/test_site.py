@@ -102,7 +102,9 @@ def test_what_scrolls_sideways_can_be_reached_by_keyboard_and_has_a_name(watched
     box.wait_for()  # `wait_for_function` would need an `eval`, which the pages forbid
     assert (box.get_attribute("role"), box.get_attribute("aria-label")) == ("region", "Table: All models")
     page.set_viewport_size({"width": 2600, "height": 800})
-    box.wait_for(state="detached")
+    page.wait_for_timeout(200)
+    right = "all => all.every(box => (box.scrollWidth > box.clientWidth + 1) === box.hasAttribute('tabindex'))"
+    assert page.locator(".md-typeset__scrollwrap").evaluate_all(right)
 
 
 def test_paper_is_white_whatever_the_scheme_and_no_table_is_cut(browser: Any, address: str) -> None:

@@ -38,8 +38,8 @@ def _bits(effect: KvBits, parameters: Mapping[str, Parameter]) -> str | None:
     group = _worth(effect.group_size, parameters) if effect.group_size is not None else None
     if group:
         said.append(f"in groups of {group}")
-    kept = [(_worth(amount, parameters), what) for amount, what in
-            ((effect.full_precision_keys, "keys"), (effect.full_precision_values, "values")) if amount != 0]  # fmt: skip
+    exact = ((effect.full_precision_keys, "keys"), (effect.full_precision_values, "values"))
+    kept = [(_worth(amount, parameters), what) for amount, what in exact if amount != 0]
     if kept and all(count for count, _ in kept):
         said.append(f"the newest {' and '.join(f'{count} {what}' for count, what in kept)} exact")
     return ", ".join(said)

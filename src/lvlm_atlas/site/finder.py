@@ -101,7 +101,7 @@ def _missing(content: Content) -> Iterator[Row]:
 
 
 def _names(title: str, *others: str) -> list[str]:
-    """The other names, each once; the title itself is searched anyway, and how a name is cut into words is no matter."""
+    """The other names, each once; the title itself is searched anyway, however it is cut into words."""
     return [name for name in dict.fromkeys(others) if name != title]
 
 
