@@ -35,6 +35,7 @@ class Listing(StrEnum):
     jsonl = "jsonl"
     csv = "csv"
     md = "md"
+    latex = "latex"
     ids = "ids"
 
 
