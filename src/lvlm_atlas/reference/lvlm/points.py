@@ -95,7 +95,11 @@ POINTS: Mapping[str, Point] = {
         "split_prompt", PrefillChunks, Tensor, exclusive=True, withholds=("attention-map", "attention-row")
     ),
     "projections": Point(
-        "exchange_projections", Projections, Projecting | None, exclusive=True, withholds=("unrotated-keys",)
+        "exchange_projections",
+        Projections,
+        Projecting | None,
+        exclusive=True,
+        withholds=("unrotated-keys", "own-projections"),
     ),
     "llm-layer": Point("llm_layer", LlmLayer, Sequence),
     "attention": Point(

@@ -54,6 +54,10 @@ class LatentProjections(nn.Module):
         self.o_proj = nn.Linear(heads * value, width, bias=False)
         self.query_rank = query_rank
 
+    def __deepcopy__(self, memo: object) -> LatentProjections:
+        """Copies of a session share the weights."""
+        return self
+
     @property
     def up_Hxr(self) -> Tensor:  # noqa: N802 - names carry shapes
         """From the latent to keys without position and values of each head (H, n + v, r)."""

@@ -50,7 +50,6 @@ class MultiHeadLatentAttention(Technique):
 
     acts_at: ClassVar = ("projections", "cache-bits")
     needs: ClassVar = ("one-position-axis", "training-data")
-    withholds: ClassVar = ("unrotated-keys",)
 
     def __post_init__(self) -> None:
         self.expect_at_least(1, "rank", "nope", "value")
