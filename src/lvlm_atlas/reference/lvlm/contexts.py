@@ -265,6 +265,8 @@ class CacheStep:
     """Whether they are of a prompt, and not decoded."""
     entered: Mapping[int, Tensor] = field(default_factory=dict)
     """Of decoded tokens that settle now, by place in the text, the state (B, D) that entered the layer."""
+    earlier: int = 0
+    """Entries a head that the layer held before these tokens, whatever policies before this one let go since."""
 
 
 @dataclass(frozen=True)
