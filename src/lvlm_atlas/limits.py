@@ -16,6 +16,7 @@ MOST_RATE = 10**9
 REQUEST = {
     "text_tokens": (0, 10**9), "output_tokens": (1, 10**9), "turns": (1, 10**4), "batch": (1, 10**6),
     "count": (1, 10**5), "width": (1, MOST_PIXEL), "height": (1, MOST_PIXEL), "frames": (1, 10**5),
+    "min_pixels": (1, MOST_PIXEL**2), "max_pixels": (1, MOST_PIXEL**2), "vision_tokens": (1, 10**6),
 }  # fmt: skip
 """Least and most of the whole numbers of a request and of its images and videos, by field."""
 VIDEO = {"duration_s": (1e-6, 1e8), "sample_fps": (1e-6, 1e6), "source_fps": (1e-6, 1e6)}

@@ -231,7 +231,11 @@ BAD = [
     (("--tp",), "--tp"),
     *(((option, number), "") for option in ("--images", "--text", "--output", "--batch", "--turns", "--tp", "--pp")
       for number in ("-1", "nan", "inf", "1.5", "x", "9" * 5000)),
-    *(((option, "0"), "from 1 to") for option in ("--images", "--output", "--batch", "--turns")),
+    *(((option, "0"), "from 1 to") for option in ("--max-pixels", "--output", "--batch", "--turns")),
+    (("--images", "0", "--text", "0"), "the request is empty"),
+    (("--model", "llava-1.5-7b", "--max-pixels", "1003520"), "knows no limit of pixels"),
+    (("--vision-tokens", "20000"), "the nearest is"),
+    (("--video", "1280x720:60s", "--video-by", "servers"), "has no such rule of videos"),
     *(((option, str(10**12)), "from") for option in ("--images", "--text", "--output", "--batch", "--turns")),
 ]  # fmt: skip
 """Options that are wrong, and a word of what is said."""
@@ -333,3 +337,23 @@ def test_frames_that_a_model_does_not_read_are_told_and_can_be_asked_for(run) ->
     assert "frames read" not in run(*QWEN, "--workload", "video-60s").out
     refused = run(*QWEN, "--frames", "8")
     assert (refused.code, "there is no video" in refused.err) == (2, True)
+
+
+def test_text_alone_is_priced_without_an_encoder(run) -> None:
+    data = json.loads(run(*given(("--images", "0", "--format", "json"))).out)
+    assert (data["tokens"]["vision"], data["stages"]["encoding"]["time_s"]) == (0, 0)
+    assert data["image_sizes"] == []
+
+
+def test_an_image_sized_for_a_number_of_tokens_says_which_size(run) -> None:
+    said = run(*given(("--vision-tokens", "1000"))).out
+    assert "sized for 1,000 vision tokens an image: 1176x672, which becomes 1,008" in said
+    data = json.loads(run(*given(("--vision-tokens", "1000", "--format", "json"))).out)
+    assert (data["image_sizes"], data["tokens"]["vision"]) == (["1176x672"], 1008)
+
+
+def test_another_rule_of_videos_is_named_beside_the_one_taken(run) -> None:
+    asked = ("--model", "qwen3-vl-8b", "--video", "1280x720:5s@2")
+    assert "4,400 vision tokens" in " ".join(run(*given(asked)).out.split())
+    chosen = run(*given((*asked, "--video-by", "servers", "--format", "json"))).out
+    assert json.loads(chosen)["tokens"]["vision"] == 4400

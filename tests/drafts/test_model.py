@@ -265,15 +265,25 @@ def test_the_context_is_that_of_the_language_model_or_it_is_left_out_and_said(tm
 
 
 def test_what_a_file_does_not_say_is_left_open_with_everything_that_follows_from_it(tmp_path: Path) -> None:
-    config, _ = qwen2_5_vl(MODELS["qwen2.5-vl-7b"])
-    del config["vision_config"]["intermediate_size"]
+    config, _ = internvl_chat(MODELS["internvl2.5-8b"])
+    del config["llm_config"]["intermediate_size"]
     draft = drafted(written(tmp_path, config, {})[0], None, "mine")
     places = {line.partition(": ")[0] for line in draft.open}
-    assert {"dtype", "vision.mlp", "params.vision", "params.total"} <= places
-    assert {"tokens.image.params.min_pixels", "tokens.image.params.max_pixels"} <= places
-    assert "params.llm" not in places
-    assert draft.record["vision"]["mlp"].startswith("FILL IN")
+    assert {"dtype", "llm.intermediate", "params.llm", "params.total"} <= places
+    assert "params.vision" not in places
+    assert draft.record["llm"]["intermediate"].startswith("FILL IN")
     assert any("--preprocessor" in note for note in draft.notes)
+
+
+def test_where_a_file_is_short_the_defaults_of_its_classes_are_taken_and_said(tmp_path: Path) -> None:
+    config, processor = qwen2_5_vl(MODELS["qwen2.5-vl-7b"])
+    for key in ("intermediate_size", "fullatt_block_indexes", "num_heads", "depth", "patch_size"):
+        config["vision_config"].pop(key, None)
+    whole = drafted(*written(tmp_path, qwen2_5_vl(MODELS["qwen2.5-vl-7b"])[0], processor), "mine").record
+    draft = drafted(*written(tmp_path, config, processor), "mine")
+    assert draft.record == whole
+    said = "vision_config.intermediate_size is not in config.json: 3420 is the default of Qwen2_5_VLVisionConfig"
+    assert said in draft.notes
 
 
 def test_an_empty_configuration_of_each_family_is_left_open_or_refused_but_never_guessed(tmp_path: Path) -> None:
@@ -283,7 +293,8 @@ def test_an_empty_configuration_of_each_family_is_left_open_or_refused_but_never
             draft = drafted(path, None, "mine")
         except AtlasError:
             continue
-        assert any(line.startswith("params.total") for line in draft.open)
+        open_ = any(line.startswith("params.total") for line in draft.open)
+        assert open_ or sum("is the default of" in note for note in draft.notes) > 10, family
 
 
 @pytest.mark.parametrize(

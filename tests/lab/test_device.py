@@ -14,7 +14,7 @@ from lvlm_atlas.lab.device import DeviceRun
 from lvlm_atlas.lab.device_tensor import DeviceFault, OnDevice
 from lvlm_atlas.lab.settings import SHAPES
 from lvlm_atlas.reference.lvlm import LVLM, Result, Technique, random_request
-from lvlm_atlas.reference.lvlm.points import LlmInput, LlmLayer
+from lvlm_atlas.reference.lvlm.contexts import LlmInput, LlmLayer
 from lvlm_atlas.reference.techniques.decoding.kivi import Kivi
 from lvlm_atlas.reference.techniques.prefilling.fastv import FastV
 

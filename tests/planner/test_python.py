@@ -9,6 +9,8 @@ import pytest
 
 import lvlm_atlas
 from lvlm_atlas import AtlasError, Planner
+from lvlm_atlas.graph.results import results_of
+from lvlm_atlas.planner.quality import OVERALL, quality
 
 KB = lvlm_atlas.load()
 PLANNER = Planner(kb=KB)
@@ -90,7 +92,7 @@ def test_a_knowledge_base_holds_techniques_by_any_name_and_answers_have_places()
 
 
 def test_a_plan_says_what_stands_between_a_stack_and_its_use() -> None:
-    plan = PLANNER.plan("qwen2.5-vl-7b", "l40s", "document-pages", goal="ttft", max_techniques=2)
+    plan = PLANNER.plan("qwen2.5-vl-7b", "l40s", "document-pages", goal="ttft", max_techniques=2, described=True)
     options = [option for option in plan if any(KB[each.id].reference is None for each in option.estimate.stack)]
     assert options
     for option in options:
@@ -106,3 +108,37 @@ def test_a_plan_says_what_stands_between_a_stack_and_its_use() -> None:
     assert KB["kivi"].shipped_in
     assert all(any(text.startswith("kivi: ") for text in option.shipped) for option in shipped)
     assert len(shipped) == 1
+
+
+def test_what_is_only_described_is_searched_where_it_is_asked_for() -> None:
+    described = {technique.id for technique in KB.atlas.techniques.values() if technique.reference is None}
+    plan = PLANNER.plan("qwen2.5-vl-7b", "l40s", "document-pages", goal="ttft", max_techniques=1)
+    assert described.isdisjoint(each.id for option in plan for each in option.estimate.stack)
+    left_out = {each.what: each.why for each in plan.left_out}
+    assert described <= left_out.keys()
+    wanted = next(id_ for id_ in sorted(described) if "--described" in left_out[id_])
+    for asked in ({"described": True}, {"require": wanted}, {"settings": [wanted]}):
+        plan = PLANNER.plan("qwen2.5-vl-7b", "l40s", "document-pages", goal="ttft", max_techniques=1, **asked)
+        assert wanted not in {each.what for each in plan.left_out if "--described" in each.why}
+
+
+def test_the_quality_of_a_stack_is_that_of_each_technique_nearest_to_the_request() -> None:
+    plan = PLANNER.plan("qwen2.5-vl-7b", "l40s", "document-pages", goal="ttft", require="divprune", max_techniques=1)
+    kept = plan.front[0].quality["divprune"]
+    of_quality = [each for each in plan.front[0].reported["divprune"] if each.percent_of_baseline is not None]
+    assert kept is not None
+    assert kept.model == "qwen2.5-vl-7b"
+    same = [each for each in of_quality if each.model == kept.model and each.share_kept is not None]
+    assert abs(kept.share_kept - 0.1) == min(abs(each.share_kept - 0.1) for each in same)
+    assert plan.records()[1]["quality_percent"] == kept.percent_of_baseline
+
+
+def test_quality_is_never_a_speed_nor_a_number_without_a_baseline() -> None:
+    results = [each for technique in KB.atlas.techniques.values() for each in results_of(KB.atlas, technique)]
+    kept = quality(results, "llava-1.5-7b", 0.5)
+    assert kept is not None
+    assert kept.percent_of_baseline is not None
+    assert kept.model == "llava-1.5-7b"
+    speeds = [each for each in results if each.kind == "metric" and each.measure != OVERALL]
+    assert speeds
+    assert quality(speeds, "llava-1.5-7b", 0.5) is None

@@ -36,9 +36,9 @@ from lvlm_atlas.reference.lvlm.config import (
     WindowVisionConfig,
 )
 from lvlm_atlas.reference.lvlm.points import POINTS
-from lvlm_atlas.reference.lvlm.points import Technique as Reference
 from lvlm_atlas.reference.lvlm.presets import PRESETS
 from lvlm_atlas.reference.lvlm.step import advance
+from lvlm_atlas.reference.lvlm.technique import Technique as Reference
 from lvlm_atlas.reference.lvlm.windows import coordinates, to_patches, whole, windows_of
 from lvlm_atlas.reference.ops.attention import attend
 from lvlm_atlas.roofline.deployment import Deployment

@@ -122,7 +122,7 @@ def test_a_model_without_windows_has_none() -> None:
 def test_the_ridge_of_the_a100_is_the_survey_s() -> None:
     spec = device_spec(ATLAS.device("a100"))
     assert spec.ridge("fp16") == pytest.approx(153, abs=0.1)
-    assert (spec.link_byte_s, spec.host_link_byte_s, spec.memory_byte) == (300e9, 32e9, 80e9)
+    assert (spec.link_byte_s, spec.host_link_byte_s, spec.memory_byte) == (300e9, 32e9, 79.25 * 2**30)
     assert "fp8" not in spec.peak_flop_s
 
 
@@ -171,3 +171,21 @@ def test_the_workloads_of_common_size_stay_below_the_footnote() -> None:
 @pytest.mark.parametrize("workload", [id_ for id_ in sorted(ATLAS.workloads) if ATLAS.workloads[id_].videos])
 def test_every_video_of_the_catalog_can_be_shown_to_every_model_that_takes_video(id_: str, workload: str) -> None:
     assert visual(id_, workload).llm_token > 0
+
+
+def test_a_device_holds_what_software_finds_of_its_memory() -> None:
+    """79.11 GiB of an H100 are 84.9 GB: more than 80 GB, and less than 80 GiB."""
+    spec = device_spec(ATLAS.device("h100"))
+    assert spec.memory_byte == 79.11 * 2**30
+    assert 80e9 < spec.memory_byte < 80 * 2**30
+    assert "27508" in spec.memory_source
+
+
+def test_where_nobody_read_it_a_device_holds_the_vendors_figure() -> None:
+    record = ATLAS.device("h100").model_copy(update={"visible_memory": None})
+    spec = device_spec(record)
+    assert (spec.memory_byte, spec.memory_source) == (80e9, "")
+
+
+def test_servers_keep_three_and_a_half_gibibytes() -> None:
+    assert {device_spec(each).typical.reserve_byte for each in ATLAS.hardware.values()} == {3.5 * 2**30, 3.758e9}

@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lvlm_atlas.fault import AtlasError
-from lvlm_atlas.limits import REQUEST
 from lvlm_atlas.roofline.workload import Image, Video, Workload
-from lvlm_atlas.specs.request import FIELDS, image, request, video
+from lvlm_atlas.specs.request import FIELDS, image, limits, replaced, request, video
 
 BASE = Workload(id="base", images=(Image(640, 480, 2),))
 
@@ -58,7 +57,7 @@ def test_what_is_given_replaces_and_the_id_tells() -> None:
 def test_numbers_out_of_range_are_refused(name: str) -> None:
     parameter = {"images": "count"}.get(name, name)
     both = replace(BASE, videos=(Video(8, 8, 1),))
-    least, most = REQUEST[FIELDS[name]]
+    least, most = limits(name)
     for number in (least - 1, most + 1, 1.5, float("nan")):
         with pytest.raises(AtlasError, match=f"^{name} is"):
             request(both, **{parameter: number})
@@ -81,3 +80,23 @@ def test_frames_are_those_of_every_video_and_need_one() -> None:
     assert two.id == "base:video=8x8:1s,video=9x9:2s,frames=6"
     with pytest.raises(AtlasError, match="there is no video"):
         request(BASE, frames=6)
+
+
+def test_no_images_make_a_request_of_text_alone() -> None:
+    alone = request(BASE, count=0)
+    assert (alone.images, alone.videos, alone.id) == ((), (), "base:images=0")
+    assert request(BASE, images=["8x8"], count=0).images == ()
+    assert request(BASE, videos=["8x8:1s"], count=0).videos
+
+
+def test_limits_of_pixels_sizes_and_rules_need_what_they_are_about() -> None:
+    found = request(BASE, max_pixels=9, vision_tokens=5)
+    assert (found.max_pixels, found.vision_tokens, found.id) == (9, 5, "base:max_pixels=9,vision_tokens=5")
+    with pytest.raises(AtlasError, match=r"^max_pixels is 9, but there is no image or video"):
+        request(BASE, count=0, max_pixels=9)
+    with pytest.raises(AtlasError, match=r"^vision_tokens is 9, but there is no image"):
+        request(BASE, videos=["8x8:1s"], vision_tokens=9)
+    with pytest.raises(AtlasError, match=r"^video_by is 'servers', but there is no video"):
+        request(BASE, video_by="servers")
+    parts = replaced("video=8x8:1s,video_by=servers,max_pixels=9")
+    assert parts == {"video": ("8x8:1s",), "video_by": "servers", "max_pixels": 9}

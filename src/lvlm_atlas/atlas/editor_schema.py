@@ -8,7 +8,7 @@ from typing import Any
 
 from lvlm_atlas.atlas.loader import inspect
 from lvlm_atlas.atlas.records import SCHEMAS, TAXONOMY
-from lvlm_atlas.atlas.root import data_root
+from lvlm_atlas.atlas.root import authored_root, data_root
 from lvlm_atlas.fault import FaultsError
 from lvlm_atlas.files import replace_file
 from lvlm_atlas.schema.export import json_schema
@@ -49,11 +49,13 @@ def write_editor_schemas(root: Path | None = None) -> tuple[Path, ...]:
     """Write the schema files under the root and return their paths.
 
     Raises:
+        AtlasError: the data belong to the installed package.
         FaultsError: the taxonomy has faults.
     """
     root = root or data_root()
+    own = authored_root(root)
     texts = editor_schemas(root)
-    (root / SCHEMAS).mkdir(exist_ok=True)
+    (own / SCHEMAS).mkdir(parents=True, exist_ok=True)
     for path, text in texts.items():
-        replace_file(root / path, text)
+        replace_file(own / path, text)
     return tuple(texts)

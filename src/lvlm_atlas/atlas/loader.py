@@ -45,6 +45,12 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", bound=BaseModel)
 
+_FOLDERS = {
+    "measurements": MEASUREMENTS, "models": MODELS, "hardware": HARDWARE, "workloads": WORKLOADS,
+    "systems": SYSTEMS, "lists": LISTS,
+}  # fmt: skip
+"""Folders of records that `load` reads one at a time, by their field of `Atlas`."""
+
 
 @dataclass(frozen=True)
 class Inspection:
@@ -98,11 +104,8 @@ def load(root: Path | None = None) -> Atlas:
             raise FaultsError(faults)
         if not faults:
             snapshot.write({str(path): record for path, record in records.items()})
-    return replace(
-        _atlas(root, records, Papers(root)), drafts=drafts,
-        measurements=Records(root, MEASUREMENTS), models=Records(root, MODELS), hardware=Records(root, HARDWARE),
-        workloads=Records(root, WORKLOADS), systems=Records(root, SYSTEMS), lists=Records(root, LISTS),
-    )  # fmt: skip
+    shelves: dict[str, Any] = {name: Records(root, folder) for name, folder in _FOLDERS.items()}
+    return replace(_atlas(root, records, Papers(root)), drafts=drafts, **shelves)
 
 
 def taxonomy(root: Path | None = None) -> Atlas:
@@ -126,7 +129,9 @@ def inspect(root: Path | None = None) -> Inspection:
     root = root or data_root()
     records, faults = _records(root, (TAXONOMY, TECHNIQUES, *KINDS))
     papers, bib_faults = read_papers(root)
-    return Inspection(_atlas(root, records, papers), records, tuple(sorted(faults + bib_faults)))
+    shelves: dict[str, Any] = {name: _of_folder(records, folder) for name, folder in _FOLDERS.items()}
+    atlas = replace(_atlas(root, records, papers), **shelves)
+    return Inspection(atlas, records, tuple(sorted(faults + bib_faults)))
 
 
 def _records(root: Path, folders: Collection[Path]) -> tuple[dict[Path, BaseModel], list[Fault]]:
@@ -190,7 +195,9 @@ def _missing_vocabularies(records: Mapping[Path, BaseModel]) -> list[Fault]:
 
 
 def _atlas(root: Path, records: Mapping[Path, BaseModel], papers: Mapping[str, Any]) -> Atlas:
-    """The atlas of some records; of two with one id a technique counts, or the first path; a rule tells."""
+    """The atlas of vocabularies and techniques; of two with one id a technique counts, or the first path; a rule
+    tells.
+    """
     vocabularies: dict[str, Vocabulary] = {}
     techniques: dict[str, Technique] = {}
     redirects: dict[str, tuple[str, ...]] = {}
@@ -208,10 +215,7 @@ def _atlas(root: Path, records: Mapping[Path, BaseModel], papers: Mapping[str, A
     redirects = {old: new for old, new in redirects.items() if old not in techniques}
     return Atlas(
         root=root, vocabularies=vocabularies, techniques=dict(sorted(techniques.items())), redirects=redirects,
-        papers=papers, paths=paths, measurements=_of_folder(records, MEASUREMENTS),
-        models=_of_folder(records, MODELS), hardware=_of_folder(records, HARDWARE),
-        workloads=_of_folder(records, WORKLOADS), systems=_of_folder(records, SYSTEMS),
-        lists=_of_folder(records, LISTS),
+        papers=papers, paths=paths, measurements={},
     )  # fmt: skip
 
 

@@ -110,13 +110,16 @@ def words_of_device(device: Hardware) -> tuple[str, ...]:
 
 
 def _named(what: str, records: Mapping[str, R], word: str, words_of: Callable[[R], Iterable[str]]) -> R:
-    """The record of an id, else of another of its names. Only the second reads records that are not asked for."""
+    """The record of an id, else of another of its names. Only the second reads records that are not asked for, those
+    first whose id begins as the name does (`h200` for `h200-sxm`).
+    """
     wanted = folded(word)
     for id_ in records:
         if folded(id_) == wanted:
             return records[id_]
     known = list(records)
-    for record in records.values():
+    for id_ in sorted(records, key=lambda id_: not folded(id_).startswith(wanted)):
+        record = records[id_]
         words = tuple(words_of(record))
         if wanted in map(folded, words):
             return record

@@ -33,7 +33,7 @@ KEPT = 16
 """Snapshots kept, one a catalog."""
 MAX_BYTE = 64 * 2**20
 
-_FORMAT = b"lvlm-atlas snapshot 1\n"
+_FORMAT = b"lvlm-atlas snapshot 2\n"
 _PACKAGE = Path(__file__).resolve().parents[1]
 _READERS = ("schema", "atlas")
 """Packages that decide what a record is."""

@@ -15,7 +15,7 @@ def main() -> None:
     """Run `lvlm-atlas`. Exit codes: 0 done, 1 faults or an empty answer, 2 bad usage, 130 interrupted."""
     # Imports and loading make many objects and little garbage; at Python's threshold the collector scans them
     # again and again, a tenth of the time that a short command takes.
-    gc.set_threshold(50_000)
+    gc.set_threshold(200_000)
     # Our records use no plugin of pydantic's, and looking for some in every installed package takes its time.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     _prepare_streams()

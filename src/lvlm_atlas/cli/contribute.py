@@ -34,13 +34,17 @@ def check(
     root: Root = None,
 ) -> None:
     """Check every record: one line a fault, all faults in one run. Exit 0: none, 1: faults, 2: bad usage."""
+    from lvlm_atlas.atlas.overlay import merged
     from lvlm_atlas.cli.faults import print_faults, repair_faults
     from lvlm_atlas.rules.check import check as run
 
     folder = root_of(root)
+    only = [merged(folder, path) for path in paths or ()] or None
     if fix:
-        repair_faults(folder, paths or None)
-    faults = run(folder, paths or None)
+        repair_faults(folder, only)
+        folder = root_of(root)
+        only = [merged(folder, path) for path in paths or ()] or None
+    faults = run(folder, only)
     print_faults(faults, format_, folder)
     if any(fault.level == "error" for fault in faults):
         raise typer.Exit(1)
@@ -186,9 +190,8 @@ def schema(
         typer.echo(schema_text(name, root_of(root)))
         return
     from lvlm_atlas.atlas.editor_schema import write_editor_schemas
-    from lvlm_atlas.atlas.root import authored_root
 
-    for path in write_editor_schemas(authored_root(root_of(root))):
+    for path in write_editor_schemas(root_of(root)):
         typer.echo(f"wrote {path}")
 
 

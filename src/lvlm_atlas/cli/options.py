@@ -35,6 +35,7 @@ class Listing(StrEnum):
     jsonl = "jsonl"
     csv = "csv"
     md = "md"
+    latex = "latex"
     ids = "ids"
 
 
@@ -112,6 +113,15 @@ def one_of(kind: str) -> Any:
 
 
 SiteFolder = Annotated[Path, typer.Option("--out", help="Folder to write the site to.")]
+SiteUrl = Annotated[
+    str | None,
+    typer.Option(envvar="LVLM_ATLAS_URL", help="Address it will be read at, for sitemap, feed and links to share."),
+]
+Repository = Annotated[
+    str | None,
+    typer.Option(envvar="LVLM_ATLAS_REPOSITORY", help="Address of the repository, for links to edit and report."),
+]
+SiteEngine = Annotated[str, typer.Option(help="What builds the HTML: mkdocs or zensical.")]
 
 
 def root_of(root: Path | None) -> Path:

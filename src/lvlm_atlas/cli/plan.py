@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from functools import partial
 
 import typer
 
@@ -15,6 +14,7 @@ from lvlm_atlas.cli.terminal import write
 from lvlm_atlas.graph.result_words import sentence
 from lvlm_atlas.graph.results import ReportedResult
 from lvlm_atlas.planner.plan import Option, Plan
+from lvlm_atlas.planner.quality import nearest
 from lvlm_atlas.planner.shortage import misfit
 from lvlm_atlas.planner.warnings import vision_left
 from lvlm_atlas.roofline.stage import STAGES
@@ -105,9 +105,20 @@ def _notes(option: Option) -> Iterator[str]:
     if short := misfit(option.estimate):
         yield short
     yield from (str(limit) for limit in option.limits)
+    model = option.estimate.model.id
+    if kept := [_kept(id_, result, model) for id_, result in option.quality.items()]:
+        yield f"quality kept, reported of each alone: {', '.join(kept)}"
     yield from option.warnings
     if unknown := [f"{pair.one} × {pair.two}" for pair in option.pairs if pair.verdict == "unknown"]:
         yield f"no source shows that they work together: {', '.join(unknown)}"
+
+
+def _kept(id_: str, result: ReportedResult | None, model: str) -> str:
+    """The share of its quality that a technique keeps, and of which benchmark and model, unless of the planned one."""
+    if result is None or result.percent_of_baseline is None:
+        return f"{id_} no number"
+    on = [result.measure] * (result.kind == "benchmark") + [result.model] * (result.model != model)
+    return f"{id_} {result.percent_of_baseline:.3g} %" + (f" ({' of '.join(on)})" if on else "")
 
 
 def _sections(plan: Plan) -> Iterator[tuple[str, list[str]]]:
@@ -160,15 +171,10 @@ def _reported(plan: Plan) -> Iterator[str]:
             if not results:
                 yield f"{id_}: nothing is reported in its entry"
             left = vision_left(base, option.estimate)
-            for each in sorted(results, key=partial(_distance, base.model.id, left))[:SHOWN]:
+            for each in nearest(results, base.model.id, left)[:SHOWN]:
                 yield f"{id_}: {sentence(each)} [{each.paper}, {each.place}]"
             if len(results) > SHOWN:
                 yield f"{id_}: {len(results) - SHOWN} more: lvlm-atlas results {id_}"
-
-
-def _distance(model: str, left: float, result: ReportedResult) -> tuple[bool, float]:
-    """How far a result is from what is planned: another model, another share of the vision tokens."""
-    return result.model != model, abs((1.0 if result.share_kept is None else result.share_kept) - left)
 
 
 def _some(lines: list[str]) -> list[str]:

@@ -121,6 +121,9 @@ def plan(
         ),
     ] = None,
     milder: Annotated[bool, typer.Option("--milder", help="Try each technique at half its strength too.")] = False,
+    described: Annotated[
+        bool, typer.Option("--described", help="Search techniques too that no reference runs.")
+    ] = False,
     format_: ReportFormat = Report.table,
     root: Root = None,
 ) -> None:
@@ -137,7 +140,7 @@ def plan(
     best = planner.plan(
         model, hardware, request.to_workload(planner), goal=goal, slo=limits(slo or ()), also=also or (),
         training=training, max_techniques=most, risk=risk, require=require, exclude=exclude, settings=setting or (),
-        milder=milder, deployment=deployment.to_deployment(with_limits=bool(slo)),
+        milder=milder, described=described, deployment=deployment.to_deployment(with_limits=bool(slo)),
     )  # fmt: skip
     print_plan(best, format_, data=digest(root_of(root)))
 

@@ -72,7 +72,7 @@ class RequestOptions(OptionGroup):
             "--image", help="Such as 1280x720, in pixels; in place of the workload's visual input; repeatable."
         ),
     ] = None
-    images: Annotated[int | None, typer.Option("--images", help="How many images of each size.")] = None
+    images: Annotated[int | None, typer.Option("--images", help="How many images of each size; 0: text alone.")] = None
     video: Annotated[
         list[str] | None,
         typer.Option(
@@ -81,6 +81,20 @@ class RequestOptions(OptionGroup):
     ] = None
     frames: Annotated[
         int | None, typer.Option("--frames", help="Frames read of each video, whatever the model's own limits.")
+    ] = None
+    min_pixels: Annotated[
+        int | None, typer.Option("--min-pixels", help="Least pixels of an image or a frame; default: the model's.")
+    ] = None
+    max_pixels: Annotated[
+        int | None,
+        typer.Option("--max-pixels", help="Most pixels, as the model's processor takes it, such as 1003520."),
+    ] = None
+    vision_tokens: Annotated[
+        int | None,
+        typer.Option("--vision-tokens", help="Scale each image, in its shape, until it becomes about so many."),
+    ] = None
+    video_by: Annotated[
+        str | None, typer.Option("--video-by", help="Whose rule reads videos where a model has several: servers.")
     ] = None
     text: Annotated[int | None, typer.Option("--text", help="Text tokens of the prompt.")] = None
     output: Annotated[int | None, typer.Option("--output", help="Tokens generated.")] = None
@@ -95,7 +109,8 @@ class RequestOptions(OptionGroup):
         """
         return planner.request(
             self.workload, image=self.image or (), images=self.images, video=self.video or (), frames=self.frames,
-            text=self.text, output=self.output, batch=self.batch, turns=self.turns,
+            text=self.text, output=self.output, batch=self.batch, turns=self.turns, min_pixels=self.min_pixels,
+            max_pixels=self.max_pixels, vision_tokens=self.vision_tokens, video_by=self.video_by,
         )  # fmt: skip
 
 

@@ -283,7 +283,7 @@ def cells(text: str) -> int:
     """Cells of a terminal that a text takes: two for wide characters, none for combining ones."""
     if text.isascii():
         return len(text)
-    return sum(map(_cells_of, text))
+    return len(text) + sum(_cells_of(character) - 1 for character in text if not character.isascii())
 
 
 def shortened(text: str, width: int) -> str:

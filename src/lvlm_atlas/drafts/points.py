@@ -9,8 +9,8 @@ from functools import cache
 from itertools import zip_longest
 from pathlib import Path
 
-_SOURCE = Path(__file__).parents[1] / "reference" / "lvlm" / "points.py"
-_MODULE = "lvlm_atlas.reference.lvlm.points"
+_LVLM = Path(__file__).parents[1] / "reference" / "lvlm"
+_CONTEXTS = "lvlm_atlas.reference.lvlm.contexts"
 _PASSED_ON = ("patches", "tokens", "sequence", "entries", "frames_F3HW")
 """What a technique is given and returns as it is if it does nothing."""
 _UNCHANGED = {
@@ -45,8 +45,8 @@ class ExtensionPoint:
 @cache
 def extension_points() -> dict[str, ExtensionPoint]:
     """The extension points by position, in pipeline order."""
-    tree = ast.parse(_SOURCE.read_text(encoding="utf-8"))
-    contexts = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    tree, of_contexts = (ast.parse((_LVLM / name).read_text(encoding="utf-8")) for name in ("points.py", "contexts.py"))
+    contexts = {node.name: node for node in of_contexts.body if isinstance(node, ast.ClassDef)}
     table = next(
         node.value
         for node in tree.body
@@ -81,7 +81,7 @@ def _point(position: str, method: str, context: ast.ClassDef, returns: ast.expr,
         doc=doc[:1].upper() + doc[1:],
         holds=tuple(_held(context)),
         passes_on=f"at.{passed_on[0]}" if passed_on else _UNCHANGED.get(ast.unparse(returns)),
-        imports=((_MODULE, context.name), *_imports(tree, returns)),
+        imports=((_CONTEXTS, context.name), *_imports(tree, returns)),
     )
 
 

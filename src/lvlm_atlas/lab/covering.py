@@ -15,8 +15,8 @@ from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.lab.conformance import item
 from lvlm_atlas.lab.settings import SHAPES
 from lvlm_atlas.lab.verification import Plan, StackJob
-from lvlm_atlas.reference.lvlm.points import Technique as Acting
 from lvlm_atlas.reference.lvlm.stack import Stack
+from lvlm_atlas.reference.lvlm.technique import Technique as Acting
 from lvlm_atlas.reference.refusal import StackError
 from lvlm_atlas.schema.technique import Technique
 

@@ -52,7 +52,7 @@ def candidates(kb: KnowledgeBase, baseline: Estimate, objective: Objective) -> C
         elif technique.id in baselines - wanted:
             why = f"is a baseline, there to compare with; --require {technique.id} asks for it"
         else:
-            why = _barred(kb, technique, baseline, objective)
+            why = _barred(kb, technique, baseline, objective, asked=technique.id in {*given} | (required or set()))
         if why:
             left_out.append(Lost(technique.id, "left-out", why))
             continue
@@ -77,11 +77,15 @@ def _settings(given: Collection[str], *, milder: bool) -> str:
     return said
 
 
-def _barred(kb: KnowledgeBase, technique: Technique, baseline: Estimate, objective: Objective) -> str | None:
-    """Why a technique is not searched."""
+def _barred(
+    kb: KnowledgeBase, technique: Technique, baseline: Estimate, objective: Objective, *, asked: bool
+) -> str | None:
+    """Why a technique is not searched; `asked`: it was asked for by name or by a query."""
     order = [term.id for term in kb.atlas.terms("training")]
     if objective.training and order.index(technique.training) > order.index(objective.training):
         return f"needs training: {technique.training}"
+    if technique.reference is None and not (objective.described or asked):
+        return "only described, no reference runs it; --described searches it too"
     if risk(technique) > RISKS.index(objective.risk):
         return f"its risk is `{RISKS[risk(technique)]}`"
     return problem(technique, baseline.model, baseline.workload)

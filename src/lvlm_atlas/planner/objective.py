@@ -37,6 +37,8 @@ class Objective:
     """A query; no stack has a technique that it finds."""
     settings: Sequence[str] = ()
     """Techniques at settings that take the place of their default, such as `fastv:keep_ratio=0.25`."""
+    described: bool = False
+    """Whether a stack may have techniques that are only described, with no reference that runs."""
     milder: bool = False
     """Whether to search each technique halfway to its neutral setting too."""
 

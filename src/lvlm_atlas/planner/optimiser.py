@@ -12,12 +12,13 @@ from lvlm_atlas.planner.candidates import candidates
 from lvlm_atlas.planner.metric import Metric
 from lvlm_atlas.planner.objective import Objective
 from lvlm_atlas.planner.plan import Limit, Option, Plan, Together
+from lvlm_atlas.planner.quality import quality
 from lvlm_atlas.planner.ranking import Ranking
 from lvlm_atlas.planner.reasons import Reasons
 from lvlm_atlas.planner.risk import RISKS
 from lvlm_atlas.planner.search import Search, Stack
 from lvlm_atlas.planner.shortage import misfit
-from lvlm_atlas.planner.warnings import shipments, warnings
+from lvlm_atlas.planner.warnings import shipments, vision_left, warnings
 from lvlm_atlas.roofline.costs import Costs
 from lvlm_atlas.roofline.estimate import Estimate, estimate
 
@@ -73,6 +74,7 @@ def _option(
         else baseline
     )
     reported = {each.id: results_of(kb.atlas, each.choice.technique) for each in members}
+    left = vision_left(baseline, prediction)
     pairs = []
     for one, two in combinations((each.id for each in members), 2):
         verdict = search.verdicts[frozenset((one, two))]
@@ -84,6 +86,7 @@ def _option(
         limits=tuple(Limit(metric, most, metric.of(prediction)) for metric, most in limits.items()),
         pairs=tuple(pairs),
         reported=reported,
+        quality={id_: quality(results, baseline.model.id, left) for id_, results in reported.items()},
         warnings=tuple(warnings([each.choice.technique for each in members], baseline, prediction, reported)),
         shipped=tuple(text for each in members for text in shipments(each.choice.technique)),
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lvlm_atlas.graph.edges import Edge
@@ -80,6 +80,8 @@ class Option:
     """Its techniques, two by two."""
     reported: Mapping[str, tuple[ReportedResult, ...]]
     """What sources report of each technique alone, with their settings."""
+    quality: Mapping[str, ReportedResult | None] = field(default_factory=dict)
+    """Of those, by technique, the one that says best which share of the quality it keeps; None: no source says."""
     warnings: tuple[str, ...] = ()
     """What stands between the stack and its use, or between the prediction and what sources saw."""
     shipped: tuple[str, ...] = ()
@@ -168,7 +170,7 @@ class Plan:
                 "rank": number, "stack": " + ".join(each["stack"]), "risk": each["risk"],
                 **{name: each[name] for name in _FIGURES},
                 **{f"{name}_gain": stage["gain"] for name, stage in each["stages"].items()},
-                "bottleneck": each["bottleneck"]["after"],
+                "quality_percent": each["quality_percent"], "bottleneck": each["bottleneck"]["after"],
                 "limits_met": all(limit["met"] for limit in each["limits"]),
                 "unknown_pairs": sum(pair["verdict"] == "unknown" for pair in each["pairs"]),
             }
@@ -221,6 +223,10 @@ class Plan:
         return {
             "stack": [each.label for each in estimate.stack],
             "risk": option.risk,
+            "quality_percent": min(
+                (kept.percent_of_baseline for kept in option.quality.values() if kept and kept.percent_of_baseline),
+                default=None,
+            ),
             "ttft_s": estimate.ttft_s,
             "tpot_s": estimate.tpot_s,
             "total_s": estimate.total_s,

@@ -103,19 +103,27 @@ class Planner:
         output: int | None = None,
         batch: int | None = None,
         turns: int | None = None,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        vision_tokens: int | None = None,
+        video_by: str | None = None,
     ) -> Workload:
         """A workload with parts of it replaced; names are those of the command line's options.
 
         Args:
             workload: the workload to start from.
             image: sizes, such as `1280x720`; in place of its visual input.
-            images: how many images of each size.
+            images: how many images of each size; 0: none, so that a request without videos is text alone.
             video: videos, such as `1280x720:60s@2`; in its place.
             frames: frames read of each video, whatever the model's own limits.
             text: text tokens of the prompt.
             output: tokens generated.
             batch: requests processed together.
             turns: questions about the same visual input.
+            min_pixels: least pixels of an image or a frame, as the model's processor takes it.
+            max_pixels: most pixels, alike.
+            vision_tokens: vision tokens that each image is to become; it keeps its shape.
+            video_by: whose rule reads videos, of those in the model's record, such as `servers`.
 
         Raises:
             AtlasError: as of `specs.request.request`.
@@ -125,7 +133,8 @@ class Planner:
         sizes, clips = ((each,) if isinstance(each, str) else tuple(each) for each in (image, video))
         return request(
             self.workload(workload), images=sizes, count=images, videos=clips, text=text, output=output, batch=batch,
-            turns=turns, frames=frames,
+            turns=turns, frames=frames, min_pixels=min_pixels, max_pixels=max_pixels, vision_tokens=vision_tokens,
+            video_by=video_by,
         )  # fmt: skip
 
     def estimate(
@@ -179,6 +188,7 @@ class Planner:
         also: Sequence[str] = (),
         settings: Sequence[str] = (),
         milder: bool = False,
+        described: bool = False,
         deployment: Deployment | None = None,
     ) -> Plan:
         """Which stacks of techniques bring a goal down most: all that can run together are compared.
@@ -197,6 +207,7 @@ class Planner:
             also: further metrics in which a stack may be better to be worth having.
             settings: techniques at other settings than their default, such as `fastv:keep_ratio=0.25`.
             milder: whether to try each technique halfway to its neutral setting too.
+            described: whether to search techniques that are only described, with no reference that runs.
             deployment: how the model is run; None: released types, one device, and ideal kernels, or typical ones where
                 limits are to be kept, since that is a question about software as it is.
 
@@ -210,7 +221,7 @@ class Planner:
         baseline = self.estimate(model, hardware, workload, deployment=deployment)
         objective = Objective(
             goal=goal, slo=slo or {}, also=also, max_techniques=max_techniques, training=training, risk=risk,
-            require=require, exclude=exclude, settings=settings, milder=milder,
+            require=require, exclude=exclude, settings=settings, milder=milder, described=described,
         )  # fmt: skip
         return plan(self.kb, baseline, objective)
 

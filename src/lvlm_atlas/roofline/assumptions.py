@@ -38,8 +38,15 @@ def assumptions(
             f"The encoder runs all {lay.encoder_layers} layers, as transformers does; the features used come from "
             f"layer {lay.model.encoder.layers_needed}."
         )
+    if llm.skipped_layers:
+        said.append(f"Without an image, the {llm.skipped_layers} layers of cross-attention are skipped, not unloaded.")
     if llm.experts:
         said.append("Tokens choose experts uniformly and independently, which sets how many are read.")
+    if llm.linear:
+        said.append(
+            "Layers of linear attention take three multiply-adds for each number of their state and token; each step "
+            "reads and writes the state."
+        )
     if llm.latent:
         said.append("The cache holds latents; decoding absorbs their up-projection into queries and outputs.")
     if lay.shards > 1 and lay.encoder_shards == 1:
@@ -50,8 +57,16 @@ def assumptions(
         said.append(f"{device.name} has no {lay.compute_dtype}; {dtype} runs in its place.")
     if efficiency.kv_traffic != 1:
         said.append(f"Each cached byte moves {efficiency.kv_traffic:.3g} times when a step reads it.")
+    said.append(_memory(device))
     said.append("Energy is time at the thermal design power: an upper bound.")
     return (*said, *_of_effects(stack), *(text for each in stack for text in each.assumptions))
+
+
+def _memory(device: Device) -> str:
+    """Whose figure the capacity is."""
+    if not device.memory_source:
+        return f"Memory is the vendor's {device.memory_byte / 1e9:g} GB; what software finds is not in the record."
+    return f"Memory is what software finds, {device.memory_byte / 2**30:.2f} GiB ({device.memory_source})."
 
 
 def _devices(deployment: Deployment) -> str:

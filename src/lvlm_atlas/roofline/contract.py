@@ -47,6 +47,7 @@ def contract(estimate: Estimate, *, operators: bool = False) -> dict[str, Any]:
         "model_context_tokens": estimate.model.llm.context,
         "frames_read": estimate.frames_read[0],
         "frames_asked": estimate.frames_read[1],
+        "image_sizes": [f"{each.width}x{each.height}" for each in estimate.workload.images],
         "assumptions": list(estimate.assumptions),
     }
     if operators:

@@ -82,6 +82,7 @@ FIELDS: Sequence[Field] = (
     Field("model_context_tokens", "integer", "token", "What the model is released for; null: not in its record.", True),
     Field("frames_read", "integer", "frame", "Frames read of all videos, before any technique."),
     Field("frames_asked", "integer", "frame", "Frames that the videos' rates come to, without a model's limits."),
+    Field("image_sizes", "list", "", "Sizes of the request's images, such as 1280x720, those sized for it; texts."),
     Field("assumptions", "list", "", "What was taken for granted; sentences."),
 )  # fmt: skip
 """What every estimate has."""

@@ -60,14 +60,14 @@ TYPICAL = Efficiency(
     compute=0.38,
     bandwidth=0.8,
     kernel_floor_s=3e-6,
-    reserve_byte=3.5e9,
+    reserve_byte=3.5 * 2**30,
     sources={
         "compute": "inference-sim, hardware_config.json: whole-step share of the dense peak, calibrated for vLLM "
         "prefill; 0.38 on A100, 0.45 on H100, 0.32 on L40S",
         "bandwidth": "ai-dynamo/aiconfigurator, system files: 0.8 of the peak, which its authors call a correction "
         "from observations",
         "kernel_floor_s": "ai-dynamo/aiconfigurator, system files: 3 microseconds a kernel",
-        "reserve_byte": "ai-dynamo/aiconfigurator, system files: 3.5 GB",
+        "reserve_byte": "ai-dynamo/aiconfigurator, system files: 3.5 GiB",
     },
 )
 

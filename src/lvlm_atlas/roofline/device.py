@@ -21,7 +21,9 @@ class Device:
     bandwidth_byte_s: float
     """Peak bandwidth of device memory."""
     memory_byte: float
-    """Capacity of device memory."""
+    """Capacity of device memory, as software finds it where that is known."""
+    memory_source: str = ""
+    """Who read that; empty: it is the vendor's figure."""
     link_byte_s: float | None = None
     """Bandwidth to another device in one direction; None: there is no link but the host's."""
     host_link_byte_s: float | None = None

@@ -19,6 +19,7 @@ from lvlm_atlas.roofline.memory import Memory, memory, request_share
 from lvlm_atlas.roofline.model import Model
 from lvlm_atlas.roofline.operator import Operator
 from lvlm_atlas.roofline.pipeline import Walk
+from lvlm_atlas.roofline.reading import read_as
 from lvlm_atlas.roofline.stage import STAGES, Stage, summed
 from lvlm_atlas.roofline.stages import Stages
 from lvlm_atlas.roofline.state import State
@@ -183,6 +184,7 @@ def estimate(
     """
     deployment = (deployment or Deployment()).on(device.typical)
     _check(workload)
+    model, workload = read_as(model, workload)
     lay = layout(model, workload.batch, deployment)
     walls, dtype = machine(device, lay, deployment)
     in_order = tuple(sorted(stack, key=lambda each: each.order))

@@ -8,6 +8,7 @@ from typing import Any
 from lvlm_atlas.roofline.contract import contract
 from lvlm_atlas.roofline.diagnosis import diagnosis
 from lvlm_atlas.roofline.estimate import Estimate
+from lvlm_atlas.roofline.reading import image_tokens, video_tokens
 from lvlm_atlas.roofline.stage import STAGES, Stage, summed
 from lvlm_atlas.roofline.units import NO_CHANGE, flop, gain, number, seconds, share, size
 from lvlm_atlas.rows import markdown
@@ -59,6 +60,15 @@ def head(estimate: Estimate, title: str | None = None) -> Iterator[str]:
     read, asked = estimate.frames_read
     if read != asked and all(video.frames is None for video in estimate.workload.videos):
         yield f"frames read: {read:,} of {asked:,} asked for, by the model's rule; --frames overrides it"
+    for name, tokens in video_tokens(estimate.model, estimate.workload).items():
+        yield f"videos read by the rule of the model's authors; by that of {name} (--video-by) {tokens:,} vision tokens"
+    if estimate.workload.sized_for is not None:
+        total = sum(each.count for each in estimate.workload.images)
+        sizes = (
+            f"{each.width}x{each.height}, which becomes {image_tokens(estimate.model, each, total):,}"
+            for each in estimate.workload.images
+        )
+        yield f"sized for {estimate.workload.sized_for:,} vision tokens an image: {'; '.join(sizes)}"
 
 
 def _title(estimate: Estimate) -> str:

@@ -87,6 +87,16 @@ class Workload:
     finds the cache of those before it."""
     batch: int = 1
     """Such requests processed together."""
+    min_pixels: int | None = None
+    """Least pixels of an image or a frame, or of a clip where the model's rule bounds that; None: the model's own."""
+    max_pixels: int | None = None
+    """Most pixels, alike."""
+    vision_tokens: int | None = None
+    """Vision tokens that each image is to become; None: as many as its size makes. See `reading`."""
+    sized_for: int | None = None
+    """Vision tokens that the images have been sized for; None: they have the size that they were given with."""
+    video_by: str | None = None
+    """Whose rule reads videos, of those in the model's record; None: the one that stands first."""
 
     def __post_init__(self) -> None:
         _require(self, REQUEST, whole=True)

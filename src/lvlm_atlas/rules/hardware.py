@@ -1,4 +1,4 @@
-"""Peaks of accelerators are dense ones."""
+"""Peaks of accelerators are dense ones, and software finds about as much memory as vendors print."""
 
 from __future__ import annotations
 
@@ -38,3 +38,27 @@ def dense_peaks(inspection: Inspection) -> Iterator[Finding]:
                 problem = "a sparse peak looks like this" if too_fast else "the narrower type is slower"
                 words = {"narrow": narrow, "got": got, "wide": wide, "base": base, "problem": problem}
                 yield Finding(path=path, loc=("peak_tflop_s", narrow), words=words)
+
+
+_LEAST = 0.85
+"""Share of the vendor's bytes that software finds at least: ECC in GDDR6 and firmware take the rest."""
+
+
+@rule(
+    id="visible-memory",
+    message="software finds {gib:g} GiB of {gb:g} GB: {problem}",
+    repair="give the GiB that the driver reports, or correct `memory_gb`",
+    why="GB and GiB differ by 7 %, which is a whole model on a small device.",
+    example=lambda files: files[DEVICE].update(visible_memory={"gib": 17, "source": "Made up."}),
+)
+def visible_memory(inspection: Inspection) -> Iterator[Finding]:
+    """Accelerators whose visible memory is known: at most as many GiB as the vendor has GB, and not far less."""
+    for path, device in inspection.of(Hardware):
+        visible = device.visible_memory
+        if visible is None:
+            continue
+        too_much = visible.gib > device.memory_gb
+        if too_much or visible.gib * 2**30 < _LEAST * device.memory_gb * 1e9:
+            problem = "more than there is" if too_much else "a share like that belongs to another device or unit"
+            words = {"gib": visible.gib, "gb": device.memory_gb, "problem": problem}
+            yield Finding(path=path, loc=("visible_memory", "gib"), words=words)

@@ -61,10 +61,16 @@ def _matrices(model: Model) -> Iterator[tuple[str, int, float]]:
     if not adapter.queries:
         yield "adapter", adapter.copies * sum(map(mul, adapter.widths, adapter.widths[1:])), 0.02
     experts, dense = llm.experts, 3 * llm.hidden * llm.intermediate
-    of_layers = llm.layers * (_attention(llm) + dense)
+    linear = llm.linear_attention
+    full = len(linear.full_attention_layers) if linear else llm.layers
+    of_layers = full * _attention(llm) + llm.layers * dense
+    if linear:
+        value = linear.value_heads * linear.value_dim
+        inner = 2 * linear.key_heads * linear.key_dim + 3 * value + 2 * linear.value_heads
+        of_layers += (llm.layers - full) * llm.hidden * inner
     if experts:
         chosen = (experts.routed + experts.shared) * 3 * llm.hidden * experts.intermediate + experts.routed * llm.hidden
-        of_layers += (llm.layers - experts.dense_layers) * (chosen - dense)
+        of_layers += (llm.layers // experts.step - experts.dense_layers // experts.step) * (chosen - dense)
     yield "llm", of_layers + llm.vocab * llm.hidden * (2 - llm.tied_embeddings), 0.005
 
 
@@ -72,7 +78,7 @@ def _attention(llm: Llm) -> int:
     """Parameters in the matrices of a layer's attention."""
     latent = llm.mla
     if latent is None:
-        return 2 * llm.hidden * (llm.heads + llm.kv_heads) * llm.head_dim
+        return llm.hidden * ((2 + llm.output_gate) * llm.heads + 2 * llm.kv_heads) * llm.head_dim
     key, value = latent.nope_dim + latent.rope_dim, latent.nope_dim + latent.v_dim
     through = latent.q_lora_rank
     query = through * (llm.hidden + llm.heads * key) if through else llm.hidden * llm.heads * key
@@ -108,13 +114,14 @@ def layer_beyond_model(inspection: Inspection) -> Iterator[Finding]:
     """Layers that models single out, and the number of encoder layers that are needed."""
     for path, model in inspection.of(Model):
         vision, llm = model.vision, model.llm
-        window, sliding = vision.window, llm.sliding_window
+        window, sliding, linear = vision.window, llm.sliding_window, llm.linear_attention
         named: list[tuple[Loc, int, tuple[int, ...]]] = [
             (("vision", "layers_needed"), vision.layers, (vision.layers_needed - 1,)),
             (("vision", "window"), vision.layers, window.full_attention_layers if window else ()),
             (("vision", "deepstack_layers"), vision.layers, vision.deepstack_layers),
             (("llm", "sliding_window"), llm.layers, sliding.global_layers if sliding else ()),
             (("llm", "cross_attention_layers"), llm.layers, llm.cross_attention_layers),
+            (("llm", "linear_attention"), llm.layers, linear.full_attention_layers if linear else ()),
         ]
         for loc, layers, indices in named:
             for layer in indices:
@@ -189,10 +196,10 @@ def _cases(model: Model) -> Iterator[tuple[Loc, TokenExample | Traced, Visual | 
         clip = example.video
         if clip is None:
             counted = _count_by(image, example.params, [example.image])
-        elif video is None:
-            counted = "nothing, since the model takes no video"
+        elif (read := model.tokens.video_by.get(example.by) if example.by else video) is None:
+            counted = f"nothing, since no rule of {example.by} is given" if example.by else "nothing: it takes no video"
         else:
-            counted = _count_by(video, example.params, clip.width, clip.height, clip.frames)
+            counted = _count_by(read, example.params, clip.width, clip.height, clip.frames)
         yield ("tokens", "examples", index), example, counted
     if model.traced:
         yield ("traced",), model.traced, _count_by(image, model.traced.params, [model.traced.image])
@@ -208,15 +215,22 @@ def _count_by(named: TokenRule, params: Mapping[str, Any], *arguments: Any) -> V
 
 def _unfit(tokens: Tokens) -> Iterator[tuple[str, str, str]]:
     """Why a model's rules cannot be called: which of the two, the problem, the repair."""
-    for key, named, arguments in (("image", tokens.image, 1), ("video", tokens.video, 3)):
+    others = (("video_by", each, 3) for each in tokens.video_by.values())
+    for key, named, arguments in (("image", tokens.image, 1), ("video", tokens.video, 3), *others):
         if named is None:
             continue
-        known = [name for name in token_rules() if name.startswith("video_") == (key == "video")]
+        known = [name for name in token_rules() if name.startswith("video_") == (key != "image")]
         if named.rule not in known:
-            yield key, f"there is no token rule {named.rule!r} for a {key}", suggestion(named.rule, known)
+            kind = key.partition("_")[0]
+            yield key, f"there is no token rule {named.rule!r} for a {kind}", suggestion(named.rule, known)
             continue
-        of_examples = [each.params for each in tokens.examples if (each.image is None) == (key == "video")]
+        of_examples = [each.params for each in tokens.examples if _is_about(each, key)]
         settings = (named.params, *({**named.params, **own} for own in of_examples))
         for fault in dict.fromkeys(f for params in settings for f in unfit_arguments(named.rule, arguments, params)):
             problem, _, hint = fault.rpartition("; ")
             yield key, problem, hint
+
+
+def _is_about(example: TokenExample, key: str) -> bool:
+    """Whether an example is about the rule at that place."""
+    return key == ("image" if example.image else "video_by" if example.by else "video")

@@ -74,7 +74,7 @@ def unused_work() -> str:
 
 
 def _vocabulary(name: str, terms: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    common = {"definition": "A word of the sample.", "source": _SOURCE}
+    common = {"definition": "A word of the sample.", "source": dict(_SOURCE)}
     return {
         "vocabulary": name,
         "definition": f"The sample's words for {name}.",

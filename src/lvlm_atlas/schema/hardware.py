@@ -51,6 +51,15 @@ class HostLink(Record):
     """GB/s in one direction; absent: unknown, or memory is shared with the host."""
 
 
+class VisibleMemory(Record):
+    """What software finds of a device's memory, which is neither the vendor's figure nor a round one."""
+
+    gib: Amount
+    """GiB that the driver reports in all."""
+    source: Text
+    """Who read it, and how."""
+
+
 class Efficiency(Sourced):
     """What share of the peaks others found that software reaches. An estimate, not a property of the device."""
 
@@ -88,7 +97,9 @@ class Hardware(Sourced):
     bandwidth_gb_s: Amount
     """Bandwidth of device memory."""
     memory_gb: Amount
-    """Capacity of device memory."""
+    """Capacity of device memory, in the vendor's GB."""
+    visible_memory: VisibleMemory | None = None
+    """What software finds of it, which estimates take; absent: not looked up, and they take the vendor's figure."""
     link: Link | None = None
     """The way to another accelerator; absent: only the host's."""
     host_link: HostLink

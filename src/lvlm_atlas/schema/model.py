@@ -116,6 +116,8 @@ class Experts(Record):
     """Width of one expert's MLP."""
     dense_layers: int = Field(ge=0, le=MOST_LAYER)
     """Leading layers that keep a dense MLP."""
+    step: Count = 1
+    """One layer in so many has experts, the last of each group; the others keep a dense MLP."""
 
 
 class LatentAttention(Record):
@@ -131,6 +133,25 @@ class LatentAttention(Record):
     """Width of a head's value."""
     q_lora_rank: Count | None = None
     """Width of the query's latent; absent: queries are projected directly."""
+
+
+class LinearAttention(Record):
+    """Layers of gated delta attention: a state of constant size in place of a cache."""
+
+    key_heads: Width
+    """Heads of queries and keys."""
+    value_heads: Width
+    """Heads of values; each has a state."""
+    key_dim: Width
+    """Width of a head of queries and keys."""
+    value_dim: Width
+    """Width of a head of values."""
+    conv: Count
+    """Tokens that the convolution before it sees."""
+    state_byte: Count = 4
+    """Bytes of a number of the state; released configurations keep it in 32 bits."""
+    full_attention_layers: Layers
+    """The layers with softmax attention and a cache; all others are linear."""
 
 
 class SlidingWindow(Record):
@@ -179,6 +200,11 @@ class Llm(Sourced):
     """Multi-head latent attention; absent: keys and values are cached per head."""
     sliding_window: SlidingWindow | None = None
     """Local layers; absent: every layer attends to everything before."""
+    linear_attention: LinearAttention | None = None
+    """Layers with a state of constant size; absent: every layer has a cache."""
+    output_gate: bool = False
+    """Whether queries are projected together with a gate of the attention's output, which makes the matrix twice as
+    wide."""
     cross_attention_layers: Layers = ()
     """The layers that attend to the vision tokens instead of to the sequence."""
 
@@ -281,6 +307,8 @@ class TokenExample(Record):
     """Width and height in pixels."""
     video: Clip | None = None
     """The frames, where it is a video."""
+    by: Name | None = None
+    """Whose rule reads the video, of `video_by`; absent: the model's own."""
     params: dict[Name, Argument] = Field(default_factory=dict)
     """Arguments of the rule that differ from the model's."""
     vit_tokens: Count
@@ -308,6 +336,8 @@ class Tokens(Sourced):
     """The rule for images."""
     video: VideoRule | None = None
     """The rule for videos; absent: the model takes none."""
+    video_by: dict[Name, VideoRule] = Field(default_factory=dict)
+    """Rules of other software that reads videos in another way, by a name that requests choose it with."""
     formula: Text
     """The rule for images, for readers."""
     extra_tokens: Markers = Field(default_factory=Markers)

@@ -8,11 +8,25 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+_set = object.__setattr__
+_NONE_GIVEN: set[str] = set()
+
 
 class Record(BaseModel):
     """Base of all records: unknown keys are faults, values are not coerced, records never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields alone: a snapshot of thousands of records is read in half the time that pydantic's state takes."""
+        return self.__dict__
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Fields as they were; which of them had been given is not kept."""
+        _set(self, "__dict__", state)
+        _set(self, "__pydantic_fields_set__", _NONE_GIVEN)
+        _set(self, "__pydantic_extra__", None)
+        _set(self, "__pydantic_private__", None)
 
 
 @dataclass(frozen=True)

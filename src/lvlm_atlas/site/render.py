@@ -97,8 +97,6 @@ def _front_matter(page: Page) -> str:
         meta["tags"] = [markup.attribute(tag) for tag in page.tags]
     if page.hide:
         meta["hide"] = list(page.hide)
-    if page.search != 1:
-        meta["search"] = {"boost": page.search} if page.search else {"exclude": True}
     return _lines((key, json.dumps(value, ensure_ascii=False)) for key, value in meta.items() if value)
 
 

@@ -77,7 +77,7 @@ class Source:
         )
         body = "\n".join(numbered)
         return Markup(  # noqa: S704  Pygments escapes the source
-            '<div class="highlight la-source" data-search-exclude role="region" aria-label="Source of the reference" '
+            '<div class="highlight la-source" role="region" aria-label="Source of the reference" '
             f'tabindex="0"><pre><code>{body}\n</code></pre></div>'
         )
 

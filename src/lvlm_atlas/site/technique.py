@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-
 from lvlm_atlas.graph.edges import Edge
 from lvlm_atlas.graph.neighbourhood import by_law, informative_first
 from lvlm_atlas.graph.relations import reading
 from lvlm_atlas.graph.results import results_of
 from lvlm_atlas.schema.measurement import Measurement, SmokeResult
 from lvlm_atlas.schema.technique import Technique
-from lvlm_atlas.site.content import ASIDE, Content, Page
+from lvlm_atlas.site.content import Content, Page
 from lvlm_atlas.site.effect import effect_of, pictured
 from lvlm_atlas.site.markup import bare
 from lvlm_atlas.site.source import source_of
@@ -34,7 +31,6 @@ def technique_page(content: Content, technique: Technique) -> Page:
         template="technique.md.j2",
         description=bare(technique.summary),
         tags=_tags(content, technique),
-        search=_weight(content, technique),
         context={
             "t": technique,
             "lists": content.listed(technique.id),
@@ -53,36 +49,10 @@ def technique_page(content: Content, technique: Technique) -> Page:
             "verdicts": _verdicts(content, technique),
             "reported": results_of(atlas, technique),
             "measured": _measured(content, technique),
-            "spellings": [*spellings([technique.name, technique.id]), *(a for a in technique.aliases if len(a) <= 40)],
             "file": atlas.paths[technique.id].as_posix(),
             "stem": path.rpartition("/")[2].removesuffix(".md"),
         },
     )  # fmt: skip
-
-
-def _weight(content: Content, technique: Technique) -> float:
-    """The page's weight in the search: more where other names begin with its own, so that `FastV` finds FastV first,
-    less where its name begins with that of a family of models, whose pages it would hide.
-    """
-    if any(model.name.startswith(technique.name.split()[0]) for model in content.atlas.models.values()):
-        return ASIDE**2
-    names = (other.name.lower() for other in content.techniques if other is not technique)
-    return 4.0 ** min(3, sum(name.startswith(technique.name.lower()) for name in names))
-
-
-def spellings(names: Iterable[str]) -> list[str]:
-    """The names with the ways in which readers may type them: in one word and in several.
-
-    A search splits words at capitals, so that `pyramiddrop` would miss `PyramidDrop`, and takes a hyphen for a space.
-    Names written in several words are found by these.
-    """
-    variants: list[str] = []
-    for name in names:
-        words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_]+", name)
-        variants.append(name)
-        if " " not in name and len(words) > 1:
-            variants += ["".join(words).lower(), " ".join(words).lower()]
-    return list(dict.fromkeys(variants))
 
 
 def _rows(content: Content, technique: Technique) -> list[tuple[str, str, Edge]]:

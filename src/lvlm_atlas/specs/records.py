@@ -10,10 +10,11 @@ from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.roofline import deployment, device, model, workload
 from lvlm_atlas.roofline.tokens import unfit_arguments
 from lvlm_atlas.schema.hardware import Efficiency, Hardware
-from lvlm_atlas.schema.model import Adapter, Llm, Model, Parameters, Tokens, Vision
+from lvlm_atlas.schema.model import Adapter, Llm, Model, Parameters, Tokens, VideoRule, Vision
 from lvlm_atlas.schema.workload import Workload
 
 MEGA, GIGA, TERA = 1e6, 1e9, 1e12
+GIBI = 2**30
 
 
 def model_spec(record: Model) -> model.Model:
@@ -32,13 +33,14 @@ def model_spec(record: Model) -> model.Model:
 def device_spec(record: Hardware) -> device.Device:
     """The engine's view of an accelerator."""
     peaks: Mapping[str, float] = record.peak_tflop_s.model_dump(exclude_none=True)
-    host = record.host_link.per_direction_gb_s
+    host, visible = record.host_link.per_direction_gb_s, record.visible_memory
     return device.Device(
         id=record.id,
         name=record.name,
         peak_flop_s={dtype: peak * TERA for dtype, peak in peaks.items()},
         bandwidth_byte_s=record.bandwidth_gb_s * GIGA,
-        memory_byte=record.memory_gb * GIGA,
+        memory_byte=visible.gib * GIBI if visible else record.memory_gb * GIGA,
+        memory_source=visible.source if visible else "",
         link_byte_s=record.link.bidirectional_gb_s / 2 * GIGA if record.link else None,
         host_link_byte_s=host * GIGA if host else None,
         tdp_w=record.tdp_w,
@@ -115,6 +117,8 @@ def _llm(llm: Llm, params: Parameters) -> model.Llm:
         head_dim=llm.head_dim,
         vocab=llm.vocab,
         experts=model.Experts(**dict(llm.experts)) if llm.experts else None,
+        linear=_linear(llm),
+        output_gate=llm.output_gate,
         latent=model.LatentAttention(**dict(llm.mla)) if llm.mla else None,
         window=window.tokens if window else None,
         local_layers=frozenset(range(llm.layers)) - {*window.global_layers} if window else frozenset(),
@@ -125,15 +129,27 @@ def _llm(llm: Llm, params: Parameters) -> model.Llm:
     )
 
 
+def _linear(llm: Llm) -> model.LinearAttention | None:
+    linear = llm.linear_attention
+    if linear is None:
+        return None
+    layers = frozenset(range(llm.layers)) - {*linear.full_attention_layers}
+    return model.LinearAttention(layers=layers, **linear.model_dump(exclude={"full_attention_layers"}))
+
+
 def _tokens(tokens: Tokens) -> model.TokenRule:
     video = tokens.video
-    video_params: dict[str, Any] = {**video.params, **dict(video.sampling)} if video else {}
-    for named, arguments in ((tokens.image, 1), (video, 3)):
+    for named, arguments in ((tokens.image, 1), (video, 3), *((each, 3) for each in tokens.video_by.values())):
         for fault in unfit_arguments(named.rule, arguments, named.params) if named else ():
             raise AtlasError(f"{fault}; `lvlm-atlas check` lists such faults")
     return model.TokenRule(
         image=tokens.image.rule,
         image_params=tokens.image.params,
         video=video.rule if video else None,
-        video_params=video_params,
+        video_params=_video_params(video) if video else {},
+        video_by={name: (each.rule, _video_params(each)) for name, each in tokens.video_by.items()},
     )
+
+
+def _video_params(video: VideoRule) -> dict[str, Any]:
+    return {**video.params, **dict(video.sampling)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,9 +19,15 @@ _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600}
 
 FIELDS = {
     "images": "count", "frames": "frames", "text": "text_tokens", "output": "output_tokens", "batch": "batch",
-    "turns": "turns",
+    "turns": "turns", "min_pixels": "min_pixels", "max_pixels": "max_pixels", "vision_tokens": "vision_tokens",
 }  # fmt: skip
 """Numbers of a request as people call them, and the fields that hold them."""
+
+
+def limits(name: str) -> tuple[int, int]:
+    """Least and most of a number, by its name; no images make a request of text alone."""
+    least, most = REQUEST[FIELDS[name]]
+    return (0, most) if name == "images" else (least, most)
 
 
 def image(text: str, count: int = 1) -> Image:
@@ -63,6 +69,10 @@ def request(
     batch: int | None = None,
     turns: int | None = None,
     frames: int | None = None,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+    vision_tokens: int | None = None,
+    video_by: str | None = None,
 ) -> Workload:
     """A workload with parts of it replaced; a visual input replaces all visual input of the workload.
 
@@ -71,29 +81,37 @@ def request(
     Args:
         base: the workload to start from.
         images: sizes, as `image` reads them.
-        count: how many images of each size; of the workload's own images, if no sizes are given.
+        count: how many images of each size; of the workload's own images, if no sizes are given. 0: none, so that a
+            request without `videos` is one of text alone.
         videos: videos, as `video` reads them; images and videos together make one request of both.
         text: text tokens of the prompt.
         output: tokens generated.
         batch: requests processed together.
         turns: questions about the same visual input.
         frames: frames read of each video, whatever its rate and the model's own limits.
+        min_pixels: least pixels of an image or a frame, as the model's processor takes it.
+        max_pixels: most pixels, alike.
+        vision_tokens: vision tokens that each image is to become; it keeps its shape.
+        video_by: whose rule reads videos, of those in the model's record, such as `servers`.
 
     Raises:
-        AtlasError: a size or video is none, there is no image to count or no video to read frames of, or a number is
-            out of range.
+        AtlasError: a size or video is none, there is nothing that a number or a rule is about, or a number is out of
+            range.
     """
-    numbers = {"images": count, "text": text, "output": output, "batch": batch, "turns": turns, "frames": frames}
+    numbers = {
+        "images": count, "text": text, "output": output, "batch": batch, "turns": turns, "frames": frames,
+        "min_pixels": min_pixels, "max_pixels": max_pixels, "vision_tokens": vision_tokens,
+    }  # fmt: skip
     given = {name: number for name, number in numbers.items() if number is not None}
     for name, number in given.items():
-        least, most = REQUEST[FIELDS[name]]
+        least, most = limits(name)
         if not isinstance(number, int) or not least <= number <= most:
             raise AtlasError(f"{name} is {number!r}; give a whole number from {least:,} to {most:,}")
     changed: dict[str, Any] = {}
-    if images or videos:
-        changed["images"] = tuple(image(each, 1 if count is None else count) for each in images)
+    if images or videos or count == 0:
+        changed["images"] = tuple(image(each, count or 1) for each in images if count != 0)
         changed["videos"] = tuple(video(each) for each in videos)
-    if count is not None and not images:
+    if count and not images:
         if videos or not base.images:
             raise AtlasError(f"images is {count}, but there is none to count; give its size too, such as 1280x720")
         if len(base.images) > 1:
@@ -104,11 +122,27 @@ def request(
             raise AtlasError(f"frames is {frames}, but there is no video; give one, such as --video 1280x720:60s")
         changed["videos"] = tuple(replace(each, frames=frames) for each in changed.get("videos", base.videos))
     changed |= {FIELDS[name]: given[name] for name in given.keys() - {"images", "frames"}}
+    if video_by is not None:
+        changed["video_by"] = video_by
     if not changed:
         return base
     words = [*(f"image={each}" for each in images), *(f"video={each}" for each in videos)]
     words += [f"{name}={number}" for name, number in given.items()]
-    return replace(base, **changed, id=f"{base.id}:{','.join(words)}")
+    words += [f"video_by={video_by}"] if video_by else []
+    made = replace(base, **changed, id=f"{base.id}:{','.join(words)}")
+    _require_subject(made, given, video_by)
+    return made
+
+
+def _require_subject(made: Workload, given: Mapping[str, int], video_by: str | None) -> None:
+    """Refuse what is about images or videos that a request has not."""
+    if "vision_tokens" in given and not made.images:
+        raise AtlasError(f"vision_tokens is {given['vision_tokens']}, but there is no image to size; give its shape")
+    limited = [name for name in ("min_pixels", "max_pixels") if name in given]
+    if limited and not (made.images or made.videos):
+        raise AtlasError(f"{limited[0]} is {given[limited[0]]}, but there is no image or video; give one")
+    if video_by is not None and not made.videos:
+        raise AtlasError(f"video_by is {video_by!r}, but there is no video; give one, such as --video 1280x720:60s")
 
 
 def replaced(text: str) -> dict[str, Any]:
@@ -120,12 +154,13 @@ def replaced(text: str) -> dict[str, Any]:
     parts: dict[str, Any] = {}
     for pair in text.split(","):
         name, equals, value = (part.strip() for part in pair.partition("="))
-        if not equals or name not in ("image", "video", *FIELDS):
-            raise AtlasError(
-                f"workload part {pair!r}: {suggestion(name, ['image', 'video', *FIELDS])}; write name=value"
-            )
+        known = ["image", "video", "video_by", *FIELDS]
+        if not equals or name not in known:
+            raise AtlasError(f"workload part {pair!r}: {suggestion(name, known)}; write name=value")
         if name in ("image", "video"):
             parts[name] = (*parts.get(name, ()), value)
+        elif name == "video_by":
+            parts[name] = value
         elif not value.isdecimal():
             raise AtlasError(f"workload part {pair!r}: {value!r} is no whole number")
         else:

@@ -92,8 +92,9 @@ def speculation(ground: Ground) -> Claim:
             f"{listed(with_)} %, without it within {listed(without)} %.",
             f"One C for each pair, the mean of its rows, is {', '.join(f'{pair.cost(1):.2f}' for pair in TABLE_10)}; c "
             "follows with v = 1. The acceptance of each token that gives the printed length by "
-            f"(1 − α^(γ + 1)) / (1 − α) − 1 is {acceptance(first.rows[0][0]):.2f} in the first row: it and c = "
-            f"{first.draft_cost:.2f} are what the entries of speculative decoding take where nothing else is given.",
+            f"(1 − α^(γ + 1)) / (1 − α) − 1 is {acceptance(first.rows[0][0]):.2f} in the first row: it and that row's "
+            f"own c = {(first.costs(1)[0] - 1) / GAMMA:.3f} are what the entries of speculative decoding take where "
+            "nothing else is given.",
             f"The roofline's own v is not quite 1: with {CACHED:,} tokens in the cache of one H200, a pass over 11 "
             f"tokens takes {verify[first.target]:.3f} steps for 32B and {verify[third.target]:.3f} for 7B, still "
             "bound by memory. The last column has the speed-ups with it.",

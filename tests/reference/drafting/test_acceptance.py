@@ -19,9 +19,10 @@ from lvlm_atlas.reference.drafting.rounds import Acceptance, Drafter, Proposal, 
 from lvlm_atlas.reference.drafting.tree import TreeDrafter
 from lvlm_atlas.reference.flow.request import Request
 from lvlm_atlas.reference.lvlm.config import LVLMConfig, TextConfig, VisionConfig
+from lvlm_atlas.reference.lvlm.contexts import DecodeLoop
 from lvlm_atlas.reference.lvlm.model import LVLM
-from lvlm_atlas.reference.lvlm.points import DecodeLoop, Technique
 from lvlm_atlas.reference.lvlm.random_request import random_request
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.sampling import draw
 
 MICRO = LVLMConfig(

@@ -12,7 +12,7 @@ from lvlm_atlas.reference.drafting.acceptance import GreedyMatch
 from lvlm_atlas.reference.drafting.early_exit import EarlyExitDrafter
 from lvlm_atlas.reference.drafting.rounds import Speculation, Verified
 from lvlm_atlas.reference.lvlm import LVLM, Technique, random_request
-from lvlm_atlas.reference.lvlm.points import DecodeLoop
+from lvlm_atlas.reference.lvlm.contexts import DecodeLoop
 
 
 @dataclass(frozen=True)

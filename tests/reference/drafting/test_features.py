@@ -17,7 +17,7 @@ from lvlm_atlas.reference.drafting.tree import GrowingTreeDrafter, TreeDrafter
 from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm import LVLM, Request, Technique, random_request
-from lvlm_atlas.reference.lvlm.points import DecodeLoop, LlmLayer, PrefillChunks
+from lvlm_atlas.reference.lvlm.contexts import DecodeLoop, LlmLayer, PrefillChunks
 from lvlm_atlas.reference.modules.feature_head import FeatureHead
 from lvlm_atlas.reference.modules.kept import drawn
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.lvlm import LVLM, random_request
-from lvlm_atlas.reference.lvlm.points import Adapter, Technique
+from lvlm_atlas.reference.lvlm.contexts import Adapter
+from lvlm_atlas.reference.lvlm.technique import Technique
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Patches, Sequence
 from lvlm_atlas.reference.lvlm import LVLM, Refusal, Technique, random_request
 from lvlm_atlas.reference.lvlm.ahead import NextLayer
-from lvlm_atlas.reference.lvlm.points import CacheTokens, EncoderLayer, EncoderOutput, LlmLayer
+from lvlm_atlas.reference.lvlm.contexts import CacheTokens, EncoderLayer, EncoderOutput, LlmLayer
 from lvlm_atlas.reference.techniques.encoding.tome import ToMe
 
 PRESETS = ("tiny", "tiny-window", "tiny-deepstack")

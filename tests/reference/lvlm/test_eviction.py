@@ -13,7 +13,7 @@ from torch import Tensor
 from lvlm_atlas.reference.caches.cache import Cache
 from lvlm_atlas.reference.flow.states import Entries
 from lvlm_atlas.reference.lvlm import LVLM, Refusal, Technique, random_request
-from lvlm_atlas.reference.lvlm.points import CacheLayers, CacheStep, CacheTokens
+from lvlm_atlas.reference.lvlm.contexts import CacheLayers, CacheStep, CacheTokens
 from lvlm_atlas.reference.techniques.decoding.kivi import Kivi
 from lvlm_atlas.reference.techniques.decoding.speculative_sampling import SpeculativeSampling
 

@@ -16,8 +16,10 @@ from lvlm_atlas.reference.drafting.rounds import PlainDrafter, Speculation, ance
 from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.lvlm import LVLM, Stack, StackError, random_request
 from lvlm_atlas.reference.lvlm.config import LVLMConfig
-from lvlm_atlas.reference.lvlm.points import POINTS, Frames, LlmInput, LlmLayer, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Frames, LlmInput, LlmLayer
+from lvlm_atlas.reference.lvlm.points import POINTS
 from lvlm_atlas.reference.lvlm.presets import PRESETS
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.attention import causal_mask
 from lvlm_atlas.reference.ops.blocks import Blocks
 from lvlm_atlas.reference.ops.sampling import distribution

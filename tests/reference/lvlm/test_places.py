@@ -12,7 +12,7 @@ from torch import Tensor
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Patches, Sequence
 from lvlm_atlas.reference.lvlm import LVLM, Refusal, Request, Technique, random_request
-from lvlm_atlas.reference.lvlm.points import Adapter, Attention, EncoderOutput, LlmLayer
+from lvlm_atlas.reference.lvlm.contexts import Adapter, Attention, EncoderOutput, LlmLayer
 from lvlm_atlas.reference.ops.places import take
 from lvlm_atlas.reference.techniques.encoding.tome import ToMe
 from lvlm_atlas.reference.techniques.encoding.visionzip import VisionZip

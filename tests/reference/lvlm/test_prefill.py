@@ -12,7 +12,7 @@ from lvlm_atlas.reference.caches.cache import Cache
 from lvlm_atlas.reference.caches.prefilled import Prefill
 from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.lvlm import LVLM, Technique, random_request
-from lvlm_atlas.reference.lvlm.points import Attention, CacheTokens, LlmLayer
+from lvlm_atlas.reference.lvlm.contexts import Attention, CacheTokens, LlmLayer
 from lvlm_atlas.reference.ops.blocks import Blocks
 
 PRESETS = ("tiny", "tiny-window", "tiny-deepstack")

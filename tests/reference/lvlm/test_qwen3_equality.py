@@ -133,6 +133,47 @@ def test_a_run_on_a_video_writes_its_times_and_decodes_the_same(
     assert result.trace.vision_tokens == 3 * 15
 
 
+def test_a_run_on_images_and_videos_writes_the_times_of_each_video(
+    pair: tuple[Any, LVLM], greedy: Callable[..., Any]
+) -> None:
+    theirs, ours = pair
+    generator = torch.Generator().manual_seed(8)
+    stills = [torch.randn(1, 3, *size, generator=generator) for size in ((24, 16), (16, 16))]
+    videos = [torch.randn(frames, 3, 16, 40, generator=generator) for frames in (4, 2)]
+    asked, ids = [3], [3]
+    for still, video in zip(stills, videos, strict=True):
+        asked += [START, IMAGE, END, 7, *[VIDEO] * len(video), 8, 9]
+        ids += [START, *[IMAGE] * (still[0, 0].numel() // 64), END, 7]
+        for time in range(len(video) // 2):
+            ids += [*tokenize(f"<{time:.1f} seconds>"), START, *[VIDEO] * 10, END]
+        ids += [8, 9]
+    result = ours.run(
+        Request(
+            frames_F3HW=(stills[0][0], *videos[0], stills[1][0], *videos[1]),
+            prompt_N=torch.tensor(asked),
+            image_token_id=IMAGE,
+            video_token_id=VIDEO,
+            max_new_tokens=STEPS,
+            second_F=torch.tensor([0, -0.1, 0.1, 0.9, 1.1, 0, -0.1, 0.1]),  # pairs around 0 and 1, then around 0
+            tokenize=tokenize,
+        )
+    )
+    config, ids_1N = ours.config.vision, torch.tensor(ids)[None]
+    patches = [to_patches(still.repeat_interleave(2, dim=0), config).flatten(0, 1) for still in stills]
+    processed = {
+        "input_ids": ids_1N,
+        "attention_mask": torch.ones_like(ids_1N),
+        "mm_token_type_ids": (ids_1N == IMAGE).int() + 2 * (ids_1N == VIDEO).int(),
+        "pixel_values": torch.cat(patches),
+        "image_grid_thw": torch.tensor([[1, 6, 4], [1, 4, 4]]),
+        "pixel_values_videos": torch.cat([to_patches(video, config).flatten(0, 1) for video in videos]),
+        "video_grid_thw": torch.tensor([[2, 4, 10], [1, 4, 10]]),
+    }
+    tokens, logits = greedy(theirs, STEPS, **processed)
+    assert torch.equal(result.tokens_N, tokens[0])
+    assert float((result.logits_NC - logits[0]).abs().max()) < TOLERANCE
+
+
 def test_a_run_on_stills_of_one_size_decodes_the_same(pair: tuple[Any, LVLM], greedy: Callable[..., Any]) -> None:
     theirs, ours = pair
     stills = torch.randn(2, 3, 24, 16, generator=torch.Generator().manual_seed(5))

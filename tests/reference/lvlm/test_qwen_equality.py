@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lvlm_atlas.reference.lvlm import LVLM, Request
-from lvlm_atlas.reference.lvlm.windows import to_frames
+from lvlm_atlas.reference.lvlm.windows import to_frames, to_patches
 
 IMAGE, VIDEO, TOLERANCE, STEPS = 95, 94, 1e-4, 32
 
@@ -124,14 +124,39 @@ def test_a_run_on_a_video_decodes_the_same(pair: tuple[Any, LVLM], greedy: Calla
     assert result.trace.vision_tokens == 3 * 15
 
 
+def test_a_run_on_images_and_videos_decodes_the_same(pair: tuple[Any, LVLM], greedy: Callable[..., Any]) -> None:
+    theirs, ours = pair
+    processed = inputs("an image, a video, an image")
+    ids_N, marks = processed["input_ids"][0], []
+    for token in ids_N.tolist():  # a placeholder a picture, and of the video one for each of its four frames
+        if token not in (IMAGE, VIDEO) or token != marks[-1]:
+            marks += [VIDEO] * 4 if token == VIDEO else [token]
+    generator = torch.Generator().manual_seed(5)
+    first, last = (torch.randn(1, 3, *size, generator=generator) for size in ((24, 16), (16, 16)))
+    patches = [to_patches(still.repeat_interleave(2, dim=0), ours.config.vision)[0] for still in (first, last)]
+    processed["pixel_values"] = torch.cat(patches)
+    video = frames_of(ours, processed["pixel_values_videos"], processed["video_grid_thw"])
+    request = Request(
+        frames_F3HW=(first[0], *video, last[0]),
+        prompt_N=torch.tensor(marks),
+        image_token_id=IMAGE,
+        video_token_id=VIDEO,
+        max_new_tokens=STEPS,
+    )
+    result = ours.run(request)
+    tokens, logits = greedy(theirs, STEPS, **processed)
+    assert torch.equal(result.tokens_N, tokens[0])
+    assert float((result.logits_NC - logits[0]).abs().max()) < TOLERANCE
+    assert result.trace.vision_tokens == 6 + 2 * 10 + 4
+    assert request.seconds_F.tolist() == [0, 0, 0.5, 1, 1.5, 0]
+
+
 def test_a_run_on_stills_of_one_size_decodes_the_same(pair: tuple[Any, LVLM], greedy: Callable[..., Any]) -> None:
     theirs, ours = pair
     generator = torch.Generator().manual_seed(5)
     stills = torch.randn(2, 3, 24, 16, generator=generator)
     prompt_N = torch.tensor([3, 92, IMAGE, 93, 7, 92, IMAGE, 93, 8, 9])
     result = ours.run(Request(frames_F3HW=stills, prompt_N=prompt_N, image_token_id=IMAGE, max_new_tokens=STEPS))
-    from lvlm_atlas.reference.lvlm.windows import to_patches
-
     ids = prompt_N.repeat_interleave(torch.where(prompt_N == IMAGE, 6, 1))[None]
     processed = {
         "input_ids": ids,
@@ -150,7 +175,6 @@ def test_patches_are_those_of_the_published_image_processor(transformers: Any) -
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     from lvlm_atlas.reference.lvlm.presets import PRESETS
-    from lvlm_atlas.reference.lvlm.windows import to_patches
 
     config = PRESETS["tiny-window"].vision
     still = torch.randn(3, 24, 40)

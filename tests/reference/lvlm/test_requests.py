@@ -245,6 +245,65 @@ def test_the_frames_of_a_video_are_of_one_size(device: str) -> None:
         lvlm.run(uneven)
 
 
+def both(lvlm: LVLM) -> Request:
+    """Two stills, a video of three frames and a still, all of one size."""
+    video, still = lvlm.config.placeholders
+    return Request(
+        frames_F3HW=torch.randn(6, 3, *lvlm.config.frame_size, generator=torch.Generator().manual_seed(3)),
+        prompt_N=torch.tensor([1, still, 2, still, 3, video, video, video, 4, still, 5]),
+        image_token_id=still,
+        video_token_id=video,
+        max_new_tokens=2,
+    )
+
+
+@pytest.mark.parametrize("preset", NATIVE)
+def test_a_still_ends_a_video_whose_times_begin_anew(preset: str, device: str) -> None:
+    request = both(lvlm_of(preset, device))
+    assert [len(run) for run in request.runs] == [2, 3, 1]  # none of stills and video, though they are of one size
+    assert request.seconds_F.tolist() == [0, 0.5, 0, 0.5, 1, 0]
+    assert request.text_N.tolist() == [1, 2, 3, 4, 5]
+    some = request.keep_frames(torch.tensor([1, 3, 4]))
+    assert [len(run) for run in some.runs] == [1, 2]
+    assert some.seconds_F.tolist() == [0.5, 0.5, 1]
+    assert [some.is_video(clip) for clip in some.clips] == [False, True]
+
+
+@pytest.mark.parametrize("preset", NATIVE)
+def test_stills_and_a_video_fill_temporal_patches_apart(preset: str, device: str) -> None:
+    lvlm = lvlm_of(preset, device)
+    trace = lvlm.run(both(lvlm)).trace
+    tokens = lvlm.config.vision.patches // lvlm.config.patches_a_token
+    assert trace.vision_tokens == (2 + 2 + 1) * tokens  # three frames are two temporal patches
+    assert trace.frames == 6
+
+
+@pytest.mark.parametrize("preset", NATIVE)
+def test_a_session_reads_stills_and_a_video_in_one_round(preset: str, device: str) -> None:
+    lvlm = lvlm_of(preset, device)
+    request = both(lvlm)
+    answer = lvlm.stream().ask(
+        request.prompt_N,
+        2,
+        frames=request.frames_F3HW,
+        image_token_id=request.image_token_id,
+        video_token_id=request.video_token_id,
+    )
+    torch.testing.assert_close(answer.logits_NC, lvlm.run(request).logits_NC)
+
+
+def test_what_marks_stills_and_videos_must_be_what_the_model_marks_them_with(device: str) -> None:
+    window, llava = lvlm_of("tiny-window", device), lvlm_of("tiny", device)
+    request = both(window)
+    swapped = replace(request, image_token_id=request.video_token_id, video_token_id=request.image_token_id)
+    with pytest.raises(ValueError, match=r"videos with token 126 and stills with 127, the model with 127 and 126"):
+        window.run(swapped)
+    with pytest.raises(ValueError, match="the model both with 127; leave the former out"):
+        llava.run(replace(request, image_token_id=127, video_token_id=126))
+    with pytest.raises(ValueError, match="7 image placeholders for 6 frames; give one a frame"):
+        window.run(replace(request, prompt_N=torch.cat([request.prompt_N, torch.tensor([request.image_token_id])])))
+
+
 def test_frames_of_several_sizes_are_kept_by_index() -> None:
     sizes = [(8, 8), (8, 16), (8, 8), (8, 8)]
     request = images(LVLM.random("tiny"), sizes)

@@ -13,7 +13,8 @@ from torch import Tensor
 from lvlm_atlas.reference.drafting.target import Target
 from lvlm_atlas.reference.flow.request import Request, Result
 from lvlm_atlas.reference.lvlm import LVLM, StackError, Technique, random_request
-from lvlm_atlas.reference.lvlm.points import Answer, LlmInput, Pixels, Run
+from lvlm_atlas.reference.lvlm.contexts import Answer, LlmInput, Pixels
+from lvlm_atlas.reference.lvlm.technique import Run
 from lvlm_atlas.reference.techniques.decoding.speculative_sampling import SpeculativeSampling
 from lvlm_atlas.reference.techniques.prefilling.fastv import FastV
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm import LVLM, Request, Technique, random_request
-from lvlm_atlas.reference.lvlm.points import Frames, Run
+from lvlm_atlas.reference.lvlm.contexts import Frames
+from lvlm_atlas.reference.lvlm.technique import Run
 
 PRESETS = ("tiny", "tiny-window", "tiny-deepstack")
 YES = 3

@@ -13,7 +13,7 @@ from torch import Tensor
 from lvlm_atlas.reference.caches.store import PlainStore, Store
 from lvlm_atlas.reference.flow.states import Entries, Held, Sequence
 from lvlm_atlas.reference.lvlm import LVLM, Technique, random_request
-from lvlm_atlas.reference.lvlm.points import CacheBits, CacheLayers, LlmLayer
+from lvlm_atlas.reference.lvlm.contexts import CacheBits, CacheLayers, LlmLayer
 from lvlm_atlas.reference.ops.attention import attend, mask_of_heads
 
 PRESETS = ("tiny", "tiny-window", "tiny-deepstack")

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from lvlm_atlas.reference.lvlm import LVLM, Technique, random_request
-from lvlm_atlas.reference.lvlm.points import Adapter, Run
+from lvlm_atlas.reference.lvlm.contexts import Adapter
+from lvlm_atlas.reference.lvlm.technique import Run
 from lvlm_atlas.reference.modules.kept import drawn, give, module_of
 
 

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.roofline.tokens.smart_resize import MOST_ASPECT, smart_resize
+from lvlm_atlas.roofline.tokens.video_clip_resize import video_clip_resize
 from lvlm_atlas.roofline.tokens.video_smart_resize import video_smart_resize
 
 LEAST, MOST = 4 * 28**2, 16_384 * 28**2
@@ -67,6 +69,20 @@ def test_frames_of_qwen3_share_a_budget_as_its_capped_processor_has_it(published
         limits = {"min_pixels": least, "max_pixels": 768 * 32**2, "total_pixels": total}
         visual = video_smart_resize(width, height, frames, patch=16, merge=2, temporal=2, **limits)
         assert visual.encoder_token == count(constants, frames, height, width), (width, height)
+
+
+@pytest.mark.parametrize("frames", [2, 3, 5, 10, 40, 768])
+def test_servers_bound_the_clip_of_qwen3_and_not_its_frames(published, sizes, frames):
+    resize = published("models.qwen3_vl.video_processing_qwen3_vl", "smart_resize")
+    limits = {"min_pixels": 4096, "max_pixels": 25_165_824}
+    taken = [(width, height) for width, height in sizes if max(width, height) <= 100 * min(width, height)]
+    assert len(taken) > 300
+    for width, height in taken:
+        rows, columns = (side // 32 for side in resize(frames, height, width, temporal_factor=2, factor=32, **limits))
+        visual = video_clip_resize(width, height, frames, patch=16, merge=2, temporal=2, **limits)
+        assert visual.llm_token == -(-frames // 2) * rows * columns, (width, height)
+    with pytest.raises(AtlasError, match="2 share a patch"):
+        video_clip_resize(640, 480, 1, patch=16, merge=2, temporal=2, **limits)
 
 
 @given(side=st.integers(56, 350), other=st.integers(56, 350), grown=st.integers(2, 10))

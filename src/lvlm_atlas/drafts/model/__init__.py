@@ -116,8 +116,9 @@ def _record(parts: Parts, source: Source, id_: str) -> dict[str, Any]:
     image, params = parts.image
     tokens: dict[str, Any] = {"image": {"rule": image, "params": dict(params)}}
     if parts.video:
-        rule, arguments, sampling = parts.video
-        tokens["video"] = {"rule": rule, "params": dict(arguments), "sampling": dict(sampling)}
+        tokens["video"] = _video(*parts.video)
+    if parts.video_by:
+        tokens["video_by"] = {name: _video(*each) for name, each in parts.video_by.items()}
     counted = (parts.vision_parameters, parts.adapter_parameters, parts.llm_parameters)
     active = {} if parts.llm_active is None else {"llm_active": parts.llm_active}
     return {
@@ -137,6 +138,10 @@ def _record(parts: Parts, source: Source, id_: str) -> dict[str, Any]:
         },
         "tokens": {**tokens, "formula": parts.formula, "examples": None, **facts},
     }  # fmt: skip
+
+
+def _video(rule: str, arguments: Mapping[str, Any], sampling: Mapping[str, Any]) -> dict[str, Any]:
+    return {"rule": rule, "params": dict(arguments), "sampling": dict(sampling)}
 
 
 WANTED = {

@@ -21,9 +21,7 @@ def parts_of(
         AtlasError: tokens are not merged by a whole number.
     """
     norm = "rmsnorm" if rms else "layernorm"
-    vision = vit(
-        given, class_token=True, position="learned absolute", norm=norm, activation="gelu", of="InternVisionConfig"
-    )  # fmt: skip
+    vision = vit(given, class_token=True, position="learned absolute", norm=norm)
     hidden = vision["hidden"]
     # A scale for each of the two branches; where queries and keys are normalised, each over the whole width.
     layer = block(vision, qkv_bias=qkv_bias) + 2 * hidden + 2 * hidden * qk_norm

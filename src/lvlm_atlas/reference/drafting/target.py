@@ -36,7 +36,7 @@ class Target(Protocol):
         """Embeddings (N, D) of text tokens."""
 
     def begin(self, request: Request, techniques: Seq[Any] = ()) -> Any:
-        """A run of the request with techniques; see `lvlm_atlas.reference.lvlm.points.Run`."""
+        """A run of the request with techniques; see `lvlm_atlas.reference.lvlm.technique.Run`."""
 
     def prepare(self, run: Any) -> Sequence:
         """The prompt of a run at the LLM's input, encoded, and changed by the techniques that act before the LLM."""

@@ -26,9 +26,12 @@ class Request:
     """Normalised pixels: frames of a video or images of one size, (F, 3, H, W); or images (3, H, W), each of a size of
     its own."""
     prompt_N: Tensor
-    """Token ids, with one placeholder (`image_token_id`) for each frame, in order."""
+    """Token ids, with one placeholder for each frame, in order."""
     image_token_id: int
     """The placeholder, one of the model that answers; it also says whether frames are stills or a video's."""
+    video_token_id: int | None = None
+    """The placeholder of frames of videos beside stills, which `image_token_id` then marks; a still ends a video. None:
+    all frames are of one kind."""
     max_new_tokens: int = 16
     temperature: float = 0.0
     """0 decodes greedily."""
@@ -37,7 +40,7 @@ class Request:
     seed: int = 0
     """Seed of every random draw of the run."""
     second_F: Tensor | None = None
-    """When each frame was, seconds; None means two frames a second from 0 on."""
+    """When each frame was, seconds; None means two frames a second from 0 on, in each clip anew."""
     tokenize: Callable[[str], Seq[int]] | None = None
     """From text to token ids, for models that write a frame's time into the prompt; None means that none is written."""
 
@@ -49,19 +52,55 @@ class Request:
 
     @property
     def runs(self) -> list[Tensor]:
-        """The frames, (F, 3, H, W) for each run of neighbours of one size."""
-        if isinstance(self.frames_F3HW, Tensor):
-            return [self.frames_F3HW] if len(self.frames_F3HW) else []
-        return [torch.stack([*run]) for _, run in groupby(self.frames_F3HW, key=lambda frame: frame.shape)]
+        """The frames, (F, 3, H, W) for each run of neighbours of one size and one clip."""
+        return [run_F3HW for clip in self.clips for run_F3HW in self.runs_of(clip)]
+
+    def runs_of(self, clip: slice) -> list[Tensor]:
+        """The frames of a clip, (F, 3, H, W) for each run of neighbours of one size."""
+        frames = self.frames_F3HW[clip]
+        if isinstance(frames, Tensor):
+            return [frames]
+        return [torch.stack([*run]) for _, run in groupby(frames, key=lambda frame: frame.shape)]
+
+    @property
+    def is_frame_N(self) -> Tensor:  # noqa: N802 - names carry shapes
+        """True where a placeholder stands in the prompt."""
+        is_frame_N = self.prompt_N == self.image_token_id
+        return is_frame_N if self.video_token_id is None else is_frame_N | (self.prompt_N == self.video_token_id)
+
+    @property
+    def clips(self) -> list[slice]:
+        """Neighbours behind the same placeholder: the frames of a video, or stills.
+
+        Raises:
+            ValueError: there are stills and a video, and the prompt has not one placeholder a frame.
+        """
+        if not len(self.frames_F3HW):
+            return []
+        if self.video_token_id is None:
+            return [slice(0, len(self.frames_F3HW))]
+        tokens = self.prompt_N[self.is_frame_N].tolist()
+        if len(tokens) != len(self.frames_F3HW):
+            raise placeholders_error(len(tokens), len(self.frames_F3HW))
+        clips, first = [], 0
+        for _, clip in groupby(tokens):
+            clips.append(slice(first, first := first + len([*clip])))
+        return clips
+
+    def is_video(self, clip: slice) -> bool:
+        """Whether `video_token_id` marks the frames of a clip."""
+        return self.video_token_id is not None and int(self.prompt_N[self.is_frame_N][clip][0]) == self.video_token_id
 
     @property
     def seconds_F(self) -> Tensor:  # noqa: N802 - names carry shapes
         """When each frame was, seconds."""
-        return torch.arange(len(self.frames_F3HW)) / 2 if self.second_F is None else self.second_F.cpu()
+        if self.second_F is not None:
+            return self.second_F.cpu()
+        return torch.cat([torch.empty(0), *(torch.arange(clip.stop - clip.start) / 2 for clip in self.clips)])
 
     def keep_frames(self, index_K: Tensor) -> Request:
         """Only these frames (ascending), with their placeholders and their times."""
-        is_frame_N = self.prompt_N == self.image_token_id
+        is_frame_N = self.is_frame_N
         kept_N = ~is_frame_N
         kept_N[is_frame_N.nonzero()[:, 0][index_K]] = True
         return replace(
@@ -82,7 +121,12 @@ class Request:
     @property
     def text_N(self) -> Tensor:  # noqa: N802 - names carry shapes
         """The prompt without its placeholders."""
-        return self.prompt_N[self.prompt_N != self.image_token_id]
+        return self.prompt_N[~self.is_frame_N]
+
+
+def placeholders_error(placeholders: int, frames: int) -> ValueError:
+    """The error of a prompt that has not one placeholder a frame."""
+    return ValueError(f"the prompt has {placeholders} image placeholders for {frames} frames; give one a frame")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -120,7 +120,7 @@ class Trace:
     """Tokens generated."""
     scoring: list[Trace] = field(default_factory=list)
     """Traces of the passes that techniques had the target make on requests of their own, before the LLM; see
-    `lvlm_atlas.reference.lvlm.points.Run.score`. Nothing of them is in the counts above."""
+    `lvlm_atlas.reference.lvlm.technique.Run.score`. Nothing of them is in the counts above."""
 
     def note_probe(self, entries: int) -> None:
         """A technique read that many scores."""

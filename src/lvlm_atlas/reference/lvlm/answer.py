@@ -9,7 +9,8 @@ from lvlm_atlas.reference.caches.prefilled import Prefill
 from lvlm_atlas.reference.drafting.acceptance import RejectionSampling
 from lvlm_atlas.reference.drafting.rounds import PlainDrafter, Speculation, Verified, ancestors
 from lvlm_atlas.reference.flow.request import Result
-from lvlm_atlas.reference.lvlm.points import DecodeLoop, Run, Stop
+from lvlm_atlas.reference.lvlm.contexts import DecodeLoop, Stop
+from lvlm_atlas.reference.lvlm.technique import Run
 from lvlm_atlas.reference.ops.sampling import draw
 
 

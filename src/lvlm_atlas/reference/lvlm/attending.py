@@ -17,7 +17,7 @@ from lvlm_atlas.reference.caches.cache import Cache
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Entries, Sequence
 from lvlm_atlas.reference.lvlm.ahead import NextLayer
-from lvlm_atlas.reference.lvlm.points import Attention
+from lvlm_atlas.reference.lvlm.contexts import Attention
 from lvlm_atlas.reference.ops.attention import Rotary, attend, causal_mask, joined_bias, mask_of_heads, with_bias
 from lvlm_atlas.reference.ops.blocks import Blocks, Pairs, Replacement, block_sparse_attention, pair_attention
 from lvlm_atlas.reference.ops.window import Window, window_attention

@@ -17,9 +17,7 @@ from lvlm_atlas.reference.flow.request import Request
 from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.flow.vision_tokens import VisionTokens
-from lvlm_atlas.reference.lvlm.dialect import Dialect
-from lvlm_atlas.reference.lvlm.points import (
-    Acts,
+from lvlm_atlas.reference.lvlm.contexts import (
     Adapter,
     AdapterOutput,
     Encoder,
@@ -28,9 +26,10 @@ from lvlm_atlas.reference.lvlm.points import (
     EncoderOutput,
     Frames,
     Pixels,
-    Run,
 )
+from lvlm_atlas.reference.lvlm.dialect import Dialect
 from lvlm_atlas.reference.lvlm.prompt import Clip
+from lvlm_atlas.reference.lvlm.technique import Acts, Run
 from lvlm_atlas.reference.ops.flops import count_flop
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Held
-from lvlm_atlas.reference.lvlm.points import CacheStep
+from lvlm_atlas.reference.lvlm.contexts import CacheStep
 from lvlm_atlas.reference.ops.places import take, uneven_places
 
 

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lvlm_atlas.reference.caches.cache import Cache, Policy
+from lvlm_atlas.reference.caches.cache import Cache, Choose, Policy
 from lvlm_atlas.reference.caches.ledger import Ledger
 from lvlm_atlas.reference.caches.ragged import RaggedStore
 from lvlm_atlas.reference.caches.store import PlainStore, Store
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Entries
+from lvlm_atlas.reference.lvlm.contexts import CacheBits, CacheRead
 from lvlm_atlas.reference.lvlm.eviction import Eviction, columns
-from lvlm_atlas.reference.lvlm.points import Acts, CacheBits
+from lvlm_atlas.reference.lvlm.technique import Acts
 from lvlm_atlas.reference.refusal import Refusal
 
 
@@ -36,6 +37,13 @@ class Filling:
         """The policies of the run, if there are any."""
         policies = self.acts.at("cache-step")
         return Eviction(policies, layers) if policies else None
+
+    def choice(self, layers: int) -> Choose | None:
+        """What says which settled entries a pass reads, for a model of so many layers; None: it reads all."""
+        reader = self.acts.owner("cache-read")
+        if reader is None:
+            return None
+        return lambda layer, *context: reader.choose_entries(CacheRead(layer, layers, *context))
 
     def fill(self, layer: int, layers: int, entries: Entries, probe: Probe, index_BN: Tensor) -> None:
         """Put the entries of a layer into its store, a new one or behind those that it holds.

@@ -142,7 +142,7 @@ class Llava(nn.Module):
     def expand(self, request: Request, tokens: Seq[VisionTokens]) -> Tensor:
         """See `Dialect`."""
         lengths = [length for each in tokens for length in each.lengths]
-        return expand(request.prompt_N, request.image_token_id, lengths, len(request.frames_F3HW))
+        return expand(request, lengths)
 
     def prompt(self, ids_BN: Tensor, real_BN: Tensor | None, tokens: Seq[VisionTokens]) -> Prompt:
         """See `Dialect`."""

@@ -21,11 +21,11 @@ from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm.answer import answer
 from lvlm_atlas.reference.lvlm.config import Config, DeepStackLVLMConfig, LVLMConfig, WindowLVLMConfig
+from lvlm_atlas.reference.lvlm.contexts import Answer, LlmInput
 from lvlm_atlas.reference.lvlm.decoder import LanguageModel
 from lvlm_atlas.reference.lvlm.dialect import Dialect
 from lvlm_atlas.reference.lvlm.encode import encode, resize, select
 from lvlm_atlas.reference.lvlm.llava import Llava
-from lvlm_atlas.reference.lvlm.points import Acts, Answer, LlmInput, Run, Technique
 from lvlm_atlas.reference.lvlm.prefill import prefill_in_chunks
 from lvlm_atlas.reference.lvlm.presets import PRESETS
 from lvlm_atlas.reference.lvlm.prompt import real_tokens
@@ -34,6 +34,7 @@ from lvlm_atlas.reference.lvlm.qwen3 import Qwen3VL
 from lvlm_atlas.reference.lvlm.stack import Stack
 from lvlm_atlas.reference.lvlm.step import advance, hidden_states
 from lvlm_atlas.reference.lvlm.stream import Stream
+from lvlm_atlas.reference.lvlm.technique import Acts, Run, Technique
 from lvlm_atlas.reference.lvlm.weights import fill
 from lvlm_atlas.reference.refusal import Refusal
 
@@ -231,12 +232,20 @@ class LVLM(nn.Module):
         Raises:
             StackError: the techniques cannot run together.
             Refusal: one declines this model or request.
-            ValueError: the request's placeholder is not the model's.
+            ValueError: the request's placeholders are not the model's.
         """
-        if request.image_token_id not in self.config.placeholders:
+        known, asked = self.config.placeholders, (request.video_token_id, request.image_token_id)
+        if request.image_token_id not in known:
             raise ValueError(
                 f"the request marks its frames with token {request.image_token_id}, the model with "
-                f"{' or '.join(map(str, self.config.placeholders))}; give the request a placeholder of the model"
+                f"{' or '.join(map(str, known))}; give the request a placeholder of the model"
+            )
+        if request.video_token_id is not None and asked != known:
+            theirs = (
+                f"with {known[0]} and {known[1]}" if len(known) > 1 else f"both with {known[0]}; leave the former out"
+            )
+            raise ValueError(
+                f"the request marks videos with token {asked[0]} and stills with {asked[1]}, the model {theirs}"
             )
         stack = Stack(tuple(techniques))
         stack.fit(self.dialect.offers)

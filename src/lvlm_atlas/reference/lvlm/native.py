@@ -19,7 +19,7 @@ from lvlm_atlas.reference.flow.vision_tokens import VisionTokens, blocks_of, gri
 from lvlm_atlas.reference.lvlm.config import NativeLVLMConfig
 from lvlm_atlas.reference.lvlm.mrope import in_order, positions
 from lvlm_atlas.reference.lvlm.native_vision import NativeTower
-from lvlm_atlas.reference.lvlm.prompt import Clip, Prompt, expand, places, places_error
+from lvlm_atlas.reference.lvlm.prompt import Clip, Prompt, expand, one_each, places, places_error
 from lvlm_atlas.reference.lvlm.resolution import smart_resize
 from lvlm_atlas.reference.lvlm.tiles import resized
 from lvlm_atlas.reference.lvlm.windows import to_frames
@@ -53,18 +53,21 @@ class NativeVL(nn.Module, ABC):
 
         Frames whose sides are no multiples of a token's are resized.
         """
-        depth = self.config.vision.temporal_patch_size
-        runs = [self._resized(frames_F3HW) for frames_F3HW in request.runs]
-        if request.image_token_id == self.config.image_token_id:
-            return tuple(Clip(frames_F3HW.repeat_interleave(depth, dim=0)) for frames_F3HW in runs)
-        if len(runs) > 1:
-            raise Refusal(
-                f"the frames of a video must be of one size, but here are {len(runs)} runs of different ones; resize "
-                f"them alike, or give them as images, each behind the placeholder {self.config.image_token_id}"
-            )
-        missing, second_F = -len(request.frames_F3HW) % depth, request.seconds_F
-        time_T = self.times(torch.cat([second_F, second_F[-1:].expand(missing)])) if runs else None
-        return tuple(Clip(torch.cat([frames, frames[-1:].expand(missing, -1, -1, -1)]), time_T) for frames in runs)
+        clips: list[Clip] = []
+        for frames in request.clips:
+            runs = [self._resized(run_F3HW) for run_F3HW in request.runs_of(frames)]
+            if self.are_stills(request, frames):
+                depth = self.config.vision.temporal_patch_size
+                clips += [Clip(frames_F3HW.repeat_interleave(depth, dim=0)) for frames_F3HW in runs]
+            elif len(runs) > 1:
+                raise Refusal(
+                    f"the frames of a video must be of one size, but here are {len(runs)} runs of different ones; "
+                    f"resize them alike, or give them as images, each behind the placeholder "
+                    f"{self.config.image_token_id}"
+                )
+            else:
+                clips.append(self._video(runs[0], request.seconds_F[frames]))
+        return tuple(clips)
 
     @property
     def offers(self) -> frozenset[str]:
@@ -98,11 +101,15 @@ class NativeVL(nn.Module, ABC):
 
     def expand(self, request: Request, tokens: Seq[VisionTokens]) -> Tensor:
         """See `Dialect`: the first frame of a temporal patch stands for it."""
-        frames, depth = len(request.frames_F3HW), self.config.vision.temporal_patch_size
-        lengths = [length for each in tokens for length in each.lengths]
-        if any(each.time_T is not None for each in tokens):
-            lengths = [length for block in lengths for length in (block, *[0] * (depth - 1))][:frames]
-        return expand(request.prompt_N, request.image_token_id, lengths, frames)
+        depth, rest, lengths = self.config.vision.temporal_patch_size, iter(tokens), list[int]()
+        for frames in request.clips:
+            count = frames.stop - frames.start
+            if self.are_stills(request, frames):
+                given = [length for _ in request.runs_of(frames) for length in next(rest).lengths]
+            else:
+                given = [length for block in next(rest).lengths for length in (block, *[0] * (depth - 1))][:count]
+            lengths += one_each(given, count)
+        return expand(request, lengths)
 
     def prompt(self, ids_BN: Tensor, real_BN: Tensor | None, tokens: Seq[VisionTokens]) -> Prompt:
         """See `Dialect`: text counts on all axes alike, and goes on behind the longer side of a picture."""
@@ -129,6 +136,16 @@ class NativeVL(nn.Module, ABC):
         return Prompt(
             ids_BN, is_vision_BN, vision_VD, position_BN3, real_BN, spans, deepstack_VLD, next_B, places(blocks)
         )
+
+    def are_stills(self, request: Request, clip: slice) -> bool:
+        """Whether frames of a request are stills, by their placeholder."""
+        return request.image_token_id == self.config.image_token_id and not request.is_video(clip)
+
+    def _video(self, frames_F3HW: Tensor, second_F: Tensor) -> Clip:
+        """A video of whole temporal patches."""
+        missing = -len(frames_F3HW) % self.config.vision.temporal_patch_size
+        time_T = self.times(torch.cat([second_F, second_F[-1:].expand(missing)]))
+        return Clip(torch.cat([frames_F3HW, frames_F3HW[-1:].expand(missing, -1, -1, -1)]), time_T)
 
     def _resized(self, frames_F3HW: Tensor) -> Tensor:
         height, width = frames_F3HW.shape[-2:]

@@ -13,9 +13,10 @@ from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm.ahead import NextLayer
 from lvlm_atlas.reference.lvlm.attending import attend_prompt
+from lvlm_atlas.reference.lvlm.contexts import CacheLayers, CacheTokens, LlmLayer, PrefillChunks
 from lvlm_atlas.reference.lvlm.decoder import LanguageModel
 from lvlm_atlas.reference.lvlm.filling import Filling
-from lvlm_atlas.reference.lvlm.points import Acts, CacheLayers, CacheTokens, LlmLayer, PrefillChunks
+from lvlm_atlas.reference.lvlm.technique import Acts
 
 
 def prefill(model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace, cache: Cache | None = None) -> Prefill:
@@ -40,7 +41,7 @@ def prefill(model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace, ca
     chooser, filling = acts.owner("attention"), Filling(acts, cache, inputs.last_index + 1)
     layers, retained, entered, waiting, next_positions = len(model.model.layers), [], [], [], []
     follows = cache.next_position
-    cache.policy, cache.choose = filling.eviction(layers), acts.choose_entries(layers)
+    cache.policy, cache.choose = filling.eviction(layers), filling.choice(layers)
     cache.in_cache = cache.in_cache or (InCache(next(model.layers).rotary) if acts.unrotated else None)
     sequence = inputs = replace(inputs, next_B=inputs.next_position)
     for index, layer in enumerate(model.layers):

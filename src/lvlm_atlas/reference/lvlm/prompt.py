@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lvlm_atlas.reference.flow.request import Request, placeholders_error
 from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.flow.vision_tokens import Block
 from lvlm_atlas.reference.lvlm.tiles import Tiling
@@ -128,25 +129,30 @@ def places_in_text(ids_BN: Tensor, real_BN: Tensor | None) -> Tensor:
     return (real_BN.long().cumsum(-1) - 1).clamp(min=0)
 
 
-def expand(prompt_N: Tensor, placeholder: int, tokens: Seq[int], frames: int) -> Tensor:
-    """Token ids (1, N) with each placeholder repeated for the vision tokens that stand there.
+def expand(request: Request, tokens: Seq[int]) -> Tensor:
+    """Token ids (1, N) of a request's prompt with each placeholder repeated for the vision tokens that stand there.
 
     Args:
-        prompt_N: token ids, a placeholder a frame.
-        placeholder: its token id.
+        request: the request.
         tokens: vision tokens at each placeholder; at the last ones none, where there are fewer numbers than frames.
-        frames: frames of the request.
 
     Raises:
         ValueError: the prompt has not one placeholder a frame, or there are more numbers than frames.
     """
-    is_frame_N = prompt_N == placeholder
+    prompt_N, is_frame_N, frames = request.prompt_N, request.is_frame_N, len(request.frames_F3HW)
     if int(is_frame_N.sum()) != frames:
-        raise ValueError(
-            f"the prompt has {int(is_frame_N.sum())} image placeholders for {frames} frames; give one a frame"
-        )
+        raise placeholders_error(int(is_frame_N.sum()), frames)
+    repeat_N = torch.ones_like(prompt_N)
+    repeat_N[is_frame_N] = torch.tensor(one_each(tokens, frames), dtype=prompt_N.dtype)
+    return prompt_N.repeat_interleave(repeat_N)[None]
+
+
+def one_each(tokens: Seq[int], frames: int) -> list[int]:
+    """Vision tokens of each frame, none of the last ones where there are fewer numbers.
+
+    Raises:
+        ValueError: there are more numbers than frames.
+    """
     if len(tokens) > frames:
         raise ValueError(f"there are {len(tokens)} blocks of vision tokens for {frames} frames; make one a frame")
-    repeat_N = torch.ones_like(prompt_N)
-    repeat_N[is_frame_N] = torch.tensor([*tokens, *[0] * (frames - len(tokens))], dtype=prompt_N.dtype)
-    return prompt_N.repeat_interleave(repeat_N)[None]
+    return [*tokens, *[0] * (frames - len(tokens))]

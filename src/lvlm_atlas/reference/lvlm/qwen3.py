@@ -61,17 +61,20 @@ class Qwen3VL(NativeVL):
 
         Where there are fewer blocks than temporal patches, nothing stands for the last ones.
         """
-        times = [each.time_T for each in tokens if each.time_T is not None]
-        if not times or request.tokenize is None:
+        if request.tokenize is None or all(each.time_T is None for each in tokens):
             return super().expand(request, tokens)
         depth, start, end = (
             self.config.vision.temporal_patch_size, self.config.vision_start_token_id, self.config.vision_end_token_id,
         )  # fmt: skip
-        seconds, prompt, frame = iter(torch.cat(times).tolist()), [], 0
-        for token in request.prompt_N.tolist():
-            is_frame = token == request.image_token_id
-            second = next(seconds, None) if is_frame and frame % depth == 0 else None
-            if second is None:  # there may be fewer blocks than temporal patches
+        times, frame = (each.time_T for each in tokens if each.time_T is not None), 0
+        seconds: dict[int, float] = {}  # of frames that begin a temporal patch
+        prompt: list[int] = []
+        for clip in request.clips:
+            if not self.are_stills(request, clip):  # there may be fewer blocks than temporal patches
+                seconds |= dict(zip(range(clip.start, clip.stop, depth), next(times).tolist(), strict=False))
+        for token, is_frame in zip(request.prompt_N.tolist(), request.is_frame_N.tolist(), strict=True):
+            second = seconds.get(frame) if is_frame else None
+            if second is None:
                 prompt.append(token)
             else:
                 prompt += [*request.tokenize(f"<{second:.1f} seconds>"), start, token, end]

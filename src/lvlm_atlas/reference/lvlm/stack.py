@@ -8,7 +8,8 @@ from itertools import combinations
 from typing import Any
 
 from lvlm_atlas.needs import CALIBRATION, cannot_give, unmet
-from lvlm_atlas.reference.lvlm.points import POINTS, Acts, Run, Technique
+from lvlm_atlas.reference.lvlm.points import POINTS
+from lvlm_atlas.reference.lvlm.technique import Acts, Run, Technique
 from lvlm_atlas.reference.refusal import Refusal, StackError
 
 

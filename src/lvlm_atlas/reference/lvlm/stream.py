@@ -21,7 +21,7 @@ from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm.answer import answer
 from lvlm_atlas.reference.lvlm.config import Config
-from lvlm_atlas.reference.lvlm.points import Acts, Run
+from lvlm_atlas.reference.lvlm.technique import Acts, Run
 
 
 class Streaming(Protocol):
@@ -101,6 +101,7 @@ class Stream:
         *,
         second_F: Tensor | None = None,
         image_token_id: int | None = None,
+        video_token_id: int | None = None,
     ) -> Trace:
         """Read frames into the cache.
 
@@ -110,6 +111,7 @@ class Stream:
             prompt_N: token ids with a placeholder a frame; None: the placeholders alone.
             second_F: when each frame was, seconds.
             image_token_id: the placeholder, if it is another than the session's.
+            video_token_id: as in `Request`, where both stills and a video come.
 
         Returns what was counted in this round.
 
@@ -119,7 +121,7 @@ class Stream:
         """
         token = self._image_token_id if image_token_id is None else image_token_id
         prompt_N = torch.full((len(frames),), token) if prompt_N is None else prompt_N
-        run, inputs = self._prepare(self._request(frames, prompt_N, token, second_F, 1))
+        run, inputs = self._prepare(self._request(frames, prompt_N, (token, video_token_id), second_F, 1))
         if inputs.length:  # a technique may have dropped all
             self._prefill(run, inputs)
         return self._close()
@@ -133,6 +135,7 @@ class Stream:
         frames: Tensor | tuple[Tensor, ...] = (),
         second_F: Tensor | None = None,
         image_token_id: int | None = None,
+        video_token_id: int | None = None,
         keep: bool = True,
     ) -> Result:
         """Answer a question about all that is in the cache.
@@ -143,6 +146,7 @@ class Stream:
             frames: frames that come with the question.
             second_F: when each of them was, seconds.
             image_token_id: the placeholder, if it is another than the session's.
+            video_token_id: as in `Request`, where both stills and a video come.
             keep: whether question and answer stay in the cache, as turns of a chat do. Else the session, techniques
                 included, goes on as if they had never been: all that it holds is copied before.
 
@@ -155,7 +159,7 @@ class Stream:
         token = self._image_token_id if image_token_id is None else image_token_id
         before = None if keep or self._run is None else self._copy(self._run)
         first = self._run is None
-        run, inputs = self._prepare(self._request(frames, prompt_N, token, second_F, max_new_tokens))
+        run, inputs = self._prepare(self._request(frames, prompt_N, (token, video_token_id), second_F, max_new_tokens))
         result = answer(run, self._prefill(run, inputs))
         if keep:
             self._read_last(result)
@@ -170,14 +174,14 @@ class Stream:
         self,
         frames: Tensor | tuple[Tensor, ...],
         prompt_N: Tensor,
-        token: int,
+        tokens: tuple[int, int | None],
         second_F: Tensor | None,
         max_new_tokens: int,
     ) -> Request:
         return Request(
-            frames_F3HW=frames, prompt_N=prompt_N, image_token_id=token, max_new_tokens=max_new_tokens,
-            temperature=self._temperature, seed=self._seed + len(self.rounds), second_F=second_F,
-            tokenize=self._tokenize,
+            frames_F3HW=frames, prompt_N=prompt_N, image_token_id=tokens[0], video_token_id=tokens[1],
+            max_new_tokens=max_new_tokens, temperature=self._temperature, seed=self._seed + len(self.rounds),
+            second_F=second_F, tokenize=self._tokenize,
         )  # fmt: skip
 
     def _prepare(self, request: Request) -> tuple[Run, Sequence]:

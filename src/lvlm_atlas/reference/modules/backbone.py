@@ -13,7 +13,8 @@ from collections.abc import Callable, Hashable
 from torch import Tensor, nn
 
 from lvlm_atlas.reference.flow.states import Patches
-from lvlm_atlas.reference.lvlm.points import Encoder, Run
+from lvlm_atlas.reference.lvlm.contexts import Encoder
+from lvlm_atlas.reference.lvlm.technique import Run
 from lvlm_atlas.reference.lvlm.tiles import resized
 from lvlm_atlas.reference.modules.kept import module_of
 from lvlm_atlas.reference.refusal import Refusal

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lvlm_atlas.reference.lvlm.points import Run, Technique
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.refusal import Refusal
 
 

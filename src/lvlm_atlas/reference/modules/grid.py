@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from lvlm_atlas.reference.lvlm.points import Adapter, Run
+from lvlm_atlas.reference.lvlm.contexts import Adapter
+from lvlm_atlas.reference.lvlm.technique import Run
 from lvlm_atlas.reference.refusal import Refusal
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from lvlm_atlas.reference.lvlm.points import Run
+from lvlm_atlas.reference.lvlm.technique import Run
 from lvlm_atlas.reference.modules.kept import module_of
 
 

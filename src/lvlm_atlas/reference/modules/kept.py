@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from lvlm_atlas.reference.drafting.target import Target
-from lvlm_atlas.reference.lvlm.points import Run
+from lvlm_atlas.reference.lvlm.technique import Run
 from lvlm_atlas.reference.lvlm.weights import draw
 
 Module = TypeVar("Module", bound=nn.Module)

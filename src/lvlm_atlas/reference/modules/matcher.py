@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.lvlm.config import VisionConfig
-from lvlm_atlas.reference.lvlm.points import Run
+from lvlm_atlas.reference.lvlm.technique import Run
 from lvlm_atlas.reference.lvlm.vision import Encoder, Layer, VisionTransformer
 from lvlm_atlas.reference.modules.kept import drawn, module_of
 from lvlm_atlas.reference.ops.attention import attend, causal_mask

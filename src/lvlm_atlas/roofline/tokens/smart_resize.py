@@ -53,9 +53,18 @@ def smart_resize(
 
 
 def token_grid(
-    width: int, height: int, *, factor: int, min_pixels: float, max_pixels: float, kind: str
+    width: int, height: int, *, factor: int, min_pixels: float, max_pixels: float, kind: str, scale_by: float = 1.0
 ) -> tuple[int, int]:
     """Columns and rows of tokens, each a square of `factor` pixels; halves round to even.
+
+    Args:
+        width: pixels.
+        height: pixels.
+        factor: side of a token in pixels.
+        min_pixels: least pixels.
+        max_pixels: most pixels.
+        kind: what the sizes belong to, for the message.
+        scale_by: factor of both limits where a size is scaled to them, and not where it is held against them.
 
     Raises:
         AtlasError: one side is over 200 times the other.
@@ -69,10 +78,10 @@ def token_grid(
     columns, rows = round(width / factor), round(height / factor)
     area = columns * rows * factor**2
     if area > max_pixels:
-        shrink = math.sqrt(height * width / max_pixels)
+        shrink = math.sqrt(height * width / (max_pixels * scale_by))
         columns, rows = (max(1, math.floor(side / shrink / factor)) for side in (width, height))
     elif area < min_pixels:
-        grow = math.sqrt(min_pixels / (height * width))
+        grow = math.sqrt(min_pixels * scale_by / (height * width))
         columns, rows = (math.ceil(side * grow / factor) for side in (width, height))
     return columns, rows
 

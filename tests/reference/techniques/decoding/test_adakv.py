@@ -13,7 +13,7 @@ from torch import Tensor
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Entries
 from lvlm_atlas.reference.lvlm import LVLM, random_request
-from lvlm_atlas.reference.lvlm.points import CacheTokens
+from lvlm_atlas.reference.lvlm.contexts import CacheTokens
 from lvlm_atlas.reference.ops.budget import head_budgets
 from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.decoding.adakv import AdaKV, select

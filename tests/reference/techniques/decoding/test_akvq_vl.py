@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lvlm_atlas.reference.caches.store import Store
 from lvlm_atlas.reference.flow.states import Entries, Sequence
+from lvlm_atlas.reference.lvlm.contexts import CacheBits, LlmLayer
 from lvlm_atlas.reference.lvlm.model import LVLM
-from lvlm_atlas.reference.lvlm.points import CacheBits, LlmLayer
 from lvlm_atlas.reference.lvlm.random_request import random_request
 from lvlm_atlas.reference.ops.quantisation import rotated, uniform
 from lvlm_atlas.reference.ops.rotation import hadamard

@@ -150,7 +150,7 @@ def test_where_nothing_longer_may_be_said_there_is_no_second_round(most: int, de
 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
-    [("threshold", -0.1, r"threshold must be in \[0, 1\]"), ("short_tokens", 0, "short_tokens must be at least 1")],
+    [("threshold", -0.1, r"threshold must lie in \[0, 1\]"), ("short_tokens", 0, "short_tokens must be at least 1")],
 )
 def test_illegal_parameters_are_refused(name: str, value: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -14,7 +14,7 @@ from lvlm_atlas.reference.drafting.rounds import Proposal, Verdict, Verified
 from lvlm_atlas.reference.drafting.tree import GrowingTreeDrafter
 from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.lvlm import LVLM, Technique, random_request
-from lvlm_atlas.reference.lvlm.points import DecodeLoop, LlmLayer, PrefillChunks
+from lvlm_atlas.reference.lvlm.contexts import DecodeLoop, LlmLayer, PrefillChunks
 from lvlm_atlas.reference.lvlm.presets import PRESETS
 from lvlm_atlas.reference.modules.fused_head import FusedHead
 from lvlm_atlas.reference.modules.kept import drawn, give

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Entries
 from lvlm_atlas.reference.lvlm import LVLM, Refusal, random_request
-from lvlm_atlas.reference.lvlm.points import CacheTokens
+from lvlm_atlas.reference.lvlm.contexts import CacheTokens
 from lvlm_atlas.reference.modules.kept import drawn, give
 from lvlm_atlas.reference.techniques.decoding.fastcache import (
     Compressor,

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lvlm_atlas.reference.caches.store import Store
 from lvlm_atlas.reference.flow.states import Entries
+from lvlm_atlas.reference.lvlm.contexts import CacheBits
 from lvlm_atlas.reference.lvlm.model import LVLM
-from lvlm_atlas.reference.lvlm.points import CacheBits
 from lvlm_atlas.reference.lvlm.random_request import random_request
 from lvlm_atlas.reference.ops.quantisation import from_float8, to_float8
 from lvlm_atlas.reference.techniques.decoding.fp8_kv_cache import SCALES, Fp8KvCache, static_scale

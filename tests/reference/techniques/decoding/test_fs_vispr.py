@@ -124,7 +124,7 @@ def test_a_program_can_be_given(device: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"threshold": 1.5}, r"threshold must be in \[0, 1\]"),
+        ({"threshold": 1.5}, r"threshold must lie in \[0, 1\]"),
         ({"top_k": ()}, "top_k must be rising"),
         ({"top_k": (0, 2)}, "top_k must be rising"),
         ({"top_k": (3, 3)}, "top_k must be rising"),

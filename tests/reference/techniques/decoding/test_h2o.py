@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Held
 from lvlm_atlas.reference.lvlm import LVLM, StackError, Technique, random_request
-from lvlm_atlas.reference.lvlm.points import CacheStep
+from lvlm_atlas.reference.lvlm.contexts import CacheStep
 from lvlm_atlas.reference.ops.places import places_of, take
 from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.decoding.h2o import H2O, Accounts, select

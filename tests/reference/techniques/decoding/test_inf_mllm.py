@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Held
 from lvlm_atlas.reference.lvlm import LVLM, Refusal, random_request
-from lvlm_atlas.reference.lvlm.points import CacheStep
+from lvlm_atlas.reference.lvlm.contexts import CacheStep
 from lvlm_atlas.reference.ops.places import places_of, take
 from lvlm_atlas.reference.techniques.decoding.inf_mllm import InfMllm, Saddles, local_rows, relevance
 from lvlm_atlas.reference.techniques.decoding.speculative_sampling import SpeculativeSampling

@@ -10,7 +10,7 @@ from torch.nn import functional
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Entries
 from lvlm_atlas.reference.lvlm import LVLM, StackError, random_request
-from lvlm_atlas.reference.lvlm.points import CacheTokens
+from lvlm_atlas.reference.lvlm.contexts import CacheTokens
 from lvlm_atlas.reference.ops.places import take
 from lvlm_atlas.reference.ops.scores import accumulated_attention
 from lvlm_atlas.reference.refusal import Refusal

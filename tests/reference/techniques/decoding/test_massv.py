@@ -11,7 +11,7 @@ import torch
 from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.lvlm import LVLM, Refusal, Technique, random_request
 from lvlm_atlas.reference.lvlm.config import LVLMConfig, TextConfig, VisionConfig
-from lvlm_atlas.reference.lvlm.points import LlmInput
+from lvlm_atlas.reference.lvlm.contexts import LlmInput
 from lvlm_atlas.reference.modules.kept import drawn
 from lvlm_atlas.reference.ops.sampling import distribution
 from lvlm_atlas.reference.techniques.decoding.massv import Massv, SeeingDrafter, SmallModel, words_of

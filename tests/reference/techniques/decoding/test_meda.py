@@ -14,7 +14,7 @@ from torch import Tensor
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Entries
 from lvlm_atlas.reference.lvlm import LVLM, random_request
-from lvlm_atlas.reference.lvlm.points import CacheLayers, CacheTokens
+from lvlm_atlas.reference.lvlm.contexts import CacheLayers, CacheTokens
 from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.decoding.look_m import LookM
 from lvlm_atlas.reference.techniques.decoding.meda import Meda, cross_modal_entropy, layer_budgets

@@ -15,7 +15,7 @@ from torch.nn import functional
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Entries
 from lvlm_atlas.reference.lvlm import LVLM, random_request
-from lvlm_atlas.reference.lvlm.points import CacheTokens
+from lvlm_atlas.reference.lvlm.contexts import CacheTokens
 from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.decoding.adakv import AdaKV
 from lvlm_atlas.reference.techniques.decoding.mixkv import MixKV, distance, mix, redundancy, scaled_to

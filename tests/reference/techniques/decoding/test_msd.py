@@ -9,7 +9,7 @@ from torch import Tensor
 from lvlm_atlas.reference.drafting.features import FeatureDraft, Prompt
 from lvlm_atlas.reference.drafting.tree import GrowingTreeDrafter
 from lvlm_atlas.reference.lvlm import LVLM, random_request
-from lvlm_atlas.reference.lvlm.points import DecodeLoop
+from lvlm_atlas.reference.lvlm.contexts import DecodeLoop
 from lvlm_atlas.reference.modules.feature_head import FeatureHead
 from lvlm_atlas.reference.modules.kept import drawn, give
 from lvlm_atlas.reference.techniques.decoding.msd import Msd, decouple

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lvlm_atlas.reference.lvlm import LVLM, random_request
-from lvlm_atlas.reference.lvlm.points import Stop
+from lvlm_atlas.reference.lvlm.contexts import Stop
 from lvlm_atlas.reference.ops.certainty import margin_uncertainty
 from lvlm_atlas.reference.techniques.decoding.pixelthink import (
     PixelThink,

@@ -9,7 +9,7 @@ import torch
 
 from lvlm_atlas.reference.drafting.copying import CopyingDrafter
 from lvlm_atlas.reference.lvlm import LVLM, Request, random_request
-from lvlm_atlas.reference.lvlm.points import DecodeLoop
+from lvlm_atlas.reference.lvlm.contexts import DecodeLoop
 from lvlm_atlas.reference.ops.ngram import look_up
 from lvlm_atlas.reference.techniques.decoding.prompt_lookup import PromptLookup
 

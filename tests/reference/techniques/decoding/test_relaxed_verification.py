@@ -105,7 +105,7 @@ def test_a_seed_fixes_the_answer(device: str) -> None:
         ({"relaxation": 1.5}, r"relaxation must lie in \[0, 1\], got 1.5"),
         ({"gamma": 0}, "gamma must be at least 1, got 0"),
         ({"drop_rate": 1.0}, r"drop_rate must be in \[0, 1\)"),
-        ({"mass": -0.5}, r"mass must be in \[0, 1\]"),
+        ({"mass": -0.5}, r"mass must lie in \[0, 1\]"),
     ],
 )
 def test_illegal_parameters_are_refused(arguments: dict[str, float], message: str) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Entries
 from lvlm_atlas.reference.lvlm import LVLM, random_request
-from lvlm_atlas.reference.lvlm.points import CacheTokens
+from lvlm_atlas.reference.lvlm.contexts import CacheTokens
 from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.decoding.snapkv import SnapKV
 from lvlm_atlas.reference.techniques.decoding.sparsemm import SparseMM, answered, head_capacities, hits

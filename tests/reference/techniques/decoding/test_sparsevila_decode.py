@@ -13,7 +13,8 @@ from torch import Tensor
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Entries
 from lvlm_atlas.reference.lvlm import LVLM, Refusal, random_request
-from lvlm_atlas.reference.lvlm.points import CacheTokens, Run
+from lvlm_atlas.reference.lvlm.contexts import CacheTokens
+from lvlm_atlas.reference.lvlm.technique import Run
 from lvlm_atlas.reference.techniques.decoding.h2o import H2O
 from lvlm_atlas.reference.techniques.decoding.sparsevila_decode import SparseVilaDecode, Turn, read_count, salience
 from lvlm_atlas.reference.techniques.decoding.speculative_sampling import SpeculativeSampling

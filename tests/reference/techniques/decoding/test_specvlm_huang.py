@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lvlm_atlas.reference.drafting.features import FeatureDraft, Prompt
 from lvlm_atlas.reference.drafting.tree import GrowingTreeDrafter
 from lvlm_atlas.reference.lvlm import LVLM, random_request
-from lvlm_atlas.reference.lvlm.points import DecodeLoop
+from lvlm_atlas.reference.lvlm.contexts import DecodeLoop
 from lvlm_atlas.reference.lvlm.presets import PRESETS
 from lvlm_atlas.reference.modules.kept import drawn, give
 from lvlm_atlas.reference.techniques.decoding.specvlm_huang import (

@@ -17,9 +17,10 @@ from lvlm_atlas.reference.drafting.tree import TreeDrafter, best_children, tree_
 from lvlm_atlas.reference.flow.request import Request
 from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.flow.trace import Trace
+from lvlm_atlas.reference.lvlm.contexts import DecodeLoop, LlmLayer
 from lvlm_atlas.reference.lvlm.model import LVLM
-from lvlm_atlas.reference.lvlm.points import DecodeLoop, LlmLayer, Technique
 from lvlm_atlas.reference.lvlm.random_request import random_request
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.verification import accept
 from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.decoding.kivi import Kivi
@@ -267,7 +268,7 @@ def test_a_draft_with_other_vision_tokens_is_refused(device: str) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"drop_rate": 1.0}, r"drop_rate must be in \[0, 1\)"), ({"mass": 1.5}, r"mass must be in \[0, 1\], got 1.5")],
+    [({"drop_rate": 1.0}, r"drop_rate must be in \[0, 1\)"), ({"mass": 1.5}, r"mass must lie in \[0, 1\], got 1.5")],
 )
 def test_illegal_parameters_are_refused(arguments: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):

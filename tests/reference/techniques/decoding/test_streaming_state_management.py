@@ -14,7 +14,7 @@ from torch import Tensor
 from lvlm_atlas.reference.caches.reading import Reading
 from lvlm_atlas.reference.flow.states import Held
 from lvlm_atlas.reference.lvlm import LVLM, Refusal, random_request
-from lvlm_atlas.reference.lvlm.points import CacheStep
+from lvlm_atlas.reference.lvlm.contexts import CacheStep
 from lvlm_atlas.reference.ops.selection import rank_in_group
 from lvlm_atlas.reference.techniques.decoding.kivi import Kivi
 from lvlm_atlas.reference.techniques.decoding.speculative_sampling import SpeculativeSampling

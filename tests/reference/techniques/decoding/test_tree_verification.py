@@ -13,7 +13,7 @@ from lvlm_atlas.reference.drafting.rounds import Proposal, Verdict, Verified
 from lvlm_atlas.reference.drafting.tree import GrowingTreeDrafter, grow
 from lvlm_atlas.reference.lvlm import LVLM, Request, random_request
 from lvlm_atlas.reference.lvlm.config import LVLMConfig, TextConfig, VisionConfig
-from lvlm_atlas.reference.lvlm.points import DecodeLoop
+from lvlm_atlas.reference.lvlm.contexts import DecodeLoop
 from lvlm_atlas.reference.modules.feature_head import FeatureHead
 from lvlm_atlas.reference.modules.kept import drawn, give
 from lvlm_atlas.reference.refusal import Refusal

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lvlm_atlas.reference.caches.store import Store
 from lvlm_atlas.reference.flow.states import Entries
+from lvlm_atlas.reference.lvlm.contexts import CacheBits
 from lvlm_atlas.reference.lvlm.model import LVLM
-from lvlm_atlas.reference.lvlm.points import CacheBits
 from lvlm_atlas.reference.lvlm.random_request import random_request
 from lvlm_atlas.reference.ops.quantisation import dequantise, quantise
 from lvlm_atlas.reference.refusal import Refusal

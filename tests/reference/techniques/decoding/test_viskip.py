@@ -12,7 +12,7 @@ from lvlm_atlas.reference.drafting.rounds import Drafter, Proposal, Verdict, Ver
 from lvlm_atlas.reference.flow.states import Held
 from lvlm_atlas.reference.lvlm import LVLM, random_request
 from lvlm_atlas.reference.lvlm.config import LVLMConfig, TextConfig, VisionConfig
-from lvlm_atlas.reference.lvlm.points import CacheStep
+from lvlm_atlas.reference.lvlm.contexts import CacheStep
 from lvlm_atlas.reference.ops.sampling import distribution
 from lvlm_atlas.reference.techniques.decoding.viskip import GatedDrafter, ViSkip, _Gate, vision_share
 
@@ -169,7 +169,7 @@ def test_sampled_answers_are_distributed_as_the_targets() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"threshold": 1.1}, r"threshold must be in \[0, 1\]"), ({"gamma": 0}, "gamma must be at least 1")],
+    [({"threshold": 1.1}, r"threshold must lie in \[0, 1\]"), ({"gamma": 0}, "gamma must be at least 1")],
 )
 def test_illegal_parameters_are_refused(arguments: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lvlm_atlas.reference.flow.vision_tokens import Block, VisionTokens, blocks_of, grid_places
 from lvlm_atlas.reference.lvlm import LVLM, Refusal, random_request
-from lvlm_atlas.reference.lvlm.points import AdapterOutput
+from lvlm_atlas.reference.lvlm.contexts import AdapterOutput
 from lvlm_atlas.reference.techniques.encoding.evs import EVS, dissimilarity, kept_count, retention_mask
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.lvlm import LVLM, random_request
-from lvlm_atlas.reference.lvlm.points import EncoderLayer
+from lvlm_atlas.reference.lvlm.contexts import EncoderLayer
 from lvlm_atlas.reference.ops.merging import bipartite_soft_matching, merge_wavg
 from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.encoding.folder import Folder, fold, resisting, rounds

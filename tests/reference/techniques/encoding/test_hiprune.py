@@ -9,7 +9,7 @@ from torch import Tensor
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.lvlm import LVLM, random_request
-from lvlm_atlas.reference.lvlm.points import EncoderLayer, EncoderOutput
+from lvlm_atlas.reference.lvlm.contexts import EncoderLayer, EncoderOutput
 from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.encoding.hiprune import Choosing, HiPrune, anchors_of, cross, hiprune
 from lvlm_atlas.reference.techniques.encoding.tome import ToMe

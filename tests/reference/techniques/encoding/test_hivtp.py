@@ -10,7 +10,7 @@ from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.flow.vision_tokens import VisionTokens, blocks_of
 from lvlm_atlas.reference.lvlm import LVLM, random_request
-from lvlm_atlas.reference.lvlm.points import AdapterOutput, EncoderLayer, EncoderOutput
+from lvlm_atlas.reference.lvlm.contexts import AdapterOutput, EncoderLayer, EncoderOutput
 from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.encoding.hivtp import HIVTP, Choosing, hivtp
 

@@ -9,7 +9,7 @@ import torch
 from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm import LVLM, random_request
-from lvlm_atlas.reference.lvlm.points import EncoderOutput
+from lvlm_atlas.reference.lvlm.contexts import EncoderOutput
 from lvlm_atlas.reference.ops.outliers import outlier_ratio
 from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.encoding.llava_prumerge import (

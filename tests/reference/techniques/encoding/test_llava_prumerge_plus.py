@@ -8,7 +8,7 @@ import torch
 from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm import LVLM, random_request
-from lvlm_atlas.reference.lvlm.points import EncoderOutput
+from lvlm_atlas.reference.lvlm.contexts import EncoderOutput
 from lvlm_atlas.reference.ops.outliers import outlier_ratio
 from lvlm_atlas.reference.techniques.encoding import llava_prumerge_plus
 from lvlm_atlas.reference.techniques.encoding.llava_prumerge import kept_places, look, merge

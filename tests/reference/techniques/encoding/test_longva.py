@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lvlm_atlas.reference.lvlm import LVLM, Refusal, StackError, random_request
-from lvlm_atlas.reference.lvlm.points import Adapter
+from lvlm_atlas.reference.lvlm.contexts import Adapter
 from lvlm_atlas.reference.techniques.encoding.longva import LongVA, pool_square, tiles_alone
 from lvlm_atlas.reference.techniques.encoding.visionzip import VisionZip
 

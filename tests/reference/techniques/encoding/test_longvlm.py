@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.lvlm import LVLM, Refusal, random_request
-from lvlm_atlas.reference.lvlm.points import EncoderLayer, EncoderOutput
+from lvlm_atlas.reference.lvlm.contexts import EncoderLayer, EncoderOutput
 from lvlm_atlas.reference.techniques.encoding.longvlm import LongVLM, Merging, merge_hierarchically, steps
 
 

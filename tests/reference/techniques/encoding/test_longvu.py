@@ -12,7 +12,7 @@ from torch import Tensor
 from lvlm_atlas.reference.flow.request import Request
 from lvlm_atlas.reference.flow.vision_tokens import VisionTokens, blocks_of
 from lvlm_atlas.reference.lvlm import LVLM, Refusal, StackError, random_request
-from lvlm_atlas.reference.lvlm.points import AdapterOutput
+from lvlm_atlas.reference.lvlm.contexts import AdapterOutput
 from lvlm_atlas.reference.techniques.encoding.longvu import (
     LongVU,
     coarse,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lvlm_atlas.reference.flow.vision_tokens import Block, VisionTokens, blocks_of, grid_places
 from lvlm_atlas.reference.lvlm import LVLM, Refusal, random_request
-from lvlm_atlas.reference.lvlm.points import AdapterOutput
+from lvlm_atlas.reference.lvlm.contexts import AdapterOutput
 from lvlm_atlas.reference.refusal import StackError
 from lvlm_atlas.reference.techniques.encoding.llava_prumerge_plus import LlavaPruMergePlus
 from lvlm_atlas.reference.techniques.encoding.moviechat import MovieChat, consolidate, join, remember, weighed

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lvlm_atlas.reference.flow.vision_tokens import VisionTokens, blocks_of
 from lvlm_atlas.reference.lvlm import LVLM, Refusal, random_request
-from lvlm_atlas.reference.lvlm.points import AdapterOutput
+from lvlm_atlas.reference.lvlm.contexts import AdapterOutput
 from lvlm_atlas.reference.techniques.encoding.pooling import Mode, Pooler, Pooling, pool, pooled_side
 
 GRID = torch.arange(16.0).reshape(1, 1, 4, 4)

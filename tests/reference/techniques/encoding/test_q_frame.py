@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lvlm_atlas.reference.lvlm import LVLM, Refusal, Request, random_request
-from lvlm_atlas.reference.lvlm.points import Frames
+from lvlm_atlas.reference.lvlm.contexts import Frames
 from lvlm_atlas.reference.ops.sampling import gumbel
 from lvlm_atlas.reference.techniques.encoding.q_frame import Chooser, QFrame, rank, shrunk_size
 from lvlm_atlas.reference.techniques.encoding.uniform import Uniform

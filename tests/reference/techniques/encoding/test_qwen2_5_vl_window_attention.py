@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lvlm_atlas.reference.lvlm import LVLM, Refusal, random_request
-from lvlm_atlas.reference.lvlm.points import EncoderAttention
+from lvlm_atlas.reference.lvlm.contexts import EncoderAttention
 from lvlm_atlas.reference.lvlm.presets import PRESETS
 from lvlm_atlas.reference.lvlm.windows import coordinates, windows_of
 from lvlm_atlas.reference.ops.attention import attend, attend_inside

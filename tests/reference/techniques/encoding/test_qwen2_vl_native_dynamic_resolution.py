@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lvlm_atlas.reference.lvlm import LVLM, Refusal, Request, random_request
-from lvlm_atlas.reference.lvlm.points import Pixels
+from lvlm_atlas.reference.lvlm.contexts import Pixels
 from lvlm_atlas.reference.techniques.encoding.qwen2_vl_native_dynamic_resolution import (
     Qwen2VLNativeDynamicResolution,
     _Acting,

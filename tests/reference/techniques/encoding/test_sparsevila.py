@@ -6,7 +6,7 @@ import torch
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.lvlm import LVLM, random_request
-from lvlm_atlas.reference.lvlm.points import EncoderOutput
+from lvlm_atlas.reference.lvlm.contexts import EncoderOutput
 from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.encoding.fastervlm import fastervlm
 from lvlm_atlas.reference.techniques.encoding.sparsevila import SparseVILA, kept_count, salience, sparsevila

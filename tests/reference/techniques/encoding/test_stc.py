@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lvlm_atlas.reference.flow.vision_tokens import Block, VisionTokens, blocks_of
 from lvlm_atlas.reference.lvlm import LVLM, Refusal, random_request
-from lvlm_atlas.reference.lvlm.points import AdapterOutput
+from lvlm_atlas.reference.lvlm.contexts import AdapterOutput
 from lvlm_atlas.reference.techniques.encoding.stc import ALPHAS, STC, Pruning, quiet_channels, redundancy, similarity
 
 

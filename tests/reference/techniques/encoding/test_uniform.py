@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.lvlm import LVLM, random_request
-from lvlm_atlas.reference.lvlm.points import LlmInput
+from lvlm_atlas.reference.lvlm.contexts import LlmInput
 from lvlm_atlas.reference.ops.places import even_places
 from lvlm_atlas.reference.techniques.encoding.uniform import Uniform
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lvlm_atlas.reference.lvlm import LVLM, Refusal, StackError, random_request
-from lvlm_atlas.reference.lvlm.points import Adapter
+from lvlm_atlas.reference.lvlm.contexts import Adapter
 from lvlm_atlas.reference.modules.kept import drawn, give
 from lvlm_atlas.reference.techniques.encoding.pixel_shuffle import space_to_depth
 from lvlm_atlas.reference.techniques.encoding.tome import ToMe

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.lvlm import LVLM, random_request
-from lvlm_atlas.reference.lvlm.points import EncoderOutput
+from lvlm_atlas.reference.lvlm.contexts import EncoderOutput
 from lvlm_atlas.reference.techniques.encoding.video_chatgpt import VideoChatGPT, pooled, segment_middles
 
 

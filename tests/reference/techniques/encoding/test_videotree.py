@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lvlm_atlas.reference.lvlm import LVLM, random_request
-from lvlm_atlas.reference.lvlm.points import Frames
+from lvlm_atlas.reference.lvlm.contexts import Frames
 from lvlm_atlas.reference.lvlm.presets import PRESETS
 from lvlm_atlas.reference.modules.matcher import ImageTextMatcher
 from lvlm_atlas.reference.techniques.encoding.videotree import VideoTree, deepen, ratings, typical, widen

@@ -10,7 +10,7 @@ from torch import Tensor
 from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.flow.vision_tokens import VisionTokens, blocks_of
 from lvlm_atlas.reference.lvlm import LVLM, Refusal, random_request
-from lvlm_atlas.reference.lvlm.points import AdapterOutput, EncoderOutput
+from lvlm_atlas.reference.lvlm.contexts import AdapterOutput, EncoderOutput
 from lvlm_atlas.reference.modules.kept import drawn, give
 from lvlm_atlas.reference.techniques.encoding.vila_frame_prompter import (
     FrameGate,

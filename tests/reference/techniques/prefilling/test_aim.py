@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lvlm_atlas.reference.flow.vision_tokens import Block, VisionTokens, grid_places
 from lvlm_atlas.reference.lvlm import LVLM, Request, random_request
-from lvlm_atlas.reference.lvlm.points import AdapterOutput
+from lvlm_atlas.reference.lvlm.contexts import AdapterOutput
 from lvlm_atlas.reference.ops.attention import attend, share_heads
 from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.prefilling.aim import (

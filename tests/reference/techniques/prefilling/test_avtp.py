@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.lvlm import LVLM, Request, random_request
-from lvlm_atlas.reference.lvlm.points import LlmLayer
+from lvlm_atlas.reference.lvlm.contexts import LlmLayer
 from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.prefilling.avtp import Avtp, Stages, budgets, images_of, kept_of
 from lvlm_atlas.reference.techniques.prefilling.fastv import FastV

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.lvlm import LVLM, random_request
-from lvlm_atlas.reference.lvlm.points import LlmInput
+from lvlm_atlas.reference.lvlm.contexts import LlmInput
 from lvlm_atlas.reference.ops.diversity import select_diverse
 from lvlm_atlas.reference.ops.similarity import cosine_distance
 from lvlm_atlas.reference.techniques.prefilling.divprune import DivPrune, divprune

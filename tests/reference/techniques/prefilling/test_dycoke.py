@@ -9,7 +9,8 @@ from torch.nn import functional
 
 from lvlm_atlas.reference.flow.vision_tokens import Block, VisionTokens, blocks_of, grid_places
 from lvlm_atlas.reference.lvlm import LVLM, random_request
-from lvlm_atlas.reference.lvlm.points import AdapterOutput, CacheRead, Technique
+from lvlm_atlas.reference.lvlm.contexts import AdapterOutput, CacheRead
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.decoding.streamingllm import StreamingLlm
 from lvlm_atlas.reference.techniques.prefilling.dycoke import DyCoke, alike, most_attended, temporal_mask

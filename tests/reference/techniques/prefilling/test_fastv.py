@@ -11,7 +11,7 @@ from torch import Tensor
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.lvlm import LVLM, random_request
-from lvlm_atlas.reference.lvlm.points import LlmLayer
+from lvlm_atlas.reference.lvlm.contexts import LlmLayer
 from lvlm_atlas.reference.ops.attention import share_heads
 from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.prefilling.fastv import FastV, keep_top, last_query_score

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lvlm_atlas.reference.flow.vision_tokens import Block, VisionTokens, blocks_of, grid_places
 from lvlm_atlas.reference.lvlm import LVLM, random_request
-from lvlm_atlas.reference.lvlm.points import AdapterOutput
+from lvlm_atlas.reference.lvlm.contexts import AdapterOutput
 from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.prefilling.fastvid import (
     Condensing,

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lvlm_atlas.reference.lvlm import LVLM, random_request
-from lvlm_atlas.reference.lvlm.points import LlmInput
+from lvlm_atlas.reference.lvlm.contexts import LlmInput
 from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.prefilling.fastv import FastV
 from lvlm_atlas.reference.techniques.prefilling.framefusion import (

@@ -10,7 +10,7 @@ from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.flow.vision_tokens import Block, VisionTokens, blocks_of, grid_places
 from lvlm_atlas.reference.lvlm import LVLM, random_request
-from lvlm_atlas.reference.lvlm.points import AdapterOutput
+from lvlm_atlas.reference.lvlm.contexts import AdapterOutput
 from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.prefilling.fastv import FastV
 from lvlm_atlas.reference.techniques.prefilling.holitom import (

@@ -12,7 +12,8 @@ from torch import Tensor
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.lvlm import LVLM, random_request
-from lvlm_atlas.reference.lvlm.points import EncoderOutput, LlmLayer, Technique
+from lvlm_atlas.reference.lvlm.contexts import EncoderOutput, LlmLayer
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.merging import merge_wavg
 from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.encoding.vispruner import VisPruner

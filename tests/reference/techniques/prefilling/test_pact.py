@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.lvlm import LVLM, Request, random_request
-from lvlm_atlas.reference.lvlm.points import LlmLayer
+from lvlm_atlas.reference.lvlm.contexts import LlmLayer
 from lvlm_atlas.reference.ops.attention import share_heads
 from lvlm_atlas.reference.ops.clustering import bounded_peaks
 from lvlm_atlas.reference.refusal import Refusal

@@ -7,7 +7,8 @@ from torch import Tensor
 from lvlm_atlas.reference.flow.states import Entries, Sequence
 from lvlm_atlas.reference.flow.vision_tokens import Block, VisionTokens
 from lvlm_atlas.reference.lvlm import LVLM, random_request
-from lvlm_atlas.reference.lvlm.points import AdapterOutput, CacheLayers, LlmLayer, Run
+from lvlm_atlas.reference.lvlm.contexts import AdapterOutput, CacheLayers, LlmLayer
+from lvlm_atlas.reference.lvlm.technique import Run
 from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.prefilling.fastv import FastV
 from lvlm_atlas.reference.techniques.prefilling.prunevid import (

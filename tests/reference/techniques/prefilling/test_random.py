@@ -5,7 +5,7 @@ import torch
 
 from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.lvlm import LVLM, random_request
-from lvlm_atlas.reference.lvlm.points import LlmInput
+from lvlm_atlas.reference.lvlm.contexts import LlmInput
 from lvlm_atlas.reference.techniques.prefilling.random import RandomPruning, random_places
 
 

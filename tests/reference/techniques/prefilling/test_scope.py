@@ -9,7 +9,7 @@ from torch import Tensor
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.lvlm import LVLM, random_request
-from lvlm_atlas.reference.lvlm.points import EncoderOutput
+from lvlm_atlas.reference.lvlm.contexts import EncoderOutput
 from lvlm_atlas.reference.ops.diversity import greedy_cover
 from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.encoding.tome import ToMe

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.lvlm import LVLM, random_request
-from lvlm_atlas.reference.lvlm.points import Attention, Technique
+from lvlm_atlas.reference.lvlm.contexts import Attention
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.attention import Rotary, attend
 from lvlm_atlas.reference.ops.blocks import Blocks
 from lvlm_atlas.reference.ops.window import Window, window_attention

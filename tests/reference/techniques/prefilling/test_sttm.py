@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.lvlm import LVLM, Refusal, random_request
-from lvlm_atlas.reference.lvlm.points import Adapter, LlmLayer, Technique
+from lvlm_atlas.reference.lvlm.contexts import Adapter, LlmLayer
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.techniques.prefilling.sttm import (
     STTM,
     earliest,

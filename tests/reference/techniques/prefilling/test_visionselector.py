@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.lvlm import LVLM, random_request
-from lvlm_atlas.reference.lvlm.points import LlmInput
+from lvlm_atlas.reference.lvlm.contexts import LlmInput
 from lvlm_atlas.reference.modules.importance import ImportanceScorer
 from lvlm_atlas.reference.modules.kept import drawn, give
 from lvlm_atlas.reference.techniques.prefilling.visionselector import Selecting, VisionSelector, kept_of

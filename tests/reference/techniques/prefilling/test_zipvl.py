@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Entries
 from lvlm_atlas.reference.lvlm import LVLM, random_request
-from lvlm_atlas.reference.lvlm.points import CacheTokens
+from lvlm_atlas.reference.lvlm.contexts import CacheTokens
 from lvlm_atlas.reference.ops.attention import attend, causal_mask, share_heads
 from lvlm_atlas.reference.ops.blocks import Pairs, pair_attention
 from lvlm_atlas.reference.refusal import Refusal

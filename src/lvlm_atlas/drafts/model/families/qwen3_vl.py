@@ -13,14 +13,13 @@ _OF = "Qwen3VLVisionConfig"
 
 def parts(config: Source, processor: Source) -> Parts:
     """What a configuration of Qwen3-VL says, dense or with experts."""
-    given = config.part("vision_config")
+    given = config.part("vision_config").read_by(_OF)
     vision = vit(
         given, class_token=False, position="learned, interpolated, and 2D RoPE", heads="num_heads", layers="depth",
-        attention="full within each temporal patch", image_size=False, activation="gelu_pytorch_tanh",
-        of=_OF,
+        attention="full within each temporal patch", image_size=False,
     )  # fmt: skip
-    vision["temporal_patch_size"] = given.number("temporal_patch_size", default=2, of=_OF)
-    merge = given.number("spatial_merge_size", default=2, of=_OF)
+    vision["temporal_patch_size"] = given.number("temporal_patch_size")
+    merge = given.number("spatial_merge_size")
     inner = given.numbers("deepstack_visual_indexes")
     vision["deepstack_layers"] = list(inner)
     text, text_parameters = qwen.text_of(config, "qwen3")
@@ -28,7 +27,7 @@ def parts(config: Source, processor: Source) -> Parts:
     widths, main = qwen.merger(vision, merge, text["hidden"], 2 * hidden)
     _, other = qwen.merger(vision, merge, text["hidden"], 2 * hidden * merge**2)
     patch = 3 * vision["temporal_patch_size"] * vision["patch_size"] ** 2 * hidden + hidden
-    positions = given.number("num_position_embeddings", default=2304, of=_OF) * hidden
+    positions = given.number("num_position_embeddings") * hidden
     return Parts(
         vision=vision, vision_parameters=patch + positions + vision["layers"] * block(vision),
         adapter={
@@ -38,5 +37,5 @@ def parts(config: Source, processor: Source) -> Parts:
         adapter_parameters=main + len(inner) * other, llm=text, llm_parameters=text_parameters,
         llm_active=parameters(text, 2, active=True) if "experts" in text else None,
         injection="concat-deepstack" if inner else "concat",
-        code="transformers, qwen3_vl; qwen-vl-utils for videos", **qwen.tokens(vision, merge, processor),
+        code="transformers, qwen3_vl; qwen-vl-utils for videos", **qwen.tokens(vision, merge, processor, served=True),
     )  # fmt: skip

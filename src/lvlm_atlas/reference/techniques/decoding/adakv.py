@@ -29,7 +29,8 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Entries
-from lvlm_atlas.reference.lvlm.points import CacheTokens, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheTokens
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.budget import head_budgets, pyramid_budgets
 from lvlm_atlas.reference.ops.selection import top_mask
 from lvlm_atlas.reference.techniques.decoding.snapkv import check_window, observe
@@ -73,10 +74,8 @@ class AdaKV(Technique):
 
     def __post_init__(self) -> None:
         check_window(self.window_size, self.base_capacity, self.kernel_size, self.pooling, self.group, "base_capacity")
-        if not 0 <= self.floor_alpha <= 1:
-            raise ValueError(f"floor_alpha must lie in [0, 1], got {self.floor_alpha}")
-        if self.beta < 1:
-            raise ValueError(f"beta must be at least 1, got {self.beta}")
+        self.expect_shares("floor_alpha")
+        self.expect_at_least(1, "beta")
 
     def compress_cache(self, at: CacheTokens) -> Entries:
         """The entries that the layer caches.

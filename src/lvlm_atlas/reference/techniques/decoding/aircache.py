@@ -28,7 +28,8 @@ from torch import Tensor
 
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Entries
-from lvlm_atlas.reference.lvlm.points import CacheLayers, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheLayers
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.budget import apportion, clipped_shares
 from lvlm_atlas.reference.ops.places import places_of, take
 from lvlm_atlas.reference.ops.scores import group_heads
@@ -126,8 +127,7 @@ class AirCache(Technique):
     def __post_init__(self) -> None:
         if not 0 < self.kept_share <= 1:
             raise ValueError(f"kept_share must lie in (0, 1], got {self.kept_share}")
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold must lie in [0, 1], got {self.threshold}")
+        self.expect_shares("threshold")
 
     def compress_caches(self, at: CacheLayers) -> tuple[Entries, ...]:
         """The entries that each layer caches.

@@ -31,8 +31,9 @@ from lvlm_atlas.reference.caches.parted import HeadStore, SortedStore
 from lvlm_atlas.reference.caches.quantised import Half, QuantisedStore
 from lvlm_atlas.reference.caches.store import PlainStore, Store
 from lvlm_atlas.reference.flow.states import Entries, Sequence
+from lvlm_atlas.reference.lvlm.contexts import CacheBits, LlmLayer
 from lvlm_atlas.reference.lvlm.filling import places_among
-from lvlm_atlas.reference.lvlm.points import CacheBits, LlmLayer, Run, Technique
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.quantisation import Format, quantise, rotated, uniform  # noqa: F401 - steps of the entry
 from lvlm_atlas.reference.ops.rotation import hadamard
 from lvlm_atlas.reference.refusal import Refusal

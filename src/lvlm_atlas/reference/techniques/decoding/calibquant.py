@@ -34,7 +34,8 @@ from lvlm_atlas.reference.caches.parted import by_modality
 from lvlm_atlas.reference.caches.quantised import ChannelHalf, QuantisedStore
 from lvlm_atlas.reference.caches.store import PlainStore, Store
 from lvlm_atlas.reference.flow.states import Held
-from lvlm_atlas.reference.lvlm.points import CacheBits, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheBits
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.attention import mask_of_heads, share_heads
 from lvlm_atlas.reference.ops.quantisation import levels, pack  # noqa: F401 - steps of the entry
 
@@ -130,9 +131,7 @@ class CalibQuant(Technique):
         for name in ("key_clip", "value_clip"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in (0, 1], got {getattr(self, name)}")
-        for name in ("lower_top", "raise_bottom"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        self.expect_at_least(0, "lower_top", "raise_bottom")
 
     def new_store(self, at: CacheBits) -> Store:
         """An empty store: vision entries as codes, the others as they come."""

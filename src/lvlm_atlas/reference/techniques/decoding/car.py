@@ -31,7 +31,8 @@ from torch import Tensor
 
 from lvlm_atlas.reference.drafting.target import Target
 from lvlm_atlas.reference.flow.request import Request, Result
-from lvlm_atlas.reference.lvlm.points import Answer, Technique
+from lvlm_atlas.reference.lvlm.contexts import Answer
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.certainty import perplexity
 from lvlm_atlas.reference.refusal import Refusal
 
@@ -116,10 +117,8 @@ class Car(Technique):
     needs: ClassVar = ("training-data", "calibration-samples")
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold must be in [0, 1], got {self.threshold}")
-        if self.short_tokens < 1:
-            raise ValueError(f"short_tokens must be at least 1, got {self.short_tokens}")
+        self.expect_shares("threshold")
+        self.expect_at_least(1, "short_tokens")
 
     @torch.inference_mode()
     def calibrate(self, lvlm: Target, samples: Seq[Request]) -> Self:

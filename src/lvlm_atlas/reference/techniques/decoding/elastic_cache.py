@@ -29,7 +29,8 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Entries
-from lvlm_atlas.reference.lvlm.points import CacheStep, CacheTokens, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheStep, CacheTokens
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.places import places_of, take
 from lvlm_atlas.reference.ops.selection import top_mask
 from lvlm_atlas.reference.refusal import Refusal
@@ -166,8 +167,7 @@ class ElasticCache(Technique):
     def __post_init__(self) -> None:
         if not 0 <= self.ratio < 1:
             raise ValueError(f"ratio must lie in [0, 1), got {self.ratio}")
-        if self.start_size < 0:
-            raise ValueError(f"start_size must be at least 0, got {self.start_size}")
+        self.expect_at_least(0, "start_size")
 
     def place(self, kept: int) -> int:
         """The place at which entries leave once `kept` of the prompt have stayed."""

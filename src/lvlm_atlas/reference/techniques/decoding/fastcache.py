@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from lvlm_atlas.reference.flow.states import Entries
-from lvlm_atlas.reference.lvlm.points import CacheTokens, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheTokens
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.kept import module_of
 from lvlm_atlas.reference.refusal import Refusal
 
@@ -109,9 +110,7 @@ class FastCache(Technique):
     withholds: ClassVar = ("equal-frames",)
 
     def __post_init__(self) -> None:
-        for name in ("compress_factor", "min_seq_len"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "compress_factor", "min_seq_len")
 
     def begin(self, run: Run) -> _Acting:
         """What folds the entries of this run or session."""

@@ -27,7 +27,8 @@ from torch.nn import functional
 from lvlm_atlas.reference.drafting.acceptance import RejectionSampling
 from lvlm_atlas.reference.drafting.early_exit import EarlyExitDrafter
 from lvlm_atlas.reference.drafting.rounds import Speculation
-from lvlm_atlas.reference.lvlm.points import DecodeLoop, Technique
+from lvlm_atlas.reference.lvlm.contexts import DecodeLoop
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.modules.kept import module_of
 from lvlm_atlas.reference.ops.verification import verify  # noqa: F401 - steps of the entry
 from lvlm_atlas.reference.refusal import Refusal
@@ -74,9 +75,7 @@ class FastVlmSelfSpeculative(Technique):
     needs: ClassVar = ("draft-model", "training-data", "cache-rollback")
 
     def __post_init__(self) -> None:
-        for name in ("exit_layer", "gamma"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "exit_layer", "gamma")
 
     def begin_decoding(self, at: DecodeLoop) -> Speculation:
         """The first layers as the drafter of this request.

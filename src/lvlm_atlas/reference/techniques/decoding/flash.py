@@ -31,7 +31,8 @@ from lvlm_atlas.reference.drafting.acceptance import RejectionSampling
 from lvlm_atlas.reference.drafting.blocks import BlockDraft, BlockDrafter
 from lvlm_atlas.reference.drafting.features import Prompt
 from lvlm_atlas.reference.drafting.rounds import Speculation
-from lvlm_atlas.reference.lvlm.points import DecodeLoop, Technique
+from lvlm_atlas.reference.lvlm.contexts import DecodeLoop
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.modules.kept import module_of
 from lvlm_atlas.reference.ops.attention import Rotary
 from lvlm_atlas.reference.ops.places import places_of
@@ -136,9 +137,7 @@ class Flash(Technique):
     )
 
     def __post_init__(self) -> None:
-        for name in ("latents", "block", "passes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "latents", "block", "passes")
 
     def begin_decoding(self, at: DecodeLoop) -> Speculation:
         """The drafter of this request, its head prefilled with latent tokens and words."""

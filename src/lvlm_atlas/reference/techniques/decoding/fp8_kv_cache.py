@@ -28,7 +28,8 @@ from torch import Tensor
 
 from lvlm_atlas.reference.caches.quantised import Half, QuantisedStore
 from lvlm_atlas.reference.caches.store import PlainStore, Store
-from lvlm_atlas.reference.lvlm.points import CacheBits, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheBits
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.quantisation import FLOAT8_MOST, Codes, Format, from_float8, to_float8
 
 SCALES = ("one", "layer", "head")

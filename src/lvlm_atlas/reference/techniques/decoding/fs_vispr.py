@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.request import Request, Result
-from lvlm_atlas.reference.lvlm.points import Answer, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Answer
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.matcher import ImageTextMatcher, matcher_of
 from lvlm_atlas.reference.ops.certainty import perplexity
 from lvlm_atlas.reference.ops.selection import top_places
@@ -88,8 +89,7 @@ class FsVisPr(Technique):
     needs: ClassVar = ("training-data", "image-text-matcher")
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold must be in [0, 1], got {self.threshold}")
+        self.expect_shares("threshold")
         if not self.top_k or min(self.top_k) < 1 or list(self.top_k) != sorted(set(self.top_k)):
             raise ValueError(f"top_k must be rising numbers of at least 1, got {list(self.top_k)}")
 

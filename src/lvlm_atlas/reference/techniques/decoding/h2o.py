@@ -25,7 +25,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.points import CacheStep, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheStep
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.scores import accumulated_attention, carried_over
 from lvlm_atlas.reference.ops.selection import recent_and_best
 from lvlm_atlas.reference.refusal import Refusal
@@ -102,9 +103,7 @@ class H2O(Technique):
     needs: ClassVar = ("attention-map", "equal-heads")
 
     def __post_init__(self) -> None:
-        for name in ("heavy_ratio", "recent_ratio"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        self.expect_shares("heavy_ratio", "recent_ratio")
 
     def begin(self, run: Run) -> Accounts:  # noqa: ARG002
         """Empty accounts for a run."""

@@ -31,7 +31,8 @@ from lvlm_atlas.reference.caches.host import HostStore
 from lvlm_atlas.reference.caches.store import PlainStore, Store
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Entries
-from lvlm_atlas.reference.lvlm.points import CacheBits, CacheLayers, CacheRead, CacheTokens, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheBits, CacheLayers, CacheRead, CacheTokens
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.places import mask_of
 from lvlm_atlas.reference.ops.scores import accumulated_attention, group_heads, pool_scores
 from lvlm_atlas.reference.refusal import Refusal
@@ -96,13 +97,8 @@ class HybridKV(Technique):
     def __post_init__(self) -> None:
         if not 0 < self.kept_share <= 1:
             raise ValueError(f"kept_share must lie in (0, 1], got {self.kept_share}")
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold must lie in [0, 1], got {self.threshold}")
-        if self.dynamic_weight < 1:
-            raise ValueError(f"dynamic_weight must be at least 1, got {self.dynamic_weight}")
-        for name in ("chunk", "window"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_shares("threshold")
+        self.expect_at_least(1, "dynamic_weight", "chunk", "window")
 
     def begin(self, run: Run) -> _Acting:  # noqa: ARG002
         """What is known of the heads in this run or session."""

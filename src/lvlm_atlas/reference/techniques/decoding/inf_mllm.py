@@ -24,7 +24,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.points import CacheStep, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheStep
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.scores import carried_over
 from lvlm_atlas.reference.ops.selection import recent_and_best
 from lvlm_atlas.reference.refusal import Refusal

@@ -32,8 +32,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lvlm_atlas.reference.lvlm.points import CacheStep, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheStep
 from lvlm_atlas.reference.lvlm.prompt import Prompt
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.places import mask_of, places_of, take
 from lvlm_atlas.reference.ops.selection import top_mask, top_places
 from lvlm_atlas.reference.ops.similarity import unit
@@ -139,9 +140,7 @@ class InfiniPotV(Technique):
     withholds: ClassVar = ("equal-frames",)
 
     def __post_init__(self) -> None:
-        for name in ("block_size", "compress_frames"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "block_size", "compress_frames")
         for name in ("tar_ratio", "query_ratio"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in 0..1, got {getattr(self, name)}")

@@ -28,7 +28,8 @@ from typing import ClassVar
 
 from lvlm_atlas.reference.caches.quantised import Half, QuantisedStore
 from lvlm_atlas.reference.caches.store import PlainStore, Store
-from lvlm_atlas.reference.lvlm.points import CacheBits, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheBits
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.quantisation import dequantise, pack, quantise, uniform  # noqa: F401 - steps of the entry
 from lvlm_atlas.reference.refusal import Refusal
 
@@ -63,9 +64,7 @@ class Kivi(Technique):
     def __post_init__(self) -> None:
         if self.bits not in (2, 4, 8, OFF):
             raise ValueError(f"bits must be 2, 4, 8 or {OFF}, got {self.bits}")
-        for name in ("group_size", "residual_length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "group_size", "residual_length")
         if self.bits != OFF and self.group_size * self.bits % 8:
             raise Refusal(f"group_size times bits must be whole bytes, got {self.group_size} times {self.bits} bits")
         if self.residual_length % self.group_size:

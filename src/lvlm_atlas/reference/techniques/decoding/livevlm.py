@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Held
-from lvlm_atlas.reference.lvlm.points import CacheRead, CacheStep, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheRead, CacheStep
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.places import mask_of, places_of, take
 from lvlm_atlas.reference.ops.scores import carried_over
 from lvlm_atlas.reference.ops.selection import rank_in_group, top_places

@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Entries
-from lvlm_atlas.reference.lvlm.points import CacheTokens, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheTokens
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.budget import apportion
 from lvlm_atlas.reference.ops.places import places_of
 from lvlm_atlas.reference.ops.scores import windowed_attention
@@ -142,10 +143,8 @@ class MadaKV(Technique):
     def __post_init__(self) -> None:
         if not 0 < self.kept_share <= 1:
             raise ValueError(f"kept_share must lie in (0, 1], got {self.kept_share}")
-        if not 0 <= self.mass <= 1:
-            raise ValueError(f"mass must lie in [0, 1], got {self.mass}")
-        if self.proxy < 1:
-            raise ValueError(f"proxy must be at least 1, got {self.proxy}")
+        self.expect_shares("mass")
+        self.expect_at_least(1, "proxy")
 
     def begin(self, run: Run) -> Budget:  # noqa: ARG002
         """The budget of a run, at its first layer."""

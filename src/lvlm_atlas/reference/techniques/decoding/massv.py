@@ -34,10 +34,11 @@ from lvlm_atlas.reference.drafting.target import Target
 from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm.config import TextConfig
+from lvlm_atlas.reference.lvlm.contexts import DecodeLoop
 from lvlm_atlas.reference.lvlm.decoder import LanguageModel
-from lvlm_atlas.reference.lvlm.points import Acts, DecodeLoop, Run, Technique
 from lvlm_atlas.reference.lvlm.prefill import prefill
 from lvlm_atlas.reference.lvlm.step import advance
+from lvlm_atlas.reference.lvlm.technique import Acts, Run, Technique
 from lvlm_atlas.reference.modules.kept import module_of
 from lvlm_atlas.reference.ops.verification import verify  # noqa: F401 - steps of the entry
 from lvlm_atlas.reference.refusal import Refusal
@@ -128,9 +129,7 @@ class Massv(Technique):
     )
 
     def __post_init__(self) -> None:
-        for name in ("gamma", "layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "gamma", "layers")
 
     def begin_decoding(self, at: DecodeLoop) -> Speculation:
         """The small model as the drafter of this request, prefilled with words and projected vision tokens.

@@ -28,7 +28,8 @@ from torch import Tensor
 
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Entries
-from lvlm_atlas.reference.lvlm.points import CacheLayers, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheLayers
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.budget import apportion, clipped_shares
 from lvlm_atlas.reference.ops.scores import accumulated_attention
 from lvlm_atlas.reference.ops.spread import attention_entropy

@@ -26,7 +26,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from lvlm_atlas.reference.flow.states import Entries
-from lvlm_atlas.reference.lvlm.points import CacheTokens, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheTokens
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.budget import head_budgets, pyramid_budgets
 from lvlm_atlas.reference.techniques.decoding.adakv import select as select_unevenly
 from lvlm_atlas.reference.techniques.decoding.snapkv import check_window, observe, select
@@ -112,10 +113,8 @@ class MixKV(Technique):
 
     def __post_init__(self) -> None:
         check_window(self.window_size, self.max_capacity_prompt, self.kernel_size, "avgpool", "mean")
-        if self.beta < 1:
-            raise ValueError(f"beta must be at least 1, got {self.beta}")
-        if not 0 <= self.floor_alpha <= 1:
-            raise ValueError(f"floor_alpha must lie in [0, 1], got {self.floor_alpha}")
+        self.expect_at_least(1, "beta")
+        self.expect_shares("floor_alpha")
 
     def compress_cache(self, at: CacheTokens) -> Entries:
         """The entries that the layer caches.

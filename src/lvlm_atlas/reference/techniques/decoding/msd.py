@@ -25,7 +25,8 @@ from lvlm_atlas.reference.drafting.acceptance import RejectionSampling
 from lvlm_atlas.reference.drafting.features import FeatureDraft, Prompt
 from lvlm_atlas.reference.drafting.rounds import Speculation
 from lvlm_atlas.reference.drafting.tree import GrowingTreeDrafter, grow  # noqa: F401 - steps of the entry
-from lvlm_atlas.reference.lvlm.points import DecodeLoop, Technique
+from lvlm_atlas.reference.lvlm.contexts import DecodeLoop
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.modules.feature_head import FeatureHead
 from lvlm_atlas.reference.modules.kept import module_of
 from lvlm_atlas.reference.ops.verification import verify_tree  # noqa: F401 - steps of the entry
@@ -71,9 +72,7 @@ class Msd(Technique):
     )
 
     def __post_init__(self) -> None:
-        for name in ("nodes", "depth", "top_k"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "nodes", "depth", "top_k")
 
     def begin_decoding(self, at: DecodeLoop) -> Speculation:
         """The drafter of this request, its head prefilled with the prompt; trees are accepted losslessly."""

@@ -31,8 +31,9 @@ from lvlm_atlas.reference.drafting.feature_chain import FeatureChainDrafter
 from lvlm_atlas.reference.drafting.features import FeatureDraft, Prompt
 from lvlm_atlas.reference.drafting.rounds import Speculation
 from lvlm_atlas.reference.lvlm.config import TextConfig
+from lvlm_atlas.reference.lvlm.contexts import DecodeLoop
 from lvlm_atlas.reference.lvlm.decoder import Layer, RmsNorm
-from lvlm_atlas.reference.lvlm.points import DecodeLoop, Technique
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.modules.kept import module_of
 from lvlm_atlas.reference.ops.verification import verify  # noqa: F401 - steps of the entry
 
@@ -83,8 +84,7 @@ class MultiTokenPrediction(Technique):
     needs: ClassVar = ("draft-model", "training-data", "llm-states", "cache-rollback")
 
     def __post_init__(self) -> None:
-        if self.gamma < 1:
-            raise ValueError(f"gamma must be at least 1, got {self.gamma}")
+        self.expect_at_least(1, "gamma")
 
     def begin_decoding(self, at: DecodeLoop) -> Speculation:
         """The drafter of this request, its module's cache filled with the whole prompt, pictures and all."""

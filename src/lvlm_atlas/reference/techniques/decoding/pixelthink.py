@@ -24,7 +24,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.points import Stop, Technique
+from lvlm_atlas.reference.lvlm.contexts import Stop
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.certainty import margin_uncertainty
 
 BETA = 1 / 500
@@ -90,11 +91,8 @@ class PixelThink(Technique):
     def __post_init__(self) -> None:
         if not 0 <= self.difficulty <= 10:
             raise ValueError(f"difficulty must be in [0, 10], got {self.difficulty}")
-        for name in ("easy", "hard"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.gain < 0:
-            raise ValueError(f"gain must be at least 0, got {self.gain}")
+        self.expect_at_least(1, "easy", "hard")
+        self.expect_at_least(0, "gain")
 
     def stop(self, at: Stop) -> bool:
         """Whether the tokens so far use up the budget. Only where uncertainty decides does it look at the logits."""

@@ -24,7 +24,8 @@ from torch import Tensor
 from lvlm_atlas.reference.drafting.acceptance import RejectionSampling
 from lvlm_atlas.reference.drafting.copying import CopyingDrafter
 from lvlm_atlas.reference.drafting.rounds import Speculation
-from lvlm_atlas.reference.lvlm.points import DecodeLoop, Technique
+from lvlm_atlas.reference.lvlm.contexts import DecodeLoop
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.ngram import look_up
 from lvlm_atlas.reference.ops.verification import verify  # noqa: F401 - steps of the entry
 
@@ -48,9 +49,7 @@ class PromptLookup(Technique):
     needs: ClassVar = ("cache-rollback",)
 
     def __post_init__(self) -> None:
-        for name in ("gamma", "longest", "shortest"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "gamma", "longest", "shortest")
 
     def begin_decoding(self, at: DecodeLoop) -> Speculation:
         """The drafter that copies from this request, accepted losslessly."""

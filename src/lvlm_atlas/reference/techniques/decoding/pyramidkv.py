@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lvlm_atlas.reference.flow.states import Entries
-from lvlm_atlas.reference.lvlm.points import CacheTokens, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheTokens
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.budget import pyramid_budgets
 from lvlm_atlas.reference.techniques.decoding.snapkv import check_window, observe, select
 
@@ -57,8 +58,7 @@ class PyramidKV(Technique):
 
     def __post_init__(self) -> None:
         check_window(self.window_size, self.max_capacity_prompt, self.kernel_size, self.pooling, self.group)
-        if self.beta < 1:
-            raise ValueError(f"beta must be at least 1, got {self.beta}")
+        self.expect_at_least(1, "beta")
 
     def compress_cache(self, at: CacheTokens) -> Entries:
         """The entries that the layer caches.

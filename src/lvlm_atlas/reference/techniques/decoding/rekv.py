@@ -31,7 +31,8 @@ from torch import Tensor
 from lvlm_atlas.reference.caches.host import HostStore
 from lvlm_atlas.reference.caches.store import Store
 from lvlm_atlas.reference.flow.states import Entries
-from lvlm_atlas.reference.lvlm.points import Attention, CacheBits, CacheRead, CacheTokens, PrefillChunks, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Attention, CacheBits, CacheRead, CacheTokens, PrefillChunks
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.attention import share_heads
 from lvlm_atlas.reference.ops.selection import top_places
 from lvlm_atlas.reference.ops.window import Window
@@ -103,9 +104,7 @@ class ReKV(Technique):
     )
 
     def __post_init__(self) -> None:
-        for name in ("local_size", "retrieve_size", "retrieve_chunk_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "local_size", "retrieve_size", "retrieve_chunk_size")
         if self.retrieve_size % self.retrieve_chunk_size:
             raise Refusal(
                 f"retrieve_size must be a multiple of retrieve_chunk_size {self.retrieve_chunk_size}, got "

@@ -23,7 +23,8 @@ from lvlm_atlas.reference.drafting.acceptance import RejectionSampling
 from lvlm_atlas.reference.drafting.rounds import Speculation
 from lvlm_atlas.reference.drafting.target import Target
 from lvlm_atlas.reference.drafting.tree import TreeDrafter
-from lvlm_atlas.reference.lvlm.points import DecodeLoop, Technique
+from lvlm_atlas.reference.lvlm.contexts import DecodeLoop
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.verification import relaxed, verify  # noqa: F401 - steps of the entry
 from lvlm_atlas.reference.techniques.decoding.specvlm_ji import SpecVlmJi
 
@@ -58,8 +59,7 @@ class RelaxedVerification(Technique):
     )
 
     def __post_init__(self) -> None:
-        if self.gamma < 1:
-            raise ValueError(f"gamma must be at least 1, got {self.gamma}")
+        self.expect_at_least(1, "gamma")
         RejectionSampling(self.relaxation)
         self._pruning()
 

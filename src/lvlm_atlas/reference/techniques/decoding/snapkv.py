@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Entries
-from lvlm_atlas.reference.lvlm.points import CacheTokens, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheTokens
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.scores import Reduction, pool_scores, windowed_attention
 from lvlm_atlas.reference.ops.selection import top_places
 from lvlm_atlas.reference.refusal import Refusal

@@ -32,7 +32,8 @@ from torch import Tensor
 from lvlm_atlas.reference.drafting.target import Target
 from lvlm_atlas.reference.flow.request import Request
 from lvlm_atlas.reference.flow.states import Entries
-from lvlm_atlas.reference.lvlm.points import CacheStep, CacheTokens, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheStep, CacheTokens
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.budget import apportion
 from lvlm_atlas.reference.ops.scores import group_heads
 from lvlm_atlas.reference.refusal import Refusal
@@ -141,8 +142,7 @@ class SparseMM(Technique):
 
     def __post_init__(self) -> None:
         check_window(self.window_size, self.base_capacity, self.kernel_size, "avgpool", "mean", "base_capacity")
-        if not 0 <= self.min_ratio <= 1:
-            raise ValueError(f"min_ratio must lie in [0, 1], got {self.min_ratio}")
+        self.expect_shares("min_ratio")
 
     def calibrate(self, lvlm: Target, samples: Seq[Request]) -> Self:
         """The share of each head in all hits, on the model's own greedy answers to the samples.

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Entries, Held
-from lvlm_atlas.reference.lvlm.points import CacheRead, CacheTokens, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheRead, CacheTokens
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.places import places_of, take
 from lvlm_atlas.reference.ops.scores import carried_over
 from lvlm_atlas.reference.ops.selection import top_places

@@ -26,7 +26,8 @@ from lvlm_atlas.reference.drafting.draft import Draft, draft_prompt
 from lvlm_atlas.reference.drafting.rounds import Speculation
 from lvlm_atlas.reference.drafting.target import Target
 from lvlm_atlas.reference.drafting.tree import GrowingTreeDrafter, grow_and_prune
-from lvlm_atlas.reference.lvlm.points import DecodeLoop, Technique
+from lvlm_atlas.reference.lvlm.contexts import DecodeLoop
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.verification import verify_tree  # noqa: F401 - steps of the entry
 
 
@@ -51,9 +52,7 @@ class SpecLlava(Technique):
     needs: ClassVar = ("draft-model", "same-vocabulary", "tree-attention", "cache-rollback")
 
     def __post_init__(self) -> None:
-        for name in ("nodes", "depth", "top_k"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "nodes", "depth", "top_k")
 
     def begin_decoding(self, at: DecodeLoop) -> Speculation:
         """The drafter of this request, its draft prefilled with the whole prompt; trees are accepted losslessly."""

@@ -23,7 +23,8 @@ from lvlm_atlas.reference.drafting.chain import ChainDrafter
 from lvlm_atlas.reference.drafting.draft import Draft, draft_prompt
 from lvlm_atlas.reference.drafting.rounds import Speculation
 from lvlm_atlas.reference.drafting.target import Target
-from lvlm_atlas.reference.lvlm.points import DecodeLoop, Technique
+from lvlm_atlas.reference.lvlm.contexts import DecodeLoop
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.verification import verify  # noqa: F401 - steps of the entry
 
 
@@ -44,8 +45,7 @@ class SpeculativeSampling(Technique):
     needs: ClassVar = ("draft-model", "same-vocabulary", "cache-rollback")
 
     def __post_init__(self) -> None:
-        if self.gamma < 1:
-            raise ValueError(f"gamma must be at least 1, got {self.gamma}")
+        self.expect_at_least(1, "gamma")
 
     def begin_decoding(self, at: DecodeLoop) -> Speculation:
         """The drafter of this request, its draft prefilled with the whole prompt."""

@@ -29,7 +29,8 @@ from lvlm_atlas.reference.drafting.draft import Draft, draft_prompt
 from lvlm_atlas.reference.drafting.rounds import Speculation
 from lvlm_atlas.reference.drafting.target import Target
 from lvlm_atlas.reference.drafting.tree import Shape, TreeDrafter
-from lvlm_atlas.reference.lvlm.points import DecodeLoop, Technique
+from lvlm_atlas.reference.lvlm.contexts import DecodeLoop
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.places import mask_of, places_of
 from lvlm_atlas.reference.ops.verification import accept  # noqa: F401 - steps of the entry
 from lvlm_atlas.reference.refusal import Refusal
@@ -121,8 +122,7 @@ class SpecVlmJi(Technique):
     def __post_init__(self) -> None:
         if not 0 <= self.drop_rate < 1:
             raise ValueError(f"drop_rate must be in [0, 1), got {self.drop_rate}")
-        if not 0 <= self.mass <= 1:
-            raise ValueError(f"mass must be in [0, 1], got {self.mass}")
+        self.expect_shares("mass")
 
     def begin_decoding(self, at: DecodeLoop) -> Speculation:
         """The drafter of this request, its draft prefilled with the pruned prompt.

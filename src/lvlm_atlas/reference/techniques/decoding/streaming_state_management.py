@@ -25,8 +25,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.points import CacheStep, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheStep
 from lvlm_atlas.reference.lvlm.prompt import Prompt
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.scores import carried_over
 from lvlm_atlas.reference.ops.selection import rank_in_group
 from lvlm_atlas.reference.refusal import Refusal

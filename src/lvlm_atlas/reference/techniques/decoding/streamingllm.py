@@ -27,7 +27,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.points import CacheStep, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheStep
+from lvlm_atlas.reference.lvlm.technique import Technique
 
 
 def stays(length: int, start_size: int, recent_size: int) -> Tensor:
@@ -70,10 +71,8 @@ class StreamingLlm(Technique):
     needs: ClassVar = ("unrotated-keys", "one-position-axis", "equal-heads")
 
     def __post_init__(self) -> None:
-        if self.start_size < 0:
-            raise ValueError(f"start_size must be at least 0, got {self.start_size}")
-        if self.recent_size < 1:
-            raise ValueError(f"recent_size must be at least 1, got {self.recent_size}")
+        self.expect_at_least(0, "start_size")
+        self.expect_at_least(1, "recent_size")
 
     def evict(self, at: CacheStep) -> Tensor | None:
         """True (B, G, S) at the entries that stay; None where all do."""

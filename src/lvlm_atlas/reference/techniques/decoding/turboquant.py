@@ -29,7 +29,8 @@ from torch import Tensor, nn
 
 from lvlm_atlas.reference.caches.quantised import Half, QuantisedStore
 from lvlm_atlas.reference.caches.store import PlainStore, Store
-from lvlm_atlas.reference.lvlm.points import CacheBits, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheBits
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.kept import module_of
 from lvlm_atlas.reference.ops.quantisation import Codes, Format, pack, unpack
 from lvlm_atlas.reference.ops.rotation import random_rotation

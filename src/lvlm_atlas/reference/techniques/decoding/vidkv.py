@@ -34,7 +34,8 @@ from torch import Tensor
 
 from lvlm_atlas.reference.caches.quantised import Half, QuantisedStore
 from lvlm_atlas.reference.caches.store import Store
-from lvlm_atlas.reference.lvlm.points import CacheBits, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheBits
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.quantisation import (
     SIGN,
     TERNARY,
@@ -139,9 +140,7 @@ class VidKV(Technique):
             raise ValueError(f"key_bits must lie in [1, 2], got {self.key_bits}")
         if self.value_bits not in VALUE_BITS:
             raise ValueError(f"value_bits must be 1.58 or 2, got {self.value_bits}")
-        for name in ("group_size", "residual_length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "group_size", "residual_length")
         if self.group_size % 8:
             raise Refusal(f"the bits of a group must fill whole bytes, so group_size 8 or 16, got {self.group_size}")
         if self.residual_length % self.group_size:

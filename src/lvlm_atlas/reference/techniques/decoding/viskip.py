@@ -27,7 +27,8 @@ from lvlm_atlas.reference.drafting.chain import ChainDrafter
 from lvlm_atlas.reference.drafting.draft import Draft, draft_prompt
 from lvlm_atlas.reference.drafting.rounds import Drafter, Proposal, Speculation, Verified
 from lvlm_atlas.reference.drafting.target import Target
-from lvlm_atlas.reference.lvlm.points import CacheStep, DecodeLoop, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheStep, DecodeLoop
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.attention import mask_of_heads
 from lvlm_atlas.reference.ops.verification import verify  # noqa: F401 - steps of the entry
 
@@ -113,10 +114,8 @@ class ViSkip(Technique):
     needs: ClassVar = ("draft-model", "same-vocabulary", "attention-row", "modality-mask", "cache-rollback")
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold must be in [0, 1], got {self.threshold}")
-        if self.gamma < 1:
-            raise ValueError(f"gamma must be at least 1, got {self.gamma}")
+        self.expect_shares("threshold")
+        self.expect_at_least(1, "gamma")
 
     def begin(self, run: Run) -> _Gate:  # noqa: ARG002
         """A gate that is open."""

@@ -30,7 +30,8 @@ from lvlm_atlas.reference.drafting.features import FeatureDraft, Prompt
 from lvlm_atlas.reference.drafting.rounds import Speculation
 from lvlm_atlas.reference.drafting.tree import GrowingTreeDrafter, grow  # noqa: F401 - steps of the entry
 from lvlm_atlas.reference.lvlm.config import TextConfig
-from lvlm_atlas.reference.lvlm.points import DecodeLoop, Technique
+from lvlm_atlas.reference.lvlm.contexts import DecodeLoop
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.modules.feature_head import FeatureHead
 from lvlm_atlas.reference.modules.kept import module_of
 from lvlm_atlas.reference.modules.query_adaptor import QueryAdaptor

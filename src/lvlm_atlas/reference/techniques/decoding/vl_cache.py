@@ -25,7 +25,8 @@ from torch import Tensor
 
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Entries
-from lvlm_atlas.reference.lvlm.points import CacheLayers, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheLayers
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.attention import causal_mask
 from lvlm_atlas.reference.ops.budget import apportion, clipped_shares
 from lvlm_atlas.reference.ops.places import places_of
@@ -101,9 +102,7 @@ class VlCache(Technique):
         for name in ("kept_share", "threshold"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in (0, 1], got {getattr(self, name)}")
-        for name in ("window_share", "min_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        self.expect_shares("window_share", "min_share")
 
     def compress_caches(self, at: CacheLayers) -> tuple[Entries, ...]:
         """The entries that each layer caches.

@@ -26,7 +26,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.points import Frames, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Frames
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.matcher import ImageTextMatcher, matcher_of
 from lvlm_atlas.reference.ops.selection import top_places
 

@@ -22,7 +22,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from lvlm_atlas.reference.lvlm.points import Adapter, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Adapter
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.kept import module_of
 from lvlm_atlas.reference.modules.qformer import QFormer
 from lvlm_atlas.reference.refusal import Refusal
@@ -65,9 +66,7 @@ class Blip2QFormer(Technique):
     withholds: ClassVar = ("whole-grid",)
 
     def __post_init__(self) -> None:
-        for name in ("queries", "width", "heads", "layers", "cross_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "queries", "width", "heads", "layers", "cross_every")
         if self.width % self.heads:
             raise Refusal(f"width must be a multiple of the {self.heads} heads, got {self.width}")
 

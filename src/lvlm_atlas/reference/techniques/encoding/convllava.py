@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from lvlm_atlas.reference.flow.states import Patches
-from lvlm_atlas.reference.lvlm.points import Encoder, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Encoder
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.backbone import ChannelNorm, encoded_by, expect_multiple
 
 STAGES = 5
@@ -93,8 +94,7 @@ class ConvLLaVA(Technique):
     needs: ClassVar = ("free-patches", "training-data")
 
     def __post_init__(self) -> None:
-        if self.width < 1:
-            raise ValueError(f"width must be at least 1, got {self.width}")
+        self.expect_at_least(1, "width")
         if len(self.depths) != STAGES or min(self.depths) < 0:
             raise ValueError(f"depths must be {STAGES} numbers of at least 0, got {self.depths}")
         expect_multiple(self.resolution, STRIDE)

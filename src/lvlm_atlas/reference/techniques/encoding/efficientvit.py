@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lvlm_atlas.reference.flow.states import Patches
-from lvlm_atlas.reference.lvlm.points import Encoder, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Encoder
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.backbone import encoded_by, expect_multiple
 from lvlm_atlas.reference.refusal import Refusal
 
@@ -180,9 +181,7 @@ class EfficientViT(Technique):
     needs: ClassVar = ("free-patches", "training-data")
 
     def __post_init__(self) -> None:
-        for name in ("width", "head_width", "scale"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "width", "head_width", "scale")
         if len(self.depths) != STAGES or min(self.depths) < 1:
             raise ValueError(f"depths must be {STAGES} numbers of at least 1, got {self.depths}")
         expect_multiple(self.resolution, STRIDE)

@@ -24,7 +24,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Patches
-from lvlm_atlas.reference.lvlm.points import EncoderOutput, Technique
+from lvlm_atlas.reference.lvlm.contexts import EncoderOutput
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.modules.class_token import class_attention, expect_class_token
 from lvlm_atlas.reference.ops.selection import top_places
 
@@ -54,8 +55,7 @@ class FasterVLM(Technique):
     withholds: ClassVar = ("cls-token", "whole-grid")
 
     def __post_init__(self) -> None:
-        if self.tokens < 1:
-            raise ValueError(f"tokens must be at least 1, got {self.tokens}")
+        self.expect_at_least(1, "tokens")
 
     def encoder_output(self, at: EncoderOutput) -> Patches:
         """The kept patches, without the class token, and without attention that would count on it.

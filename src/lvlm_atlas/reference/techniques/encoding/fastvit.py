@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lvlm_atlas.reference.flow.states import Patches
-from lvlm_atlas.reference.lvlm.points import Encoder, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Encoder
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.backbone import encoded_by, expect_multiple
 from lvlm_atlas.reference.modules.reparameterised import Branched, convolution, identity_kernel
 from lvlm_atlas.reference.refusal import Refusal
@@ -234,9 +235,7 @@ class FastViT(Technique):
     needs: ClassVar = ("free-patches", "training-data")
 
     def __post_init__(self) -> None:
-        for name in ("width", "mlp_ratio"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "width", "mlp_ratio")
         if len(self.depths) != STAGES or min(self.depths) < 0:
             raise ValueError(f"depths must be {STAGES} numbers of at least 0, got {self.depths}")
         expect_multiple(self.resolution, STRIDE)

@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lvlm_atlas.reference.flow.states import Patches
-from lvlm_atlas.reference.lvlm.points import Encoder, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Encoder
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.backbone import ChannelNorm, encoded_by, expect_multiple
 from lvlm_atlas.reference.techniques.encoding.fastvit import Network, expect_heads, mobile_one
 
@@ -94,8 +95,7 @@ class FastVLM(Technique):
     needs: ClassVar = ("free-patches", "training-data")
 
     def __post_init__(self) -> None:
-        if self.width < 1:
-            raise ValueError(f"width must be at least 1, got {self.width}")
+        self.expect_at_least(1, "width")
         if len(self.depths) != STAGES or min(self.depths) < 0:
             raise ValueError(f"depths must be {STAGES} numbers of at least 0, got {self.depths}")
         expect_multiple(self.resolution, STRIDE)

@@ -34,7 +34,8 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.request import Request
-from lvlm_atlas.reference.lvlm.points import Frames, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Frames
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.matcher import ImageTextMatcher, matcher_of
 from lvlm_atlas.reference.ops.sampling import draw_places
 
@@ -197,12 +198,8 @@ class Focus(Technique):
         for name in ("coarse_every_s", "fine_every_s", "temperature"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("zoom_ratio", "even_share", "top_ratio"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
-        for name in ("gap_ratio", "max_gap_s"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        self.expect_shares("zoom_ratio", "even_share", "top_ratio")
+        self.expect_at_least(0, "gap_ratio", "max_gap_s")
 
     def begin(self, run: Run) -> Focus:
         """The technique with a matcher."""

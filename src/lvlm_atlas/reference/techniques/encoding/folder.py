@@ -28,7 +28,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from lvlm_atlas.reference.flow.states import Patches
-from lvlm_atlas.reference.lvlm.points import EncoderLayer, Technique
+from lvlm_atlas.reference.lvlm.contexts import EncoderLayer
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.modules.class_token import class_attention
 from lvlm_atlas.reference.modules.merged import merged
 from lvlm_atlas.reference.ops.merging import Matching, even_odd_cosine, match_pairs, merge_wavg, unmerged
@@ -95,9 +96,7 @@ class Folder(Technique):
     withholds: ClassVar = ("whole-grid",)
 
     def __post_init__(self) -> None:
-        for name in ("r", "alpha"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        self.expect_at_least(0, "r", "alpha")
 
     def encoder_layer(self, at: EncoderLayer) -> Patches:
         """The patches, r less in the last layer.

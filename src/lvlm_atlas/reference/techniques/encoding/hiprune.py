@@ -31,7 +31,8 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Patches
-from lvlm_atlas.reference.lvlm.points import EncoderLayer, EncoderOutput, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import EncoderLayer, EncoderOutput
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.received import received_attention
 from lvlm_atlas.reference.ops.places import mask_of
 from lvlm_atlas.reference.ops.selection import ranking, top_places
@@ -88,11 +89,8 @@ class HiPrune(Technique):
     withholds: ClassVar = ("cls-token", "whole-grid")
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "object_layer"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha must lie in [0, 1], got {self.alpha}")
+        self.expect_at_least(1, "tokens", "object_layer")
+        self.expect_shares("alpha")
 
     def begin(self, run: Run) -> Choosing:  # noqa: ARG002 - it needs to know nothing of the run
         """What acts in a run."""

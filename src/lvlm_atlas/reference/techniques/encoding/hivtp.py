@@ -28,7 +28,8 @@ from torch.nn import functional
 
 from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.flow.vision_tokens import VisionTokens
-from lvlm_atlas.reference.lvlm.points import AdapterOutput, EncoderLayer, EncoderOutput, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import AdapterOutput, EncoderLayer, EncoderOutput
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.received import received_attention
 from lvlm_atlas.reference.modules.uneven import filled, without_filling
 from lvlm_atlas.reference.ops.selection import top_mask
@@ -87,13 +88,9 @@ class HIVTP(Technique):
     withholds: ClassVar = ("cls-token", "whole-grid", "equal-frames")
 
     def __post_init__(self) -> None:
-        if not 0 <= self.share <= 1:
-            raise ValueError(f"share must lie in [0, 1], got {self.share}")
-        for name in ("regions", "layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.first_layer < 0:
-            raise ValueError(f"first_layer must be at least 0, got {self.first_layer}")
+        self.expect_shares("share")
+        self.expect_at_least(1, "regions", "layers")
+        self.expect_at_least(0, "first_layer")
 
     def begin(self, run: Run) -> Choosing:  # noqa: ARG002 - it needs to know nothing of the run
         """What acts in a run."""

@@ -26,7 +26,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lvlm_atlas.reference.lvlm.points import Adapter, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Adapter
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.grid import square_side
 from lvlm_atlas.reference.modules.kept import module_of
 from lvlm_atlas.reference.ops.attention import attend
@@ -154,9 +155,7 @@ class HoneybeeDAbstractor(Technique):
     needs: ClassVar = ("free-patches", "visual-features", "training-data", "whole-grid")
 
     def __post_init__(self) -> None:
-        for name in ("queries", "layers", "width", "heads", "points", "inner"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "queries", "layers", "width", "heads", "points", "inner")
         if math.isqrt(self.queries) ** 2 != self.queries:
             raise Refusal(f"queries must be a square number, got {self.queries}")
         if self.width % self.heads:

@@ -29,8 +29,9 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn import functional
 
-from lvlm_atlas.reference.lvlm.points import Pixels, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Pixels
 from lvlm_atlas.reference.lvlm.resolution import smart_resize
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 
 
 def target_size(
@@ -87,9 +88,7 @@ class ImageDownsampling(Technique):
     def __post_init__(self) -> None:
         if not 0 < self.keep_ratio <= 1:
             raise ValueError(f"keep_ratio must lie in (0, 1], got {self.keep_ratio}")
-        for name in ("min_pixels", "max_pixels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "min_pixels", "max_pixels")
 
     def begin(self, run: Run) -> Resizer:
         """What resizes the frames of this run's model."""

@@ -25,7 +25,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.points import Frames, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Frames
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.matcher import ImageTextMatcher, matcher_of
 from lvlm_atlas.reference.ops.selection import top_places
 from lvlm_atlas.reference.ops.stretches import borders
@@ -58,9 +59,7 @@ class KeyVideoLLM(Technique):
     needs: ClassVar = ("image-text-matcher",)
 
     def __post_init__(self) -> None:
-        for name in ("coarse_frames", "max_frames"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "coarse_frames", "max_frames")
 
     def begin(self, run: Run) -> KeyVideoLLM:
         """The technique with a matcher."""

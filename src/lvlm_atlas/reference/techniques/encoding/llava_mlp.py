@@ -20,7 +20,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lvlm_atlas.reference.lvlm.points import Adapter, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Adapter
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.kept import module_of
 
 
@@ -53,8 +54,7 @@ class LlavaMlp(Technique):
     needs: ClassVar = ("free-patches", "visual-features", "training-data")
 
     def __post_init__(self) -> None:
-        if self.depth < 1:
-            raise ValueError(f"depth must be at least 1, got {self.depth}")
+        self.expect_at_least(1, "depth")
 
     def begin(self, run: Run) -> Any:
         """The adapter with its weights."""

@@ -25,7 +25,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.flow.vision_tokens import VisionTokens
-from lvlm_atlas.reference.lvlm.points import AdapterOutput, EncoderOutput, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import AdapterOutput, EncoderOutput
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.uneven import without_filling
 from lvlm_atlas.reference.ops.outliers import outlier_ratio
 from lvlm_atlas.reference.techniques.encoding.llava_prumerge import (
@@ -69,8 +70,7 @@ class LlavaPruMergePlus(Technique):
 
     def __post_init__(self) -> None:
         check_neighbours(self.neighbours)
-        if self.density < 1:
-            raise ValueError(f"density must be at least 1, got {self.density}")
+        self.expect_at_least(1, "density")
 
     def begin(self, run: Run) -> Supplementing:
         """What acts in a run."""

@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lvlm_atlas.reference.lvlm.points import Adapter, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Adapter
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.grid import square_side
 from lvlm_atlas.reference.refusal import Refusal
 
@@ -70,8 +71,7 @@ class LongVA(Technique):
     needs: ClassVar = ("free-patches", "visual-features", "training-data", "whole-grid")
 
     def __post_init__(self) -> None:
-        if self.stride < 2:
-            raise ValueError(f"stride must be at least 2, got {self.stride}")
+        self.expect_at_least(2, "stride")
         if self.mode not in ("average", "max"):
             raise ValueError(f"mode must be average or max, got {self.mode!r}")
 

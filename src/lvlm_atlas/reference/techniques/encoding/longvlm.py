@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Patches
-from lvlm_atlas.reference.lvlm.points import EncoderLayer, EncoderOutput, Frames, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import EncoderLayer, EncoderOutput, Frames
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.merging import bipartite_soft_matching, merge_wavg
 from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.encoding.video_chatgpt import segment_middles

@@ -35,7 +35,8 @@ from torch.nn import functional
 from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.flow.vision_tokens import Block, VisionTokens
 from lvlm_atlas.reference.lvlm.config import VisionConfig
-from lvlm_atlas.reference.lvlm.points import AdapterOutput, Frames, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import AdapterOutput, Frames
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.lvlm.tiles import resized
 from lvlm_atlas.reference.lvlm.vision import VisionTransformer
 from lvlm_atlas.reference.modules.kept import module_of
@@ -169,9 +170,7 @@ class LongVU(Technique):
     withholds: ClassVar = ("equal-frames",)
 
     def __post_init__(self) -> None:
-        for name in ("context", "low_side", "window", "chunk", "max_frames"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "context", "low_side", "window", "chunk", "max_frames")
         if not 0 < self.frame_threshold <= 2:
             raise ValueError(f"frame_threshold must lie in (0, 2], got {self.frame_threshold}")
         if not -1 <= self.drop_threshold <= 2:
@@ -235,7 +234,7 @@ class _Acting:
     def _mixed(self, tokens: VisionTokens, coarse_TMD: Tensor, fine_frames: int) -> VisionTokens:
         """So many frames as they are, those that bear on the question most, and the others coarse."""
         request = self.run.request
-        last = int((request.prompt_N == request.image_token_id).nonzero()[-1])
+        last = int(request.is_frame_N.nonzero()[-1])
         question_L = request.prompt_N[last + 1 :]
         text_LD = self.run.target.embed(question_L if len(question_L) else request.text_N)
         score_T = relevance(coarse_TMD, text_LD)

@@ -21,7 +21,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lvlm_atlas.reference.lvlm.points import Adapter, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Adapter
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.grid import square_side
 from lvlm_atlas.reference.modules.kept import module_of
 
@@ -59,8 +60,7 @@ class MobileVlmV2(Technique):
     needs: ClassVar = ("free-patches", "visual-features", "training-data", "whole-grid")
 
     def __post_init__(self) -> None:
-        if self.side < 1:
-            raise ValueError(f"side must be at least 1, got {self.side}")
+        self.expect_at_least(1, "side")
 
     def begin(self, run: Run) -> Any:
         """The adapter with its weights, which no size of the pool changes."""

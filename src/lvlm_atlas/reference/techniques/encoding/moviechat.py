@@ -29,7 +29,8 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.vision_tokens import Block, VisionTokens
-from lvlm_atlas.reference.lvlm.points import AdapterOutput, Technique
+from lvlm_atlas.reference.lvlm.contexts import AdapterOutput
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.refusal import Refusal
 
 
@@ -98,9 +99,7 @@ class MovieChat(Technique):
     withholds: ClassVar = ("frames-apart",)
 
     def __post_init__(self) -> None:
-        for name in ("fragment_frames", "merged_frames", "short_memory", "long_memory"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "fragment_frames", "merged_frames", "short_memory", "long_memory")
         most = min(self.fragment_frames // 2 if self.carry else self.fragment_frames, self.short_memory)
         if self.merged_frames > most:
             share = "half of a fragment" if self.carry else "a fragment"

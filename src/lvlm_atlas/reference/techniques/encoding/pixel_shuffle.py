@@ -20,7 +20,8 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from lvlm_atlas.reference.lvlm.points import Adapter, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Adapter
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.grid import square_side
 from lvlm_atlas.reference.modules.kept import module_of
 from lvlm_atlas.reference.refusal import Refusal
@@ -77,8 +78,7 @@ class PixelShuffle(Technique):
     needs: ClassVar = ("free-patches", "visual-features", "training-data", "whole-grid")
 
     def __post_init__(self) -> None:
-        if self.factor < 1:
-            raise ValueError(f"factor must be at least 1, got {self.factor}")
+        self.expect_at_least(1, "factor")
         if self.version not in ("v1", "v2"):
             raise ValueError(f"version must be v1 or v2, got {self.version!r}")
 

@@ -25,7 +25,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from lvlm_atlas.reference.flow.vision_tokens import VisionTokens, blocks_of, grid_places
-from lvlm_atlas.reference.lvlm.points import AdapterOutput, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import AdapterOutput
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.refusal import Refusal
 
 Mode = Literal["average", "max", "bilinear"]
@@ -73,8 +74,7 @@ class Pooling(Technique):
     needs: ClassVar = ("visual-features", "whole-grid", "equal-frames", "frames-apart", "one-position-axis")
 
     def __post_init__(self) -> None:
-        if self.stride < 1:
-            raise ValueError(f"stride must be at least 1, got {self.stride}")
+        self.expect_at_least(1, "stride")
         if self.mode not in ("average", "max", "bilinear"):
             raise ValueError(f"mode must be average, max or bilinear, got {self.mode!r}")
 

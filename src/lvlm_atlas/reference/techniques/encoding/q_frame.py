@@ -31,8 +31,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lvlm_atlas.reference.lvlm.points import Frames, Pixels, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Frames, Pixels
 from lvlm_atlas.reference.lvlm.resolution import smart_resize
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.matcher import ImageTextMatcher, matcher_of
 from lvlm_atlas.reference.ops.places import even_places
 from lvlm_atlas.reference.ops.sampling import gumbel

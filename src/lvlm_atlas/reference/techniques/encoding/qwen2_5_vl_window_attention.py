@@ -27,7 +27,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.points import EncoderAttention, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import EncoderAttention
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.attention import attend
 from lvlm_atlas.reference.refusal import Refusal
 
@@ -114,8 +115,7 @@ class Qwen25VLWindowAttention(Technique):
     needs: ClassVar = ("full-encoder-attention", "training-data", "whole-grid")
 
     def __post_init__(self) -> None:
-        if self.window < 2:
-            raise ValueError(f"window must be at least 2, got {self.window}")
+        self.expect_at_least(2, "window")
         if any(layer < 0 for layer in self.full_layers):
             raise ValueError(f"full_layers are at least 0, got {self.full_layers}")
 

@@ -27,8 +27,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.points import Pixels, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Pixels
 from lvlm_atlas.reference.lvlm.resolution import smart_resize
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.lvlm.tiles import resized
 from lvlm_atlas.reference.refusal import Refusal
 
@@ -50,9 +51,7 @@ class Qwen2VLNativeDynamicResolution(Technique):
     withholds: ClassVar = ("native-size",)
 
     def __post_init__(self) -> None:
-        for name in ("min_pixels", "max_pixels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "min_pixels", "max_pixels")
         if self.min_pixels > self.max_pixels:
             raise Refusal(f"min_pixels must be at most max_pixels, {self.max_pixels}, got {self.min_pixels}")
 

@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.request import Request
-from lvlm_atlas.reference.lvlm.points import Frames, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Frames
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.selection import top_places
 from lvlm_atlas.reference.ops.stretches import borders
 from lvlm_atlas.reference.refusal import Refusal

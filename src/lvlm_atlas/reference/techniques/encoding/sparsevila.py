@@ -25,7 +25,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Patches
-from lvlm_atlas.reference.lvlm.points import EncoderOutput, Technique
+from lvlm_atlas.reference.lvlm.contexts import EncoderOutput
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.modules.class_token import class_attention, expect_class_token
 from lvlm_atlas.reference.ops.selection import top_places
 

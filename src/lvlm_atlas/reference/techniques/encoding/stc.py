@@ -28,7 +28,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from lvlm_atlas.reference.flow.vision_tokens import VisionTokens
-from lvlm_atlas.reference.lvlm.points import AdapterOutput, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import AdapterOutput
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.selection import top_places
 from lvlm_atlas.reference.refusal import Refusal
 
@@ -76,9 +77,7 @@ class STC(Technique):
     withholds: ClassVar = ("whole-grid",)
 
     def __post_init__(self) -> None:
-        for name in ("tokens_per_frame", "chunk_frames"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "tokens_per_frame", "chunk_frames")
 
     def begin(self, run: Run) -> Pruning:  # noqa: ARG002 - a memory for each run or session
         """What prunes in a run or session, with an empty memory."""

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lvlm_atlas.reference.flow.states import Patches
-from lvlm_atlas.reference.lvlm.points import Adapter, EncoderLayer, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Adapter, EncoderLayer
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.grid import square_side
 from lvlm_atlas.reference.modules.kept import module_of
 from lvlm_atlas.reference.ops.attention import attend
@@ -102,9 +103,7 @@ class TokenPacker(Technique):
     needs: ClassVar = ("free-patches", "visual-features", "encoder-states", "training-data", "whole-grid")
 
     def __post_init__(self) -> None:
-        for name in ("scale_factor", "width", "heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "scale_factor", "width", "heads")
         if not self.layers or min(self.layers) < 0 or [*self.layers] != sorted({*self.layers}):
             raise ValueError(f"layers must rise from 0 or more, got {[*self.layers]}")
         if self.width % self.heads:

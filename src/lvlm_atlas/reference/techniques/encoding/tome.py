@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lvlm_atlas.reference.flow.states import Patches
-from lvlm_atlas.reference.lvlm.points import EncoderLayer, Technique
+from lvlm_atlas.reference.lvlm.contexts import EncoderLayer
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.modules.merged import merged
 from lvlm_atlas.reference.ops.merging import bipartite_soft_matching, merge_source, merge_wavg  # noqa: F401 - steps of the entry
 from lvlm_atlas.reference.refusal import Refusal
@@ -56,8 +57,7 @@ class ToMe(Technique):
     withholds: ClassVar = ("whole-grid",)
 
     def __post_init__(self) -> None:
-        if self.r < 0:
-            raise ValueError(f"r must be at least 0, got {self.r}")
+        self.expect_at_least(0, "r")
         if not -1 <= self.inflect <= 1:
             raise ValueError(f"inflect must lie in [-1, 1], got {self.inflect}")
 

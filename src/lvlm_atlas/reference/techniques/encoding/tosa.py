@@ -30,7 +30,8 @@ import torch
 from torch import Tensor, nn
 
 from lvlm_atlas.reference.flow.states import Patches
-from lvlm_atlas.reference.lvlm.points import EncoderLayer, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import EncoderLayer
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.kept import module_of
 from lvlm_atlas.reference.modules.merged import merged
 from lvlm_atlas.reference.ops.merging import even_odd_cosine, match_pairs, merge_wavg
@@ -112,10 +113,8 @@ class ToSA(Technique):
     withholds: ClassVar = ("whole-grid",)
 
     def __post_init__(self) -> None:
-        if self.r < 0:
-            raise ValueError(f"r must be at least 0, got {self.r}")
-        if self.bins < 1:
-            raise ValueError(f"bins must be at least 1, got {self.bins}")
+        self.expect_at_least(0, "r")
+        self.expect_at_least(1, "bins")
         if self.style not in ("increase", "uniform", "decrease"):
             raise ValueError(f"style must be increase, uniform or decrease, got {self.style!r}")
 

@@ -33,7 +33,8 @@ from torch.nn import functional
 
 from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.lvlm.config import VisionConfig
-from lvlm_atlas.reference.lvlm.points import EncoderOutput, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import EncoderOutput
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.matcher import SMALL, ImageTextMatcher, MatcherConfig, matcher_of
 from lvlm_atlas.reference.ops.outliers import outlier_ratio
 from lvlm_atlas.reference.ops.places import mask_of, take
@@ -95,8 +96,7 @@ class Trim(Technique):
     withholds: ClassVar = ("cls-token", "whole-grid")
 
     def __post_init__(self) -> None:
-        if self.iqr_factor < 0:
-            raise ValueError(f"iqr_factor must be at least 0, got {self.iqr_factor}")
+        self.expect_at_least(0, "iqr_factor")
         if not 0 < self.ratio <= 1:
             raise ValueError(f"ratio must lie in (0, 1], got {self.ratio}")
 

@@ -19,7 +19,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Sequence
-from lvlm_atlas.reference.lvlm.points import Frames, LlmInput, Technique
+from lvlm_atlas.reference.lvlm.contexts import Frames, LlmInput
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.places import even_places
 
 
@@ -38,8 +39,7 @@ class Uniform(Technique):
     needs: ClassVar = ("modality-mask", "vision-in-sequence")
 
     def __post_init__(self) -> None:
-        if self.max_frames < 1:
-            raise ValueError(f"max_frames must be at least 1, got {self.max_frames}")
+        self.expect_at_least(1, "max_frames")
         if not 0 < self.keep_ratio <= 1:
             raise ValueError(f"keep_ratio must lie in (0, 1], got {self.keep_ratio}")
 

@@ -27,7 +27,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lvlm_atlas.reference.lvlm.points import Adapter, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Adapter
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.grid import square_side
 from lvlm_atlas.reference.modules.kept import module_of
 from lvlm_atlas.reference.ops.attention import attend
@@ -152,12 +153,8 @@ class ViCO(Technique):
     withholds: ClassVar = ("whole-grid", "equal-frames")
 
     def __post_init__(self) -> None:
-        for name in ("factor", "low_factor"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("relative_threshold", "absolute_threshold"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        self.expect_at_least(1, "factor", "low_factor")
+        self.expect_shares("relative_threshold", "absolute_threshold")
         if self.low_factor % self.factor:
             raise Refusal(f"low_factor must be a multiple of factor, {self.factor}, got {self.low_factor}")
 

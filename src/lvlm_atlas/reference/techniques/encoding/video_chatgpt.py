@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Patches
-from lvlm_atlas.reference.lvlm.points import EncoderOutput, Frames, Technique
+from lvlm_atlas.reference.lvlm.contexts import EncoderOutput, Frames
+from lvlm_atlas.reference.lvlm.technique import Technique
 
 
 def segment_middles(frames: int, keep: int) -> Tensor:
@@ -66,8 +67,7 @@ class VideoChatGPT(Technique):
     withholds: ClassVar = ("cls-token", "whole-grid", "equal-frames", "frames-apart")
 
     def __post_init__(self) -> None:
-        if self.max_frames < 1:
-            raise ValueError(f"max_frames must be at least 1, got {self.max_frames}")
+        self.expect_at_least(1, "max_frames")
 
     def select_frames(self, at: Frames) -> Tensor:
         """Indices (K,) of the frames to keep, ascending."""

@@ -25,7 +25,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lvlm_atlas.reference.lvlm.points import Adapter, Frames, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Adapter, Frames
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.kept import module_of
 from lvlm_atlas.reference.modules.qformer import QFormer
 from lvlm_atlas.reference.refusal import Refusal
@@ -82,9 +83,7 @@ class VideoLlama(Technique):
     withholds: ClassVar = ("whole-grid", "equal-frames", "frames-apart")
 
     def __post_init__(self) -> None:
-        for name in ("max_frames", "queries", "layers", "frame_queries", "frame_layers", "width", "heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "max_frames", "queries", "layers", "frame_queries", "frame_layers", "width", "heads")
         if self.width % self.heads:
             raise Refusal(f"width must be a multiple of the {self.heads} heads, got {self.width}")
 

@@ -32,7 +32,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.flow.vision_tokens import VisionTokens
-from lvlm_atlas.reference.lvlm.points import AdapterOutput, EncoderOutput, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import AdapterOutput, EncoderOutput
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.kept import module_of
 from lvlm_atlas.reference.ops.stretches import borders
 from lvlm_atlas.reference.refusal import Refusal
@@ -100,8 +101,7 @@ class ViLAFramePrompter(Technique):
     withholds: ClassVar = ("equal-frames", "frames-apart")
 
     def __post_init__(self) -> None:
-        if self.segments < 1:
-            raise ValueError(f"segments must be at least 1, got {self.segments}")
+        self.expect_at_least(1, "segments")
 
     def begin(self, run: Run) -> Prompting:
         """What acts in a run."""

@@ -28,7 +28,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from lvlm_atlas.reference.flow.request import Result
-from lvlm_atlas.reference.lvlm.points import Answer, Technique
+from lvlm_atlas.reference.lvlm.contexts import Answer
+from lvlm_atlas.reference.lvlm.technique import Technique
 
 MOST = 3
 """The most by which a side may shrink here: of a smaller image encoders would see a few patches."""
@@ -74,8 +75,7 @@ class VisionThink(Technique):
     def __post_init__(self) -> None:
         if not 1 <= self.scale <= MOST:
             raise ValueError(f"scale must be in 1..{MOST}, got {self.scale}")
-        if self.call_token < 0:
-            raise ValueError(f"call_token must be at least 0, got {self.call_token}")
+        self.expect_at_least(0, "call_token")
 
     def answer(self, at: Answer) -> Result:
         """The first answer, or the second if the first asks for more and there is more to be seen than at scale 1."""

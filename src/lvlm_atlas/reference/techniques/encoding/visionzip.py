@@ -9,7 +9,8 @@ Departs:
 1. Where D + C reaches the number of tokens, the technique leaves the patches as they are; upstream reorders them at
    equality and fails beyond. `compress` follows upstream at equality and refuses what is beyond.
 2. The class token's attention is a float32 softmax; upstream's has the type of the weights.
-3. The variant whose adapter is tuned after compression is not here.
+3. The variant whose adapter is tuned after compression is not here; that for encoders without a class token is
+   visionzip-qwen2-5-vl.
 4. Of patches with equal attention the earlier one is kept; upstream's `topk` leaves that open.
 
 B batch (frames), N tokens with the class token first, R tokens left over, H heads, d head dimension, D width.
@@ -26,7 +27,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from lvlm_atlas.reference.flow.states import Patches
-from lvlm_atlas.reference.lvlm.points import EncoderOutput, Technique
+from lvlm_atlas.reference.lvlm.contexts import EncoderOutput
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.places import places_of, take
 from lvlm_atlas.reference.ops.selection import top_mask
 from lvlm_atlas.reference.ops.similarity import unit
@@ -47,6 +49,11 @@ def dominant_mask(cls_attention_BHN: Tensor, dominant: int) -> Tensor:
     return torch.cat([torch.ones_like(kept_BP[:, :1]), kept_BP], dim=1)
 
 
+def target_places(tokens: int, contextual: int, device: torch.device) -> Tensor:
+    """Places (C,) of the targets among so many tokens: every ⌊R / C⌋-th, from the first on."""
+    return torch.arange(0, tokens, max(1, tokens // contextual), device=device)[:contextual]
+
+
 def contextual_tokens(hidden_BRD: Tensor, metric_BRd: Tensor, contextual: int) -> Tensor:
     """Sum up R tokens in `contextual` ones: (B, R, D) → (B, C, D).
 
@@ -59,8 +66,7 @@ def contextual_tokens(hidden_BRD: Tensor, metric_BRd: Tensor, contextual: int) -
         contextual: tokens to return, at most R.
     """
     tokens, device = hidden_BRD.shape[1], hidden_BRD.device
-    step = max(1, tokens // contextual)
-    target_C = torch.arange(0, tokens, step, device=device)[:contextual]
+    target_C = target_places(tokens, contextual, device)
     is_target_R = torch.zeros(tokens, dtype=torch.bool, device=device).index_fill(0, target_C, value=True)
     other_O = is_target_R.byte().argsort(stable=True)[: tokens - len(target_C)]  # in order; nobody counts on the host
     unit_BRd = unit(metric_BRd)
@@ -110,9 +116,7 @@ class VisionZip(Technique):
     withholds: ClassVar = ("cls-token", "whole-grid")
 
     def __post_init__(self) -> None:
-        for name in ("dominant", "contextual"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "dominant", "contextual")
 
     def encoder_output(self, at: EncoderOutput) -> Patches:
         """The compressed patches; none of them is dropped on the way to the adapter.

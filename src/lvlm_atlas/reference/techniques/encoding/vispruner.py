@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Patches
-from lvlm_atlas.reference.lvlm.points import EncoderOutput, Technique
+from lvlm_atlas.reference.lvlm.contexts import EncoderOutput
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.modules.class_token import class_attention, expect_class_token
 from lvlm_atlas.reference.ops.places import take
 from lvlm_atlas.reference.ops.selection import ranking
@@ -102,11 +103,8 @@ class VisPruner(Technique):
     withholds: ClassVar = ("cls-token", "whole-grid")
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "step"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.important_ratio <= 1:
-            raise ValueError(f"important_ratio must lie in [0, 1], got {self.important_ratio}")
+        self.expect_at_least(1, "tokens", "step")
+        self.expect_shares("important_ratio")
 
     def encoder_output(self, at: EncoderOutput) -> Patches:
         """The kept patches, without the class token, and without attention that would count on it.

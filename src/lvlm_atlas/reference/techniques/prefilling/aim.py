@@ -30,7 +30,8 @@ from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.flow.vision_tokens import Block, VisionTokens
-from lvlm_atlas.reference.lvlm.points import AdapterOutput, LlmLayer, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import AdapterOutput, LlmLayer
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.between_layers import expect_alone
 from lvlm_atlas.reference.ops.merging import Matching, bipartite_soft_matching, merge_wavg
 from lvlm_atlas.reference.ops.selection import top_places

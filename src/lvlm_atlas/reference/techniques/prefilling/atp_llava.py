@@ -31,7 +31,8 @@ from torch import Tensor, nn
 
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Sequence
-from lvlm_atlas.reference.lvlm.points import LlmLayer, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import LlmLayer
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.between_layers import expect_alone
 from lvlm_atlas.reference.modules.kept import module_of
 from lvlm_atlas.reference.ops.attention import share_heads
@@ -118,8 +119,7 @@ class AtpLlava(Technique):
             raise ValueError(f"layers must rise and be at least 1, got {[*self.layers]}")
         if not 0 < self.sampling_rate <= 1:
             raise ValueError(f"sampling_rate must lie in (0, 1], got {self.sampling_rate}")
-        if self.sample_weight < 0:
-            raise ValueError(f"sample_weight must be at least 0, got {self.sample_weight}")
+        self.expect_at_least(0, "sample_weight")
 
     def begin(self, run: Run) -> Modules:
         """What acts in a run.

@@ -28,7 +28,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from lvlm_atlas.reference.flow.states import Sequence
-from lvlm_atlas.reference.lvlm.points import LlmLayer, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import LlmLayer
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.between_layers import expect_alone
 from lvlm_atlas.reference.ops.places import places_of
 from lvlm_atlas.reference.ops.selection import top_mask
@@ -94,8 +95,7 @@ class Avtp(Technique):
             raise ValueError(f"layers must rise and be at least 1, got {[*layers]}")
         if any(not 0 < share <= 1 for share in shares):
             raise ValueError(f"shares must lie in (0, 1], got {[*shares]}")
-        if not self.alpha >= 0:
-            raise ValueError(f"alpha must be at least 0, got {self.alpha}")
+        self.expect_at_least(0, "alpha")
 
     def begin(self, run: Run) -> Stages:
         """What acts in a run.

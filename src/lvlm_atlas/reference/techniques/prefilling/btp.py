@@ -37,7 +37,8 @@ from torch import Tensor
 from lvlm_atlas.reference.drafting.target import Target
 from lvlm_atlas.reference.flow.request import Request
 from lvlm_atlas.reference.flow.states import Sequence
-from lvlm_atlas.reference.lvlm.points import LlmLayer, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import LlmLayer
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.between_layers import expect_alone
 from lvlm_atlas.reference.ops.diversity import farthest_points, select_diverse
 from lvlm_atlas.reference.ops.places import take
@@ -145,10 +146,8 @@ class Btp(Technique):
                 raise ValueError(f"{name} must lie in [0, 1], got {[*getattr(self, name)]}")
         if any(extra < 1 for extra in self.extras):
             raise ValueError(f"extras must be at least 1, got {[*self.extras]}")
-        if not 0 <= self.seed <= 1:
-            raise ValueError(f"seed must lie in [0, 1], got {self.seed}")
-        if self.end_layer < 1:
-            raise ValueError(f"end_layer must be at least 1, got {self.end_layer}")
+        self.expect_shares("seed")
+        self.expect_at_least(1, "end_layer")
 
     def calibrate(self, lvlm: Target, samples: Seq[Request]) -> Self:
         """The same with the stages behind the layers that turn the vision tokens of the samples most.

@@ -31,7 +31,8 @@ from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.lvlm.config import VisionConfig
-from lvlm_atlas.reference.lvlm.points import EncoderOutput, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import EncoderOutput
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.matcher import ImageTextMatcher, matcher_of
 from lvlm_atlas.reference.ops.diversity import greedy_map
 from lvlm_atlas.reference.ops.similarity import unit
@@ -82,8 +83,7 @@ class CDPruner(Technique):
     withholds: ClassVar = ("cls-token", "whole-grid")
 
     def __post_init__(self) -> None:
-        if self.tokens < 1:
-            raise ValueError(f"tokens must be at least 1, got {self.tokens}")
+        self.expect_at_least(1, "tokens")
 
     def begin(self, run: Run) -> Pruning:
         """What acts in a run.

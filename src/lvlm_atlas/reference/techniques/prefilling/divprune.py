@@ -21,7 +21,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Sequence
-from lvlm_atlas.reference.lvlm.points import LlmInput, Technique
+from lvlm_atlas.reference.lvlm.contexts import LlmInput
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.diversity import select_diverse
 from lvlm_atlas.reference.ops.places import take
 from lvlm_atlas.reference.ops.similarity import cosine_distance

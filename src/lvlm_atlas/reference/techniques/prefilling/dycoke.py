@@ -30,7 +30,8 @@ from torch.nn import functional
 
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.vision_tokens import VisionTokens
-from lvlm_atlas.reference.lvlm.points import AdapterOutput, CacheRead, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import AdapterOutput, CacheRead
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.selection import top_mask, top_places
 from lvlm_atlas.reference.refusal import Refusal
 

@@ -33,7 +33,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lvlm_atlas.reference.flow.states import Sequence
-from lvlm_atlas.reference.lvlm.points import CacheStep, LlmLayer, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheStep, LlmLayer
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.between_layers import expect_alone
 from lvlm_atlas.reference.modules.kept import module_of
 from lvlm_atlas.reference.ops.attention import attend
@@ -138,10 +139,8 @@ class DynamicLlava(Technique):
     admits: ClassVar = True
 
     def __post_init__(self) -> None:
-        if self.sparse_layer < 1:
-            raise ValueError(f"sparse_layer must be at least 1, got {self.sparse_layer}")
-        if not 0 <= self.vision_keep_rate <= 1:
-            raise ValueError(f"vision_keep_rate must lie in [0, 1], got {self.vision_keep_rate}")
+        self.expect_at_least(1, "sparse_layer")
+        self.expect_shares("vision_keep_rate")
         if self.width < HEADS:
             raise ValueError(f"width must be at least {HEADS}, got {self.width}")
         if self.width % HEADS:

@@ -27,7 +27,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.nn import functional
 
-from lvlm_atlas.reference.lvlm.points import Adapter, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Adapter
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.grid import square_side
 
 
@@ -65,9 +66,7 @@ class DynamicVlm(Technique):
     needs: ClassVar = ("free-patches", "visual-features", "training-data", "whole-grid")
 
     def __post_init__(self) -> None:
-        for name in ("out_token_num", "max_video_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "out_token_num", "max_video_tokens")
 
     def begin(self, run: Run) -> Any:
         """What acts in a run."""

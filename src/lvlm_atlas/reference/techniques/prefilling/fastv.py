@@ -26,7 +26,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Sequence
-from lvlm_atlas.reference.lvlm.points import LlmLayer, Technique
+from lvlm_atlas.reference.lvlm.contexts import LlmLayer
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.selection import top_places
 from lvlm_atlas.reference.refusal import Refusal
 
@@ -67,8 +68,7 @@ class FastV(Technique):
     def __post_init__(self) -> None:
         if self.layer < 1:
             raise ValueError(f"layer must be at least 1 (the layer before it decides), got {self.layer}")
-        if not 0 <= self.keep_ratio <= 1:
-            raise ValueError(f"keep_ratio must lie in [0, 1], got {self.keep_ratio}")
+        self.expect_shares("keep_ratio")
 
     def llm_layer(self, at: LlmLayer) -> Sequence:
         """The tokens, fewer from layer `layer` on.

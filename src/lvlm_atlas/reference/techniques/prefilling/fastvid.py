@@ -40,7 +40,8 @@ from torch.nn import functional
 
 from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.flow.vision_tokens import Block, VisionTokens
-from lvlm_atlas.reference.lvlm.points import AdapterOutput, EncoderOutput, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import AdapterOutput, EncoderOutput
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.clustering import density_peaks, knn_density, scaled_distance, segments
 from lvlm_atlas.reference.ops.places import places_of, take
 from lvlm_atlas.reference.ops.selection import top_mask
@@ -146,12 +147,8 @@ class FastVID(Technique):
     def __post_init__(self) -> None:
         if not 0 < self.ratio <= 1:
             raise ValueError(f"ratio must lie in (0, 1], got {self.ratio}")
-        for name in ("context_share", "anchor_weight"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
-        for name in ("segments", "anchor_interval", "neighbours"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_shares("context_share", "anchor_weight")
+        self.expect_at_least(1, "segments", "anchor_interval", "neighbours")
         if not -1 <= self.threshold <= 1:
             raise ValueError(f"threshold must lie in [-1, 1], got {self.threshold}")
 

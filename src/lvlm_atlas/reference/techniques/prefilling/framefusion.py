@@ -29,7 +29,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from lvlm_atlas.reference.flow.states import Sequence
-from lvlm_atlas.reference.lvlm.points import LlmInput, LlmLayer, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import LlmInput, LlmLayer
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.between_layers import expect_alone
 from lvlm_atlas.reference.ops.selection import top_mask, top_places
 from lvlm_atlas.reference.refusal import Refusal
@@ -134,8 +135,7 @@ class FrameFusion(Technique):
             raise ValueError(f"cost must lie in (0, 1], got {self.cost}")
         if not -1 <= self.similarity <= 1:
             raise ValueError(f"similarity must lie in [-1, 1], got {self.similarity}")
-        if not 0 <= self.least_merged <= 1:
-            raise ValueError(f"least_merged must lie in [0, 1], got {self.least_merged}")
+        self.expect_shares("least_merged")
 
     def begin(self, run: Run) -> Fusing:
         """What acts in a run.

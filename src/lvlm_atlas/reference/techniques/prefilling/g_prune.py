@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Sequence
-from lvlm_atlas.reference.lvlm.points import LlmInput, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import LlmInput
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.places import take
 from lvlm_atlas.reference.ops.selection import top_places
 from lvlm_atlas.reference.ops.similarity import unit
@@ -88,8 +89,7 @@ class GPrune(Technique):
             raise ValueError(f"similarity must lie in [0, 1), got {self.similarity}")
         if not self.temperature > 0:
             raise ValueError(f"temperature must be above 0, got {self.temperature}")
-        if self.iterations < 1:
-            raise ValueError(f"iterations must be at least 1, got {self.iterations}")
+        self.expect_at_least(1, "iterations")
 
     def begin(self, run: Run) -> Pruning:
         """What acts in a run."""

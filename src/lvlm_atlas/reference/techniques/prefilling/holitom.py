@@ -34,7 +34,8 @@ from torch.nn import functional
 
 from lvlm_atlas.reference.flow.states import Patches, Sequence
 from lvlm_atlas.reference.flow.vision_tokens import Block, VisionTokens
-from lvlm_atlas.reference.lvlm.points import AdapterOutput, EncoderOutput, LlmLayer, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import AdapterOutput, EncoderOutput, LlmLayer
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.between_layers import expect_alone
 from lvlm_atlas.reference.modules.received import received_attention
 from lvlm_atlas.reference.ops.clustering import density_peaks, knn_density, scaled_distance
@@ -188,12 +189,8 @@ class HoliTom(Technique):
             raise ValueError(f"keep_ratio must lie in (0, 1], got {self.keep_ratio}")
         if not -1 <= self.similarity <= 1:
             raise ValueError(f"similarity must lie in [-1, 1], got {self.similarity}")
-        for name in ("centre", "context"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
-        for name in ("neighbours", "layer"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_shares("centre", "context")
+        self.expect_at_least(1, "neighbours", "layer")
         if not 0 <= self.reduction < 1:
             raise ValueError(f"reduction must lie in [0, 1), got {self.reduction}")
 

@@ -21,7 +21,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Sequence
-from lvlm_atlas.reference.lvlm.points import LlmInput, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import LlmInput
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.importance import ImportanceScorer, importance_scorer
 from lvlm_atlas.reference.ops.diversity import maximal_marginal_relevance
 from lvlm_atlas.reference.ops.places import take
@@ -71,10 +72,8 @@ class IDPruner(Technique):
     def __post_init__(self) -> None:
         if not 0 <= self.reduction < 1:
             raise ValueError(f"reduction must lie in [0, 1), got {self.reduction}")
-        if not 0 <= self.weight <= 1:
-            raise ValueError(f"weight must lie in [0, 1], got {self.weight}")
-        if self.at_once < 1:
-            raise ValueError(f"at_once must be at least 1, got {self.at_once}")
+        self.expect_shares("weight")
+        self.expect_at_least(1, "at_once")
 
     def begin(self, run: Run) -> Pruning:
         """What acts in a run."""

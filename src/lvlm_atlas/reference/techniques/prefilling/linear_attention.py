@@ -23,7 +23,8 @@ from typing import ClassVar
 
 from lvlm_atlas.reference.caches.state import StateStore
 from lvlm_atlas.reference.caches.store import Store
-from lvlm_atlas.reference.lvlm.points import Attention, CacheBits, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Attention, CacheBits
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.attention import share_heads
 from lvlm_atlas.reference.ops.blocks import Replacement
 from lvlm_atlas.reference.ops.linear import FEATURE_MAPS, chunked
@@ -49,8 +50,7 @@ class LinearAttention(Technique):
     def __post_init__(self) -> None:
         if self.feature_map not in FEATURE_MAPS:
             raise ValueError(f"feature_map must be one of {', '.join(FEATURE_MAPS)}, got {self.feature_map!r}")
-        if self.chunk_size < 1:
-            raise ValueError(f"chunk_size must be at least 1, got {self.chunk_size}")
+        self.expect_at_least(1, "chunk_size")
 
     def begin(self, run: Run) -> States:  # noqa: ARG002 - the same for every run
         """The states of this run or session."""

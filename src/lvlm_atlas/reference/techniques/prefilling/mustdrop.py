@@ -28,14 +28,8 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Entries, Patches, Sequence
-from lvlm_atlas.reference.lvlm.points import (
-    CacheLayers,
-    EncoderLayer,
-    EncoderOutput,
-    LlmLayer,
-    Run,
-    Technique,
-)
+from lvlm_atlas.reference.lvlm.contexts import CacheLayers, EncoderLayer, EncoderOutput, LlmLayer
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.class_token import expect_class_token
 from lvlm_atlas.reference.modules.merged import merged
 from lvlm_atlas.reference.ops.merging import Matching
@@ -131,10 +125,8 @@ class MustDrop(Technique):
     def __post_init__(self) -> None:
         layers = tuple(self.layers)
         object.__setattr__(self, "layers", layers)
-        if self.window < 2:
-            raise ValueError(f"window must be at least 2, got {self.window}")
-        if not 0 <= self.key_rate <= 1:
-            raise ValueError(f"key_rate must lie in [0, 1], got {self.key_rate}")
+        self.expect_at_least(2, "window")
+        self.expect_shares("key_rate")
         for name in ("share", "peak"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")

@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Sequence
-from lvlm_atlas.reference.lvlm.points import LlmLayer, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import LlmLayer
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.between_layers import expect_alone
 from lvlm_atlas.reference.ops.attention import Rotary, share_heads
 from lvlm_atlas.reference.ops.clustering import bounded_peaks
@@ -98,14 +99,12 @@ class Pact(Technique):
     """Kernels that skip blocks take no bias for each key."""
 
     def __post_init__(self) -> None:
-        if self.layer < 1:
-            raise ValueError(f"layer must be at least 1, got {self.layer}")
+        self.expect_at_least(1, "layer")
         if not 0 < self.keep_ratio <= 1:
             raise ValueError(f"keep_ratio must lie in (0, 1], got {self.keep_ratio}")
         if not 0 <= self.cutoff <= 2:
             raise ValueError(f"cutoff must lie in [0, 2], got {self.cutoff}")
-        if not self.recovery >= 1:
-            raise ValueError(f"recovery must be at least 1, got {self.recovery}")
+        self.expect_at_least(1, "recovery")
         if not self.bandwidth > 0:
             raise ValueError(f"bandwidth must be above 0, got {self.bandwidth}")
 

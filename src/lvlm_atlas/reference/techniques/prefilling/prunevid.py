@@ -33,7 +33,8 @@ from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Entries, Sequence
 from lvlm_atlas.reference.flow.vision_tokens import Block, VisionTokens
-from lvlm_atlas.reference.lvlm.points import AdapterOutput, CacheLayers, LlmLayer, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import AdapterOutput, CacheLayers, LlmLayer
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.clustering import density_peaks, knn_density, scaled_distance
 from lvlm_atlas.reference.ops.merging import Matching, merge_wavg
 from lvlm_atlas.reference.ops.places import places_of

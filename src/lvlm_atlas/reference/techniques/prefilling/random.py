@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Sequence
-from lvlm_atlas.reference.lvlm.points import LlmInput, Technique
+from lvlm_atlas.reference.lvlm.contexts import LlmInput
+from lvlm_atlas.reference.lvlm.technique import Technique
 
 
 def random_places(batch: int, tokens: int, keep_ratio: float, seed: int) -> Tensor:
@@ -53,8 +54,7 @@ class RandomPruning(Technique):
     def __post_init__(self) -> None:
         if not 0 < self.keep_ratio <= 1:
             raise ValueError(f"keep_ratio must lie in (0, 1], got {self.keep_ratio}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be at least 0, got {self.seed}")
+        self.expect_at_least(0, "seed")
 
     def llm_input(self, at: LlmInput) -> Sequence:
         """The prompt with fewer vision tokens."""

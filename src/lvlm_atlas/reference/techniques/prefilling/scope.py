@@ -22,7 +22,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Patches
-from lvlm_atlas.reference.lvlm.points import EncoderOutput, Technique
+from lvlm_atlas.reference.lvlm.contexts import EncoderOutput
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.modules.class_token import class_attention, expect_class_token
 from lvlm_atlas.reference.ops.diversity import greedy_cover
 from lvlm_atlas.reference.ops.similarity import unit
@@ -62,10 +63,8 @@ class Scope(Technique):
     withholds: ClassVar = ("cls-token", "whole-grid")
 
     def __post_init__(self) -> None:
-        if self.tokens < 1:
-            raise ValueError(f"tokens must be at least 1, got {self.tokens}")
-        if not self.alpha >= 0:
-            raise ValueError(f"alpha must be at least 0, got {self.alpha}")
+        self.expect_at_least(1, "tokens")
+        self.expect_at_least(0, "alpha")
         if self.combine not in ("multiply", "add"):
             raise ValueError(f"combine must be multiply or add, got {self.combine!r}")
 

@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Sequence
-from lvlm_atlas.reference.lvlm.points import LlmLayer, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import LlmLayer
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.places import mask_of, places_of, take
 from lvlm_atlas.reference.ops.selection import top_mask
 from lvlm_atlas.reference.ops.similarity import unit

@@ -22,7 +22,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.points import Attention, CacheStep, Technique
+from lvlm_atlas.reference.lvlm.contexts import Attention, CacheStep
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.window import Window, window_attention  # noqa: F401 - a step of the entry
 
 
@@ -55,10 +56,8 @@ class SlidingGlobalInterleave(Technique):
     withholds: ClassVar = ("equal-frames",)
 
     def __post_init__(self) -> None:
-        if self.window_size < 2:
-            raise ValueError(f"window_size must be at least 2, got {self.window_size}")
-        if self.pattern < 1:
-            raise ValueError(f"pattern must be at least 1, got {self.pattern}")
+        self.expect_at_least(2, "window_size")
+        self.expect_at_least(1, "pattern")
 
     def choose_blocks(self, at: Attention) -> Window | None:
         """The window of a local layer; None in a global one, and where it covers everything."""

@@ -24,7 +24,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.points import Attention, Technique
+from lvlm_atlas.reference.lvlm.contexts import Attention
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.window import Window, window_attention  # noqa: F401 - a step of the entry
 
 
@@ -55,10 +56,8 @@ class SlidingWindowAttention(Technique):
     needs: ClassVar = ("block-sparse-kernel",)
 
     def __post_init__(self) -> None:
-        if self.window_size < 1:
-            raise ValueError(f"window_size must be at least 1, got {self.window_size}")
-        if self.sink_size < 0:
-            raise ValueError(f"sink_size must be at least 0, got {self.sink_size}")
+        self.expect_at_least(1, "window_size")
+        self.expect_at_least(0, "sink_size")
 
     def choose_blocks(self, at: Attention) -> Window | None:
         """The window and the sinks; None where they cover everything."""

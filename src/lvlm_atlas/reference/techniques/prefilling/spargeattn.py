@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lvlm_atlas.reference.lvlm.points import Attention, Technique
+from lvlm_atlas.reference.lvlm.contexts import Attention
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.attention import share_heads
 from lvlm_atlas.reference.ops.blocks import Pairs, pair_attention  # noqa: F401 - a step of the entry
 
@@ -98,13 +99,10 @@ class SpargeAttn(Technique):
     def __post_init__(self) -> None:
         if not 0 < self.top_k <= 1:
             raise ValueError(f"top_k must lie in (0, 1], got {self.top_k}")
-        if not 0 <= self.cdf_threshold <= 1:
-            raise ValueError(f"cdf_threshold must lie in [0, 1], got {self.cdf_threshold}")
+        self.expect_shares("cdf_threshold")
         if not -1 <= self.similarity_threshold <= 1:
             raise ValueError(f"similarity_threshold must lie in [-1, 1], got {self.similarity_threshold}")
-        for name in ("query_block", "key_block"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "query_block", "key_block")
 
     def choose_blocks(self, at: Attention) -> Pairs:
         """The pairs of tokens whose blocks are kept."""

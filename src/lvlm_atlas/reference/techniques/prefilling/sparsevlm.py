@@ -30,7 +30,8 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Sequence
-from lvlm_atlas.reference.lvlm.points import LlmLayer, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import LlmLayer
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.between_layers import expect_alone
 from lvlm_atlas.reference.ops.clustering import distance_to_denser, knn_density, nearest_centre, scaled_distance
 from lvlm_atlas.reference.ops.merging import Matching
@@ -147,8 +148,7 @@ class SparseVLM(Technique):
             raise ValueError(f"counts must be at least 1, got {[*counts]}")
         if not 0 <= self.recycle < 1:
             raise ValueError(f"recycle must lie in [0, 1), got {self.recycle}")
-        if self.divisor < 2:
-            raise ValueError(f"divisor must be at least 2, got {self.divisor}")
+        self.expect_at_least(2, "divisor")
 
     def begin(self, run: Run) -> Sparsifying:
         """What acts in a run.

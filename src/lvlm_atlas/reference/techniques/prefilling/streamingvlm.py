@@ -33,7 +33,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.points import CacheStep, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import CacheStep
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 
 
 def age_of(index_BGS: Tensor, begin_R: Tensor) -> Tensor:

@@ -33,7 +33,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from lvlm_atlas.reference.flow.states import Sequence
-from lvlm_atlas.reference.lvlm.points import LlmLayer, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import LlmLayer
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.similarity import unit
 from lvlm_atlas.reference.refusal import Refusal
 
@@ -231,12 +232,10 @@ class STTM(Technique):
     withholds: ClassVar = ("whole-grid", "equal-frames", "frames-apart")
 
     def __post_init__(self) -> None:
-        if self.layer < 1:
-            raise ValueError(f"layer must be at least 1, got {self.layer}")
+        self.expect_at_least(1, "layer")
         if not -1 <= self.spatial <= 1:
             raise ValueError(f"spatial must lie in [-1, 1], got {self.spatial}")
-        if not 0 <= self.temporal <= 1:
-            raise ValueError(f"temporal must lie in [0, 1], got {self.temporal}")
+        self.expect_shares("temporal")
         if not 0 <= self.root_level <= 8:
             raise ValueError(f"root_level must lie in [0, 8], got {self.root_level}")
 

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.vision_tokens import VisionTokens
-from lvlm_atlas.reference.lvlm.points import AdapterOutput, Technique
+from lvlm_atlas.reference.lvlm.contexts import AdapterOutput
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.selection import top_mask, top_places
 from lvlm_atlas.reference.ops.similarity import unit
 from lvlm_atlas.reference.refusal import Refusal

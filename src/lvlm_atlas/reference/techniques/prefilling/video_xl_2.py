@@ -25,7 +25,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lvlm_atlas.reference.lvlm.points import Attention, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Attention
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.blocks import Pairs, pair_attention  # noqa: F401 - a step of the entry
 from lvlm_atlas.reference.refusal import Refusal
 
@@ -68,9 +69,7 @@ class VideoXL2(Technique):
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        for name in ("block_size", "previous_chunks", "group_frames"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "block_size", "previous_chunks", "group_frames")
 
     def begin(self, run: Run) -> Chunks:
         """What says who sees whom in one run."""

@@ -32,7 +32,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lvlm_atlas.reference.lvlm.points import Attention, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Attention
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.kept import module_of
 from lvlm_atlas.reference.ops.attention import attend, causal_mask, share_heads
 from lvlm_atlas.reference.ops.blocks import Replacement
@@ -116,9 +117,7 @@ class VideoNSA(Technique):
     needs: ClassVar = ("block-sparse-kernel", "modality-mask", "vision-in-sequence", "training-data")
 
     def __post_init__(self) -> None:
-        for name in ("block_size", "block_count", "window_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.expect_at_least(1, "block_size", "block_count", "window_size")
 
     def begin(self, run: Run) -> Branches:
         """What attends in one run."""

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lvlm_atlas.reference.flow.states import Sequence
-from lvlm_atlas.reference.lvlm.points import LlmInput, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import LlmInput
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.importance import ImportanceScorer, importance_scorer
 from lvlm_atlas.reference.ops.places import take
 from lvlm_atlas.reference.ops.selection import top_places

@@ -32,7 +32,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lvlm_atlas.reference.lvlm.points import Attention, Technique
+from lvlm_atlas.reference.lvlm.contexts import Attention
+from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.ops.attention import causal_mask, share_heads
 from lvlm_atlas.reference.ops.blocks import Blocks, block_sparse_attention  # noqa: F401 - steps of the entry
 from lvlm_atlas.reference.refusal import Refusal
@@ -125,16 +126,12 @@ class XAttention(Technique):
     needs: ClassVar = ("block-sparse-kernel",)
 
     def __post_init__(self) -> None:
-        if self.stride < 1:
-            raise ValueError(f"stride must be at least 1, got {self.stride}")
-        if self.block_size < 1:
-            raise ValueError(f"block_size must be at least 1, got {self.block_size}")
+        self.expect_at_least(1, "stride", "block_size")
         if self.block_size % self.stride:
             raise Refusal(f"block_size must be a multiple of stride {self.stride}, got {self.block_size}")
         if not 0 < self.threshold <= 1:
             raise ValueError(f"threshold must lie in (0, 1], got {self.threshold}")
-        if self.dense_layers < 0:
-            raise ValueError(f"dense_layers must be at least 0, got {self.dense_layers}")
+        self.expect_at_least(0, "dense_layers")
 
     def choose_blocks(self, at: Attention) -> Blocks | None:
         """The blocks to attend to; None in the leading layers."""

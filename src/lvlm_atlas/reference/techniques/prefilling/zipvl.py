@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Entries
-from lvlm_atlas.reference.lvlm.points import Attention, CacheTokens, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import Attention, CacheTokens
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.ops.blocks import Pairs, pair_attention  # noqa: F401 - a step of the entry
 from lvlm_atlas.reference.ops.selection import mass_count, ranking
 from lvlm_atlas.reference.refusal import Refusal
@@ -81,8 +82,7 @@ class ZipVL(Technique):
         for name in ("threshold", "probe_ratio"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in (0, 1], got {getattr(self, name)}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be at least 0, got {self.seed}")
+        self.expect_at_least(0, "seed")
 
     def begin(self, run: Run) -> ChosenTokens:  # noqa: ARG002 - the same for every run
         """What is chosen in this run."""
