@@ -32,14 +32,16 @@ assert _spec.loader is not None
 made_up: Any = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(made_up)
 
+PLANNER = Planner()
 CASES = (
     ("qwen2.5-vl-7b", "images-20", Deployment()),
     ("gemma-3-12b", "multi-turn", Deployment(efficiency=TYPICAL)),
     ("deepseek-vl2-tiny", "single-image-chat", Deployment(tensor_parallel=2)),
     ("llama-3.2-11b-vision", "batch-captioning", Deployment(attention="materialised")),
     ("qwen2.5-vl-7b", "video-60s", Deployment(tensor_parallel=2, pipeline_parallel=2, kv_dtype="fp8")),
+    ("qwen2.5-vl-7b", "multi-turn", Deployment(runtime=PLANNER.runtime("transformers"))),
+    ("qwen2.5-vl-7b", "images-20", Deployment(tensor_parallel=2, weight_dtype="int4", runtime=PLANNER.runtime("vllm"))),
 )
-PLANNER = Planner()
 
 made = st.lists(
     st.tuples(st.sampled_from(made_up.SHAPES), st.floats(0.05, 0.95), st.integers(0, 11)), min_size=1, max_size=6

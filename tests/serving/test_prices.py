@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from lvlm_atlas.roofline.deployment import IDEAL, TYPICAL, Deployment
@@ -74,7 +76,7 @@ def test_a_prompt_in_parts_computes_as_much_and_reads_weights_once_more_a_part(p
     shape = priced.shape(planner.request("single-image-chat", text=4000))
     whole = priced.step([Chunk(shape, 0, shape.prompt)])
     cut = [0, 1000, 1001, 3000, shape.prompt]
-    parts = [priced.step([Chunk(shape, a, b - a)]) for a, b in zip(cut, cut[1:], strict=False)]
+    parts = [priced.step([Chunk(shape, a, b - a)]) for a, b in pairwise(cut)]
     assert sum(each.compute_s for each in parts) == pytest.approx(whole.compute_s, rel=1e-9)
     weights_s = sum(each.memory_s for each in parts) - whole.memory_s
     assert weights_s > 3 * 0.8 * 7e9 * 2 / (3.35e12 * 0.8)

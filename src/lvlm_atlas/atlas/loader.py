@@ -20,9 +20,11 @@ from lvlm_atlas.atlas.records import (
     LISTS,
     MEASUREMENTS,
     MODELS,
+    RUNTIMES,
     SYSTEMS,
     TAXONOMY,
     TECHNIQUES,
+    TIMINGS,
     WORKLOADS,
     Papers,
     Records,
@@ -47,7 +49,7 @@ R = TypeVar("R", bound=BaseModel)
 
 _FOLDERS = {
     "measurements": MEASUREMENTS, "models": MODELS, "hardware": HARDWARE, "workloads": WORKLOADS,
-    "systems": SYSTEMS, "lists": LISTS,
+    "systems": SYSTEMS, "lists": LISTS, "runtimes": RUNTIMES, "timings": TIMINGS,
 }  # fmt: skip
 """Folders of records that `load` reads one at a time, by their field of `Atlas`."""
 

@@ -28,6 +28,8 @@ HARDWARE = Path("catalog/hardware")
 WORKLOADS = Path("catalog/workloads")
 SYSTEMS = Path("catalog/systems")
 LISTS = Path("catalog/lists")
+RUNTIMES = Path("catalog/runtimes")
+TIMINGS = Path("catalog/timings")
 KINDS: Mapping[Path, str] = {
     MEASUREMENTS: "measurement.Measurement",
     MODELS: "model.Model",
@@ -35,6 +37,8 @@ KINDS: Mapping[Path, str] = {
     WORKLOADS: "workload.Workload",
     SYSTEMS: "system.System",
     LISTS: "survey_list.SurveyList",
+    RUNTIMES: "runtime.Runtime",
+    TIMINGS: "timing.Timings",
 }
 """Folders whose records are read one at a time, when they are asked for, and their type in `lvlm_atlas.schema`."""
 

@@ -98,7 +98,7 @@ AnyId = Annotated[
     typer.Argument(
         metavar="ID",
         help="Id, name or alias of anything in the catalog.",
-        autocompletion=ids_of("technique", "model", "device", "workload", "system", "list"),
+        autocompletion=ids_of("technique", "model", "device", "workload", "system", "list", "runtime"),
     ),
 ]
 References = Annotated[

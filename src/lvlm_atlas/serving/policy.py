@@ -29,7 +29,7 @@ class Pool:
     """Which requests they serve."""
 
     def __post_init__(self) -> None:
-        assert self.stages <= {*STAGES}
+        assert self.stages <= {*STAGES}  # noqa: S101
         if self.instances < 1:
             raise AtlasError(f"pool {self.name} has {self.instances} instances; give it 1 or more")
 
@@ -82,12 +82,15 @@ class Policy:
         """All of them."""
         return sum(pool.instances for pool in self.pools)
 
+    @property
+    def holders(self) -> int:
+        """Instances that have devices of their own."""
+        return self.pools[0].instances if self.sharing == "sliced" else self.instances
+
     def of(self, stage: str, modality: str) -> int:
         """Index of the pool that runs a stage for requests with or without visual input."""
-        fitting = [
-            i for i, pool in enumerate(self.pools) if stage in pool.stages and pool.modality in ("any", modality)
-        ]
-        return fitting[0]
+        taken = ("any", modality)
+        return next(i for i, pool in enumerate(self.pools) if stage in pool.stages and pool.modality in taken)
 
     def sized(self, counts: tuple[int, ...]) -> Policy:
         """The same with so many instances in its pools.
@@ -101,5 +104,7 @@ class Policy:
                 f"policy {self.id} has {len(self.pools)} pools, and {len(counts)} sizes were given; give one for each "
                 f"of {names}, such as {self.id}:{','.join(['2'] * len(self.pools))}"
             )
+        if self.sharing == "sliced" and len({*counts}) > 1:
+            raise AtlasError(f"pools of policy {self.id} share devices; give each {counts[0]} instances")
         pools = tuple(replace(pool, instances=count) for pool, count in zip(self.pools, counts, strict=True))
         return replace(self, pools=pools)

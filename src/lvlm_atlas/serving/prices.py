@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -24,31 +24,11 @@ from lvlm_atlas.roofline.transform import Applied
 from lvlm_atlas.roofline.workload import Workload
 from lvlm_atlas.serving.decoding import Decoding
 from lvlm_atlas.serving.shape import Rows, Shape, runs, shape
+from lvlm_atlas.serving.spent import NOTHING, Slice, Spent
 
 KINDS = 2**14
 """Kinds of requests that are remembered."""
 _NO_ROWS = Rows(0.0, 0.0, 0.0)
-
-
-class Spent(NamedTuple):
-    """What a batch takes: its time alone on the devices, and the parts of it that either wall would take."""
-
-    time_s: float
-    compute_s: float = 0.0
-    memory_s: float = 0.0
-
-    def __add__(self, other: object) -> Spent:
-        """Both, one after the other."""
-        assert isinstance(other, Spent)
-        return Spent(
-            self.time_s + other.time_s, self.compute_s + other.compute_s, self.memory_s + other.memory_s
-        )  # fmt: skip
-
-    def beside(self, other: Spent) -> float:
-        """Time of both at once: no less than either alone, nor than the devices need for the sum of their work."""
-        return max(
-            self.time_s, other.time_s, self.compute_s + other.compute_s, self.memory_s + other.memory_s
-        )  # fmt: skip
 
 
 class Chunk(NamedTuple):
@@ -71,17 +51,6 @@ class Piece(NamedTuple):
 
     shape: Shape
     frames: int
-
-
-NOTHING = Spent(0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """A share of a device's multiprocessors."""
-
-    compute: float = 1.0
-    bandwidth: float = 1.0
 
 
 class Prices:
@@ -136,7 +105,9 @@ class Prices:
         if known is None:
             if len(self._shapes) >= KINDS:
                 self._shapes.clear()
-            known = self._shapes[workload] = shape(self.layout, workload, self._stack(workload))
+            known = self._shapes[workload] = shape(
+                self.layout, workload, sorted(self._stack(workload), key=lambda each: each.order)
+            )
             if known.state.prefilled.shares != Shares():
                 self._shares = known.state.prefilled.shares
         return known
@@ -283,7 +254,7 @@ class Prices:
         """Attention of a part of a prompt, and what techniques add; kernels start once for all parts of a step."""
         kind, prompt = chunk.shape, chunk.shape.prompt
         start, end = chunk.start / prompt, min(1.0, (chunk.start + chunk.new) / prompt)
-        works = []
+        works: list[Work] = []
         for part in kind.parts:
             share = part.share(start, end)
             for work in part.attention:
@@ -313,7 +284,7 @@ class Prices:
 
     def _extra(self, decoding: Decoding) -> Spent:
         """What techniques add to a step of all sequences."""
-        works = []
+        works: list[Work] = []
         for kind, number in decoding.kinds.items():
             if kind.extras["decoding"]:
                 own, state = replace(self.layout, batch=number), kind.state

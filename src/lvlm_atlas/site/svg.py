@@ -68,6 +68,7 @@ def drawing(
             aria_labelledby=f"{id_}-title",
             aria_describedby=f"{id_}-desc",
             class_="la-svg",
+            style=f"--la-w:{width:g}",
         )
     )
 
