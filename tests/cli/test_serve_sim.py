@@ -79,7 +79,7 @@ def test_a_trace_comes_as_it_was_recorded_and_a_picture_shows_it(run, tmp_path: 
     ("arguments", "said"),
     [
         (("-d", "h100-sxm:0"), "--hardware h100-sxm:0: no device; write such as h100-sxm:8"),
-        (("-d", "h100-sxm:3", "--tp", "2"), "3 devices make no instances of 2"),
+        (("-d", "h100-sxm:3", "--tp", "2"), "--policy monolithic: 3 devices make no instances of 2"),
         (("-d", "h100-sxm", "--pp", "2"), "--pp: an instance of a simulated server"),
         (("-d", "h100-sxm", "--rate", "8..2"), "--rate 8..2: '8..2' are no requests a second"),
         (("-d", "h100-sxm", "--rate", "x"), "'x' are no requests a second; write 4, 1,2,4 or 1..32"),

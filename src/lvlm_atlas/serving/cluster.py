@@ -87,14 +87,15 @@ class Cluster:
         policy, pool = self.policy, self.policy.pools[index]
         every = policy.sharing == "sliced" or policy.scaling != "fixed"
         stages = frozenset().union(*(each.stages for each in policy.pools)) if every else pool.stages
-        room = room_byte(self.prices, stages, policy.token_budget, pool.name)
+        prices = self.prices.spread(pool.devices)
+        room = room_byte(prices, stages, policy.token_budget, pool.name)
         plain = self.prices.text
         memory = Memory(room, BLOCK * plain.prompt_byte / plain.prompt, prefixes=policy.prefix_cache)
         share = policy.encoder_share if "encoding" in pool.stages else 1 - policy.encoder_share
-        sliced = self.prices.sliced(Slice(share)) if policy.sharing == "sliced" else self.prices
+        sliced = prices.sliced(Slice(share)) if policy.sharing == "sliced" else prices
         if policy.embedding_cache and "encoding" in pool.stages:
             self.embeddings.setdefault(index, Embeddings(room * policy.embedding_share))
-        return Instance(self.env, self, f"{pool.name} {number + 1}", pool, policy, (self.prices, sliced), memory)
+        return Instance(self.env, self, f"{pool.name} {number + 1}", pool, policy, (prices, sliced), memory)
 
     # Arrival
 

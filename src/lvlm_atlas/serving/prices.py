@@ -86,6 +86,13 @@ class Prices:
         self._encoded = lru_cache(KINDS)(self._encode)
         self._text = shape(self.layout, Workload(text_tokens=1024, output_tokens=1), ())
 
+    def spread(self, devices: int | None) -> Prices:
+        """The same on instances of another number of devices; None: of as many."""
+        if devices in (None, self.deployment.tensor_parallel):
+            return self
+        deployment = replace(self.deployment, tensor_parallel=devices)
+        return Prices(self.model, self.device, deployment, self._stack)
+
     def on(self, walls: Machine) -> Prices:
         """The same with other walls, such as those of a slice of the device."""
         other = Prices.__new__(Prices)
