@@ -196,7 +196,7 @@ def _scenarios(asked: Question, planner: Planner, kinds: list[Any]) -> Iterator[
     model = planner.model(asked.model)
     id_, devices = _devices(asked.hardware)
     device = planner.device(id_)
-    setup = asked.deployment.to_deployment(with_limits=True)
+    setup = asked.deployment.to_deployment(planner, with_limits=asked.deployment.runtime is None)
     if setup.pipeline_parallel > 1:
         raise AtlasError("--pp: an instance of a simulated server shares each layer; give --tp, and leave --pp out")
     wires = wired(
@@ -254,10 +254,10 @@ def _page(
     explain: bool, marked: bool,
 ) -> str:  # fmt: skip
     first = scenarios[0]
-    near = first.deployment.efficiency.name
+    near = first.deployment.pace
     title = (
         f"{first.model.name} on {first.devices} × {first.device.name}, {workload}, {loads[0].requests:,} requests, "
-        f"{near} efficiency"
+        + near
     )
     if first.deployment.tensor_parallel > 1:
         title += f", {first.deployment.tensor_parallel} devices an instance"

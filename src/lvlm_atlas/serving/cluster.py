@@ -35,9 +35,9 @@ class Wires:
     latency_s: float = 0.0
     """Time of a transfer beside its bytes."""
     host_image_s: float = 0.0
-    """Time in which the host prepares an image or frame."""
+    """Time in which the host prepares an image or frame, beside that of the runtime."""
     host_workers: int = 8
-    """Images that it prepares at once."""
+    """Requests that it prepares at once; vLLM loads media in 8 threads (docs/configuration/optimization.md)."""
 
 
 class Cluster:
@@ -117,16 +117,17 @@ class Cluster:
                 "shorter request"
             )
         self.tally.arrived(self.env.now)
-        if request.frames and self.wires.host_image_s:
-            self.env.process(self._prepare(request))
+        prepare_s = self.prices.prepare_s(shape) + sum(request.frames) * self.wires.host_image_s
+        if prepare_s:
+            self.env.process(self._prepare(request, prepare_s))
         else:
             self._dispatch(request)
 
-    def _prepare(self, request: Request) -> Generator[Any, Any, None]:
-        """The host prepares the images one after the other, those of several requests at once."""
+    def _prepare(self, request: Request, time_s: float) -> Generator[Any, Any, None]:
+        """The host takes a request in and prepares its images, one after the other; several requests at once."""
         with self.host.request() as turn:
             yield turn
-            yield self.env.timeout(sum(request.frames) * self.wires.host_image_s)
+            yield self.env.timeout(time_s)
         self._dispatch(request)
 
     def _dispatch(self, request: Request) -> None:
