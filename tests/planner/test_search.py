@@ -94,6 +94,20 @@ def test_the_costs_of_the_catalogs_stacks_are_those_of_their_estimates(case: Any
             assert same(costs, stack, estimate(model, device, workload, case[2], [ready[i] for i in chosen]))
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_the_costs_on_another_device_are_those_of_its_estimates(case: Any) -> None:
+    model, workload = PLANNER.model(case[0]), PLANNER.workload(case[1])
+    atlas = PLANNER.kb.atlas
+    ready = sorted((applied(atlas, each) for each in atlas.techniques.values()), key=lambda each: (each.order, each.id))
+    first = Costs(model, PLANNER.device("h200"), workload, case[2], ready)
+    first.of(1)
+    for name in ("h100", "b200"):
+        device = PLANNER.device(name)
+        costs = first.on(device)
+        for index, technique in enumerate(ready):
+            assert same(costs, 1 << index, estimate(model, device, workload, case[2], [technique]))
+
+
 @settings(max_examples=30)
 @given(made, st.sampled_from(CASES))
 def test_no_stack_costs_less_than_its_floors(techniques: Sequence[Any], case: Any) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -158,28 +159,45 @@ class Costs:
     def __init__(
         self, model: Model, device: Device, workload: Workload, deployment: Deployment, techniques: Sequence[Applied]
     ) -> None:
+        self._asked = deployment
         deployment = deployment.on(device.typical)
         self.workload, self.deployment, self.techniques = workload, deployment, techniques
-        self.memory_byte = device.memory_byte
         self.layout = layout(model, workload.batch, deployment)
-        self.walls, _ = machine(device, self.layout, deployment)
         self.dimensions = dimensions(self.layout, workload)
         self.stages = Stages(self.layout, workload)
         self.masks = _Masks(techniques)
-        self._parts: dict[Hashable, float] = {}
         # What a sub-stack leaves of the request, and how long that takes. Methods of the same names work them out.
         self._encoded = lru_cache(RECORDS)(self._encode)
         self._prefilled = lru_cache(RECORDS)(self._prefill)
         self._cached = lru_cache(RECORDS)(self._cache)
         self._answered = lru_cache(RECORDS)(self._answer)
         self._held = lru_cache(RECORDS)(self._hold_on_average)
+        self._held_byte = lru_cache(TIMES)(self._hold)
+        self._activation_byte = lru_cache(TIMES)(self._activate)
+        self._encoder_byte = lru_cache(TIMES)(self._activate_encoder)
+        self._run_on(device)
+
+    def on(self, device: Device) -> Costs:
+        """The same stacks on another device. What they leave of the request is worked out once for both.
+
+        Raises:
+            AtlasError: as of `estimate`.
+        """
+        if self._asked.on(device.typical) != self.deployment:
+            return Costs(self.layout.model, device, self.workload, self._asked, self.techniques)
+        other = copy(self)
+        other._run_on(device)
+        return other
+
+    def _run_on(self, device: Device) -> None:
+        """Take the times of a device, of which none are known yet."""
+        self.memory_byte = device.memory_byte
+        self.walls, _ = machine(device, self.layout, self.deployment)
+        self._parts: dict[Hashable, float] = {}
         self._encoding_s = lru_cache(TIMES)(self._time_encoding)
         self._prefilling_s = lru_cache(TIMES)(self._time_prefilling)
         self._decoding = lru_cache(TIMES)(self._decode)
         self._least_decoding = lru_cache(TIMES)(self._decode_at_least)
-        self._held_byte = lru_cache(TIMES)(self._hold)
-        self._activation_byte = lru_cache(TIMES)(self._activate)
-        self._encoder_byte = lru_cache(TIMES)(self._activate_encoder)
         self._attention_s = lru_cache(TIMES)(self._time_attention)
         self._added = lru_cache(TIMES)(self._add)
 

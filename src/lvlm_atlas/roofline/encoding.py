@@ -101,7 +101,11 @@ def _adapter(layout: Layout, encoded: Encoded) -> Iterator[Work]:
         yield from _resampler(layout, encoded, rows)
         return
     for index, (into, out) in enumerate(zip(adapter.widths, adapter.widths[1:], strict=False)):
-        yield layout.linear(f"adapter.linear_{index}", rows, into, out, adapter.copies, shards=layout.encoder_shards)
+        gate = adapter.gated and index == len(adapter.widths) - 3
+        yield layout.linear(
+            f"adapter.linear_{index}", rows, into, out, adapter.copies, shards=layout.encoder_shards,
+            matrices=2 if gate else 1,
+        )  # fmt: skip
 
 
 def _resampler(layout: Layout, encoded: Encoded, rows: float) -> Iterator[Work]:
