@@ -9,11 +9,11 @@ from typing import Any
 from lvlm_atlas.atlas.loader import Inspection
 from lvlm_atlas.atlas.records import HARDWARE, RUNTIMES, TIMINGS
 from lvlm_atlas.fault import suggestion
+from lvlm_atlas.limits import MOST_RESIDUAL
 from lvlm_atlas.rules.rule import Files, Finding, rule
 from lvlm_atlas.rules.sample import RUNTIME, TIMING
 from lvlm_atlas.schema.calibration import Calibration
 from lvlm_atlas.schema.runtime import Runtime
-from lvlm_atlas.specs.laws import MOST_RESIDUAL
 
 
 def _other_device(files: Files) -> None:

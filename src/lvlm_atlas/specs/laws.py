@@ -10,8 +10,6 @@ from statistics import median
 from lvlm_atlas.schema.calibration import KernelLaw, Row
 from lvlm_atlas.specs.least_squares import Values, minimised
 
-MOST_RESIDUAL = 0.15
-"""Largest median error of what is called a law, or a fit."""
 FEWEST_ROWS = 3
 """Rows that a law of three numbers needs."""
 
