@@ -64,11 +64,8 @@ def render(content: Content, page: Page, templates: Environment) -> str:
         "title": page.title, "content": content, "atlas": atlas,
         "edition": content.kb.edition, "survey": content.data.survey,
         "link": links.link, "cite": links.cite, "page": links.page, "href": links.href, "name": links.name,
-<<<<<<< HEAD
-        "figure": figure, "asset": lambda name: relative(page.path, f"assets/{name}"),
-=======
         "author_year": links.author_year, "figure": figure,
->>>>>>> refs/heads/pages
+        "asset": lambda name: relative(page.path, f"assets/{name}"),
         "pipeline": lambda: _both(pipeline(atlas, links.href, tall=False), pipeline(atlas, links.href, tall=True)),
         "counts_picture": counts_picture,
         "strip": lambda t: strip(atlas, t.acts_at, t.name),
