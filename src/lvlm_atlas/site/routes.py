@@ -20,6 +20,7 @@ RECORDS = {"model": "models", "device": "hardware", "workload": "workloads", "sy
 FIXED = {
     "home": "index.md",
     "matrix": "matrix.md",
+    "ask": "tools/ask.md",
     "compare": "tools/compare.md",
     "stack": "tools/stack.md",
     "pairs": "tools/pairs.md",
