@@ -147,6 +147,8 @@ def _documents(content: Content) -> Iterator[tuple[str, str, str, Path]]:
         yield "model", model.id, data.record("model", model, predicted), Path(f"catalog/models/{model.id}.yaml")
     for device in atlas.hardware.values():
         yield "device", device.id, data.record("device", device), Path(f"catalog/hardware/{device.id}.yaml")
+    for runtime in atlas.runtimes.values():
+        yield "runtime", runtime.id, data.record("runtime", runtime), Path(f"catalog/runtimes/{runtime.id}.yaml")
     for system in atlas.systems.values():
         yield "system", system.id, data.record("system", system), Path(f"catalog/systems/{system.id}.yaml")
 

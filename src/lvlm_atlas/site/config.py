@@ -72,6 +72,7 @@ def navigation(content: Content, pages: Sequence[Page]) -> Nav:
         *([{"Tools": tools}] if tools else []),
         {"Models": models},
         {"Devices": records("device", atlas.hardware)},
+        *([{"Runtimes": records("runtime", atlas.runtimes)}] if atlas.runtimes else []),
         *([{"Serving systems": records("system", (system.id for system in systems))}] if systems else []),
         {"Reference": [*(entry(FIXED[name]) for name in REFERENCES if FIXED[name] in titles),
                        {"Rules": FIXED["rules"]}]},

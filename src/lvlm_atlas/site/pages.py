@@ -28,6 +28,7 @@ from lvlm_atlas.site.markup import bare
 from lvlm_atlas.site.models import model_pages
 from lvlm_atlas.site.routes import FIXED
 from lvlm_atlas.site.rules import rule_pages
+from lvlm_atlas.site.runtimes import runtime_pages
 from lvlm_atlas.site.survey import survey_page
 from lvlm_atlas.site.systems import system_pages
 from lvlm_atlas.site.technique import technique_page
@@ -45,6 +46,7 @@ def pages(content: Content) -> tuple[Page, ...]:
              description="All techniques in one table."),
         *(technique_page(content, technique) for technique in content.techniques),
         *_former(content),
+        *runtime_pages(content),
         *system_pages(content),
         Page(path=FIXED["stages"], title="Stages", template="stages.md.j2",
              description="The stages of inference and what limits them."),
