@@ -15,16 +15,18 @@ from lvlm_atlas.schema.export import json_schema
 from lvlm_atlas.schema.hardware import Hardware
 from lvlm_atlas.schema.measurement import Measurement
 from lvlm_atlas.schema.model import Model
+from lvlm_atlas.schema.runtime import Runtime
 from lvlm_atlas.schema.survey_list import SurveyList
 from lvlm_atlas.schema.system import System
 from lvlm_atlas.schema.technique import Technique
+from lvlm_atlas.schema.timing import Timings
 from lvlm_atlas.schema.vocabulary import AnyVocabulary
 from lvlm_atlas.schema.workload import Workload
 
 _KINDS: dict[str, Any] = {
     "technique": Technique, "vocabulary": AnyVocabulary, "measurement": Measurement,
     "model": Model, "hardware": Hardware, "workload": Workload, "system": System,
-    "list": SurveyList,
+    "list": SurveyList, "runtime": Runtime, "timing": Timings,
 }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lvlm_atlas.cli.completion import words_of
+from lvlm_atlas.cli.completion import ids_of, words_of
 from lvlm_atlas.cli.options import (
     Device,
     DeviceOption,
@@ -170,6 +170,39 @@ def verify(
     failed = run_pairs(*where, since=since, out=out) if pairs else run_verify(*where, since=since, every=every)
     if failed:
         raise typer.Exit(1)
+
+
+@contribute.command(rich_help_panel=PANEL)
+def calibrate(
+    *,
+    judge: Annotated[
+        Path | None, typer.Option("--judge", help="Hold the runtimes against the published times of a file.")
+    ] = None,
+    refit: Annotated[
+        str | None,
+        typer.Option(
+            "--refit",
+            metavar="RUNTIME",
+            help="Fit a runtime to the catalog's timings.",
+            autocompletion=ids_of("runtime"),
+        ),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="With --judge: a row for each time.")] = False,
+    format_: Format = Listing.table,
+    root: Root = None,
+) -> None:
+    """Hold the engine's times against published ones. Exit 1: a time lies below the bound, which cannot be.
+
+    lvlm-atlas calibrate --judge catalog/timings/edge-llm-orin.yaml
+    """
+    from lvlm_atlas.cli.judge import run_judge, run_refit
+    from lvlm_atlas.planner.planner import Planner
+
+    planner = Planner(root_of(root))
+    if judge is not None:
+        run_judge(planner, judge, format_, every=every)
+    elif refit is not None:
+        run_refit(planner, refit, format_)
 
 
 @contribute.command(rich_help_panel=PANEL)

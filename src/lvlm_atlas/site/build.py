@@ -17,6 +17,7 @@ from lvlm_atlas.atlas.root import data_root
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.files import STALE_S
 from lvlm_atlas.graph.knowledge import KnowledgeBase
+from lvlm_atlas.site.answers.work import computing
 from lvlm_atlas.site.engines import require, run_engine
 from lvlm_atlas.site.finish import finish
 from lvlm_atlas.site.published import UNPUBLISHED, Published
@@ -58,8 +59,11 @@ def build(
     epoch = int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp())
     with _replacing(out) as new_out, _replacing(docs.absolute()) if docs else _passing() as new_docs:
         site_dir = os.path.relpath(out, docs) if docs else "../site"
-        generate(kb, new_docs, site_dir=site_dir, published=published, engine=engine)
-        run_engine(engine, new_docs, new_out, strict=strict, epoch=epoch)
+        with computing(kb.atlas.root, _source(kb.atlas.root)) as place_answers:
+            generate(kb, new_docs, site_dir=site_dir, published=published, engine=engine)
+            run_engine(engine, new_docs, new_out, strict=strict, epoch=epoch)
+            for folder in (new_docs / "pages", new_out):  # the builder of pages need not read them
+                place_answers(folder)
         finish(new_out, json.loads((new_docs / HEADS).read_text(encoding="utf-8")), published, day)
     return out
 

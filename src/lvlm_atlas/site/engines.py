@@ -1,6 +1,6 @@
 """The programs that turn Markdown into a site: MkDocs with Material, and Zensical, which reads the same configuration.
 
-Which one built a site must not show in its addresses, its anchors or what it links to; tests hold both against each other.
+Which one built a site must not show in its addresses, its anchors or what it links to; tests hold both together.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Finishes what a site engine built: heads, scripts in files of their own, no padding, a sitemap only where one is of use.
+"""Finishes what a site engine built: heads, scripts in files of their own, no padding, a sitemap where one is of use.
 
 Works on the HTML, so that it is the same whichever engine built it.
 """
@@ -80,7 +80,8 @@ def _lost(html: str) -> str:
     """The page for addresses that lead nowhere: it looks for names near the one asked for."""
     body = (
         "<h1>There is no such page</h1>\n<p>Ids that were renamed or split lead on; this address never was one, or has "
-        'a slip in it. The search finds techniques, models, devices and words.</p>\n<div data-la-lost class="la-lost"></div>'
+        "a slip in it. The search finds techniques, models, devices and words.</p>\n"
+        '<div data-la-lost class="la-lost"></div>'
     )
     return re.sub(r"<h1>404[^<]*</h1>", body, html, count=1)
 

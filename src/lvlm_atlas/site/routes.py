@@ -20,6 +20,11 @@ RECORDS = {"model": "models", "device": "hardware", "workload": "workloads", "sy
 FIXED = {
     "home": "index.md",
     "matrix": "matrix.md",
+    "compare": "tools/compare.md",
+    "stack": "tools/stack.md",
+    "pairs": "tools/pairs.md",
+    "graph": "tools/graph.md",
+    "plots": "tools/plots.md",
     "glossary": "glossary.md",
     "tags": "tags.md",
     "workloads": "workloads.md",
