@@ -57,7 +57,9 @@ def lines(curves: Sequence[Curve], across: Axis, up: Axis, *, id_: str, title: s
             said = tag("title", f"{_plain(curve.name)}: {up.shown(value)} at {across.shown(at)}")
             body.append(tag("circle", said, cx=x(at), cy=y(value), r=2.6, class_=f"la-dot {curve.class_}"))
         end = y(curve.points[-1][1])
-        body.append(tag("path", d=f"M{_RIGHT + 4:g} {end:g}L{_RIGHT + 12:g} {height:g}", class_=f"la-leader {curve.class_}"))
+        body.append(
+            tag("path", d=f"M{_RIGHT + 4:g} {end:g}L{_RIGHT + 12:g} {height:g}", class_=f"la-leader {curve.class_}")
+        )
         body.append(label(curve.name, _RIGHT + 15, height + 4, f"la-t la-small {curve.class_}"))
     return drawing(body, _WIDTH, _BOTTOM + 40, id_=id_, title=title, desc=desc, links=False)
 

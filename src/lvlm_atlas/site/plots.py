@@ -75,8 +75,7 @@ class Plots:
         return alone
 
     def _best(self, alone: dict[str, Estimate]) -> list[str]:
-        """Of each stage the technique that helps the whole request most, in pipeline order, as far as they can share
-        it."""
+        """Of each stage the technique that helps the whole request most, as far as they are known to work together."""
         techniques, chosen = self.content.atlas.techniques, list[str]()
         for stage in self.content.atlas.terms("stage"):
             for id_ in alone:
@@ -148,6 +147,4 @@ class Plots:
 
 def _decades(low: float, high: float) -> tuple[float, ...]:
     """Round values between two: 1, 2 and 5 of each power of ten."""
-    return tuple(
-        value for power in range(-6, 5) for part in (1, 2, 5) if low <= (value := part * 10.0**power) <= high
-    )
+    return tuple(value for power in range(-6, 5) for part in (1, 2, 5) if low <= (value := part * 10.0**power) <= high)

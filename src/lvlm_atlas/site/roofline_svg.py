@@ -171,9 +171,7 @@ def _meet(one: Box, two: Box) -> bool:
     return one[0] < two[2] and two[0] < one[2] and one[1] < two[3] and two[1] < one[3]
 
 
-def stages(
-    estimate: Estimate, classes: Mapping[str, str], *, id_: str, without: Estimate | None = None
-) -> Markup:
+def stages(estimate: Estimate, classes: Mapping[str, str], *, id_: str, without: Estimate | None = None) -> Markup:
     """The stages of an estimate under the roof of one of its devices.
 
     Args:

@@ -17,9 +17,7 @@ FACETS = ("stage", "family", "bound", "mechanism", "training", "query_aware", "m
 def facets(content: Content, numbers: Mapping[str, int]) -> list[dict[str, Any]]:
     """Each field with its values: the value as a query writes it, its name, and the techniques that have it."""
     fields = [field_named(name) for name in FACETS]
-    return [
-        {"field": field.name, "doc": field.doc, "values": [*_values(content, field, numbers)]} for field in fields
-    ]
+    return [{"field": field.name, "doc": field.doc, "values": [*_values(content, field, numbers)]} for field in fields]
 
 
 def _values(content: Content, field: Field, numbers: Mapping[str, int]) -> Iterator[dict[str, Any]]:

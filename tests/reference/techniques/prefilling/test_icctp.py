@@ -11,7 +11,7 @@ from torch import Tensor
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.lvlm import LVLM, Refusal, random_request
-from lvlm_atlas.reference.lvlm.points import EncoderOutput
+from lvlm_atlas.reference.lvlm.contexts import EncoderOutput
 from lvlm_atlas.reference.techniques.encoding.tome import ToMe
 from lvlm_atlas.reference.techniques.prefilling.icctp import Icctp, clusters, icctp, quotas
 

@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.reference.flow.states import Sequence
-from lvlm_atlas.reference.lvlm.points import LlmLayer, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import LlmLayer
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.between_layers import expect_alone
 from lvlm_atlas.reference.ops.diversity import greedy_cover
 from lvlm_atlas.reference.ops.places import mask_of, places_of, take

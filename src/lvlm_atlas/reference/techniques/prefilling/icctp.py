@@ -29,7 +29,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from lvlm_atlas.reference.flow.states import Patches
-from lvlm_atlas.reference.lvlm.points import EncoderOutput, Run, Technique
+from lvlm_atlas.reference.lvlm.contexts import EncoderOutput
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.class_token import class_attention, expect_class_token
 from lvlm_atlas.reference.ops.places import mask_of
 from lvlm_atlas.reference.ops.selection import rank_in_group, top_places
