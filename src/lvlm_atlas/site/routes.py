@@ -36,6 +36,7 @@ FIXED = {
     "plan": "guide/plan.md",
     "survey": "guide/survey-numbers.md",
     "estimate": "guide/estimate.md",
+    "under-load": "guide/under-load.md",
     "query": "guide/query.md",
     "contribute": "guide/contribute.md",
     "reference": "guide/reference.md",
