@@ -33,6 +33,7 @@ from lvlm_atlas.site.survey import survey_page
 from lvlm_atlas.site.systems import system_pages
 from lvlm_atlas.site.technique import technique_page
 from lvlm_atlas.site.tools import tool_pages
+from lvlm_atlas.site.under_load import under_load_page
 from lvlm_atlas.site.workloads import workloads_page
 
 
@@ -48,6 +49,7 @@ def pages(content: Content) -> tuple[Page, ...]:
         *_former(content),
         *runtime_pages(content),
         *system_pages(content),
+        *under_load_page(content),
         Page(path=FIXED["stages"], title="Stages", template="stages.md.j2",
              description="The stages of inference and what limits them."),
         *_terms(content, "stage"),

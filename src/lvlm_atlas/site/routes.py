@@ -22,6 +22,7 @@ RECORDS = {
 FIXED = {
     "home": "index.md",
     "matrix": "matrix.md",
+    "ask": "tools/ask.md",
     "compare": "tools/compare.md",
     "stack": "tools/stack.md",
     "pairs": "tools/pairs.md",
@@ -35,6 +36,7 @@ FIXED = {
     "plan": "guide/plan.md",
     "survey": "guide/survey-numbers.md",
     "estimate": "guide/estimate.md",
+    "under-load": "guide/under-load.md",
     "query": "guide/query.md",
     "contribute": "guide/contribute.md",
     "reference": "guide/reference.md",
