@@ -149,6 +149,14 @@ def test_the_band_holds_what_was_predicted(planner: Planner) -> None:
     assert asked(planner, None).band_s(1.0) is None
 
 
+def test_times_that_stand_in_for_others_say_nothing_of_how_sure_they_are(planner: Planner) -> None:
+    own, borrowed = (asked(planner, planner.runtime(id_)) for id_ in ("vllm", "sglang"))
+    assert own.tpot_s == borrowed.tpot_s
+    assert own.residual is not None
+    assert borrowed.residual is None
+    assert any("those of vLLM" in each for each in borrowed.assumptions)
+
+
 @settings(max_examples=30)
 @given(st.data())
 def test_no_runtime_of_the_catalog_beats_the_bound(data: Any) -> None:
