@@ -15,7 +15,7 @@ from lvlm_atlas.site.markup import attribute, external
 from lvlm_atlas.site.routes import FIXED
 
 Nav = list[dict[str, Any]]
-REFERENCES = ("results", "coverage", "papers", "glossary")
+REFERENCES = ("results", "coverage", "papers", "glossary", "changes")
 GUIDES = ("query", "plan", "estimate", "survey", "contribute", "reference", "about")
 """Pages under that heading; an atlas of somebody else may lack what one of them is about."""
 

@@ -57,7 +57,9 @@ def _zensical(docs: Path, out: Path, *, strict: bool, epoch: int) -> None:
     try:
         settings = yaml.safe_load((docs / "mkdocs.yml").read_text(encoding="utf-8"))
         shutil.copytree(docs / settings["docs_dir"], work / "pages")
-        settings |= {"docs_dir": "pages", "site_dir": "site"}
+        # It searches unless it is told not to; the pages have a search of their own.
+        plugins = [*settings["plugins"], {"search": {"enabled": False}}]
+        settings |= {"docs_dir": "pages", "site_dir": "site", "plugins": plugins}
         text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
         (work / "mkdocs.yml").write_text(text, encoding="utf-8")
         _run(["zensical", "build", "--clean", "-f", str(work / "mkdocs.yml"), *(["--strict"] if strict else [])], epoch)
