@@ -10,7 +10,7 @@ from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.graph.knowledge import KnowledgeBase
 
 STYLES = ("bibtex", "latex", "csl", "ris")
-"""How references can be written: entries of BibTeX, a citing command of LaTeX, CSL JSON for Zotero and Pandoc, or RIS."""
+"""How references can be written: entries of BibTeX, a citing command of LaTeX, CSL JSON for Zotero and Pandoc, RIS."""
 
 
 def references(atlas: KnowledgeBase, words: Sequence[str], style: str) -> str:

@@ -20,12 +20,14 @@ _ROOT = re.compile(r'href="([^"]*)assets/stylesheets/')
 _WHOLE = re.compile(r"(<(?:pre|textarea|script)\b.*?</(?:pre|textarea|script)>)", re.DOTALL)
 """Elements in which white space counts."""
 _PADDING = re.compile(r"\s*\n\s*")
+_REDIRECT = re.compile(r'"redirect":\s*"[^"]*",\s*')
+"""A list of moved pages that Zensical asks for: they have pages that lead on, also without a server."""
 _NUMBERED = re.compile(r"&#(\d{2,4});")
 """Signs that were written as numbers so that no engine reads them as marks."""
 _SPECIAL = frozenset("&<>\"'`\u00a0\u00ad")
 _SOURCE_MAP = re.compile(r"\n?(?://# sourceMappingURL=\S+|/\*# sourceMappingURL=\S+ \*/)\s*$")
 _UNUSED = ("search", "search.json", "assets/javascripts/lunr", "assets/javascripts/workers", "tags.json",
-           "objects.inv", "sitemap.xml", "sitemap.xml.gz")  # fmt: skip
+           "redirect.json", "objects.inv", "sitemap.xml", "sitemap.xml.gz")  # fmt: skip
 """What engines write and no page of ours asks for; a sitemap is written anew where there is an address."""
 
 
@@ -72,7 +74,7 @@ def _page(html: str, root: str, head: str, scripts: dict[str, str]) -> str:
         scripts[name] = found[1]
         return f'<script src="{root}assets/{name}"></script>'
 
-    html = _INLINE.sub(outside, html)
+    html = _REDIRECT.sub("", _INLINE.sub(outside, html))
     html = re.sub(r'\s*<link rel="canonical"[^>]*>', "", html)
     first = f'<meta http-equiv="Content-Security-Policy" content="{escape(SCRIPTS, quote=False)}">'
     html = html.replace('<meta charset="utf-8">', f'<meta charset="utf-8">\n{first}', 1)

@@ -156,7 +156,8 @@ def _term(content: Content, kind: str, term: Term) -> Page:
     return Page(
         path=content.routes.path(kind, term.id), title=term.name or term.id, template=f"{kind}.md.j2",
         description=bare(term.definition or ""), hide=("toc",) if kind == "family" else (),
-        context={"term": term, "choices": partial(choices, content), "reference": REFERENCE},
+        context={"term": term, "choices": partial(choices, content),
+                 "reference": REFERENCE if content.estimates.holds(REFERENCE) else None},
     )  # fmt: skip
 
 
