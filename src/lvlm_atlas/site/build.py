@@ -94,6 +94,7 @@ def generate(
     require(engine)
     from lvlm_atlas.site.config import configuration
     from lvlm_atlas.site.content import Content
+    from lvlm_atlas.site.doors import doors
     from lvlm_atlas.site.finder import DATA, find_data
     from lvlm_atlas.site.heads import heads
     from lvlm_atlas.site.llms import llms_txt
@@ -113,6 +114,7 @@ def generate(
         files[f"techniques/{old}.json"] = content.data.forwarding(old, final(content, old))
     files["atlas.json"] = content.data.whole
     files["llms.txt"] = llms_txt(content)
+    files |= dict(doors(content))
     shutil.copytree(source / "assets", folder / "pages" / "assets")
     for path, text in files.items():
         place = folder / "pages" / path

@@ -33,6 +33,7 @@ FIXED = {
     "workloads": "workloads.md",
     "results": "results.md",
     "coverage": "coverage.md",
+    "changes": "changes.md",
     "plan": "guide/plan.md",
     "survey": "guide/survey-numbers.md",
     "estimate": "guide/estimate.md",
