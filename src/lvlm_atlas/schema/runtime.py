@@ -97,7 +97,7 @@ class Runtime(Record):
     scale_bit: Annotated[float, Field(ge=0, le=8)] | None = None
     """Bits of scales and zero points on top of each quantised weight of 4 bits or fewer."""
     logits: Literal["all", "last"] | None = None
-    """Positions of the prompt for which the output matrix runs; absent: not known. Times are those of the last."""
+    """Positions of the prompt for which the output matrix runs; absent: not known, and taken as the last."""
     prefill_chunk_token: Annotated[int, Field(ge=1, le=MOST_COUNT)] | None = None
     """Tokens of prompts that one pass reads at most, by default; absent: all, or not known."""
     memory_share: Share | None = None
