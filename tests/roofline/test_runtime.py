@@ -57,6 +57,23 @@ def test_megapixels_are_those_that_enter_the_encoder(planner: Planner) -> None:
     assert waited == pytest.approx(patches * 14**2 / 1e6)
 
 
+def test_images_are_prepared_one_by_one_and_frames_as_many_as_there_are(planner: Planner) -> None:
+    runtime = replace(NOTHING, host=Host(megapixel_s=1.0))
+
+    def waits(**asked_for: Any) -> float:
+        request = planner.request(text=8, output=1, **asked_for)
+        return sum(
+            each.work.host_s
+            for each in planner.estimate("qwen2.5-vl-7b", "h200", request, runtime=runtime).stages["encoding"].operators
+        )
+
+    one = waits(image="640x480")
+    assert waits(image="640x480", images=5) == pytest.approx(5 * one)
+    eight, four = (waits(video=f"644x476:{seconds}s@2") for seconds in (4, 2))
+    assert eight == pytest.approx(2 * four)
+    assert eight == pytest.approx(8 * 644 * 476 / 1e6), "two frames share a patch, and both are prepared"
+
+
 def test_a_request_without_images_waits_for_none(planner: Planner) -> None:
     request = replace(planner.request(text=64, output=4), images=())
     runtime = replace(NOTHING, host=Host(image_s=5.0, megapixel_s=5.0))
