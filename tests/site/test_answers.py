@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +18,7 @@ from lvlm_atlas.site.answers.__main__ import main
 from lvlm_atlas.site.answers.answer import Answers
 from lvlm_atlas.site.answers.figures import read, shown, written
 from lvlm_atlas.site.answers.index import numbers
-from lvlm_atlas.site.answers.scope import Scope
+from lvlm_atlas.site.answers.scope import Scope, scope
 from lvlm_atlas.site.answers.script import script
 from lvlm_atlas.site.answers.work import computing
 from lvlm_atlas.site.content import Content
@@ -103,3 +104,21 @@ def test_an_atlas_without_models_has_its_facets_and_pairs_all_the_same(odd_root:
     assert {"value": "decoding", "name": "Decoding", "which": [1, 2]} in facets[0]["values"]
     assert len(pairs) == 3
     assert pairs[0][0] == "="
+
+
+def test_what_the_site_asks_for_is_in_the_catalog_and_of_the_size_that_pages_promise() -> None:
+    source = Path(__file__).resolve().parents[2] / "site"
+    chosen = yaml.safe_load((source / "answers.yaml").read_text(encoding="utf-8"))
+    asked = scope(CONTENT, source)
+    assert {*chosen["devices"]} == {*asked.devices}
+    assert {*chosen["workloads"]} == {*asked.workloads}
+    assert len(asked.devices) >= 6
+    assert len(asked.workloads) >= 6
+    assert asked.devices_of("llava-1.5-7b") == asked.devices
+    assert {*asked.devices_of("qwen2.5-vl-7b")} == {*PLANNER.kb.atlas.hardware}
+
+
+def test_a_site_that_asks_for_nothing_is_asked_about_everything(tmp_path: Path) -> None:
+    asked = scope(CONTENT, tmp_path)
+    assert asked.devices == asked.every_device
+    assert {*asked.workloads} == {*PLANNER.kb.atlas.workloads}

@@ -41,7 +41,12 @@
     async ask(chosen = {}) {
       Object.assign(this.request, chosen);
       const devices = this.devices();
-      if (!devices.some((each) => each.id === this.request.device)) this.request.device = devices[0].id;
+      this.note = "";
+      if (!devices.some((each) => each.id === this.request.device)) {
+        this.note = `On ${this.named("device")} the page answers for ${this.named("model", this.index.reference.model)} ` +
+          "alone; the command line answers for any model. ";
+        this.request.device = devices[0].id;
+      }
       this.fill(devices);
       const { model, device, workload } = this.request;
       if (Object.keys(chosen).length) asking.toAddress(this.request);
@@ -77,14 +82,14 @@
       this.form.querySelectorAll("select")[focused]?.focus();
     }
 
-    named(kind) {
-      return this.index[`${kind}s`].find((each) => each.id === this.request[kind]).name;
+    named(kind, id = this.request[kind]) {
+      return this.index[`${kind}s`].find((each) => each.id === id).name;
     }
 
     show(tried, answer) {
       const { index, request } = this;
       if (typeof answer === "string") {
-        this.said.textContent = `No answer: ${answer}.`;
+        this.said.textContent = `${this.note}No answer: ${answer}.`;
         this.shown.replaceChildren(element("pre", {}, element("code", {}, asking.plan(index, request, 1))));
         return;
       }
@@ -96,7 +101,7 @@
       const where = `${answer.devices > 1 ? `${answer.devices} × ` : ""}${this.named("device")}`;
       const longest = STAGES.reduce((one, two) => (before[two] > before[one] ? two : one));
       this.said.textContent =
-        `${this.named("model")} on ${where}, ${this.named("workload").toLowerCase()}: first token after ` +
+        `${this.note}${this.named("model")} on ${where}, ${this.named("workload").toLowerCase()}: first token after ` +
         `${numbers.seconds(before.ttft)}, then ${numbers.seconds(before.tpot)} a token, ` +
         `${numbers.seconds(before.total)} in all; ${numbers.size(before.memory)} a device. ` +
         `${longest[0].toUpperCase()}${longest.slice(1)} takes longest.`;
