@@ -171,7 +171,8 @@
       return [
         element("p", { class: "la-source-note" }, element("span", { class: "la-badge la-badge--predicted" }, "predicted"),
           ` by the roofline, preset ${index.efficiency}, data of ${index.edition}; each technique at its entry's ` +
-          "default setting. Not measured. The same from the command line, which can vary everything:"),
+          "default setting. Not measured. The same from the command line, which can vary everything" +
+          (index.runtime ? `; --runtime ${index.runtime} takes the kernels and the host of real software:` : ":")),
         element("pre", {}, element("code", {}, asking.plan(index, request, answer.devices))),
         folded("The request as JSON", element("pre", {}, element("code", {}, JSON.stringify(json, null, 1)))),
       ];
