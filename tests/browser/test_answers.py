@@ -213,3 +213,15 @@ def test_a_device_that_few_models_are_answered_for_says_so(watched: Any) -> None
     page.locator(".la-said", has_text="B200").wait_for()
     page.get_by_label("Model").select_option("llava-1.5-7b")
     page.locator(".la-said", has_text="the page answers for Qwen2.5-VL-7B alone").wait_for()
+
+
+def test_a_command_can_be_run_in_the_page_where_the_site_holds_python(watched: Any) -> None:
+    page = watched.open(f"index.html{ADDRESS}")
+    page.locator(".la-answer .la-shown").first.wait_for()
+    page.evaluate("lvlmAtlas.python = true")
+    page.get_by_label("Goal").select_option("tpot")
+    link = page.get_by_role("link", name="Run it in the page")
+    link.wait_for()
+    run = urlsplit(link.get_attribute("href"))
+    assert run.path.endswith("/tools/ask.html")
+    assert parse_qs(run.query)["run"] == [page.locator(".la-shown code").first.inner_text()]

@@ -2,7 +2,7 @@
 "use strict";
 {
   const atlas = window.lvlmAtlas;
-  const { element, table, choice, linked, joined, folded, numbers, cost, request: asking } = atlas;
+  const { element, command, table, choice, linked, joined, folded, numbers, cost, request: asking } = atlas;
   const SHOWN = 10;
   const STAGES = ["encoding", "prefilling", "decoding"];
 
@@ -90,7 +90,7 @@
       const { index, request } = this;
       if (typeof answer === "string") {
         this.said.textContent = `${this.note}No answer: ${answer}.`;
-        this.shown.replaceChildren(element("pre", {}, element("code", {}, asking.plan(index, request, 1))));
+        this.shown.replaceChildren(command(asking.plan(index, request, 1)));
         return;
       }
       const before = cost.base(answer.base);
@@ -173,7 +173,7 @@
           ` by the roofline, preset ${index.efficiency}, data of ${index.edition}; each technique at its entry's ` +
           "default setting. Not measured. The same from the command line, which can vary everything" +
           (index.runtime ? `; --runtime ${index.runtime} takes the kernels and the host of real software:` : ":")),
-        element("pre", {}, element("code", {}, asking.plan(index, request, answer.devices))),
+        command(asking.plan(index, request, answer.devices)),
         folded("The request as JSON", element("pre", {}, element("code", {}, JSON.stringify(json, null, 1)))),
       ];
     }
