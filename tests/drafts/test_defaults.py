@@ -11,7 +11,7 @@ import pytest
 
 from lvlm_atlas.drafts.model.defaults import DEFAULTS
 
-ELSEWHERE = {"InternVisionConfig", "InternVLChatConfig"}
+ELSEWHERE = {"InternVisionConfig", "InternVLChatConfig", "MoonViTConfig"}
 """Classes that are not in transformers."""
 DERIVED = {"sliding_window_pattern": "_sliding_window_pattern"}
 """Names that transformers gives keys of files."""

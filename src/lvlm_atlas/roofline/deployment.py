@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from lvlm_atlas.fault import AtlasError, suggestion
 from lvlm_atlas.limits import MOST_PRICE_USD_H
+from lvlm_atlas.roofline.runtime import Runtime
 
 BITS: Mapping[str, int] = {
     "fp32": 32, "tf32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "fp4": 4, "int4": 4, "int2": 2,
@@ -126,6 +127,8 @@ class Deployment:
     """How near kernels come to the peaks."""
     price_usd_h: float | None = None
     """Price of a device for an hour."""
+    runtime: Runtime | None = None
+    """The runtime whose kernels and host these are; it takes the place of `efficiency`. None: that alone."""
 
     def on(self, typical: Efficiency) -> Deployment:
         """The same deployment; the preset `typical` stands for what was found on the device."""
@@ -148,6 +151,17 @@ class Deployment:
             number = getattr(self.efficiency, name)
             if not (math.isfinite(number) and number >= least):
                 raise AtlasError(f"efficiency {name} is {number!r}; give a number of {least:g} or more")
+
+    @property
+    def pace(self) -> str:
+        """What the times stand for: the runtime, or a preset of efficiency."""
+        return self.runtime.name if self.runtime else f"{self.efficiency.name} efficiency"
+
+    @property
+    def reserve_byte(self) -> float:
+        """Device memory taken by anything but weights, cache and activations."""
+        own = self.runtime.reserve_byte if self.runtime else None
+        return self.efficiency.reserve_byte if own is None else own
 
     @property
     def devices(self) -> int:

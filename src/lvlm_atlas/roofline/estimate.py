@@ -144,6 +144,17 @@ class Estimate:
         return self.workload.batch / self.tpot_s if self.tpot_s else math.inf
 
     @property
+    def residual(self) -> float | None:
+        """How far times of the runtime were off, in the median, where they were left out of its fit; None: a bound or a
+        preset, or a runtime without timings.
+        """
+        return self.deployment.runtime.residual if self.deployment.runtime else None
+
+    def band_s(self, time_s: float) -> tuple[float, float] | None:
+        """Where half of the measured times are expected beside a predicted one; None as of `residual`."""
+        return None if self.residual is None else (time_s * max(0.0, 1 - self.residual), time_s * (1 + self.residual))
+
+    @property
     def energy_j(self) -> float | None:
         """Energy of the batch at the devices' thermal design power; None where that is not published."""
         return None if self.device.tdp_w is None else self.total_s * self.device.tdp_w * self.deployment.devices
@@ -192,8 +203,10 @@ def estimate(
     work = Stages(lay, workload)
     added = {name: work.added(name, state.encoded, state.prefilled, state.extras) for name in STAGES}
 
-    encode = operators(walls, work.encoding(state.encoded, added["encoding"]))
-    first = operators(walls, work.prefilling(state.prefilled, added["prefilling"]))
+    encode = operators(walls, work.encoding(state.encoded, added["encoding"]), work.encoding_floor_s(state.encoded))
+    first = operators(
+        walls, work.prefilling(state.prefilled, added["prefilling"]), work.prefilling_floor_s(state.prefilled)
+    )
     later = repeated(walls, work.questions(state.cached, state.answered))
     held = work.held(state.cached, state.output)
     decode = decoding(walls, work.decoding(state.cached, state.answered, held, added["decoding"]))

@@ -52,7 +52,7 @@ def prompt_links(layout: Layout, layers: PromptLayers) -> Iterator[Work]:
     """Traffic between devices of the pass over the prompt."""
     lengths = {layer: prompt_length(layout, layer) for layer in layers}
     rows = sum(_summed_rows(layout, layer) * count for layer, count in layers.items())
-    yield from links(layout, rows, max(lengths.values()))
+    yield from links(layout, rows, max(lengths.values()), sum(layers.values()))
 
 
 def prompt_length(layout: Layout, layer: PromptLayer, vision: float | None = None) -> float:
@@ -188,7 +188,7 @@ def _cached_attention(
         vision_byte=batch * count * vision_byte * seen,
         host_byte=batch * count * byte * cached.fetch / split,
         kernels=count * (3 if layout.materialised else 1),
-        shards=min(split, llm.kv_heads) if llm.latent is None else 1,
+        shards=min(split, llm.kv_heads) if llm.latent is None else 1, law="cache",
     )  # fmt: skip
 
 
@@ -251,7 +251,7 @@ def mlp(layout: Layout, place: Place, new: float, count: float, *, through: floa
             product = layout.linear(
                 name, rows, into, out, count, shards=shards, matrices=matrices * used, weights=matrices * read
             )
-            yield replace(product, kernels=count * matrices)  # one kernel runs all experts
+            yield replace(product, kernels=count * matrices, law=product.law or "grouped")  # one kernel, all experts
     # Two norms and two residual sums move 10 widths a row on each device, half of them for attention and half for the
     # MLP; the gated activation moves 3 of its inner ones.
     normed = (layout.batch * new + rows) / 2
@@ -300,16 +300,17 @@ def last_rows(rows: float, length: float) -> float:
     return causal_pairs(length, None) - causal_pairs(max(0, length - rows), None)
 
 
-def links(layout: Layout, rows: float, handed: float) -> Iterator[Work]:
+def links(layout: Layout, rows: float, handed: float, layers: float) -> Iterator[Work]:
     """Traffic between devices: of those that share a layer, and of groups of layers with the next.
 
     Args:
         layout: the model on its devices.
         rows: rows of a request, over all layers.
         handed: rows that go from one group of layers to the next.
+        layers: how many layers they go through.
     """
     width = layout.model.llm.hidden
-    yield from layout.all_reduce("llm", layout.batch * rows, width, layout.shards)
+    yield from layout.all_reduce("llm", layout.batch * rows, width, layout.shards, layers)
     if layout.hops:
         byte = layout.hops * layout.batch * handed * width * layout.activation_byte
         yield Work("llm.pipeline", "link", link_byte=byte)

@@ -46,6 +46,8 @@ class Adapter:
     width."""
     merge: int = 1
     """Neighbours of the patch grid that become one row; 1: rows are patches, whatever their order."""
+    gated: bool = False
+    """Whether the last hidden width has a gate, so a matrix more."""
     copies: int = 1
     """How many chains of these shapes run on the same rows: the main one and those of deepstack."""
     queries: int = 0

@@ -20,8 +20,19 @@ COLUMNS = ("stage", "time", "share", "bound", "FLOP/B", "tokens", "FLOP", "bytes
 def subject(estimate: Estimate) -> str:
     """What an estimate is about: model, devices, request, and how near to the peaks it is taken to run."""
     devices = f"{estimate.deployment.devices} × " if estimate.deployment.devices > 1 else ""
-    near = f"{estimate.deployment.efficiency.name} efficiency"
-    return f"{estimate.model.name} on {devices}{estimate.device.name}, {estimate.workload.id}, {near}"
+    where, pace = f"{devices}{estimate.device.name}", estimate.deployment.pace
+    return f"{estimate.model.name} on {where}, {estimate.workload.id}, {pace}"
+
+
+def certainty(estimate: Estimate) -> str:
+    """How sure the times are."""
+    runtime = estimate.deployment.runtime
+    if runtime is None:
+        return "Predicted, not measured"
+    if estimate.residual is None:
+        return f"Predicted, not measured; no timing of {runtime.name} says how sure"
+    band = share(estimate.residual)
+    return f"Predicted, not measured; half of the timings left out of the fit of {runtime.name} are within ± {band}"
 
 
 def markdown_page(estimate: Estimate, plain: Estimate | None, operators: bool) -> str:
@@ -35,7 +46,7 @@ def markdown_page(estimate: Estimate, plain: Estimate | None, operators: bool) -
     if operators:
         parts.append(markdown(OPERATOR_COLUMNS, operator_rows(estimate)))
     parts.append(f"{diagnosis(estimate)}.")
-    parts.append("\n".join(f"- {each}" for each in ("Predicted, not measured.", *estimate.assumptions)))
+    parts.append("\n".join(f"- {each}" for each in (f"{certainty(estimate)}.", *estimate.assumptions)))
     return "\n\n".join(parts)
 
 

@@ -59,7 +59,9 @@ def _matrices(model: Model) -> Iterator[tuple[str, int, float]]:
     patch = 3 * vision.patch_size**2 * vision.temporal_patch_size * vision.hidden
     yield "vision", vision.layers * (attention + mlp) + patch, 0.12  # tables of positions, some for tiles
     if not adapter.queries:
-        yield "adapter", adapter.copies * sum(map(mul, adapter.widths, adapter.widths[1:])), 0.02
+        products = [*map(mul, adapter.widths, adapter.widths[1:])]
+        gate = products[-2] if adapter.gated and len(products) > 1 else 0
+        yield "adapter", adapter.copies * (sum(products) + gate), 0.02
     experts, dense = llm.experts, 3 * llm.hidden * llm.intermediate
     linear = llm.linear_attention
     full = len(linear.full_attention_layers) if linear else llm.layers

@@ -91,6 +91,8 @@ class Adapter(Sourced):
     widths: Annotated[tuple[Count, ...], Field(min_length=2)]
     """Input width, hidden widths, output width of its chain of linear layers; of a resampler: encoder width, LLM
     width."""
+    gated: bool = False
+    """Whether the last hidden width has a gate, so a matrix more."""
     copies: Count = 1
     """How many chains of these shapes run on the same rows: the main one and those of deepstack."""
     merge: Count | None = None

@@ -10,13 +10,15 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.roofline.stage import STAGES
 from lvlm_atlas.roofline.units import size
 from lvlm_atlas.serving.batching import Batch
 from lvlm_atlas.serving.instance import Instance
 from lvlm_atlas.serving.memory import BLOCK, Embeddings, Memory, room_byte
 from lvlm_atlas.serving.policy import Policy
-from lvlm_atlas.serving.prices import Prices, Slice
+from lvlm_atlas.serving.prices import Prices
 from lvlm_atlas.serving.request import Request
+from lvlm_atlas.serving.spent import Slice
 from lvlm_atlas.serving.tally import Tally
 from lvlm_atlas.serving.traffic import Arrival, visuals
 
@@ -33,9 +35,9 @@ class Wires:
     latency_s: float = 0.0
     """Time of a transfer beside its bytes."""
     host_image_s: float = 0.0
-    """Time in which the host prepares an image or frame."""
+    """Time in which the host prepares an image or frame, beside that of the runtime."""
     host_workers: int = 8
-    """Images that it prepares at once."""
+    """Requests that it prepares at once; vLLM loads media in 8 threads (docs/configuration/optimization.md)."""
 
 
 class Cluster:
@@ -69,25 +71,31 @@ class Cluster:
                 for each in pool[1:]:
                     each.waiting, each.to_encode = pool[0].waiting, pool[0].to_encode
         self._links = {id(each): simpy.Resource(env, 1) for each in self.instances}
+        self.coming = self.open = True
+        """Whether requests may still come, or are under way."""
+        self.moves = 0
+        """Instances that have changed their pool."""
+        self.past_busy_s = [dict.fromkeys(STAGES, 0.0) for _ in policy.pools]
+        """Time in steps of instances that have left each pool, by what they were for."""
+        self.past_s = [0.0] * len(policy.pools)
+        """Time that these were in it."""
         if policy.sharing == "sliced":
             for one, two in zip(self.pools[0], self.pools[-1], strict=True):
                 one.partner, two.partner = two, one
 
     def _instance(self, index: int, number: int) -> Instance:
         policy, pool = self.policy, self.policy.pools[index]
-        stages = (
-            frozenset().union(*(each.stages for each in policy.pools)) if policy.sharing == "sliced" else pool.stages
-        )
-        if policy.scaling != "fixed":
-            stages = frozenset().union(*(each.stages for each in policy.pools))
-        room = room_byte(self.prices, stages, policy.token_budget, pool.name)
+        every = policy.sharing == "sliced" or policy.scaling != "fixed"
+        stages = frozenset().union(*(each.stages for each in policy.pools)) if every else pool.stages
+        prices = self.prices.spread(pool.devices)
+        room = room_byte(prices, stages, policy.token_budget, pool.name)
         plain = self.prices.text
         memory = Memory(room, BLOCK * plain.prompt_byte / plain.prompt, prefixes=policy.prefix_cache)
         share = policy.encoder_share if "encoding" in pool.stages else 1 - policy.encoder_share
-        sliced = self.prices.sliced(Slice(share)) if policy.sharing == "sliced" else self.prices
+        sliced = prices.sliced(Slice(share)) if policy.sharing == "sliced" else prices
         if policy.embedding_cache and "encoding" in pool.stages:
             self.embeddings.setdefault(index, Embeddings(room * policy.embedding_share))
-        return Instance(self.env, self, f"{pool.name} {number + 1}", pool, policy, (self.prices, sliced), memory)
+        return Instance(self.env, self, f"{pool.name} {number + 1}", pool, policy, (prices, sliced), memory)
 
     # Arrival
 
@@ -109,21 +117,23 @@ class Cluster:
                 "shorter request"
             )
         self.tally.arrived(self.env.now)
-        if request.frames and self.wires.host_image_s:
-            self.env.process(self._prepare(request))
+        prepare_s = self.prices.prepare_s(shape) + sum(request.frames) * self.wires.host_image_s
+        if prepare_s:
+            self.env.process(self._prepare(request, prepare_s))
         else:
             self._dispatch(request)
 
-    def _prepare(self, request: Request) -> Generator[Any, Any, None]:
-        """The host prepares the images one after the other, those of several requests at once."""
+    def _prepare(self, request: Request, time_s: float) -> Generator[Any, Any, None]:
+        """The host takes a request in and prepares its images, one after the other; several requests at once."""
         with self.host.request() as turn:
             yield turn
-            yield self.env.timeout(sum(request.frames) * self.wires.host_image_s)
+            yield self.env.timeout(time_s)
         self._dispatch(request)
 
     def _dispatch(self, request: Request) -> None:
         modality = _modality(request)
-        reader, encoder = (self.policy.of(stage, modality) for stage in ("prefilling", "encoding"))
+        reader = self.policy.of("prefilling", modality)
+        encoder = self.policy.of("encoding", modality) if request.frames else reader
         missing = self._missing(request, encoder)
         apart = encoder != reader
         if not apart:
@@ -164,10 +174,11 @@ class Cluster:
 
     def _queue(self, request: Request, instance: Instance) -> None:
         instance.waiting.append(request)
-        for each in (
-            self.pools[self.policy.pools.index(instance.pool)] if self.policy.routing == "shared" else (instance,)
-        ):
-            each.nudge()
+        if self.policy.routing == "shared":
+            for each in self.pools[self.policy.pools.index(instance.pool)]:
+                each.nudge()
+        else:
+            instance.nudge()
 
     def _choose(self, pool: int, what: str) -> Instance:
         """The instance that gets the next of what comes."""
@@ -271,6 +282,45 @@ class Cluster:
     def _leave(self, request: Request, instance: Instance) -> None:
         instance.release(request)
         self.tally.left(request, self.env.now)
+        self.open = self.coming or self.tally.present > 0
+
+    # Instances that change their pool
+
+    def queue(self, index: int) -> int:
+        """Requests and images that wait in a pool, and those that it has yet to take on."""
+        return len(self.offers[index]) + sum(len(each.waiting) + len(each.to_encode) for each in self.pools[index])
+
+    def pool_busy_s(self, index: int) -> float:
+        """Time that the instances of a pool have been in steps for."""
+        return sum(self.past_busy_s[index].values()) + sum(sum(e.busy_s.values()) for e in self.pools[index])
+
+    def hand_over(self, instance: Instance) -> None:
+        """Others of the pool take what waits at an instance that leaves."""
+        index = self.policy.pools.index(instance.pool)
+        images, waiting = [*instance.to_encode], [*instance.waiting]
+        instance.to_encode.clear()
+        instance.waiting.clear()
+        for request, image in images:
+            target = self._choose(index, "image")
+            target.to_encode.append((request, image))
+            target.nudge()
+        for request in waiting:
+            request.instance = self._choose(index, "prompt")
+            self._queue(request, request.instance)
+
+    def join(self, instance: Instance, target: int) -> None:
+        """An instance that is done becomes a part of another pool."""
+        index = self.policy.pools.index(instance.pool)
+        self.pools[index].remove(instance)
+        for stage, busy_s in instance.busy_s.items():
+            self.past_busy_s[index][stage] += busy_s
+            instance.busy_s[stage] = 0.0
+        self.past_s[index] += self.env.now - instance.joined_s
+        instance.join(self.policy.pools[target])
+        self.pools[target].append(instance)
+        self.moves += 1
+        self._take(target)
+        instance.nudge()
 
     def freed(self, instance: Instance) -> None:
         """There may be room for another."""

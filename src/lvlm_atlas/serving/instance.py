@@ -13,8 +13,9 @@ from lvlm_atlas.serving.batching import Batch, images, prompts
 from lvlm_atlas.serving.decoding import Decoding
 from lvlm_atlas.serving.memory import Memory, chain
 from lvlm_atlas.serving.policy import Policy, Pool
-from lvlm_atlas.serving.prices import NOTHING, Chunk, Piece, Prices, Spent
+from lvlm_atlas.serving.prices import Chunk, Piece, Prices
 from lvlm_atlas.serving.request import Request
+from lvlm_atlas.serving.spent import NOTHING, Spent
 
 if TYPE_CHECKING:
     import simpy
@@ -89,7 +90,7 @@ class Instance:
 
     def join(self, pool: Pool) -> None:
         """Become a part of a pool."""
-        self.pool, self.leaving = pool, False
+        self.pool, self.leaving, self.joined_s = pool, False, self.env.now
         self.encodes, self.reads = "encoding" in pool.stages, "prefilling" in pool.stages
 
     @property

@@ -101,7 +101,7 @@ class Memory:
     def give(self, byte: float) -> None:
         """Give it back."""
         self.used -= byte
-        assert self.used > -1, "more was given back than was set aside"
+        assert self.used > -1, "more was given back than was set aside"  # noqa: S101
 
     def _evict(self) -> None:
         while self._kept > self.free:

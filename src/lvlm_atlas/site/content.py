@@ -50,6 +50,8 @@ class Content:
 
     kb: KnowledgeBase
     published: Published = UNPUBLISHED
+    python: bool = False
+    """Whether the site has the program itself in it, to be run in the page."""
 
     @property
     def atlas(self) -> Atlas:

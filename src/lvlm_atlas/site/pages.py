@@ -29,9 +29,11 @@ from lvlm_atlas.site.markup import bare
 from lvlm_atlas.site.models import model_pages
 from lvlm_atlas.site.routes import FIXED
 from lvlm_atlas.site.rules import rule_pages
+from lvlm_atlas.site.runtimes import runtime_pages
 from lvlm_atlas.site.survey import survey_page
 from lvlm_atlas.site.systems import system_pages
 from lvlm_atlas.site.technique import technique_page
+from lvlm_atlas.site.tools import tool_pages
 from lvlm_atlas.site.workloads import workloads_page
 
 
@@ -45,6 +47,7 @@ def pages(content: Content) -> tuple[Page, ...]:
              description="All techniques in one table."),
         *(technique_page(content, technique) for technique in content.techniques),
         *_former(content),
+        *runtime_pages(content),
         *system_pages(content),
         Page(path=FIXED["stages"], title="Stages", template="stages.md.j2",
              description="The stages of inference and what limits them."),
@@ -61,6 +64,7 @@ def pages(content: Content) -> tuple[Page, ...]:
         *model_pages(content),
         *device_pages(content),
         workloads_page(content),
+        *tool_pages(content),
         Page(path=FIXED["results"], title="Reported results", template="results.md.j2", hide=FULL_WIDTH,
              description="What sources report, those numbers together that can be compared.",
              context={"measures": measures(content), "kept_plot": partial(_kept_plot, content)}),

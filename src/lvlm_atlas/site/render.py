@@ -16,6 +16,7 @@ from lvlm_atlas.site import markup, words
 from lvlm_atlas.site.content import Content, Links, Page
 from lvlm_atlas.site.counts_svg import counts_picture
 from lvlm_atlas.site.neighbours import neighbours
+from lvlm_atlas.site.routes import relative
 from lvlm_atlas.site.svg import pipeline, stage_number, strip
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def render(content: Content, page: Page, templates: Environment) -> str:
         "edition": content.kb.edition, "survey": content.data.survey,
         "link": links.link, "cite": links.cite, "page": links.page, "href": links.href, "name": links.name,
         "author_year": links.author_year, "figure": figure,
+        "asset": lambda name: relative(page.path, f"assets/{name}"),
         "pipeline": lambda: _both(pipeline(atlas, links.href, tall=False), pipeline(atlas, links.href, tall=True)),
         "counts_picture": counts_picture,
         "strip": lambda t: strip(atlas, t.acts_at, t.name),

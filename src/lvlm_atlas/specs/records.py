@@ -100,6 +100,7 @@ def _adapter(adapter: Adapter, params: Parameters) -> model.Adapter:
     return model.Adapter(
         widths=adapter.widths,
         merge=adapter.merge or 1,
+        gated=adapter.gated,
         copies=adapter.copies,
         queries=adapter.queries,
         parameters=params.adapter,

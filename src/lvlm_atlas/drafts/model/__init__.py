@@ -112,7 +112,8 @@ def _id(source: Source, given: str | None) -> str:
 def _record(parts: Parts, source: Source, id_: str) -> dict[str, Any]:
     """The record in the order of the schema; None and UNKNOWN stand for what is left open."""
     facts = {"source": f"config.json; {parts.code}", "verified": "config"}
-    dtype = source.text("torch_dtype") or source.text("dtype") or source.part("text_config").text("torch_dtype")
+    holders = (source, source.part("text_config"), source.part("thinker_config"))
+    dtype = next(filter(None, (each.text(key) for each in holders for key in ("torch_dtype", "dtype"))), None)
     image, params = parts.image
     tokens: dict[str, Any] = {"image": {"rule": image, "params": dict(params)}}
     if parts.video:

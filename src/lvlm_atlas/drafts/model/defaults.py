@@ -185,7 +185,12 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "patch_size": 14, "hidden_act": "gelu_pytorch_tanh", "pos_emb_height": 64, "pos_emb_width": 64,
         "merge_kernel_size": 2,
     },
-    # These two are not in transformers but in OpenGVLab/InternVL.
+    # These are not in transformers but in OpenGVLab/InternVL and with Kimi-VL's weights.
+    "MoonViTConfig": {
+        "patch_size": 14, "init_pos_emb_height": 64, "init_pos_emb_width": 64, "num_attention_heads": 16,
+        "num_hidden_layers": 27, "hidden_size": 1152, "intermediate_size": 4304, "merge_kernel_size": 2,
+        "hidden_act": "gelu_pytorch_tanh",
+    },
     "InternVisionConfig": {
         "patch_size": 14, "image_size": 224, "qkv_bias": False, "hidden_size": 3200, "num_attention_heads": 25,
         "intermediate_size": 12800, "qk_normalization": True, "num_hidden_layers": 48, "hidden_act": "gelu",
