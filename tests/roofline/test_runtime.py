@@ -126,7 +126,7 @@ def test_each_kind_of_operator_goes_by_its_own_law(planner: Planner) -> None:
 
 
 def test_quantised_weights_spare_the_parts_that_stay_wide(planner: Planner) -> None:
-    runtime = replace(NOTHING, wide_parts=frozenset({"encoder", "output"}), scale_bit=0.5)
+    runtime = replace(NOTHING, wide_parts=("encoder", "output"), scale_bit=0.5)
     found = {
         each.work.name: each.work.weight_byte
         for each in asked(planner, runtime, weight_dtype="int4").stages["decoding"].operators
