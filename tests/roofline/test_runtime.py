@@ -138,9 +138,9 @@ def test_quantised_weights_spare_the_parts_that_stay_wide(planner: Planner) -> N
 
 def test_a_runtime_may_compute_logits_of_all_positions_that_are_left(planner: Planner) -> None:
     runtime = replace(NOTHING, logits_of_all=True)
-    request, run = planner.request(image="640x480", text=64, output=1), {"runtime": runtime}
+    request = planner.request(image="640x480", text=64, output=1)
     for stack in ("", "fastv:keep_ratio=0.25"):
-        found = planner.estimate("qwen2.5-vl-7b", "a100-sxm-80", request, stack=stack, **run)
+        found = planner.estimate("qwen2.5-vl-7b", "a100-sxm-80", request, stack=stack, runtime=runtime)
         (output,) = [each for each in found.stages["prefilling"].operators if each.work.name == "llm.output"]
         left = found.state.prefilled.vision[-1] + found.state.prefilled.text[-1]
         llm = found.model.llm
