@@ -9,7 +9,7 @@ from lvlm_atlas.site.content import FULL_WIDTH, Content, Page
 from lvlm_atlas.site.estimates import REFERENCE
 from lvlm_atlas.site.pairs_svg import pair_matrix
 from lvlm_atlas.site.plots import Plots
-from lvlm_atlas.site.routes import FIXED, relative
+from lvlm_atlas.site.routes import FIXED
 
 LOADED_MB = 10
 """What a page loads before the first command, compressed as servers send it."""
@@ -40,7 +40,6 @@ def tool_pages(content: Content) -> Iterator[Page]:
         context={
             "python": content.python, "examples": examples(content), "megabytes": LOADED_MB,
             "path": "catalog/techniques/prefilling/token-compression/my-method.yaml",
-            "about": relative(FIXED["ask"], FIXED["about"]),
         },
     )  # fmt: skip
     yield Page(
