@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -172,3 +173,22 @@ def test_a_slice_of_the_device_slows_only_while_the_other_slice_is_in_use(planne
     alone = run(prices, policy, one, number=1).tally.ttft_s[0]
     beside = max(run(prices, policy, one, rate=1000.0, number=2).tally.ttft_s)
     assert beside > alone
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_with_little_room_any_layout_answers_all_and_books_no_room_twice(planner, seed: int) -> None:
+    """A small device, long answers, few sequences and shared beginnings, at random: what made servers overbook once."""
+    source = random.Random(seed)  # noqa: S311
+    model, device = planner.model("llava-1.5-7b"), planner.device(source.choice(["rtx-4090", "l4"]))
+    policy = replace(
+        source.choice([*POLICIES.values()]), token_budget=source.choice([256, 2048]),
+        sequences=source.choice([2, 16, 256]), prefix_cache=source.random() < 0.5,
+    )  # fmt: skip
+    photo = planner.request("single-image-chat", text=500, output=source.choice([1, 400, 1500]))
+    mix = Mix((Kind(photo, 1), Kind(replace(photo, images=(), text_tokens=1200), 1)), spread=1.0, reuse=0.5, seed=seed)
+    priced = Prices(model, device, Deployment(efficiency=TYPICAL))
+    done = simulate(policy, priced, synthetic(mix, source.choice([5.0, 1000.0]), 60), Wires(byte_s=1e10))
+    assert len(done.tally.total_s) == 60
+    for each in done.cluster.instances:
+        assert each.memory.used == pytest.approx(0, abs=1)
+        assert each.memory.peak <= each.memory.room + each.memory.block_byte
