@@ -100,12 +100,12 @@
       answer.rows.split(";").forEach((text, at) => {
         const now = cost.read(text, before)[goal];
         const gain = now ? before[goal] / now : 1;
-        values[tried.tried[at]] = { strength: Math.max(0, Math.log(gain)), text: numbers.gain(before[goal], now) };
+        values[tried[workload].tried[at]] = { strength: Math.max(0, Math.log(gain)), text: numbers.gain(before[goal], now) };
       });
       const most = Math.max(...values.filter(Boolean).map(({ strength }) => strength)) || 1;
       values.forEach((value) => { value.strength /= most; });
-      this.said.textContent = "Predicted, each alone; techniques without a number cannot be used for this request. " +
-        asking.plan(this.index, this.request, answer.devices);
+      this.said.replaceChildren("Predicted, each alone; techniques without a number cannot be used for this request. ",
+        element("code", {}, asking.plan(this.index, this.request, answer.devices)));
       return values;
     }
   }

@@ -390,9 +390,11 @@ class _End(Walk):
             [stored_bits(cached, layer, held, held * share, element_byte)[0] for held in range(math.ceil(most) + 1)]
             for share, most in ((1, max(vision_read, *vision)), (0, max(text_read + grown, entries - min(vision))))
         )
-        upper = self.bound == "most"
+        end, upper = (max, True) if self.bound == "most" else (min, False)
         for held in vision:
-            yield envelope(of_vision, held, upper=upper) + envelope(of_text, entries - held, upper=upper)
+            apart = envelope(of_vision, held, upper=upper) + envelope(of_text, entries - held, upper=upper)
+            # What a store keeps for entries to come it keeps in heads that hold none, too.
+            yield end(apart, stored_bits(cached, layer, entries, held, element_byte)[0])
 
     def _layer_bits(self, cached: Cached, layer: CacheLayer, entries: float, vision: float) -> float:
         """Bits of one channel of a layer with so many entries, of which so many are visual."""
@@ -429,7 +431,13 @@ class _End(Walk):
 
 
 def longest_rows(rows: float, tokens: Sequence[float]) -> float:
-    """Scores in the longest `rows` rows of the causal attention maps of layers with so many tokens, for one head."""
+    """Scores in the longest `rows` rows of the causal attention maps of layers with so many tokens, for one head.
+
+    A part of a row is that part of the next one.
+    """
+    if part := rows % 1:
+        whole = longest_rows(rows - part, tokens)
+        return whole + part * (longest_rows(rows - part + 1, tokens) - whole)
     lengths = [int(length) for length in tokens]
     wanted = min(int(rows), sum(lengths))
     if wanted <= 0:

@@ -160,7 +160,8 @@ class Deployment:
     @property
     def reserve_byte(self) -> float:
         """Device memory taken by anything but weights, cache and activations."""
-        return self.runtime.reserve_byte if self.runtime else self.efficiency.reserve_byte
+        own = self.runtime.reserve_byte if self.runtime else None
+        return self.efficiency.reserve_byte if own is None else own
 
     @property
     def devices(self) -> int:

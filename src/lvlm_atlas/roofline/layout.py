@@ -46,6 +46,8 @@ class Layout:
     """Encoder layers that run."""
     wide_parts: frozenset[str] = frozenset()
     """Parts whose weights stay in 16 bits: `encoder`, `adapter`, `output`."""
+    logits_of_all: bool = False
+    """Whether the output matrix runs for all positions of the prompt."""
     host: Host = field(default_factory=Host)
     """What the host adds to each pass."""
 
@@ -134,6 +136,7 @@ def layout(model: Model, batch: int, deployment: Deployment) -> Layout:
         encoder_shards=1 if encoder.heads % shards else shards,
         encoder_layers=encoder.layers if deployment.unused_layers else encoder.layers_needed,
         wide_parts=runtime.wide_parts if runtime else frozenset(),
+        logits_of_all=bool(runtime and runtime.logits_of_all),
         host=runtime.host if runtime else Host(),
     )
 

@@ -76,8 +76,10 @@ class Runtime:
     """Parts whose weights stay in 16 bits when weights are quantised: `encoder`, `adapter`, `output`."""
     scale_bit: float = 0.0
     """Bits of scales and zero points on top of each quantised weight of 4 bits or fewer."""
-    reserve_byte: float = 0.0
-    """Device memory taken by anything but weights, cache and activations."""
+    logits_of_all: bool = False
+    """Whether the output matrix runs for all positions of the prompt, not for the last alone."""
+    reserve_byte: float | None = None
+    """Device memory taken by anything but weights, cache and activations; None: as the preset beside it says."""
     residual: float | None = None
     """Median of |predicted over measured - 1| on sources left out of the fit; None: no timing was at hand."""
     fitted: str = ""
