@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from lvlm_atlas.atlas.root import data_root
+from lvlm_atlas.cli.in_page import run
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.site.python import fetch as fetching
 from lvlm_atlas.site.python.bundle import FOLDER, PROGRAM, RUNTIME, bundle
 from lvlm_atlas.site.python.fetch import fetch, kept
-from lvlm_atlas.site.python.in_page import run
 from lvlm_atlas.site.python.pins import Pins, pins
 
 PINNED = pins(data_root() / "site")

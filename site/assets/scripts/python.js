@@ -18,7 +18,7 @@ const start = async () => {
   python.runPython(`
 import sys
 sys.path.insert(0, "/program")
-from lvlm_atlas.site.python.in_page import run
+from lvlm_atlas.cli.in_page import run
 `);
   return { python, run: python.globals.get("run") };
 };

@@ -64,10 +64,8 @@ def _own(root: Path) -> Iterator[tuple[str, bytes]]:
     """The program and the catalog."""
     for file in _PACKAGE.rglob("*.py"):
         place = file.relative_to(_PACKAGE)
-        if place.parts[0] not in _ELSEWHERE or place.name == "in_page.py":
+        if place.parts[0] not in _ELSEWHERE:
             yield f"lvlm_atlas/{place.as_posix()}", file.read_bytes()
-    for part in ("site", "site/python"):
-        yield f"lvlm_atlas/{part}/__init__.py", b""
     number = version("lvlm-atlas")
     yield (
         f"lvlm_atlas-{number}.dist-info/METADATA",
