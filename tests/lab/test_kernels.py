@@ -7,7 +7,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from lvlm_atlas.lab.kernels import MOST_FLOP, cases, measured
+from lvlm_atlas.lab.kernels import MOST_FLOP, Case, cases, measured
 from lvlm_atlas.schema.runtime import Kernel
 
 CPU = torch.device("cpu")
@@ -15,7 +15,7 @@ SMALL = [case for case in cases("cpu") if case.flop < 1.2e8]
 
 
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.key)
-def test_a_case_computes_what_it_counts(case) -> None:
+def test_a_case_computes_what_it_counts(case: Case) -> None:
     run = case.build(CPU, torch.float32)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         run()

@@ -57,6 +57,23 @@ def test_megapixels_are_those_that_enter_the_encoder(planner: Planner) -> None:
     assert waited == pytest.approx(patches * 14**2 / 1e6)
 
 
+def test_images_are_prepared_one_by_one_and_frames_as_many_as_there_are(planner: Planner) -> None:
+    runtime = replace(NOTHING, host=Host(megapixel_s=1.0))
+
+    def waits(**asked_for: Any) -> float:
+        request = planner.request(text=8, output=1, **asked_for)
+        return sum(
+            each.work.host_s
+            for each in planner.estimate("qwen2.5-vl-7b", "h200", request, runtime=runtime).stages["encoding"].operators
+        )
+
+    one = waits(image="640x480")
+    assert waits(image="640x480", images=5) == pytest.approx(5 * one)
+    eight, four = (waits(video=f"644x476:{seconds}s@2") for seconds in (4, 2))
+    assert eight == pytest.approx(2 * four)
+    assert eight == pytest.approx(8 * 644 * 476 / 1e6), "two frames share a patch, and both are prepared"
+
+
 def test_a_request_without_images_waits_for_none(planner: Planner) -> None:
     request = replace(planner.request(text=64, output=4), images=())
     runtime = replace(NOTHING, host=Host(image_s=5.0, megapixel_s=5.0))
@@ -109,7 +126,7 @@ def test_each_kind_of_operator_goes_by_its_own_law(planner: Planner) -> None:
 
 
 def test_quantised_weights_spare_the_parts_that_stay_wide(planner: Planner) -> None:
-    runtime = replace(NOTHING, wide_parts=frozenset({"encoder", "output"}), scale_bit=0.5)
+    runtime = replace(NOTHING, wide_parts=("encoder", "output"), scale_bit=0.5)
     found = {
         each.work.name: each.work.weight_byte
         for each in asked(planner, runtime, weight_dtype="int4").stages["decoding"].operators
@@ -121,9 +138,9 @@ def test_quantised_weights_spare_the_parts_that_stay_wide(planner: Planner) -> N
 
 def test_a_runtime_may_compute_logits_of_all_positions_that_are_left(planner: Planner) -> None:
     runtime = replace(NOTHING, logits_of_all=True)
-    request, run = planner.request(image="640x480", text=64, output=1), {"runtime": runtime}
+    request = planner.request(image="640x480", text=64, output=1)
     for stack in ("", "fastv:keep_ratio=0.25"):
-        found = planner.estimate("qwen2.5-vl-7b", "a100-sxm-80", request, stack=stack, **run)
+        found = planner.estimate("qwen2.5-vl-7b", "a100-sxm-80", request, stack=stack, runtime=runtime)
         (output,) = [each for each in found.stages["prefilling"].operators if each.work.name == "llm.output"]
         left = found.state.prefilled.vision[-1] + found.state.prefilled.text[-1]
         llm = found.model.llm

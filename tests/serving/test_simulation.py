@@ -172,3 +172,19 @@ def test_a_slice_of_the_device_slows_only_while_the_other_slice_is_in_use(planne
     alone = run(prices, policy, one, number=1).tally.ttft_s[0]
     beside = max(run(prices, policy, one, rate=1000.0, number=2).tally.ttft_s)
     assert beside > alone
+
+
+@pytest.mark.parametrize("name", ["E+PD, overlapped", "E+PD", "colocated", "E+P+D", "prefixes"])
+def test_with_little_room_all_are_answered_and_none_is_booked_twice(planner, name: str) -> None:
+    """Requests that are taken on while others decode must not get the room that these are about to fill."""
+    policies = {**POLICIES, "E+PD": replace(POLICIES["E+PD, overlapped"], overlap=False)}
+    photo = planner.request("single-image-chat", text=500, output=700)
+    mix = Mix((Kind(photo, 1), Kind(replace(photo, images=(), text_tokens=900), 1)), spread=0.5, reuse=0.5)
+    priced = Prices(planner.model("llava-1.5-7b"), planner.device("rtx-4090"), Deployment(efficiency=TYPICAL))
+    done = simulate(policies[name], priced, synthetic(mix, 12.0, 90), Wires(byte_s=1e7 if name == "E+PD" else 1e10))
+    assert len(done.tally.total_s) == 90
+    for each in done.cluster.instances:
+        assert each.memory.used == pytest.approx(0, abs=1)
+        assert each.memory.peak <= each.memory.room
+    readers = [each for each in done.cluster.instances if each.reads and D_ in each.pool.stages]
+    assert all(each.memory.peak > 0.9 * each.memory.room for each in readers)

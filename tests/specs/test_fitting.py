@@ -11,6 +11,7 @@ import pytest
 from lvlm_atlas.cli.judge import group_by, timings_of
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.planner.planner import Planner
+from lvlm_atlas.schema.record import Source
 from lvlm_atlas.schema.runtime import Host, Law, Runtime
 from lvlm_atlas.schema.timing import Point
 from lvlm_atlas.specs.fitting import fitted, free, left_out, median_error, residuals
@@ -25,7 +26,7 @@ FITTED = sorted(id_ for id_, record in PLANNER.atlas.runtimes.items() if record.
 def made(**host: float) -> Runtime:
     return Runtime(
         id="made", name="Made", versions="1", summary="Made up.", kernels={"linear": Law(compute=0.6, bandwidth=0.7)},
-        host=Host(**host), sources={"kernels": {"paper": "x", "place": "y"}},
+        host=Host.model_validate(host), sources={"kernels": Source(paper="x", place="y")},
     )  # fmt: skip
 
 

@@ -142,7 +142,7 @@
       const useless = sorted.filter((row) => !useful.includes(row));
       const columns = [{ name: "Technique" }, { name: "Gain", number: true }, { name: "Time by stage" },
         ...["ttft", "tpot", "total", "memory"].map((name) => ({ name: short(name), number: true })),
-        { name: "Risk" }, { name: "Quality kept, as reported" }, { name: "Ships in" }];
+        { name: "Risk" }, { name: "Quality kept, as reported", words: true }, { name: "Ships in" }];
       const cells = ({ technique, at }) => [
         linked(technique), element("strong", {}, numbers.gain(before[goal], at[goal])), bar(this.index, at, before),
         ...["ttft", "tpot", "total", "memory"].map((name) => value(name, at)), this.index.risks[technique.risk],

@@ -20,9 +20,9 @@
     return append(made, children);
   };
 
-  /** A table in a box that scrolls, by keyboard too. Columns: `{name, number}`; rows: lists of cells. */
+  /** A table in a box that scrolls, by keyboard too. Columns: `{name, number, words}`; rows: lists of cells. */
   const table = (label, columns, rows) => {
-    const style = (at) => (columns[at].number ? "la-number" : null);
+    const style = (at) => (columns[at].number ? "la-number" : columns[at].words ? "la-words" : null);
     return element("div", { class: "la-table", role: "region", tabindex: "0", "aria-label": label },
       element("table", {},
         element("thead", {}, element("tr", {}, columns.map((column, at) =>

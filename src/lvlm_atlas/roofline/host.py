@@ -32,8 +32,10 @@ class HostPace:
         if not visual.patches:
             return []
         encoder = self.layout.model.encoder
-        pixels = sum(each.sequences * each.patch for each in visual.patches) * encoder.patch_size**2
-        pixels *= encoder.temporal_patch_size if visual.frames > 1 else 1
+        entering = sum(each.sequences * each.patch for each in visual.patches) * encoder.patch_size**2
+        # Frames of a video share patches where the model takes them together; an image is alone in its own.
+        shared = visual.frames / sum(each.sequences for each in visual.patches)
+        pixels = entering * max(1.0, min(encoder.temporal_patch_size, shared))
         image_s = visual.frames * self.host.image_s + pixels / MEGA * self.host.megapixel_s
         return _works("host.images", self.layout.batch * image_s + self._serial_s(self.encoder_s))
 

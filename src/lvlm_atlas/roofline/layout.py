@@ -44,7 +44,7 @@ class Layout:
     """Devices that share each layer of the encoder: 1 where its heads cannot be split, so that each runs it whole."""
     encoder_layers: int
     """Encoder layers that run."""
-    wide_parts: frozenset[str] = frozenset()
+    wide_parts: tuple[str, ...] = ()
     """Parts whose weights stay in 16 bits: `encoder`, `adapter`, `output`."""
     logits_of_all: bool = False
     """Whether the output matrix runs for all positions of the prompt."""
@@ -135,7 +135,7 @@ def layout(model: Model, batch: int, deployment: Deployment) -> Layout:
         hops=deployment.pipeline_parallel - 1,
         encoder_shards=1 if encoder.heads % shards else shards,
         encoder_layers=encoder.layers if deployment.unused_layers else encoder.layers_needed,
-        wide_parts=runtime.wide_parts if runtime else frozenset(),
+        wide_parts=runtime.wide_parts if runtime else (),
         logits_of_all=bool(runtime and runtime.logits_of_all),
         host=runtime.host if runtime else Host(),
     )

@@ -72,7 +72,7 @@ class Runtime:
     """How often a decoding step moves a cached byte beside reading it once, as where each step copies the cache."""
     repeats_heads: bool = False
     """Whether keys and values are written out for each query head before they are read."""
-    wide_parts: frozenset[str] = frozenset()
+    wide_parts: tuple[str, ...] = ()
     """Parts whose weights stay in 16 bits when weights are quantised: `encoder`, `adapter`, `output`."""
     scale_bit: float = 0.0
     """Bits of scales and zero points on top of each quantised weight of 4 bits or fewer."""

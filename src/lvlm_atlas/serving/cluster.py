@@ -110,7 +110,7 @@ class Cluster:
         request = Request(next(self._keys), self.env.now, arrival, shape, frames(shape.frames, arrival))
         reading = self.policy.of("decoding", _modality(request))
         room = self.pools[reading][0].memory.room
-        need = request.whole_byte + self.pools[reading][0].memory.block_byte
+        need = request.whole_byte + 2 * self.pools[reading][0].memory.block_byte
         if need > room:
             raise AtlasError(
                 f"a request of {shape.prompt:,} tokens and {shape.output:,} of answer takes {size(need)} of cache, and "
@@ -246,7 +246,8 @@ class Cluster:
             held, pinned = request.held_byte, request.pinned
             taker = next((each for each in sorted(self.pools[pool], key=lambda e: e.load) if each.admit(request)), None)
             if taker is None:
-                request.held_byte, request.pinned = held, pinned
+                for each in self.pools[pool]:
+                    each.cut_short()  # some of its room may be set aside for steps that are still to come
                 return
             offers.popleft()
             taker.coming += 1

@@ -32,7 +32,7 @@ def runtime_spec(record: schema.Runtime, record_of: Callable[[str], schema.Runti
         link_latency_s=(timed.link_latency_us or 0.0) / MEGA,
         cache_copies=own["cache_copies"] if own["cache_copies"] is not None else timed.cache_copies or 0.0,
         repeats_heads=record.repeats_heads or timed.repeats_heads,
-        wide_parts=frozenset(record.wide_parts or timed.wide_parts),
+        wide_parts=record.wide_parts or timed.wide_parts,
         scale_bit=record.scale_bit or timed.scale_bit or 0.0,
         logits_of_all=(record.logits or timed.logits) == "all",
         reserve_byte=None if record.reserve_gb is None else record.reserve_gb * GIGA,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lvlm_atlas
-from lvlm_atlas.site.answers.answer import Answers
+from lvlm_atlas.site.answers.answer import Answers, Searches
 from lvlm_atlas.site.answers.card import card, pairs
 from lvlm_atlas.site.answers.edges import edges
 from lvlm_atlas.site.answers.facets import facets
@@ -30,7 +30,7 @@ def main(root: Path, source: Path, out: Path, part: int, parts: int) -> None:
 
 def _scripts(content: Content, source: Path, part: int, parts: int) -> Iterator[tuple[str, Any]]:
     """Names of scripts, with what they hand over."""
-    asked, numbered = scope(content, source), numbers(content)
+    asked, numbered, searches = scope(content, source), numbers(content), Searches(content.kb)
     if part == 0:
         yield "index", index(content, asked)
         yield "facets", facets(content, numbered)
@@ -40,7 +40,7 @@ def _scripts(content: Content, source: Path, part: int, parts: int) -> Iterator[
             yield f"technique/{technique.id}", card(content, technique, numbered)
     for number, model in enumerate(content.estimates.models):
         if number % parts == part:
-            answers = Answers(content, asked, model, numbered)
+            answers = Answers(content, asked, model, numbered, searches)
             for device in asked.devices_of(model):
                 yield f"request/{model}/{device}", answers.of_device(device)
             yield f"model/{model}", answers.of_model()

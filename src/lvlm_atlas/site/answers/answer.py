@@ -9,12 +9,13 @@ from itertools import combinations
 from typing import Any
 
 from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.graph.knowledge import KnowledgeBase
 from lvlm_atlas.planner.candidates import Candidates, candidates
 from lvlm_atlas.planner.metric import METRICS
 from lvlm_atlas.planner.objective import Objective
 from lvlm_atlas.planner.ranking import Ranking
 from lvlm_atlas.planner.risk import RISKS
-from lvlm_atlas.planner.search import Search, Stack
+from lvlm_atlas.planner.search import Candidate, Search, Stack
 from lvlm_atlas.roofline.costs import Cost, Costs
 from lvlm_atlas.roofline.deployment import PRESETS, Deployment
 from lvlm_atlas.roofline.estimate import Estimate
@@ -34,6 +35,22 @@ class Asked:
     """The stacks whose techniques are known to work together, of one technique among them."""
 
 
+class Searches:
+    """The stacks of techniques that are known to work together: most models can try the same techniques."""
+
+    def __init__(self, kb: KnowledgeBase) -> None:
+        self.kb = kb
+        self._known: dict[tuple[str, ...], tuple[Search, tuple[Stack, ...]]] = {}
+
+    def of(self, candidates: Sequence[Candidate]) -> tuple[Search, tuple[Stack, ...]]:
+        """The search over some techniques at their defaults, and its stacks."""
+        ids = tuple(each.id for each in candidates)
+        if ids not in self._known:
+            search = Search(self.kb, candidates)
+            self._known[ids] = search, tuple(search.stacks(MOST, RISKS.index(RISK)))
+        return self._known[ids]
+
+
 class Answers:
     """The answers for one model.
 
@@ -42,10 +59,14 @@ class Answers:
         scope: which requests.
         model: id of the model.
         numbers: the number by which a technique goes in the files, by id.
+        searches: shared by the answers for several models.
     """
 
-    def __init__(self, content: Content, scope: Scope, model: str, numbers: Mapping[str, int]) -> None:
+    def __init__(
+        self, content: Content, scope: Scope, model: str, numbers: Mapping[str, int], searches: Searches | None = None
+    ) -> None:
         self.content, self.scope, self.model, self.numbers = content, scope, model, numbers
+        self.searches = searches or Searches(content.kb)
         self._asked: dict[str, Asked] = {}
         self._costs: dict[tuple[str, int], Costs] = {}
 
@@ -115,8 +136,7 @@ class Answers:
         if id_ not in self._asked:
             objective = Objective(goal=GOALS[0], risk=RISK)
             chosen = candidates(self.content.kb, baseline, objective)
-            search = Search(self.content.kb, chosen.searched)
-            self._asked[id_] = Asked(chosen, search, tuple(search.stacks(MOST, RISKS.index(RISK))))
+            self._asked[id_] = Asked(chosen, *self.searches.of(chosen.searched))
         return self._asked[id_]
 
     def _costs_of(self, case: Case) -> Costs:
