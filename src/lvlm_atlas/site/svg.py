@@ -7,6 +7,7 @@ an image, assistive technology would not see them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from xml.sax.saxutils import escape, quoteattr
 
@@ -16,6 +17,7 @@ from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.schema.vocabulary import PositionTerm, StageTerm
 from lvlm_atlas.site.markup import clean
 
+_INDEXED = re.compile(r"\b([A-Z])_(in|[a-z])\b")
 Href = Callable[[str, str], str]
 """Address of a thing, by kind and id."""
 
@@ -35,8 +37,9 @@ def tag(name: str, *children: str, **attributes: str | float) -> str:
 
 
 def label(content: str, x: float, y: float, class_: str = "la-t", anchor: str = "start") -> str:
-    """A line of text."""
-    return tag("text", escape(clean(content)), x=x, y=y, class_=class_, text_anchor=anchor)
+    """A line of text; the indices of symbols such as `N_v` stand below it."""
+    shown = _INDEXED.sub(r'\1<tspan baseline-shift="sub" font-size="75%">\2</tspan>', escape(clean(content)))
+    return tag("text", shown, x=x, y=y, class_=class_, text_anchor=anchor)
 
 
 def apart(heights: Sequence[float], top: float, bottom: float, line: float) -> list[float]:
@@ -68,7 +71,7 @@ def drawing(
             aria_labelledby=f"{id_}-title",
             aria_describedby=f"{id_}-desc",
             class_="la-svg",
-            style=f"--la-w:{width:g}",
+            width=width,
         )
     )
 
