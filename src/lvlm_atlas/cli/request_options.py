@@ -121,14 +121,20 @@ class DeploymentOptions(OptionGroup):
     tensor_parallel: Annotated[int, typer.Option("--tp", help="Devices that share each layer.")] = 1
     pipeline_parallel: Annotated[int, typer.Option("--pp", help="Groups of layers, each on devices of its own.")] = 1
     weight_dtype: Annotated[
-        str | None, typer.Option("--weight-dtype", help="Type of the weights; default: the model's.")
+        str | None,
+        typer.Option(
+            "--weight-dtype",
+            help="Type of all weights, such as fp8; of a checkpoint: awq, int4-g64, llm=int4-g128,head=fp8. "
+            "Default: the model's.",
+        ),
     ] = None
     activation_dtype: Annotated[
         str | None,
         typer.Option("--activation-dtype", help="Type in which products are computed; default: the model's."),
     ] = None
     kv_dtype: Annotated[
-        str | None, typer.Option("--kv-dtype", help="Type of the cache; default: the activations'.")
+        str | None,
+        typer.Option("--kv-dtype", help="Type of the cache, such as fp8 or int4-g32; default: the activations'."),
     ] = None
     attention: Annotated[
         Kernel, typer.Option("--attention", help="Whether prefill attention writes its scores out.")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lvlm_atlas.fault import AtlasError
-from lvlm_atlas.roofline.deployment import BITS, Deployment, dtype_named
+from lvlm_atlas.roofline.deployment import Deployment
 from lvlm_atlas.roofline.estimate import Estimate, estimate
+from lvlm_atlas.roofline.weights import weights
 
-_DTYPES = ("fp8", "int4")
-"""Smaller types of weights that servers use, largest first."""
+_DTYPES = ("llm=fp8", "awq")
+"""Smaller types of weights as released checkpoints have them, largest first."""
 
 
 def misfit(estimate: Estimate) -> str | None:
@@ -37,8 +38,8 @@ def _repair(estimate: Estimate) -> str:
     heads, now = estimate.model.llm.heads, deployment.tensor_parallel
     more = (n for n in range(now + 1, heads + 1) if heads % n == 0)
     repairs = [f"--tp {n}" for n in more if _fits(estimate, replace(deployment, tensor_parallel=n))][:1]
-    bits = BITS[dtype_named(deployment.weight_dtype or estimate.model.dtype)]
-    smaller = (dtype for dtype in _DTYPES if BITS[dtype] < bits)
+    bits = weights(deployment.weight_dtype, estimate.model).types["llm"].bits
+    smaller = (dtype for dtype in _DTYPES if weights(dtype, estimate.model).types["llm"].bits < bits)
     lighter = [dtype for dtype in smaller if _fits(estimate, replace(deployment, weight_dtype=dtype))]
     repairs += [f"--weight-dtype {dtype}" for dtype in lighter[:1]]
     repair = f"give {' or '.join(repairs)}" if repairs else "give a smaller request, a smaller batch or a larger device"

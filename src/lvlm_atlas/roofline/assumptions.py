@@ -21,7 +21,7 @@ def assumptions(
         f"Efficiency `{efficiency.name}`: {share(efficiency.compute)} of {device.peak_flop_s[dtype] / 1e12:g} TFLOP/s "
         f"(dense {dtype}), {share(efficiency.bandwidth)} of {device.bandwidth_byte_s / 1e9:g} GB/s, "
         f"{efficiency.kernel_floor_s * 1e6:g} µs a kernel.",
-        f"Weights {lay.weight_byte * 8:g} bits, activations {lay.activation_byte * 8:g}, cache {lay.kv_byte * 8:g}; "
+        f"Weights {_bits(lay)}, activations {lay.activation_byte * 8:g}, cache {lay.kv_byte * 8:g}; "
         f"batch {workload.batch}; {_devices(deployment)}.",
         "Prefill attention writes its scores to memory and computes the whole square."
         if lay.materialised
@@ -33,6 +33,11 @@ def assumptions(
         "A decoding step costs what it costs at the mean length of the cache; stages follow one another, without "
         "queue.",
     ]
+    if lay.weights.of_all:
+        said.append(
+            f"All weights are {lay.weights}, encoder, embeddings and norms among them, without scales: a bound. "
+            "Released checkpoints keep most of these in 16 bits; `--weight-dtype awq` or `llm=fp8` counts that."
+        )
     if lay.encoder_layers > lay.model.encoder.layers_needed:
         said.append(
             f"The encoder runs all {lay.encoder_layers} layers, as transformers does; the features used come from "
@@ -55,6 +60,15 @@ def assumptions(
     said.append(_memory(device))
     said.append("Energy is time at the thermal design power: an upper bound.")
     return (*said, *_of_effects(stack), *(text for each in stack for text in each.assumptions))
+
+
+def _bits(lay: Layout) -> str:
+    """How many bits a weight takes, part by part where they differ."""
+    types = lay.weights.types
+    if len(set(types.values())) == 1:
+        return f"{types['llm'].bits:g} bits"
+    narrow = {part: each for part, each in types.items() if each != types["other"]}
+    return f"{lay.weights} ({', '.join(f'{part} {each.bits:.3g}' for part, each in narrow.items())} bits with scales)"
 
 
 def _memory(device: Device) -> str:

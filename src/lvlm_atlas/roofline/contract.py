@@ -27,6 +27,7 @@ def contract(estimate: Estimate, *, operators: bool = False) -> dict[str, Any]:
         "kv_text_byte": memory.kv_byte - memory.kv_vision_byte,
         "kv_peak_byte": memory.kv_peak_byte,
         "weight_byte": memory.weight_byte,
+        "weight_part_byte": dict(memory.weights),
         "activation_byte": memory.activation_byte,
         "device_byte": memory.device_byte,
         "stages": {name: _stage(stage, estimate.deployment.devices) for name, stage in estimate.stages.items()},

@@ -10,6 +10,7 @@ from lvlm_atlas.roofline.deployment import BITS, Deployment, dtype_named
 from lvlm_atlas.roofline.device import Device
 from lvlm_atlas.roofline.model import Model
 from lvlm_atlas.roofline.operator import Machine, Work
+from lvlm_atlas.roofline.weights import Weights, number_type, weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +20,12 @@ class Layout:
     model: Model
     batch: int
     """Requests processed together."""
-    weight_byte: float
-    """Bytes of a weight."""
+    weights: Weights
+    """Types of the weights, part by part."""
     activation_byte: float
     """Bytes of an activation."""
     kv_byte: float
-    """Bytes of a cached number that is not quantised."""
+    """Bytes of a cached number that no technique quantises, its part of a scale included."""
     compute_dtype: str
     """Type whose peak the products reach."""
     materialised: bool
@@ -60,7 +61,7 @@ class Layout:
         return Work(
             name, "linear",
             flop=layers * matrices * 2 * rows * into * out,
-            weight_byte=layers * read * into * out * self.weight_byte,
+            weight_byte=layers * read * into * out * self.weights.byte(name),
             activation_byte=layers * matrices * rows * (into + out) * self.activation_byte,
             kernels=layers * matrices, shards=shards,
         )  # fmt: skip
@@ -95,16 +96,17 @@ def layout(model: Model, batch: int, deployment: Deployment) -> Layout:
             f"pipeline_parallel is {deployment.pipeline_parallel}; {model.name} has {model.llm.layers} layers, "
             "give that many at most"
         )
-    weight = dtype_named(deployment.weight_dtype or model.dtype)
+    types = weights(deployment.weight_dtype, model)
+    weight = types.types["llm"].dtype
     activation = dtype_named(deployment.activation_dtype or (model.dtype if BITS[weight] <= 16 else weight))
-    kv = dtype_named(deployment.kv_dtype) if deployment.kv_dtype else activation
+    kv = number_type(deployment.kv_dtype or activation, "kv_dtype")
     encoder = model.encoder
     return Layout(
         model=model,
         batch=batch,
-        weight_byte=BITS[weight] / 8,
+        weights=types,
         activation_byte=BITS[activation] / 8,
-        kv_byte=BITS[kv] / 8,
+        kv_byte=kv.byte,
         compute_dtype=activation,
         materialised=deployment.attention == "materialised",
         kv_traffic=deployment.efficiency.kv_traffic,

@@ -13,14 +13,15 @@ from lvlm_atlas.roofline.layout import Layout
 from lvlm_atlas.roofline.llm import prompt_length
 from lvlm_atlas.roofline.stages import Stages
 from lvlm_atlas.roofline.state import Answered, Cached, Encoded, Limits, Prefilled, Shares, State
+from lvlm_atlas.roofline.weights import weights_byte
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
     """Bytes in device memory. All devices together, but for `held`."""
 
-    weight_byte: float
-    """Weights of all parts."""
+    weights: Mapping[str, float]
+    """Weights by part, of `weights.PARTS`."""
     kv_byte: float
     """Cache once the first prompt is in."""
     kv_vision_byte: float
@@ -36,6 +37,11 @@ class Memory:
     """What one device must hold, by what it is: weights, cache, activations, techniques, reserve."""
 
     @property
+    def weight_byte(self) -> float:
+        """Weights of all parts."""
+        return sum(self.weights.values())
+
+    @property
     def device_byte(self) -> float:
         """What one device must hold, the reserve included."""
         return sum(self.held.values())
@@ -47,17 +53,16 @@ def memory(stages: Stages, state: State, deployment: Deployment) -> Memory:
     kv, vision = cache_byte(stages, cached, 0)
     peak = resident_byte(stages, cached, state.answered)
     shares = cached.shares
-    weight = parameters(layout, shares) * layout.weight_byte
     activation = activation_byte(stages, state.encoded, state.prefilled)
     extra = layout.batch * sum(each.memory_byte for each in state.extras)
     device = on_a_device(layout, deployment, peak, activation, extra, shares)
-    return Memory(weight, kv, vision, peak, activation, extra, device)
+    return Memory(weights_left(layout, shares), kv, vision, peak, activation, extra, device)
 
 
-def parameters(layout: Layout, shares: Shares) -> float:
-    """Parameters of all parts, as many of the LLM's as are left."""
-    model = layout.model
-    return model.encoder.parameters + model.adapter.parameters + model.llm.parameters * shares.weights
+def weights_left(layout: Layout, shares: Shares) -> dict[str, float]:
+    """Bytes of the weights of each part, as many of the LLM's as are left."""
+    byte = weights_byte(layout.weights, layout.model)
+    return {part: each * (1.0 if part in ("encoder", "adapter") else shares.weights) for part, each in byte.items()}
 
 
 def cache_byte(stages: Stages, cached: Cached, grown: float) -> tuple[float, float]:
@@ -90,12 +95,12 @@ def on_a_device(
 ) -> dict[str, float]:
     """What one device must hold; the terms are those of `Memory`."""
     model = layout.model
-    weight = parameters(layout, shares) * layout.weight_byte
+    byte = weights_left(layout, shares)
     cache_shards = 1 if model.llm.latent else min(layout.shards, model.llm.kv_heads)
-    vision_weight = (model.encoder.parameters + model.adapter.parameters) * layout.weight_byte
+    vision_weight = byte.pop("encoder") + byte.pop("adapter")
     vision = vision_weight / layout.encoder_shards / deployment.pipeline_parallel
     return {
-        "weights": (weight - vision_weight) / deployment.devices + vision,
+        "weights": sum(byte.values()) / deployment.devices + vision,
         "cache": peak / cache_shards / deployment.pipeline_parallel,
         "activations": activation,
         "techniques": extra / deployment.devices,

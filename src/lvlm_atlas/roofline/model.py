@@ -120,6 +120,8 @@ class Llm:
     """Axes of a token's position id."""
     context: int | None = None
     """Tokens that the released configuration is for; None: unknown."""
+    tied: bool = False
+    """Whether the output matrix is that of the embeddings."""
     parameters: int
     """Parameters, embeddings included."""
 

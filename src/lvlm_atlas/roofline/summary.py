@@ -11,6 +11,7 @@ from lvlm_atlas.roofline.estimate import Estimate
 from lvlm_atlas.roofline.reading import image_tokens, video_tokens
 from lvlm_atlas.roofline.stage import STAGES, Stage, summed
 from lvlm_atlas.roofline.units import NO_CHANGE, flop, gain, number, seconds, share, size
+from lvlm_atlas.roofline.weights import as_released, weights, weights_byte
 from lvlm_atlas.rows import markdown
 
 COLUMNS = ("stage", "time", "share", "bound", "FLOP/B", "tokens", "FLOP", "bytes")
@@ -56,6 +57,14 @@ def head(estimate: Estimate, title: str | None = None) -> Iterator[str]:
         yield (
             f"beyond the model's context: {estimate.context_tokens:,} tokens of prompt and answer where "
             f"{estimate.model.name} is released for {estimate.model.llm.context:,}"
+        )
+    types = weights(estimate.deployment.weight_dtype, estimate.model)
+    if types.of_all:
+        released = as_released(types)
+        byte = sum(weights_byte(weights(released, estimate.model), estimate.model).values())
+        yield (
+            f"all weights in {types}, without scales: a bound; a checkpoint as released takes {size(byte)} "
+            f"(--weight-dtype {released})"
         )
     read, asked = estimate.frames_read
     if read != asked and all(video.frames is None for video in estimate.workload.videos):

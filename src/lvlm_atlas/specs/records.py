@@ -123,6 +123,7 @@ def _llm(llm: Llm, params: Parameters) -> model.Llm:
         cross_layers=frozenset(llm.cross_attention_layers),
         position_axes=llm.position_axes,
         context=llm.context,
+        tied=llm.tied_embeddings,
         parameters=params.llm,
     )
 
