@@ -136,6 +136,12 @@ class DeploymentOptions(OptionGroup):
         str | None,
         typer.Option("--kv-dtype", help="Type of the cache, such as fp8 or int4-g32; default: the activations'."),
     ] = None
+    token_budget: Annotated[
+        int | None,
+        typer.Option(
+            "--token-budget", help="Most tokens of a pass over prompts, as servers split them: bounds memory."
+        ),
+    ] = None
     attention: Annotated[
         Kernel, typer.Option("--attention", help="Whether prefill attention writes its scores out.")
     ] = Kernel.fused

@@ -1,4 +1,4 @@
-"""What to do about a model that its devices cannot hold."""
+"""What to do about a model that its devices cannot hold, or a prompt that the model cannot."""
 
 from __future__ import annotations
 
@@ -16,10 +16,27 @@ _DTYPES = ("llm=fp8", "awq")
 def misfit(estimate: Estimate) -> str | None:
     """What does not fit and the repair, in one line; None if everything fits.
 
-    The repairs are the fewest devices that hold the model by tensor parallelism, and the largest smaller type of
-    weights that fits as things are; where neither helps, that is said.
+    A prompt beyond the model's context comes first, since no device helps.
+    """
+    return overlong(estimate) if estimate.prompt_fits is False else too_large(estimate)
+
+
+def too_large(estimate: Estimate) -> str | None:
+    """What the devices lack and the repair, in one line; None if they hold everything.
+
+    The repairs are a batch that fits, the fewest devices that hold the model by tensor parallelism, and the largest
+    smaller type of weights that fits as things are; where none helps, that is said.
     """
     return None if estimate.fits else f"{shortage(estimate)}; {_repair(estimate)}"
+
+
+def overlong(estimate: Estimate) -> str:
+    """How long the prompt is, what the model is released for, and the repair."""
+    return (
+        f"the prompt has {estimate.prompt_tokens:,} tokens, but {estimate.model.name} is released for "
+        f"{estimate.model.llm.context:,}, so that servers refuse it; give fewer or smaller images, fewer frames or "
+        "less text, or a technique that leaves fewer tokens before the LLM"
+    )
 
 
 def shortage(estimate: Estimate) -> str:
@@ -42,6 +59,8 @@ def _repair(estimate: Estimate) -> str:
     smaller = (dtype for dtype in _DTYPES if weights(dtype, estimate.model).types["llm"].bits < bits)
     lighter = [dtype for dtype in smaller if _fits(estimate, replace(deployment, weight_dtype=dtype))]
     repairs += [f"--weight-dtype {dtype}" for dtype in lighter[:1]]
+    if 0 < estimate.largest_batch < estimate.workload.batch:
+        repairs.insert(0, f"--batch {estimate.largest_batch}")
     repair = f"give {' or '.join(repairs)}" if repairs else "give a smaller request, a smaller batch or a larger device"
     return f"{repair}, or ask `lvlm-atlas plan --goal memory` which techniques help"
 

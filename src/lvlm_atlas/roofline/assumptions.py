@@ -38,6 +38,11 @@ def assumptions(
             f"All weights are {lay.weights}, encoder, embeddings and norms among them, without scales: a bound. "
             "Released checkpoints keep most of these in 16 bits; `--weight-dtype awq` or `llm=fp8` counts that."
         )
+    said.append(
+        f"Activations are those of a pass over {deployment.pass_tokens:,} tokens, times those of whole prompts."
+        if deployment.pass_tokens
+        else "Activations are those of one pass over all prompts of the batch."
+    )
     if lay.encoder_layers > lay.model.encoder.layers_needed:
         said.append(
             f"The encoder runs all {lay.encoder_layers} layers, as transformers does; the features used come from "

@@ -12,17 +12,13 @@ from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from functools import lru_cache
 
+from lvlm_atlas.roofline.activations import Activations, activations, of_encoder
 from lvlm_atlas.roofline.deployment import Deployment
 from lvlm_atlas.roofline.device import Device
 from lvlm_atlas.roofline.dimensions import dimensions
+from lvlm_atlas.roofline.kind import prompt_layers
 from lvlm_atlas.roofline.layout import layout, machine
-from lvlm_atlas.roofline.memory import (
-    activation_byte,
-    encoder_activation_byte,
-    on_a_device,
-    request_share,
-    resident_byte,
-)
+from lvlm_atlas.roofline.memory import on_a_device, request_share, resident_byte
 from lvlm_atlas.roofline.model import Model
 from lvlm_atlas.roofline.overhead import extras
 from lvlm_atlas.roofline.pipeline import Walk
@@ -174,7 +170,7 @@ class Costs:
         self._decoding = lru_cache(TIMES)(self._decode)
         self._least_decoding = lru_cache(TIMES)(self._decode_at_least)
         self._held_byte = lru_cache(TIMES)(self._hold)
-        self._activation_byte = lru_cache(TIMES)(self._activate)
+        self._activations = lru_cache(TIMES)(self._activate)
         self._encoder_byte = lru_cache(TIMES)(self._activate_encoder)
         self._attention_s = lru_cache(TIMES)(self._time_attention)
         self._added = lru_cache(TIMES)(self._add)
@@ -240,7 +236,8 @@ class Costs:
         held = self._held_byte(stack)
         if kept_byte:
             held = {**held, "techniques": kept_byte}
-        return sum(held.values()), request_share(held, self.workload.batch, self.memory_byte)
+        passes = self._activations(stack & self.masks.tokens)
+        return sum(held.values()), request_share(held, passes, self.workload.batch, self.memory_byte)
 
     def _decoding_floor(self, stack: int, *, rough: bool) -> tuple[int, float]:
         """Tokens after the first of each answer, and a lower bound on the time of decoding them."""
@@ -256,7 +253,7 @@ class Costs:
         """What one device must hold at least, without the cache."""
         tokens = stack & self.masks.tokens
         if tokens.bit_count() <= SHARED:
-            activation = self._activation_byte(tokens)
+            activation = self._activations(tokens).of(self.workload.batch)
         else:
             activation = self._encoder_byte(stack & self.masks.encoding)
         shares = self._answered(stack & self.masks.answered).shares if stack & self.masks.shares else Shares()
@@ -314,14 +311,19 @@ class Costs:
         """What one device must hold, but for what techniques keep."""
         cached, answered = self._cached(stack & self.masks.cached), self._answered(stack & self.masks.answered)
         cache_byte = resident_byte(self.stages, cached, answered)
-        activation = self._activation_byte(stack & self.masks.tokens)
+        activation = self._activations(stack & self.masks.tokens).of(self.workload.batch)
         return on_a_device(self.layout, self.deployment, cache_byte, activation, 0, cached.shares)
 
-    def _activate(self, stack: int) -> float:
-        return activation_byte(self.stages, self._encoded(stack & self.masks.entering), self._prefilled(stack))
+    def _activate(self, stack: int) -> Activations:
+        encoded, layers = (
+            self._encoded(stack & self.masks.entering),
+            prompt_layers(self._prefilled(stack), self.stages.places),
+        )
+        return activations(self.layout, encoded, layers, self.deployment.pass_tokens)
 
     def _activate_encoder(self, stack: int) -> float:
-        return encoder_activation_byte(self.layout, self._encoded(stack))
+        one, most = of_encoder(self.layout, self._encoded(stack), self.deployment.pass_tokens)
+        return min(self.workload.batch * one, most)
 
     def _add(self, index: int, stack: int) -> _Added:
         """What a technique adds in a stack."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from lvlm_atlas.fault import AtlasError, suggestion
-from lvlm_atlas.limits import MOST_PRICE_USD_H
+from lvlm_atlas.limits import MOST_COUNT, MOST_PRICE_USD_H
 
 BITS: Mapping[str, int] = {
     "fp32": 32, "tf32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "fp4": 4, "int4": 4, "int2": 2,
@@ -47,6 +47,8 @@ class Efficiency:
     """Bytes moved for each cached byte that a decoding step reads; 1 with a kernel that reads the cache in place."""
     reserve_byte: float = 0.0
     """Device memory taken by anything but weights, cache and activations."""
+    token_budget: int | None = None
+    """Most tokens of a pass over prompts, where the deployment names none; None: no limit."""
     sources: Mapping[str, str] = field(default_factory=dict)
     """Where each factor is from."""
 
@@ -61,6 +63,7 @@ TYPICAL = Efficiency(
     bandwidth=0.8,
     kernel_floor_s=3e-6,
     reserve_byte=3.5 * 2**30,
+    token_budget=2048,
     sources={
         "compute": "inference-sim, hardware_config.json: whole-step share of the dense peak, calibrated for vLLM "
         "prefill; 0.38 on A100, 0.45 on H100, 0.32 on L40S",
@@ -68,6 +71,8 @@ TYPICAL = Efficiency(
         "from observations",
         "kernel_floor_s": "ai-dynamo/aiconfigurator, system files: 3 microseconds a kernel",
         "reserve_byte": "ai-dynamo/aiconfigurator, system files: 3.5 GiB",
+        "token_budget": "vLLM, vllm/engine/arg_utils.py, default of a server: 8,192 on devices of 70 GiB or more but "
+        "the A100, 2,048 on others",
     },
 )
 
@@ -120,6 +125,9 @@ class Deployment:
     attention: Attention = "fused"
     """Whether prefill attention keeps scores on chip and skips what the causal mask hides, or writes and reads the
     whole square."""
+    token_budget: int | None = None
+    """Most tokens of a pass over prompts, as servers split them: it bounds activations; None: as `efficiency` says, and
+    with the ideal one all prompts of the batch go through together."""
     unused_layers: bool = True
     """Whether encoder layers behind the features used run all the same, as in transformers."""
     efficiency: Efficiency = IDEAL
@@ -137,6 +145,8 @@ class Deployment:
         for name in ("tensor_parallel", "pipeline_parallel"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise AtlasError(f"{name} is {getattr(self, name)!r}; give a whole number of devices, 1 or more")
+        if self.token_budget is not None and not 1 <= self.token_budget <= MOST_COUNT:
+            raise AtlasError(f"token_budget is {self.token_budget!r}; give a whole number of tokens, 1 or more")
         price = self.price_usd_h
         if price is not None and not 0 <= price <= MOST_PRICE_USD_H:
             raise AtlasError(f"price_usd_h is {price!r}; give a price from 0 to {MOST_PRICE_USD_H:g}")
@@ -148,6 +158,11 @@ class Deployment:
             number = getattr(self.efficiency, name)
             if not (math.isfinite(number) and number >= least):
                 raise AtlasError(f"efficiency {name} is {number!r}; give a number of {least:g} or more")
+
+    @property
+    def pass_tokens(self) -> int | None:
+        """Most tokens of a pass over prompts; None: no limit."""
+        return self.token_budget or self.efficiency.token_budget
 
     @property
     def devices(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lvlm_atlas.fault import AtlasError
@@ -10,7 +11,7 @@ from lvlm_atlas.roofline.deployment import BITS, Deployment, dtype_named
 from lvlm_atlas.roofline.device import Device
 from lvlm_atlas.roofline.model import Model
 from lvlm_atlas.roofline.operator import Machine, Work
-from lvlm_atlas.roofline.weights import Weights, number_type, weights
+from lvlm_atlas.roofline.weights import Weights, number_type, weights, weights_byte
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,12 @@ class Layout:
     """Requests processed together."""
     weights: Weights
     """Types of the weights, part by part."""
+    part_byte: Mapping[str, float]
+    """Bytes of the weights of each part."""
+    vision_byte: float
+    """Bytes of the weights of encoder and adapter."""
+    llm_byte: float
+    """Bytes of the weights of the LLM, embeddings included."""
     activation_byte: float
     """Bytes of an activation."""
     kv_byte: float
@@ -40,6 +47,11 @@ class Layout:
     """Devices that share each layer of the encoder: 1 where its heads cannot be split, so that each runs it whole."""
     encoder_layers: int
     """Encoder layers that run."""
+
+    @property
+    def weight_byte(self) -> float:
+        """Bytes of a weight of the LLM's layers."""
+        return self.weights.types["llm"].byte
 
     def linear(
         self, name: str, rows: float, into: int, out: int, layers: float = 1, *, shards: int = 1, matrices: int = 1,
@@ -97,6 +109,7 @@ def layout(model: Model, batch: int, deployment: Deployment) -> Layout:
             "give that many at most"
         )
     types = weights(deployment.weight_dtype, model)
+    parts = weights_byte(types, model)
     weight = types.types["llm"].dtype
     activation = dtype_named(deployment.activation_dtype or (model.dtype if BITS[weight] <= 16 else weight))
     kv = number_type(deployment.kv_dtype or activation, "kv_dtype")
@@ -105,6 +118,9 @@ def layout(model: Model, batch: int, deployment: Deployment) -> Layout:
         model=model,
         batch=batch,
         weights=types,
+        part_byte=parts,
+        vision_byte=parts["encoder"] + parts["adapter"],
+        llm_byte=sum(byte for part, byte in parts.items() if part not in ("encoder", "adapter")),
         activation_byte=BITS[activation] / 8,
         kv_byte=kv.byte,
         compute_dtype=activation,

@@ -120,7 +120,7 @@ def sums(estimate: Estimate, plain: Estimate | None) -> Iterator[tuple[str, ...]
             yield name, shown
         else:
             old, old_shown = before[name]
-            faster = name in ("tokens/s", "requests at once")
+            faster = name in ("tokens/s", "requests at once", "tokens at once", "largest batch")
             yield name, shown, old_shown, _ratio(value, old) if faster else _ratio(old, value)
 
 
@@ -145,6 +145,8 @@ def _quantities(estimate: Estimate) -> Iterator[tuple[str, tuple[float, str]]]:
     yield held, (memory.device_byte, size(memory.device_byte))
     share_ = estimate.request_share
     yield "requests at once", (1 / share_ if share_ else 0.0, f"{estimate.fits_at_once:,}")
+    yield "tokens at once", (float(estimate.fits_tokens), f"{estimate.fits_tokens:,}")
+    yield "largest batch", (float(estimate.largest_batch), f"{estimate.largest_batch:,}")
     if estimate.energy_j is not None:
         yield "energy per token", (estimate.energy_j, f"{number(estimate.energy_j / estimate.output_tokens)} J")
     if estimate.cost_usd is not None:

@@ -9,7 +9,7 @@ from typing import Any
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.roofline import deployment, device, model, workload
 from lvlm_atlas.roofline.tokens import unfit_arguments
-from lvlm_atlas.schema.hardware import Efficiency, Hardware
+from lvlm_atlas.schema.hardware import Hardware
 from lvlm_atlas.schema.model import Adapter, Llm, Model, Parameters, Tokens, VideoRule, Vision
 from lvlm_atlas.schema.workload import Workload
 
@@ -44,13 +44,20 @@ def device_spec(record: Hardware) -> device.Device:
         link_byte_s=record.link.bidirectional_gb_s / 2 * GIGA if record.link else None,
         host_link_byte_s=host * GIGA if host else None,
         tdp_w=record.tdp_w,
-        typical=_typical(record.efficiency),
+        typical=_typical(record),
     )
 
 
-def _typical(efficiency: Efficiency | None) -> deployment.Efficiency:
+LARGE_GIB, LARGE_BUDGET = 70, 8192
+"""Memory from which on vLLM gives a pass more tokens, but on an A100; and how many: `deployment.TYPICAL`."""
+
+
+def _typical(record: Hardware) -> deployment.Efficiency:
     """What was found on the device; the factors that nobody names are those of the general preset."""
-    general = deployment.TYPICAL
+    general, efficiency, visible = deployment.TYPICAL, record.efficiency, record.visible_memory
+    gib = visible.gib if visible else record.memory_gb * GIGA / GIBI
+    if gib >= LARGE_GIB and "A100" not in record.name:
+        general = replace(general, token_budget=LARGE_BUDGET)
     if efficiency is None:
         return general
     named = {

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from lvlm_atlas.roofline.estimate import Estimate
 from lvlm_atlas.roofline.layout import layout
 from lvlm_atlas.roofline.model import Llm
-from lvlm_atlas.roofline.weights import weights_byte
 
 
 def total_s(encode_s: float, prefill_s: float, step_s: float, output_tokens: float) -> float:
@@ -97,9 +96,7 @@ def accounting(estimate: Estimate) -> Accounting:
     kv_mean = layout_.batch * kv_byte(model.llm, tokens + state.output / 2, layout_.kv_byte)
     encode = encode_s(estimate.stages["encoding"].flop, peak)
     prefill = prefill_s(attention, kv, peak, bandwidth)
-    left = weights_byte(layout_.weights, model)
-    del left["encoder"], left["adapter"]
-    step = step_s(sum(left.values()), kv_mean, bandwidth)
+    step = step_s(layout_.llm_byte, kv_mean, bandwidth)
     return Accounting(
         kv_byte=kv, encode_s=encode, prefill_s=prefill, step_s=step,
         total_s=total_s(encode, prefill, step, state.output),
