@@ -29,6 +29,7 @@ BELOW = {
     "planner": {"specs", "graph", "atlas", "schema", "roofline", "rows", "fault"},
     "lab": {"specs", "graph", "atlas", "schema", "roofline", "reference", "needs", "files", "fault"},
     "sweep": {"limits", "planner", "specs", "graph", "atlas", "schema", "roofline", "files", "fault"},
+    "serving": {"limits", "specs", "graph", "atlas", "schema", "roofline", "rows", "fault"},
     "site": {"planner", "rules", "survey", "drafts", "specs", "graph", "atlas", "schema", "roofline", "files", "fault"},
 }
 """What each floor may import; `cli` may import all, and everybody `lvlm_atlas.load`."""

@@ -10,8 +10,12 @@ import pytest
 
 import lvlm_atlas
 from lvlm_atlas import AtlasError, Planner
-from lvlm_atlas.atlas.overlay import origin, resolved
+from lvlm_atlas.atlas.editor_schema import write_editor_schemas
+from lvlm_atlas.atlas.overlay import merged, origin, resolved
+from lvlm_atlas.cli.faults import repair_faults
+from lvlm_atlas.drafts.technique import scaffold
 from lvlm_atlas.rules.check import check
+from lvlm_atlas.rules.fix import repairs
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +102,7 @@ def test_an_overlay_extends_another_folder_too(mine: Path, checkout: Path) -> No
     assert "smolvlm-2.2b" not in lvlm_atlas.load(mine).atlas.models
 
 
-def test_the_command_line_reads_it_and_writes_nothing_through_it(mine: Path, capsys, monkeypatch) -> None:
+def test_the_command_line_reads_it_and_writes_into_it(mine: Path, capsys, monkeypatch) -> None:
     from lvlm_atlas.cli import main
 
     def run(*arguments: str) -> tuple[object, str, str]:
@@ -112,5 +116,37 @@ def test_the_command_line_reads_it_and_writes_nothing_through_it(mine: Path, cap
     assert (code or 0, json.loads(out)[0]["name"]) == (0, "In-house 7B")
     code, out, err = run("check")
     assert (code or 0, out, str(mine) in err) == (0, "", True)
-    code, _, err = run("schema")
-    assert (code, "extends another" in err) == (2, True)
+    code, out, _ = run("schema")
+    assert code is None
+    assert all((mine / line.removeprefix("wrote ")).is_file() for line in out.splitlines())
+
+
+def test_what_is_written_goes_into_ones_own_folder(mine: Path, cache: Path, tmp_path: Path) -> None:
+    bib = tmp_path / "mine.bib"
+    bib.write_text(
+        "@misc{me2026,\n  title = {Ours},\n  author = {Own, A.},\n  year = {2026},\n  url = {https://example.org/}\n}\n",
+        "utf-8",
+    )
+    written = scaffold(
+        resolved(mine), "in-house", family="token-compression", acts_at=["llm-layer"], paper=None, described=True,
+        bib=bib,
+    )  # fmt: skip
+    assert all((mine / path).is_file() for path in written)
+    assert not (mine / "taxonomy").exists()
+    faults = check(resolved(mine), [merged(resolved(mine), mine / written[0])])
+    assert {fault.rule for fault in faults} == {"placeholder"}
+    assert {origin(resolved(mine), fault.path) for fault in faults} == {mine / written[0]}
+    with pytest.raises(AtlasError, match=f"{mine} is no checkout of the project"):
+        scaffold(resolved(mine), "other", family="token-compression", acts_at=["llm-layer"], paper="chen2024fastv")
+
+
+def test_repairs_and_schemas_go_into_ones_own_folder_too(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = next((mine / "catalog" / "techniques").rglob("fastv.yaml"))
+    text = file.read_text("utf-8")
+    file.write_text(text.replace("acts_at: [llm-layer]", "acts_at: [llm-layer, llm-layer]", 1), "utf-8")
+    (repair,) = repairs(resolved(mine))
+    assert mine / repair.path == file
+    repair_faults(resolved(mine), None)
+    assert file.read_text("utf-8") == text
+    assert f"--- {file}" in capsys.readouterr().err
+    assert all((mine / path).is_file() for path in write_editor_schemas(resolved(mine)))

@@ -34,10 +34,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def address(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where the site of the checkout's catalog is served."""
-    folder = tmp_path_factory.mktemp("browser-site")
-    with server(build(lvlm_atlas.load(checkout), folder / "site"), 0) as running:
+def folder(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site of the checkout's catalog; $LVLM_ATLAS_SITE names one that is built already."""
+    if built := os.environ.get("LVLM_ATLAS_SITE"):
+        return Path(built).absolute()
+    return build(lvlm_atlas.load(checkout), tmp_path_factory.mktemp("browser-site") / "site")
+
+
+@pytest.fixture(scope="session")
+def address(folder: Path) -> Iterator[str]:
+    """Where it is served."""
+    with server(folder, 0) as running:
         thread = threading.Thread(target=running.serve_forever, daemon=True)
         thread.start()
         yield f"http://{HOST}:{running.server_port}"

@@ -279,6 +279,19 @@ def test_what_a_growing_cache_drops_may_be_of_either_modality() -> None:
     assert numbers("kv.bits: bytes at the end", alike) == [4 * 2 * 2 * 8 / 2 * 70]
 
 
+def test_heads_that_are_cut_may_each_hold_another_share_of_a_modality() -> None:
+    window = effect(
+        "kv.bits", key=4, value=4, of="text", full_precision_keys="min(N, 4)", full_precision_values="min(N, 4)"
+    )
+    seen = {"kv.tokens": (40.0,) * 4, "kv.tokens: vision": (36.0,) * 4}
+    (least, most) = numbers("kv.bits: bytes", member(effect("kv.tokens", set=40), window), observed=seen)[0]
+    byte_of_text = [2 * 2 * 8 * (2 * min(text, 4) + max(text - 4, 0) / 2) for text in range(11)]
+    vision = 2 * 2 * 8 * 2 * 36
+    assert most == pytest.approx(vision + byte_of_text[4]), "all heads hold four of text"
+    assert least == pytest.approx(vision + 0.6 * byte_of_text[0] + 0.4 * byte_of_text[10]), "some none, others all ten"
+    assert numbers("kv.bits: bytes", member(window))[0] == 2 * 2 * 8 * 2 * 64 + byte_of_text[10], "all hold everything"
+
+
 def test_where_data_decide_which_new_tokens_are_held_a_cache_grows_by_none_to_all() -> None:
     some = member(effect("kv.tokens", limit_at_least="N", from_layer=2))
     byte = 2 * 2 * 8 * 2

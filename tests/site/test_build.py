@@ -10,6 +10,7 @@ import pytest
 import lvlm_atlas
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.site import build as module
+from lvlm_atlas.site import engines
 from lvlm_atlas.site.build import build, generate
 
 
@@ -92,9 +93,15 @@ def test_site_and_markdown_may_not_lie_in_each_other(odd: lvlm_atlas.KnowledgeBa
 def test_a_missing_extra_is_named(
     odd: lvlm_atlas.KnowledgeBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "find_spec", lambda name: None if name == "material" else object())
+    monkeypatch.setattr(engines, "find_spec", lambda name: None if name == "material" else object())
     with pytest.raises(AtlasError, match=r"needs material; run: pip install 'lvlm-atlas\[site\]'"):
         generate(odd, tmp_path)
+
+
+def test_an_unknown_engine_is_named_with_the_nearest(odd: lvlm_atlas.KnowledgeBase, tmp_path: Path) -> None:
+    with pytest.raises(AtlasError, match="no engine 'zensicle'; did you mean 'zensical'"):
+        build(odd, tmp_path / "site", engine="zensicle")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_faulty_template_is_one_line(odd: lvlm_atlas.KnowledgeBase, tmp_path: Path) -> None:

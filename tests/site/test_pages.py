@@ -16,7 +16,6 @@ from lvlm_atlas.site.config import configuration, navigation, redirects
 from lvlm_atlas.site.content import Content
 from lvlm_atlas.site.pages import measures, pages, walls
 from lvlm_atlas.site.routes import built, routes
-from lvlm_atlas.site.technique import spellings
 
 BASES = ["odd", "catalog"]
 
@@ -48,13 +47,18 @@ def test_every_record_has_a_page_and_each_page_stands_once_in_the_navigation(con
     wanted += [(kind, term.id) for kind in ("stage", "family", "bound") for term in atlas.terms(kind)]
     assert {content.routes.path(*thing) for thing in wanted} <= set(paths)
     assert len(paths) == len(set(map(str.casefold, paths)))
-    assert sorted(entries(navigation(content, made))) == sorted(paths)
+    listed = ("papers/", "rules/")  # by their own pages
+    single = [path for path in paths if not path.startswith(listed) or path.endswith("/index.md")]
+    assert sorted(entries(navigation(content, made))) == sorted(single)
 
 
 def test_a_renamed_id_is_redirected_and_a_split_one_lets_the_reader_choose(
     odd: lvlm_atlas.KnowledgeBase, odd_site: Path, read: Callable[[Path], Any]
 ) -> None:
-    assert redirects(Content(odd)) == {"techniques/kivi-2bit.md": "techniques/kivi.md"}
+    assert redirects(Content(odd)) == {
+        "rules.md": "rules/index.md",
+        "techniques/kivi-2bit.md": "techniques/kivi.md",
+    }
     assert 'url=kivi.html"' in (odd_site / "techniques/kivi-2bit.html").read_text(encoding="utf-8")
     assert {"kivi.html", "fastv.html"} <= set(read(odd_site / "techniques/both.html").links)
 
@@ -119,16 +123,11 @@ def test_the_bottlenecks_follow_from_what_entries_relieve(odd: lvlm_atlas.Knowle
     assert found["encoding", "compute"] == []
 
 
-@pytest.mark.parametrize("typed", ["PyramidDrop", "pyramiddrop", "pyramid drop"])
-def test_a_name_is_found_however_it_is_typed(typed: str) -> None:
-    assert typed in spellings(["PyramidDrop"])
-
-
-def test_only_the_three_agreed_plugins_and_no_overrides_are_used(odd: lvlm_atlas.KnowledgeBase, checkout: Path) -> None:
+def test_only_two_agreed_plugins_and_no_overrides_are_used(odd: lvlm_atlas.KnowledgeBase, checkout: Path) -> None:
     content = Content(odd)
     config = yaml.safe_load(configuration(content, pages(content), checkout / "site/mkdocs.yml", "../site"))
-    assert {next(iter(p)) if isinstance(p, dict) else p for p in config["plugins"]} == {"search", "tags", "redirects"}
-    assert not {"hooks", "extra_javascript"} & set(config)
+    assert {next(iter(p)) if isinstance(p, dict) else p for p in config["plugins"]} == {"tags", "redirects"}
+    assert "hooks" not in config
     assert "custom_dir" not in config["theme"]
     assert config["theme"]["font"] is False
 

@@ -8,23 +8,25 @@ from typing import Any
 
 from lvlm_atlas.atlas.loader import inspect
 from lvlm_atlas.atlas.records import SCHEMAS, TAXONOMY
-from lvlm_atlas.atlas.root import data_root
+from lvlm_atlas.atlas.root import authored_root, data_root
 from lvlm_atlas.fault import FaultsError
 from lvlm_atlas.files import replace_file
 from lvlm_atlas.schema.export import json_schema
 from lvlm_atlas.schema.hardware import Hardware
 from lvlm_atlas.schema.measurement import Measurement
 from lvlm_atlas.schema.model import Model
+from lvlm_atlas.schema.runtime import Runtime
 from lvlm_atlas.schema.survey_list import SurveyList
 from lvlm_atlas.schema.system import System
 from lvlm_atlas.schema.technique import Technique
+from lvlm_atlas.schema.timing import Timings
 from lvlm_atlas.schema.vocabulary import AnyVocabulary
 from lvlm_atlas.schema.workload import Workload
 
 _KINDS: dict[str, Any] = {
     "technique": Technique, "vocabulary": AnyVocabulary, "measurement": Measurement,
     "model": Model, "hardware": Hardware, "workload": Workload, "system": System,
-    "list": SurveyList,
+    "list": SurveyList, "runtime": Runtime, "timing": Timings,
 }  # fmt: skip
 
 
@@ -49,11 +51,13 @@ def write_editor_schemas(root: Path | None = None) -> tuple[Path, ...]:
     """Write the schema files under the root and return their paths.
 
     Raises:
+        AtlasError: the data belong to the installed package.
         FaultsError: the taxonomy has faults.
     """
     root = root or data_root()
+    own = authored_root(root)
     texts = editor_schemas(root)
-    (root / SCHEMAS).mkdir(exist_ok=True)
+    (own / SCHEMAS).mkdir(parents=True, exist_ok=True)
     for path, text in texts.items():
-        replace_file(root / path, text)
+        replace_file(own / path, text)
     return tuple(texts)

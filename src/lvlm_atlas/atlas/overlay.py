@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from lvlm_atlas.atlas.root import data_root
+from lvlm_atlas.atlas.root import ORIGIN, data_root
 from lvlm_atlas.fault import AtlasError
 
 # Most catalogs extend none: what only overlays need is imported there.
@@ -22,8 +22,6 @@ FILE = "atlas.yaml"
 PACKAGED = "lvlm-atlas"
 """Name of the catalog that comes with the package."""
 _PARTS = ("taxonomy", "catalog", "papers.bib", "site")
-_ORIGIN = ".overlay"
-"""File of a merged folder that names the overlay and what it extends."""
 _ENTRY = re.compile(r"(?m)^@\w+\s*\{\s*([^,\s]+)\s*,")
 
 
@@ -59,8 +57,14 @@ def resolved(root: Path) -> Path:
 
 def origins(root: Path) -> tuple[Path, ...]:
     """The folders that a merged one was made of, the overlay first; the root itself, if it is none."""
-    file = root / _ORIGIN
+    file = root / ORIGIN
     return tuple(map(Path, file.read_text("utf-8").splitlines())) if file.is_file() else (root,)
+
+
+def merged(root: Path, path: Path) -> Path:
+    """Where a file or folder that people named lies in a root: in a merged one its copy, else where it is."""
+    own, full = origins(root)[0], path.resolve()
+    return root / full.relative_to(own) if own != root and full.is_relative_to(own) else path
 
 
 def origin(root: Path, path: Path) -> Path:
@@ -95,7 +99,7 @@ def _merge(own: Path, base: Path, into: Path) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source / path, target)
     (into / "papers.bib").write_text(_works(own, base), "utf-8")
-    (into / _ORIGIN).write_text(f"{own}\n{base}\n", "utf-8")
+    (into / ORIGIN).write_text(f"{own}\n{base}\n", "utf-8")
 
 
 def _works(own: Path, base: Path) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lvlm_atlas.cli.completion import words_of
+from lvlm_atlas.cli.completion import ids_of, words_of
 from lvlm_atlas.cli.options import (
     Device,
     DeviceOption,
@@ -34,13 +34,17 @@ def check(
     root: Root = None,
 ) -> None:
     """Check every record: one line a fault, all faults in one run. Exit 0: none, 1: faults, 2: bad usage."""
+    from lvlm_atlas.atlas.overlay import merged
     from lvlm_atlas.cli.faults import print_faults, repair_faults
     from lvlm_atlas.rules.check import check as run
 
     folder = root_of(root)
+    only = [merged(folder, path) for path in paths or ()] or None
     if fix:
-        repair_faults(folder, paths or None)
-    faults = run(folder, paths or None)
+        repair_faults(folder, only)
+        folder = root_of(root)
+        only = [merged(folder, path) for path in paths or ()] or None
+    faults = run(folder, only)
     print_faults(faults, format_, folder)
     if any(fault.level == "error" for fault in faults):
         raise typer.Exit(1)
@@ -169,6 +173,39 @@ def verify(
 
 
 @contribute.command(rich_help_panel=PANEL)
+def calibrate(
+    *,
+    judge: Annotated[
+        Path | None, typer.Option("--judge", help="Hold the runtimes against the published times of a file.")
+    ] = None,
+    refit: Annotated[
+        str | None,
+        typer.Option(
+            "--refit",
+            metavar="RUNTIME",
+            help="Fit a runtime to the catalog's timings.",
+            autocompletion=ids_of("runtime"),
+        ),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="With --judge: a row for each time.")] = False,
+    format_: Format = Listing.table,
+    root: Root = None,
+) -> None:
+    """Hold the engine's times against published ones. Exit 1: a time lies below the bound, which cannot be.
+
+    lvlm-atlas calibrate --judge catalog/timings/edge-llm-orin.yaml
+    """
+    from lvlm_atlas.cli.judge import run_judge, run_refit
+    from lvlm_atlas.planner.planner import Planner
+
+    planner = Planner(root_of(root))
+    if judge is not None:
+        run_judge(planner, judge, format_, every=every)
+    elif refit is not None:
+        run_refit(planner, refit, format_)
+
+
+@contribute.command(rich_help_panel=PANEL)
 def schema(
     name: Annotated[
         str | None,
@@ -186,9 +223,8 @@ def schema(
         typer.echo(schema_text(name, root_of(root)))
         return
     from lvlm_atlas.atlas.editor_schema import write_editor_schemas
-    from lvlm_atlas.atlas.root import authored_root
 
-    for path in write_editor_schemas(authored_root(root_of(root))):
+    for path in write_editor_schemas(root_of(root)):
         typer.echo(f"wrote {path}")
 
 

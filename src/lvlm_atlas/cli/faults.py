@@ -49,11 +49,12 @@ def repair_faults(root: Path, paths: Collection[Path] | None) -> None:
     Raises:
         AtlasError: the data belong to the installed package.
     """
-    for repair in repairs(authored_root(root), paths):
-        name = str(_from_here(root / repair.path))
+    own = authored_root(root)
+    for repair in repairs(root, paths):
+        name = str(_from_here(own / repair.path))
         before, after = (text.splitlines(keepends=True) for text in (repair.before, repair.after))
         typer.echo("".join(unified_diff(before, after, name, name)), err=True, nl=False)
-        write(root, repair)
+        write(own, repair)
 
 
 def _from_here(path: Path) -> Path:

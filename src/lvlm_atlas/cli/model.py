@@ -18,9 +18,9 @@ def add_model(root: Path, config: Path, preprocessor: Path | None, id_: str | No
         AtlasError: a file is no configuration of a known family, the record is there already, or the root cannot be
             written.
     """
-    authored_root(root)
+    own = authored_root(root)
     draft = drafted(config, preprocessor, id_)
-    path = write(root, draft)
+    path = write(own, draft)
     for note in draft.notes:
         typer.echo(f"note: {note}", err=True)
     for line in draft.open:

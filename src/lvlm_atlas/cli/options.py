@@ -35,6 +35,7 @@ class Listing(StrEnum):
     jsonl = "jsonl"
     csv = "csv"
     md = "md"
+    latex = "latex"
     ids = "ids"
 
 
@@ -97,7 +98,7 @@ AnyId = Annotated[
     typer.Argument(
         metavar="ID",
         help="Id, name or alias of anything in the catalog.",
-        autocompletion=ids_of("technique", "model", "device", "workload", "system", "list"),
+        autocompletion=ids_of("technique", "model", "device", "workload", "system", "list", "runtime"),
     ),
 ]
 References = Annotated[
@@ -112,6 +113,15 @@ def one_of(kind: str) -> Any:
 
 
 SiteFolder = Annotated[Path, typer.Option("--out", help="Folder to write the site to.")]
+SiteUrl = Annotated[
+    str | None,
+    typer.Option(envvar="LVLM_ATLAS_URL", help="Address it will be read at, for sitemap, feed and links to share."),
+]
+Repository = Annotated[
+    str | None,
+    typer.Option(envvar="LVLM_ATLAS_REPOSITORY", help="Address of the repository, for links to edit and report."),
+]
+SiteEngine = Annotated[str, typer.Option(help="What builds the HTML: mkdocs or zensical.")]
 
 
 def root_of(root: Path | None) -> Path:
@@ -120,14 +130,14 @@ def root_of(root: Path | None) -> Path:
     Raises:
         AtlasError: there is no such folder, or no taxonomy in it.
     """
-    from lvlm_atlas.atlas.root import data_root
+    from lvlm_atlas.atlas.root import data_root, is_root
 
     if root is None:
         return data_root()
     from lvlm_atlas.atlas.overlay import resolved
 
     root = resolved(root)
-    if not (root / "taxonomy").is_dir():
+    if not is_root(root):
         raise AtlasError(f"--root: {root} holds no taxonomy/ and no atlas.yaml; point it at a catalog")
     return root
 

@@ -42,6 +42,10 @@ def print_rows(rows: Sequence[Row], columns: Sequence[str], listing: Listing, *,
             for row in rows:
                 cells = (cell(row[name]).replace("|", "\\|").replace("\n", " ") for name in columns)
                 typer.echo("| " + " | ".join(cells) + " |")
+        case Listing.latex:
+            from lvlm_atlas.cli.latex import latex
+
+            typer.echo(latex(columns, [[cell(row[name]) for name in columns] for row in rows]))
         case Listing.ids:
             for row in rows:
                 typer.echo(row["id"])

@@ -9,7 +9,17 @@ from typing import Annotated
 import typer
 
 from lvlm_atlas.cli.completion import words_of
-from lvlm_atlas.cli.options import Format, Listing, Root, SiteFolder, opened, root_of
+from lvlm_atlas.cli.options import (
+    Format,
+    Listing,
+    Repository,
+    Root,
+    SiteEngine,
+    SiteFolder,
+    SiteUrl,
+    opened,
+    root_of,
+)
 
 publish = typer.Typer()
 PANEL = "Publish"
@@ -72,12 +82,17 @@ def mcp(root: Root = None) -> None:
 @publish.command(rich_help_panel=PANEL)
 def build(
     out: SiteFolder = Path("build/site"),
+    url: SiteUrl = None,
+    repository: Repository = None,
+    engine: SiteEngine = "mkdocs",
     root: Root = None,
 ) -> None:
     """Build the site. Needs the site extra."""
     from lvlm_atlas.site.build import build as run
+    from lvlm_atlas.site.published import published
 
-    typer.echo(f"built {run(opened(root), out)}")
+    built = run(opened(root), out, published=published(url, repository), engine=engine)
+    typer.echo(f"built {built}")
 
 
 @publish.command(rich_help_panel=PANEL)

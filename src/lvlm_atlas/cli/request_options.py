@@ -152,25 +152,35 @@ class DeploymentOptions(OptionGroup):
         str | None,
         typer.Option(
             "--efficiency",
-            help="How near to the peaks: ideal (default), typical (default with --slo) or survey.",
+            help="How near to the peaks: ideal (default), survey, or typical: --runtime vllm (default with --slo).",
             autocompletion=words_of(presets),
+        ),
+    ] = None
+    runtime: Annotated[
+        str | None,
+        typer.Option(
+            "--runtime",
+            help="Software whose kernels and host to take, such as vllm; `lvlm-atlas runtimes` lists them.",
+            autocompletion=ids_of("runtime"),
         ),
     ] = None
     price_usd_h: Annotated[float | None, typer.Option("--price", help="USD for an hour of one device.")] = None
 
-    def to_deployment(self, *, with_limits: bool = False) -> Deployment:
+    def to_deployment(self, planner: Planner, *, with_limits: bool = False) -> Deployment:
         """How the model is run, as the engine takes it.
 
         Args:
+            planner: the catalog, which knows the runtimes.
             with_limits: whether limits are to be kept, which is a question about software as it is.
 
         Raises:
             AtlasError: as of `roofline.deployment.Deployment`.
         """
-        from lvlm_atlas.roofline.deployment import Deployment, efficiency_named
+        from lvlm_atlas.roofline.deployment import Deployment
 
         values = asdict(self)
         values["unused_layers"] = not values.pop("skip_unused_layers")
         values["attention"] = self.attention.value
-        values["efficiency"] = efficiency_named(self.efficiency or ("typical" if with_limits else "ideal"))
-        return Deployment(**values)
+        runtime, efficiency = values.pop("runtime"), values.pop("efficiency")
+        pace = efficiency or ("typical" if with_limits else None if runtime else "ideal")
+        return planner.paced(Deployment(**values), efficiency=pace, runtime=runtime)

@@ -26,7 +26,7 @@ from lvlm_atlas.schema.vocabulary import BenchmarkTerm
 COLUMNS = tuple(field.name for field in fields(ReportedResult))
 """What files and programs get of a result."""
 _SHOWN = ("technique", "measure", "model", "kept", "value", "baseline", "of baseline", "setting", "source")
-"""What a Markdown table shows."""
+"""What a table in Markdown or LaTeX shows."""
 
 
 def list_results(
@@ -63,7 +63,7 @@ def print_results(atlas: Atlas, results: Sequence[ReportedResult], listing: List
     match listing:
         case Listing.table:
             show(*_tables(atlas, results))
-        case Listing.md:
+        case Listing.md | Listing.latex:
             print_rows([_shown(result) for result in results], _SHOWN, listing)
         case Listing.csv:
             print_rows([_flat(result) for result in results], COLUMNS, listing)

@@ -41,7 +41,7 @@ def run_sql(sql: str, data: Path | None, root: Path | None, listing: Listing) ->
                 f"there are no results at {DEFAULT}/; name them with --data, or make some: lvlm-atlas sweep"
             ) from None
         raise
-    people = listing in (Listing.table, Listing.md)
+    people = listing in (Listing.table, Listing.md, Listing.latex)
     rows = [_row(answer.columns, values, people=people) for values in answer.rows]
     if listing is Listing.ids:
         rows = [{"id": row[answer.columns[0]]} for row in rows]

@@ -45,8 +45,9 @@ def work_from(file: Path, key: str | None, known: Mapping[str, Paper]) -> Paper:
 
 def with_work(root: Path, work: Paper) -> str:
     """The text of papers.bib with one more work at its end."""
-    text = (root / BIB).read_text(encoding="utf-8").rstrip("\n")
-    return f"{text}\n\n{work.bibtex.strip()}\n"
+    file = root / BIB
+    text = file.read_text(encoding="utf-8").rstrip("\n") if file.is_file() else ""
+    return f"{text}\n\n{work.bibtex.strip()}\n".lstrip("\n")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -26,7 +26,7 @@ def scaffold_system(
     records = inspection.atlas
     problems = Problems()
     attempt = problems.attempt
-    attempt(lambda: authored_root(root))
+    own = attempt(lambda: authored_root(root))
     attempt(lambda: require_free(inspection, id_))
     attempt(lambda: require_printable(name))
     term = attempt(lambda: records.term("family", family)) if family else None
@@ -34,10 +34,12 @@ def scaffold_system(
     if not bib:
         attempt(lambda: require_paper(records, paper))
     problems.refuse()
+    if own is None:
+        raise AssertionError("refused above")
     text = SYSTEM.substitute(
         words_of(records), id=id_, name_line=name_line(name or id_), paper=work.key if work else paper,
         kind="serving-system" if term else "engine-feature", family_line=f"family: {term.id}\n" if term else "",
     )  # fmt: skip
     path = SYSTEMS / f"{id_}.yaml"
-    write_all(root, {path: text}, {BIB: with_work(root, work)} if work else None)
+    write_all(own, {path: text}, {BIB: with_work(own, work)} if work else None)
     return [path, *([BIB] if work else [])]

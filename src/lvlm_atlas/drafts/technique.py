@@ -76,7 +76,7 @@ def scaffold(
     described: bool = False,
     bib: Path | None = None,
 ) -> list[Path]:
-    """Write the files, all or none, and return their paths relative to the root.
+    """Write the files, all or none, and return their paths relative to the root, or to the overlay that it is of.
 
     Args:
         root: where the catalog lies. Its other records may have faults; they may be drafts themselves.
@@ -96,7 +96,7 @@ def scaffold(
     records = inspection.atlas
     problems = Problems()
     attempt = problems.attempt
-    attempt(lambda: authored_root(root))
+    own = attempt(lambda: authored_root(root))
     attempt(lambda: require_free(inspection, id_))
     attempt(lambda: require_printable(name))
     place = attempt(lambda: _place_of_family(records, family))
@@ -104,12 +104,12 @@ def scaffold(
     work = attempt(lambda: work_from(bib, paper, records.papers)) if bib else None
     if not bib:
         attempt(lambda: require_paper(records, paper))
-    if not described and not (root / "src" / "lvlm_atlas").is_dir():
+    if own and not described and not (own / "src" / "lvlm_atlas").is_dir():
         problems.add(
-            f"{root} is no checkout of the project; clone it and point --root at the clone, or give --described"
+            f"{own} is no checkout of the project; clone it and point --root at the clone, or give --described"
         )
     problems.refuse()
-    if place is None or positions is None:
+    if own is None or place is None or positions is None:
         raise AssertionError("refused above")
     family_id, root_family, stage = place
     stage = stage or next(term.stage for term in positions if term.stage)
@@ -118,7 +118,7 @@ def scaffold(
         paper=work.key if work else paper or "",
     )  # fmt: skip
     files = _files(draft, records, described)
-    write_all(root, dict(reversed(files.items())), {BIB: with_work(root, work)} if work else None)
+    write_all(own, dict(reversed(files.items())), {BIB: with_work(own, work)} if work else None)
     return [*files, *([BIB] if work else [])]
 
 

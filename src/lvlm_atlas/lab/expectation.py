@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -233,6 +233,8 @@ class _End(Walk):
         """Whether heads of a layer may hold different numbers of entries, of which the mean is known."""
         self.growth_open = False
         """Whether data decide how many new tokens a layer holds."""
+        self.read: list[tuple[float, float]] = []
+        """Vision and text tokens that each layer has read, of which it may hold fewer."""
         self.predicted: dict[str, tuple[float, ...]] = {}
         self.settled: dict[str, tuple[float, ...]] = {}
 
@@ -240,6 +242,11 @@ class _End(Walk):
         """What this end predicts of every measure."""
         encoded = self.encoded()
         prefilled = self.prefilled(encoded)
+        held = self.dimensions.held or ((0.0, 0.0),) * self.dimensions.layers
+        self.read = [
+            (vision + earlier[0], text + earlier[1])
+            for vision, text, earlier in zip(prefilled.vision, prefilled.text, held, strict=True)
+        ]
         # These come here in the report, though they are known later.
         overheads = dict.fromkeys(f"overhead: {name}" for name in _OVERHEADS)
         self.predicted |= dict.fromkeys((*overheads, "kv.tokens", "kv.bits: bytes"), ())
@@ -259,8 +266,8 @@ class _End(Walk):
             "overhead: host syncs a step": (sum(extra.host_syncs for extra in added if extra.stage == "decoding"),),
             # Which layers hold keys and values of their own is left open, where not all do.
             "kv.bits: bytes": tuple(
-                0.0 if cached.shares.kv_layers < 1 and self.bound == "least" else self._byte(cached, layer, 0)
-                for layer in layers
+                0.0 if cached.shares.kv_layers < 1 and self.bound == "least" else self._byte(cached, index, layer, 0)
+                for index, layer in enumerate(layers)
             ),
             "kv.tokens: most while decoding": tuple(
                 max(growing(layer, 0)[0], growing(layer, grown)[0]) for layer in layers
@@ -352,7 +359,7 @@ class _End(Walk):
             scores += rows * (self.dimensions.heads if extra.heads is None else extra.heads)
         return scores
 
-    def _byte(self, cached: Cached, layer: CacheLayer, grown: float) -> float:
+    def _byte(self, cached: Cached, index: int, layer: CacheLayer, grown: float) -> float:
         """Bytes of one layer's cache once so many tokens have followed the prompt, or of its state."""
         sizes = self.dimensions
         if layer.state:
@@ -363,8 +370,29 @@ class _End(Walk):
             # What a policy drops may be of either modality, and of another in each head.
             least, most = max(0.0, entries - layer.text - grown), min(layer.vision, entries)
         whole = range(math.ceil(least), math.floor(most) + 1)
-        bits = end(self._layer_bits(cached, layer, entries, of_vision) for of_vision in {least, most, *whole})
+        cut = entries < sum(self.read[index]) + grown
+        each = {least, most, *whole}
+        if cut and layer.stored[0] != layer.stored[1]:
+            bits = end(self._mixed_bits(cached, index, layer, grown, entries, each))
+        else:
+            bits = end(self._layer_bits(cached, layer, entries, of_vision) for of_vision in each)
         return bits / 8 * sizes.kv_heads * sizes.head_dim
+
+    def _mixed_bits(
+        self, cached: Cached, index: int, layer: CacheLayer, grown: float, entries: float, vision: Collection[float]
+    ) -> Iterator[float]:
+        """Bits of one channel where modalities are stored in different ways, for each number of vision entries.
+
+        Heads that were cut may each hold others, of which the means are known.
+        """
+        (vision_read, text_read), element_byte = self.read[index], self.dimensions.element_byte
+        of_vision, of_text = (
+            [stored_bits(cached, layer, held, held * share, element_byte)[0] for held in range(math.ceil(most) + 1)]
+            for share, most in ((1, max(vision_read, *vision)), (0, max(text_read + grown, entries - min(vision))))
+        )
+        upper = self.bound == "most"
+        for held in vision:
+            yield envelope(of_vision, held, upper=upper) + envelope(of_text, entries - held, upper=upper)
 
     def _layer_bits(self, cached: Cached, layer: CacheLayer, entries: float, vision: float) -> float:
         """Bits of one channel of a layer with so many entries, of which so many are visual."""
@@ -385,17 +413,19 @@ class _End(Walk):
     def _last_byte(self, cached: Cached, layers: Sequence[CacheLayer], grown: float) -> float:
         """Bytes of the whole cache at the end."""
         layer_byte = self._open_byte if self.growth_open else self._byte
-        return cached.shares.kv_layers * sum(layer_byte(cached, layer, grown) for layer in layers)
+        return cached.shares.kv_layers * sum(
+            layer_byte(cached, index, layer, grown) for index, layer in enumerate(layers)
+        )
 
-    def _open_byte(self, cached: Cached, layer: CacheLayer, grown: float) -> float:
+    def _open_byte(self, cached: Cached, index: int, layer: CacheLayer, grown: float) -> float:
         """The least or the most bytes of a layer that holds some of so many tokens; in groups, more may take fewer."""
         each = range(int(grown) + 1)
         if self.bound == "most":
-            return max(self._byte(cached, layer, some) for some in each)
+            return max(self._byte(cached, index, layer, some) for some in each)
         if layer.limits == Limits():
-            return self._byte(cached, layer, grown)
+            return self._byte(cached, index, layer, grown)
         free = layer._replace(limits=Limits())
-        return min(self._byte(cached, one, some) for one in (layer, free) for some in each)
+        return min(self._byte(cached, index, one, some) for one in (layer, free) for some in each)
 
 
 def longest_rows(rows: float, tokens: Sequence[float]) -> float:

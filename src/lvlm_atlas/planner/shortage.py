@@ -7,7 +7,7 @@ from dataclasses import replace
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.roofline.deployment import Deployment
 from lvlm_atlas.roofline.estimate import Estimate, estimate
-from lvlm_atlas.roofline.weights import weights
+from lvlm_atlas.roofline.weights import weights, weights_of
 
 _DTYPES = ("llm=fp8", "awq")
 """Smaller types of weights as released checkpoints have them, largest first."""
@@ -46,8 +46,14 @@ def shortage(estimate: Estimate) -> str:
     split = ", ".join(f"{name} {_gb(byte)}" for name, byte in memory.held.items() if byte)
     return (
         f"{estimate.model.name} needs {_gb(memory.device_byte)} GB{each} ({split}), but {estimate.device.name} holds "
-        f"{_gb(estimate.device.memory_byte)} GB"
+        f"{_gb(estimate.usable_byte)} GB{_of(estimate)}"
     )
+
+
+def _of(estimate: Estimate) -> str:
+    """Of how much, where software leaves some of it."""
+    runtime = estimate.deployment.runtime
+    return f" ({runtime.name} takes {runtime.memory_share:.0%} of it)" if runtime and runtime.memory_share < 1 else ""
 
 
 def _repair(estimate: Estimate) -> str:
@@ -55,7 +61,7 @@ def _repair(estimate: Estimate) -> str:
     heads, now = estimate.model.llm.heads, deployment.tensor_parallel
     more = (n for n in range(now + 1, heads + 1) if heads % n == 0)
     repairs = [f"--tp {n}" for n in more if _fits(estimate, replace(deployment, tensor_parallel=n))][:1]
-    bits = weights(deployment.weight_dtype, estimate.model).types["llm"].bits
+    bits = weights_of(deployment, estimate.model).types["llm"].bits
     smaller = (dtype for dtype in _DTYPES if weights(dtype, estimate.model).types["llm"].bits < bits)
     lighter = [dtype for dtype in smaller if _fits(estimate, replace(deployment, weight_dtype=dtype))]
     repairs += [f"--weight-dtype {dtype}" for dtype in lighter[:1]]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from lvlm_atlas.roofline.deployment import BITS, Deployment
+from lvlm_atlas.roofline.deployment import BITS, Deployment, Efficiency
 from lvlm_atlas.roofline.device import Device
 from lvlm_atlas.roofline.layout import Layout
+from lvlm_atlas.roofline.runtime import Runtime
 from lvlm_atlas.roofline.transform import Applied
-from lvlm_atlas.roofline.units import share
+from lvlm_atlas.roofline.units import seconds, share
 from lvlm_atlas.roofline.workload import Workload
 
 
@@ -16,11 +17,9 @@ def assumptions(
     lay: Layout, device: Device, workload: Workload, deployment: Deployment, dtype: str, stack: Sequence[Applied]
 ) -> tuple[str, ...]:
     """What the numbers take for granted, one sentence each."""
-    llm, efficiency = lay.model.llm, deployment.efficiency
+    llm, efficiency, runtime = lay.model.llm, deployment.efficiency, deployment.runtime
     said = [
-        f"Efficiency `{efficiency.name}`: {share(efficiency.compute)} of {device.peak_flop_s[dtype] / 1e12:g} TFLOP/s "
-        f"(dense {dtype}), {share(efficiency.bandwidth)} of {device.bandwidth_byte_s / 1e9:g} GB/s, "
-        f"{efficiency.kernel_floor_s * 1e6:g} µs a kernel.",
+        *(_of_runtime(runtime, device, dtype) if runtime else (_of_efficiency(efficiency, device, dtype),)),
         f"Weights {_bits(lay)}, activations {lay.activation_byte * 8:g}, cache {lay.kv_byte * 8:g}; "
         f"batch {workload.batch}; {_devices(deployment)}.",
         "Prefill attention writes its scores to memory and computes the whole square."
@@ -52,6 +51,11 @@ def assumptions(
         said.append(f"Without an image, the {llm.skipped_layers} layers of cross-attention are skipped, not unloaded.")
     if llm.experts:
         said.append("Tokens choose experts uniformly and independently, which sets how many are read.")
+    if llm.linear:
+        said.append(
+            "Layers of linear attention take three multiply-adds for each number of their state and token; each step "
+            "reads and writes the state."
+        )
     if llm.latent:
         said.append("The cache holds latents; decoding absorbs their up-projection into queries and outputs.")
     if lay.shards > 1 and lay.encoder_shards == 1:
@@ -60,9 +64,9 @@ def assumptions(
         )
     if BITS.get(lay.compute_dtype, 16) == 16 and dtype != lay.compute_dtype:
         said.append(f"{device.name} has no {lay.compute_dtype}; {dtype} runs in its place.")
-    if efficiency.kv_traffic != 1:
-        said.append(f"Each cached byte moves {efficiency.kv_traffic:.3g} times when a step reads it.")
-    said.append(_memory(device))
+    if lay.kv_traffic != 1:
+        said.append(f"Each cached byte moves {lay.kv_traffic:.3g} times when a step reads it.")
+    said.append(_memory(device, deployment.memory_share))
     said.append("Energy is time at the thermal design power: an upper bound.")
     return (*said, *_of_effects(stack), *(text for each in stack for text in each.assumptions))
 
@@ -76,11 +80,47 @@ def _bits(lay: Layout) -> str:
     return f"{lay.weights} ({', '.join(f'{part} {each.bits:.3g}' for part, each in narrow.items())} bits with scales)"
 
 
-def _memory(device: Device) -> str:
-    """Whose figure the capacity is."""
+def _of_efficiency(efficiency: Efficiency, device: Device, dtype: str) -> str:
+    return (
+        f"Efficiency `{efficiency.name}`: {share(efficiency.compute)} of {_peaks(device, dtype)[0]}, "
+        f"{share(efficiency.bandwidth)} of {_peaks(device, dtype)[1]}, {efficiency.kernel_floor_s * 1e6:g} µs a kernel."
+    )
+
+
+def _of_runtime(runtime: Runtime, device: Device, dtype: str) -> Iterator[str]:
+    """What the runtime's record takes for granted."""
+    law, host = runtime.law("linear"), runtime.host
+    flop_s, byte_s = _peaks(device, dtype)
+    yield (
+        f"Runtime `{runtime.id}` ({runtime.versions}): products reach {share(law.compute)} of {flop_s} and "
+        f"{share(law.bandwidth)} of {byte_s}{f', {law.start_s * 1e6:.3g} µs a kernel' if law.start_s else ''}."
+    )
+    yield f"Its times: {runtime.fitted}."
+    costs = {
+        "a request": host.request_s, "an image": host.image_s, "a megapixel": host.megapixel_s, "a pass": host.step_s,
+        "a layer": host.layer_s, "an encoder layer": host.encoder_layer_s,
+    }  # fmt: skip
+    if named := [f"{seconds(cost)} {name}" for name, cost in costs.items() if cost]:
+        hidden = "; kernels are started while the device works" if host.hides and host.layer_s else ""
+        yield f"The host takes {', '.join(named)}{hidden}."
+    if host.chunk_token:
+        yield f"Prompts are read {host.chunk_token:,} tokens at a time."
+
+
+def _peaks(device: Device, dtype: str) -> tuple[str, str]:
+    """The peaks of a device, in words."""
+    flop_s = f"{device.peak_flop_s[dtype] / 1e12:g} TFLOP/s (dense {dtype})"
+    return flop_s, f"{device.bandwidth_byte_s / 1e9:g} GB/s"
+
+
+def _memory(device: Device, taken: float) -> str:
+    """Whose figure the capacity is, and how much of it is taken."""
+    part = f" Software takes {share(taken)} of it." if taken < 1 else ""
     if not device.memory_source:
-        return f"Memory is the vendor's {device.memory_byte / 1e9:g} GB; what software finds is not in the record."
-    return f"Memory is what software finds, {device.memory_byte / 2**30:.2f} GiB ({device.memory_source})."
+        return (
+            f"Memory is the vendor's {device.memory_byte / 1e9:g} GB; what software finds is not in the record.{part}"
+        )
+    return f"Memory is what software finds, {device.memory_byte / 2**30:.2f} GiB ({device.memory_source}).{part}"
 
 
 def _devices(deployment: Deployment) -> str:

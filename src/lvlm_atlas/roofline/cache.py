@@ -42,7 +42,7 @@ def growing(layer: CacheLayer, grown: float) -> tuple[float, float]:
     A sliding window keeps the newest: text follows the vision tokens, so those go first. Where the cache is bounded
     while it grows, the same is taken to be dropped.
     """
-    if layer.state:
+    if layer.state or layer.place.linear:
         return 0.0, 0.0
     limits = layer.limits if grown else _NO_LIMITS
     vision = min(layer.vision, limits.vision)
@@ -65,7 +65,7 @@ def mean_held(layout: Layout, cached: Cached, layer: CacheLayer, *, text: int, o
     Exact, but for the bytes of a quantised cache whose exact part depends on the length: those are the mean of
     `SAMPLES` steps, spread evenly and at no fixed distance so that they fall in step with no period.
     """
-    if layer.place.cross or layer.state:
+    if layer.place.cross or layer.state or layer.place.linear:
         return held(layout, cached, layer, 1)
     limits, most = layer.limits, _most(layer, layer.limits)
     before = min(layer.vision, limits.vision)
@@ -91,9 +91,19 @@ def mean_held(layout: Layout, cached: Cached, layer: CacheLayer, *, text: int, o
 
 def _held(layout: Layout, cached: Cached, layer: CacheLayer, entries: float, vision: float) -> Held:
     """The cache of a layer with so many entries, or its state."""
+    if layer.place.linear:
+        return Held(0.0, 0.0, linear_state_byte(layout), 0.0)
     if layer.state:
         return Held(0.0, 0.0, layer.state * layout.model.llm.kv_heads * layout.kv_byte, 0.0)
     return Held(entries, vision, *_byte(layout, cached, layer, entries, vision))
+
+
+def linear_state_byte(layout: Layout) -> float:
+    """Bytes of the state of a layer of linear attention, and of the inputs that its convolution still needs."""
+    linear = layout.model.llm.linear
+    if linear is None:
+        return 0.0
+    return linear.elements * linear.state_byte + linear.channels * (linear.conv - 1) * layout.activation_byte
 
 
 def _byte(layout: Layout, cached: Cached, layer: CacheLayer, entries: float, vision: float) -> tuple[float, float]:

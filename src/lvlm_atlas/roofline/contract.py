@@ -53,6 +53,10 @@ def contract(estimate: Estimate, *, operators: bool = False) -> dict[str, Any]:
         "frames_read": estimate.frames_read[0],
         "frames_asked": estimate.frames_read[1],
         "image_sizes": [f"{each.width}x{each.height}" for each in estimate.workload.images],
+        "efficiency": None if estimate.deployment.runtime else estimate.deployment.efficiency.name,
+        "runtime": estimate.deployment.runtime.id if estimate.deployment.runtime else None,
+        "residual": estimate.residual,
+        "band": {name: _band(estimate, getattr(estimate, name)) for name in ("ttft_s", "tpot_s", "total_s")},
         "assumptions": list(estimate.assumptions),
     }
     if operators:
@@ -60,6 +64,11 @@ def contract(estimate: Estimate, *, operators: bool = False) -> dict[str, Any]:
             _operator(name, each) for name, stage in estimate.stages.items() for each in stage.operators
         ]
     return {key: whole(value) for key, value in found.items()}
+
+
+def _band(estimate: Estimate, time_s: float) -> list[float] | None:
+    band = estimate.band_s(time_s)
+    return None if band is None else list(band)
 
 
 def whole(value: Any) -> Any:

@@ -93,6 +93,12 @@ FIELDS: Sequence[Field] = (
     Field("frames_read", "integer", "frame", "Frames read of all videos, before any technique."),
     Field("frames_asked", "integer", "frame", "Frames that the videos' rates come to, without a model's limits."),
     Field("image_sizes", "list", "", "Sizes of the request's images, such as 1280x720, those sized for it; texts."),
+    Field("efficiency", "text", "", "Preset of how near kernels come to the peaks; null with a runtime.", True),
+    Field("runtime", "text", "", "Id of the runtime whose kernels and host these are; null with a preset.", True),
+    Field("residual", "number", "", "Median error of the runtime's times left out of its fit; null without.", True),
+    Field("band.ttft_s", "list", "s", "Where half of the measured times are expected: two numbers, or null.", True),
+    Field("band.tpot_s", "list", "s", "The same of `tpot_s`.", True),
+    Field("band.total_s", "list", "s", "The same of `total_s`.", True),
     Field("assumptions", "list", "", "What was taken for granted; sentences."),
 )  # fmt: skip
 """What every estimate has."""

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from lvlm_atlas.fault import AtlasError, suggestion
 from lvlm_atlas.limits import MOST_COUNT, MOST_PRICE_USD_H
+from lvlm_atlas.roofline.runtime import Runtime
 
 BITS: Mapping[str, int] = {
     "fp32": 32, "tf32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "fp4": 4, "int4": 4, "int2": 2,
@@ -134,6 +135,8 @@ class Deployment:
     """How near kernels come to the peaks."""
     price_usd_h: float | None = None
     """Price of a device for an hour."""
+    runtime: Runtime | None = None
+    """The runtime whose kernels and host these are; it takes the place of `efficiency`. None: that alone."""
 
     def on(self, typical: Efficiency) -> Deployment:
         """The same deployment; the preset `typical` stands for what was found on the device."""
@@ -160,9 +163,25 @@ class Deployment:
                 raise AtlasError(f"efficiency {name} is {number!r}; give a number of {least:g} or more")
 
     @property
+    def memory_share(self) -> float:
+        """Share of device memory that software takes."""
+        return self.runtime.memory_share if self.runtime else 1.0
+
+    @property
     def pass_tokens(self) -> int | None:
         """Most tokens of a pass over prompts; None: no limit."""
-        return self.token_budget or self.efficiency.token_budget
+        named = self.runtime.host.chunk_token if self.runtime else self.efficiency.token_budget
+        return self.token_budget or named
+
+    @property
+    def pace(self) -> str:
+        """What the times stand for: the runtime, or a preset of efficiency."""
+        return self.runtime.name if self.runtime else f"{self.efficiency.name} efficiency"
+
+    @property
+    def reserve_byte(self) -> float:
+        """Device memory taken by anything but weights, cache and activations."""
+        return self.runtime.reserve_byte if self.runtime else self.efficiency.reserve_byte
 
     @property
     def devices(self) -> int:

@@ -78,7 +78,7 @@ class Estimate:
         sums = (
             f"ttft {units.seconds(self.ttft_s)}, tpot {units.seconds(self.tpot_s)}, total {units.seconds(self.total_s)}"
         )
-        memory = f"{units.size(self.memory.device_byte)} of {units.size(self.device.memory_byte)}"
+        memory = f"{units.size(self.memory.device_byte)} of {units.size(self.usable_byte)}"
         return f"{markdown(columns, rows)}\n\nPredicted: {sums}, memory {memory}; {len(self.assumptions)} assumptions."
 
     def records(self) -> list[dict[str, Any]]:
@@ -102,7 +102,12 @@ class Estimate:
     @property
     def fits(self) -> bool:
         """Whether one device holds its part."""
-        return self.memory.device_byte <= self.device.memory_byte
+        return self.memory.device_byte <= self.usable_byte
+
+    @property
+    def usable_byte(self) -> float:
+        """What software takes of a device's memory."""
+        return self.device.memory_byte * self.deployment.memory_share
 
     @property
     def fits_at_once(self) -> int:
@@ -113,7 +118,7 @@ class Estimate:
     def request_share(self) -> float:
         """Share of what a device has left for requests that one takes: see `memory.request_share`."""
         memory = self.memory
-        return request_share(memory.held, memory.activations, self.workload.batch, self.device.memory_byte)
+        return request_share(memory.held, memory.activations, self.workload.batch, self.usable_byte)
 
     @property
     def fits_tokens(self) -> int:
@@ -125,7 +130,7 @@ class Estimate:
     def largest_batch(self) -> int:
         """Most requests that the devices process together, activations included: see `memory.largest_batch`."""
         memory = self.memory
-        return largest_batch(memory.held, memory.activations, self.workload.batch, self.device.memory_byte)
+        return largest_batch(memory.held, memory.activations, self.workload.batch, self.usable_byte)
 
     @property
     def context_tokens(self) -> int:
@@ -166,6 +171,17 @@ class Estimate:
     def tokens_s(self) -> float:
         """Tokens generated a second while decoding, all requests together."""
         return self.workload.batch / self.tpot_s if self.tpot_s else math.inf
+
+    @property
+    def residual(self) -> float | None:
+        """How far times of the runtime were off, in the median, where they were left out of its fit; None: a bound or a
+        preset, or a runtime without timings.
+        """
+        return self.deployment.runtime.residual if self.deployment.runtime else None
+
+    def band_s(self, time_s: float) -> tuple[float, float] | None:
+        """Where half of the measured times are expected beside a predicted one; None as of `residual`."""
+        return None if self.residual is None else (time_s * max(0.0, 1 - self.residual), time_s * (1 + self.residual))
 
     @property
     def energy_j(self) -> float | None:
@@ -216,8 +232,10 @@ def estimate(
     work = Stages(lay, workload)
     added = {name: work.added(name, state.encoded, state.prefilled, state.extras) for name in STAGES}
 
-    encode = operators(walls, work.encoding(state.encoded, added["encoding"]))
-    first = operators(walls, work.prefilling(state.prefilled, added["prefilling"]))
+    encode = operators(walls, work.encoding(state.encoded, added["encoding"]), work.encoding_floor_s(state.encoded))
+    first = operators(
+        walls, work.prefilling(state.prefilled, added["prefilling"]), work.prefilling_floor_s(state.prefilled)
+    )
     later = repeated(walls, work.questions(state.cached, state.answered))
     held = work.held(state.cached, state.output)
     decode = decoding(walls, work.decoding(state.cached, state.answered, held, added["decoding"]))

@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Any, NamedTuple, TypeVar
 
 from lvlm_atlas.roofline.layout import Layout
+from lvlm_atlas.roofline.model import Llm
 from lvlm_atlas.roofline.state import Cached, Limits, Prefilled
 
 _Kind = TypeVar("_Kind", bound=Hashable)
@@ -21,6 +22,8 @@ class Place(NamedTuple):
     """Whether it attends to the vision tokens instead of to the sequence."""
     dense: bool
     """Whether its MLP is one, and not a mixture of experts."""
+    linear: bool = False
+    """Whether it keeps a state of constant size in place of a cache."""
 
 
 class PromptLayer(NamedTuple):
@@ -67,11 +70,20 @@ CacheLayers = dict[CacheLayer, int]
 def places(layout: Layout) -> tuple[Place, ...]:
     """The places of all layers."""
     llm = layout.model.llm
-    dense = llm.experts.dense_layers if llm.experts else llm.layers
+    linear = llm.linear.layers if llm.linear else frozenset()
     return tuple(
-        Place(llm.window if layer in llm.local_layers else None, layer in llm.cross_layers, layer < dense)
+        Place(
+            llm.window if layer in llm.local_layers else None, layer in llm.cross_layers, _is_dense(llm, layer),
+            layer in linear,
+        )
         for layer in range(llm.layers)
-    )
+    )  # fmt: skip
+
+
+def _is_dense(llm: Llm, layer: int) -> bool:
+    """Whether the MLP of a layer is one, and not a mixture of experts."""
+    experts = llm.experts
+    return experts is None or layer < experts.dense_layers or bool((layer + 1) % experts.step)
 
 
 def prompt_layers(prefilled: Prefilled, at: Sequence[Place]) -> PromptLayers:

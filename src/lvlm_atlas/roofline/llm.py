@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from lvlm_atlas.roofline.cache import Held, held
+from lvlm_atlas.roofline.cache import Held, held, linear_state_byte
 from lvlm_atlas.roofline.kind import CacheLayer, Place, PromptLayer, PromptLayers
 from lvlm_atlas.roofline.layout import Layout
 from lvlm_atlas.roofline.operator import Work
@@ -27,6 +27,8 @@ def prompt_layer(layout: Layout, kv_layers: float, layer: PromptLayer, count: fl
     if place.cross:
         yield from _cross_cache(layout, layout.batch * layer.vision, count)
         yield _attention(layout, count, length, layer.vision, length * layer.vision)
+    elif place.linear:
+        yield _delta_attention(layout, count, queries)
     elif layer.state:
         yield _state_attention(layout, count, queries, length, layer.state)
     else:
@@ -50,7 +52,7 @@ def prompt_links(layout: Layout, layers: PromptLayers) -> Iterator[Work]:
     """Traffic between devices of the pass over the prompt."""
     lengths = {layer: prompt_length(layout, layer) for layer in layers}
     rows = sum(_summed_rows(layout, layer) * count for layer, count in layers.items())
-    yield from links(layout, rows, max(lengths.values()))
+    yield from links(layout, rows, max(lengths.values()), sum(layers.values()))
 
 
 def prompt_length(layout: Layout, layer: PromptLayer, vision: float | None = None) -> float:
@@ -108,7 +110,10 @@ def projections(
     llm, shards = layout.model.llm, layout.shards
     rows, keys_rows = layout.batch * (new if queries is None else queries), layout.batch * new
     width = llm.heads * llm.head_dim
-    if llm.latent:
+    if place.linear and llm.linear:
+        yield layout.linear("llm.linear_input", rows, llm.hidden, llm.linear.inner, count, shards=shards)
+        width = llm.linear.value_heads * llm.linear.value_dim
+    elif llm.latent:
         latent = llm.latent
         query = llm.heads * (latent.nope_dim + latent.rope_dim)
         if latent.q_lora_rank:
@@ -122,7 +127,8 @@ def projections(
         yield layout.linear("llm.latent_up", keys_rows, latent.kv_lora_rank, up, count * kv_layers, shards=shards)
         width = llm.heads * latent.v_dim
     else:
-        yield layout.linear("llm.query", rows, llm.hidden, width, count, shards=shards)
+        gated = 2 if llm.output_gate else 1
+        yield layout.linear("llm.query", rows, llm.hidden, gated * width, count, shards=shards)
         if not place.cross:
             keys = llm.kv_heads * llm.head_dim
             yield layout.linear(
@@ -160,6 +166,8 @@ def _cached_attention(
     read: float = 1.0,
 ) -> Work:  # fmt: skip
     """Attention over the share `read` of the cache, and over what the same pass adds to it."""
+    if layer.place.linear:
+        return _delta_attention(layout, count, rows, found.byte)
     if layer.state:
         return _state_attention(layout, count, rows, rows, layer.state, found.byte)
     llm, b, batch = layout.model.llm, layout.activation_byte, layout.batch
@@ -180,7 +188,7 @@ def _cached_attention(
         vision_byte=batch * count * vision_byte * seen,
         host_byte=batch * count * byte * cached.fetch / split,
         kernels=count * (3 if layout.materialised else 1),
-        shards=min(split, llm.kv_heads) if llm.latent is None else 1,
+        shards=min(split, llm.kv_heads) if llm.latent is None else 1, law="cache",
     )  # fmt: skip
 
 
@@ -198,6 +206,23 @@ def _state_attention(
         flop=batch * count * 2 * elements * (queries * llm.heads + keys * llm.kv_heads),
         activation_byte=batch * count * (moved + written), kv_byte=batch * count * state_byte, kernels=count,
         shards=layout.shards,
+    )  # fmt: skip
+
+
+def _delta_attention(layout: Layout, count: float, rows: float, state_byte: float = 0.0) -> Work:
+    """Gated delta attention of `count` layers: each token takes three multiply-adds for each number of the state, to
+    read what its key recalls, to correct it, and to answer its query. The convolution before it adds little.
+
+    A pass over the prompt writes the state once, in blocks of tokens; a later one reads `state_byte`, writes as much.
+    """
+    linear = layout.model.llm.linear
+    assert linear is not None  # noqa: S101 - a layer of the kind is asked for
+    moved = 2 * (linear.channels + 2 * linear.value_heads * linear.value_dim) * layout.activation_byte
+    return Work(
+        "llm.linear_attention", "attention",
+        flop=layout.batch * count * rows * (6 * linear.elements + 2 * linear.conv * linear.channels),
+        activation_byte=layout.batch * count * (rows * moved + linear_state_byte(layout)),
+        kv_byte=layout.batch * count * state_byte, kernels=2 * count, shards=layout.shards,
     )  # fmt: skip
 
 
@@ -226,7 +251,7 @@ def mlp(layout: Layout, place: Place, new: float, count: float, *, through: floa
             product = layout.linear(
                 name, rows, into, out, count, shards=shards, matrices=matrices * used, weights=matrices * read
             )
-            yield replace(product, kernels=count * matrices)  # one kernel runs all experts
+            yield replace(product, kernels=count * matrices, law=product.law or "grouped")  # one kernel, all experts
     # Two norms and two residual sums move 10 widths a row on each device, half of them for attention and half for the
     # MLP; the gated activation moves 3 of its inner ones.
     normed = (layout.batch * new + rows) / 2
@@ -275,16 +300,17 @@ def last_rows(rows: float, length: float) -> float:
     return causal_pairs(length, None) - causal_pairs(max(0, length - rows), None)
 
 
-def links(layout: Layout, rows: float, handed: float) -> Iterator[Work]:
+def links(layout: Layout, rows: float, handed: float, layers: float) -> Iterator[Work]:
     """Traffic between devices: of those that share a layer, and of groups of layers with the next.
 
     Args:
         layout: the model on its devices.
         rows: rows of a request, over all layers.
         handed: rows that go from one group of layers to the next.
+        layers: how many layers they go through.
     """
     width = layout.model.llm.hidden
-    yield from layout.all_reduce("llm", layout.batch * rows, width, layout.shards)
+    yield from layout.all_reduce("llm", layout.batch * rows, width, layout.shards, layers)
     if layout.hops:
         byte = layout.hops * layout.batch * handed * width * layout.activation_byte
         yield Work("llm.pipeline", "link", link_byte=byte)

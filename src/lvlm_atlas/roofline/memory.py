@@ -99,7 +99,7 @@ def on_a_device(
         "cache": peak / cache_shards / deployment.pipeline_parallel,
         "activations": activation,
         "techniques": extra / deployment.devices,
-        "reserve": deployment.efficiency.reserve_byte,
+        "reserve": deployment.reserve_byte,
     }
 
 

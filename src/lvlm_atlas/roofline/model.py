@@ -46,6 +46,8 @@ class Adapter:
     width."""
     merge: int = 1
     """Neighbours of the patch grid that become one row; 1: rows are patches, whatever their order."""
+    gated: bool = False
+    """Whether the last hidden width has a gate, so a matrix more."""
     copies: int = 1
     """How many chains of these shapes run on the same rows: the main one and those of deepstack."""
     queries: int = 0
@@ -68,6 +70,8 @@ class Experts:
     """Width of one expert's MLP."""
     dense_layers: int
     """Leading layers that keep a dense MLP."""
+    step: int = 1
+    """One layer in so many has experts, the last of each group."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +88,41 @@ class LatentAttention:
     """Width of a head's value."""
     q_lora_rank: int | None = None
     """Width of the query's latent; None: queries are projected directly."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearAttention:
+    """Layers of gated delta attention: a state of constant size in place of a cache."""
+
+    key_heads: int
+    """Heads of queries and keys."""
+    value_heads: int
+    """Heads of values; each has a state."""
+    key_dim: int
+    """Width of a head of queries and keys."""
+    value_dim: int
+    """Width of a head of values."""
+    conv: int
+    """Tokens that the convolution before it sees."""
+    state_byte: int
+    """Bytes of a number of the state."""
+    layers: frozenset[int]
+    """The layers."""
+
+    @property
+    def elements(self) -> int:
+        """Numbers in the state of a layer."""
+        return self.value_heads * self.key_dim * self.value_dim
+
+    @property
+    def channels(self) -> int:
+        """Channels that the convolution runs over: queries, keys and values."""
+        return 2 * self.key_heads * self.key_dim + self.value_heads * self.value_dim
+
+    @property
+    def inner(self) -> int:
+        """Width of what is projected from the hidden states: those, a gate, and two numbers a head of values."""
+        return self.channels + self.value_heads * (self.value_dim + 2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +153,10 @@ class Llm:
     """The layers that attend in the sliding window."""
     cross_layers: frozenset[int] = frozenset()
     """The layers that attend to the vision tokens instead of to the sequence."""
+    linear: LinearAttention | None = None
+    """Layers with a state of constant size; None: every layer has a cache."""
+    output_gate: bool = False
+    """Whether queries are projected together with a gate of the attention's output."""
     skipped_layers: int = 0
     """Layers that a request leaves out beside those, since it shows nothing that they could attend to."""
     position_axes: int = 1

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lvlm_atlas.fault import AtlasError, suggestion
-from lvlm_atlas.roofline.deployment import BITS, dtype_named
+from lvlm_atlas.roofline.deployment import BITS, Deployment, dtype_named
 from lvlm_atlas.roofline.model import Llm, Model
 
 PARTS = ("encoder", "adapter", "llm", "embedding", "head", "other")
@@ -34,13 +34,15 @@ class NumberType:
     """Its short name."""
     group: int | None = None
     """Numbers that share a scale, or the side of a block in FP8; None: scales are too few to count."""
+    scale_bit: float = 0.0
+    """Bits of scales on a number where no group says how many."""
 
     @property
     def bits(self) -> float:
         """Bits of a number, its part of the scale included."""
         bits, group = BITS[self.dtype], self.group
         if group is None:
-            return bits
+            return bits + self.scale_bit
         if self.dtype == "fp8":
             return bits + _BLOCK_SCALE_BITS / group**2
         return bits + (_SMALL_SCALE_BITS if self.dtype == "fp4" else _SCALE_BITS + bits) / group
@@ -117,12 +119,29 @@ def as_released(types: Weights) -> str:
     return "awq" if types.types["llm"] == NumberType("int4") else f"llm={types.types['llm']}"
 
 
-def weights(text: str | None, model: Model) -> Weights:
+def weights_of(deployment: Deployment, model: Model) -> Weights:
+    """The types of a model's weights as a deployment has them.
+
+    Raises:
+        AtlasError: as of `given_types`.
+    """
+    runtime = deployment.runtime
+    if runtime is None:
+        return weights(deployment.weight_dtype, model)
+    return weights(deployment.weight_dtype, model, wide=runtime.wide_parts, scale_bit=runtime.scale_bit)
+
+
+def weights(
+    text: str | None, model: Model, *, wide: frozenset[str] = frozenset(), scale_bit: float = 0.0
+) -> Weights:  # fmt: skip
     """The types that a text gives the weights of a model.
 
     Args:
         text: as `given_types` reads it; None: the model's released type.
         model: the model, whose released type the other parts keep.
+        wide: parts that a runtime leaves in the released type where one narrower is given for all weights: `encoder`,
+            `adapter`, and `output` with the embeddings.
+        scale_bit: bits of scales that it adds to such weights of 4 bits or fewer.
 
     Raises:
         AtlasError: as of `given_types`.
@@ -130,7 +149,12 @@ def weights(text: str | None, model: Model) -> Weights:
     released = NumberType(dtype_named(model.dtype))
     given = given_types(text) if text else {}
     if isinstance(given, NumberType):
-        return Weights(dict.fromkeys(PARTS, given), of_all=given.bits < released.bits)
+        narrow = given.bits < released.bits
+        if not narrow or not (wide or scale_bit):
+            return Weights(dict.fromkeys(PARTS, given), of_all=narrow)
+        kept = {part for part in PARTS if {"head": "output", "embedding": "output"}.get(part, part) in wide} | {"other"}
+        quantised = replace(given, scale_bit=scale_bit) if given.bits <= 4 else given
+        return Weights({part: released if part in kept else quantised for part in PARTS}, of_all=False)
     if model.llm.tied and (one := given.get("embedding") or given.get("head")):  # one matrix
         given = {**given, "embedding": one, "head": one}
     return Weights({part: given.get(part, released) for part in PARTS}, of_all=False)

@@ -59,12 +59,20 @@ def _matrices(model: Model) -> Iterator[tuple[str, int, float]]:
     patch = 3 * vision.patch_size**2 * vision.temporal_patch_size * vision.hidden
     yield "vision", vision.layers * (attention + mlp) + patch, 0.12  # tables of positions, some for tiles
     if not adapter.queries:
-        yield "adapter", adapter.copies * sum(map(mul, adapter.widths, adapter.widths[1:])), 0.02
+        products = [*map(mul, adapter.widths, adapter.widths[1:])]
+        gate = products[-2] if adapter.gated and len(products) > 1 else 0
+        yield "adapter", adapter.copies * (sum(products) + gate), 0.02
     experts, dense = llm.experts, 3 * llm.hidden * llm.intermediate
-    of_layers = llm.layers * (_attention(llm) + dense)
+    linear = llm.linear_attention
+    full = len(linear.full_attention_layers) if linear else llm.layers
+    of_layers = full * _attention(llm) + llm.layers * dense
+    if linear:
+        value = linear.value_heads * linear.value_dim
+        inner = 2 * linear.key_heads * linear.key_dim + 3 * value + 2 * linear.value_heads
+        of_layers += (llm.layers - full) * llm.hidden * inner
     if experts:
         chosen = (experts.routed + experts.shared) * 3 * llm.hidden * experts.intermediate + experts.routed * llm.hidden
-        of_layers += (llm.layers - experts.dense_layers) * (chosen - dense)
+        of_layers += (llm.layers // experts.step - experts.dense_layers // experts.step) * (chosen - dense)
     yield "llm", of_layers + llm.vocab * llm.hidden * (2 - llm.tied_embeddings), 0.005
 
 
@@ -72,7 +80,7 @@ def _attention(llm: Llm) -> int:
     """Parameters in the matrices of a layer's attention."""
     latent = llm.mla
     if latent is None:
-        return 2 * llm.hidden * (llm.heads + llm.kv_heads) * llm.head_dim
+        return llm.hidden * ((2 + llm.output_gate) * llm.heads + 2 * llm.kv_heads) * llm.head_dim
     key, value = latent.nope_dim + latent.rope_dim, latent.nope_dim + latent.v_dim
     through = latent.q_lora_rank
     query = through * (llm.hidden + llm.heads * key) if through else llm.hidden * llm.heads * key
@@ -108,13 +116,14 @@ def layer_beyond_model(inspection: Inspection) -> Iterator[Finding]:
     """Layers that models single out, and the number of encoder layers that are needed."""
     for path, model in inspection.of(Model):
         vision, llm = model.vision, model.llm
-        window, sliding = vision.window, llm.sliding_window
+        window, sliding, linear = vision.window, llm.sliding_window, llm.linear_attention
         named: list[tuple[Loc, int, tuple[int, ...]]] = [
             (("vision", "layers_needed"), vision.layers, (vision.layers_needed - 1,)),
             (("vision", "window"), vision.layers, window.full_attention_layers if window else ()),
             (("vision", "deepstack_layers"), vision.layers, vision.deepstack_layers),
             (("llm", "sliding_window"), llm.layers, sliding.global_layers if sliding else ()),
             (("llm", "cross_attention_layers"), llm.layers, llm.cross_attention_layers),
+            (("llm", "linear_attention"), llm.layers, linear.full_attention_layers if linear else ()),
         ]
         for loc, layers, indices in named:
             for layer in indices:

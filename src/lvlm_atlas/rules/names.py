@@ -16,12 +16,14 @@ from lvlm_atlas.rules.sample import ALPHA, BETA
 from lvlm_atlas.schema.hardware import Hardware
 from lvlm_atlas.schema.measurement import Measurement
 from lvlm_atlas.schema.model import Model
+from lvlm_atlas.schema.runtime import Runtime
 from lvlm_atlas.schema.system import System
 from lvlm_atlas.schema.technique import Moved, Relief, Split, Technique
+from lvlm_atlas.schema.timing import Timings
 from lvlm_atlas.schema.vocabulary import FamilyTerm, Term
 from lvlm_atlas.schema.workload import Workload
 
-_Own = Technique | Moved | Split | Measurement | Model | Hardware | Workload | System
+_Own = Technique | Moved | Split | Measurement | Model | Hardware | Workload | System | Runtime | Timings
 """Records with a file of their own."""
 HOUSE = "lvlm_atlas.reference.techniques"
 """The package of this project's references."""

@@ -91,6 +91,8 @@ class Adapter(Sourced):
     widths: Annotated[tuple[Count, ...], Field(min_length=2)]
     """Input width, hidden widths, output width of its chain of linear layers; of a resampler: encoder width, LLM
     width."""
+    gated: bool = False
+    """Whether the last hidden width has a gate, so a matrix more."""
     copies: Count = 1
     """How many chains of these shapes run on the same rows: the main one and those of deepstack."""
     merge: Count | None = None
@@ -116,6 +118,8 @@ class Experts(Record):
     """Width of one expert's MLP."""
     dense_layers: int = Field(ge=0, le=MOST_LAYER)
     """Leading layers that keep a dense MLP."""
+    step: Count = 1
+    """One layer in so many has experts, the last of each group; the others keep a dense MLP."""
 
 
 class LatentAttention(Record):
@@ -131,6 +135,25 @@ class LatentAttention(Record):
     """Width of a head's value."""
     q_lora_rank: Count | None = None
     """Width of the query's latent; absent: queries are projected directly."""
+
+
+class LinearAttention(Record):
+    """Layers of gated delta attention: a state of constant size in place of a cache."""
+
+    key_heads: Width
+    """Heads of queries and keys."""
+    value_heads: Width
+    """Heads of values; each has a state."""
+    key_dim: Width
+    """Width of a head of queries and keys."""
+    value_dim: Width
+    """Width of a head of values."""
+    conv: Count
+    """Tokens that the convolution before it sees."""
+    state_byte: Count = 4
+    """Bytes of a number of the state; released configurations keep it in 32 bits."""
+    full_attention_layers: Layers
+    """The layers with softmax attention and a cache; all others are linear."""
 
 
 class SlidingWindow(Record):
@@ -179,6 +202,11 @@ class Llm(Sourced):
     """Multi-head latent attention; absent: keys and values are cached per head."""
     sliding_window: SlidingWindow | None = None
     """Local layers; absent: every layer attends to everything before."""
+    linear_attention: LinearAttention | None = None
+    """Layers with a state of constant size; absent: every layer has a cache."""
+    output_gate: bool = False
+    """Whether queries are projected together with a gate of the attention's output, which makes the matrix twice as
+    wide."""
     cross_attention_layers: Layers = ()
     """The layers that attend to the vision tokens instead of to the sequence."""
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,20 +17,32 @@ from lvlm_atlas.atlas.root import data_root
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.files import STALE_S
 from lvlm_atlas.graph.knowledge import KnowledgeBase
-from lvlm_atlas.site import search_index
+from lvlm_atlas.site.answers.work import computing
+from lvlm_atlas.site.engines import require, run_engine
+from lvlm_atlas.site.finish import finish
+from lvlm_atlas.site.published import UNPUBLISHED, Published
 
 if TYPE_CHECKING:
     from lvlm_atlas.site.content import Content
 
 OUT = Path("build/site")
 DOCS = Path("build/docs")
+HEADS = "heads.json"
 MARK = ".lvlm-atlas"
 """A file that says that a folder is ours, and may be replaced."""
 _WORK = {"new", "old"}
 """What lies in the folder in which a build works, beside the site."""
 
 
-def build(kb: KnowledgeBase, out: Path = OUT, *, docs: Path | None = None, strict: bool = True) -> Path:
+def build(
+    kb: KnowledgeBase,
+    out: Path = OUT,
+    *,
+    docs: Path | None = None,
+    strict: bool = True,
+    published: Published = UNPUBLISHED,
+    engine: str = "mkdocs",
+) -> Path:
     """Build the site into `out`, its Markdown into `docs`; both are replaced, and only if the build succeeds.
 
     Without `docs`, the Markdown of the default site goes to `build/docs`, that of another is not kept. With
@@ -45,30 +55,46 @@ def build(kb: KnowledgeBase, out: Path = OUT, *, docs: Path | None = None, stric
     out = out.absolute()
     if docs and (out == docs.absolute() or out in docs.absolute().parents or docs.absolute() in out.parents):
         raise AtlasError(f"{out} and {docs} lie in each other; choose two folders side by side")
+    day = max((t.updated for t in kb.atlas.techniques.values()), default="1980-01-01")
+    epoch = int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp())
     with _replacing(out) as new_out, _replacing(docs.absolute()) if docs else _passing() as new_docs:
-        generate(kb, new_docs, site_dir=os.path.relpath(out, docs) if docs else "../site")
-        _run_mkdocs(kb, new_docs, new_out, strict=strict)
-        search_index.slim(new_out)
+        site_dir = os.path.relpath(out, docs) if docs else "../site"
+        with computing(kb.atlas.root, _source(kb.atlas.root)) as place_answers:
+            generate(kb, new_docs, site_dir=site_dir, published=published, engine=engine)
+            run_engine(engine, new_docs, new_out, strict=strict, epoch=epoch)
+            for folder in (new_docs / "pages", new_out):  # the builder of pages need not read them
+                place_answers(folder)
+        finish(new_out, json.loads((new_docs / HEADS).read_text(encoding="utf-8")), published, day)
     return out
 
 
-def generate(kb: KnowledgeBase, folder: Path, *, site_dir: str = "../site") -> Path:
-    """Write `mkdocs.yml` and all pages into an empty folder; `mkdocs build -f` builds the site from them.
+def generate(
+    kb: KnowledgeBase,
+    folder: Path,
+    *,
+    site_dir: str = "../site",
+    published: Published = UNPUBLISHED,
+    engine: str = "mkdocs",
+) -> Path:
+    """Write `mkdocs.yml` and all pages into an empty folder, and what goes into their heads into `heads.json`.
 
     Raises:
         AtlasError: the extra `site` is not installed, or a template is faulty.
     """
-    _require("jinja2", "mkdocs", "material", "mkdocs_redirects", "pygments")
+    require(engine)
     from lvlm_atlas.site.config import configuration
     from lvlm_atlas.site.content import Content
+    from lvlm_atlas.site.finder import DATA, find_data
+    from lvlm_atlas.site.heads import heads
     from lvlm_atlas.site.llms import llms_txt
     from lvlm_atlas.site.pages import final, pages
     from lvlm_atlas.site.render import environment, render
 
     source = _source(kb.atlas.root)
-    content, templates = Content(_predicting(kb)), environment(source)
+    content, templates = Content(_predicting(kb), published), environment(source)
     made = pages(content)
     files = {page.path: render(content, page, templates) for page in made}
+    files[DATA] = find_data(content, made, files)
     for kind, id_, document, written in _documents(content):
         stem = content.routes.path(kind, id_).removesuffix(".md")
         files[f"{stem}.json"] = document
@@ -77,13 +103,15 @@ def generate(kb: KnowledgeBase, folder: Path, *, site_dir: str = "../site") -> P
         files[f"techniques/{old}.json"] = content.data.forwarding(old, final(content, old))
     files["atlas.json"] = content.data.whole
     files["llms.txt"] = llms_txt(content)
+    shutil.copytree(source / "assets", folder / "pages" / "assets")
     for path, text in files.items():
         place = folder / "pages" / path
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(text, encoding="utf-8", newline="\n")
-    shutil.copytree(source / "assets", folder / "pages" / "assets")
     config = configuration(content, made, source / "mkdocs.yml", site_dir)
     (folder / "mkdocs.yml").write_text(config, encoding="utf-8", newline="\n")
+    known = json.dumps(heads(content, made, published), ensure_ascii=False, indent=1)
+    (folder / HEADS).write_text(known, encoding="utf-8", newline="\n")
     return folder
 
 
@@ -117,35 +145,6 @@ def _source(root: Path) -> Path:
     """The site's templates: the root's own, or those of the package."""
     own = root / "site"
     return own if (own / "mkdocs.yml").is_file() else data_root() / "site"
-
-
-def _require(*modules: str) -> None:
-    missing = [module for module in modules if find_spec(module) is None]
-    if missing:
-        raise AtlasError(
-            f"the site needs {', '.join(missing)}; run: pip install 'lvlm-atlas[site]', in a checkout '.[site]'"
-        )
-
-
-def _run_mkdocs(kb: KnowledgeBase, docs: Path, out: Path, *, strict: bool) -> None:
-    day = max((t.updated for t in kb.atlas.techniques.values()), default="1980-01-01")
-    epoch = int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp())
-    # No `--quiet`: it hides warnings from the count that makes a strict build fail.
-    command = [sys.executable, "-m", "mkdocs", "build", "-f", str(docs / "mkdocs.yml"), "-d", str(out)]
-    quiet = {"NO_MKDOCS_2_WARNING": "1", "DISABLE_MKDOCS_2_WARNING": "true", "SOURCE_DATE_EPOCH": str(epoch)}
-    done = subprocess.run(  # noqa: S603  our own interpreter and arguments
-        command + ["--strict"] * strict, env=os.environ | quiet, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise AtlasError(f"the site does not build: {_summary(done.stderr or done.stdout)}")
-
-
-def _summary(log: str) -> str:
-    """What mkdocs found, in one line."""
-    faults = [line.split("-", 1)[1].strip() for line in log.splitlines() if line.startswith(("WARNING", "ERROR"))]
-    faults = faults or [line.strip() for line in log.splitlines() if line.strip()][-1:] or ["mkdocs said nothing"]
-    more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
-    return "; ".join(faults[:3]) + more
 
 
 @contextmanager

@@ -15,7 +15,9 @@ from lvlm_atlas.site.markup import attribute, external
 from lvlm_atlas.site.routes import FIXED
 
 Nav = list[dict[str, Any]]
-REFERENCES = ("results", "coverage", "rules", "glossary", "tags")
+REFERENCES = ("results", "coverage", "papers", "glossary")
+TOOLS = ("compare", "stack", "pairs", "plots")
+"""Pages that scripts fill."""
 GUIDES = ("query", "plan", "estimate", "survey", "contribute", "reference", "about")
 """Pages under that heading; an atlas of somebody else may lack what one of them is about."""
 
@@ -38,7 +40,7 @@ def configuration(content: Content, pages: Sequence[Page], base: Path, site_dir:
 
 
 def navigation(content: Content, pages: Sequence[Page]) -> Nav:
-    """Every page once, under the heading where a reader would look."""
+    """Every page once, under the heading where a reader would look; works are listed by their own page."""
     titles = {page.path: page.title for page in pages}
 
     def entry(path: str) -> dict[str, Any]:
@@ -47,44 +49,57 @@ def navigation(content: Content, pages: Sequence[Page]) -> Nav:
     def term(kind: str, id_: str) -> dict[str, Any]:
         return entry(content.routes.path(kind, id_))
 
-    atlas, stages = content.atlas, content.atlas.terms("stage")
-    techniques: list[Any] = [FIXED["techniques"]]
-    for stage in stages:
-        if members := content.of_stage(stage.id):
-            techniques.append({attribute(stage.name): [term("technique", t.id) for t in members]})
+    atlas = content.atlas
+    techniques: list[Any] = [FIXED["techniques"], *_stages(content)]
     if split := [page.path for page in pages if page.template == "split.md.j2"]:
         techniques.append({"Former ids": [entry(path) for path in split]})
-    if atlas.systems:
-        systems = sorted(atlas.systems.values(), key=lambda system: (system.kind != "serving-system", system.name))
-        techniques.append({"Serving systems": [FIXED["systems"], *(term("system", s.id) for s in systems)]})
-    families: list[Any] = [FIXED["familys"]]
-    for family in atlas.terms("family"):
-        if not family.parent:
-            below = [term("family", sub.id) for sub in content.families(parent=family.id)]
-            own = content.routes.path("family", family.id)
-            families.append({attribute(family.name): [own, *below]} if below else entry(own))
 
     def records(kind: str, ids: Iterable[str]) -> list[Any]:
         return [FIXED[f"{kind}s"], *(term(kind, id_) for id_ in ids)]
 
-    papers = [FIXED["papers"], *(term("paper", key) for key in atlas.papers)]
+    browse = [
+        {"Matrix": FIXED["matrix"]}, {"Stages": FIXED["stages"]}, {"Families": FIXED["familys"]},
+        {"Bottlenecks": [FIXED["bounds"], *(term("bound", t.id) for t in atlas.terms("bound"))]},
+        {"Tags": FIXED["tags"]},
+    ]  # fmt: skip
+    tools = [entry(FIXED[name]) for name in TOOLS if FIXED[name] in titles]
+    systems = sorted(atlas.systems.values(), key=lambda system: (system.kind != "serving-system", system.name))
+    models = [*records("model", content.estimates.models), {"Workloads": FIXED["workloads"]}]
     return [
         {"Home": FIXED["home"]},
-        {"Matrix": FIXED["matrix"]},
         {"Techniques": techniques},
-        {"Stages": [FIXED["stages"], *(term("stage", t.id) for t in stages)]},
-        {"Bottlenecks": [FIXED["bounds"], *(term("bound", t.id) for t in atlas.terms("bound"))]},
-        {"Families": families},
-        {"Models": [*records("model", content.estimates.models), {"Workloads": FIXED["workloads"]}]},
+        {"Browse": browse},
+        *([{"Tools": tools}] if tools else []),
+        {"Models": models},
         {"Devices": records("device", atlas.hardware)},
-        {"Reference": [{"Papers": papers}, *(entry(FIXED[name]) for name in REFERENCES if FIXED[name] in titles)]},
+        *([{"Serving systems": records("system", (system.id for system in systems))}] if systems else []),
+        {"Reference": [*(entry(FIXED[name]) for name in REFERENCES if FIXED[name] in titles),
+                       {"Rules": FIXED["rules"]}]},
         {"Guides": [entry(FIXED[name]) for name in GUIDES if FIXED[name] in titles]},
-    ]
+    ]  # fmt: skip
+
+
+def _stages(content: Content) -> Nav:
+    """Each stage with its families, and those with their techniques, so that a page shows its neighbours alone."""
+    route, nav, placed = content.routes.path, [], set[str]()
+
+    def listed(family: str, stage: str) -> list[Any]:
+        here = [t for t in content.filed_under(family) if t.stage == stage]
+        page = [] if family in placed else [route("family", family)]  # one of several stages has one page all the same
+        placed.add(family)
+        below = [{attribute(sub.name): listed(sub.id, stage)} for sub in content.families(parent=family)]
+        return [*page, *below, *({attribute(t.name): route("technique", t.id)} for t in here)]
+
+    for stage in content.atlas.terms("stage"):
+        families = [{attribute(f.name): listed(f.id, stage.id)} for f in content.families(stage=stage.id)]
+        nav.append({attribute(stage.name): [route("stage", stage.id), *families]})
+    rest = [f for f in content.atlas.terms("family") if not f.parent and f.id not in placed]
+    return nav + [{attribute(f.name): listed(f.id, "")} for f in rest]
 
 
 def redirects(content: Content) -> Mapping[str, str]:
     """Pages of former ids, to those of the ids that took their place."""
-    paths = {}
+    paths = {"rules.md": FIXED["rules"]}
     for old in content.atlas.redirects:
         try:
             new = content.atlas.technique(old)

@@ -20,11 +20,10 @@ from lvlm_atlas.schema.vocabulary import FamilyTerm, Term
 from lvlm_atlas.site.data import Data
 from lvlm_atlas.site.estimates import Estimates
 from lvlm_atlas.site.markup import plain
+from lvlm_atlas.site.published import UNPUBLISHED, Published
 from lvlm_atlas.site.routes import FIXED, RECORDS, Routes, relative, routes
 from lvlm_atlas.site.svg import stage_number
 
-ASIDE = 0.2
-"""Weight in the search of pages whose names are made of words that techniques' names have too."""
 FULL_WIDTH = ("navigation", "toc")
 """What a page hides to have the whole width."""
 
@@ -41,8 +40,8 @@ class Page:
     tags: tuple[str, ...] = ()
     hide: tuple[str, ...] = ()
     """Parts of the theme that the page leaves out."""
-    search: float = 1.0
-    """Its weight in the search, which does not find it at 0."""
+    searched: bool = True
+    """Whether the search finds it as a page; what it holds may be found by name all the same."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,7 @@ class Content:
     """The knowledge base as the pages see it."""
 
     kb: KnowledgeBase
+    published: Published = UNPUBLISHED
 
     @property
     def atlas(self) -> Atlas:
@@ -210,6 +210,8 @@ class Links:
             return atlas.techniques[id_].name if id_ in atlas.techniques else id_
         if kind == "paper":
             return atlas.papers[id_].title
+        if kind == "rule":
+            return id_
         if kind in RECORDS:
             return str(getattr(atlas, RECORDS[kind])[id_].name)
         return atlas.term(kind, id_).name or id_

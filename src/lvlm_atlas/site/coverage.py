@@ -14,7 +14,7 @@ def coverage_page(content: Content) -> Iterator[Page]:
     if not content.coverage:
         return
     yield Page(
-        path=FIXED["coverage"], title="Coverage", template="coverage.md.j2", hide=FULL_WIDTH, search=0,
+        path=FIXED["coverage"], title="Coverage", template="coverage.md.j2", hide=FULL_WIDTH,
         description="Every technique that the survey and its authors' list name, and whether it runs here.",
         context={"lists": [(*pair, counts(pair[1])) for pair in content.coverage], "states": STATES},
     )  # fmt: skip

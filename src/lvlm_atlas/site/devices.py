@@ -13,7 +13,7 @@ from lvlm_atlas.roofline.device import Device
 from lvlm_atlas.roofline.estimate import Estimate
 from lvlm_atlas.schema.hardware import Hardware
 from lvlm_atlas.site.bars import Bar, Part, bars
-from lvlm_atlas.site.content import ASIDE, FULL_WIDTH, Content, Page
+from lvlm_atlas.site.content import FULL_WIDTH, Content, Page
 from lvlm_atlas.site.estimates import REFERENCE, Case
 from lvlm_atlas.site.roofline_svg import stages
 from lvlm_atlas.site.routes import FIXED
@@ -36,7 +36,7 @@ def device_pages(content: Content) -> Iterator[Page]:
     """The list of devices and a page for each."""
     devices = sorted(content.atlas.hardware.values(), key=lambda each: (-each.bandwidth_gb_s, each.id))
     yield Page(
-        path=FIXED["devices"], title="Devices", template="devices.md.j2", hide=FULL_WIDTH, search=ASIDE,
+        path=FIXED["devices"], title="Devices", template="devices.md.j2", hide=FULL_WIDTH,
         description="Accelerators: peaks, bandwidth, capacity, and the ridge between compute and memory.",
         context={"devices": devices, "ridges": {each.id: ridge(content.estimates.devices[each.id]) for each in devices},
                  "overview": lambda href: overview(content, href)},
@@ -51,7 +51,7 @@ def _device_page(content: Content, record: Hardware) -> Page:
     estimate, why_not = _reference(content, case)
     path = content.routes.path("device", record.id)
     return Page(
-        path=path, title=record.name, template="device.md.j2", hide=("toc",), search=ASIDE,
+        path=path, title=record.name, template="device.md.j2", hide=("toc",),
         description=f"{record.name}: peaks, bandwidth, capacity, ridge, and the models that fit.",
         context={
             "record": record,

@@ -96,7 +96,9 @@ class Estimates:
     def kv_byte(self, model: str) -> float | None:
         """Bytes that a text token takes in the caches of all layers, in 16 bits; None in an atlas without devices."""
         for device in self.devices.values():
-            return estimate(self.models[model], device, Workload(text_tokens=1, output_tokens=1)).memory.kv_byte
+            one, two = (Workload(text_tokens=tokens, output_tokens=1) for tokens in (1, 2))
+            spec = self.models[model]  # a state of constant size is the same for both
+            return estimate(spec, device, two).memory.kv_byte - estimate(spec, device, one).memory.kv_byte
         return None
 
     def smallest(self, case: Case) -> Case | None:

@@ -13,7 +13,7 @@ from lvlm_atlas.roofline.estimate import Estimate
 from lvlm_atlas.roofline.stage import STAGES
 from lvlm_atlas.schema.model import Model
 from lvlm_atlas.site.bars import Bar, Part, bars
-from lvlm_atlas.site.content import ASIDE, FULL_WIDTH, Content, Page
+from lvlm_atlas.site.content import FULL_WIDTH, Content, Page
 from lvlm_atlas.site.estimates import REFERENCE, Case
 from lvlm_atlas.site.roofline_svg import stages
 from lvlm_atlas.site.routes import FIXED
@@ -39,7 +39,7 @@ def model_pages(content: Content) -> Iterator[Page]:
     models = [content.atlas.models[id_] for id_ in content.estimates.models]
     cases = {model.id: reference_case(content, model.id) for model in models}
     yield Page(
-        path=FIXED["models"], title="Models", template="models.md.j2", hide=FULL_WIDTH, search=ASIDE,
+        path=FIXED["models"], title="Models", template="models.md.j2", hide=FULL_WIDTH,
         description="Vision-language models: parameters, tokens, cache, and predicted times.",
         context={"models": models, "cases": cases, "overview": lambda href: overview(content, cases, href)},
     )  # fmt: skip
@@ -57,7 +57,7 @@ def _model_page(content: Content, model: Model, case: Case | None) -> Page:
     estimate = content.estimates.of(case) if case else None
     path = content.routes.path("model", model.id)
     return Page(
-        path=path, title=model.name, template="model.md.j2", hide=("toc",), search=ASIDE,
+        path=path, title=model.name, template="model.md.j2", hide=("toc",),
         description=f"{model.name}: {units.parameters(model.params.total)} parameters, tokens of images and videos, "
         "key-value cache, and predicted times.",
         context={

@@ -13,8 +13,6 @@ from lvlm_atlas.drafts.points import extension_points
 from lvlm_atlas.graph.guide import guide
 from lvlm_atlas.graph.results import ReportedResult, grouped, results
 from lvlm_atlas.roofline import contract_fields
-from lvlm_atlas.rules.check import all_rules
-from lvlm_atlas.rules.demonstration import demonstration
 from lvlm_atlas.schema.record import refs_in
 from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.schema.vocabulary import StageTerm, Term
@@ -27,9 +25,11 @@ from lvlm_atlas.site.kept_svg import kept_plot
 from lvlm_atlas.site.markup import bare
 from lvlm_atlas.site.models import model_pages
 from lvlm_atlas.site.routes import FIXED
+from lvlm_atlas.site.rules import rule_pages
 from lvlm_atlas.site.survey import survey_page
 from lvlm_atlas.site.systems import system_pages
 from lvlm_atlas.site.technique import technique_page
+from lvlm_atlas.site.tools import tool_pages
 from lvlm_atlas.site.workloads import workloads_page
 
 
@@ -59,16 +59,15 @@ def pages(content: Content) -> tuple[Page, ...]:
         *model_pages(content),
         *device_pages(content),
         workloads_page(content),
-        Page(path=FIXED["results"], title="Reported results", template="results.md.j2", hide=FULL_WIDTH, search=0,
+        *tool_pages(content),
+        Page(path=FIXED["results"], title="Reported results", template="results.md.j2", hide=FULL_WIDTH,
              description="What sources report, those numbers together that can be compared.",
              context={"measures": measures(content), "kept_plot": partial(_kept_plot, content)}),
         *coverage_page(content),
-        Page(path=FIXED["rules"], title="Rules of the catalog", template="rules.md.j2", search=0,
-             description="What `lvlm-atlas check` asks of every record, why, and how to repair it.",
-             context={"demonstrations": [demonstration(rule) for rule in all_rules()]}),
+        *rule_pages(content),
         Page(path=FIXED["glossary"], title="Glossary", template="glossary.md.j2",
              description="Every word that entries use, with its definition."),
-        Page(path=FIXED["tags"], title="Tags", template="tags.md.j2", search=0),
+        Page(path=FIXED["tags"], title="Tags", template="tags.md.j2", searched=False),
         Page(path=FIXED["query"], title="Ask the atlas", template="query.md", context={"guide": guide(content.atlas)},
              description="The query language, for the shell and for Python."),
         Page(path=FIXED["plan"], title="Plan", template="plan.md",
@@ -201,5 +200,5 @@ def _papers(content: Content) -> Iterator[Page]:
             context={"paper": paper, "introduces": introduces, "words": words[key],
                      "systems": [s for s in content.atlas.systems.values() if key in (s.paper, *s.also)],
                      "cites": [t for t in cited[key] if t not in introduces]},
-            search=0 if introduces else 1,  # its title must lead to the technique, whose page has it too
+            searched=not introduces,
         )  # fmt: skip

@@ -16,6 +16,7 @@ from lvlm_atlas.site import markup, words
 from lvlm_atlas.site.content import Content, Links, Page
 from lvlm_atlas.site.counts_svg import counts_picture
 from lvlm_atlas.site.neighbours import neighbours
+from lvlm_atlas.site.routes import relative
 from lvlm_atlas.site.svg import pipeline, stage_number, strip
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def render(content: Content, page: Page, templates: Environment) -> str:
         "title": page.title, "content": content, "atlas": atlas,
         "edition": content.kb.edition, "survey": content.data.survey,
         "link": links.link, "cite": links.cite, "page": links.page, "href": links.href, "name": links.name,
-        "figure": figure,
+        "figure": figure, "asset": lambda name: relative(page.path, f"assets/{name}"),
         "pipeline": lambda: _both(pipeline(atlas, links.href, tall=False), pipeline(atlas, links.href, tall=True)),
         "counts_picture": counts_picture,
         "strip": lambda t: strip(atlas, t.acts_at, t.name),
@@ -97,8 +98,6 @@ def _front_matter(page: Page) -> str:
         meta["tags"] = [markup.attribute(tag) for tag in page.tags]
     if page.hide:
         meta["hide"] = list(page.hide)
-    if page.search != 1:
-        meta["search"] = {"boost": page.search} if page.search else {"exclude": True}
     return _lines((key, json.dumps(value, ensure_ascii=False)) for key, value in meta.items() if value)
 
 

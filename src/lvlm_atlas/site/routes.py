@@ -8,10 +8,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from lvlm_atlas.atlas.atlas import Atlas
+from lvlm_atlas.rules.check import all_rules
 
 FOLDERS = {
     "technique": "techniques", "stage": "stages", "family": "families", "bound": "bounds", "paper": "papers",
-    "model": "models", "device": "devices", "system": "systems",
+    "model": "models", "device": "devices", "system": "systems", "rule": "rules",
 }  # fmt: skip
 """Folder of the pages of each kind of thing."""
 RECORDS = {"model": "models", "device": "hardware", "workload": "workloads", "system": "systems"}
@@ -19,12 +20,15 @@ RECORDS = {"model": "models", "device": "hardware", "workload": "workloads", "sy
 FIXED = {
     "home": "index.md",
     "matrix": "matrix.md",
+    "compare": "tools/compare.md",
+    "stack": "tools/stack.md",
+    "pairs": "tools/pairs.md",
+    "plots": "tools/plots.md",
     "glossary": "glossary.md",
     "tags": "tags.md",
     "workloads": "workloads.md",
     "results": "results.md",
     "coverage": "coverage.md",
-    "rules": "rules.md",
     "plan": "guide/plan.md",
     "survey": "guide/survey-numbers.md",
     "estimate": "guide/estimate.md",
@@ -69,6 +73,7 @@ def routes(atlas: Atlas) -> Routes:
     paths |= {("system", id_): f"systems/{_file(id_)}.md" for id_ in atlas.systems}
     for kind in ("stage", "bound", "family"):
         paths |= {(kind, term.id): _term_path(kind, term.id) for term in atlas.vocabularies[kind].terms}
+    paths |= {("rule", rule.id): f"rules/{_file(rule.id)}.md" for rule in all_rules()}
     paths |= {("paper", key): f"papers/{slug}.md" for key, slug in _slugs(atlas.papers)}
     return Routes(paths)
 

@@ -7,7 +7,7 @@ an image, assistive technology would not see them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from xml.sax.saxutils import escape, quoteattr
 
 from markupsafe import Markup
@@ -39,6 +39,19 @@ def label(content: str, x: float, y: float, class_: str = "la-t", anchor: str = 
     return tag("text", escape(clean(content)), x=x, y=y, class_=class_, text_anchor=anchor)
 
 
+def apart(heights: Sequence[float], top: float, bottom: float, line: float) -> list[float]:
+    """Heights of labels, in order, moved as little as keeps them a line apart, below the top and above the bottom."""
+    placed: list[float] = []
+    for height in heights:
+        placed.append(max(height, placed[-1] + line if placed else top))
+    over = max(0.0, placed[-1] - bottom) if placed else 0.0
+    if placed:
+        placed[-1] -= over
+    for at in range(len(placed) - 2, -1, -1):
+        placed[at] = min(placed[at], placed[at + 1] - line)
+    return placed
+
+
 def drawing(
     body: Iterable[str], width: float, height: float, *, id_: str, title: str, desc: str, links: bool
 ) -> Markup:
@@ -55,6 +68,7 @@ def drawing(
             aria_labelledby=f"{id_}-title",
             aria_describedby=f"{id_}-desc",
             class_="la-svg",
+            style=f"--la-w:{width:g}",
         )
     )
 

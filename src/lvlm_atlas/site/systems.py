@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from lvlm_atlas.schema.system import System
 from lvlm_atlas.schema.wording import written
-from lvlm_atlas.site.content import ASIDE, FULL_WIDTH, Content, Page
+from lvlm_atlas.site.content import FULL_WIDTH, Content, Page
 from lvlm_atlas.site.markup import bare, code
 from lvlm_atlas.site.routes import FIXED
 
@@ -22,7 +22,7 @@ def system_pages(content: Content) -> Iterator[Page]:
     if not systems:
         return
     yield Page(
-        path=FIXED["systems"], title="Serving systems", template="systems.md.j2", hide=FULL_WIDTH, search=ASIDE,
+        path=FIXED["systems"], title="Serving systems", template="systems.md.j2", hide=FULL_WIDTH,
         description="Systems that schedule requests over devices, and features of engines that change no answer.",
         context={"groups": [(title, [s for s in systems if s.kind == kind]) for kind, title in KINDS.items()]},
     )  # fmt: skip
@@ -33,7 +33,7 @@ def system_pages(content: Content) -> Iterator[Page]:
 def _system_page(content: Content, system: System) -> Page:
     path = content.routes.path("system", system.id)
     return Page(
-        path=path, title=system.name, template="system.md.j2", hide=("toc",), search=ASIDE,
+        path=path, title=system.name, template="system.md.j2", hide=("toc",),
         description=bare(system.summary),
         context={
             "system": system,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lvlm_atlas.roofline.estimate import Estimate
 from lvlm_atlas.schema.workload import Workload
-from lvlm_atlas.site.content import ASIDE, Content, Page
+from lvlm_atlas.site.content import Content, Page
 from lvlm_atlas.site.estimates import REFERENCE
 from lvlm_atlas.site.models import predictions
 from lvlm_atlas.site.routes import FIXED
@@ -19,7 +19,6 @@ def workloads_page(content: Content) -> Page:
         path=FIXED["workloads"],
         title="Workloads",
         template="workloads.md.j2",
-        search=ASIDE,
         description="The standard requests: images, videos, text and answer of each, and why.",
         context={
             "workloads": [(atlas.workloads[id_], visual(atlas.workloads[id_])) for id_ in content.estimates.workloads],

@@ -107,6 +107,7 @@ def _adapter(adapter: Adapter, params: Parameters) -> model.Adapter:
     return model.Adapter(
         widths=adapter.widths,
         merge=adapter.merge or 1,
+        gated=adapter.gated,
         copies=adapter.copies,
         queries=adapter.queries,
         parameters=params.adapter,
@@ -124,6 +125,8 @@ def _llm(llm: Llm, params: Parameters) -> model.Llm:
         head_dim=llm.head_dim,
         vocab=llm.vocab,
         experts=model.Experts(**dict(llm.experts)) if llm.experts else None,
+        linear=_linear(llm),
+        output_gate=llm.output_gate,
         latent=model.LatentAttention(**dict(llm.mla)) if llm.mla else None,
         window=window.tokens if window else None,
         local_layers=frozenset(range(llm.layers)) - {*window.global_layers} if window else frozenset(),
@@ -133,6 +136,14 @@ def _llm(llm: Llm, params: Parameters) -> model.Llm:
         tied=llm.tied_embeddings,
         parameters=params.llm,
     )
+
+
+def _linear(llm: Llm) -> model.LinearAttention | None:
+    linear = llm.linear_attention
+    if linear is None:
+        return None
+    layers = frozenset(range(llm.layers)) - {*linear.full_attention_layers}
+    return model.LinearAttention(layers=layers, **linear.model_dump(exclude={"full_attention_layers"}))
 
 
 def _tokens(tokens: Tokens) -> model.TokenRule:

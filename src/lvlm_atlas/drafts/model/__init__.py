@@ -112,12 +112,14 @@ def _id(source: Source, given: str | None) -> str:
 def _record(parts: Parts, source: Source, id_: str) -> dict[str, Any]:
     """The record in the order of the schema; None and UNKNOWN stand for what is left open."""
     facts = {"source": f"config.json; {parts.code}", "verified": "config"}
-    dtype = source.text("torch_dtype") or source.text("dtype") or source.part("text_config").text("torch_dtype")
+    holders = (source, source.part("text_config"), source.part("thinker_config"))
+    dtype = next(filter(None, (each.text(key) for each in holders for key in ("torch_dtype", "dtype"))), None)
     image, params = parts.image
     tokens: dict[str, Any] = {"image": {"rule": image, "params": dict(params)}}
     if parts.video:
-        rule, arguments, sampling = parts.video
-        tokens["video"] = {"rule": rule, "params": dict(arguments), "sampling": dict(sampling)}
+        tokens["video"] = _video(*parts.video)
+    if parts.video_by:
+        tokens["video_by"] = {name: _video(*each) for name, each in parts.video_by.items()}
     counted = (parts.vision_parameters, parts.adapter_parameters, parts.llm_parameters)
     active = {} if parts.llm_active is None else {"llm_active": parts.llm_active}
     return {
@@ -137,6 +139,10 @@ def _record(parts: Parts, source: Source, id_: str) -> dict[str, Any]:
         },
         "tokens": {**tokens, "formula": parts.formula, "examples": None, **facts},
     }  # fmt: skip
+
+
+def _video(rule: str, arguments: Mapping[str, Any], sampling: Mapping[str, Any]) -> dict[str, Any]:
+    return {"rule": rule, "params": dict(arguments), "sampling": dict(sampling)}
 
 
 WANTED = {

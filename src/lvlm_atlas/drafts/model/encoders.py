@@ -12,7 +12,7 @@ from lvlm_atlas.fault import AtlasError
 def vit(
     vision: Source, *, class_token: bool, position: str, heads: str = "num_attention_heads",
     layers: str = "num_hidden_layers", hidden: str = "hidden_size", gated: bool = False, norm: str = "layernorm",
-    attention: str = "full", image_size: bool = True, mlp: float | None = None, activation: str, of: str,
+    attention: str = "full", image_size: bool = True, mlp: float | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The encoder's part of a record.
 
@@ -28,8 +28,6 @@ def vit(
         attention: who attends to whom.
         image_size: whether images have one size.
         mlp: width of the MLP, where no key gives it.
-        activation: what the class of its configuration takes if the file does not say, by transformers' name.
-        of: that class.
 
     Raises:
         AtlasError: a number is none.
@@ -42,7 +40,7 @@ def vit(
         "hidden": width,
         "mlp": vision.number("intermediate_size") if mlp is None else mlp,
         "gated_mlp": gated,
-        "activation": ACTIVATIONS.get(vision.word("hidden_act", default=activation, of=of)),
+        "activation": ACTIVATIONS.get(vision.word("hidden_act", "hidden_activation")),
         "heads": count,
         "head_dim": width // count,
         "norm": norm,
@@ -88,9 +86,7 @@ def side(vision: dict[str, Any]) -> Any:
 
 def clip(vision: Source) -> tuple[dict[str, Any], float]:
     """CLIP, with its parameters."""
-    encoder = vit(
-        vision, class_token=True, position="learned absolute", activation="quick_gelu", of="CLIPVisionConfig"
-    )  # fmt: skip
+    encoder = vit(vision.read_by("CLIPVisionConfig"), class_token=True, position="learned absolute")
     hidden = encoder["hidden"]
     rows = 3 * encoder["patch_size"] ** 2 + 1 + side(encoder) ** 2 + 1
     return encoder, (rows + 4) * hidden + encoder["layers"] * block(encoder)  # a norm before all layers and one after
@@ -98,14 +94,23 @@ def clip(vision: Source) -> tuple[dict[str, Any], float]:
 
 def siglip(vision: Source) -> tuple[dict[str, Any], float]:
     """SigLIP without its pooling head, with its parameters."""
-    encoder = vit(
-        vision, class_token=False, position="learned absolute", activation="gelu_pytorch_tanh", of="SiglipVisionConfig"
-    )  # fmt: skip
+    encoder = vit(vision.read_by("SiglipVisionConfig"), class_token=False, position="learned absolute")
     rows = 3 * encoder["patch_size"] ** 2 + 1 + side(encoder) ** 2
     return encoder, (rows + 2) * encoder["hidden"] + encoder["layers"] * block(encoder)
 
 
-ENCODERS = {"clip_vision_model": clip, "siglip_vision_model": siglip}
+def pixtral(vision: Source) -> tuple[dict[str, Any], float]:
+    """Pixtral's own encoder, with its parameters: no bias anywhere, a norm before the first layer."""
+    encoder = vit(
+        vision.read_by("PixtralVisionConfig"), class_token=False, position="2D RoPE", gated=True, norm="rmsnorm",
+        attention="full within each image", image_size=False,
+    )  # fmt: skip
+    rows = 3 * encoder["patch_size"] ** 2 + 1
+    layer = block(encoder, qkv_bias=False, other_bias=False)
+    return encoder, rows * encoder["hidden"] + encoder["layers"] * layer
+
+
+ENCODERS = {"clip_vision_model": clip, "siglip_vision_model": siglip, "pixtral": pixtral}
 """Encoders that LLaVA and its successors use, by `model_type`."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lvlm_atlas.drafts.model.source import UNKNOWN, Source
@@ -29,6 +29,8 @@ class Parts:
     """The rule for images and its arguments."""
     video: tuple[str, Mapping[str, Any], Mapping[str, Any]] | None = None
     """The rule for videos, its arguments, and how many frames are read."""
+    video_by: Mapping[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = field(default_factory=dict)
+    """Rules of other software that reads videos, alike, by its name."""
     formula: str
     """The rule for images, for readers."""
     code: str
@@ -40,7 +42,7 @@ class Parts:
 def mlp(vision: Mapping[str, Any], llm: Mapping[str, Any], config: Source) -> tuple[dict[str, Any], float]:
     """The two linear layers of LLaVA, with their parameters."""
     into, out = vision["hidden"], llm["hidden"]
-    bias = config.truth("multimodal_projector_bias", default=True, of="LlavaConfig")
+    bias = config.read_by("LlavaConfig").truth("multimodal_projector_bias")
     adapter = {
         "type": "mlp2x_gelu", "widths": [into, out, out], "merge": 1, "steps": "Linear, GELU, Linear on each patch",
     }  # fmt: skip

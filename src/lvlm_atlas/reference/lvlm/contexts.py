@@ -151,6 +151,16 @@ class PrefillChunks:
 
 
 @dataclass(frozen=True)
+class Projections:
+    """At `projections`, for each decoder layer before its prefill. Returns what projects to queries, keys and values in
+    its place, here and in every step of decoding; None: the layer's own.
+    """
+
+    layer: int
+    layers: int
+
+
+@dataclass(frozen=True)
 class LlmLayer:
     """At `llm-layer`, before each decoder layer in prefill. Returns the tokens for this layer and all that follow."""
 
@@ -255,6 +265,8 @@ class CacheStep:
     """Whether they are of a prompt, and not decoded."""
     entered: Mapping[int, Tensor] = field(default_factory=dict)
     """Of decoded tokens that settle now, by place in the text, the state (B, D) that entered the layer."""
+    earlier: int = 0
+    """Entries a head that the layer held before these tokens, whatever policies before this one let go since."""
 
 
 @dataclass(frozen=True)

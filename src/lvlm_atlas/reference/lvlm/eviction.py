@@ -37,7 +37,8 @@ class Eviction:
         entered: Mapping[int, Tensor] | None = None,
     ) -> Tensor | None:
         """See `Policy`: each policy sees what those before it have left."""
-        at, kept_BGS = CacheStep(layer, self.layers, held, new, rows, read, prompt, entered or {}), None
+        earlier = held.length - new
+        at, kept_BGS = CacheStep(layer, self.layers, held, new, rows, read, prompt, entered or {}, earlier), None
         for number, policy in enumerate(self.policies, start=1):
             keep_BGS = policy.evict(at)
             if keep_BGS is None:

@@ -62,7 +62,8 @@ class NativeVL(nn.Module, ABC):
             elif len(runs) > 1:
                 raise Refusal(
                     f"the frames of a video must be of one size, but here are {len(runs)} runs of different ones; "
-                    f"resize them alike, or give images, each behind the placeholder {self.config.image_token_id}"
+                    f"resize them alike, or give them as images, each behind the placeholder "
+                    f"{self.config.image_token_id}"
                 )
             else:
                 clips.append(self._video(runs[0], request.seconds_F[frames]))

@@ -26,6 +26,8 @@ class Technique:
     """What it must be given, as in its entry."""
     withholds: ClassVar[tuple[str, ...]] = ()
     """Needs that others behind it can no longer be given, as in its entry."""
+    only_looks_at: ClassVar[tuple[str, ...]] = ()
+    """Those of `acts_at` at which it returns what it is given."""
     admits: ClassVar[bool] = False
     """Whether at `cache-step` it says which new tokens are cached at all; it then comes before those that evict."""
 

@@ -7,7 +7,7 @@ from lvlm_atlas.reference.refusal import Refusal
 
 
 def expect_alone(run: Run, technique: Technique, why: str) -> None:
-    """Refuse a run in which another technique acts at `llm-layer` beside this one.
+    """Refuse a run in which another technique beside this one acts at `llm-layer` and does not only look there.
 
     Args:
         run: the run.
@@ -18,5 +18,5 @@ def expect_alone(run: Run, technique: Technique, why: str) -> None:
         Refusal: there is another one.
     """
     for other in run.techniques:
-        if other is not technique and "llm-layer" in other.acts_at:
+        if other is not technique and "llm-layer" in other.acts_at and "llm-layer" not in other.only_looks_at:
             raise Refusal(f"{why}, and {type(other).__name__} may drop some between its layers; leave one out")

@@ -103,7 +103,9 @@ def greedy_map(kernel_BVV: Tensor, keep: int) -> Tensor:
     return chosen_BK
 
 
-def greedy_cover(likeness_BVV: Tensor, weight_BV: Tensor, keep: int, *, add: bool = False) -> Tensor:
+def greedy_cover(
+    likeness_BVV: Tensor, weight_BV: Tensor, keep: int, *, add: bool = False, demand_BV: Tensor | None = None
+) -> Tensor:
     """Greedy set cover by likeness: places (B, `keep`) in the order of choice.
 
     A token is covered as well as the chosen token most like it resembles it, and by 0 at least. The gain of a token is
@@ -115,6 +117,7 @@ def greedy_cover(likeness_BVV: Tensor, weight_BV: Tensor, keep: int, *, add: boo
         weight_BV: how much the gain of each token counts.
         keep: tokens to choose, from 0 to V.
         add: whether weights are added to the gains and do not multiply them.
+        demand_BV: how much it counts that each token is covered; None: one as much as another.
 
     Raises:
         ValueError: `keep` lies outside that range.
@@ -125,7 +128,8 @@ def greedy_cover(likeness_BVV: Tensor, weight_BV: Tensor, keep: int, *, add: boo
     free_BV = torch.ones_like(cover_BV, dtype=torch.bool)
     chosen_BK = torch.zeros(batch, keep, dtype=torch.long, device=likeness_BVV.device)
     for k in range(keep):
-        gain_BV = (likeness_BVV - cover_BV[:, None]).clamp(min=0).sum(dim=2)
+        more_BVV = (likeness_BVV - cover_BV[:, None]).clamp(min=0)
+        gain_BV = (more_BVV if demand_BV is None else more_BVV * demand_BV[:, None]).sum(dim=2)
         value_BV = gain_BV + weight_BV if add else gain_BV * weight_BV
         pick_B1 = value_BV.masked_fill(~free_BV, float("-inf")).argmax(dim=1, keepdim=True)
         free_BV = free_BV.scatter(1, pick_B1, value=False)

@@ -200,6 +200,22 @@ def uniform(bits: int, clip: float = 1.0) -> Format:
     return Format(partial(quantise, bits=bits, clip=clip), partial(dequantise, bits=bits))
 
 
+def rotated(form: Format, rotation_dd: Tensor) -> Format:
+    """The format behind an orthogonal matrix that is multiplied from the right, and undone when numbers are read.
+
+    Lengths stay, so that the squared error of a row is what the format leaves of the rotated one.
+    """
+
+    def encode(x: Tensor, group_size: int) -> Any:
+        return form.encode(x @ rotation_dd, group_size)
+
+    def decode(codes: Any, group_size: int) -> Tensor:
+        number: Tensor = form.decode(codes, group_size) @ rotation_dd.mT
+        return number
+
+    return Format(encode, decode)
+
+
 SIGN = Format(quantise_sign, dequantise_sign)
 TERNARY = Format(quantise_ternary, dequantise_ternary)
 FLOAT8 = Format(quantise_float8, dequantise_float8)

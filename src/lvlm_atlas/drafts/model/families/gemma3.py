@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lvlm_atlas.drafts.model import hybrid
 from lvlm_atlas.drafts.model.encoders import encoder, side
 from lvlm_atlas.drafts.model.llms import llm
 from lvlm_atlas.drafts.model.parts import Parts
@@ -11,10 +12,10 @@ from lvlm_atlas.drafts.model.source import UNKNOWN, Source
 def parts(config: Source, processor: Source) -> Parts:
     """What a configuration of Gemma-3 says."""
     vision, vision_parameters = encoder(config.part("vision_config"))
-    given = config.part("text_config")
+    given = config.part("text_config").read_by("Gemma3TextConfig")
     text, text_parameters = llm(given, config, "gemma3_text")
-    text["sliding_window"] = {"tokens": given.number("sliding_window"), "global_layers": _global(given, text["layers"])}
-    token = config.number("mm_tokens_per_image", default=256, of="Gemma3Config")
+    text |= hybrid.window(given, text["layers"], given.number("sliding_window_pattern", "_sliding_window_pattern"))
+    token = config.read_by("Gemma3Config").number("mm_tokens_per_image")
     into, out = vision["hidden"], text["hidden"]
     tile = {"tile": vision["image_size"], "patch": vision["patch_size"], "class_token": False}
     pans = {}
@@ -37,12 +38,3 @@ def parts(config: Source, processor: Source) -> Parts:
         video=("video_frames_as_tiles", {**tile, "token_per_frame": token}, {"max_frames": UNKNOWN}),
         formula=f"{token} * (1 + crops)", code="transformers, gemma3",
     )  # fmt: skip
-
-
-def _global(text: Source, layers: float) -> list[int] | None:
-    """The layers that attend to everything: those listed, else every so many."""
-    kinds = text.data.get("layer_types")
-    if isinstance(kinds, list):
-        return [index for index, kind in enumerate(kinds) if kind == "full_attention"]
-    every = text.number("sliding_window_pattern", "_sliding_window_pattern", default=6, of="Gemma3TextConfig")
-    return list(range(every - 1, layers, every)) if isinstance(layers, int) else None

@@ -11,11 +11,10 @@ from lvlm_atlas.drafts.model.source import Source
 def parts(config: Source, processor: Source) -> Parts:
     """What a configuration of Idefics3 or SmolVLM says."""
     vision = vit(
-        config.part("vision_config"), class_token=False, position="learned absolute", activation="gelu_pytorch_tanh",
-        of="Idefics3VisionConfig",
+        config.part("vision_config").read_by("Idefics3VisionConfig"), class_token=False, position="learned absolute",
     )  # fmt: skip
     text, text_parameters = llm(config.part("text_config"), config, "llama")
-    scale = config.number("scale_factor", default=2, of="Idefics3Config")
+    scale = config.read_by("Idefics3Config").number("scale_factor")
     into, out, hidden = vision["hidden"] * scale**2, text["hidden"], vision["hidden"]
     rows = 3 * vision["patch_size"] ** 2 + 1 + side(vision) ** 2 + 2
     token = side(vision) ** 2 // scale**2

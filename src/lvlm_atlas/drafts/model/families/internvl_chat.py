@@ -9,13 +9,14 @@ from lvlm_atlas.drafts.model.source import Source
 
 def parts(config: Source, processor: Source) -> Parts:  # noqa: ARG001 - all families are called alike
     """What a configuration of InternVL says."""
-    vision = config.part("vision_config")
+    vision = config.part("vision_config").read_by("InternVisionConfig")
+    config = config.read_by("InternVLChatConfig")
     return parts_of(
         config, vision, config.part("llm_config"),
-        rms=vision.text("norm_type") == "rms_norm",
-        qkv_bias=vision.truth("qkv_bias", default=True, of="InternVisionConfig"),
-        qk_norm=vision.truth("qk_normalization", default=False, of="InternVisionConfig"),
-        most=config.number("max_dynamic_patch", default=12, of="InternVLChatConfig"),
-        least=config.number("min_dynamic_patch", default=1, of="InternVLChatConfig"),
-        thumbnail=config.truth("use_thumbnail", default=True, of="InternVLChatConfig"),
+        rms=vision.word("norm_type") == "rms_norm",
+        qkv_bias=vision.truth("qkv_bias"),
+        qk_norm=vision.truth("qk_normalization"),
+        most=config.number("max_dynamic_patch"),
+        least=config.number("min_dynamic_patch"),
+        thumbnail=config.truth("use_thumbnail"),
     )  # fmt: skip

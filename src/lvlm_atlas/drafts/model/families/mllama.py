@@ -12,21 +12,21 @@ _OF = "MllamaVisionConfig"
 
 def parts(config: Source, processor: Source) -> Parts:  # noqa: ARG001 - all families are called alike
     """What a configuration of Llama-3.2-Vision says."""
-    given = config.part("vision_config")
-    local = given.number("num_hidden_layers", default=32, of=_OF)
-    gated = given.number("num_global_layers", default=8, of=_OF)
-    heads = given.number("attention_heads", "num_attention_heads", default=16, of=_OF)
-    hidden = given.number("hidden_size", default=1280, of=_OF)
-    mlp = given.number("intermediate_size", default=5120, of=_OF)
+    given = config.part("vision_config").read_by(_OF)
+    local = given.number("num_hidden_layers")
+    gated = given.number("num_global_layers")
+    heads = given.number("attention_heads", "num_attention_heads")
+    hidden = given.number("hidden_size")
+    mlp = given.number("intermediate_size")
     vision = vit(
         given, class_token=True, position="learned absolute", mlp=mlp,
-        attention="full over all tiles of an image, padding masked", activation="gelu", of=_OF,
+        attention="full over all tiles of an image, padding masked",
     )  # fmt: skip
     vision |= {
         "layers": local + gated, "layers_needed": local + gated, "hidden": hidden, "heads": heads,
-        "head_dim": hidden // heads, "patch_size": given.number("patch_size", default=14, of=_OF),
+        "head_dim": hidden // heads, "patch_size": given.number("patch_size"),
     }  # fmt: skip
-    tiles = given.number("max_num_tiles", default=4, of=_OF)
+    tiles = given.number("max_num_tiles")
     shapes = given.data.get("supported_aspect_ratios")
     arrangements = 1 + (len(shapes) if isinstance(shapes, list) else sum(tiles // n for n in range(1, tiles + 1)))
     token = side(vision) ** 2 + 1
@@ -34,10 +34,10 @@ def parts(config: Source, processor: Source) -> Parts:  # noqa: ARG001 - all fam
     embeddings = 3 * vision["patch_size"] ** 2 * hidden + hidden + token * hidden + 1
     embeddings += arrangements * tiles * token * hidden + 2 * (arrangements * tiles * hidden + 1) + 2 * 2 * hidden
     layers = (local + gated) * block(vision, qkv_bias=False, other_bias=False) + (local + gated) * (hidden + mlp)
-    inner = given.numbers("intermediate_layers_indices") or (3, 7, 15, 23, 30)
+    inner = given.numbers("intermediate_layers_indices")
     into = hidden * (1 + len(inner))
 
-    given_text = config.part("text_config")
+    given_text = config.part("text_config").read_by("MllamaTextConfig")
     text, text_parameters = llm(given_text, config, "mllama_text_model")
     crosses = given_text.numbers("cross_attention_layers")
     text["cross_attention_layers"] = list(crosses) or None

@@ -12,15 +12,14 @@ _OF = "Qwen2_5_VLVisionConfig"
 
 def parts(config: Source, processor: Source) -> Parts:
     """What a configuration of Qwen2.5-VL says."""
-    given = config.part("vision_config")
+    given = config.part("vision_config").read_by(_OF)
     vision = vit(
         given, class_token=False, position="2D RoPE", heads="num_heads", layers="depth", gated=True, norm="rmsnorm",
-        attention="windows, but for the layers that see a whole temporal patch", image_size=False, activation="silu",
-        of=_OF,
+        attention="windows, but for the layers that see a whole temporal patch", image_size=False,
     )  # fmt: skip
-    vision["temporal_patch_size"] = given.number("temporal_patch_size", default=2, of=_OF)
-    merge = given.number("spatial_merge_size", default=2, of=_OF)
-    window = given.number("window_size", default=112, of=_OF) // vision["patch_size"]
+    vision["temporal_patch_size"] = given.number("temporal_patch_size")
+    merge = given.number("spatial_merge_size")
+    window = given.number("window_size") // vision["patch_size"]
     vision["window"] = {
         "patches": [window, window],
         "full_attention_layers": list(given.numbers("fullatt_block_indexes")) or None,

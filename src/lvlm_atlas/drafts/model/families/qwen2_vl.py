@@ -12,17 +12,16 @@ _OF = "Qwen2VLVisionConfig"
 
 def parts(config: Source, processor: Source) -> Parts:
     """What a configuration of Qwen2-VL says."""
-    given = config.part("vision_config")
-    ratio = given.number("mlp_ratio", default=4, of=_OF)
-    width = given.number("embed_dim", default=1280, of=_OF)
+    given = config.part("vision_config").read_by(_OF)
+    ratio = given.number("mlp_ratio")
+    width = given.number("embed_dim")
     vision = vit(
         given, class_token=False, position="2D RoPE", heads="num_heads", layers="depth", hidden="embed_dim",
-        attention="full within each temporal patch", image_size=False, mlp=ratio * width, activation="quick_gelu",
-        of=_OF,
+        attention="full within each temporal patch", image_size=False, mlp=ratio * width,
     )  # fmt: skip
     vision["hidden"], vision["head_dim"] = width, width // vision["heads"]
-    vision["temporal_patch_size"] = given.number("temporal_patch_size", default=2, of=_OF)
-    merge = given.number("spatial_merge_size", default=2, of=_OF)
+    vision["temporal_patch_size"] = given.number("temporal_patch_size")
+    merge = given.number("spatial_merge_size")
     text, text_parameters = qwen.text_of(config, "qwen2")
     widths, adapter_parameters = qwen.merger(vision, merge, text["hidden"], 2 * width)
     patch = 3 * vision["temporal_patch_size"] * vision["patch_size"] ** 2 * width

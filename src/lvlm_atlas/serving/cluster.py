@@ -1,0 +1,348 @@
+"""A server of several pools: requests come in, are handed from stage to stage over links, and leave."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.roofline.stage import STAGES
+from lvlm_atlas.roofline.units import size
+from lvlm_atlas.serving.batching import Batch
+from lvlm_atlas.serving.instance import Instance
+from lvlm_atlas.serving.memory import BLOCK, Embeddings, Memory, room_byte
+from lvlm_atlas.serving.policy import Policy
+from lvlm_atlas.serving.prices import Prices
+from lvlm_atlas.serving.request import Request
+from lvlm_atlas.serving.spent import Slice
+from lvlm_atlas.serving.tally import Tally
+from lvlm_atlas.serving.traffic import Arrival, visuals
+
+if TYPE_CHECKING:
+    import simpy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wires:
+    """What joins instances, and what prepares images on the host."""
+
+    byte_s: float = math.inf
+    """Bandwidth into an instance."""
+    latency_s: float = 0.0
+    """Time of a transfer beside its bytes."""
+    host_image_s: float = 0.0
+    """Time in which the host prepares an image or frame."""
+    host_workers: int = 8
+    """Images that it prepares at once."""
+
+
+class Cluster:
+    """The pools of a server.
+
+    Args:
+        env: the simulation's clock.
+        policy: how it is laid out.
+        prices: times of batches of one instance.
+        wires: links and host.
+        tally: what is counted.
+    """
+
+    def __init__(self, env: simpy.Environment, policy: Policy, prices: Prices, wires: Wires, tally: Tally) -> None:
+        import simpy  # noqa: PLC0415  an extra
+
+        self.env, self.policy, self.prices, self.wires, self.tally = env, policy, prices, wires, tally
+        self._keys = count()
+        self._turns: dict[tuple[int, str], int] = {}
+        self.offers: list[deque[tuple[Request, Instance | None, float]]] = [deque() for _ in policy.pools]
+        """Requests that wait to be taken on by a pool, where they come from, and what is to be moved."""
+        self.host = simpy.Resource(env, wires.host_workers)
+        self.embeddings: dict[int, Embeddings] = {}
+        self.pools = [
+            [self._instance(index, number) for number in range(pool.instances)]
+            for index, pool in enumerate(policy.pools)
+        ]
+        self.instances = [each for pool in self.pools for each in pool]
+        if policy.routing == "shared":
+            for pool in self.pools:
+                for each in pool[1:]:
+                    each.waiting, each.to_encode = pool[0].waiting, pool[0].to_encode
+        self._links = {id(each): simpy.Resource(env, 1) for each in self.instances}
+        self.coming = self.open = True
+        """Whether requests may still come, or are under way."""
+        self.moves = 0
+        """Instances that have changed their pool."""
+        self.past_busy_s = [dict.fromkeys(STAGES, 0.0) for _ in policy.pools]
+        """Time in steps of instances that have left each pool, by what they were for."""
+        self.past_s = [0.0] * len(policy.pools)
+        """Time that these were in it."""
+        if policy.sharing == "sliced":
+            for one, two in zip(self.pools[0], self.pools[-1], strict=True):
+                one.partner, two.partner = two, one
+
+    def _instance(self, index: int, number: int) -> Instance:
+        policy, pool = self.policy, self.policy.pools[index]
+        every = policy.sharing == "sliced" or policy.scaling != "fixed"
+        stages = frozenset().union(*(each.stages for each in policy.pools)) if every else pool.stages
+        room = room_byte(self.prices, stages, policy.token_budget, pool.name)
+        plain = self.prices.text
+        memory = Memory(room, BLOCK * plain.prompt_byte / plain.prompt, prefixes=policy.prefix_cache)
+        share = policy.encoder_share if "encoding" in pool.stages else 1 - policy.encoder_share
+        sliced = self.prices.sliced(Slice(share)) if policy.sharing == "sliced" else self.prices
+        if policy.embedding_cache and "encoding" in pool.stages:
+            self.embeddings.setdefault(index, Embeddings(room * policy.embedding_share))
+        return Instance(self.env, self, f"{pool.name} {number + 1}", pool, policy, (self.prices, sliced), memory)
+
+    # Arrival
+
+    def arrive(self, arrival: Arrival) -> None:
+        """A request comes in.
+
+        Raises:
+            AtlasError: no instance has room for its cache.
+        """
+        shape = self.prices.shape(arrival.workload)
+        request = Request(next(self._keys), self.env.now, arrival, shape, frames(shape.frames, arrival))
+        reading = self.policy.of("decoding", _modality(request))
+        room = self.pools[reading][0].memory.room
+        need = request.whole_byte + self.pools[reading][0].memory.block_byte
+        if need > room:
+            raise AtlasError(
+                f"a request of {shape.prompt:,} tokens and {shape.output:,} of answer takes {size(need)} of cache, and "
+                f"an instance of pool {self.policy.pools[reading].name} has {size(room)}; give --tp more devices or a "
+                "shorter request"
+            )
+        self.tally.arrived(self.env.now)
+        if request.frames and self.wires.host_image_s:
+            self.env.process(self._prepare(request))
+        else:
+            self._dispatch(request)
+
+    def _prepare(self, request: Request) -> Generator[Any, Any, None]:
+        """The host prepares the images one after the other, those of several requests at once."""
+        with self.host.request() as turn:
+            yield turn
+            yield self.env.timeout(sum(request.frames) * self.wires.host_image_s)
+        self._dispatch(request)
+
+    def _dispatch(self, request: Request) -> None:
+        modality = _modality(request)
+        reader = self.policy.of("prefilling", modality)
+        encoder = self.policy.of("encoding", modality) if request.frames else reader
+        missing = self._missing(request, encoder)
+        apart = encoder != reader
+        if not apart:
+            for index in range(len(request.frames)):
+                if index not in missing:
+                    request.ready[index] = True
+            request.pending = len(missing)
+        if apart and (missing or self.policy.overlap) and request.frames:
+            request.pending = len(missing)
+            if self.policy.overlap:
+                request.instance = self._choose(reader, "prompt")
+                self._queue(request, request.instance)
+            self._to_encoders(request, encoder, missing)
+            for index in range(len(request.frames)):
+                if index not in missing and self.policy.overlap:
+                    self.env.process(self._embed(request, [index]))
+        elif apart:
+            request.ready, request.pending = [True] * len(request.frames), 0
+            self.offer(reader, request, None, request.shape.embedding_byte if request.frames else 0.0)
+        else:
+            self._queue(request, self._choose(reader, "prompt"))
+
+    def _missing(self, request: Request, encoder: int) -> list[int]:
+        """Images whose embeddings are nowhere."""
+        kept, named = self.embeddings.get(encoder), request.arrival.images
+        if kept is None or not named:
+            return [*range(len(request.frames))]
+        return [index for index in range(len(request.frames)) if not kept.has(named[index])]
+
+    def _to_encoders(self, request: Request, pool: int, indices: Iterable[int]) -> None:
+        target = None
+        for index in indices:
+            if target is None or self.policy.spread_images:
+                target = self._choose(pool, "image")
+            target.to_encode.append((request, index))
+        for each in self.pools[pool]:
+            each.nudge()
+
+    def _queue(self, request: Request, instance: Instance) -> None:
+        instance.waiting.append(request)
+        if self.policy.routing == "shared":
+            for each in self.pools[self.policy.pools.index(instance.pool)]:
+                each.nudge()
+        else:
+            instance.nudge()
+
+    def _choose(self, pool: int, what: str) -> Instance:
+        """The instance that gets the next of what comes."""
+        open_ = [each for each in self.pools[pool] if not each.leaving] or self.pools[pool]
+        turn = self._turns.get((pool, what), 0)
+        self._turns[pool, what] = turn + 1
+        if len(open_) == 1:
+            return open_[0]
+        if self.policy.routing == "in-turn":
+            return open_[turn % len(open_)]
+        order = open_[turn % len(open_) :] + open_[: turn % len(open_)]
+        return min(order, key=lambda each: each.load)
+
+    # From stage to stage
+
+    def encoded(self, request: Request, index: int, instance: Instance) -> None:
+        """An image has been encoded."""
+        kept, named = self.embeddings.get(self.policy.of("encoding", _modality(request))), request.arrival.images
+        byte = request.shape.embedding_byte * request.frames[index] / request.shape.frames
+        if kept and named:
+            kept.keep(named[index], byte)
+        if instance.reads:
+            return
+        request.pending -= 1
+        if self.policy.overlap:
+            self.env.process(self._embed(request, [index]))
+        elif not request.pending:
+            request.ready = [True] * len(request.frames)
+            reader = self.policy.of("prefilling", _modality(request))
+            self.offer(reader, request, None, request.shape.embedding_byte)
+
+    def _embed(self, request: Request, indices: list[int]) -> Generator[Any, Any, None]:
+        """Embeddings go to where the prompt is read."""
+        share = sum(request.frames[index] for index in indices) / request.shape.frames
+        yield from self._send(request.instance, request.shape.embedding_byte * share)
+        for index in indices:
+            request.ready[index] = True
+        request.instance.nudge()
+
+    def read(self, request: Request, instance: Instance) -> None:
+        """A prompt has been read, and the first token is there."""
+        if request.first_s is None:
+            request.first_s = self.env.now
+        if request.shape.output <= 1:
+            self._leave(request, instance)
+            return
+        decoder = self.policy.of("decoding", _modality(request))
+        if self.policy.pools[decoder] is instance.pool:
+            instance.seat(request)
+        else:
+            self.offer(decoder, request, instance, request.shape.prompt_byte)
+
+    def offer(self, pool: int, request: Request, source: Instance | None, byte: float) -> None:
+        """A pool is to take a request on: the first of its instances that has room does."""
+        self.offers[pool].append((request, source, byte))
+        self._take(pool)
+
+    def _take(self, pool: int) -> None:
+        offers = self.offers[pool]
+        while offers:
+            request, source, byte = offers[0]
+            held, pinned = request.held_byte, request.pinned
+            taker = next((each for each in sorted(self.pools[pool], key=lambda e: e.load) if each.admit(request)), None)
+            if taker is None:
+                request.held_byte, request.pinned = held, pinned
+                return
+            offers.popleft()
+            taker.coming += 1
+            self.env.process(self._move(request, source, taker, byte, held, pinned))
+
+    def _move(
+        self, request: Request, source: Instance | None, taker: Instance, byte: float, held: float, pinned: list[int]
+    ) -> Generator[Any, Any, None]:
+        yield from self._send(taker, byte)
+        taker.coming -= 1
+        if source is not None:
+            source.memory.give(held)
+            source.memory.unpin(pinned)
+            self.freed(source)
+            source.nudge()
+        if taker.reads and request.unread:
+            taker.filling.append(request)
+            taker.nudge()
+        else:
+            taker.seat(request)
+
+    def _send(self, target: Instance, byte: float) -> Generator[Any, Any, None]:
+        """Move bytes to an instance, one transfer at a time."""
+        time_s = self.wires.latency_s + byte / self.wires.byte_s if byte else 0.0
+        if not time_s or self.policy.sharing == "sliced":
+            return
+        with self._links[id(target)].request() as turn:
+            yield turn
+            yield self.env.timeout(time_s)
+        self.tally.moved(byte)
+
+    def answered(self, request: Request, instance: Instance) -> None:
+        """An answer is complete."""
+        self._leave(request, instance)
+
+    def _leave(self, request: Request, instance: Instance) -> None:
+        instance.release(request)
+        self.tally.left(request, self.env.now)
+        self.open = self.coming or self.tally.present > 0
+
+    # Instances that change their pool
+
+    def queue(self, index: int) -> int:
+        """Requests and images that wait in a pool, and those that it has yet to take on."""
+        return len(self.offers[index]) + sum(len(each.waiting) + len(each.to_encode) for each in self.pools[index])
+
+    def pool_busy_s(self, index: int) -> float:
+        """Time that the instances of a pool have been in steps for."""
+        return sum(self.past_busy_s[index].values()) + sum(sum(e.busy_s.values()) for e in self.pools[index])
+
+    def hand_over(self, instance: Instance) -> None:
+        """Others of the pool take what waits at an instance that leaves."""
+        index = self.policy.pools.index(instance.pool)
+        images, waiting = [*instance.to_encode], [*instance.waiting]
+        instance.to_encode.clear()
+        instance.waiting.clear()
+        for request, image in images:
+            target = self._choose(index, "image")
+            target.to_encode.append((request, image))
+            target.nudge()
+        for request in waiting:
+            request.instance = self._choose(index, "prompt")
+            self._queue(request, request.instance)
+
+    def join(self, instance: Instance, target: int) -> None:
+        """An instance that is done becomes a part of another pool."""
+        index = self.policy.pools.index(instance.pool)
+        self.pools[index].remove(instance)
+        for stage, busy_s in instance.busy_s.items():
+            self.past_busy_s[index][stage] += busy_s
+            instance.busy_s[stage] = 0.0
+        self.past_s[index] += self.env.now - instance.joined_s
+        instance.join(self.policy.pools[target])
+        self.pools[target].append(instance)
+        self.moves += 1
+        self._take(target)
+        instance.nudge()
+
+    def freed(self, instance: Instance) -> None:
+        """There may be room for another."""
+        index = self.policy.pools.index(instance.pool)
+        if self.offers[index]:
+            self._take(index)
+
+    def span(self, instance: Instance, start_s: float, batch: Batch, decoding: int) -> None:
+        """A step, or several alike, have been taken."""
+        self.tally.step(instance.name, start_s, self.env.now, batch, decoding)
+
+
+def frames(total: int, arrival: Arrival) -> tuple[int, ...]:
+    """Frames of each image or video; all of them together where a technique chooses among them."""
+    videos = arrival.workload.videos
+    number = visuals(arrival.workload)
+    if not total:
+        return ()
+    if total == number:
+        return (1,) * number
+    if len(videos) and total % len(videos) == 0 and not arrival.workload.images:
+        return (total // len(videos),) * len(videos)
+    return (total,)
+
+
+def _modality(request: Request) -> str:
+    return "visual" if request.frames else "text"

@@ -1,0 +1,160 @@
+"""A server under load: laws that hold whatever the policy, and what policies do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.roofline.deployment import TYPICAL, Deployment
+from lvlm_atlas.serving.cluster import Wires
+from lvlm_atlas.serving.load import load
+from lvlm_atlas.serving.policy import Policy
+from lvlm_atlas.serving.simulation import Run, simulate
+from lvlm_atlas.serving.traffic import Kind, Mix, synthetic
+from servers import ALL, D_, E_, P_, server
+
+POLICIES = {
+    "colocated": server((ALL, 4)),
+    "in turn": server((ALL, 4), routing="in-turn", chunked=False, token_budget=49_152),
+    "E+P+D": server(((E_,), 1), ((P_,), 1), ((D_,), 2), spread_images=True),
+    "EP+D": server(((E_, P_), 2), ((D_,), 2)),
+    "ED+P": server(((E_, D_), 2), ((P_,), 2)),
+    "E+PD, overlapped": server(((E_,), 2), ((P_, D_), 2), overlap=True, spread_images=True),
+    "together": server((ALL, 4), sharing="together"),
+    "sliced": server(((E_,), 4), ((P_, D_), 4), sharing="sliced", shortest_first=True),
+    "prefixes": server((ALL, 4), prefix_cache=True),
+}
+LINK = Wires(byte_s=4.5e11)
+
+
+@pytest.fixture(scope="module")
+def mix(planner) -> Mix:
+    """Requests with no image, one, and four; some images come again."""
+    kinds = [
+        Kind(planner.request("single-image-chat", text=400), 2),
+        Kind(planner.request("images-20", images=4), 1),
+        Kind(replace(planner.workload("single-image-chat"), images=(), text_tokens=800), 1),
+    ]
+    return Mix(tuple(kinds), spread=0.5, reuse=0.3, seed=3)
+
+
+def run(prices, policy: Policy, mix: Mix, rate: float = 12.0, number: int = 150, wires: Wires = LINK) -> Run:
+    return simulate(policy, prices(), synthetic(mix, rate, number), wires)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_whatever_the_policy_requests_are_neither_lost_nor_gained(prices, mix, name: str) -> None:
+    done = run(prices, POLICIES[name], mix)
+    tally, server_ = done.tally, done.cluster
+    # Little: requests in the system on average are the rate times the time in it.
+    assert tally.present_s == pytest.approx(sum(tally.total_s), rel=1e-9)
+    # No instance holds anything for requests that have left, and none was ever overbooked.
+    for each in server_.instances:
+        assert each.idle
+        assert each.memory.used == pytest.approx(0, abs=1)
+        assert 0 < each.memory.peak <= each.memory.room * (1 + 1e-9) or each.pool.stages == {E_}
+        assert sum(each.busy_s.values()) <= tally.last_s * (1 + 1e-9)
+    assert all(first <= total for first, total in zip(tally.ttft_s, tally.total_s, strict=True))
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_the_same_seed_gives_the_same_run(prices, mix, name: str) -> None:
+    one, two = (run(prices, POLICIES[name], mix, number=60).tally for _ in range(2))
+    assert (one.ttft_s, one.total_s, one.output) == (two.ttft_s, two.total_s, two.output)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_server_with_nothing_else_to_do_takes_what_an_estimate_says(planner, prices, name: str) -> None:
+    policy = POLICIES[name]
+    workload = planner.workload("single-image-chat")
+    whole = planner.estimate("qwen2.5-vl-7b", "h100-sxm", workload, deployment=Deployment(efficiency=TYPICAL))
+    shape, apart = prices().shape(workload), len(policy.pools) > 1 and policy.sharing != "sliced"
+    sent = {
+        "E+P+D": (shape.embedding_byte, shape.prompt_byte), "EP+D": (0, shape.prompt_byte),
+        "ED+P": (shape.embedding_byte, shape.prompt_byte), "E+PD, overlapped": (shape.embedding_byte, 0),
+    }.get(name, (0, 0))  # fmt: skip
+    tally = run(prices, policy, Mix((Kind(workload, 1),)), number=1).tally
+    assert tally.ttft_s[0] == pytest.approx(whole.ttft_s + sent[0] / LINK.byte_s, rel=1e-12)
+    assert tally.total_s[0] == pytest.approx(whole.total_s + sum(sent) / LINK.byte_s, rel=1e-12)
+    assert bool(sum(sent)) == apart
+
+
+def test_more_load_is_slower_and_more_devices_or_bandwidth_are_faster(prices, mix) -> None:
+    policy = POLICIES["E+P+D"]
+
+    def mean_s(policy: Policy = policy, **given) -> float:
+        tally = run(prices, policy, mix, **given).tally
+        return sum(tally.total_s) / len(tally.total_s)
+
+    slow, usual, fast = (mean_s(rate=rate) for rate in (6.0, 24.0, 96.0))
+    assert slow < usual < fast
+    assert mean_s(policy.sized((2, 2, 4)), rate=24.0) < usual
+    assert mean_s(rate=24.0, wires=Wires(byte_s=4.5e9)) > usual > mean_s(rate=24.0, wires=Wires())
+
+
+def test_images_on_as_many_encoders_take_as_long_as_one(planner, prices) -> None:
+    four = Mix((Kind(planner.request("images-20", images=4), 1),))
+    spread = server(((E_,), 4), ((P_, D_), 1), spread_images=True)
+    shape = prices().shape(four.kinds[0].workload)
+    from lvlm_atlas.serving.prices import Piece
+
+    one, all_ = (prices().encode([Piece(shape, count)]).time_s for count in (1, 4))
+    apart, whole = (run(prices, each, four, number=1, wires=Wires()).tally.ttft_s[0] for each in (
+        spread, replace(spread, spread_images=False)))  # fmt: skip
+    assert whole - apart == pytest.approx(all_ - one, rel=1e-9)
+
+
+def test_a_prompt_that_is_read_while_its_images_are_encoded_starts_sooner(planner, prices) -> None:
+    many = Mix((Kind(planner.request("images-20", text=16), 1),))
+    policy = server(((E_,), 1), ((P_, D_), 1), image_batch=1)
+    waits, overlaps = (run(prices, replace(policy, overlap=each), many, number=1).tally for each in (False, True))
+    assert overlaps.ttft_s[0] < 0.75 * waits.ttft_s[0]
+
+
+def test_without_room_the_latest_sequence_gives_way_and_all_answers_are_whole(planner, prices) -> None:
+    long = Mix((Kind(planner.request("single-image-chat", output=900), 1),), seed=1)
+    done = simulate(server((ALL, 1)), prices(), synthetic(long, 1000.0, 900))
+    assert done.tally.preemptions > 0
+    assert set(done.tally.output) == {900}
+
+
+def test_a_request_that_no_instance_can_hold_is_refused(planner, prices) -> None:
+    huge = Mix((Kind(planner.request("single-image-chat", text=3_000_000), 1),))
+    with pytest.raises(AtlasError, match=r"takes .* of cache, and an instance of pool .* has .*; give --tp"):
+        run(prices, server((ALL, 1)), huge, number=1)
+
+
+def test_images_that_came_before_are_not_encoded_again(planner, prices) -> None:
+    again = Mix((Kind(planner.workload("single-image-chat"), 1),), reuse=0.9, seed=2)
+    busy = {}
+    for kept in (True, False):
+        done = run(prices, server((ALL, 1), embedding_cache=kept), again, number=200)
+        busy[kept] = done.cluster.instances[0].busy_s["encoding"]
+        if kept:
+            hits = load(done, slo={}, devices=1).embedding_hits
+    assert hits == pytest.approx(0.9, abs=0.05)
+    assert busy[True] == pytest.approx((1 - hits) * busy[False], rel=0.1)
+
+
+def test_a_shared_beginning_is_read_once(planner, prices) -> None:
+    from lvlm_atlas.serving.traffic import Arrival
+
+    workload = planner.request("single-image-chat", text=2000)
+    stream = [Arrival(at * 2.0, workload, ("photo",), (("rules", 1500),)) for at in range(3)]
+    first, *later = simulate(server((ALL, 1), prefix_cache=True), prices(), stream).tally.ttft_s
+    assert later[0] == pytest.approx(later[1])
+    assert later[0] < 0.3 * first
+    other = [each._replace(prefix=((str(index), 1500),)) for index, each in enumerate(stream)]
+    apart = simulate(server((ALL, 1), prefix_cache=True, embedding_cache=False), prices(), other).tally.ttft_s
+    assert [*apart] == pytest.approx([first] * 3)
+
+
+def test_a_slice_of_the_device_slows_only_while_the_other_slice_is_in_use(planner, prices) -> None:
+    workload = planner.request("images-20", images=8, output=600)
+    one = Mix((Kind(workload, 1),))
+    policy = server(((E_,), 1), ((P_, D_), 1), sharing="sliced")
+    alone = run(prices, policy, one, number=1).tally.ttft_s[0]
+    beside = max(run(prices, policy, one, rate=1000.0, number=2).tally.ttft_s)
+    assert beside > alone
