@@ -66,6 +66,11 @@ def assumptions(
         said.append(f"{device.name} has no {lay.compute_dtype}; {dtype} runs in its place.")
     if lay.kv_traffic != 1:
         said.append(f"Each cached byte moves {lay.kv_traffic:.3g} times when a step reads it.")
+    if llm.window and any(each.cache_bits for each in stack):
+        said.append(
+            f"The {len(llm.local_layers)} layers that look back {llm.window:,} tokens are quantised like the others; "
+            "entries kept exact count within the window; software that leaves such layers whole caches more."
+        )
     said.append(_memory(device, deployment.memory_share))
     said.append("Energy is time at the thermal design power: an upper bound.")
     return (*said, *_of_effects(stack), *(text for each in stack for text in each.assumptions))

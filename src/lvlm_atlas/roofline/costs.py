@@ -24,7 +24,7 @@ from lvlm_atlas.roofline.model import Model
 from lvlm_atlas.roofline.overhead import extras
 from lvlm_atlas.roofline.pipeline import Walk
 from lvlm_atlas.roofline.stage import STAGES
-from lvlm_atlas.roofline.stages import HeldLayers, Part, Stages, Step
+from lvlm_atlas.roofline.stages import HeldLayers, Part, Stages, Step, host_s
 from lvlm_atlas.roofline.state import Answered, Cached, Encoded, Prefilled, Shares
 from lvlm_atlas.roofline.transform import Applied
 from lvlm_atlas.roofline.workload import Workload
@@ -73,6 +73,8 @@ class _Added:
     encoding_s: float
     prefilling_s: float
     step_s: float
+    host_s: tuple[float, float, float]
+    """The host's part of each of these."""
     device_byte: float
 
 
@@ -88,9 +90,12 @@ class _Decoding:
     question_s: float
     """Time in which further questions are read."""
 
-    def time_s(self, added_s: float = 0.0) -> float:
-        """Time of all passes, each of which takes so much longer."""
-        return sum(number * max(time_s + added_s, floor_s) for number, time_s, floor_s in self.passes)
+    def time_s(self, added_s: float = 0.0, host_s: float = 0.0) -> float:
+        """Time of all passes, each of which takes so much longer, so much of it on the host."""
+        return sum(
+            number * max(time_s + added_s, floor_s + host_s if floor_s else 0.0)
+            for number, time_s, floor_s in self.passes
+        )
 
 
 class _Masks:
@@ -208,16 +213,20 @@ class Costs:
         encoding_s, encoding_floor_s = self._encoding_s(stack & masks.encoding)
         first_s, first_floor_s = self._prefilling_s(stack & masks.prefilled)
         decoding = self._decoding(stack & masks.decoded)
-        step_s = kept_byte = 0.0
+        step_s = step_host_s = kept_byte = 0.0
         for index in _bits(stack & masks.overhead):
             added = self._added(index, stack & masks.before_overhead[index])
             encoding_s += added.encoding_s
             first_s += added.prefilling_s
             step_s += added.step_s
             kept_byte += added.device_byte
+            if any(added.host_s):
+                encoding_floor_s += added.host_s[0] if encoding_floor_s else 0.0
+                first_floor_s += added.host_s[1] if first_floor_s else 0.0
+                step_host_s += added.host_s[2]
         device_byte, share = self._memory(stack & masks.decoded, kept_byte) if memory else (kept_byte, 0.0)
         encoding_s, first_s = max(encoding_s, encoding_floor_s), max(first_s, first_floor_s)
-        decoding_s = decoding.time_s(step_s)
+        decoding_s = decoding.time_s(step_s, step_host_s)
         return Cost(
             encoding_s, first_s + decoding.question_s, decoding_s, encoding_s + first_s,
             decoding_s / decoding.steps if decoding.steps else 0.0, device_byte, share,
@@ -356,11 +365,11 @@ class Costs:
         prefilled = self._prefilled(stack & self.masks.tokens)
         entries = self._cached(stack & self.masks.entries).entries
         added = [*extras(self.techniques[index], encoded, entries, self._answered(stack & self.masks.answered))]
-        encoding_s, prefilling_s, step_s = (
-            sum(map(self.walls.time_s, self.stages.added(stage, encoded, prefilled, added))) for stage in STAGES
-        )
+        works = [self.stages.added(stage, encoded, prefilled, added) for stage in STAGES]
+        encoding_s, prefilling_s, step_s = (sum(map(self.walls.time_s, each)) for each in works)
+        on_host = host_s(works[0]), host_s(works[1]), host_s(works[2])
         byte = self.layout.batch * sum(extra.memory_byte for extra in added) / self.deployment.devices
-        return _Added(encoding_s, prefilling_s, step_s, byte)
+        return _Added(encoding_s, prefilling_s, step_s, on_host, byte)
 
     def _time_s(self, parts: Iterable[Part]) -> float:
         """How long parts take; what those with a key take is remembered."""

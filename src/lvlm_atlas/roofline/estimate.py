@@ -232,9 +232,13 @@ def estimate(
     work = Stages(lay, workload)
     added = {name: work.added(name, state.encoded, state.prefilled, state.extras) for name in STAGES}
 
-    encode = operators(walls, work.encoding(state.encoded, added["encoding"]), work.encoding_floor_s(state.encoded))
+    encode = operators(
+        walls, work.encoding(state.encoded, added["encoding"]), work.encoding_floor_s(state.encoded, added["encoding"])
+    )
     first = operators(
-        walls, work.prefilling(state.prefilled, added["prefilling"]), work.prefilling_floor_s(state.prefilled)
+        walls,
+        work.prefilling(state.prefilled, added["prefilling"]),
+        work.prefilling_floor_s(state.prefilled, added["prefilling"]),
     )
     later = repeated(walls, work.questions(state.cached, state.answered))
     held = work.held(state.cached, state.output)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from lvlm_atlas.roofline.layout import WIDE_BYTE, Layout
 from lvlm_atlas.roofline.operator import Work
+from lvlm_atlas.roofline.state import Extra
 from lvlm_atlas.roofline.visual import Visual
 
 MEGA = 1e6
+LAYER_KERNELS = 13
+"""Kernels of an LLM layer, as `deployment.SURVEY` counts them: what the host's time of a layer is spread over."""
 
 
 class HostPace:
@@ -45,6 +48,17 @@ class HostPace:
     def step(self, depth: float = 1.0) -> list[Work]:
         """A pass of decoding, through a share of the layers."""
         return _works("host.step", self.host.step_s + self._serial_s(self.llm_s * depth))
+
+    def steps_of(self, extras: Iterable[Extra]) -> list[Work]:
+        """Starting the kernels of steps that follow one another, where the host starts each by itself."""
+        each_s = self.host.layer_s / LAYER_KERNELS
+        batch = self.layout.batch
+        return [
+            work
+            for extra in extras
+            if extra.steps
+            for work in _works(f"technique: {extra.technique}", extra.kernels(batch) * each_s)
+        ]
 
     def chunks(self, token: float) -> int:
         """Passes in which so many tokens of prompts are read."""
