@@ -194,7 +194,9 @@ class Model:
     name: str
     """Its name."""
     dtype: str
-    """Type of the released weights."""
+    """Type of the released weights, or of those that are not quantised."""
+    weight_dtype: str | None = None
+    """Types of the released weights part by part, as `weights.given_types` reads them; None: all are `dtype`."""
     encoder: Encoder
     adapter: Adapter
     llm: Llm

@@ -17,7 +17,7 @@ NAMED = PARTS[:-1]
 """Parts that can be given a type."""
 SCHEMES: Mapping[str, str] = {"awq": "int4-g128", "gptq": "int4-g128", "nvfp4": "fp4-g16", "mxfp4": "fp4-g32"}
 """Formats of quantised checkpoints by name."""
-_GROUPED = re.compile(r"([A-Za-z0-9]+)(?:-g([0-9]{1,5}))?", re.ASCII)
+_GROUPED = re.compile(r"([A-Za-z0-9]+)(?:-g([0-9]{1,5})(?:-s([0-9]{1,3}))?)?", re.ASCII)
 _SCALE_BITS = 16
 """Bits of the scale of a group of integers; a packed zero point comes on top."""
 _SMALL_SCALE_BITS = 8
@@ -34,6 +34,8 @@ class NumberType:
     """Its short name."""
     group: int | None = None
     """Numbers that share a scale, or the side of a block in FP8; None: scales are too few to count."""
+    group_bit: int | None = None
+    """Bits of scale and zero point of a group; None: as common formats of the type have them."""
     scale_bit: float = 0.0
     """Bits of scales on a number where no group says how many."""
 
@@ -43,6 +45,8 @@ class NumberType:
         bits, group = BITS[self.dtype], self.group
         if group is None:
             return bits + self.scale_bit
+        if self.group_bit is not None:
+            return bits + self.group_bit / group
         if self.dtype == "fp8":
             return bits + _BLOCK_SCALE_BITS / group**2
         return bits + (_SMALL_SCALE_BITS if self.dtype == "fp4" else _SCALE_BITS + bits) / group
@@ -53,11 +57,12 @@ class NumberType:
         return self.bits / 8
 
     def __str__(self) -> str:
-        return self.dtype if self.group is None else f"{self.dtype}-g{self.group}"
+        group = "" if self.group is None else f"-g{self.group}"
+        return f"{self.dtype}{group}" + ("" if self.group_bit is None else f"-s{self.group_bit}")
 
 
 def number_type(text: str, what: str = "type of numbers") -> NumberType:
-    """The type that a text such as `bf16` or `int4-g128` names.
+    """The type that a text such as `bf16`, `int4-g128` or, with 32 bits of scales a group, `int4-g64-s32` names.
 
     Args:
         text: the text.
@@ -80,7 +85,7 @@ def number_type(text: str, what: str = "type of numbers") -> NumberType:
         raise AtlasError(f"{what} is {text!r}, but {dtype} has no scales of groups; give {dtype}")
     if group < 1:
         raise AtlasError(f"{what} is {text!r}; give a group of 1 number or more, such as {dtype}-g128")
-    return NumberType(dtype, group)
+    return NumberType(dtype, group, int(match[3]) if match[3] else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +130,10 @@ def weights_of(deployment: Deployment, model: Model) -> Weights:
     Raises:
         AtlasError: as of `given_types`.
     """
-    runtime = deployment.runtime
+    runtime, text = deployment.runtime, deployment.weight_dtype or model.weight_dtype
     if runtime is None:
-        return weights(deployment.weight_dtype, model)
-    return weights(deployment.weight_dtype, model, wide=runtime.wide_parts, scale_bit=runtime.scale_bit)
+        return weights(text, model)
+    return weights(text, model, wide=runtime.wide_parts, scale_bit=runtime.scale_bit)
 
 
 def weights(

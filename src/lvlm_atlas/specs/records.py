@@ -23,6 +23,7 @@ def model_spec(record: Model) -> model.Model:
         id=record.id,
         name=record.name,
         dtype=record.dtype,
+        weight_dtype=record.weight_dtype,
         encoder=_encoder(record.vision, record.params),
         adapter=_adapter(record.adapter, record.params),
         llm=_llm(record.llm, record.params),
