@@ -130,3 +130,81 @@ def test_facets_narrow_the_list_to_what_their_query_finds(site: Any) -> None:
     assert parse_qs(urlsplit(page.url).query) == {"training": ["none"], "modality": ["video"], "year": ["2025"]}
     page.get_by_role("button", name="Show all").press("Enter")
     assert listed.count() == len(kb.atlas.techniques)
+
+
+def test_a_comparison_has_fields_numbers_and_reasons_side_by_side(site: Any) -> None:
+    page, where = site
+    page.goto(f"{where}/tools/compare.html?techniques=fastv,kivi&device=l40s")
+    fields = {cells[0]: cells[1:] for cells in rows(page, "Fields")}
+    kb = Planner().kb
+    assert fields["Code"] == [kb.atlas.techniques[id_].reference for id_ in ("fastv", "kivi")]
+    planner = Planner()
+    plain, *alone = (planner.estimate("qwen2.5-vl-7b", "l40s", "images-20", stack=s) for s in ((), "fastv", "kivi"))
+    gains = {cells[0]: cells[1:] for cells in rows(page, "Predicted gains")}
+    assert gains["Whole"] == [units.gain(plain.total_s, each.total_s) for each in alone]
+    verdict = kb.relation("fastv", "kivi")
+    assert page.locator(".la-compare h3 .la-badge").inner_text() == verdict.value
+    assert all(edge.reason in page.locator(".la-compare").inner_text() for edge in verdict.edges)
+    page.get_by_label("Technique 3").select_option("divprune")
+    page.get_by_role("link", name="DivPrune").first.wait_for()
+    assert parse_qs(urlsplit(page.url).query)["techniques"] == ["fastv,kivi,divprune"]
+    assert page.locator(".la-compare h3 .la-badge").count() == 3
+
+
+def test_a_stack_names_its_conflicts_and_shows_joint_beside_multiplied_gains(site: Any) -> None:
+    page, where = site
+    page.goto(f"{where}/tools/stack.html?techniques=fastv")
+    page.get_by_label("KIVI").focus()
+    page.keyboard.press("Space")
+    page.locator(".la-said", has_text="1 known to work").wait_for()
+    pair = Planner().interactions("fastv", "kivi", "qwen2.5-vl-7b", "h200", "images-20")
+    shown = {cells[0]: cells[1:] for cells in rows(page, "Gains")}
+    for figure, name in (("ttft", "First token"), ("tpot", "Per token"), ("total", "Whole"), ("memory", "Memory")):
+        gain = pair.gain(figure)
+        assert shown[name][-2:] == [
+            units.gain(each, 1).replace(units.NO_CHANGE, "1.00 ×") for each in (gain.expected, gain.joint)
+        ]
+    page.get_by_label("PyramidDrop").check()
+    page.locator(".la-said", has_text="1 conflicts").wait_for()
+    reason = Planner().kb.relation("fastv", "pyramiddrop").edges[0].reason
+    assert reason in page.locator(".la-stack .la-answer").inner_text()
+    assert all(cells[-1] == "–" for cells in rows(page, "Gains"))
+
+
+def test_a_pair_of_the_matrix_is_found_by_arrow_keys(site: Any) -> None:
+    page, where = site
+    page.goto(f"{where}/tools/pairs.html?techniques=fastv,kivi")
+    page.locator(".la-pair .la-badge", has_text="works").wait_for()
+    page.get_by_role("region", name="Matrix of pairs").focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_url(lambda url: "kivi" not in url)
+    one, two = parse_qs(urlsplit(page.url).query)["techniques"][0].split(",")
+    assert one == "fastv"
+    page.locator(".la-pair .la-badge", has_text=Planner().kb.relation(one, two).value).wait_for()
+
+
+def test_a_layer_colours_and_labels_the_matrix_by_the_gain_for_a_request(site: Any) -> None:
+    page, where = site
+    page.goto(f"{where}/matrix.html?layer=gain&device=l40s&goal=total")
+    page.locator(".la-layered").first.wait_for()
+    planner = Planner()
+    plain, now = (planner.estimate("qwen2.5-vl-7b", "l40s", "images-20", stack=stack) for stack in ((), "fastv"))
+    chip = page.locator("a.la-chip[href$='/fastv.html']").first
+    assert chip.locator(".la-layer").inner_text() == units.gain(plain.total_s, now.total_s)
+    page.get_by_label("Colour by").select_option("engines")
+    page.locator("a.la-chip[href$='/fastv.html'] .la-layer").first.wait_for()
+    shipped = sorted({each.engine for each in planner.kb.atlas.techniques["fastv"].shipped_in})
+    assert chip.locator(".la-layer").inner_text() == ", ".join(shipped)
+
+
+def test_the_graph_shows_the_edges_of_one_technique_with_their_reasons(site: Any) -> None:
+    page, where = site
+    page.goto(f"{where}/tools/graph.html?technique=fastv&kind=composes-with")
+    page.locator(".la-graph li").first.wait_for()
+    kb = Planner().kb
+    own = [edge for edge in kb.interactions("fastv") if edge.kind == "composes-with"]
+    assert page.locator(".la-graph path.la-line-shape").count() == len(own)
+    said = page.locator(".la-graph").inner_text()
+    assert all(edge.reason in said for edge in own)
+    page.get_by_label("Evidence").select_option("derived")
+    page.locator("[role=status]", has_text="0 edges").wait_for()

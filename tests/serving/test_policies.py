@@ -42,11 +42,12 @@ def test_systems_that_are_laid_out_in_one_way_go_by_their_id_too(planner) -> Non
             None,
             "policy epd has 3 pools, and 2 sizes were given; give one for each of encode (E), prefill (P)",
         ),
-        ("epd:2,2,2", 8, "its pools have 6 instances, and the devices make 8; let the two agree"),
+        ("epd:2,2,2", 8, "its pools take 6 devices, and there are 8; let the two agree"),
         ("epd:0,1,1", None, "'0,1,1' are no sizes"),
         ("epd:a", None, "'a' are no sizes; give instances of each pool, such as epd:2,2,4"),
         ("epd", 2, "it has 3 pools, and the devices make 2 instances; give it 3 or more"),
         ("hydrainfer", 8, "hydrainfer has several layouts; give one of ep-d, ed-p"),
+        ("epd:2,2x2,4", 8, "pool prefill runs more than the encoder, so that --tp says its devices"),
         ("spaceserve:2,3", None, "pools of policy spaceserve share devices; give each 2 instances"),
     ],
 )

@@ -36,7 +36,8 @@
   });
 
   const subject = (index, request, devices) => {
-    const parts = ["--model", request.model, "--hardware", request.device, "--workload", request.workload];
+    const parts = ["--model", request.model, "--hardware", request.device, "--workload", request.workload,
+      "--efficiency", index.efficiency];
     if (devices > 1) parts.push("--tp", devices);
     return parts.join(" ");
   };

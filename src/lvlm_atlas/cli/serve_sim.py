@@ -196,22 +196,15 @@ def _scenarios(asked: Question, planner: Planner, kinds: list[Any]) -> Iterator[
     model = planner.model(asked.model)
     id_, devices = _devices(asked.hardware)
     device = planner.device(id_)
-    setup = asked.deployment.to_deployment(with_limits=True)
+    setup = asked.deployment.to_deployment(planner, with_limits=asked.deployment.runtime is None)
     if setup.pipeline_parallel > 1:
         raise AtlasError("--pp: an instance of a simulated server shares each layer; give --tp, and leave --pp out")
-    instances = None
-    if devices is not None:
-        if devices % setup.tensor_parallel:
-            raise AtlasError(
-                f"--hardware {asked.hardware}: {devices} devices make no instances of {setup.tensor_parallel}"
-            )
-        instances = devices // setup.tensor_parallel
     wires = wired(
         device, link_gb_s=asked.link_gb_s, latency_s=asked.link_latency_s, host_image_s=asked.host_image_s
     )  # fmt: skip
     slo = objective(limits(asked.slo))
     for text in asked.policies:
-        layouts = _layouts(asked, planner, text, instances)
+        layouts = _layouts(asked, planner, text, devices, setup.tensor_parallel)
         for stack in asked.stacks:
             plain = stack.strip() == "none"
             chosen = Stacks(None if plain else planner.kb, stack, model, kinds)
@@ -224,16 +217,16 @@ def _scenarios(asked: Question, planner: Planner, kinds: list[Any]) -> Iterator[
             ]  # fmt: skip
 
 
-def _layouts(asked: Question, planner: Planner, text: str, instances: int | None) -> list[Policy]:
+def _layouts(asked: Question, planner: Planner, text: str, devices: int | None, each: int) -> list[Policy]:
     """One policy, or a policy in all sizes."""
     name, _, sizes = text.partition(":")
     if sizes.strip() != BEST:
-        return [policy(planner.atlas.systems, text, instances)]
-    if not asked.capacity or instances is None:
+        return [policy(planner.atlas.systems, text, devices, each)]
+    if not asked.capacity or devices is None:
         raise AtlasError(
             f"--policy {text}: sizes are searched with --capacity and a number of devices, as in h100-sxm:8"
         )
-    found = list(islice(splits(planner.atlas.systems, name.strip(), instances), MOST_SPLITS + 1))
+    found = list(islice(splits(planner.atlas.systems, name.strip(), devices // each), MOST_SPLITS + 1))
     if len(found) > MOST_SPLITS:
         raise AtlasError(
             f"--policy {text}: its pools have more than {MOST_SPLITS:,} sizes; give them, or fewer devices"
@@ -261,10 +254,10 @@ def _page(
     explain: bool, marked: bool,
 ) -> str:  # fmt: skip
     first = scenarios[0]
-    near = first.deployment.efficiency.name
+    near = first.deployment.pace
     title = (
         f"{first.model.name} on {first.devices} × {first.device.name}, {workload}, {loads[0].requests:,} requests, "
-        f"{near} efficiency"
+        + near
     )
     if first.deployment.tensor_parallel > 1:
         title += f", {first.deployment.tensor_parallel} devices an instance"

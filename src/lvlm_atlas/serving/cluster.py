@@ -35,9 +35,9 @@ class Wires:
     latency_s: float = 0.0
     """Time of a transfer beside its bytes."""
     host_image_s: float = 0.0
-    """Time in which the host prepares an image or frame."""
+    """Time in which the host prepares an image or frame, beside that of the runtime."""
     host_workers: int = 8
-    """Images that it prepares at once."""
+    """Requests that it prepares at once; vLLM loads media in 8 threads (docs/configuration/optimization.md)."""
 
 
 class Cluster:
@@ -87,14 +87,15 @@ class Cluster:
         policy, pool = self.policy, self.policy.pools[index]
         every = policy.sharing == "sliced" or policy.scaling != "fixed"
         stages = frozenset().union(*(each.stages for each in policy.pools)) if every else pool.stages
-        room = room_byte(self.prices, stages, policy.token_budget, pool.name)
+        prices = self.prices.spread(pool.devices)
+        room = room_byte(prices, stages, policy.token_budget, pool.name)
         plain = self.prices.text
         memory = Memory(room, BLOCK * plain.prompt_byte / plain.prompt, prefixes=policy.prefix_cache)
         share = policy.encoder_share if "encoding" in pool.stages else 1 - policy.encoder_share
-        sliced = self.prices.sliced(Slice(share)) if policy.sharing == "sliced" else self.prices
+        sliced = prices.sliced(Slice(share)) if policy.sharing == "sliced" else prices
         if policy.embedding_cache and "encoding" in pool.stages:
             self.embeddings.setdefault(index, Embeddings(room * policy.embedding_share))
-        return Instance(self.env, self, f"{pool.name} {number + 1}", pool, policy, (self.prices, sliced), memory)
+        return Instance(self.env, self, f"{pool.name} {number + 1}", pool, policy, (prices, sliced), memory)
 
     # Arrival
 
@@ -116,16 +117,17 @@ class Cluster:
                 "shorter request"
             )
         self.tally.arrived(self.env.now)
-        if request.frames and self.wires.host_image_s:
-            self.env.process(self._prepare(request))
+        prepare_s = self.prices.prepare_s(shape) + sum(request.frames) * self.wires.host_image_s
+        if prepare_s:
+            self.env.process(self._prepare(request, prepare_s))
         else:
             self._dispatch(request)
 
-    def _prepare(self, request: Request) -> Generator[Any, Any, None]:
-        """The host prepares the images one after the other, those of several requests at once."""
+    def _prepare(self, request: Request, time_s: float) -> Generator[Any, Any, None]:
+        """The host takes a request in and prepares its images, one after the other; several requests at once."""
         with self.host.request() as turn:
             yield turn
-            yield self.env.timeout(sum(request.frames) * self.wires.host_image_s)
+            yield self.env.timeout(time_s)
         self._dispatch(request)
 
     def _dispatch(self, request: Request) -> None:

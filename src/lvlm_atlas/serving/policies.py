@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from itertools import combinations, pairwise
@@ -26,13 +27,15 @@ def names(systems: Mapping[str, System]) -> Iterator[str]:
     yield from (id_ for id_, system in systems.items() if len(system.simulated) == 1)
 
 
-def policy(systems: Mapping[str, System], text: str, instances: int | None) -> Policy:
+def policy(systems: Mapping[str, System], text: str, devices: int | None, each: int = 1) -> Policy:
     """A policy from its name, or from name and sizes, as in `epd:2,2,4`.
 
     Args:
         systems: the catalog's systems, by id.
-        text: the name of a layout or of a system with one, and after a colon how many instances each pool has.
-        instances: all instances that there are; None: as many as the sizes come to.
+        text: the name of a layout or of a system with one, and after a colon how many instances each pool has; of
+            instances that encode alone, how many devices each has may stand behind an x, as in `e-pd:2x1,1`.
+        devices: all devices that there are; None: as many as the sizes come to.
+        each: devices of an instance.
 
     Raises:
         AtlasError: there is none of that name, the sizes are none, or they come to other devices than there are.
@@ -47,14 +50,18 @@ def policy(systems: Mapping[str, System], text: str, instances: int | None) -> P
             raise AtlasError(f"--policy {text}: {name} has several layouts; give one of {layouts}")
         raise AtlasError(f"--policy {text}: no policy {name!r}; {suggestion(name, names(systems), known)}")
     plain = as_policy(known[name][1])
+    instances = None if devices is None else devices // each
     if not colon:
+        if devices is not None and devices % each:
+            raise AtlasError(
+                f"--policy {text}: {devices} devices make no instances of {each}; give sizes, or another --tp"
+            )
         return plain.sized(_divided(plain, known[name][1], instances or len(plain.pools)))
-    counts = _counts(text, sizes)
-    sized = plain.sized(counts)
-    if instances is not None and sized.holders != instances:
+    counts, widths = _counts(text, sizes)
+    sized = plain.sized(counts, widths)
+    if devices is not None and sized.devices(each) != devices:
         raise AtlasError(
-            f"--policy {text}: its pools have {sized.holders} instances, and the devices make {instances}; "
-            "let the two agree"
+            f"--policy {text}: its pools take {sized.devices(each)} devices, and there are {devices}; let the two agree"
         )
     return sized
 
@@ -102,11 +109,10 @@ def _divided(plain: Policy, layout: Simulated, instances: int) -> tuple[int, ...
     return tuple(counts)
 
 
-def _counts(text: str, sizes: str) -> tuple[int, ...]:
-    try:
-        counts = tuple(int(each) for each in sizes.split(","))
-    except ValueError:
-        counts = ()
-    if not counts or not all(0 < count <= 10_000 for count in counts):
+def _counts(text: str, sizes: str) -> tuple[tuple[int, ...], tuple[int | None, ...]]:
+    """Instances of each pool, and devices of one of them where that is given."""
+    found = [re.fullmatch(r"(\d{1,4})(?:x(\d{1,3}))?", each.strip(), re.ASCII) for each in sizes.split(",")]
+    pairs = [(int(each[1]), int(each[2]) if each[2] else None) for each in found if each]
+    if len(pairs) < len(found) or not all(count and width != 0 for count, width in pairs):
         raise AtlasError(f"--policy {text}: {sizes!r} are no sizes; give instances of each pool, such as epd:2,2,4")
-    return counts
+    return tuple(count for count, _ in pairs), tuple(width for _, width in pairs)

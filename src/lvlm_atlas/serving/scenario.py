@@ -47,7 +47,7 @@ class Scenario:
     @property
     def devices(self) -> int:
         """Devices of the whole server."""
-        return self.policy.holders * self.deployment.devices
+        return self.policy.devices(self.deployment.devices)
 
     def prices(self) -> Prices:
         """Times of batches of one instance.

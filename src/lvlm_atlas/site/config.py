@@ -16,7 +16,7 @@ from lvlm_atlas.site.routes import FIXED
 
 Nav = list[dict[str, Any]]
 REFERENCES = ("results", "coverage", "papers", "glossary")
-TOOLS = ("compare", "stack", "pairs", "plots")
+TOOLS = ("compare", "stack", "pairs", "graph", "plots")
 """Pages that scripts fill."""
 GUIDES = ("query", "plan", "estimate", "survey", "contribute", "reference", "about")
 """Pages under that heading; an atlas of somebody else may lack what one of them is about."""

@@ -190,10 +190,14 @@ class Links:
 
     def cite(self, key: str, place: str | None = None) -> Markup:
         """A work as people cite it, `Chen et al. 2024, sec. 3`, linked to its page."""
+        link = self.link("paper", key, self.author_year(key))
+        return link + Markup(", ") + plain(place) if place else link
+
+    def author_year(self, key: str) -> str:
+        """A work as people cite it, `Chen et al. 2024`, without a link."""
         paper = self.content.atlas.papers[key]
         last = paper.authors[0].split(",")[0] if paper.authors else paper.title
-        link = self.link("paper", key, f"{last}{' et al.' if len(paper.authors) > 1 else ''} {paper.year}")
-        return link + Markup(", ") + plain(place) if place else link
+        return f"{last}{' et al.' if len(paper.authors) > 1 else ''} {paper.year}"
 
     def page(self, name: str, label: str, anchor: str = "") -> Markup:
         """A Markdown link to a page that there is one of."""

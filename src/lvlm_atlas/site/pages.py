@@ -16,11 +16,13 @@ from lvlm_atlas.roofline import contract_fields
 from lvlm_atlas.schema.record import refs_in
 from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.schema.vocabulary import StageTerm, Term
+from lvlm_atlas.site.choices import choices
 from lvlm_atlas.site.content import FULL_WIDTH, Content, Page
 from lvlm_atlas.site.coverage import coverage_page
 from lvlm_atlas.site.devices import device_pages
 from lvlm_atlas.site.effect import times
 from lvlm_atlas.site.estimates import REFERENCE
+from lvlm_atlas.site.glossary import glossary_page
 from lvlm_atlas.site.kept_svg import kept_plot
 from lvlm_atlas.site.markup import bare
 from lvlm_atlas.site.models import model_pages
@@ -65,8 +67,7 @@ def pages(content: Content) -> tuple[Page, ...]:
              context={"measures": measures(content), "kept_plot": partial(_kept_plot, content)}),
         *coverage_page(content),
         *rule_pages(content),
-        Page(path=FIXED["glossary"], title="Glossary", template="glossary.md.j2",
-             description="Every word that entries use, with its definition."),
+        glossary_page(content),
         Page(path=FIXED["tags"], title="Tags", template="tags.md.j2", searched=False),
         Page(path=FIXED["query"], title="Ask the atlas", template="query.md", context={"guide": guide(content.atlas)},
              description="The query language, for the shell and for Python."),
@@ -145,7 +146,8 @@ def _terms(content: Content, kind: str) -> Iterator[Page]:
 def _term(content: Content, kind: str, term: Term) -> Page:
     return Page(
         path=content.routes.path(kind, term.id), title=term.name or term.id, template=f"{kind}.md.j2",
-        description=bare(term.definition or ""), context={"term": term},
+        description=bare(term.definition or ""), hide=("toc",) if kind == "family" else (),
+        context={"term": term, "choices": partial(choices, content), "reference": REFERENCE},
     )  # fmt: skip
 
 

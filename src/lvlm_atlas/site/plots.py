@@ -75,9 +75,7 @@ class Plots:
         return alone
 
     def _best(self, alone: dict[str, Estimate]) -> list[str]:
-        """Of each stage the technique that helps the whole request most, in pipeline order, as far as they can share
-        it.
-        """
+        """Of each stage the technique that helps the whole request most, as far as they are known to work together."""
         techniques, chosen = self.content.atlas.techniques, list[str]()
         for stage in self.content.atlas.terms("stage"):
             for id_ in alone:

@@ -23,6 +23,7 @@ FIXED = {
     "compare": "tools/compare.md",
     "stack": "tools/stack.md",
     "pairs": "tools/pairs.md",
+    "graph": "tools/graph.md",
     "plots": "tools/plots.md",
     "glossary": "glossary.md",
     "tags": "tags.md",

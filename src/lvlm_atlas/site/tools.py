@@ -28,4 +28,8 @@ def tool_pages(content: Content) -> Iterator[Page]:
         description="Every pair of techniques at one glance: what works, what breaks, what nobody has said.",
         context={"matrix": pair_matrix(content, pairs(content), id_="la-pair-matrix")},
     )  # fmt: skip
+    yield Page(
+        path=FIXED["graph"], title="Graph", template="graph.md.j2", hide=FULL_WIDTH,
+        description="Every technique at its place in the pipeline, and the edges between them, by kind and evidence.",
+    )  # fmt: skip
     yield from Plots(content).page()

@@ -10,6 +10,7 @@ from typing import Any
 import lvlm_atlas
 from lvlm_atlas.site.answers.answer import Answers
 from lvlm_atlas.site.answers.card import card, pairs
+from lvlm_atlas.site.answers.edges import edges
 from lvlm_atlas.site.answers.facets import facets
 from lvlm_atlas.site.answers.index import index, numbers
 from lvlm_atlas.site.answers.scope import scope
@@ -34,6 +35,7 @@ def _scripts(content: Content, source: Path, part: int, parts: int) -> Iterator[
         yield "index", index(content, asked)
         yield "facets", facets(content, numbered)
         yield "pairs", pairs(content)
+        yield "edges", edges(content, numbered)
         for technique in content.techniques:
             yield f"technique/{technique.id}", card(content, technique, numbered)
     for number, model in enumerate(content.estimates.models):

@@ -41,6 +41,7 @@ def index(content: Content, scope: Scope) -> dict[str, Any]:
         "devices_of_all": scope.devices,
         "workloads": [{"id": id_, "name": content.atlas.workloads[id_].name} for id_ in scope.workloads],
         "stages": {term.id: stage_number(content.atlas, term.id) for term in content.atlas.terms("stage")},
+        "verified": [term.id for term in content.atlas.terms("verification")],
         "techniques": [_technique(content, each) for each in content.techniques],
     }  # fmt: skip
 
@@ -54,6 +55,10 @@ def _technique(content: Content, technique: Technique) -> dict[str, Any]:
         "family": content.atlas.root_family(technique),
         "risk": risk(technique),
         "engines": sorted({each.engine for each in technique.shipped_in}),
+        "year": content.atlas.papers[technique.paper].year,
+        "verified": technique.verified,
+        "runs": technique.reference is not None,
+        "results": len(results_of(content.atlas, technique)),
         "kept": dict(_kept(content, technique)),
     }
 
