@@ -130,7 +130,11 @@ class DeploymentOptions(OptionGroup):
     ] = None
     activation_dtype: Annotated[
         str | None,
-        typer.Option("--activation-dtype", help="Type in which products are computed; default: the model's."),
+        typer.Option(
+            "--activation-dtype",
+            help="Type in which products are computed, such as fp8, or fp16-acc16, which sums in FP16. "
+            "Default: the model's.",
+        ),
     ] = None
     kv_dtype: Annotated[
         str | None,

@@ -64,6 +64,11 @@ def assumptions(
         )
     if BITS.get(lay.compute_dtype, 16) == 16 and dtype != lay.compute_dtype:
         said.append(f"{device.name} has no {lay.compute_dtype}; {dtype} runs in its place.")
+    if (faster := f"{dtype.replace('bf16', 'fp16')}-acc16") in device.peak_flop_s:
+        said.append(
+            f"Products are summed in FP32; software that sums in FP16 reaches up to "
+            f"{device.peak_flop_s[faster] / 1e12:g} TFLOP/s (--activation-dtype {faster}) and may take less time."
+        )
     if lay.kv_traffic != 1:
         said.append(f"Each cached byte moves {lay.kv_traffic:.3g} times when a step reads it.")
     if llm.window and any(each.cache_bits for each in stack):

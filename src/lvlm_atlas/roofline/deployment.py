@@ -13,8 +13,9 @@ from lvlm_atlas.roofline.runtime import Runtime
 
 BITS: Mapping[str, int] = {
     "fp32": 32, "tf32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "fp4": 4, "int4": 4, "int2": 2,
+    "fp16-acc16": 16, "fp8-acc16": 8,
 }  # fmt: skip
-"""Bits of a number of each type."""
+"""Bits of a number of each type; `-acc16` sums products in FP16, which some devices do faster than in FP32."""
 Attention = Literal["fused", "materialised"]
 """What prefill attention does with its scores."""
 _LONG = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "half": "fp16"}

@@ -126,7 +126,7 @@ def layout(model: Model, batch: int, deployment: Deployment) -> Layout:
     parts = weights_byte(types, model)
     weight = types.types["llm"].dtype
     activation = dtype_named(deployment.activation_dtype or (model.dtype if BITS[weight] <= 16 else weight))
-    kv = number_type(deployment.kv_dtype or activation, "kv_dtype")
+    kv = number_type(deployment.kv_dtype or activation.removesuffix("-acc16"), "kv_dtype")
     encoder, runtime = model.encoder, deployment.runtime
     return Layout(
         model=model,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -33,7 +32,8 @@ def model_spec(record: Model) -> model.Model:
 
 def device_spec(record: Hardware) -> device.Device:
     """The engine's view of an accelerator."""
-    peaks: Mapping[str, float] = record.peak_tflop_s.model_dump(exclude_none=True)
+    peaks: dict[str, float] = record.peak_tflop_s.model_dump(exclude_none=True)
+    peaks |= {f"{dtype}-acc16": peak for dtype, peak in record.fp16_accumulate_tflop_s.items()}
     host, visible = record.host_link.per_direction_gb_s, record.visible_memory
     return device.Device(
         id=record.id,
