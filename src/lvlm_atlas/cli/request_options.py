@@ -168,6 +168,13 @@ class DeploymentOptions(OptionGroup):
             autocompletion=ids_of("runtime"),
         ),
     ] = None
+    image_rate: Annotated[
+        float | None,
+        typer.Option("--image-rate", help="Megapixels of images that the host decodes and resizes a second."),
+    ] = None
+    video_rate: Annotated[
+        float | None, typer.Option("--video-rate", help="Megapixels of frames of video files that it decodes a second.")
+    ] = None
     price_usd_h: Annotated[float | None, typer.Option("--price", help="USD for an hour of one device.")] = None
 
     def to_deployment(self, planner: Planner, *, with_limits: bool = False) -> Deployment:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from lvlm_atlas.roofline.deployment import BITS, Deployment, Efficiency
 from lvlm_atlas.roofline.device import Device
 from lvlm_atlas.roofline.layout import Layout
-from lvlm_atlas.roofline.runtime import Runtime
+from lvlm_atlas.roofline.runtime import Host, Runtime
 from lvlm_atlas.roofline.transform import Applied
 from lvlm_atlas.roofline.units import seconds, share
 from lvlm_atlas.roofline.workload import Workload
@@ -19,7 +19,11 @@ def assumptions(
     """What the numbers take for granted, one sentence each."""
     llm, efficiency, runtime = lay.model.llm, deployment.efficiency, deployment.runtime
     said = [
-        *(_of_runtime(runtime, device, dtype) if runtime else (_of_efficiency(efficiency, device, dtype),)),
+        *(
+            _of_runtime(runtime, deployment.host, device, dtype)
+            if runtime
+            else (_of_efficiency(efficiency, device, dtype),)
+        ),
         f"Weights {_bits(lay)}, activations {lay.activation_byte * 8:g}, cache {lay.kv_byte * 8:g}; "
         f"batch {workload.batch}; {_devices(deployment)}.",
         "Prefill attention writes its scores to memory and computes the whole square."
@@ -42,6 +46,12 @@ def assumptions(
         if deployment.pass_tokens
         else "Activations are those of one pass over all prompts of the batch."
     )
+    if rates := [
+        f"{what} at {rate:g} megapixels a second"
+        for what, rate in (("images", deployment.image_rate), ("all frames of video files", deployment.video_rate))
+        if rate
+    ]:
+        said.append(f"Before the encoder the host decodes {' and '.join(rates)}, one after the other.")
     if lay.encoder_layers > lay.model.encoder.layers_needed:
         said.append(
             f"The encoder runs all {lay.encoder_layers} layers, as transformers does; the features used come from "
@@ -97,9 +107,9 @@ def _of_efficiency(efficiency: Efficiency, device: Device, dtype: str) -> str:
     )
 
 
-def _of_runtime(runtime: Runtime, device: Device, dtype: str) -> Iterator[str]:
+def _of_runtime(runtime: Runtime, host: Host, device: Device, dtype: str) -> Iterator[str]:
     """What the runtime's record takes for granted."""
-    law, host = runtime.law("linear"), runtime.host
+    law = runtime.law("linear")
     flop_s, byte_s = _peaks(device, dtype)
     yield (
         f"Runtime `{runtime.id}` ({runtime.versions}): products reach {share(law.compute)} of {flop_s} and "

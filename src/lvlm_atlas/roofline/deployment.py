@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from lvlm_atlas.fault import AtlasError, suggestion
-from lvlm_atlas.limits import MOST_COUNT, MOST_PRICE_USD_H
-from lvlm_atlas.roofline.runtime import Runtime
+from lvlm_atlas.limits import MOST_COUNT, MOST_PRICE_USD_H, MOST_RATE
+from lvlm_atlas.roofline.runtime import Host, Runtime
 
 BITS: Mapping[str, int] = {
     "fp32": 32, "tf32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "fp4": 4, "int4": 4, "int2": 2,
@@ -134,6 +134,12 @@ class Deployment:
     """Whether encoder layers behind the features used run all the same, as in transformers."""
     efficiency: Efficiency = IDEAL
     """How near kernels come to the peaks."""
+    image_rate: float | None = None
+    """Megapixels of images, as they are sent, that the host decodes and resizes a second, in place of all that the
+    runtime takes for images and frames; None: as the runtime says.
+    """
+    video_rate: float | None = None
+    """Megapixels of frames that it decodes a second, all that a video's file holds; None: no time."""
     price_usd_h: float | None = None
     """Price of a device for an hour."""
     runtime: Runtime | None = None
@@ -151,6 +157,10 @@ class Deployment:
                 raise AtlasError(f"{name} is {getattr(self, name)!r}; give a whole number of devices, 1 or more")
         if self.token_budget is not None and not 1 <= self.token_budget <= MOST_COUNT:
             raise AtlasError(f"token_budget is {self.token_budget!r}; give a whole number of tokens, 1 or more")
+        for name in ("image_rate", "video_rate"):
+            rate = getattr(self, name)
+            if rate is not None and not 1e-6 <= rate <= MOST_RATE:
+                raise AtlasError(f"{name} is {rate!r}; give megapixels a second from 1e-06 to {MOST_RATE:g}")
         price = self.price_usd_h
         if price is not None and not 0 <= price <= MOST_PRICE_USD_H:
             raise AtlasError(f"price_usd_h is {price!r}; give a price from 0 to {MOST_PRICE_USD_H:g}")
@@ -162,6 +172,14 @@ class Deployment:
             number = getattr(self.efficiency, name)
             if not (math.isfinite(number) and number >= least):
                 raise AtlasError(f"efficiency {name} is {number!r}; give a number of {least:g} or more")
+
+    @property
+    def host(self) -> Host:
+        """What the host adds: as the runtime says, and at the rates given."""
+        host = self.runtime.host if self.runtime else Host()
+        if self.image_rate is not None:
+            host = replace(host, image_s=0.0, megapixel_s=0.0, image_pixel_s=1e-6 / self.image_rate)
+        return host if self.video_rate is None else replace(host, video_pixel_s=1e-6 / self.video_rate)
 
     @property
     def memory_share(self) -> float:

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 
 from lvlm_atlas.roofline.layout import WIDE_BYTE, Layout
 from lvlm_atlas.roofline.operator import Work
-from lvlm_atlas.roofline.state import Extra
-from lvlm_atlas.roofline.visual import Visual
+from lvlm_atlas.roofline.runtime import Host
+from lvlm_atlas.roofline.state import Encoded, Extra
+from lvlm_atlas.roofline.workload import Workload
 
 MEGA = 1e6
 LAYER_KERNELS = 13
@@ -30,15 +31,16 @@ class HostPace:
         self.encoder_s = layout.encoder_layers * self.host.encoder_layer_s
         """The same of the encoder."""
 
-    def images(self, visual: Visual) -> list[Work]:
+    def images(self, encoded: Encoded) -> list[Work]:
         """Decoding, resizing and cutting images on the host."""
+        visual, files = encoded.visual, _works("host.files", self.layout.batch * encoded.file_s)
         if not visual.patches:
-            return []
+            return files
         encoder = self.layout.model.encoder
         pixels = sum(each.sequences * each.patch for each in visual.patches) * encoder.patch_size**2
         pixels *= encoder.temporal_patch_size if visual.frames > 1 else 1
         image_s = visual.frames * self.host.image_s + pixels / MEGA * self.host.megapixel_s
-        return _works("host.images", self.layout.batch * image_s + self._serial_s(self.encoder_s))
+        return [*files, *_works("host.images", self.layout.batch * image_s + self._serial_s(self.encoder_s))]
 
     def prompt(self, token: float) -> list[Work]:
         """Taking a request in, and its passes over a prompt of so many tokens."""
@@ -80,6 +82,13 @@ class HostPace:
 
     def _serial_s(self, start_s: float) -> float:
         return 0.0 if self.host.hides else start_s
+
+
+def file_s(host: Host, workload: Workload) -> float:
+    """Seconds in which the host decodes a request's files, one after the other: images, and all frames of videos."""
+    images = sum(each.width * each.height * each.count for each in workload.images)
+    videos = sum(each.width * each.height * each.duration_s * each.source_fps for each in workload.videos)
+    return images * host.image_pixel_s + videos * host.video_pixel_s
 
 
 def _works(name: str, host_s: float) -> list[Work]:

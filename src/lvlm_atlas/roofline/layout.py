@@ -144,7 +144,7 @@ def layout(model: Model, batch: int, deployment: Deployment) -> Layout:
         hops=deployment.pipeline_parallel - 1,
         encoder_shards=1 if encoder.heads % shards else shards,
         encoder_layers=encoder.layers if deployment.unused_layers else encoder.layers_needed,
-        host=runtime.host if runtime else Host(),
+        host=deployment.host,
     )
 
 

@@ -32,6 +32,10 @@ class Host:
     """Of an image or frame, before the encoder."""
     megapixel_s: float = 0.0
     """Of a million pixels that enter the patch embedding."""
+    image_pixel_s: float = 0.0
+    """Of a pixel of an image as it is sent, where a deployment says at what rate they are decoded."""
+    video_pixel_s: float = 0.0
+    """Of a pixel of a frame that a video's file holds, alike."""
     step_s: float = 0.0
     """Of a pass of the LLM, while the device waits: scheduling, sampling, the way of a token to the next pass."""
     layer_s: float = 0.0

@@ -70,12 +70,12 @@ class Stages:
 
     def encoding(self, encoded: Encoded, added: Sequence[Work] = ()) -> list[Part]:
         """Images on the host, encoder and adapter. What techniques add is `added` here and below; see `added`."""
-        host = self.pace.images(encoded.visual)
+        host = self.pace.images(encoded)
         return [_once(host), Part(lambda _: encoding.encoding(self.layout, encoded)), _once(added)]
 
     def encoding_floor_s(self, encoded: Encoded, added: Sequence[Work] = ()) -> float:
         """The least that `encoding` takes."""
-        return self.pace.floor_s([*self.pace.images(encoded.visual), *added], encoder=1)
+        return self.pace.floor_s([*self.pace.images(encoded), *added], encoder=1)
 
     def prefilling(self, prefilled: Prefilled, added: Sequence[Work] = ()) -> list[Part]:
         """The pass that reads the prompt and yields the first token."""
