@@ -175,7 +175,7 @@ def test_a_pair_of_the_matrix_is_found_by_arrow_keys(site: Any) -> None:
     page, where = site
     page.goto(f"{where}/tools/pairs.html?techniques=fastv,kivi")
     page.locator(".la-pair .la-badge", has_text="works").wait_for()
-    page.get_by_role("region", name="Matrix of pairs").focus()
+    page.get_by_role("group", name="Matrix of pairs").focus()
     page.keyboard.press("ArrowRight")
     page.wait_for_url(lambda url: "kivi" not in url)
     one, two = parse_qs(urlsplit(page.url).query)["techniques"][0].split(",")

@@ -111,7 +111,7 @@ def test_a_limit_may_have_a_unit(run: Any, limit: str, most: float) -> None:
 
 def test_limits_are_held_against_software_as_it_is_and_the_title_says_so(run: Any) -> None:
     limited, free = run(*ASKED, "--slo", "ttft=60"), run(*ASKED)
-    assert "typical efficiency" in limited.out.partition(":")[0]
+    assert "vLLM" in limited.out.partition(":")[0]
     assert "ideal efficiency" in free.out.partition(":")[0]
     assert "ideal efficiency" in run(*ASKED, "--slo", "ttft=60", "--efficiency", "ideal").out.partition(":")[0]
 

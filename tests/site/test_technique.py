@@ -59,7 +59,7 @@ def test_what_is_stated_is_shown_with_its_verdict_and_what_rules_derive_is_folde
     assert "Stated, if last." in row
     assert re.match(r'\| <span class="la-verdict la-verdict--works">works</span> \| \[made&#45;47\]|', row)
     assert f"<summary>{len(derived)} that follow from a rule</summary>" in folded
-    assert len(rows(folded.partition("</details>")[0])) == min(len(derived), 4 * SHOWN)
+    assert len(rows(folded.partition("</details>")[0])) == min(len(derived), SHOWN)
 
 
 def test_a_neighbour_has_one_row_however_many_edges_join_it(catalog: lvlm_atlas.KnowledgeBase, checkout: Path) -> None:

@@ -23,7 +23,7 @@
   /** A table in a box that scrolls, by keyboard too. Columns: `{name, number}`; rows: lists of cells. */
   const table = (label, columns, rows) => {
     const style = (at) => (columns[at].number ? "la-number" : null);
-    return element("div", { class: "la-scroll", role: "region", tabindex: "0", "aria-label": label },
+    return element("div", { class: "la-table", role: "region", tabindex: "0", "aria-label": label },
       element("table", {},
         element("thead", {}, element("tr", {}, columns.map((column, at) =>
           element("th", { scope: "col", class: style(at) }, column.name)))),

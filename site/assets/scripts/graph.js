@@ -27,7 +27,7 @@
       this.form = element("form", { class: "la-ask", "aria-label": "Filters" });
       this.form.addEventListener("submit", (event) => event.preventDefault());
       this.said = element("p", { role: "status", class: "la-count" });
-      this.box = element("div", { class: "la-scroll", role: "region", tabindex: "0", "aria-label": "Graph" });
+      this.box = element("div", { class: "la-table", role: "region", tabindex: "0", "aria-label": "Graph" });
       this.reasons = element("div");
       place.replaceChildren(this.form, this.said, this.box, this.reasons);
       this.lay();

@@ -100,7 +100,7 @@
       answer.rows.split(";").forEach((text, at) => {
         const now = cost.read(text, before)[goal];
         const gain = now ? before[goal] / now : 1;
-        values[tried.tried[at]] = { strength: Math.max(0, Math.log(gain)), text: numbers.gain(before[goal], now) };
+        values[tried[workload].tried[at]] = { strength: Math.max(0, Math.log(gain)), text: numbers.gain(before[goal], now) };
       });
       const most = Math.max(...values.filter(Boolean).map(({ strength }) => strength)) || 1;
       values.forEach((value) => { value.strength /= most; });

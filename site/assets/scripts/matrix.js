@@ -16,9 +16,9 @@
       this.cursor = document.createElementNS("http://www.w3.org/2000/svg", "path");
       this.cursor.setAttribute("class", "la-cursor");
       this.drawing.append(this.cursor);
-      const box = this.drawing.parentElement;
+      const box = this.drawing.closest("figure");
       box.tabIndex = 0;
-      box.setAttribute("role", "region");
+      box.setAttribute("role", "group");
       box.setAttribute("aria-label", "Matrix of pairs: move with the arrow keys");
       box.addEventListener("keydown", (event) => this.key(event));
       this.drawing.addEventListener("click", (event) => this.point(event));

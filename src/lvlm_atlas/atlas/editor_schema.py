@@ -11,6 +11,7 @@ from lvlm_atlas.atlas.records import SCHEMAS, TAXONOMY
 from lvlm_atlas.atlas.root import authored_root, data_root
 from lvlm_atlas.fault import FaultsError
 from lvlm_atlas.files import replace_file
+from lvlm_atlas.schema.calibration import Calibration
 from lvlm_atlas.schema.export import json_schema
 from lvlm_atlas.schema.hardware import Hardware
 from lvlm_atlas.schema.measurement import Measurement
@@ -27,6 +28,7 @@ _KINDS: dict[str, Any] = {
     "technique": Technique, "vocabulary": AnyVocabulary, "measurement": Measurement,
     "model": Model, "hardware": Hardware, "workload": Workload, "system": System,
     "list": SurveyList, "runtime": Runtime, "timing": Timings,
+    "calibration": Calibration,
 }  # fmt: skip
 
 

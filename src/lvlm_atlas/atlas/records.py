@@ -31,6 +31,7 @@ SYSTEMS = Path("catalog/systems")
 LISTS = Path("catalog/lists")
 RUNTIMES = Path("catalog/runtimes")
 TIMINGS = Path("catalog/timings")
+CALIBRATIONS = Path("catalog/calibrations")
 KINDS: Mapping[Path, str] = {
     MEASUREMENTS: "measurement.Measurement",
     MODELS: "model.Model",
@@ -40,6 +41,7 @@ KINDS: Mapping[Path, str] = {
     LISTS: "survey_list.SurveyList",
     RUNTIMES: "runtime.Runtime",
     TIMINGS: "timing.Timings",
+    CALIBRATIONS: "calibration.Calibration",
 }
 """Folders whose records are read one at a time, when they are asked for, and their type in `lvlm_atlas.schema`."""
 

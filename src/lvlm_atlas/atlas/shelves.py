@@ -7,11 +7,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from lvlm_atlas.atlas.records import HARDWARE, LISTS, MODELS, RUNTIMES, SYSTEMS, TIMINGS, WORKLOADS, Records
+from lvlm_atlas.atlas.records import (
+    CALIBRATIONS,
+    HARDWARE,
+    LISTS,
+    MODELS,
+    RUNTIMES,
+    SYSTEMS,
+    TIMINGS,
+    WORKLOADS,
+    Records,
+)
 from lvlm_atlas.atlas.root import data_root
 from lvlm_atlas.fault import AtlasError, suggestion
 
 if TYPE_CHECKING:  # imported when a record is asked for: commands that ask for none start faster
+    from lvlm_atlas.schema.calibration import Calibration
     from lvlm_atlas.schema.hardware import Hardware
     from lvlm_atlas.schema.model import Model
     from lvlm_atlas.schema.runtime import Runtime
@@ -45,6 +56,8 @@ class Shelves:
     """Runtimes by id."""
     timings: Mapping[str, Timings] = field(default_factory=dict)
     """Published times by id."""
+    calibrations: Mapping[str, Calibration] = field(default_factory=dict)
+    """Measured kernels by id."""
 
     def model(self, id_or_alias: str) -> Model:
         """The model of that id, name, alias or repository (case, spaces and hyphens do not matter).
@@ -111,7 +124,7 @@ def shelves(root: Path | None = None) -> Shelves:
     return Shelves(
         models=Records(root, MODELS), hardware=Records(root, HARDWARE), workloads=Records(root, WORKLOADS),
         systems=Records(root, SYSTEMS), lists=Records(root, LISTS), runtimes=Records(root, RUNTIMES),
-        timings=Records(root, TIMINGS),
+        timings=Records(root, TIMINGS), calibrations=Records(root, CALIBRATIONS),
     )  # fmt: skip
 
 

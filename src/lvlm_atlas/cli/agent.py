@@ -111,7 +111,7 @@ class Tools:
         return {**self._planner.interactions(one, two, model, hardware, workload).to_dict(), "edges": edges}
 
     def cite(self, words: list[str], style: str = "bibtex") -> str:
-        """References to the works behind techniques (ids or queries), as bibtex, latex or csl."""
+        """References to the works behind techniques (ids or queries), as bibtex, latex, csl or ris."""
         return references(self._kb, words, style)
 
     @property

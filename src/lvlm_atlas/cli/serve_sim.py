@@ -62,6 +62,7 @@ class Question:
     link_gb_s: float | None
     link_latency_s: float
     host_image_s: float
+    host_workers: int
     timeline: Path | None
     deployment: DeploymentOptions
 
@@ -200,7 +201,8 @@ def _scenarios(asked: Question, planner: Planner, kinds: list[Any]) -> Iterator[
     if setup.pipeline_parallel > 1:
         raise AtlasError("--pp: an instance of a simulated server shares each layer; give --tp, and leave --pp out")
     wires = wired(
-        device, link_gb_s=asked.link_gb_s, latency_s=asked.link_latency_s, host_image_s=asked.host_image_s
+        device, link_gb_s=asked.link_gb_s, latency_s=asked.link_latency_s, host_image_s=asked.host_image_s,
+        host_workers=asked.host_workers,
     )  # fmt: skip
     slo = objective(limits(asked.slo))
     for text in asked.policies:

@@ -89,8 +89,11 @@ def serve_sim(
         float, typer.Option("--link-latency", help="Seconds of a transfer beside its bytes.")
     ] = 0.0,
     host_image: Annotated[
-        float, typer.Option("--host-image", help="Seconds in which the host prepares an image or frame.")
+        float, typer.Option("--host-image", help="Seconds of the host for an image or frame, beside the runtime's.")
     ] = 0.0,
+    host_workers: Annotated[
+        int, typer.Option("--host-workers", min=1, help="Requests that the host prepares at once, for each instance.")
+    ] = 8,
     timeline: Annotated[
         Path | None, typer.Option("--timeline", help="Write a picture (SVG) of who waits where in the last run.")
     ] = None,
@@ -111,6 +114,7 @@ def serve_sim(
         model=model, hardware=hardware, rate=rate, policies=policy or ["monolithic"], workloads=workload, trace=trace,
         image_size=image_size, stacks=stack or ["none"], slo=slo or [], requests=requests, seed=seed,
         burstiness=burstiness, spread=spread, reuse=reuse, capacity=capacity, attain=attain, link_gb_s=link_gb_s,
-        link_latency_s=link_latency, host_image_s=host_image, timeline=timeline, deployment=deployment,
+        link_latency_s=link_latency, host_image_s=host_image,
+        host_workers=host_workers, timeline=timeline, deployment=deployment,
     )  # fmt: skip
     print_loads(question, root_of(root), format_, explain=explain)

@@ -390,9 +390,11 @@ class _End(Walk):
             [stored_bits(cached, layer, held, held * share, element_byte)[0] for held in range(math.ceil(most) + 1)]
             for share, most in ((1, max(vision_read, *vision)), (0, max(text_read + grown, entries - min(vision))))
         )
-        upper = self.bound == "most"
+        end, upper = (max, True) if self.bound == "most" else (min, False)
         for held in vision:
-            yield envelope(of_vision, held, upper=upper) + envelope(of_text, entries - held, upper=upper)
+            apart = envelope(of_vision, held, upper=upper) + envelope(of_text, entries - held, upper=upper)
+            # What a store keeps for entries to come it keeps in heads that hold none, too.
+            yield end(apart, stored_bits(cached, layer, entries, held, element_byte)[0])
 
     def _layer_bits(self, cached: Cached, layer: CacheLayer, entries: float, vision: float) -> float:
         """Bits of one channel of a layer with so many entries, of which so many are visual."""

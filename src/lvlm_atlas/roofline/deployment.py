@@ -189,8 +189,8 @@ class Deployment:
     @property
     def pass_tokens(self) -> int | None:
         """Most tokens of a pass over prompts; None: no limit."""
-        named = self.runtime.host.chunk_token if self.runtime else self.efficiency.token_budget
-        return self.token_budget or named
+        own = self.runtime.host.chunk_token if self.runtime else None
+        return self.token_budget or own or self.efficiency.token_budget
 
     @property
     def pace(self) -> str:
@@ -200,7 +200,8 @@ class Deployment:
     @property
     def reserve_byte(self) -> float:
         """Device memory taken by anything but weights, cache and activations."""
-        return self.runtime.reserve_byte if self.runtime else self.efficiency.reserve_byte
+        own = self.runtime.reserve_byte if self.runtime else None
+        return self.efficiency.reserve_byte if own is None else own
 
     @property
     def devices(self) -> int:

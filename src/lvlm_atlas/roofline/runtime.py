@@ -82,8 +82,8 @@ class Runtime:
     """Bits of scales and zero points on top of each quantised weight of 4 bits or fewer."""
     memory_share: float = 1.0
     """Share of device memory that it takes, weights and cache included."""
-    reserve_byte: float = 0.0
-    """Device memory taken by anything but weights, cache and activations."""
+    reserve_byte: float | None = None
+    """Device memory taken by anything but weights, cache and activations; None: as the preset beside it says."""
     residual: float | None = None
     """Median of |predicted over measured - 1| on sources left out of the fit; None: no timing was at hand."""
     fitted: str = ""

@@ -9,12 +9,11 @@ from typing import Any
 from lvlm_atlas.atlas.loader import Inspection
 from lvlm_atlas.atlas.records import HARDWARE, RUNTIMES, TIMINGS
 from lvlm_atlas.fault import suggestion
+from lvlm_atlas.limits import MOST_RESIDUAL
 from lvlm_atlas.rules.rule import Files, Finding, rule
 from lvlm_atlas.rules.sample import RUNTIME, TIMING
+from lvlm_atlas.schema.calibration import Calibration
 from lvlm_atlas.schema.runtime import Runtime
-
-MOST_RESIDUAL = 0.15
-"""Largest median error on the points that a fit was made to."""
 
 
 def _other_device(files: Files) -> None:
@@ -55,11 +54,16 @@ def _loose(files: Files) -> None:
     example=_loose,
 )
 def residual_too_large(inspection: Inspection) -> Iterator[Finding]:
-    """Fits of runtimes."""
+    """Fits of runtimes, and laws of measured kernels."""
     for path, runtime in inspection.of(Runtime):
         if runtime.fit and runtime.fit.residual > MOST_RESIDUAL:
             words = {"residual": runtime.fit.residual, "most": MOST_RESIDUAL}
             yield Finding(path=path, loc=("fit", "residual"), words=words)
+    for path, calibration in inspection.of(Calibration):
+        for index, law in enumerate(calibration.laws):
+            if law.residual > MOST_RESIDUAL:
+                words = {"residual": law.residual, "most": MOST_RESIDUAL}
+                yield Finding(path=path, loc=("laws", index, "residual"), words=words)
 
 
 def _miscounted(files: Files) -> None:

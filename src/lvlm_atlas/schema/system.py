@@ -120,6 +120,55 @@ class Simulated(Record):
         return self
 
 
+class Replay(Record):
+    """A published comparison of two servers, in a setting that `serve-sim` can be asked for too."""
+
+    metric: Literal["ttft-mean", "ttft-p50", "tpot-mean", "throughput", "goodput"]
+    """What was compared."""
+    times: float = Field(gt=0, le=1000)
+    """How many times better the system was than its baseline: less latency, or more throughput."""
+    printed: Text
+    """The numbers as printed."""
+    source: Source
+    """Where they are printed."""
+    model: Annotated[Id, Ref("model")]
+    """The model that is simulated."""
+    hardware: Annotated[Id, Ref("device")]
+    """The device."""
+    tensor_parallel: int = Field(default=1, ge=1, le=64)
+    """Devices of an instance that runs the LLM."""
+    weight_dtype: str | None = None
+    """Type of the weights; that of the record unless given."""
+    activation_dtype: str | None = None
+    """Type in which products are computed; that of the record unless given."""
+    kv_dtype: str | None = None
+    """Type of the cache; that of the activations unless given."""
+    policy: Text
+    """The system as `serve-sim` takes it, with sizes."""
+    baseline: Text
+    """What it was held against."""
+    image: Text
+    """Size of the images, such as `1920x1080`."""
+    images: tuple[int, ...] = Field(min_length=1)
+    """How many images requests have; those of each number are equally many."""
+    text_tokens: int = Field(ge=0, le=10**6)
+    """Text of a prompt."""
+    output_tokens: int = Field(ge=1, le=10**6)
+    """Tokens of an answer."""
+    requests: int = Field(ge=1, le=10**4)
+    """How many arrive."""
+    rate: float | None = Field(default=None, gt=0, le=10**6)
+    """Requests a second; all at once unless given."""
+    ttft_s: float | None = None
+    """Limit of the time to the first token, for goodput."""
+    tpot_s: float | None = None
+    """Limit of the time per token, for goodput."""
+    attain: float = Field(default=0.9, gt=0, le=1)
+    """Share of the requests that must be within the limits, for goodput."""
+    differs: tuple[Text, ...] = ()
+    """What is unlike the source's setting, and why the two may differ."""
+
+
 class System(Record):
     """One system. It acts on requests and devices, so that no reference of the LVLM can run it."""
 
@@ -157,6 +206,8 @@ class System(Record):
     """What sources report of it. Nothing is measured here."""
     simulated: tuple[Simulated, ...] = ()
     """Layouts that `serve-sim` runs; none where nothing here stands for it."""
+    replays: tuple[Replay, ...] = ()
+    """Published comparisons that are held against the simulation."""
     relations: tuple[Interaction, ...] = ()
     """How it gets along with techniques."""
     shipped_in: tuple[Shipped, ...] = ()

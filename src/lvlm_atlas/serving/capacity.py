@@ -36,7 +36,13 @@ Stream = Callable[[float, int | None], Iterable[Arrival]]
 
 
 def capacity(
-    scenario: Scenario, stream: Stream, attain: float = 0.9, *, enough: bool = True, above: float = 0.0
+    scenario: Scenario,
+    stream: Stream,
+    attain: float = 0.9,
+    *,
+    enough: bool = True,
+    above: float = 0.0,
+    within: float = WITHIN,
 ) -> Capacity | None:
     """The highest rate at which so many of the requests are within the objective.
 
@@ -49,6 +55,7 @@ def capacity(
         attain: share of the requests that must be within the objective.
         enough: whether to send more of them than the question says where they would all come within `LEAST_S`.
         above: a rate that is known to be within reach otherwise; unless this server does too, there is no answer.
+        within: how near to the capacity the rate must be, as a share of it.
 
     Returns:
         What was found; None: it is not above that rate.
@@ -74,7 +81,7 @@ def capacity(
         runs += 1
         if not _keeps(best[0], attain):
             return None
-    while runs < RUNS and not (low and math.isfinite(high) and high - low <= WITHIN * high):
+    while runs < RUNS and not (low and math.isfinite(high) and high - low <= within * high):
         last = scenario.run(stream(rate, number), prices)
         runs += 1
         if _keeps(last[0], attain):

@@ -37,7 +37,8 @@ class Wires:
     host_image_s: float = 0.0
     """Time in which the host prepares an image or frame, beside that of the runtime."""
     host_workers: int = 8
-    """Requests that it prepares at once; vLLM loads media in 8 threads (docs/configuration/optimization.md)."""
+    """Requests that it prepares at once for each instance; vLLM loads media in 8 threads of each server
+    (docs/configuration/optimization.md)."""
 
 
 class Cluster:
@@ -59,7 +60,7 @@ class Cluster:
         self._turns: dict[tuple[int, str], int] = {}
         self.offers: list[deque[tuple[Request, Instance | None, float]]] = [deque() for _ in policy.pools]
         """Requests that wait to be taken on by a pool, where they come from, and what is to be moved."""
-        self.host = simpy.Resource(env, wires.host_workers)
+        self.host = simpy.Resource(env, wires.host_workers * policy.holders)
         self.embeddings: dict[int, Embeddings] = {}
         self.pools = [
             [self._instance(index, number) for number in range(pool.instances)]

@@ -23,6 +23,7 @@ COMMON = (
     "attention of the sequences of a step adds up; its kernels start once",
     "a prompt that a technique thins in the LLM is read in parts of the same shape",
     "a sequence whose cache was given up keeps its images' embeddings",
+    "the host prepares the images of a request one after the other, and those of other requests beside them",
     "energy is that of all devices at their thermal design power for as long as the run lasts",
 )
 
@@ -78,16 +79,20 @@ class Scenario:
         return answer, done
 
 
-def wired(device: Device, *, link_gb_s: float | None, latency_s: float, host_image_s: float) -> Wires:
+def wired(
+    device: Device, *, link_gb_s: float | None = None, latency_s: float = 0.0, host_image_s: float = 0.0,
+    host_workers: int = 8,
+) -> Wires:  # fmt: skip
     """Links and host of a server.
 
     Args:
         device: its devices; without a bandwidth, instances are joined by their links.
         link_gb_s: bandwidth into an instance in GB/s; None: that of the devices' links.
         latency_s: time of a transfer beside its bytes.
-        host_image_s: time in which the host prepares an image or frame.
+        host_image_s: time in which the host prepares an image or frame, beside that of the runtime.
+        host_workers: requests that it prepares at once, for each instance.
     """
     own = device.link_byte_s or device.host_link_byte_s
-    plain = Wires(latency_s=latency_s, host_image_s=host_image_s)
+    plain = Wires(latency_s=latency_s, host_image_s=host_image_s, host_workers=host_workers)
     byte_s = own if link_gb_s is None else link_gb_s * 1e9
     return plain if byte_s is None else replace(plain, byte_s=byte_s)

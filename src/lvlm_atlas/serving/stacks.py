@@ -38,7 +38,7 @@ class Stacks:
             why = [problem(choice.technique, model, each) for each in kinds]
             if all(why):
                 raise AtlasError(f"{choice.technique.id} {why[0]}; leave it out")
-        self.labels = tuple(each.label for each in max(map(self, kinds), key=len))
+        self.labels = tuple(each.label for each in max(map(self, kinds), key=len, default=()))
 
     def __call__(self, workload: Workload) -> tuple[Applied, ...]:
         """The techniques for a request, in pipeline order."""

@@ -65,11 +65,8 @@ class Choices:
     """What differs among them."""
     prompt: bool | None
     """Whether all read the prompt; None if some do."""
-
-    @property
-    def measures(self) -> tuple[str, ...]:
-        """Headings of the gains."""
-        return tuple(MEASURES)
+    measures: tuple[str, ...]
+    """Headings of the gains; none in an atlas that lacks the models or devices to predict with."""
 
 
 def choices(
@@ -94,8 +91,10 @@ def choices(
             apart.append(trait)
     aware = {t.query_aware for t in techniques}
     return Choices(
-        tuple(sorted(rows, key=rank)), tuple(shared), tuple(apart), next(iter(aware)) if len(aware) == 1 else None
-    )
+        rows=tuple(sorted(rows, key=rank)), shared=tuple(shared), apart=tuple(apart),
+        prompt=next(iter(aware)) if len(aware) == 1 else None,
+        measures=tuple(MEASURES) if content.estimates.holds(REFERENCE) else (),
+    )  # fmt: skip
 
 
 def _choice(content: Content, technique: Technique) -> Choice:

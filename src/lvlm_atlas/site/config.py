@@ -15,10 +15,10 @@ from lvlm_atlas.site.markup import attribute, external
 from lvlm_atlas.site.routes import FIXED
 
 Nav = list[dict[str, Any]]
-REFERENCES = ("results", "coverage", "papers", "glossary")
-TOOLS = ("compare", "stack", "pairs", "graph", "plots")
+REFERENCES = ("results", "coverage", "papers", "glossary", "changes")
+TOOLS = ("ask", "compare", "stack", "pairs", "graph", "plots")
 """Pages that scripts fill."""
-GUIDES = ("query", "plan", "estimate", "survey", "contribute", "reference", "about")
+GUIDES = ("query", "plan", "estimate", "under-load", "survey", "contribute", "reference", "about")
 """Pages under that heading; an atlas of somebody else may lack what one of them is about."""
 
 
@@ -72,6 +72,7 @@ def navigation(content: Content, pages: Sequence[Page]) -> Nav:
         *([{"Tools": tools}] if tools else []),
         {"Models": models},
         {"Devices": records("device", atlas.hardware)},
+        *([{"Runtimes": records("runtime", atlas.runtimes)}] if atlas.runtimes else []),
         *([{"Serving systems": records("system", (system.id for system in systems))}] if systems else []),
         {"Reference": [*(entry(FIXED[name]) for name in REFERENCES if FIXED[name] in titles),
                        {"Rules": FIXED["rules"]}]},

@@ -19,6 +19,7 @@ from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.schema.vocabulary import FamilyTerm, Term
 from lvlm_atlas.site.data import Data
 from lvlm_atlas.site.estimates import Estimates
+from lvlm_atlas.site.loads import Loads
 from lvlm_atlas.site.markup import plain
 from lvlm_atlas.site.published import UNPUBLISHED, Published
 from lvlm_atlas.site.routes import FIXED, RECORDS, Routes, relative, routes
@@ -50,11 +51,18 @@ class Content:
 
     kb: KnowledgeBase
     published: Published = UNPUBLISHED
+    python: bool = False
+    """Whether the site has the program itself in it, to be run in the page."""
 
     @property
     def atlas(self) -> Atlas:
         """Its records."""
         return self.kb.atlas
+
+    @cached_property
+    def under_load(self) -> Loads:
+        """Servers under load, as pages show them."""
+        return Loads(self.kb)
 
     @cached_property
     def routes(self) -> Routes:

@@ -50,6 +50,9 @@ def _records(content: Content) -> Iterator[Row]:
     for device in atlas.hardware.values():
         yield (address("device", device.id), device.name, "device", _names(device.name, device.id, *device.aliases),
                f"{device.vendor}, {device.year}", "")  # fmt: skip
+    for runtime in atlas.runtimes.values():
+        yield (address("runtime", runtime.id), runtime.name, "runtime",
+               _names(runtime.name, runtime.id, *runtime.aliases), bare(runtime.summary), "")  # fmt: skip
     for system in atlas.systems.values():
         yield (address("system", system.id), system.name, "system", _names(system.name, system.id, *system.aliases),
                bare(system.summary), bare(system.explanation))  # fmt: skip
@@ -66,7 +69,7 @@ def _others(content: Content, pages: Sequence[Page], texts: Mapping[str, str]) -
     """Stages, families and bottlenecks, guides and lists."""
     kinds = {content.routes.path(kind, term.id): (kind, term) for kind in ("stage", "family", "bound")
              for term in content.atlas.terms(kind)}  # fmt: skip
-    of_records = ("technique.md.j2", "model.md.j2", "device.md.j2", "system.md.j2", "paper.md.j2")
+    of_records = ("technique.md.j2", "model.md.j2", "device.md.j2", "runtime.md.j2", "system.md.j2", "paper.md.j2")
     for page in pages:
         if not page.searched or page.template in of_records:
             continue

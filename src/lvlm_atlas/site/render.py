@@ -99,7 +99,14 @@ def _front_matter(page: Page) -> str:
         meta["tags"] = [markup.attribute(tag) for tag in page.tags]
     if page.hide:
         meta["hide"] = list(page.hide)
-    return _lines((key, json.dumps(value, ensure_ascii=False)) for key, value in meta.items() if value)
+    # Zensical looks for links in front matter too, so that no text may have brackets there.
+    return _lines((key, _quoted(value)) for key, value in meta.items() if value)
+
+
+def _quoted(value: str | list[str]) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_quoted, value))}]"
+    return json.dumps(value, ensure_ascii=False).replace("[", r"\u005b")
 
 
 def _lines(pairs: Iterable[tuple[str, str]]) -> str:

@@ -12,11 +12,11 @@ from lvlm_atlas.planner.risk import RISKS
 from lvlm_atlas.site.content import Content
 from lvlm_atlas.site.svg import Href, drawing, label, stage_number, tag
 
-_WIDTH, _LEFT, _RIGHT, _TOP, _BAND = 640.0, 74.0, 620.0, 10.0, 92.0
+_WIDTH, _LEFT, _RIGHT, _TOP, _BAND = 700.0, 74.0, 470.0, 10.0, 92.0
 _LANES = 5
 """Heights within a band over which points are spread, so that equal gains stay visible."""
 NAMED = 4
-"""Techniques of a band that are named, those with most gain."""
+"""Techniques of a band that are named beside it, those with most gain."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ def _band(content: Content, members: Sequence[Placed], top: float, x: object, hr
     for at, each in enumerate(members):
         technique = content.atlas.techniques[each.id]
         y = top + 14 + (at % _LANES) * (_BAND - 24) / (_LANES - 1)
-        said = tag("title", _escaped(f"{technique.name}: {each.gain:.2f} ×"))
-        named = label(technique.name, x(each.gain) - 7, y + 4, "la-t la-small", "end") if at < NAMED else ""
+        shown = f"{technique.name}: {each.gain:.2f} ×"
+        named = label(shown, _RIGHT + 16, top + 20 + 19 * at, "la-t la-small") if at < NAMED else ""
         dot = tag("circle", cx=x(each.gain), cy=y, r=4, class_="la-point")
-        yield tag("a", said, dot, named, href=href("technique", each.id),
+        yield tag("a", tag("title", _escaped(shown)), dot, named, href=href("technique", each.id),
                   class_=f"la-s{stage_number(content.atlas, technique.stage)}")  # fmt: skip
 
 

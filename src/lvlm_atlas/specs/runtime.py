@@ -34,7 +34,7 @@ def runtime_spec(record: schema.Runtime, record_of: Callable[[str], schema.Runti
         wide_parts=frozenset(record.wide_parts or timed.wide_parts),
         scale_bit=record.scale_bit or timed.scale_bit or 0.0,
         memory_share=record.memory_share or 1.0,
-        reserve_byte=(record.reserve_gb or 0.0) * GIGA,
+        reserve_byte=None if record.reserve_gb is None else record.reserve_gb * GIGA,
         residual=timed.fit.left_out if timed.fit else None,
         fitted=fitted,
     )

@@ -140,6 +140,35 @@ def test_every_technique_works_or_is_refused_by_name(lvlm: LVLM, technique, stil
     torch.testing.assert_close(neutral.logits_NC, plain.logits_NC, atol=1e-4, rtol=1e-4)
 
 
+@cache
+def window(device: str) -> LVLM:
+    return LVLM.random("tiny-window", device=device)
+
+
+@pytest.mark.parametrize(
+    "technique",
+    [each for each in TECHNIQUES if not unmet(each.needs, LVLM.empty(TINY).dialect.offers)],
+    ids=lambda technique: technique.id,
+)
+def test_every_technique_answers_about_images_and_a_video_or_says_why_not(technique, device: str) -> None:
+    lvlm = window(device)
+    video, still = lvlm.config.placeholders
+    sizes = [(40, 48), (16, 24), *[(40, 48)] * 4, (40, 48)]
+    request = Request(
+        frames_F3HW=tuple(torch.randn(3, *size, generator=torch.Generator().manual_seed(5)) for size in sizes),
+        prompt_N=torch.tensor([1, still, 2, still, 3, *[video] * 4, 4, still, 5, 6, 7, 8]),
+        image_token_id=still,
+        video_token_id=video,
+        max_new_tokens=3,
+    )
+    try:
+        result = lvlm.run(request, [built(technique.reference, technique.trials[0], lvlm)])
+    except Refusal as refusal:
+        assert "frames" in str(refusal)  # noqa: PT017 - others answer
+    else:
+        assert result.logits_NC.isfinite().all()
+
+
 class Halve(Technique):
     """Takes half of the patches."""
 

@@ -64,7 +64,7 @@ class NextLayer:
         unrotated keys.
         """
         self._look(sequence)
-        projected = self._query, self._key, self.layer.self_attn.value(self._normed_BND)
+        projected = self._query, self._key, self.layer.value(self._normed_BND, self._key)
         self._sequence, self._normed_BND = None, Tensor()
         return projected
 

@@ -35,15 +35,15 @@ class RmsNorm(nn.Module):
 class Projecting(Protocol):
     """From what enters a layer's attention, under its norm, to queries, keys and values, and back.
 
-    A layer's own, or what a technique puts in their place: then the number of key-value heads and the widths are its
-    own, and attention divides logits by the root of the width of its queries.
+    What a technique puts in place of a layer's own. The number of key-value heads and the widths are up to it;
+    attention divides logits by the root of the width of its queries.
     """
 
     def query_key(self, x_BND: Tensor, position_BN: Tensor | None) -> tuple[Tensor, Tensor]:
         """Queries (B, H, N, d) and keys (B, G, N, d), rotated if there are positions."""
 
-    def value(self, x_BND: Tensor) -> Tensor:
-        """Values (B, G, N, v)."""
+    def value(self, x_BND: Tensor, key_BGNd: Tensor) -> Tensor:
+        """Values (B, G, N, v), perhaps of the keys of the same tokens."""
 
     def output(self, attended_BHNv: Tensor) -> Tensor:
         """What attention gave, as it is added to the states (B, N, D)."""
@@ -120,6 +120,10 @@ class Layer(nn.Module):
         """Queries, keys and values of the layer; queries and keys not yet rotated without positions."""
         return self.self_attn.project(self.input_layernorm(x_BND), position_BN)
 
+    def value(self, normed_BND: Tensor, key_BGNd: Tensor) -> Tensor:  # noqa: ARG002 - others make them of keys
+        """Values of what the norm gave, (B, G, N, d)."""
+        return self.self_attn.value(normed_BND)
+
     @property
     def rotary(self) -> Rotary:
         """How positions turn its queries and keys."""
@@ -154,7 +158,12 @@ class Exchanged:
     def project(self, x_BND: Tensor, position_BN: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """See `Layer`."""
         normed_BND = self.input_layernorm(x_BND)
-        return *self.self_attn.query_key(normed_BND, position_BN), self.self_attn.value(normed_BND)
+        query, key = self.self_attn.query_key(normed_BND, position_BN)
+        return query, key, self.value(normed_BND, key)
+
+    def value(self, normed_BND: Tensor, key_BGNd: Tensor) -> Tensor:
+        """See `Layer`."""
+        return self.self_attn.value(normed_BND, key_BGNd)
 
     @property
     def rotary(self) -> Rotary:

@@ -76,9 +76,9 @@ class GatedDeltaNet(nn.Module):
         entry = torch.cat([x.flatten(2) for x in (*mixed, *steered)], dim=-1)
         return entry[:, None], entry[:, None]
 
-    def value(self, x_BND: Tensor) -> Tensor:
-        """Nothing (B, 1, N, 0): entries hold all."""
-        return x_BND[:, None, :, :0]
+    def value(self, x_BND: Tensor, key_BGNd: Tensor) -> Tensor:  # noqa: ARG002 - entries hold all
+        """Nothing (B, 1, N, 0)."""
+        return key_BGNd[..., :0]
 
     def empty(self, entry_B1NW: Tensor) -> DeltaState:
         """The state of no token."""

@@ -80,23 +80,19 @@ class LatentProjections(nn.Module):
         plain_BHNn, turned_BHNp = query_BHNx.split([self.nope, self.rope], dim=-1)
         absorbed_BHNr = plain_BHNn @ self.up_Hxr[:, : self.nope]
         turned_BHNp = self.rotary(pairs_apart(turned_BHNp), position_BN)
-        latent_BNr, key_BNp = self._down(x_BND)
+        latent_BNr, key_BNp = self.kv_a_proj_with_mqa(x_BND).split([self.rank, self.rope], dim=-1)
+        latent_BNr = self.kv_a_layernorm(latent_BNr)
         key_B1Np = self.rotary(pairs_apart(key_BNp)[:, None], position_BN)
         scale = ((self.rank + self.rope) / (self.nope + self.rope)) ** 0.5
         query_BHNd = torch.cat([absorbed_BHNr, turned_BHNp], dim=-1) * scale
         return query_BHNd, torch.cat([latent_BNr[:, None], key_B1Np], dim=-1)
 
-    def value(self, x_BND: Tensor) -> Tensor:
-        """The latent (B, 1, N, r), which keys have, too."""
-        return self._down(x_BND)[0][:, None]
+    def value(self, x_BND: Tensor, key_BGNd: Tensor) -> Tensor:  # noqa: ARG002 - keys have them
+        """The latent (B, 1, N, r), the first channels of the key."""
+        return key_BGNd[..., : self.rank]
 
     def output(self, attended_BHNr: Tensor) -> Tensor:
         """The mean latents of each head, up to values and to the width of the states (B, N, D)."""
         value_BHNv = attended_BHNr @ self.up_Hxr[:, self.nope :].mT
         out: Tensor = self.o_proj(value_BHNv.transpose(1, 2).flatten(2))
         return out
-
-    def _down(self, x_BND: Tensor) -> tuple[Tensor, Tensor]:
-        """The latent under its norm (B, N, r), and the key that has a position (B, N, p), not turned yet."""
-        latent_BNr, key_BNp = self.kv_a_proj_with_mqa(x_BND).split([self.rank, self.rope], dim=-1)
-        return self.kv_a_layernorm(latent_BNr), key_BNp

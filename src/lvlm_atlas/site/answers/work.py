@@ -1,4 +1,4 @@
-"""Computes the answers in processes of their own, while the pages are made: each takes every so-manieth model."""
+"""Computes the answers in processes of their own, while the pages are made: each takes its share of the models."""
 
 from __future__ import annotations
 

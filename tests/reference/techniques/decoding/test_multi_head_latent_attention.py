@@ -30,7 +30,7 @@ def layer_of(own: LatentProjections, x_BND: Tensor, first: int = 0) -> Tensor:
     """Causal attention of a layer alone."""
     position_BN = torch.arange(first, first + x_BND.shape[1]).expand(x_BND.shape[:2])
     query, key = own.query_key(x_BND, position_BN)
-    return own.output(attend(query, key, own.value(x_BND), causal=True))
+    return own.output(attend(query, key, own.value(x_BND, key), causal=True))
 
 
 @pytest.mark.parametrize("query_rank", [0, 8])

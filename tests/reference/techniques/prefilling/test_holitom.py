@@ -11,6 +11,7 @@ from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.flow.vision_tokens import Block, VisionTokens, blocks_of, grid_places
 from lvlm_atlas.reference.lvlm import LVLM, random_request
 from lvlm_atlas.reference.lvlm.contexts import AdapterOutput
+from lvlm_atlas.reference.modules.received import pooled
 from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.prefilling.fastv import FastV
 from lvlm_atlas.reference.techniques.prefilling.holitom import (
@@ -20,7 +21,6 @@ from lvlm_atlas.reference.techniques.prefilling.holitom import (
     gains,
     halved_into,
     outer,
-    pooled,
     windows,
 )
 
@@ -131,10 +131,10 @@ def test_merging_agrees_with_halving_one_by_one(device: str) -> None:
 
 def test_attention_follows_the_tokens_to_a_coarser_grid(device: str) -> None:
     attention = torch.arange(16.0, device=device)[None]
-    assert pooled(attention, 4).tolist() == [[2.5, 4.5, 10.5, 12.5]]
-    assert torch.equal(pooled(attention, 16), attention)
+    assert pooled(attention, 4, "HoliTom").tolist() == [[2.5, 4.5, 10.5, 12.5]]
+    assert torch.equal(pooled(attention, 16, "HoliTom"), attention)
     with pytest.raises(Refusal, match="16 patches and 5 tokens"):
-        pooled(attention, 5)
+        pooled(attention, 5, "HoliTom")
 
 
 @pytest.fixture(scope="module")

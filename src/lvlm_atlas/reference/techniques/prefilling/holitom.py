@@ -37,7 +37,7 @@ from lvlm_atlas.reference.flow.vision_tokens import Block, VisionTokens
 from lvlm_atlas.reference.lvlm.contexts import AdapterOutput, EncoderOutput, LlmLayer
 from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.modules.between_layers import expect_alone
-from lvlm_atlas.reference.modules.received import received_attention
+from lvlm_atlas.reference.modules.received import pooled, received_attention
 from lvlm_atlas.reference.ops.clustering import density_peaks, knn_density, scaled_distance
 from lvlm_atlas.reference.ops.places import mask_of
 from lvlm_atlas.reference.ops.selection import top_places
@@ -233,7 +233,7 @@ class Merging:
         if len({*tokens.lengths}) > 1:
             raise Refusal(f"HoliTom compares frames of equally many tokens, got {[*tokens.lengths]}; leave one out")
         x_TND = torch.stack([block.token_ND for block in tokens.blocks])
-        attention_TN = pooled(received_attention(patches, "HoliTom"), x_TND.shape[1])
+        attention_TN = pooled(received_attention(patches, "HoliTom"), x_TND.shape[1], "HoliTom")
         how = (setting.centre, setting.neighbours)
         left = outer(x_TND, attention_TN, setting.keep_ratio, setting.similarity, setting.context, how)
         return replace(tokens, blocks=tuple(map(Block, left)))
@@ -251,21 +251,3 @@ class Merging:
         merged_KD = halved_into(x_VD[kept_V], x_VD[~kept_V])
         hidden_BND = sequence.hidden_BND.index_copy(1, place_V[kept_V], merged_KD[None])
         return replace(sequence, hidden_BND=hidden_BND).keep_vision(kept_K[None])
-
-
-def pooled(attention_TP: Tensor, tokens: int) -> Tensor:
-    """Attention of patches (T, P) averaged over the grid of so many tokens (T, N).
-
-    Raises:
-        Refusal: patches or tokens do not form squares.
-    """
-    if attention_TP.shape[1] == tokens:
-        return attention_TP
-    sides = math.isqrt(attention_TP.shape[1]), math.isqrt(tokens)
-    if not tokens or (sides[0] ** 2, sides[1] ** 2) != (attention_TP.shape[1], tokens):
-        raise Refusal(
-            f"HoliTom averages attention from squares to squares, got {attention_TP.shape[1]} patches and {tokens} "
-            f"tokens of a frame; use an adapter that keeps the grid"
-        )
-    square_TSS = attention_TP.reshape(-1, sides[0], sides[0])
-    return functional.adaptive_avg_pool2d(square_TSS, sides[1]).flatten(1)
