@@ -81,3 +81,12 @@ def test_large_devices_but_the_a100_give_a_pass_more_tokens(planner: Planner) ->
 def test_a_pass_has_a_token_at_least(planner: Planner, budget: int) -> None:
     with pytest.raises(AtlasError, match="token_budget is"):
         of(planner, budget)
+
+
+@pytest.mark.parametrize(("runtime", "tokens"), [("vllm", 8192), ("transformers", None), ("sglang", 8192)])
+def test_a_runtime_that_takes_a_share_of_memory_reads_prompts_in_passes(
+    planner: Planner, runtime: str, tokens: int | None
+) -> None:
+    deployment = planner.paced(Deployment(), runtime=runtime)
+    estimate = planner.estimate("qwen2.5-vl-7b", "h100-sxm", Workload(text_tokens=20000), deployment=deployment)
+    assert estimate.deployment.pass_tokens == tokens

@@ -189,8 +189,10 @@ class Deployment:
     @property
     def pass_tokens(self) -> int | None:
         """Most tokens of a pass over prompts; None: no limit."""
-        own = self.runtime.host.chunk_token if self.runtime else None
-        return self.token_budget or own or self.efficiency.token_budget
+        runtime = self.runtime
+        own = runtime.host.chunk_token if runtime else None
+        serves = runtime is None or runtime.memory_share < 1  # others read prompts whole
+        return self.token_budget or own or (self.efficiency.token_budget if serves else None)
 
     @property
     def pace(self) -> str:
