@@ -21,7 +21,5 @@ REQUEST = {
 """Least and most of the whole numbers of a request and of its images and videos, by field."""
 VIDEO = {"duration_s": (1e-6, 1e8), "sample_fps": (1e-6, 1e6), "source_fps": (1e-6, 1e6)}
 """Least and most of the other numbers of a video, by field."""
-MOST_RESIDUAL = 0.15
-"""Of the median error of a fit on what it was made to; what is further off is no law."""
 MOST_PRICE_USD_H = 1e9
 """Of a device for an hour."""

@@ -15,6 +15,7 @@ import pytest
 from lvlm_atlas.planner import Planner
 from lvlm_atlas.roofline import units
 
+PLANNER = Planner()
 ASKED = {"model": "qwen2.5-vl-7b", "device": "l40s", "workload": "images-20", "goal": "ttft"}
 ADDRESS = "?" + "&".join(f"{name}={id_}" for name, id_ in ASKED.items())
 
@@ -52,7 +53,7 @@ def test_a_page_shows_the_stacks_and_numbers_of_the_command_line(site: Any) -> N
     command = page.locator(".la-answer pre code").first.inner_text()
     plan = told(*command.split()[1:])
     base = plan["baseline"]["ttft_s"]
-    names = Planner().kb.atlas.techniques
+    names = PLANNER.kb.atlas.techniques
     assert [cells[0] for cells in shown[1:]] == [
         " + ".join(names[each].name for each in option["stack"]) for option in plan["front"]
     ]
@@ -66,12 +67,11 @@ def test_each_technique_alone_has_the_numbers_of_its_estimate(site: Any) -> None
     page, where = site
     page.goto(f"{where}/models/qwen2.5-vl-7b.html{ADDRESS}")
     shown = {cells[0]: cells for cells in rows(page, "Techniques alone")}
-    planner = Planner()
-    plain = planner.estimate("qwen2.5-vl-7b", "l40s", "images-20")
+    plain = PLANNER.estimate("qwen2.5-vl-7b", "l40s", "images-20")
     assert len(shown) == 10
-    for technique in planner.kb.atlas.techniques.values():
+    for technique in PLANNER.kb.atlas.techniques.values():
         if technique.name in shown:
-            now = planner.estimate("qwen2.5-vl-7b", "l40s", "images-20", stack=technique.id)
+            now = PLANNER.estimate("qwen2.5-vl-7b", "l40s", "images-20", stack=technique.id)
             times = [units.seconds(each) for each in (now.ttft_s, now.tpot_s, now.total_s)]
             expected = [units.gain(plain.ttft_s, now.ttft_s), *times, units.size(now.memory.device_byte)]
             cells = shown[technique.name]
@@ -123,9 +123,9 @@ def test_facets_narrow_the_list_to_what_their_query_finds(site: Any) -> None:
     page.get_by_label("year").select_option("2025")
     command = page.locator(".la-facets code").inner_text()
     assert command == 'lvlm-atlas query "training:none modality:video year:2025"'
-    kb = Planner().kb
+    kb = PLANNER.kb
     expected = {kb.atlas.techniques[id_].name for id_ in kb.query(command.split('"')[1]).ids}
-    assert {row.locator("a").first.inner_text() for row in listed.all()} == expected
+    assert {*listed.locator("td:first-child a").all_inner_texts()} == expected
     assert page.locator(".la-facets [role=status]").inner_text().startswith(f"{len(expected)} of ")
     assert parse_qs(urlsplit(page.url).query) == {"training": ["none"], "modality": ["video"], "year": ["2025"]}
     page.get_by_role("button", name="Show all").press("Enter")
@@ -136,10 +136,9 @@ def test_a_comparison_has_fields_numbers_and_reasons_side_by_side(site: Any) -> 
     page, where = site
     page.goto(f"{where}/tools/compare.html?techniques=fastv,kivi&device=l40s")
     fields = {cells[0]: cells[1:] for cells in rows(page, "Fields")}
-    kb = Planner().kb
+    kb = PLANNER.kb
     assert fields["Code"] == [kb.atlas.techniques[id_].reference for id_ in ("fastv", "kivi")]
-    planner = Planner()
-    plain, *alone = (planner.estimate("qwen2.5-vl-7b", "l40s", "images-20", stack=s) for s in ((), "fastv", "kivi"))
+    plain, *alone = (PLANNER.estimate("qwen2.5-vl-7b", "l40s", "images-20", stack=s) for s in ((), "fastv", "kivi"))
     gains = {cells[0]: cells[1:] for cells in rows(page, "Predicted gains")}
     assert gains["Whole"] == [units.gain(plain.total_s, each.total_s) for each in alone]
     verdict = kb.relation("fastv", "kivi")
@@ -157,7 +156,7 @@ def test_a_stack_names_its_conflicts_and_shows_joint_beside_multiplied_gains(sit
     page.get_by_label("KIVI").focus()
     page.keyboard.press("Space")
     page.locator(".la-said", has_text="1 known to work").wait_for()
-    pair = Planner().interactions("fastv", "kivi", "qwen2.5-vl-7b", "h200", "images-20")
+    pair = PLANNER.interactions("fastv", "kivi", "qwen2.5-vl-7b", "h200", "images-20")
     shown = {cells[0]: cells[1:] for cells in rows(page, "Gains")}
     for figure, name in (("ttft", "First token"), ("tpot", "Per token"), ("total", "Whole"), ("memory", "Memory")):
         gain = pair.gain(figure)
@@ -166,7 +165,7 @@ def test_a_stack_names_its_conflicts_and_shows_joint_beside_multiplied_gains(sit
         ]
     page.get_by_label("PyramidDrop").check()
     page.locator(".la-said", has_text="1 conflicts").wait_for()
-    reason = Planner().kb.relation("fastv", "pyramiddrop").edges[0].reason
+    reason = PLANNER.kb.relation("fastv", "pyramiddrop").edges[0].reason
     assert reason in page.locator(".la-stack .la-answer").inner_text()
     assert all(cells[-1] == "–" for cells in rows(page, "Gains"))
 
@@ -180,20 +179,19 @@ def test_a_pair_of_the_matrix_is_found_by_arrow_keys(site: Any) -> None:
     page.wait_for_url(lambda url: "kivi" not in url)
     one, two = parse_qs(urlsplit(page.url).query)["techniques"][0].split(",")
     assert one == "fastv"
-    page.locator(".la-pair .la-badge", has_text=Planner().kb.relation(one, two).value).wait_for()
+    page.locator(".la-pair .la-badge", has_text=PLANNER.kb.relation(one, two).value).wait_for()
 
 
 def test_a_layer_colours_and_labels_the_matrix_by_the_gain_for_a_request(site: Any) -> None:
     page, where = site
     page.goto(f"{where}/matrix.html?layer=gain&device=l40s&goal=total")
     page.locator(".la-layered").first.wait_for()
-    planner = Planner()
-    plain, now = (planner.estimate("qwen2.5-vl-7b", "l40s", "images-20", stack=stack) for stack in ((), "fastv"))
+    plain, now = (PLANNER.estimate("qwen2.5-vl-7b", "l40s", "images-20", stack=stack) for stack in ((), "fastv"))
     chip = page.locator("a.la-chip[href$='/fastv.html']").first
     assert chip.locator(".la-layer").inner_text() == units.gain(plain.total_s, now.total_s)
     page.get_by_label("Colour by").select_option("engines")
     page.locator("a.la-chip[href$='/fastv.html'] .la-layer").first.wait_for()
-    shipped = sorted({each.engine for each in planner.kb.atlas.techniques["fastv"].shipped_in})
+    shipped = sorted({each.engine for each in PLANNER.kb.atlas.techniques["fastv"].shipped_in})
     assert chip.locator(".la-layer").inner_text() == ", ".join(shipped)
 
 
@@ -201,10 +199,29 @@ def test_the_graph_shows_the_edges_of_one_technique_with_their_reasons(site: Any
     page, where = site
     page.goto(f"{where}/tools/graph.html?technique=fastv&kind=composes-with")
     page.locator(".la-graph li").first.wait_for()
-    kb = Planner().kb
+    kb = PLANNER.kb
     own = [edge for edge in kb.interactions("fastv") if edge.kind == "composes-with"]
     assert page.locator(".la-graph path.la-line-shape").count() == len(own)
     said = page.locator(".la-graph").inner_text()
     assert all(edge.reason in said for edge in own)
     page.get_by_label("Evidence").select_option("derived")
     page.locator("[role=status]", has_text="0 edges").wait_for()
+
+
+def test_a_device_that_few_models_are_answered_for_says_so(watched: Any) -> None:
+    page = watched.open("devices/b200-sxm.html")
+    page.locator(".la-said", has_text="B200").wait_for()
+    page.get_by_label("Model").select_option("llava-1.5-7b")
+    page.locator(".la-said", has_text="the page answers for Qwen2.5-VL-7B alone").wait_for()
+
+
+def test_a_command_can_be_run_in_the_page_where_the_site_holds_python(watched: Any) -> None:
+    page = watched.open(f"index.html{ADDRESS}")
+    page.locator(".la-answer .la-shown").first.wait_for()
+    page.evaluate("lvlmAtlas.python = true")
+    page.get_by_label("Goal").select_option("tpot")
+    link = page.get_by_role("link", name="Run it in the page")
+    link.wait_for()
+    run = urlsplit(link.get_attribute("href"))
+    assert run.path.endswith("/tools/ask.html")
+    assert parse_qs(run.query)["run"] == [page.locator(".la-shown code").first.inner_text()]

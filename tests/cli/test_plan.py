@@ -17,7 +17,7 @@ ASKED = ("plan", "--model", "qwen2.5-vl-7b", "--hardware", "h200", "--workload",
 
 
 def test_a_plan_fits_80_columns_and_says_that_it_is_predicted(run: Any) -> None:
-    said = run(*ASKED, "--slo", "tpot=0.003")
+    said = run(*ASKED, "--slo", "tpot=0.006")
     assert (said.code, said.err) == (0, "")
     assert max(map(len, said.out.splitlines())) <= 80
     assert "Predicted, not measured" in said.out
@@ -27,7 +27,7 @@ def test_a_plan_fits_80_columns_and_says_that_it_is_predicted(run: Any) -> None:
 
 
 def test_the_json_has_each_stacks_gains_pairs_reports_and_limits(run: Any) -> None:
-    data = json.loads(run(*ASKED, "--slo", "ttft=3", "--slo", "tpot=0.1", "-f", "json").out)
+    data = json.loads(run(*ASKED, "--slo", "ttft=5", "--slo", "tpot=0.1", "-f", "json").out)
     assert data["format"] == "lvlm-atlas-plan/2"
     assert data["evidence"] == "predicted"
     assert data["baseline"]["stack"] == []

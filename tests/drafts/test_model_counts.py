@@ -32,6 +32,11 @@ LATENT = {
     "kv_lora_rank": 16, "q_lora_rank": 20, "qk_rope_head_dim": 8, "qk_nope_head_dim": 12, "v_head_dim": 10,
     "num_key_value_heads": 4,
 }  # fmt: skip
+GEMMA4 = {
+    **TEXT, "num_hidden_layers": 6, "tie_word_embeddings": True, "sliding_window": 8, "global_head_dim": 48,
+    "num_global_key_value_heads": 1, "attention_k_eq_v": True, "hidden_size_per_layer_input": 0,
+    "layer_types": ["sliding_attention"] * 5 + ["full_attention"],
+}  # fmt: skip
 DELTA = {
     "num_hidden_layers": 4, "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8,
     "linear_value_head_dim": 12, "linear_conv_kernel_dim": 4,
@@ -100,6 +105,17 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
         {**VIT, "model_type": "siglip_vision_model", "image_size": 56, "vision_use_head": False},
         {**TEXT, "model_type": "gemma2", "tie_word_embeddings": True, "num_hidden_layers": 4},
         {"projection_dim": 96, "tie_word_embeddings": True},
+    ),
+    "gemma4": (
+        {**VIT, "num_key_value_heads": 4, "head_dim": 16, "position_embedding_size": 32, "pooling_kernel_size": 3},
+        {**GEMMA4, "enable_moe_block": False}, {"tie_word_embeddings": True, "audio_config": None},
+    ),
+    "gemma4 with experts": (
+        {**VIT, "num_key_value_heads": 4, "head_dim": 16, "position_embedding_size": 32, "pooling_kernel_size": 3},
+        {
+            **GEMMA4, "enable_moe_block": True, "num_experts": 8, "top_k_experts": 2, "moe_intermediate_size": 64,
+        },
+        {"tie_word_embeddings": True, "audio_config": None},
     ),
     "qwen3_omni_moe": (DEEP, {**TEXT, **MOE}, {}),
     "kimi_k25": (

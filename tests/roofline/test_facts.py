@@ -48,6 +48,8 @@ KV_BYTE_A_TOKEN = {
     "llama-4-maverick": 196_608,
     "kimi-k2.5": 70_272,  # 61 layers · (512 + 64) · 2 bytes, for all heads
     "qwen3-omni-30b-a3b": 98_304,
+    "gemma-4-31b": 901_120,  # 2 · (50 · 16 · 256 + 10 · 4 · 512) · 2 bytes, before the windows are full
+    "gemma-4-26b-a4b": 225_280,
 }
 HYBRID = {
     # 16 of 64 layers · 2 · 4 heads · 256 · 2 bytes; 48 · (48 · 128² · 4 + (2 · 16 + 48) · 128 · 3 · 2) bytes
@@ -98,6 +100,11 @@ def test_a_step_reads_and_writes_the_states_whatever_the_length(planner: Planner
         assert step.activation_byte > step.kv_byte
         moved.add((step.flop, step.byte))
     assert len(moved) == 1
+
+
+@pytest.mark.parametrize("tokens", [1, 1024, 100_000])
+def test_gemma_4_caches_all_tokens_in_heads_of_their_own(planner: Planner, tokens: int) -> None:
+    assert kv_byte(planner, "gemma-4-31b", tokens) == 81_920 * tokens + 819_200 * min(tokens, 1024)
 
 
 @pytest.mark.parametrize("tokens", [1, 512, 1023, 1024, 1025, 8192, 100_000])
@@ -232,12 +239,12 @@ def test_the_width_of_a_head_does_not_follow_the_hidden_width(planner: Planner) 
 
 @pytest.mark.parametrize("model", [*KV_BYTE_A_TOKEN, *HYBRID])
 def test_a_request_reads_every_published_parameter_once(planner: Planner, model: str) -> None:
-    """Norms, biases and learned positions are what is missing; those of Llama 3.2's tiles are many."""
+    """Norms, biases and learned positions are what is missing; those of Llama 3.2's tiles and of Gemma-4 are many."""
     request = Workload(images=(Image(448, 448),), text_tokens=5, output_tokens=1)
     found, spec = planner.estimate(model, "h200", request), planner.model(model)
     read = {part: sum(work.weight_byte for stage in ("encoding", "prefilling") for work in works(found, stage)
                       if work.name.startswith(part)) / 2 for part in ("encoder", "adapter")}  # fmt: skip
-    least = 0.91 if model.startswith("llama") else 0.985
+    least = 0.91 if model.startswith(("llama", "gemma-4")) else 0.985
     assert least <= read["encoder"] / spec.encoder.parameters <= 1
     assert read["adapter"] == pytest.approx(spec.adapter.parameters, rel=0.005)
 

@@ -119,6 +119,17 @@ def test_quantised_weights_spare_the_parts_that_stay_wide(planner: Planner) -> N
     assert found["llm.mlp_down"] == pytest.approx(full["llm.mlp_down"] * 4.5 / 16)
 
 
+def test_a_runtime_may_compute_logits_of_all_positions_that_are_left(planner: Planner) -> None:
+    runtime = replace(NOTHING, logits_of_all=True)
+    request, run = planner.request(image="640x480", text=64, output=1), {"runtime": runtime}
+    for stack in ("", "fastv:keep_ratio=0.25"):
+        found = planner.estimate("qwen2.5-vl-7b", "a100-sxm-80", request, stack=stack, **run)
+        (output,) = [each for each in found.stages["prefilling"].operators if each.work.name == "llm.output"]
+        left = found.state.prefilled.vision[-1] + found.state.prefilled.text[-1]
+        llm = found.model.llm
+        assert output.work.flop == pytest.approx(2 * left * llm.hidden * llm.vocab)
+
+
 def test_few_rows_unpack_narrow_weights_at_a_rate_of_their_own(planner: Planner) -> None:
     runtime = replace(NOTHING, few_compute=0.01)
     steps = [
@@ -147,6 +158,14 @@ def test_the_band_holds_what_was_predicted(planner: Planner) -> None:
     low, high = found.band_s(found.ttft_s) or (0.0, 0.0)
     assert low < found.ttft_s < high
     assert asked(planner, None).band_s(1.0) is None
+
+
+def test_times_that_stand_in_for_others_say_nothing_of_how_sure_they_are(planner: Planner) -> None:
+    own, borrowed = (asked(planner, planner.runtime(id_)) for id_ in ("vllm", "sglang"))
+    assert own.tpot_s == borrowed.tpot_s
+    assert own.residual is not None
+    assert borrowed.residual is None
+    assert any("those of vLLM" in each for each in borrowed.assumptions)
 
 
 @settings(max_examples=30)

@@ -7,16 +7,18 @@ import math
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.planner import Planner
 from lvlm_atlas.roofline.costs import Cost
+from lvlm_atlas.site.answers.__main__ import main
 from lvlm_atlas.site.answers.answer import Answers
 from lvlm_atlas.site.answers.figures import read, shown, written
 from lvlm_atlas.site.answers.index import numbers
-from lvlm_atlas.site.answers.scope import Scope
+from lvlm_atlas.site.answers.scope import Scope, scope
 from lvlm_atlas.site.answers.script import script
 from lvlm_atlas.site.answers.work import computing
 from lvlm_atlas.site.content import Content
@@ -89,3 +91,34 @@ def test_a_process_that_fails_ends_the_build_with_its_last_words(tmp_path: Path)
         computing(tmp_path / "none", tmp_path) as place,
     ):
         place(tmp_path)
+
+
+def test_an_atlas_without_models_has_its_facets_and_pairs_all_the_same(odd_root: Path, tmp_path: Path) -> None:
+    main(odd_root, Path(__file__).resolve().parents[2] / "site", tmp_path, 0, 1)
+    said = {
+        path.stem: path.read_text(encoding="utf-8").partition("] = ")[2].rstrip(";\n") for path in tmp_path.glob("*.js")
+    }
+    index_, facets, pairs = (json.loads(said[name]) for name in ("index", "facets", "pairs"))
+    assert index_["models"] == index_["devices"] == []
+    assert {each["name"] for each in index_["techniques"]} >= {"KIVI", "Fast<3V | *x*"}
+    assert {"value": "decoding", "name": "Decoding", "which": [1, 2]} in facets[0]["values"]
+    assert len(pairs) == 3
+    assert pairs[0][0] == "="
+
+
+def test_what_the_site_asks_for_is_in_the_catalog_and_of_the_size_that_pages_promise() -> None:
+    source = Path(__file__).resolve().parents[2] / "site"
+    chosen = yaml.safe_load((source / "answers.yaml").read_text(encoding="utf-8"))
+    asked = scope(CONTENT, source)
+    assert {*chosen["devices"]} == {*asked.devices}
+    assert {*chosen["workloads"]} == {*asked.workloads}
+    assert len(asked.devices) >= 6
+    assert len(asked.workloads) >= 6
+    assert asked.devices_of("llava-1.5-7b") == asked.devices
+    assert {*asked.devices_of("qwen2.5-vl-7b")} == {*PLANNER.kb.atlas.hardware}
+
+
+def test_a_site_that_asks_for_nothing_is_asked_about_everything(tmp_path: Path) -> None:
+    asked = scope(CONTENT, tmp_path)
+    assert asked.devices == asked.every_device
+    assert {*asked.workloads} == {*PLANNER.kb.atlas.workloads}

@@ -8,7 +8,7 @@ import pytest
 
 from lvlm_atlas.atlas.root import data_root
 from lvlm_atlas.planner.planner import Planner
-from lvlm_atlas.site.build import UNPUBLISHED, _source
+from lvlm_atlas.site.build import source_of
 from lvlm_atlas.site.content import Content
 from lvlm_atlas.site.markup import plain
 from lvlm_atlas.site.render import environment, render
@@ -18,8 +18,8 @@ from lvlm_atlas.site.runtimes import runtime_pages
 @pytest.fixture(scope="module")
 def pages() -> dict[str, str]:
     """The pages as Markdown, by path."""
-    content = Content(Planner(data_root()).kb, UNPUBLISHED)
-    templates = environment(_source(data_root()))
+    content = Content(Planner(data_root()).kb)
+    templates = environment(source_of(data_root()))
     return {page.path: render(content, page, templates) for page in runtime_pages(content)}
 
 

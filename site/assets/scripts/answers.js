@@ -2,7 +2,7 @@
 "use strict";
 {
   const atlas = window.lvlmAtlas;
-  const { element, table, choice, linked, joined, folded, numbers, cost, request: asking } = atlas;
+  const { element, command, table, choice, linked, joined, folded, numbers, cost, request: asking } = atlas;
   const SHOWN = 10;
   const STAGES = ["encoding", "prefilling", "decoding"];
 
@@ -41,7 +41,12 @@
     async ask(chosen = {}) {
       Object.assign(this.request, chosen);
       const devices = this.devices();
-      if (!devices.some((each) => each.id === this.request.device)) this.request.device = devices[0].id;
+      this.note = "";
+      if (!devices.some((each) => each.id === this.request.device)) {
+        this.note = `On ${this.named("device")} the page answers for ${this.named("model", this.index.reference.model)} ` +
+          "alone; the command line answers for any model. ";
+        this.request.device = devices[0].id;
+      }
       this.fill(devices);
       const { model, device, workload } = this.request;
       if (Object.keys(chosen).length) asking.toAddress(this.request);
@@ -77,15 +82,15 @@
       this.form.querySelectorAll("select")[focused]?.focus();
     }
 
-    named(kind) {
-      return this.index[`${kind}s`].find((each) => each.id === this.request[kind]).name;
+    named(kind, id = this.request[kind]) {
+      return this.index[`${kind}s`].find((each) => each.id === id).name;
     }
 
     show(tried, answer) {
       const { index, request } = this;
       if (typeof answer === "string") {
-        this.said.textContent = `No answer: ${answer}.`;
-        this.shown.replaceChildren(element("pre", {}, element("code", {}, asking.plan(index, request, 1))));
+        this.said.textContent = `${this.note}No answer: ${answer}.`;
+        this.shown.replaceChildren(command(asking.plan(index, request, 1)));
         return;
       }
       const before = cost.base(answer.base);
@@ -96,7 +101,7 @@
       const where = `${answer.devices > 1 ? `${answer.devices} × ` : ""}${this.named("device")}`;
       const longest = STAGES.reduce((one, two) => (before[two] > before[one] ? two : one));
       this.said.textContent =
-        `${this.named("model")} on ${where}, ${this.named("workload").toLowerCase()}: first token after ` +
+        `${this.note}${this.named("model")} on ${where}, ${this.named("workload").toLowerCase()}: first token after ` +
         `${numbers.seconds(before.ttft)}, then ${numbers.seconds(before.tpot)} a token, ` +
         `${numbers.seconds(before.total)} in all; ${numbers.size(before.memory)} a device. ` +
         `${longest[0].toUpperCase()}${longest.slice(1)} takes longest.`;
@@ -166,8 +171,9 @@
       return [
         element("p", { class: "la-source-note" }, element("span", { class: "la-badge la-badge--predicted" }, "predicted"),
           ` by the roofline, preset ${index.efficiency}, data of ${index.edition}; each technique at its entry's ` +
-          "default setting. Not measured. The same from the command line, which can vary everything:"),
-        element("pre", {}, element("code", {}, asking.plan(index, request, answer.devices))),
+          "default setting. Not measured. The same from the command line, which can vary everything" +
+          (index.runtime ? `; --runtime ${index.runtime} takes the kernels and the host of real software:` : ":")),
+        command(asking.plan(index, request, answer.devices)),
         folded("The request as JSON", element("pre", {}, element("code", {}, JSON.stringify(json, null, 1)))),
       ];
     }

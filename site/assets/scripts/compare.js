@@ -2,7 +2,7 @@
 "use strict";
 {
   const atlas = window.lvlmAtlas;
-  const { element, table, choice, linked, folded, numbers, cost, verdicts, request: asking } = atlas;
+  const { element, command, table, choice, linked, folded, numbers, cost, verdicts, request: asking } = atlas;
   const MOST = 4;
   const GAINS = [["ttft", "First token"], ["tpot", "Per token"], ["total", "Whole"], ["memory", "Memory"]];
 
@@ -133,7 +133,7 @@
         element("p", {}, element("span", { class: "la-badge la-badge--predicted" }, "predicted"),
           ` How many times less each alone needs at its default setting, by the roofline, preset ${this.index.efficiency}.`),
         table("Predicted gains", this.columns(techniques, "Figure"), cells),
-        element("pre", {}, element("code", {}, asking.estimate(this.index, this.request, answer.devices, [ids[0]]))),
+        command(asking.estimate(this.index, this.request, answer.devices, [ids[0]])),
       ];
     }
 

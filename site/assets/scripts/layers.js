@@ -104,8 +104,8 @@
       });
       const most = Math.max(...values.filter(Boolean).map(({ strength }) => strength)) || 1;
       values.forEach((value) => { value.strength /= most; });
-      this.said.textContent = "Predicted, each alone; techniques without a number cannot be used for this request. " +
-        asking.plan(this.index, this.request, answer.devices);
+      this.said.replaceChildren("Predicted, each alone; techniques without a number cannot be used for this request. ",
+        element("code", {}, asking.plan(this.index, this.request, answer.devices)));
       return values;
     }
   }

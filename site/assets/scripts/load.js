@@ -3,6 +3,7 @@
 {
   const atlas = (window.lvlmAtlas ??= {});
   const root = new URL("../../", document.currentScript.src);
+  const python = "python" in document.currentScript.dataset; // whether the site holds the program itself
   const pending = new Map();
 
   /** The data of a name, such as `index` or `request/qwen2.5-vl-7b/l40s`. */
@@ -24,5 +25,5 @@
   };
 
   atlas.data ??= {};
-  Object.assign(atlas, { root, load });
+  Object.assign(atlas, { root, python, load });
 }

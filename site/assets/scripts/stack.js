@@ -2,7 +2,7 @@
 "use strict";
 {
   const atlas = window.lvlmAtlas;
-  const { element, table, choice, linked, numbers, cost, verdicts, request: asking } = atlas;
+  const { element, command, table, choice, linked, numbers, cost, verdicts, request: asking } = atlas;
   const FIGURES = [["ttft", "First token"], ["tpot", "Per token"], ["total", "Whole"], ["memory", "Memory"]];
 
   class Stack {
@@ -145,8 +145,7 @@
         table("Gains", columns, cells),
         element("p", {}, element("span", { class: "la-badge la-badge--predicted" }, "predicted"),
           ` Preset ${this.index.efficiency}, default settings. ${note}`),
-        conflicts ? "" : element("pre", {}, element("code", {},
-          asking.estimate(this.index, this.request, this.answer.devices, ids))),
+        conflicts ? "" : command(asking.estimate(this.index, this.request, this.answer.devices, ids)),
       ];
     }
   }

@@ -78,7 +78,7 @@ def _device(device: Hardware) -> dict[str, Any]:
 
 def _runtime(runtime: Runtime, atlas: Shelves) -> dict[str, Any]:
     timed = atlas.runtime(runtime.times_of) if runtime.times_of else runtime
-    host, fit = timed.host, timed.fit
+    host, fit = timed.host, runtime.fit
     return {
         "timings": f"as {timed.id}" if runtime.times_of else fit.points if fit else 0,
         "error": share(fit.residual) if fit else None,

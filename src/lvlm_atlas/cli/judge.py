@@ -141,6 +141,8 @@ def _yaml(record: Runtime, own: Sequence[Residual], held: Sequence[Residual]) ->
     host = {k: v if isinstance(v, str) else f"{v:g}" for k, v in record.host.model_dump(exclude_defaults=True).items()}
     if host:
         lines.append(f"host: {{{', '.join(f'{name}: {value}' for name, value in host.items())}}}")
+    if record.link_latency_us is not None:
+        lines.append(f"link_latency_us: {record.link_latency_us:g}")
     lines += [
         "fit:", f"  timings: [{', '.join(dict.fromkeys(each.timing.source for each in own))}]",
         f"  points: {len(own)}", f"  residual: {median_error(own):.3f}",

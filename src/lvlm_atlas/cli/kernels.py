@@ -16,9 +16,8 @@ from lvlm_atlas.cli.output import print_rows
 from lvlm_atlas.cli.progress import progress
 from lvlm_atlas.cli.tensors import need_torch
 from lvlm_atlas.fault import AtlasError
-from lvlm_atlas.limits import MOST_RESIDUAL
 from lvlm_atlas.roofline.units import share
-from lvlm_atlas.schema.calibration import KernelLaw, Row
+from lvlm_atlas.schema.calibration import MOST_RESIDUAL, KernelLaw, Row
 from lvlm_atlas.specs.laws import laws
 from lvlm_atlas.specs.records import device_spec
 

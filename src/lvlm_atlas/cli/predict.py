@@ -129,7 +129,7 @@ def plan(
 ) -> None:
     """Find the stacks of techniques that bring a goal down most, and why the others lost. Exit 1: no limit is kept.
 
-    lvlm-atlas plan --model qwen2.5-vl-7b --hardware h200 --workload images-20 --goal ttft --slo tpot=0.003
+    lvlm-atlas plan --model qwen2.5-vl-7b --hardware h200 --workload images-20 --goal ttft --slo tpot=0.006
     """
     from lvlm_atlas.atlas.edition import digest
     from lvlm_atlas.cli.plan import print_plan

@@ -108,7 +108,8 @@ def serve_sim(
 
     lvlm-atlas serve-sim --model qwen2.5-vl-7b --device h100-sxm:8 --policy monolithic --policy epd --rate 8..32
     """
-    from lvlm_atlas.cli.serve_sim import Question, print_loads
+    from lvlm_atlas.cli.serve_question import Question
+    from lvlm_atlas.cli.serve_sim import print_loads
 
     question = Question(
         model=model, hardware=hardware, rate=rate, policies=policy or ["monolithic"], workloads=workload, trace=trace,

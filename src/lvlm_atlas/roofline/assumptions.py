@@ -29,8 +29,8 @@ def assumptions(
         "Prefill attention writes its scores to memory and computes the whole square."
         if lay.materialised
         else "Prefill attention is fused: no score matrix in memory, nothing computed above the causal mask.",
-        "Text tokens are those given: markers around images count as text. The output matrix runs for the last "
-        "position only.",
+        "Text tokens are those given: markers around images count as text. The output matrix runs for "
+        + ("all positions of the first prompt." if lay.logits_of_all else "the last position only."),
         "Vision tokens attend causally like text."
         + ("" if llm.context else " Whether the model's context holds them all is not checked: its record has none."),
         "A decoding step costs what it costs at the mean length of the cache; stages follow one another, without "

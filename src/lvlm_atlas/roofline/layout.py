@@ -52,6 +52,8 @@ class Layout:
     """Devices that share each layer of the encoder: 1 where its heads cannot be split, so that each runs it whole."""
     encoder_layers: int
     """Encoder layers that run."""
+    logits_of_all: bool = False
+    """Whether the output matrix runs for all positions of the prompt."""
     host: Host = field(default_factory=Host)
     """What the host adds to each pass."""
 
@@ -144,6 +146,7 @@ def layout(model: Model, batch: int, deployment: Deployment) -> Layout:
         hops=deployment.pipeline_parallel - 1,
         encoder_shards=1 if encoder.heads % shards else shards,
         encoder_layers=encoder.layers if deployment.unused_layers else encoder.layers_needed,
+        logits_of_all=bool(runtime and runtime.logits_of_all),
         host=deployment.host,
     )
 

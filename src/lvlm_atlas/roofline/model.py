@@ -91,6 +91,18 @@ class LatentAttention:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Heads:
+    """The heads of a layer's attention."""
+
+    kv_heads: int
+    """Key-value heads."""
+    head_dim: int
+    """Width of a head."""
+    projections: int = 2
+    """Matrices that make keys and values: 1 where one makes both."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LinearAttention:
     """Layers of gated delta attention: a state of constant size in place of a cache."""
 
@@ -153,6 +165,8 @@ class Llm:
     """The layers that attend in the sliding window."""
     cross_layers: frozenset[int] = frozenset()
     """The layers that attend to the vision tokens instead of to the sequence."""
+    global_heads: Heads | None = None
+    """Heads of the layers that are not local; None: those of all layers."""
     linear: LinearAttention | None = None
     """Layers with a state of constant size; None: every layer has a cache."""
     output_gate: bool = False
@@ -167,6 +181,12 @@ class Llm:
     """Whether the output matrix is that of the embeddings."""
     parameters: int
     """Parameters, embeddings included."""
+
+    def heads_at(self, wide: bool) -> Heads:
+        """The heads of a layer that is local, or that attends to everything and has heads of its own."""
+        if wide and self.global_heads:
+            return self.global_heads
+        return Heads(kv_heads=self.kv_heads, head_dim=self.head_dim)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

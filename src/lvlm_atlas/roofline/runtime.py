@@ -82,6 +82,8 @@ class Runtime:
     """Bits of scales and zero points on top of each quantised weight of 4 bits or fewer."""
     memory_share: float = 1.0
     """Share of device memory that it takes, weights and cache included."""
+    logits_of_all: bool = False
+    """Whether the output matrix runs for all positions of the prompt, not for the last alone."""
     reserve_byte: float | None = None
     """Device memory taken by anything but weights, cache and activations; None: as the preset beside it says."""
     residual: float | None = None

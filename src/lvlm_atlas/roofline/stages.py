@@ -90,12 +90,19 @@ class Stages:
         ]
         links = Part(lambda _: llm.prompt_links(self.layout, layers))
         host = _once(self.pace.prompt(self._tokens(prefilled)))
-        return [host, *(_thinned(part, shares.weights) for part in (*parts, self._output(1))), _once(added), links]
+        output = self._output(self._last_positions(prefilled))
+        return [host, *(_thinned(part, shares.weights) for part in (*parts, output)), _once(added), links]
 
     def prefilling_floor_s(self, prefilled: Prefilled, added: Sequence[Work] = ()) -> float:
         """The least that `prefilling` takes."""
         token = self._tokens(prefilled)
         return self.pace.floor_s([*self.pace.prompt(token), *added], llm=self.pace.chunks(token))
+
+    def _last_positions(self, prefilled: Prefilled) -> float:
+        """Positions of a prompt for which the next token is computed: those that leave the last layer, or one."""
+        if not self.layout.logits_of_all:
+            return 1.0
+        return prefilled.text[-1] + (0.0 if self.layout.model.llm.cross_layers else prefilled.vision[-1])
 
     def _tokens(self, prefilled: Prefilled) -> float:
         """Positions of all prompts that enter the first layer."""

@@ -15,7 +15,8 @@ from lvlm_atlas.roofline.visual import Visual
 from lvlm_atlas.roofline.weights import given_types
 from lvlm_atlas.rules.rule import Finding, rule
 from lvlm_atlas.rules.sample import MODEL
-from lvlm_atlas.schema.model import Llm, Model, TokenExample, Tokens, Traced
+from lvlm_atlas.schema.llm import Llm
+from lvlm_atlas.schema.model import Model, TokenExample, Tokens, Traced
 from lvlm_atlas.schema.model import Rule as TokenRule
 
 
@@ -66,7 +67,7 @@ def _matrices(model: Model) -> Iterator[tuple[str, int, float]]:
     experts, dense = llm.experts, 3 * llm.hidden * llm.intermediate
     linear = llm.linear_attention
     full = len(linear.full_attention_layers) if linear else llm.layers
-    of_layers = full * _attention(llm) + llm.layers * dense
+    of_layers = full * _attention(llm) + _wider(llm) + llm.layers * dense
     if linear:
         value = linear.value_heads * linear.value_dim
         inner = 2 * linear.key_heads * linear.key_dim + 3 * value + 2 * linear.value_heads
@@ -75,6 +76,16 @@ def _matrices(model: Model) -> Iterator[tuple[str, int, float]]:
         chosen = (experts.routed + experts.shared) * 3 * llm.hidden * experts.intermediate + experts.routed * llm.hidden
         of_layers += (llm.layers // experts.step - experts.dense_layers // experts.step) * (chosen - dense)
     yield "llm", of_layers + llm.vocab * llm.hidden * (2 - llm.tied_embeddings), 0.005
+
+
+def _wider(llm: Llm) -> int:
+    """Parameters that layers attending to everything have beyond the others, in their attention."""
+    wide, window = llm.global_attention, llm.sliding_window
+    if wide is None or window is None:
+        return 0
+    keys = (1 if wide.shared_projection else 2) * wide.kv_heads
+    each = llm.hidden * (2 * llm.heads + keys) * wide.head_dim
+    return len(window.global_layers) * (each - _attention(llm))
 
 
 def _attention(llm: Llm) -> int:

@@ -9,10 +9,9 @@ from typing import Any
 from lvlm_atlas.atlas.loader import Inspection
 from lvlm_atlas.atlas.records import HARDWARE, RUNTIMES, TIMINGS
 from lvlm_atlas.fault import suggestion
-from lvlm_atlas.limits import MOST_RESIDUAL
 from lvlm_atlas.rules.rule import Files, Finding, rule
 from lvlm_atlas.rules.sample import RUNTIME, TIMING
-from lvlm_atlas.schema.calibration import Calibration
+from lvlm_atlas.schema.calibration import MOST_RESIDUAL, Calibration
 from lvlm_atlas.schema.runtime import Runtime
 
 

@@ -11,6 +11,8 @@ from lvlm_atlas.schema.measurement import Machine
 from lvlm_atlas.schema.record import Day, Id, Record, Ref
 from lvlm_atlas.schema.runtime import Kernel
 
+MOST_RESIDUAL = 0.15
+"""Of the median error of a fit on what it was made to; what is further off is no law."""
 Seconds = Annotated[float, Field(gt=0, le=1e5)]
 Rate = Annotated[float, Field(gt=0, le=1e18)]
 Dtype = Literal["float32", "bfloat16", "float16"]

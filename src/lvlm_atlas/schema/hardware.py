@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from lvlm_atlas.limits import MOST_RATE
-from lvlm_atlas.schema.model import Sourced
 from lvlm_atlas.schema.record import Id, Record, Text
+from lvlm_atlas.schema.sourced import Sourced
 
 Amount = Annotated[float, Field(ge=1 / MOST_RATE, le=MOST_RATE)]
 Share = Annotated[float, Field(ge=1e-6, le=1)]

@@ -97,7 +97,7 @@ class Runtime(Record):
     scale_bit: Annotated[float, Field(ge=0, le=8)] | None = None
     """Bits of scales and zero points on top of each quantised weight of 4 bits or fewer."""
     logits: Literal["all", "last"] | None = None
-    """Positions of the prompt for which the output matrix runs; absent: not known. Times are those of the last."""
+    """Positions of the prompt for which the output matrix runs; absent: not known, and taken as the last."""
     prefill_chunk_token: Annotated[int, Field(ge=1, le=MOST_COUNT)] | None = None
     """Tokens of prompts that one pass reads at most, by default; absent: all, or not known."""
     memory_share: Share | None = None
@@ -119,7 +119,7 @@ class Runtime(Record):
         lacking = [name for name in given if name not in self.sources]
         if lacking:
             raise ValueError(f"gives {', '.join(lacking)} without a source; add it under `sources`")
-        timed = bool(self.kernels) or self.host != Host()
+        timed = bool(self.kernels) or self.host != Host() or self.link_latency_us is not None
         if timed and self.times_of:
             raise ValueError("has times of its own and `times_of` another; keep one of the two")
         if timed and not self.fit and not {"kernels", "host"} & self.sources.keys():
@@ -128,7 +128,7 @@ class Runtime(Record):
 
 
 _FACTS = (
-    "link_latency_us", "cache_copies", "repeats_heads", "encoder", "wide_parts", "scale_bit", "logits",
+    "cache_copies", "repeats_heads", "encoder", "wide_parts", "scale_bit", "logits",
     "prefill_chunk_token", "memory_share", "reserve_gb",
 )  # fmt: skip
 """Fields that are read, not fitted, unless `sources` says that they were."""

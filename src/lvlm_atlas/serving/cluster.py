@@ -145,8 +145,8 @@ class Cluster:
         if apart and (missing or self.policy.overlap) and request.frames:
             request.pending = len(missing)
             if self.policy.overlap:
-                request.instance = self._choose(reader, "prompt")
-                self._queue(request, request.instance)
+                request.instance = self.choose(reader, "prompt")
+                self.enqueue(request, request.instance)
             self._to_encoders(request, encoder, missing)
             for index in range(len(request.frames)):
                 if index not in missing and self.policy.overlap:
@@ -155,7 +155,7 @@ class Cluster:
             request.ready, request.pending = [True] * len(request.frames), 0
             self.offer(reader, request, None, request.shape.embedding_byte if request.frames else 0.0)
         else:
-            self._queue(request, self._choose(reader, "prompt"))
+            self.enqueue(request, self.choose(reader, "prompt"))
 
     def _missing(self, request: Request, encoder: int) -> list[int]:
         """Images whose embeddings are nowhere."""
@@ -168,12 +168,13 @@ class Cluster:
         target = None
         for index in indices:
             if target is None or self.policy.spread_images:
-                target = self._choose(pool, "image")
+                target = self.choose(pool, "image")
             target.to_encode.append((request, index))
         for each in self.pools[pool]:
             each.nudge()
 
-    def _queue(self, request: Request, instance: Instance) -> None:
+    def enqueue(self, request: Request, instance: Instance) -> None:
+        """A request waits at an instance, or for the first that is free."""
         instance.waiting.append(request)
         if self.policy.routing == "shared":
             for each in self.pools[self.policy.pools.index(instance.pool)]:
@@ -181,7 +182,7 @@ class Cluster:
         else:
             instance.nudge()
 
-    def _choose(self, pool: int, what: str) -> Instance:
+    def choose(self, pool: int, what: str) -> Instance:
         """The instance that gets the next of what comes."""
         open_ = [each for each in self.pools[pool] if not each.leaving] or self.pools[pool]
         turn = self._turns.get((pool, what), 0)
@@ -235,9 +236,10 @@ class Cluster:
     def offer(self, pool: int, request: Request, source: Instance | None, byte: float) -> None:
         """A pool is to take a request on: the first of its instances that has room does."""
         self.offers[pool].append((request, source, byte))
-        self._take(pool)
+        self.take(pool)
 
-    def _take(self, pool: int) -> None:
+    def take(self, pool: int) -> None:
+        """Instances of a pool take on what waits for it, as long as they have room."""
         offers = self.offers[pool]
         while offers:
             request, source, byte = offers[0]
@@ -285,49 +287,11 @@ class Cluster:
         self.tally.left(request, self.env.now)
         self.open = self.coming or self.tally.present > 0
 
-    # Instances that change their pool
-
-    def queue(self, index: int) -> int:
-        """Requests and images that wait in a pool, and those that it has yet to take on."""
-        return len(self.offers[index]) + sum(len(each.waiting) + len(each.to_encode) for each in self.pools[index])
-
-    def pool_busy_s(self, index: int) -> float:
-        """Time that the instances of a pool have been in steps for."""
-        return sum(self.past_busy_s[index].values()) + sum(sum(e.busy_s.values()) for e in self.pools[index])
-
-    def hand_over(self, instance: Instance) -> None:
-        """Others of the pool take what waits at an instance that leaves."""
-        index = self.policy.pools.index(instance.pool)
-        images, waiting = [*instance.to_encode], [*instance.waiting]
-        instance.to_encode.clear()
-        instance.waiting.clear()
-        for request, image in images:
-            target = self._choose(index, "image")
-            target.to_encode.append((request, image))
-            target.nudge()
-        for request in waiting:
-            request.instance = self._choose(index, "prompt")
-            self._queue(request, request.instance)
-
-    def join(self, instance: Instance, target: int) -> None:
-        """An instance that is done becomes a part of another pool."""
-        index = self.policy.pools.index(instance.pool)
-        self.pools[index].remove(instance)
-        for stage, busy_s in instance.busy_s.items():
-            self.past_busy_s[index][stage] += busy_s
-            instance.busy_s[stage] = 0.0
-        self.past_s[index] += self.env.now - instance.joined_s
-        instance.join(self.policy.pools[target])
-        self.pools[target].append(instance)
-        self.moves += 1
-        self._take(target)
-        instance.nudge()
-
     def freed(self, instance: Instance) -> None:
         """There may be room for another."""
         index = self.policy.pools.index(instance.pool)
         if self.offers[index]:
-            self._take(index)
+            self.take(index)
 
     def span(self, instance: Instance, start_s: float, batch: Batch, decoding: int) -> None:
         """A step, or several alike, have been taken."""

@@ -27,9 +27,9 @@ def scale(cluster: Cluster) -> Generator[Any, Any, None]:
         if any(each.leaving for each in cluster.instances):
             continue
         if rule == "queue-length":
-            pair = by_queues([cluster.queue(index) for index in range(len(cluster.pools))], _sizes(cluster))
+            pair = by_queues([queue(cluster, index) for index in range(len(cluster.pools))], _sizes(cluster))
         else:
-            now = [cluster.pool_busy_s(index) for index in range(len(cluster.pools))]
+            now = [busy_s(cluster, index) for index in range(len(cluster.pools))]
             shares = [
                 (after - was) / PERIOD_S[rule] / size
                 for after, was, size in zip(now, before, _sizes(cluster), strict=True)
@@ -64,6 +64,47 @@ def by_load(shares: list[float], sizes: list[int]) -> tuple[int, int] | None:
     return (min(givers, key=lambda index: shares[index]), target) if givers else None
 
 
+def queue(cluster: Cluster, index: int) -> int:
+    """Requests and images that wait in a pool, and those that it has yet to take on."""
+    return len(cluster.offers[index]) + sum(len(each.waiting) + len(each.to_encode) for each in cluster.pools[index])
+
+
+def busy_s(cluster: Cluster, index: int) -> float:
+    """Time that the instances of a pool have been in steps for."""
+    now = sum(sum(each.busy_s.values()) for each in cluster.pools[index])
+    return sum(cluster.past_busy_s[index].values()) + now
+
+
+def hand_over(cluster: Cluster, instance: Instance) -> None:
+    """Others of the pool take what waits at an instance that leaves."""
+    index = cluster.policy.pools.index(instance.pool)
+    images, waiting = [*instance.to_encode], [*instance.waiting]
+    instance.to_encode.clear()
+    instance.waiting.clear()
+    for request, image in images:
+        target = cluster.choose(index, "image")
+        target.to_encode.append((request, image))
+        target.nudge()
+    for request in waiting:
+        request.instance = cluster.choose(index, "prompt")
+        cluster.enqueue(request, request.instance)
+
+
+def join(cluster: Cluster, instance: Instance, target: int) -> None:
+    """An instance that is done becomes a part of another pool."""
+    index = cluster.policy.pools.index(instance.pool)
+    cluster.pools[index].remove(instance)
+    for stage, spent_s in instance.busy_s.items():
+        cluster.past_busy_s[index][stage] += spent_s
+        instance.busy_s[stage] = 0.0
+    cluster.past_s[index] += cluster.env.now - instance.joined_s
+    instance.join(cluster.policy.pools[target])
+    cluster.pools[target].append(instance)
+    cluster.moves += 1
+    cluster.take(target)
+    instance.nudge()
+
+
 def _sizes(cluster: Cluster) -> list[int]:
     return [len(pool) for pool in cluster.pools]
 
@@ -71,10 +112,10 @@ def _sizes(cluster: Cluster) -> list[int]:
 def _move(cluster: Cluster, instance: Instance, target: int) -> Generator[Any, Any, None]:
     """Take nothing on, hand over what waits, finish what is under way, and join the other pool."""
     instance.leaving = True
-    cluster.hand_over(instance)
+    hand_over(cluster, instance)
     while not instance.idle or instance.memory.used > 1:
         yield cluster.env.timeout(DRAIN_S)
-    cluster.join(instance, target)
+    join(cluster, instance, target)
 
 
 DRAIN_S = 0.05

@@ -50,6 +50,15 @@ class Scenario:
         """Devices of the whole server."""
         return self.policy.devices(self.deployment.devices)
 
+    @property
+    def paced(self) -> Policy:
+        """The policy, with steps that read no more than the runtime's do at once."""
+        runtime = self.deployment.runtime
+        most = runtime.host.chunk_token if runtime else None
+        if most is None or not self.policy.chunked:
+            return self.policy
+        return replace(self.policy, token_budget=min(self.policy.token_budget, most))
+
     def prices(self) -> Prices:
         """Times of batches of one instance.
 
@@ -71,7 +80,7 @@ class Scenario:
         Raises:
             AtlasError: as of `simulate`.
         """
-        done = simulate(self.policy, prices or self.prices(), stream, self.wires)
+        done = simulate(self.paced, prices or self.prices(), stream, self.wires)
         answer = load(
             done, slo=self.slo, devices=self.devices, tdp_w=self.device.tdp_w,
             price_usd_h=self.deployment.price_usd_h, assumptions=(*COMMON, *self.policy.assumptions),

@@ -93,7 +93,7 @@ class Estimates:
     def _estimate(self, case: Case) -> Estimate:
         model, workload = self.models[case.model], self.workloads[case.workload]
         stack = stacked(self.kb, [case.technique], model, workload) if case.technique else ()
-        pace = self._pace(case.efficiency, case.runtime)
+        pace = self.pace(case.efficiency, case.runtime)
         deployment = replace(pace, tensor_parallel=case.devices)
         return estimate(model, self.devices[case.device], workload, deployment, stack)
 
@@ -106,7 +106,8 @@ class Estimates:
     def _paces(self) -> dict[tuple[str, str | None], Deployment]:
         return {}
 
-    def _pace(self, efficiency: str, runtime: str | None) -> Deployment:
+    def pace(self, efficiency: str, runtime: str | None = None) -> Deployment:
+        """One device at the pace of a preset or of a runtime."""
         key = (efficiency, runtime)
         if key not in self._paces:
             preset = None if runtime else efficiency

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.roofline.estimate import Estimate
@@ -44,7 +43,7 @@ def runtime_pages(content: Content) -> Iterator[Page]:
     yield Page(
         path=FIXED["runtimes"], title="Runtimes", template="runtimes.md.j2", hide=FULL_WIDTH,
         description="What software adds to the bound: kernels, host, and how near predictions come to published times.",
-        context={"runtimes": runtimes, "timed": partial(_timed, content), "host": host_rows, "share": share,
+        context={"runtimes": runtimes, "share": share,
                  "estimates": {each.id: _reference(content, each) for each in runtimes}},
     )  # fmt: skip
     for runtime in runtimes:

@@ -13,11 +13,13 @@ from lvlm_atlas.specs.least_squares import Values, minimised
 from lvlm_atlas.specs.runtime import runtime_spec
 from lvlm_atlas.specs.timing import Timing
 
+LINK = "link_latency_us"
+"""The number that stands at the top of a record."""
 LIMITS: Mapping[str, tuple[float, float, float]] = {
     "narrow.compute": (0.01, 0.05, 0.95), "compute": (0.02, 0.5, 0.95), "bandwidth": (0.1, 0.8, 0.92),
     "start_us": (0.3, 3.0, 100.0), "request_ms": (1.0, 10.0, 2e3), "image_ms": (0.5, 10.0, 2e3),
     "megapixel_ms": (1.0, 50.0, 2e3), "step_ms": (0.05, 1.0, 50.0), "layer_us": (5.0, 100.0, 5e3),
-    "encoder_layer_us": (5.0, 100.0, 5e3), "narrow_layer_us": (1.0, 50.0, 5e3),
+    "encoder_layer_us": (5.0, 100.0, 5e3), "narrow_layer_us": (1.0, 50.0, 5e3), LINK: (1.0, 10.0, 200.0),
 }  # fmt: skip
 """Least that a fit may give a number, where it starts, and most, by the number's name. The start does not depend on
 the record, and a number that no timing decides stays near it."""
@@ -59,7 +61,8 @@ def free(record: Runtime) -> tuple[str, ...]:
         f"host.{name}" for name, value in record.host.model_dump(exclude={"starts"}).items()
         if value is not None and f"host.{name}" not in record.sources
     ]  # fmt: skip
-    return (*sorted(laws), *host)
+    link = [LINK] if record.link_latency_us is not None and LINK not in record.sources else []
+    return (*sorted(laws), *host, *link)
 
 
 def placed(record: Runtime, values: Values) -> Runtime:
@@ -71,7 +74,8 @@ def placed(record: Runtime, values: Values) -> Runtime:
         for kind, law in record.kernels.items()
     }
     own = {path.partition(".")[2]: value for path, value in values.items() if path.startswith("host.")}
-    return record.model_copy(update={"kernels": kernels, "host": record.host.model_copy(update=own)})
+    link = {LINK: values[LINK]} if LINK in values else {}
+    return record.model_copy(update={"kernels": kernels, "host": record.host.model_copy(update=own), **link})
 
 
 def residuals(record: Runtime, timings: Iterable[Timing], record_of: Callable[[str], Runtime]) -> list[Residual]:

@@ -9,7 +9,8 @@ from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.roofline import deployment, device, model, workload
 from lvlm_atlas.roofline.tokens import unfit_arguments
 from lvlm_atlas.schema.hardware import Hardware
-from lvlm_atlas.schema.model import Adapter, Llm, Model, Parameters, Tokens, VideoRule, Vision
+from lvlm_atlas.schema.llm import Llm
+from lvlm_atlas.schema.model import Adapter, Model, Parameters, Tokens, VideoRule, Vision
 from lvlm_atlas.schema.workload import Workload
 
 MEGA, GIGA, TERA = 1e6, 1e9, 1e12
@@ -127,6 +128,7 @@ def _llm(llm: Llm, params: Parameters) -> model.Llm:
         vocab=llm.vocab,
         experts=model.Experts(**dict(llm.experts)) if llm.experts else None,
         linear=_linear(llm),
+        global_heads=_global_heads(llm),
         output_gate=llm.output_gate,
         latent=model.LatentAttention(**dict(llm.mla)) if llm.mla else None,
         window=window.tokens if window else None,
@@ -137,6 +139,14 @@ def _llm(llm: Llm, params: Parameters) -> model.Llm:
         tied=llm.tied_embeddings,
         parameters=params.llm,
     )
+
+
+def _global_heads(llm: Llm) -> model.Heads | None:
+    wide = llm.global_attention
+    if wide is None:
+        return None
+    projections = 1 if wide.shared_projection else 2
+    return model.Heads(kv_heads=wide.kv_heads, head_dim=wide.head_dim, projections=projections)
 
 
 def _linear(llm: Llm) -> model.LinearAttention | None:

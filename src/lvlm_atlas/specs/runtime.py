@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from lvlm_atlas.roofline import runtime as engine
+from lvlm_atlas.roofline.units import share
 from lvlm_atlas.schema import runtime as schema
 
 KILO, MEGA, GIGA = 1e3, 1e6, 1e9
@@ -34,8 +35,9 @@ def runtime_spec(record: schema.Runtime, record_of: Callable[[str], schema.Runti
         wide_parts=frozenset(record.wide_parts or timed.wide_parts),
         scale_bit=record.scale_bit or timed.scale_bit or 0.0,
         memory_share=record.memory_share or 1.0,
+        logits_of_all=(record.logits or timed.logits) == "all",
         reserve_byte=None if record.reserve_gb is None else record.reserve_gb * GIGA,
-        residual=timed.fit.left_out if timed.fit else None,
+        residual=record.fit.left_out if record.fit else None,
         fitted=fitted,
     )
 
@@ -68,6 +70,6 @@ def _fitted(record: schema.Runtime, timed: schema.Runtime) -> str:
         return "no timing of it was at hand, so its kernels reach the peaks and its host costs nothing"
     fit, stand_in = timed.fit, "" if timed is record else f"those of {timed.name}, since none of its own was at hand: "
     return (
-        f"{stand_in}fitted to {fit.points} timings ({', '.join(fit.timings)}), median error {fit.residual:.0%} on them "
-        f"and {fit.left_out:.0%} on each {fit.left_out_by} left out"
-    ).replace("%", " %")
+        f"{stand_in}fitted to {fit.points} timings ({', '.join(fit.timings)}), median error {share(fit.residual)} "
+        f"on them and {share(fit.left_out)} on each {fit.left_out_by} left out"
+    )

@@ -64,8 +64,8 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "Qwen3_5TextConfig": {
         "vocab_size": 248320, "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 32,
         "num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 256, "tie_word_embeddings": False,
-        "attention_bias": False, "linear_conv_kernel_dim": 4, "linear_key_head_dim": 128, "linear_value_head_dim":
-        128, "linear_num_key_heads": 16, "linear_num_value_heads": 32,
+        "attention_bias": False, "linear_conv_kernel_dim": 4, "linear_key_head_dim": 128,
+        "linear_value_head_dim": 128, "linear_num_key_heads": 16, "linear_num_value_heads": 32,
     },
     "Qwen3_5MoeTextConfig": {
         "vocab_size": 248320, "hidden_size": 2048, "num_hidden_layers": 40, "num_attention_heads": 16,
@@ -86,10 +86,10 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     },
     "DeepseekV3Config": {
         "vocab_size": 129280, "hidden_size": 7168, "intermediate_size": 18432, "num_hidden_layers": 61,
-        "num_attention_heads": 128, "num_key_value_heads": 128, "tie_word_embeddings": False, "attention_bias":
-        False, "n_routed_experts": 256, "num_experts_per_tok": 8, "moe_intermediate_size": 2048, "n_shared_experts":
-        1, "first_k_dense_replace": 3, "kv_lora_rank": 512, "q_lora_rank": 1536, "qk_rope_head_dim": 64,
-        "qk_nope_head_dim": 128, "v_head_dim": 128,
+        "num_attention_heads": 128, "num_key_value_heads": 128, "tie_word_embeddings": False,
+        "attention_bias": False, "n_routed_experts": 256, "num_experts_per_tok": 8, "moe_intermediate_size": 2048,
+        "n_shared_experts": 1, "first_k_dense_replace": 3, "kv_lora_rank": 512, "q_lora_rank": 1536,
+        "qk_rope_head_dim": 64, "qk_nope_head_dim": 128, "v_head_dim": 128,
     },
     "Llama4TextConfig": {
         "vocab_size": 202048, "hidden_size": 5120, "intermediate_size": 8192, "num_hidden_layers": 48,
@@ -110,13 +110,24 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "Gemma3TextConfig": {
         "vocab_size": 262208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
         "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "tie_word_embeddings": True,
-        "attention_bias": False, "sliding_window": 4096, "sliding_window_pattern": 6, "max_position_embeddings":
-        131072,
+        "attention_bias": False, "sliding_window": 4096, "sliding_window_pattern": 6,
+        "max_position_embeddings": 131072,
+    },
+    "Gemma4TextConfig": {
+        "vocab_size": 262144, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 30,
+        "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "tie_word_embeddings": True,
+        "attention_bias": False, "sliding_window": 512, "attention_k_eq_v": False, "num_kv_shared_layers": 0,
+        "hidden_size_per_layer_input": 256,
+    },
+    "Gemma4VisionConfig": {
+        "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 16, "num_attention_heads": 12,
+        "patch_size": 16, "hidden_activation": "gelu_pytorch_tanh", "attention_bias": False,
+        "pooling_kernel_size": 3, "position_embedding_size": 10240,
     },
     "MllamaTextConfig": {
         "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 40,
-        "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": False, "cross_attention_layers":
-        [3, 8, 13, 18, 23, 28, 33, 38],
+        "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": False,
+        "cross_attention_layers": [3, 8, 13, 18, 23, 28, 33, 38],
     },
     "MllamaVisionConfig": {
         "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_global_layers": 8,

@@ -1,6 +1,6 @@
 """A gated delta net: what takes the place of a layer's attention, its projections and its norm; names as published.
 
-Source: yang2025gateddelta, sec. 3.4; transformers, models/qwen3_next/modeling_qwen3_next.py.
+Source: yang2025gateddelta; code: huggingface/transformers, models/qwen3_next/modular_qwen3_next.py.
 
 B batch, N tokens, D width, K key heads, H value heads (a multiple), k channels of a key, v of a value, W channels of a
 token's entry: query, key and value of all heads before the convolution, the output's gate, and what rates and gates are

@@ -1,6 +1,6 @@
 """Projections of multi-head latent attention, absorbed: one latent serves all heads as key and as value.
 
-Source: deepseek2024v2, eq. 9–19 and app. C; parameter names as published (transformers, deepseek_v3).
+Source: deepseek2024v2, sec. 2.1; parameter names as published (transformers, models/deepseek_v3).
 
 B batch, H heads, N tokens, D width, r rank of the latent, n channels of a key without position, p with position,
 v channels of a value.

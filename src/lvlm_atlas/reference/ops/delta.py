@@ -1,7 +1,7 @@
 """The gated delta rule: a state that forgets, and overwrites what a key stood for.
 
-Source: yang2025gateddelta, eq. 10; in chunks its sec. 3.3, written as the triangular system that the states in between
-solve.
+Source: yang2025gateddelta; code: huggingface/transformers, models/qwen3_next/modular_qwen3_next.py. In chunks it is
+worked out here as the triangular system that the updates of a chunk solve.
 
 B batch, H heads, N tokens, T tokens before them, S both, C tokens of a chunk, W width of a kernel, k channels of keys
 and queries, v of values, c of a convolution.

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from lvlm_atlas.roofline import units
 from lvlm_atlas.roofline.costs import Cost
 
-DIGITS = (4, 5, 6, 7, 8, 10, 12, 17)
+DIGITS = (5, 6, 7, 8, 10, 12, 17)
 """How many digits a number may have; it gets the fewest that show the same."""
 _CLOSE = 1e-12
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lvlm_atlas.graph.results import results_of
+from lvlm_atlas.planner.planner import DEFAULT_RUNTIME
 from lvlm_atlas.planner.risk import RISKS, risk
 from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.site.answers.scope import GOALS, MOST, RISK, Scope
@@ -29,6 +30,7 @@ def index(content: Content, scope: Scope) -> dict[str, Any]:
     return {
         "edition": str(content.kb.edition),
         "efficiency": REFERENCE.efficiency,
+        "runtime": DEFAULT_RUNTIME if DEFAULT_RUNTIME in content.atlas.runtimes else None,
         "reference": {"model": REFERENCE.model, "device": REFERENCE.device, "workload": REFERENCE.workload,
                       "goal": GOALS[0]},
         "risk": RISK,

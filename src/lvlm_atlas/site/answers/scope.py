@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ MOST = 3
 
 @dataclass(frozen=True)
 class Scope:
-    """Devices and workloads, by id, in the order in which a page offers them."""
+    """Devices and workloads, by id, in the order in which a page offers them: slowest first, least to look at first."""
 
     devices: tuple[str, ...]
     """Devices that every model is asked about."""
@@ -35,17 +35,16 @@ class Scope:
 
 
 def scope(content: Content, folder: Path) -> Scope:
-    """What the folder of the site's sources asks for, as far as the atlas has it."""
-    chosen = yaml.safe_load((folder / "answers.yaml").read_text(encoding="utf-8"))
-    estimates = content.estimates
+    """What the folder of the site's sources asks for, as far as the atlas has it; all where it has none of it."""
+    file, estimates = folder / "answers.yaml", content.estimates
+    chosen = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
     by_speed = sorted(estimates.devices.values(), key=lambda device: (device.bandwidth_byte_s, device.id))
+    every_device = tuple(device.id for device in by_speed)
     return Scope(
-        tuple(id_ for id_ in chosen["devices"] if id_ in estimates.devices),
-        tuple(device.id for device in by_speed),
-        tuple(_wanted(chosen["workloads"], content)),
-    )
+        _wanted(every_device, chosen.get("devices", ())), every_device,
+        _wanted(tuple(estimates.workloads), chosen.get("workloads", ())),
+    )  # fmt: skip
 
 
-def _wanted(chosen: list[str], content: Content) -> Iterator[str]:
-    """The chosen workloads, least to look at first."""
-    yield from (id_ for id_ in content.estimates.workloads if id_ in chosen)
+def _wanted(known: tuple[str, ...], chosen: Collection[str]) -> tuple[str, ...]:
+    return tuple(id_ for id_ in known if id_ in chosen) or known

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tarfile
 import zipfile
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path, PurePosixPath
 
 from packaging.requirements import Requirement
@@ -68,6 +68,11 @@ def _own(root: Path) -> Iterator[tuple[str, bytes]]:
             yield f"lvlm_atlas/{place.as_posix()}", file.read_bytes()
     for part in ("site", "site/python"):
         yield f"lvlm_atlas/{part}/__init__.py", b""
+    number = version("lvlm-atlas")
+    yield (
+        f"lvlm_atlas-{number}.dist-info/METADATA",
+        f"Metadata-Version: 2.1\nName: lvlm-atlas\nVersion: {number}\n".encode(),
+    )
     whole = inspect(root)
     if whole.faults:
         raise FaultsError(whole.faults)

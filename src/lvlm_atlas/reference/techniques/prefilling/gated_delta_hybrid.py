@@ -1,6 +1,6 @@
 """Gated delta hybrid: most layers keep a state that forgets and overwrites, every few layers one attends to everything.
 
-Paper: yang2025gateddelta. Code: huggingface/transformers, models/qwen3_next/modeling_qwen3_next.py
+Paper: yang2025gateddelta. Code: huggingface/transformers, models/qwen3_next/modular_qwen3_next.py
 (`Qwen3NextGatedDeltaNet`, `full_attention_interval`).
 
 Symbols: `linear_num_key_heads` → `key_heads`, `linear_num_value_heads` → `value_heads`, `linear_key_head_dim` →
