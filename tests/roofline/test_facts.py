@@ -305,3 +305,19 @@ def test_a_draft_reads_what_its_share_of_a_plain_step_reads(planner: Planner) ->
     for name in ("flop", "weight_byte", "activation_byte", "kv_byte", "vision_byte"):
         whole = sum(getattr(each, name) for each in works(plain, "decoding"))
         assert getattr(work, name) == pytest.approx(0.5 * 3 * 0.5 * whole)
+
+
+def test_what_quantising_a_cache_does_to_layers_with_a_window_is_said(planner: Planner) -> None:
+    request = Workload(text_tokens=5000, output_tokens=2)
+    said = [
+        each
+        for each in planner.estimate("gemma-3-12b", "h200", request, stack="kivi").assumptions
+        if "look back" in each
+    ]
+    assert said == [
+        "The 40 layers that look back 1,024 tokens are quantised like the others; entries kept exact count within "
+        "the window; software that leaves such layers whole caches more."
+    ]
+    for model, stack in (("gemma-3-12b", ""), ("qwen2.5-vl-7b", "kivi")):
+        found = planner.estimate(model, "h200", request, stack=stack)
+        assert not any("look back" in each for each in found.assumptions)

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from lvlm_atlas.planner.planner import Planner
+from lvlm_atlas.roofline.activations import encoder_byte
 from lvlm_atlas.roofline.deployment import IDEAL, TYPICAL, Deployment
 from lvlm_atlas.roofline.layout import layout
-from lvlm_atlas.roofline.memory import encoder_activation_byte
 from lvlm_atlas.roofline.model import Model, TokenRule
 from lvlm_atlas.roofline.workload import Image, Video, Workload
 
@@ -116,7 +116,7 @@ def test_activations_of_the_encoder_are_of_the_size_that_llama_cpp_allocates(pla
     for attention in ("materialised", "fused"):
         deployment = Deployment(attention=attention, activation_dtype="fp32")  # type: ignore[arg-type]
         found = planner.estimate(spec, "h200", Workload(images=(Image(side, side),)), deployment=deployment)
-        predicted.append(encoder_activation_byte(layout(spec, 1, deployment), found.state.encoded) / MIB)
+        predicted.append(encoder_byte(layout(spec, 1, deployment), found.state.encoded) / MIB)
     shown = [f"{ours:.0f} of {theirs}" for ours, theirs in zip(predicted, measured, strict=True)]
     print(f"{model}: MiB predicted of measured, materialised {shown[0]}, fused {shown[1]}")
     (square, line), (square_seen, line_seen) = predicted, measured

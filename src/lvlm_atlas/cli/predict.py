@@ -211,7 +211,9 @@ def sweep(
     ] = None,
     tp: Annotated[str | None, typer.Option(help="Devices that share each layer, such as 1,2.")] = None,
     pp: Annotated[str | None, typer.Option(help="Groups of layers on devices of their own, such as 1,2.")] = None,
-    weight_dtype: Annotated[str | None, typer.Option(help="Types of the weights, such as bf16,fp8.")] = None,
+    weight_dtype: Annotated[
+        str | None, typer.Option(help="Types of weights: bf16,fp8,awq,llm=int4-g128+head=fp8.")
+    ] = None,
     activation_dtype: Annotated[str | None, typer.Option(help="Types of the activations.")] = None,
     kv_dtype: Annotated[str | None, typer.Option(help="Types of the cache.")] = None,
     attention: Annotated[str | None, typer.Option(help="fused, materialised, or both with a comma.")] = None,

@@ -121,14 +121,30 @@ class DeploymentOptions(OptionGroup):
     tensor_parallel: Annotated[int, typer.Option("--tp", help="Devices that share each layer.")] = 1
     pipeline_parallel: Annotated[int, typer.Option("--pp", help="Groups of layers, each on devices of its own.")] = 1
     weight_dtype: Annotated[
-        str | None, typer.Option("--weight-dtype", help="Type of the weights; default: the model's.")
+        str | None,
+        typer.Option(
+            "--weight-dtype",
+            help="Type of all weights, such as fp8; of a checkpoint: awq, int4-g64, llm=int4-g128,head=fp8. "
+            "Default: the model's.",
+        ),
     ] = None
     activation_dtype: Annotated[
         str | None,
-        typer.Option("--activation-dtype", help="Type in which products are computed; default: the model's."),
+        typer.Option(
+            "--activation-dtype",
+            help="Type in which products are computed, such as fp8, or fp16-acc16, which sums in FP16. "
+            "Default: the model's.",
+        ),
     ] = None
     kv_dtype: Annotated[
-        str | None, typer.Option("--kv-dtype", help="Type of the cache; default: the activations'.")
+        str | None,
+        typer.Option("--kv-dtype", help="Type of the cache, such as fp8 or int4-g32; default: the activations'."),
+    ] = None
+    token_budget: Annotated[
+        int | None,
+        typer.Option(
+            "--token-budget", help="Most tokens of a pass over prompts, as servers split them: bounds memory."
+        ),
     ] = None
     attention: Annotated[
         Kernel, typer.Option("--attention", help="Whether prefill attention writes its scores out.")
@@ -151,6 +167,13 @@ class DeploymentOptions(OptionGroup):
             help="Software whose kernels and host to take, such as vllm; `lvlm-atlas runtimes` lists them.",
             autocompletion=ids_of("runtime"),
         ),
+    ] = None
+    image_rate: Annotated[
+        float | None,
+        typer.Option("--image-rate", help="Megapixels of images that the host decodes and resizes a second."),
+    ] = None
+    video_rate: Annotated[
+        float | None, typer.Option("--video-rate", help="Megapixels of frames of video files that it decodes a second.")
     ] = None
     price_usd_h: Annotated[float | None, typer.Option("--price", help="USD for an hour of one device.")] = None
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from lvlm_atlas.roofline.deployment import BITS, Deployment, Efficiency
 from lvlm_atlas.roofline.device import Device
-from lvlm_atlas.roofline.layout import WIDE_BYTE, Layout
-from lvlm_atlas.roofline.runtime import Runtime
+from lvlm_atlas.roofline.layout import Layout
+from lvlm_atlas.roofline.runtime import Host, Runtime
 from lvlm_atlas.roofline.transform import Applied
 from lvlm_atlas.roofline.units import seconds, share
 from lvlm_atlas.roofline.workload import Workload
@@ -19,8 +19,12 @@ def assumptions(
     """What the numbers take for granted, one sentence each."""
     llm, efficiency, runtime = lay.model.llm, deployment.efficiency, deployment.runtime
     said = [
-        *(_of_runtime(runtime, device, dtype) if runtime else (_of_efficiency(efficiency, device, dtype),)),
-        f"Weights {lay.weight_byte * 8:g} bits, activations {lay.activation_byte * 8:g}, cache {lay.kv_byte * 8:g}; "
+        *(
+            _of_runtime(runtime, deployment.host, device, dtype)
+            if runtime
+            else (_of_efficiency(efficiency, device, dtype),)
+        ),
+        f"Weights {_bits(lay)}, activations {lay.activation_byte * 8:g}, cache {lay.kv_byte * 8:g}; "
         f"batch {workload.batch}; {_devices(deployment)}.",
         "Prefill attention writes its scores to memory and computes the whole square."
         if lay.materialised
@@ -32,6 +36,22 @@ def assumptions(
         "A decoding step costs what it costs at the mean length of the cache; stages follow one another, without "
         "queue.",
     ]
+    if lay.weights.of_all:
+        said.append(
+            f"All weights are {lay.weights}, encoder, embeddings and norms among them, without scales: a bound. "
+            "Released checkpoints keep most of these in 16 bits; `--weight-dtype awq` or `llm=fp8` counts that."
+        )
+    said.append(
+        f"Activations are those of a pass over {deployment.pass_tokens:,} tokens, times those of whole prompts."
+        if deployment.pass_tokens
+        else "Activations are those of one pass over all prompts of the batch."
+    )
+    if rates := [
+        f"{what} at {rate:g} megapixels a second"
+        for what, rate in (("images", deployment.image_rate), ("all frames of video files", deployment.video_rate))
+        if rate
+    ]:
+        said.append(f"Before the encoder the host decodes {' and '.join(rates)}, one after the other.")
     if lay.encoder_layers > lay.model.encoder.layers_needed:
         said.append(
             f"The encoder runs all {lay.encoder_layers} layers, as transformers does; the features used come from "
@@ -54,13 +74,30 @@ def assumptions(
         )
     if BITS.get(lay.compute_dtype, 16) == 16 and dtype != lay.compute_dtype:
         said.append(f"{device.name} has no {lay.compute_dtype}; {dtype} runs in its place.")
+    if (faster := f"{dtype.replace('bf16', 'fp16')}-acc16") in device.peak_flop_s:
+        said.append(
+            f"Products are summed in FP32; software that sums in FP16 reaches up to "
+            f"{device.peak_flop_s[faster] / 1e12:g} TFLOP/s (--activation-dtype {faster}) and may take less time."
+        )
     if lay.kv_traffic != 1:
         said.append(f"Each cached byte moves {lay.kv_traffic:.3g} times when a step reads it.")
-    if lay.wide_parts and lay.weight_byte < WIDE_BYTE:
-        said.append(f"Weights of {', '.join(sorted(lay.wide_parts))} stay in 16 bits.")
-    said.append(_memory(device))
+    if llm.window and any(each.cache_bits for each in stack):
+        said.append(
+            f"The {len(llm.local_layers)} layers that look back {llm.window:,} tokens are quantised like the others; "
+            "entries kept exact count within the window; software that leaves such layers whole caches more."
+        )
+    said.append(_memory(device, deployment.memory_share))
     said.append("Energy is time at the thermal design power: an upper bound.")
     return (*said, *_of_effects(stack), *(text for each in stack for text in each.assumptions))
+
+
+def _bits(lay: Layout) -> str:
+    """How many bits a weight takes, part by part where they differ."""
+    types = lay.weights.types
+    if len(set(types.values())) == 1:
+        return f"{types['llm'].bits:g} bits"
+    narrow = {part: each for part, each in types.items() if each != types["other"]}
+    return f"{lay.weights} ({', '.join(f'{part} {each.bits:.3g}' for part, each in narrow.items())} bits with scales)"
 
 
 def _of_efficiency(efficiency: Efficiency, device: Device, dtype: str) -> str:
@@ -70,9 +107,9 @@ def _of_efficiency(efficiency: Efficiency, device: Device, dtype: str) -> str:
     )
 
 
-def _of_runtime(runtime: Runtime, device: Device, dtype: str) -> Iterator[str]:
+def _of_runtime(runtime: Runtime, host: Host, device: Device, dtype: str) -> Iterator[str]:
     """What the runtime's record takes for granted."""
-    law, host = runtime.law("linear"), runtime.host
+    law = runtime.law("linear")
     flop_s, byte_s = _peaks(device, dtype)
     yield (
         f"Runtime `{runtime.id}` ({runtime.versions}): products reach {share(law.compute)} of {flop_s} and "
@@ -96,11 +133,14 @@ def _peaks(device: Device, dtype: str) -> tuple[str, str]:
     return flop_s, f"{device.bandwidth_byte_s / 1e9:g} GB/s"
 
 
-def _memory(device: Device) -> str:
-    """Whose figure the capacity is."""
+def _memory(device: Device, taken: float) -> str:
+    """Whose figure the capacity is, and how much of it is taken."""
+    part = f" Software takes {share(taken)} of it." if taken < 1 else ""
     if not device.memory_source:
-        return f"Memory is the vendor's {device.memory_byte / 1e9:g} GB; what software finds is not in the record."
-    return f"Memory is what software finds, {device.memory_byte / 2**30:.2f} GiB ({device.memory_source})."
+        return (
+            f"Memory is the vendor's {device.memory_byte / 1e9:g} GB; what software finds is not in the record.{part}"
+        )
+    return f"Memory is what software finds, {device.memory_byte / 2**30:.2f} GiB ({device.memory_source}).{part}"
 
 
 def _devices(deployment: Deployment) -> str:

@@ -13,22 +13,18 @@ from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 
+from lvlm_atlas.roofline.activations import Activations, activations, of_encoder
 from lvlm_atlas.roofline.deployment import Deployment
 from lvlm_atlas.roofline.device import Device
 from lvlm_atlas.roofline.dimensions import dimensions
+from lvlm_atlas.roofline.kind import prompt_layers
 from lvlm_atlas.roofline.layout import layout, machine
-from lvlm_atlas.roofline.memory import (
-    activation_byte,
-    encoder_activation_byte,
-    on_a_device,
-    request_share,
-    resident_byte,
-)
+from lvlm_atlas.roofline.memory import on_a_device, request_share, resident_byte
 from lvlm_atlas.roofline.model import Model
 from lvlm_atlas.roofline.overhead import extras
 from lvlm_atlas.roofline.pipeline import Walk
 from lvlm_atlas.roofline.stage import STAGES
-from lvlm_atlas.roofline.stages import HeldLayers, Part, Stages, Step
+from lvlm_atlas.roofline.stages import HeldLayers, Part, Stages, Step, host_s
 from lvlm_atlas.roofline.state import Answered, Cached, Encoded, Prefilled, Shares
 from lvlm_atlas.roofline.transform import Applied
 from lvlm_atlas.roofline.workload import Workload
@@ -77,6 +73,8 @@ class _Added:
     encoding_s: float
     prefilling_s: float
     step_s: float
+    host_s: tuple[float, float, float]
+    """The host's part of each of these."""
     device_byte: float
 
 
@@ -92,9 +90,12 @@ class _Decoding:
     question_s: float
     """Time in which further questions are read."""
 
-    def time_s(self, added_s: float = 0.0) -> float:
-        """Time of all passes, each of which takes so much longer."""
-        return sum(number * max(time_s + added_s, floor_s) for number, time_s, floor_s in self.passes)
+    def time_s(self, added_s: float = 0.0, host_s: float = 0.0) -> float:
+        """Time of all passes, each of which takes so much longer, so much of it on the host."""
+        return sum(
+            number * max(time_s + added_s, floor_s + host_s if floor_s else 0.0)
+            for number, time_s, floor_s in self.passes
+        )
 
 
 class _Masks:
@@ -173,7 +174,7 @@ class Costs:
         self._answered = lru_cache(RECORDS)(self._answer)
         self._held = lru_cache(RECORDS)(self._hold_on_average)
         self._held_byte = lru_cache(TIMES)(self._hold)
-        self._activation_byte = lru_cache(TIMES)(self._activate)
+        self._activations = lru_cache(TIMES)(self._activate)
         self._encoder_byte = lru_cache(TIMES)(self._activate_encoder)
         self._run_on(device)
 
@@ -191,7 +192,7 @@ class Costs:
 
     def _run_on(self, device: Device) -> None:
         """Take the times of a device, of which none are known yet."""
-        self.memory_byte = device.memory_byte
+        self.memory_byte = device.memory_byte * self.deployment.memory_share
         self.walls, _ = machine(device, self.layout, self.deployment)
         self._parts: dict[Hashable, float] = {}
         self._encoding_s = lru_cache(TIMES)(self._time_encoding)
@@ -212,16 +213,20 @@ class Costs:
         encoding_s, encoding_floor_s = self._encoding_s(stack & masks.encoding)
         first_s, first_floor_s = self._prefilling_s(stack & masks.prefilled)
         decoding = self._decoding(stack & masks.decoded)
-        step_s = kept_byte = 0.0
+        step_s = step_host_s = kept_byte = 0.0
         for index in _bits(stack & masks.overhead):
             added = self._added(index, stack & masks.before_overhead[index])
             encoding_s += added.encoding_s
             first_s += added.prefilling_s
             step_s += added.step_s
             kept_byte += added.device_byte
+            if any(added.host_s):
+                encoding_floor_s += added.host_s[0] if encoding_floor_s else 0.0
+                first_floor_s += added.host_s[1] if first_floor_s else 0.0
+                step_host_s += added.host_s[2]
         device_byte, share = self._memory(stack & masks.decoded, kept_byte) if memory else (kept_byte, 0.0)
         encoding_s, first_s = max(encoding_s, encoding_floor_s), max(first_s, first_floor_s)
-        decoding_s = decoding.time_s(step_s)
+        decoding_s = decoding.time_s(step_s, step_host_s)
         return Cost(
             encoding_s, first_s + decoding.question_s, decoding_s, encoding_s + first_s,
             decoding_s / decoding.steps if decoding.steps else 0.0, device_byte, share,
@@ -263,7 +268,8 @@ class Costs:
         held = self._held_byte(stack)
         if kept_byte:
             held = {**held, "techniques": kept_byte}
-        return sum(held.values()), request_share(held, self.workload.batch, self.memory_byte)
+        passes = self._activations(stack & self.masks.tokens)
+        return sum(held.values()), request_share(held, passes, self.workload.batch, self.memory_byte)
 
     def _decoding_floor(self, stack: int, *, rough: bool) -> tuple[int, float]:
         """Tokens after the first of each answer, and a lower bound on the time of decoding them."""
@@ -279,7 +285,7 @@ class Costs:
         """What one device must hold at least, without the cache."""
         tokens = stack & self.masks.tokens
         if tokens.bit_count() <= SHARED:
-            activation = self._activation_byte(tokens)
+            activation = self._activations(tokens).of(self.workload.batch)
         else:
             activation = self._encoder_byte(stack & self.masks.encoding)
         shares = self._answered(stack & self.masks.answered).shares if stack & self.masks.shares else Shares()
@@ -339,14 +345,19 @@ class Costs:
         """What one device must hold, but for what techniques keep."""
         cached, answered = self._cached(stack & self.masks.cached), self._answered(stack & self.masks.answered)
         cache_byte = resident_byte(self.stages, cached, answered)
-        activation = self._activation_byte(stack & self.masks.tokens)
+        activation = self._activations(stack & self.masks.tokens).of(self.workload.batch)
         return on_a_device(self.layout, self.deployment, cache_byte, activation, 0, cached.shares)
 
-    def _activate(self, stack: int) -> float:
-        return activation_byte(self.stages, self._encoded(stack & self.masks.entering), self._prefilled(stack))
+    def _activate(self, stack: int) -> Activations:
+        encoded, layers = (
+            self._encoded(stack & self.masks.entering),
+            prompt_layers(self._prefilled(stack), self.stages.places),
+        )
+        return activations(self.layout, encoded, layers, self.deployment.pass_tokens)
 
     def _activate_encoder(self, stack: int) -> float:
-        return encoder_activation_byte(self.layout, self._encoded(stack))
+        one, most = of_encoder(self.layout, self._encoded(stack), self.deployment.pass_tokens)
+        return min(self.workload.batch * one, most)
 
     def _add(self, index: int, stack: int) -> _Added:
         """What a technique adds in a stack."""
@@ -354,11 +365,11 @@ class Costs:
         prefilled = self._prefilled(stack & self.masks.tokens)
         entries = self._cached(stack & self.masks.entries).entries
         added = [*extras(self.techniques[index], encoded, entries, self._answered(stack & self.masks.answered))]
-        encoding_s, prefilling_s, step_s = (
-            sum(map(self.walls.time_s, self.stages.added(stage, encoded, prefilled, added))) for stage in STAGES
-        )
+        works = [self.stages.added(stage, encoded, prefilled, added) for stage in STAGES]
+        encoding_s, prefilling_s, step_s = (sum(map(self.walls.time_s, each)) for each in works)
+        on_host = host_s(works[0]), host_s(works[1]), host_s(works[2])
         byte = self.layout.batch * sum(extra.memory_byte for extra in added) / self.deployment.devices
-        return _Added(encoding_s, prefilling_s, step_s, byte)
+        return _Added(encoding_s, prefilling_s, step_s, on_host, byte)
 
     def _time_s(self, parts: Iterable[Part]) -> float:
         """How long parts take; what those with a key take is remembered."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from lvlm_atlas.roofline.device import Device
 from lvlm_atlas.roofline.model import Model
 from lvlm_atlas.roofline.operator import FEW_ROWS, LAWS, Machine, Walls, Work
 from lvlm_atlas.roofline.runtime import Host
+from lvlm_atlas.roofline.weights import Weights, number_type, weights_byte, weights_of
 
 WIDE_BYTE = 2.0
 """Bytes of a weight that no runtime quantised."""
@@ -24,12 +26,18 @@ class Layout:
     model: Model
     batch: int
     """Requests processed together."""
-    weight_byte: float
-    """Bytes of a weight."""
+    weights: Weights
+    """Types of the weights, part by part."""
+    part_byte: Mapping[str, float]
+    """Bytes of the weights of each part."""
+    vision_byte: float
+    """Bytes of the weights of encoder and adapter."""
+    llm_byte: float
+    """Bytes of the weights of the LLM, embeddings included."""
     activation_byte: float
     """Bytes of an activation."""
     kv_byte: float
-    """Bytes of a cached number that is not quantised."""
+    """Bytes of a cached number that no technique quantises, its part of a scale included."""
     compute_dtype: str
     """Type whose peak the products reach."""
     materialised: bool
@@ -44,17 +52,15 @@ class Layout:
     """Devices that share each layer of the encoder: 1 where its heads cannot be split, so that each runs it whole."""
     encoder_layers: int
     """Encoder layers that run."""
-    wide_parts: tuple[str, ...] = ()
-    """Parts whose weights stay in 16 bits: `encoder`, `adapter`, `output`."""
     logits_of_all: bool = False
     """Whether the output matrix runs for all positions of the prompt."""
     host: Host = field(default_factory=Host)
     """What the host adds to each pass."""
 
-    def weight_byte_of(self, name: str) -> float:
-        """Bytes of a weight of the operator of that name, such as `llm.output`."""
-        part = "output" if name == "llm.output" else name.partition(".")[0]
-        return max(self.weight_byte, WIDE_BYTE) if part in self.wide_parts else self.weight_byte
+    @property
+    def weight_byte(self) -> float:
+        """Bytes of a weight of the LLM's layers."""
+        return self.weights.types["llm"].byte
 
     def linear(
         self, name: str, rows: float, into: int, out: int, layers: float = 1, *, shards: int = 1, matrices: int = 1,
@@ -73,7 +79,7 @@ class Layout:
             weights: matrices whose weights are read, where that differs from those used.
         """
         read = matrices if weights is None else weights
-        weight_byte = self.weight_byte_of(name)
+        weight_byte = self.weights.byte(name)
         return Work(
             name, "linear",
             flop=layers * matrices * 2 * rows * into * out,
@@ -118,16 +124,21 @@ def layout(model: Model, batch: int, deployment: Deployment) -> Layout:
             f"pipeline_parallel is {deployment.pipeline_parallel}; {model.name} has {model.llm.layers} layers, "
             "give that many at most"
         )
-    weight = dtype_named(deployment.weight_dtype or model.dtype)
+    types = weights_of(deployment, model)
+    parts = weights_byte(types, model)
+    weight = types.types["llm"].dtype
     activation = dtype_named(deployment.activation_dtype or (model.dtype if BITS[weight] <= 16 else weight))
-    kv = dtype_named(deployment.kv_dtype) if deployment.kv_dtype else activation
+    kv = number_type(deployment.kv_dtype or activation.removesuffix("-acc16"), "kv_dtype")
     encoder, runtime = model.encoder, deployment.runtime
     return Layout(
         model=model,
         batch=batch,
-        weight_byte=(BITS[weight] + (runtime.scale_bit if runtime and BITS[weight] <= 4 else 0.0)) / 8,
+        weights=types,
+        part_byte=parts,
+        vision_byte=parts["encoder"] + parts["adapter"],
+        llm_byte=sum(byte for part, byte in parts.items() if part not in ("encoder", "adapter")),
         activation_byte=BITS[activation] / 8,
-        kv_byte=BITS[kv] / 8,
+        kv_byte=kv.byte,
         compute_dtype=activation,
         materialised=deployment.attention == "materialised",
         kv_traffic=runtime.kv_traffic(heads / model.llm.kv_heads) if runtime else deployment.efficiency.kv_traffic,
@@ -135,9 +146,8 @@ def layout(model: Model, batch: int, deployment: Deployment) -> Layout:
         hops=deployment.pipeline_parallel - 1,
         encoder_shards=1 if encoder.heads % shards else shards,
         encoder_layers=encoder.layers if deployment.unused_layers else encoder.layers_needed,
-        wide_parts=runtime.wide_parts if runtime else (),
         logits_of_all=bool(runtime and runtime.logits_of_all),
-        host=runtime.host if runtime else Host(),
+        host=deployment.host,
     )
 
 

@@ -177,6 +177,8 @@ class Llm:
     """Axes of a token's position id."""
     context: int | None = None
     """Tokens that the released configuration is for; None: unknown."""
+    tied: bool = False
+    """Whether the output matrix is that of the embeddings."""
     parameters: int
     """Parameters, embeddings included."""
 
@@ -212,7 +214,9 @@ class Model:
     name: str
     """Its name."""
     dtype: str
-    """Type of the released weights."""
+    """Type of the released weights, or of those that are not quantised."""
+    weight_dtype: str | None = None
+    """Types of the released weights part by part, as `weights.given_types` reads them; None: all are `dtype`."""
     encoder: Encoder
     adapter: Adapter
     llm: Llm

@@ -32,6 +32,10 @@ class Host:
     """Of an image or frame, before the encoder."""
     megapixel_s: float = 0.0
     """Of a million pixels that enter the patch embedding."""
+    image_pixel_s: float = 0.0
+    """Of a pixel of an image as it is sent, where a deployment says at what rate they are decoded."""
+    video_pixel_s: float = 0.0
+    """Of a pixel of a frame that a video's file holds, alike."""
     step_s: float = 0.0
     """Of a pass of the LLM, while the device waits: scheduling, sampling, the way of a token to the next pass."""
     layer_s: float = 0.0
@@ -76,6 +80,8 @@ class Runtime:
     """Parts whose weights stay in 16 bits when weights are quantised: `encoder`, `adapter`, `output`."""
     scale_bit: float = 0.0
     """Bits of scales and zero points on top of each quantised weight of 4 bits or fewer."""
+    memory_share: float = 1.0
+    """Share of device memory that it takes, weights and cache included."""
     logits_of_all: bool = False
     """Whether the output matrix runs for all positions of the prompt, not for the last alone."""
     reserve_byte: float | None = None

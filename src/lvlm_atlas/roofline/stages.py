@@ -70,12 +70,12 @@ class Stages:
 
     def encoding(self, encoded: Encoded, added: Sequence[Work] = ()) -> list[Part]:
         """Images on the host, encoder and adapter. What techniques add is `added` here and below; see `added`."""
-        host = self.pace.images(encoded.visual)
+        host = self.pace.images(encoded)
         return [_once(host), Part(lambda _: encoding.encoding(self.layout, encoded)), _once(added)]
 
-    def encoding_floor_s(self, encoded: Encoded) -> float:
+    def encoding_floor_s(self, encoded: Encoded, added: Sequence[Work] = ()) -> float:
         """The least that `encoding` takes."""
-        return self.pace.floor_s(self.pace.images(encoded.visual), encoder=1)
+        return self.pace.floor_s([*self.pace.images(encoded), *added], encoder=1)
 
     def prefilling(self, prefilled: Prefilled, added: Sequence[Work] = ()) -> list[Part]:
         """The pass that reads the prompt and yields the first token."""
@@ -93,10 +93,10 @@ class Stages:
         output = self._output(self._last_positions(prefilled))
         return [host, *(_thinned(part, shares.weights) for part in (*parts, output)), _once(added), links]
 
-    def prefilling_floor_s(self, prefilled: Prefilled) -> float:
+    def prefilling_floor_s(self, prefilled: Prefilled, added: Sequence[Work] = ()) -> float:
         """The least that `prefilling` takes."""
         token = self._tokens(prefilled)
-        return self.pace.floor_s(self.pace.prompt(token), llm=self.pace.chunks(token))
+        return self.pace.floor_s([*self.pace.prompt(token), *added], llm=self.pace.chunks(token))
 
     def _last_positions(self, prefilled: Prefilled) -> float:
         """Positions of a prompt for which the next token is computed: those that leave the last layer, or one."""
@@ -151,6 +151,7 @@ class Stages:
         if not plain and not rounds:
             return []
         floor_s = self._step_floor_s(answered)
+        floor_s += host_s(added) if floor_s else 0.0
         steps = [Step(self._step(cached, answered, layers, 1, added), plain, floor_s)]
         if rounds:
             verifying = self._step(cached, answered, layers, 1 + answered.draft.nodes, added)
@@ -179,9 +180,13 @@ class Stages:
 
     def added(self, stage: str, encoded: Encoded, prefilled: Prefilled, extras: Iterable[Extra]) -> list[Work]:
         """What techniques add to a stage; in decoding, to each step."""
-        if stage == "encoding":
-            return [*encoding.extras(self.layout, encoded, extras)]
-        return [*llm.extras(self.layout, encoded, prefilled, stage, extras)]
+        own = [extra for extra in extras if extra.stage == stage]
+        works = (
+            encoding.extras(self.layout, encoded, own)
+            if stage == "encoding"
+            else llm.extras(self.layout, encoded, prefilled, stage, own)
+        )
+        return [*works, *self.pace.steps_of(own)]
 
     def grown(self, answered: Answered, turns: float) -> float:
         """Tokens that have followed the first prompt into the cache after so many answers, whose last token has not."""
@@ -232,6 +237,11 @@ def passes(answered: Answered, turns: int) -> tuple[float, float]:
         return steps, 0.0
     rounds = steps / (1 + draft.accepted)
     return rounds * draft.passes * draft.cost, rounds
+
+
+def host_s(added: Iterable[Work]) -> float:
+    """Seconds that the host spends on what techniques add, which no other work of it hides."""
+    return sum(work.host_s for work in added)
 
 
 def _thinned(part: Part, weights: float) -> Part:

@@ -8,10 +8,11 @@ from typing import Any
 
 from lvlm_atlas.atlas.loader import Inspection
 from lvlm_atlas.atlas.yaml_subset import Loc
-from lvlm_atlas.fault import suggestion
+from lvlm_atlas.fault import AtlasError, suggestion
 from lvlm_atlas.roofline.tokens import rules as token_rules
 from lvlm_atlas.roofline.tokens import unfit_arguments
 from lvlm_atlas.roofline.visual import Visual
+from lvlm_atlas.roofline.weights import given_types
 from lvlm_atlas.rules.rule import Finding, rule
 from lvlm_atlas.rules.sample import MODEL
 from lvlm_atlas.schema.llm import Llm
@@ -247,3 +248,21 @@ def _unfit(tokens: Tokens) -> Iterator[tuple[str, str, str]]:
 def _is_about(example: TokenExample, key: str) -> bool:
     """Whether an example is about the rule at that place."""
     return key == ("image" if example.image else "video_by" if example.by else "video")
+
+
+@rule(
+    id="weight-types",
+    message="the weights have no such types: {problem}",
+    repair="write it as `--weight-dtype` takes it, such as llm=int4-g128",
+    why="Estimates take the types of a quantised checkpoint's weights from there.",
+    example=lambda files: files[MODEL].update(weight_dtype="lmm=int4"),
+)
+def weight_types(inspection: Inspection) -> Iterator[Finding]:
+    """Models that are released quantised."""
+    for path, model in inspection.of(Model):
+        if model.weight_dtype is None:
+            continue
+        try:
+            given_types(model.weight_dtype)
+        except AtlasError as error:
+            yield Finding(path=path, loc=("weight_dtype",), words={"problem": str(error).partition("; ")[0]})

@@ -274,7 +274,9 @@ class Model(Record):
     year: Annotated[int, Field(ge=2017, le=2100)]
     """Year of release."""
     dtype: Literal["fp16", "bf16"]
-    """Type of the released weights."""
+    """Type of the released weights, or of those that are not quantised."""
+    weight_dtype: Text | None = None
+    """Types of the weights of a quantised checkpoint, as `--weight-dtype` takes them; absent: all are `dtype`."""
     vision: Vision
     """The vision encoder."""
     adapter: Adapter

@@ -179,7 +179,7 @@ class Prices:
     def prepare_s(self, kind: Shape) -> float:
         """Time in which the host takes a request in and prepares its images, before any device sees it."""
         serial = 0.0 if self.pace.host.hides or not kind.frames else self.pace.encoder_s
-        images_s = sum(each.host_s for each in self.pace.images(kind.state.encoded.visual))
+        images_s = sum(each.host_s for each in self.pace.images(kind.state.encoded))
         return self.pace.host.request_s + images_s - serial
 
     def _waited(self, spent: Spent, serial_s: float, start_s: float) -> Spent:

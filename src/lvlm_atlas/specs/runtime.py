@@ -34,6 +34,7 @@ def runtime_spec(record: schema.Runtime, record_of: Callable[[str], schema.Runti
         repeats_heads=record.repeats_heads or timed.repeats_heads,
         wide_parts=record.wide_parts or timed.wide_parts,
         scale_bit=record.scale_bit or timed.scale_bit or 0.0,
+        memory_share=record.memory_share or 1.0,
         logits_of_all=(record.logits or timed.logits) == "all",
         reserve_byte=None if record.reserve_gb is None else record.reserve_gb * GIGA,
         residual=record.fit.left_out if record.fit else None,

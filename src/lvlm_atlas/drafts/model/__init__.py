@@ -18,6 +18,7 @@ from typing import Any
 
 from lvlm_atlas.drafts.model import families
 from lvlm_atlas.drafts.model.parts import Parts
+from lvlm_atlas.drafts.model.quantised import quantised
 from lvlm_atlas.drafts.model.source import Source
 from lvlm_atlas.fault import AtlasError, suggestion
 from lvlm_atlas.schema.record import ID_PATTERN
@@ -128,6 +129,7 @@ def _record(parts: Parts, source: Source, id_: str) -> dict[str, Any]:
         "hf_id": None,  # `_name_or_path` is often that of another checkpoint
         "year": None,
         "dtype": _DTYPES.get(dtype or ""),
+        **({"weight_dtype": types} if (types := quantised(source)) else {}),
         "vision": {**parts.vision, **facts},
         "adapter": {**parts.adapter, **facts},
         "llm": {**parts.llm, **facts},
