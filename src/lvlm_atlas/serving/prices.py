@@ -223,7 +223,10 @@ class Prices:
     def _pass(self, chunks: Sequence[Chunk], sampled: float, decoded: Rows, depth: float) -> Spent:
         """All of a pass but the attention of sequences that decode."""
         spent = NOTHING
-        ends = sampled + sum(chunk.ends for chunk in chunks)
+        if self.layout.logits_of_all:
+            ends = sampled + sum(chunk.shape.rows[-1].keys * chunk.new / chunk.shape.prompt for chunk in chunks)
+        else:
+            ends = sampled + sum(chunk.ends for chunk in chunks)
         layers = summed_rows = 0.0
         for rows, place, count in self._rows(chunks):
             for own, share in ((_plus(rows, decoded), depth), (rows, 1 - depth)) if depth != 1 else (
@@ -328,6 +331,7 @@ class Prices:
                     work if shared or extra.serial else replace(work, kernels=0.0)
                     for extra, work in zip(extras, made, strict=True)
                 ]
+                works += HostPace(own).steps_of(extras)
         return self._spent(works) if works else NOTHING
 
     def _thinned(self, works: Iterable[Work]) -> Iterable[Work]:
