@@ -39,7 +39,7 @@ def test_a_row_stands_for_each_policy_stack_and_rate(run) -> None:
 def test_the_table_fits_narrow_terminals_and_says_what_is_overrun(run, monkeypatch: pytest.MonkeyPatch) -> None:
     for columns in ("60", "80"):
         monkeypatch.setenv("COLUMNS", columns)
-        shown = run(*SERVER[:3], "-n", "200", "-d", "l4", "-w", "images-20", "--rate", "5")
+        shown = run(*SERVER[:3], "-n", "200", "-d", "a10", "-w", "images-20:images=5", "--rate", "5")
         assert max(map(len, shown.out.splitlines())) <= int(columns)
         assert "Overrun, so that waits grow" in shown.out
         assert "Predicted, not measured" in shown.out
