@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,6 +76,29 @@ def device(request: pytest.FixtureRequest) -> str:
 def checkout() -> Path:
     """The checkout: the root of the real atlas."""
     return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def built(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site of the real atlas in `site`, its Markdown in `docs`: built once, whichever test process asks first."""
+    from lvlm_atlas.site.build import build
+
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if os.environ.get("PYTEST_XDIST_WORKER") else own) / "built"
+    finished = folder / "finished"
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        while not finished.exists():
+            time.sleep(0.2)  # the test's own time limit ends this
+    else:
+        try:
+            build(load(checkout), folder / "site", docs=folder / "docs")
+        finally:
+            finished.touch()
+    if not (folder / "site").exists():
+        pytest.fail("the site does not build; the test process that tried says why")
+    return folder
 
 
 @pytest.fixture

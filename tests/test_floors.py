@@ -29,8 +29,21 @@ BELOW = {
     "planner": {"specs", "graph", "atlas", "schema", "roofline", "rows", "fault"},
     "lab": {"specs", "graph", "atlas", "schema", "roofline", "reference", "needs", "files", "fault"},
     "sweep": {"limits", "planner", "specs", "graph", "atlas", "schema", "roofline", "files", "fault"},
-    "serving": {"specs", "graph", "atlas", "schema", "roofline", "rows", "fault"},
-    "site": {"planner", "rules", "survey", "drafts", "specs", "graph", "atlas", "schema", "roofline", "files", "fault"},
+    "serving": {"limits", "specs", "graph", "atlas", "schema", "roofline", "rows", "fault"},
+    "site": {
+        "serving",
+        "planner",
+        "rules",
+        "survey",
+        "drafts",
+        "specs",
+        "graph",
+        "atlas",
+        "schema",
+        "roofline",
+        "files",
+        "fault",
+    },
 }
 """What each floor may import; `cli` may import all, and everybody `lvlm_atlas.load`."""
 FREE = {"cli", "__main__", "__init__"}

@@ -29,6 +29,7 @@ from lvlm_atlas.atlas.loader import load  # noqa: E402
 from lvlm_atlas.planner import Planner  # noqa: E402
 from lvlm_atlas.roofline.estimate import estimate  # noqa: E402
 from lvlm_atlas.rules.sample import sound, write  # noqa: E402
+from serving import serving  # noqa: E402
 from strategies import synthetic_files  # noqa: E402
 from sweep import growth, scaling  # noqa: E402
 
@@ -146,4 +147,5 @@ if __name__ == "__main__":
     relations(Console())
     site(Console())
     growth(Console())
+    Console().print(serving())
     scaling(Console())

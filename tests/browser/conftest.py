@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import lvlm_atlas
-from lvlm_atlas.site.build import build
 from lvlm_atlas.site.serve import HOST, server
 
 if TYPE_CHECKING:
@@ -34,11 +32,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def folder(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(request: pytest.FixtureRequest) -> Path:
     """The built site of the checkout's catalog; $LVLM_ATLAS_SITE names one that is built already."""
-    if built := os.environ.get("LVLM_ATLAS_SITE"):
-        return Path(built).absolute()
-    return build(lvlm_atlas.load(checkout), tmp_path_factory.mktemp("browser-site") / "site")
+    if given := os.environ.get("LVLM_ATLAS_SITE"):
+        return Path(given).absolute()
+    built: Path = request.getfixturevalue("built")
+    return built / "site"
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,9 @@ ATLAS = load().atlas
 PROGRAM = "from lvlm_atlas.cli import main; import sys; sys.argv = ['lvlm-atlas']; main()"
 
 
-def offered(*words: str) -> set[str]:
+def offered(*words: str, between: str = " ") -> set[str]:
     """What bash is offered for the last of the words."""
-    asked = {"_LVLM_ATLAS_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(("lvlm-atlas", *words))}
+    asked = {"_LVLM_ATLAS_COMPLETE": "complete_bash", "COMP_WORDS": between.join(("lvlm-atlas", *words))}
     environment = {**os.environ, **asked, "COMP_CWORD": str(len(words))}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=False, timeout=60
@@ -51,6 +51,20 @@ def offered(*words: str) -> set[str]:
 )
 def test_the_shell_is_offered(words: tuple[str, ...], expected: set[str]) -> None:
     assert offered(*words) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("estimate", "--stack", "fastv", ":"), {f"{name}=" for name in ATLAS.technique("fastv").parameters}),
+        (("estimate", "--stack", "tome+kivi", ":", "bits", "=", "2,gro"), {"2,group_size="}),
+        (("estimate", "--stack", "=", "fastv", ":", "lay"), {"layer="}),
+        (("query", "stage", ":", "pre"), {"prefilling"}),
+        (("export", "--format", "=", "gr"), {"graphml"}),
+    ],
+)  # fmt: skip
+def test_bash_breaks_words_at_colons_and_is_given_the_rest(words: tuple[str, ...], expected: set[str]) -> None:
+    assert offered(*words, between="\n") == expected
 
 
 def test_a_value_is_left_to_the_user() -> None:

@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "graph": ("graph", "fastv"),
     "check": ("check",),
     "diff": ("diff", "HEAD"),
+    "serve-sim": ("serve-sim", *REQUEST, "-n", "20", "--price", "2", "--slo", "ttft=5"),
 }
 
 

@@ -99,7 +99,7 @@ def test_the_table_tells_each_stage_the_bottleneck_and_what_was_assumed(run) -> 
     assert "Predicted, not measured." in out
     short = run(*QWEN, "--workload", "images-20").out
     assert short.splitlines()[1].startswith("decoding is memory-bound")  # the verdict comes before the tables
-    assert "Predicted, not measured; 7 assumptions: --explain" in short
+    assert "Predicted, not measured; 9 assumptions: --explain" in short
     assert "fused" not in short
 
 
@@ -188,7 +188,7 @@ def test_options_reach_the_deployment(run) -> None:
 
 BAD = [
     (("--model", "qwen2.5-vl-7"), "did you mean 'qwen2.5-vl-7b'?"),
-    (("--hardware", "h20"), "did you mean 'h200'?"),
+    (("--hardware", "h2000"), "did you mean 'h200'?"),
     (("--workload", "image-20"), "did you mean 'images-20'?"),
     (("--stack", "fastvv"), "did you mean 'fastv'?"),
     (("--stack", "fastv:keep_ration=0.5"), "did you mean 'keep_ratio'?"),
@@ -264,9 +264,9 @@ def test_bad_input_is_one_line_and_an_object_where_json_is_asked_for(run, more: 
 @pytest.mark.parametrize(
     ("more", "repair"),
     [
-        (("--model", "qwen2.5-vl-72b"), "give --tp 2 or --weight-dtype fp8"),
-        (("--model", "qwen3-vl-235b-a22b", "--hardware", "apple-m4-max-40"), "give --weight-dtype int4"),
-        (("--batch", "4000"), "give a smaller request"),
+        (("--model", "qwen2.5-vl-72b", "--hardware", "h100"), "give --tp 2 or --weight-dtype llm=fp8"),
+        (("--model", "qwen3-vl-235b-a22b", "--hardware", "apple-m4-max-40"), "give --weight-dtype awq"),
+        (("--batch", "4000"), "give --batch "),
     ],
 )
 def test_what_does_not_fit_is_said_with_the_repair_and_json_holds_the_estimate(
@@ -287,9 +287,9 @@ def test_what_does_not_fit_is_said_with_the_repair_and_json_holds_the_estimate(
 
 
 def test_the_repair_that_is_proposed_repairs(run) -> None:
-    big = ("estimate", "-m", "qwen2.5-vl-72b", "-d", "h200")
+    big = ("estimate", "-m", "qwen2.5-vl-72b", "-d", "h100")
     assert run(*big, "--tp", "2").code == 0
-    assert run(*big, "--weight-dtype", "fp8").code == 0
+    assert run(*big, "--weight-dtype", "llm=fp8").code == 0
 
 
 def test_the_program_itself_says_the_same_as_a_process() -> None:

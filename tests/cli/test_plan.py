@@ -17,7 +17,7 @@ ASKED = ("plan", "--model", "qwen2.5-vl-7b", "--hardware", "h200", "--workload",
 
 
 def test_a_plan_fits_80_columns_and_says_that_it_is_predicted(run: Any) -> None:
-    said = run(*ASKED, "--slo", "tpot=0.003")
+    said = run(*ASKED, "--slo", "tpot=0.006")
     assert (said.code, said.err) == (0, "")
     assert max(map(len, said.out.splitlines())) <= 80
     assert "Predicted, not measured" in said.out
@@ -27,7 +27,7 @@ def test_a_plan_fits_80_columns_and_says_that_it_is_predicted(run: Any) -> None:
 
 
 def test_the_json_has_each_stacks_gains_pairs_reports_and_limits(run: Any) -> None:
-    data = json.loads(run(*ASKED, "--slo", "ttft=3", "--slo", "tpot=0.1", "-f", "json").out)
+    data = json.loads(run(*ASKED, "--slo", "ttft=5", "--slo", "tpot=0.1", "-f", "json").out)
     assert data["format"] == "lvlm-atlas-plan/2"
     assert data["evidence"] == "predicted"
     assert data["baseline"]["stack"] == []
@@ -111,7 +111,7 @@ def test_a_limit_may_have_a_unit(run: Any, limit: str, most: float) -> None:
 
 def test_limits_are_held_against_software_as_it_is_and_the_title_says_so(run: Any) -> None:
     limited, free = run(*ASKED, "--slo", "ttft=60"), run(*ASKED)
-    assert "typical efficiency" in limited.out.partition(":")[0]
+    assert "vLLM" in limited.out.partition(":")[0]
     assert "ideal efficiency" in free.out.partition(":")[0]
     assert "ideal efficiency" in run(*ASKED, "--slo", "ttft=60", "--efficiency", "ideal").out.partition(":")[0]
 

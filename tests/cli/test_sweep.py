@@ -36,6 +36,15 @@ def test_a_finished_sweep_is_not_done_again(run: Callable[..., object], tmp_path
     assert run(*SMALL, "--out", tmp_path / "results", "--batch", 2, "--restart").code == 0
 
 
+def test_runtimes_are_points_beside_presets_and_are_told_apart(run: Callable[..., object], tmp_path: Path) -> None:
+    paces = ("--runtime", "vllm,transformers", "--efficiency", "ideal")
+    assert run(*SMALL, *paces, "--out", tmp_path / "r.parquet").code == 0
+    asked = "select distinct efficiency, runtime from sweep order by runtime"
+    said = run("sql", asked, "--data", tmp_path / "r.parquet", "-f", "json")
+    rows = [(row.get("efficiency"), row.get("runtime")) for row in json.loads(said.out)]
+    assert sorted(rows, key=str) == sorted([("ideal", None), (None, "transformers"), (None, "vllm")], key=str)
+
+
 def test_quiet_says_nothing_on_the_way(run: Callable[..., object], tmp_path: Path) -> None:
     assert run(*SMALL, "--stack", "look-m+xattention", "--quiet", "--out", tmp_path / "results").err == ""
 

@@ -24,6 +24,25 @@ QWEN = {
 DEEP = {**QWEN, "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64}
 MOE = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
 
+DEEPSEEK = {
+    "n_routed_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "n_shared_experts": 2,
+    "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1,
+}  # fmt: skip
+LATENT = {
+    "kv_lora_rank": 16, "q_lora_rank": 20, "qk_rope_head_dim": 8, "qk_nope_head_dim": 12, "v_head_dim": 10,
+    "num_key_value_heads": 4,
+}  # fmt: skip
+GEMMA4 = {
+    **TEXT, "num_hidden_layers": 6, "tie_word_embeddings": True, "sliding_window": 8, "global_head_dim": 48,
+    "num_global_key_value_heads": 1, "attention_k_eq_v": True, "hidden_size_per_layer_input": 0,
+    "layer_types": ["sliding_attention"] * 5 + ["full_attention"],
+}  # fmt: skip
+DELTA = {
+    "num_hidden_layers": 4, "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8,
+    "linear_value_head_dim": 12, "linear_conv_kernel_dim": 4,
+    "layer_types": ["linear_attention"] * 3 + ["full_attention"],
+}  # fmt: skip
+
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "llava": ({**VIT, "model_type": "clip_vision_model", "image_size": 56}, {**TEXT, "model_type": "llama"}, {}),
     "llava_next": (
@@ -54,18 +73,75 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
         {**VIT, "image_size": [56, 56], "patch_size": [14, 14], "attention_bias": True},
         {**TEXT, "model_type": "qwen2"}, {"tie_word_embeddings": False},
     ),
+    "llava pixtral": (
+        {**VIT, "model_type": "pixtral", "image_size": 56, "head_dim": 16}, {**TEXT, "model_type": "mistral"},
+        {"vision_feature_layer": -1},
+    ),
+    "mistral3": (
+        {**VIT, "model_type": "pixtral", "image_size": 56, "head_dim": 16}, {**TEXT, "model_type": "mistral"},
+        {"tie_word_embeddings": False},
+    ),
+    "glm4v": ({**QWEN, "image_size": 64, "out_hidden_size": 96}, TEXT, {}),
+    "glm4v_moe": (
+        {**QWEN, "image_size": 64, "attention_bias": True}, {**TEXT, **DEEPSEEK, "num_hidden_layers": 4}, {},
+    ),
+    "qwen3_5": ({**QWEN, "num_position_embeddings": 64}, {**TEXT, **DELTA}, {"tie_word_embeddings": False}),
+    "qwen3_5_moe": (
+        {**QWEN, "num_position_embeddings": 64}, {**TEXT, **DELTA, **MOE, "shared_expert_intermediate_size": 96}, {},
+    ),
+    "llama4": (
+        {
+            **VIT, "image_size": 56, "intermediate_size": 256, "projector_input_dim": 72, "projector_output_dim": 72,
+            "vision_output_dim": 72,
+        },
+        {
+            **TEXT, "num_hidden_layers": 4, "num_local_experts": 4, "intermediate_size_mlp": 160,
+            "num_experts_per_tok": 1, "interleave_moe_layer_step": 2, "moe_layers": [1, 3],
+            "layer_types": ["chunked_attention"] * 3 + ["full_attention"],
+        },
+        {},
+    ),
+    "paligemma": (
+        {**VIT, "model_type": "siglip_vision_model", "image_size": 56, "vision_use_head": False},
+        {**TEXT, "model_type": "gemma2", "tie_word_embeddings": True, "num_hidden_layers": 4},
+        {"projection_dim": 96, "tie_word_embeddings": True},
+    ),
+    "gemma4": (
+        {**VIT, "num_key_value_heads": 4, "head_dim": 16, "position_embedding_size": 32, "pooling_kernel_size": 3},
+        {**GEMMA4, "enable_moe_block": False}, {"tie_word_embeddings": True, "audio_config": None},
+    ),
+    "gemma4 with experts": (
+        {**VIT, "num_key_value_heads": 4, "head_dim": 16, "position_embedding_size": 32, "pooling_kernel_size": 3},
+        {
+            **GEMMA4, "enable_moe_block": True, "num_experts": 8, "top_k_experts": 2, "moe_intermediate_size": 64,
+        },
+        {"tie_word_embeddings": True, "audio_config": None},
+    ),
+    "qwen3_omni_moe": (DEEP, {**TEXT, **MOE}, {}),
+    "kimi_k25": (
+        {**VIT, "pos_emb_height": 8, "pos_emb_width": 6, "merge_kernel_size": [2, 2]},
+        {**TEXT, **DEEPSEEK, **LATENT, "model_type": "deepseek_v3", "num_hidden_layers": 4},
+        {"projection_hidden_size": 64, "tie_word_embeddings": False},
+    ),
 }  # fmt: skip
+
+
+THINKER = {"qwen3_omni_moe": "qwen3_omni_moe_thinker"}
+"""Families of which a part sees, by the name of that part; what hears is not counted."""
 
 
 @pytest.mark.parametrize("family", CASES)
 def test_the_parameters_are_those_of_the_model(family: str, tmp_path: Path) -> None:
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     vision, text, more = CASES[family]
+    family = family.partition(" ")[0]
+    kind = THINKER.get(family, family)
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore")
-        config = transformers.AutoConfig.for_model(family, vision_config=vision, text_config=text, **more)
+        config = transformers.AutoConfig.for_model(kind, vision_config=vision, text_config=text, **more)
         model = transformers.AutoModelForImageTextToText.from_config(config)
-    want = sum(parameter.numel() for parameter in model.parameters())
+    want = sum(parameter.numel() for name, parameter in model.named_parameters() if ".audio_tower." not in name)
     path = tmp_path / "config.json"
-    path.write_text(json.dumps({"model_type": family, "vision_config": vision, "text_config": text, **more}))
+    written = {"vision_config": vision, "text_config": text, **more}
+    path.write_text(json.dumps({"model_type": family, **({"thinker_config": written} if kind != family else written)}))
     assert drafted(path, None, "mine").record["params"]["total"] == want

@@ -374,6 +374,8 @@ def test_an_amount_that_cannot_be_evaluated_is_said() -> None:
 def test_the_longest_rows_are_those_of_all_maps_in_order(tokens: list[int], rows: int) -> None:
     lengths = sorted((length for count in tokens for length in range(1, count + 1)), reverse=True)
     assert longest_rows(rows, tokens) == sum(lengths[:rows])
+    half = sum(lengths[:rows]) + (lengths[rows] / 2 if rows < len(lengths) else 0)
+    assert longest_rows(rows + 0.5, tokens) == half
 
 
 def test_expectations_need_no_torch() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from lvlm_atlas.planner.planner import Planner
-from lvlm_atlas.planner.shortage import misfit
+from lvlm_atlas.planner.shortage import misfit, too_large
 from lvlm_atlas.roofline.deployment import Deployment, Efficiency
 from lvlm_atlas.roofline.diagnosis import diagnosis
 from lvlm_atlas.roofline.workload import Image, Workload
@@ -69,7 +69,31 @@ def test_what_fits_is_no_misfit() -> None:
 def test_parts_of_a_misfit_add_up_to_what_a_device_must_hold(model: str, device: str) -> None:
     asked = request(PLANNER.workload("images-20"), batch=16)
     found = PLANNER.estimate(model, device, asked)
-    line = misfit(found) or ""
+    line = too_large(found) or ""
     parts = line.partition("(")[2].partition(")")[0].split(", ")
     total = sum(float(part.rpartition(" ")[2]) for part in parts)
     assert total == pytest.approx(found.memory.device_byte / 1e9, abs=0.2)
+
+
+def test_a_prompt_beyond_the_context_is_refused_whatever_the_device() -> None:
+    """Sixty pictures are 71,760 tokens to Qwen2-VL, which is released for 32,768."""
+    asked = PLANNER.request(image="1280x720", images=60, text=128)
+    line = misfit(PLANNER.estimate("qwen2-vl-7b", "h200", asked)) or ""
+    assert line.startswith("the prompt has 71,888 tokens, but Qwen2-VL-7B is released for 32,768")
+    assert misfit(PLANNER.estimate("qwen2-vl-7b", "h200", asked, stack="divprune")) is None
+
+
+def test_an_answer_beyond_the_context_is_cut_by_servers_and_no_misfit() -> None:
+    asked = PLANNER.request(image="640x480", text=32_000, output=4_000)
+    found = PLANNER.estimate("qwen2-vl-7b", "h200", asked)
+    assert found.exceeds_context
+    assert found.prompt_fits
+    assert misfit(found) is None
+
+
+def test_a_batch_that_is_too_large_is_told_the_largest_that_fits() -> None:
+    asked = PLANNER.request(batch=4000)
+    found = PLANNER.estimate("qwen2.5-vl-7b", "h100", asked)
+    assert f"give --batch {found.largest_batch}" in (misfit(found) or "")
+    for batch, fits in ((found.largest_batch, True), (found.largest_batch + 1, False)):
+        assert PLANNER.estimate("qwen2.5-vl-7b", "h100", PLANNER.request(batch=batch)).fits == fits

@@ -84,6 +84,7 @@ def test_a_workload_is_meant_by_the_id_that_estimates_print() -> None:
 
 def test_a_knowledge_base_holds_techniques_by_any_name_and_answers_have_places() -> None:
     assert "Fast-V" in KB
+    assert [*KB.techniques] == [technique.id for technique in KB]
     assert "fastvv" not in KB
     assert KB["kivi"] in KB
     assert ANSWER[0].id == ANSWER.ids[0]

@@ -32,14 +32,16 @@ assert _spec.loader is not None
 made_up: Any = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(made_up)
 
+PLANNER = Planner()
 CASES = (
     ("qwen2.5-vl-7b", "images-20", Deployment()),
     ("gemma-3-12b", "multi-turn", Deployment(efficiency=TYPICAL)),
     ("deepseek-vl2-tiny", "single-image-chat", Deployment(tensor_parallel=2)),
     ("llama-3.2-11b-vision", "batch-captioning", Deployment(attention="materialised")),
     ("qwen2.5-vl-7b", "video-60s", Deployment(tensor_parallel=2, pipeline_parallel=2, kv_dtype="fp8")),
+    ("qwen2.5-vl-7b", "multi-turn", Deployment(runtime=PLANNER.runtime("transformers"))),
+    ("qwen2.5-vl-7b", "images-20", Deployment(tensor_parallel=2, weight_dtype="int4", runtime=PLANNER.runtime("vllm"))),
 )
-PLANNER = Planner()
 
 made = st.lists(
     st.tuples(st.sampled_from(made_up.SHAPES), st.floats(0.05, 0.95), st.integers(0, 11)), min_size=1, max_size=6
@@ -90,6 +92,20 @@ def test_the_costs_of_the_catalogs_stacks_are_those_of_their_estimates(case: Any
         for chosen in combinations(range(len(ready)), count):
             stack = sum(1 << i for i in chosen)
             assert same(costs, stack, estimate(model, device, workload, case[2], [ready[i] for i in chosen]))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_costs_on_another_device_are_those_of_its_estimates(case: Any) -> None:
+    model, workload = PLANNER.model(case[0]), PLANNER.workload(case[1])
+    atlas = PLANNER.kb.atlas
+    ready = sorted((applied(atlas, each) for each in atlas.techniques.values()), key=lambda each: (each.order, each.id))
+    first = Costs(model, PLANNER.device("h200"), workload, case[2], ready)
+    first.of(1)
+    for name in ("h100", "b200"):
+        device = PLANNER.device(name)
+        costs = first.on(device)
+        for index, technique in enumerate(ready):
+            assert same(costs, 1 << index, estimate(model, device, workload, case[2], [technique]))
 
 
 @settings(max_examples=30)

@@ -42,7 +42,21 @@ KV_BYTE_A_TOKEN = {
     "phi-3.5-vision": 393_216,
     "smolvlm-2.2b": 196_608,
     "nvila-8b": 57_344,
+    "glm-4.1v-9b": 40_960,
+    "mistral-small-3.1-24b": 163_840,
+    "llama-4-scout": 196_608,  # before the windows are full
+    "llama-4-maverick": 196_608,
+    "kimi-k2.5": 70_272,  # 61 layers · (512 + 64) · 2 bytes, for all heads
+    "qwen3-omni-30b-a3b": 98_304,
+    "gemma-4-31b": 901_120,  # 2 · (50 · 16 · 256 + 10 · 4 · 512) · 2 bytes, before the windows are full
+    "gemma-4-26b-a4b": 225_280,
 }
+HYBRID = {
+    # 16 of 64 layers · 2 · 4 heads · 256 · 2 bytes; 48 · (48 · 128² · 4 + (2 · 16 + 48) · 128 · 3 · 2) bytes
+    "qwen3.5-27b": (65_536, 153_944_064),
+    "qwen3.5-35b-a3b": (20_480, 64_389_120),
+}
+"""Bytes of a token in the cache and of the states beside it, of models with layers of linear attention."""
 EXPERTS = ["qwen3-vl-30b-a3b", "qwen3-vl-235b-a22b", "deepseek-vl2", "deepseek-vl2-small", "deepseek-vl2-tiny"]
 
 
@@ -64,6 +78,33 @@ def test_every_model_of_the_catalog_is_here(planner: Planner) -> None:
 @pytest.mark.parametrize("model", KV_BYTE_A_TOKEN)
 def test_a_token_takes_its_published_bytes_in_the_cache(planner: Planner, model: str) -> None:
     assert kv_byte(planner, model, 700) == 700 * KV_BYTE_A_TOKEN[model]
+
+
+@pytest.mark.parametrize("model", HYBRID)
+def test_layers_of_linear_attention_keep_a_state_of_constant_size(planner: Planner, model: str) -> None:
+    token, state = HYBRID[model]
+    for tokens in (1, 700, 100_000):
+        assert kv_byte(planner, model, tokens) == token * tokens + state
+
+
+def test_a_step_reads_and_writes_the_states_whatever_the_length(planner: Planner) -> None:
+    moved = set()
+    for tokens in (10, 10_000):
+        request = Workload(text_tokens=tokens, output_tokens=2)
+        (step,) = (
+            work
+            for work in works(planner.estimate("qwen3.5-27b", "h200", request), "decoding")
+            if work.name == "llm.linear_attention"
+        )
+        assert step.kv_byte == HYBRID["qwen3.5-27b"][1]
+        assert step.activation_byte > step.kv_byte
+        moved.add((step.flop, step.byte))
+    assert len(moved) == 1
+
+
+@pytest.mark.parametrize("tokens", [1, 1024, 100_000])
+def test_gemma_4_caches_all_tokens_in_heads_of_their_own(planner: Planner, tokens: int) -> None:
+    assert kv_byte(planner, "gemma-4-31b", tokens) == 81_920 * tokens + 819_200 * min(tokens, 1024)
 
 
 @pytest.mark.parametrize("tokens", [1, 512, 1023, 1024, 1025, 8192, 100_000])
@@ -93,7 +134,7 @@ def test_a_step_does_two_flops_for_each_weight_it_reads(
     )
 
 
-@pytest.mark.parametrize("model", KV_BYTE_A_TOKEN)
+@pytest.mark.parametrize("model", [*KV_BYTE_A_TOKEN, *HYBRID])
 def test_a_step_reads_the_active_parameters_but_for_the_embedding(planner: Planner, model: str) -> None:
     """Norms and biases, which the engine leaves out, are what is missing, and never 0.1 %."""
     llm, record = planner.model(model).llm, planner.kb.atlas.models[model]
@@ -196,14 +237,14 @@ def test_the_width_of_a_head_does_not_follow_the_hidden_width(planner: Planner) 
     assert query.flop == 2 * 48 * 2048 * 32 * 128
 
 
-@pytest.mark.parametrize("model", KV_BYTE_A_TOKEN)
+@pytest.mark.parametrize("model", [*KV_BYTE_A_TOKEN, *HYBRID])
 def test_a_request_reads_every_published_parameter_once(planner: Planner, model: str) -> None:
-    """Norms, biases and learned positions are what is missing; those of Llama 3.2's tiles are many."""
+    """Norms, biases and learned positions are what is missing; those of Llama 3.2's tiles and of Gemma-4 are many."""
     request = Workload(images=(Image(448, 448),), text_tokens=5, output_tokens=1)
     found, spec = planner.estimate(model, "h200", request), planner.model(model)
     read = {part: sum(work.weight_byte for stage in ("encoding", "prefilling") for work in works(found, stage)
                       if work.name.startswith(part)) / 2 for part in ("encoder", "adapter")}  # fmt: skip
-    least = 0.91 if model.startswith("llama") else 0.985
+    least = 0.91 if model.startswith(("llama", "gemma-4")) else 0.985
     assert least <= read["encoder"] / spec.encoder.parameters <= 1
     assert read["adapter"] == pytest.approx(spec.adapter.parameters, rel=0.005)
 
@@ -264,3 +305,19 @@ def test_a_draft_reads_what_its_share_of_a_plain_step_reads(planner: Planner) ->
     for name in ("flop", "weight_byte", "activation_byte", "kv_byte", "vision_byte"):
         whole = sum(getattr(each, name) for each in works(plain, "decoding"))
         assert getattr(work, name) == pytest.approx(0.5 * 3 * 0.5 * whole)
+
+
+def test_what_quantising_a_cache_does_to_layers_with_a_window_is_said(planner: Planner) -> None:
+    request = Workload(text_tokens=5000, output_tokens=2)
+    said = [
+        each
+        for each in planner.estimate("gemma-3-12b", "h200", request, stack="kivi").assumptions
+        if "look back" in each
+    ]
+    assert said == [
+        "The 40 layers that look back 1,024 tokens are quantised like the others; entries kept exact count within "
+        "the window; software that leaves such layers whole caches more."
+    ]
+    for model, stack in (("gemma-3-12b", ""), ("qwen2.5-vl-7b", "kivi")):
+        found = planner.estimate(model, "h200", request, stack=stack)
+        assert not any("look back" in each for each in found.assumptions)

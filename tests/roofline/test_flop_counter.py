@@ -339,9 +339,14 @@ def test_linear_layers_and_attention_equal_those_of_a_run(
 def test_linear_layers_and_attention_equal_those_of_a_run_with_a_technique(
     planner: Planner, preset: str, id_: str, trial: int
 ) -> None:
-    model, _, trace, choice = run_trial(preset, id_, trial)
+    model, own, trace, choice = run_trial(preset, id_, trial)
     found = predicted(planner, preset, (choice,), **SIZES)
     attention = flop(found, ATTENTION)
+    if "projections" in TECHNIQUES[id_].acts_at:
+        # Its matrices are its own; of what they take the entry gives bounds, on top of the model's.
+        every = sum(each.work.flop for stage in found.stages.values() for each in stage.operators)
+        assert model.total() + own.total() <= every
+        return
     if any(effect.quantity == "adapter.flop" for effect in TECHNIQUES[id_].effects):
         # Of what takes the adapter's place an entry says the sum, whatever it is made of.
         assert model.total() == pytest.approx(flop(found, LINEAR) + attention, rel=1e-12)

@@ -317,7 +317,10 @@ def test_only_ratios_of_bytes_to_bandwidth_and_of_flops_to_peaks_matter(case: Ca
             bandwidth_byte_s=device.bandwidth_byte_s * bytes_,
             link_byte_s=(device.link_byte_s or 0) * bytes_,
         )
-        found = estimate(model, machine, workload, replace(deployment, weight_dtype=width, activation_dtype=width))
+        # States of linear attention have a width of their own; here they are as wide as everything else.
+        linear = model.llm.linear and replace(model.llm.linear, state_byte=BITS[width] // 8)
+        wide = replace(model, llm=replace(model.llm, linear=linear))
+        found = estimate(wide, machine, workload, replace(deployment, weight_dtype=width, activation_dtype=width))
         return {name: found.stages[name].time_s for name in STAGES}
 
     narrow = run("bf16", 1, 1)
@@ -342,7 +345,7 @@ def test_linear_layers_grow_with_the_prompt_on_a_line_and_attention_with_its_squ
 ) -> None:
     def flop(times: int) -> tuple[float, float]:
         request = Workload(text_tokens=times * text, output_tokens=1)
-        model_ = replace(model, llm=replace(model.llm, local_layers=frozenset()))
+        model_ = replace(model, llm=replace(model.llm, local_layers=frozenset(), linear=None))
         found = estimate(model_, device, request, Deployment(attention="materialised"))
         head = 2 * model.llm.hidden * model.llm.vocab  # runs for the last position only
         return found.flop["llm_linear"] - head, found.flop["attention"]

@@ -12,7 +12,7 @@ from lvlm_atlas.atlas.editor_schema import editor_schemas, write_editor_schemas
 from lvlm_atlas.atlas.loader import load
 from lvlm_atlas.atlas.root import data_root
 from lvlm_atlas.fault import FaultsError
-from lvlm_atlas.rules.sample import ALPHA, BETA, DEVICE, LIST, MODEL, RUN, SYSTEM, WORKLOAD, sound
+from lvlm_atlas.rules.sample import ALPHA, BETA, DEVICE, LIST, MODEL, RUN, RUNTIME, SYSTEM, TIMING, WORKLOAD, sound
 from lvlm_atlas.schema.export import json_schema
 from lvlm_atlas.schema.technique import Technique
 
@@ -44,6 +44,8 @@ def test_sound_files_fit_their_schemas(root: Path) -> None:
             WORKLOAD: "workload",
             SYSTEM: "system",
             LIST: "list",
+            RUNTIME: "runtime",
+            TIMING: "timing",
         }
         name = "vocabulary" if path.startswith("taxonomy") else names.get(path, "technique")
         jsonschema.Draft202012Validator(schemas[name]).validate(data)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
+
 import pytest
 
 from lvlm_atlas.roofline.deployment import IDEAL, TYPICAL, Deployment
 from lvlm_atlas.serving.decoding import Decoding
-from lvlm_atlas.serving.prices import Chunk, Piece
+from lvlm_atlas.serving.prices import Chunk, Piece, Prices
+from lvlm_atlas.specs.stack import stacked
 
 MODELS = ["qwen2.5-vl-7b", "llava-1.5-7b", "gemma-3-12b", "llama-3.2-11b-vision", "qwen3-vl-30b-a3b", "deepseek-vl2"]
 
@@ -35,6 +39,18 @@ def test_one_request_alone_costs_what_an_estimate_says(planner, prices, model, e
     assert parts == pytest.approx([stage.time_s for stage in whole.stages.values()], rel=1e-12)
 
 
+@pytest.mark.parametrize("runtime", ["vllm", "transformers", "sglang"])
+def test_so_it_does_in_a_runtime_whose_host_works_before_the_devices_do(planner, prices, runtime: str) -> None:
+    workload = planner.workload("single-image-chat")
+    deployment = planner.paced(Deployment(), runtime=runtime)
+    whole = planner.estimate("qwen2.5-vl-7b", "h100-sxm", workload, deployment=deployment)
+    priced = Prices(planner.model("qwen2.5-vl-7b"), planner.device("h100-sxm"), deployment)
+    encoding, prefilling, decoding = request_s(priced, workload)
+    before = priced.prepare_s(priced.shape(workload))
+    assert before + encoding + prefilling == pytest.approx(whole.ttft_s, rel=1e-12)
+    assert decoding == pytest.approx(whole.stages["decoding"].time_s, rel=1e-12)
+
+
 @pytest.mark.parametrize("stack", ["fastv", "visionzip", "divprune", "fastv+kivi", "tome"])
 def test_so_it_does_with_techniques(planner, prices, stack: str) -> None:
     workload = planner.workload("single-image-chat")
@@ -49,8 +65,6 @@ def test_so_it_does_with_techniques(planner, prices, stack: str) -> None:
 
 
 def test_a_batch_of_equal_requests_costs_what_an_estimate_of_the_batch_says(planner, prices) -> None:
-    from dataclasses import replace
-
     workload, priced = planner.workload("single-image-chat"), prices()
     whole = planner.estimate(
         "qwen2.5-vl-7b", "h100-sxm", replace(workload, batch=8), deployment=Deployment(efficiency=TYPICAL)
@@ -74,11 +88,28 @@ def test_a_prompt_in_parts_computes_as_much_and_reads_weights_once_more_a_part(p
     shape = priced.shape(planner.request("single-image-chat", text=4000))
     whole = priced.step([Chunk(shape, 0, shape.prompt)])
     cut = [0, 1000, 1001, 3000, shape.prompt]
-    parts = [priced.step([Chunk(shape, a, b - a)]) for a, b in zip(cut, cut[1:], strict=False)]
+    parts = [priced.step([Chunk(shape, a, b - a)]) for a, b in pairwise(cut)]
     assert sum(each.compute_s for each in parts) == pytest.approx(whole.compute_s, rel=1e-9)
     weights_s = sum(each.memory_s for each in parts) - whole.memory_s
     assert weights_s > 3 * 0.8 * 7e9 * 2 / (3.35e12 * 0.8)
     assert sum(each.time_s for each in parts) > whole.time_s
+
+
+def test_kernels_of_a_selection_start_once_a_step_unless_it_takes_requests_one_by_one(planner, prices) -> None:
+    workload, model = planner.workload("single-image-chat"), planner.model("llava-1.5-7b")
+    (pruned,) = stacked(planner.kb, "fastv", model, workload)
+    assert pruned.overheads
+    waits = [replace(each, sequential_steps=100.0, serialises_batch=serial) for each in pruned.overheads
+             for serial in (False, True)]  # fmt: skip
+    taken = []
+    for overhead in waits[:2]:
+        one = replace(pruned, overheads=(overhead,))
+        priced = Prices(model, planner.device("h100-sxm"), Deployment(efficiency=TYPICAL), lambda _, one=one: (one,))
+        chunks = [Chunk(shape, 0, shape.prompt) for shape in (
+            priced.shape(replace(workload, text_tokens=100 + each)) for each in range(8))]  # fmt: skip
+        taken.append(priced.step(chunks).time_s)
+    together, one_by_one = taken
+    assert one_by_one - together == pytest.approx(7 * 100 * 3e-6, rel=0.1)
 
 
 def test_sums_over_a_batch_stay_right_as_it_changes(planner, prices) -> None:

@@ -9,8 +9,9 @@ import pytest
 
 from lvlm_atlas.roofline.workload import Image, Workload
 from lvlm_atlas.serving.arrivals import arrivals
-from lvlm_atlas.serving.prices import Prices, Spent
+from lvlm_atlas.serving.prices import Prices
 from lvlm_atlas.serving.simulation import simulate
+from lvlm_atlas.serving.spent import Spent
 from lvlm_atlas.serving.traffic import Kind, Mix, synthetic
 from servers import D_, E_, P_, server
 
@@ -47,7 +48,7 @@ def waits_s(prices, times, rate: float, number: int, servers: int = 1) -> tuple[
 
 
 def exponential(mean: float):
-    source = random.Random(5)
+    source = random.Random(5)  # noqa: S311
     return iter(lambda: source.expovariate(1 / mean), None)
 
 
@@ -71,7 +72,7 @@ def test_each_time_follows_from_those_before(prices, rate: float, servers: int) 
 )
 def test_the_mean_wait_is_that_of_the_closed_form(prices, name: str, rate: float, servers: int) -> None:
     number = 8_000
-    source = random.Random(2)
+    source = random.Random(2)  # noqa: S311
     times, squared = {
         "M/M/1": (exponential(1.0), 2.0),
         "M/D/1": (iter(lambda: 1.0, None), 1.0),

@@ -166,10 +166,9 @@ def catalog(checkout: Path) -> lvlm_atlas.KnowledgeBase:
 
 
 @pytest.fixture(scope="session")
-def site(catalog: lvlm_atlas.KnowledgeBase, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site(built: Path) -> Path:
     """Its site, built strictly."""
-    folder = tmp_path_factory.mktemp("site")
-    return build(catalog, folder / "site", docs=folder / "docs")
+    return built / "site"
 
 
 @dataclass

@@ -63,6 +63,15 @@ def test_padding_goes_but_not_where_it_counts(folder: Path) -> None:
     assert "\n\n" not in html.replace("kept\n\n", "")
 
 
+def test_signs_written_as_numbers_become_themselves_unless_html_reads_them(folder: Path) -> None:
+    (folder / "b.html").write_text(
+        "<p>a&#95;b&#44; &#60;i&#62; &#38;amp; &#160;.</p><pre>&#95;</pre>", encoding="utf-8"
+    )
+    finish(folder, {}, UNPUBLISHED, "2026-11-30")
+    wanted = "<p>a_b, &#60;i&#62; &#38;amp; &#160;.</p><pre>&#95;</pre>\n"
+    assert (folder / "b.html").read_text(encoding="utf-8") == wanted
+
+
 def test_no_source_map_is_shipped_or_asked_for(folder: Path) -> None:
     finish(folder, {}, UNPUBLISHED, "2026-11-30")
     assert not list(folder.rglob("*.map"))

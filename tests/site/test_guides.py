@@ -83,7 +83,7 @@ def test_the_commands_are_found_at_all() -> None:
 
 
 def test_serve_shows_the_site(odd_root: Path, checkout: Path, tmp_path: Path) -> None:
-    arguments = ["serve", "--port", "0", "--out", str(tmp_path / "site"), "--root", str(odd_root)]
+    arguments = ["serve", "--no-python", "--port", "0", "--out", str(tmp_path / "site"), "--root", str(odd_root)]
     command = [sys.executable, "-m", "lvlm_atlas", *arguments]
     environment = ENVIRONMENT | {"PYTHONPATH": str(checkout / "src"), "HOME": str(tmp_path)}
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as ran:

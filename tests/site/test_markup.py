@@ -111,3 +111,16 @@ def test_a_list_escapes_what_is_not_yet_markup() -> None:
 
 def test_an_attribute_cannot_be_left() -> None:
     assert attribute('x" onload="<y>') == "x&quot; onload=&quot;&lt;y&gt;"
+
+
+@pytest.mark.parametrize(
+    ("formula", "shown"),
+    [
+        ("N_v + N_in", "<code>N<sub>v</sub> &#43; N<sub>in</sub></code>"),
+        ("key_BGSd", "<code>key&#95;BGSd</code>"),
+        ("N_vision", "<code>N&#95;vision</code>"),
+        ("N_v_x", "<code>N&#95;v&#95;x</code>"),
+    ],
+)
+def test_indices_of_symbols_stand_below_the_line_and_names_stay(formula: str, shown: str) -> None:
+    assert code(formula) == shown

@@ -38,11 +38,18 @@ def shown(page: Path) -> str:
     return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", "", re.sub(r"</t[dh]>", " | ", html))))
 
 
+TOO_LARGE = {"kimi-k2.5"}
+"""Models of which eight reference devices cannot hold the weights in 16 bits."""
+
+
 def test_every_model_shows_what_the_engine_predicts(content: Content, site: Path, planner: Planner) -> None:
     for id_, model in content.atlas.models.items():
         text = shown(site / f"models/{id_}.html")
         case = reference_case(content, id_)
-        assert case is not None, id_
+        if case is None:
+            assert id_ in TOO_LARGE
+            assert "not even eight reference devices hold this model" in text
+            continue
         assert "predicted" in text
         for workload in content.atlas.workloads:
             ideal = Deployment(tensor_parallel=case.devices)
@@ -160,7 +167,9 @@ def test_the_json_of_a_model_has_the_record_and_the_predictions(content: Content
         document = json.loads((site / f"models/{id_}.json").read_text(encoding="utf-8"))
         assert type(record).model_validate_json(json.dumps(document["model"])) == record
         case = reference_case(content, id_)
-        assert case is not None
+        if case is None:
+            assert id_ in TOO_LARGE
+            continue
         made = [each.bound for each in predictions(content, case) if each.bound]
         assert [each["ttft_s"] for each in document["predicted"]] == [each.ttft_s for each in made]
     for id_, device in content.atlas.hardware.items():

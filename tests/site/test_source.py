@@ -75,6 +75,7 @@ def test_every_step_that_names_code_links_to_it(catalog: lvlm_atlas.KnowledgeBas
         source = source_of(technique.reference)
         for step in technique.algorithm:
             assert not (source and step.code) or source.lines(step.code), (technique.id, step.code)
+            assert not (source and step.code) or source.snippet(step.code), (technique.id, step.code)
 
 
 def test_the_site_never_imports_torch(odd_root: Path, tmp_path: Path) -> None:

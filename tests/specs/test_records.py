@@ -15,7 +15,10 @@ from lvlm_atlas.specs.records import device_spec, model_spec, workload_spec
 ATLAS = load()
 MODELS = sorted(ATLAS.models)
 
-POSITION_ROWS = {"minicpm-v-2.6": 70 * 70, "llama-3.2-11b-vision": 9 * 4 * 1601}
+POSITION_ROWS = {
+    "minicpm-v-2.6": 70 * 70, "llama-3.2-11b-vision": 9 * 4 * 1601, "kimi-k2.5": 64 * 64,
+    "gemma-4-31b": 2 * 10_240, "gemma-4-26b-a4b": 2 * 10_240,
+}  # fmt: skip
 """Rows of learned positions that the size of a tile does not tell: Llama has a table for each arrangement of tiles."""
 
 KV_BYTE = {
@@ -26,6 +29,11 @@ KV_BYTE = {
     "minicpm-v-2.6": 57344, "nvila-8b": 57344, "phi-3.5-vision": 393216, "qwen2-vl-7b": 57344,
     "qwen2.5-vl-32b": 262144, "qwen2.5-vl-3b": 36864, "qwen2.5-vl-72b": 327680, "qwen2.5-vl-7b": 57344,
     "qwen3-vl-235b-a22b": 192512, "qwen3-vl-30b-a3b": 98304, "qwen3-vl-8b": 147456, "smolvlm-2.2b": 196608,
+    "glm-4.1v-9b": 40960, "internvl3.5-2b": 114688, "internvl3.5-30b-a3b": 98304, "internvl3.5-38b": 262144,
+    "gemma-4-26b-a4b": 225280, "gemma-4-31b": 901120,
+    "kimi-k2.5": 70272, "llama-4-maverick": 196608, "llama-4-scout": 196608, "mistral-small-3.1-24b": 163840,
+    "qwen3-omni-30b-a3b": 98304, "qwen3-vl-2b": 114688, "qwen3-vl-32b": 262144, "qwen3-vl-4b": 147456,
+    "qwen3.5-122b-a10b": 24576, "qwen3.5-27b": 65536, "qwen3.5-35b-a3b": 20480, "qwen3.5-397b-a17b": 30720,
 }  # fmt: skip
 """Bytes that a text token takes in the caches of all layers, in 16 bits."""
 
@@ -33,12 +41,26 @@ KV_BYTE = {
 def attention(llm: Llm) -> int:
     """Parameters of the projections of one layer."""
     if llm.latent is None:
-        return 2 * llm.hidden * llm.head_dim * (llm.heads + llm.kv_heads)
+        return llm.hidden * llm.head_dim * ((3 if llm.output_gate else 2) * llm.heads + 2 * llm.kv_heads)
     mla = llm.latent
-    query = llm.hidden * llm.heads * (mla.nope_dim + mla.rope_dim)
+    query = llm.heads * (mla.nope_dim + mla.rope_dim)
+    query = mla.q_lora_rank * (llm.hidden + query) if mla.q_lora_rank else llm.hidden * query
     down = llm.hidden * (mla.kv_lora_rank + mla.rope_dim)
     up = mla.kv_lora_rank * llm.heads * (mla.nope_dim + mla.v_dim)
     return query + down + up + llm.heads * mla.v_dim * llm.hidden
+
+
+def attentions(llm: Llm) -> int:
+    """Parameters of the projections of all layers."""
+    linear, apart = llm.linear, llm.global_heads
+    if apart:
+        wide = llm.hidden * apart.head_dim * (2 * llm.heads + apart.projections * apart.kv_heads)
+        return len(llm.local_layers) * attention(llm) + (llm.layers - len(llm.local_layers)) * wide
+    if linear is None:
+        return llm.layers * attention(llm)
+    keys, values = linear.key_heads * linear.key_dim, linear.value_heads * linear.value_dim
+    state = llm.hidden * (2 * keys + 3 * values + 2 * linear.value_heads)
+    return len(linear.layers) * state + (llm.layers - len(linear.layers)) * attention(llm)
 
 
 def mlps(llm: Llm, per_token: bool = False) -> int:
@@ -49,7 +71,8 @@ def mlps(llm: Llm, per_token: bool = False) -> int:
     mix = llm.experts
     experts = (mix.top_k if per_token else mix.routed) + mix.shared
     sparse = 3 * llm.hidden * mix.intermediate * experts + mix.routed * llm.hidden
-    return mix.dense_layers * dense + (llm.layers - mix.dense_layers) * sparse
+    mixed = llm.layers // mix.step - mix.dense_layers // mix.step
+    return (llm.layers - mixed) * dense + mixed * sparse
 
 
 @pytest.mark.parametrize("id_", MODELS)
@@ -70,7 +93,8 @@ def test_the_matrices_of_the_adapter_make_up_its_parameters(id_: str) -> None:
         width = spec.widths[-1]
         matrices = spec.widths[0] * width + 5 * width**2 + spec.queries * width
     else:
-        matrices = spec.copies * sum(before * after for before, after in pairs)
+        gate = spec.widths[-3] * spec.widths[-2] if spec.gated else 0
+        matrices = spec.copies * (gate + sum(before * after for before, after in pairs))
     assert matrices == pytest.approx(spec.parameters, rel=0.01)
 
 
@@ -78,10 +102,10 @@ def test_the_matrices_of_the_adapter_make_up_its_parameters(id_: str) -> None:
 def test_the_matrices_of_the_language_model_make_up_its_parameters(id_: str) -> None:
     llm, params = model_spec(ATLAS.models[id_]).llm, ATLAS.models[id_].params
     embeddings = (1 if ATLAS.models[id_].llm.tied_embeddings else 2) * llm.vocab * llm.hidden
-    assert llm.layers * attention(llm) + mlps(llm) + embeddings == pytest.approx(llm.parameters, rel=0.001)
+    assert attentions(llm) + mlps(llm) + embeddings == pytest.approx(llm.parameters, rel=0.001)
     assert (params.llm_active is None) == (llm.experts is None)
     if params.llm_active:
-        active = llm.layers * attention(llm) + mlps(llm, per_token=True) + embeddings
+        active = attentions(llm) + mlps(llm, per_token=True) + embeddings
         assert active == pytest.approx(params.llm_active, rel=0.001)
 
 
@@ -93,7 +117,13 @@ def test_every_model_has_a_known_cache() -> None:
 def test_a_token_takes_the_known_bytes_of_cache(id_: str) -> None:
     llm = model_spec(ATLAS.models[id_]).llm
     values = llm.latent.kv_lora_rank + llm.latent.rope_dim if llm.latent else 2 * llm.kv_heads * llm.head_dim  # a layer
-    assert 2 * (llm.layers - len(llm.cross_layers)) * values == KV_BYTE[id_]
+    if llm.global_heads:
+        wide = llm.global_heads.kv_heads * llm.global_heads.head_dim
+        local = len(llm.local_layers)
+        assert 4 * (local * llm.kv_heads * llm.head_dim + (llm.layers - local) * wide) == KV_BYTE[id_]
+        return
+    without = len(llm.cross_layers) + (len(llm.linear.layers) if llm.linear else 0)
+    assert 2 * (llm.layers - without) * values == KV_BYTE[id_]
 
 
 @pytest.mark.parametrize("id_", MODELS)

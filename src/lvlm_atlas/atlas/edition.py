@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lvlm_atlas.atlas.pack import pack_of
+
 if TYPE_CHECKING:
     from lvlm_atlas.atlas.atlas import Atlas
 
@@ -35,9 +37,15 @@ def edition(atlas: Atlas) -> Edition:
 
 
 def digest(root: Path) -> str:
-    """Eight digits over the names and contents of all files of the data under `root`."""
-    whole = hashlib.sha256()
-    for name in sorted(_names(root)):
+    """Eight digits over the names and contents of all files of the data under `root`; of a packed one those of its
+    files before.
+    """
+    packed = pack_of(root)
+    names = sorted(_names(root))
+    if packed and not names:
+        return packed.digest
+    whole = hashlib.sha256(packed.digest.encode() if packed else b"")
+    for name in names:
         content = (root / name).read_bytes()
         whole.update(f"{name}\n{len(content)}\n".encode())
         whole.update(content)

@@ -11,20 +11,24 @@ from lvlm_atlas.atlas.records import SCHEMAS, TAXONOMY
 from lvlm_atlas.atlas.root import authored_root, data_root
 from lvlm_atlas.fault import FaultsError
 from lvlm_atlas.files import replace_file
+from lvlm_atlas.schema.calibration import Calibration
 from lvlm_atlas.schema.export import json_schema
 from lvlm_atlas.schema.hardware import Hardware
 from lvlm_atlas.schema.measurement import Measurement
 from lvlm_atlas.schema.model import Model
+from lvlm_atlas.schema.runtime import Runtime
 from lvlm_atlas.schema.survey_list import SurveyList
 from lvlm_atlas.schema.system import System
 from lvlm_atlas.schema.technique import Technique
+from lvlm_atlas.schema.timing import Timings
 from lvlm_atlas.schema.vocabulary import AnyVocabulary
 from lvlm_atlas.schema.workload import Workload
 
 _KINDS: dict[str, Any] = {
     "technique": Technique, "vocabulary": AnyVocabulary, "measurement": Measurement,
     "model": Model, "hardware": Hardware, "workload": Workload, "system": System,
-    "list": SurveyList,
+    "list": SurveyList, "runtime": Runtime, "timing": Timings,
+    "calibration": Calibration,
 }  # fmt: skip
 
 

@@ -13,16 +13,20 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 from pydantic import BaseModel
 
 from lvlm_atlas.atlas.atlas import Atlas
+from lvlm_atlas.atlas.pack import pack_of
 from lvlm_atlas.atlas.placeholders import RULE as PLACEHOLDER_RULE
 from lvlm_atlas.atlas.records import (
+    CALIBRATIONS,
     HARDWARE,
     KINDS,
     LISTS,
     MEASUREMENTS,
     MODELS,
+    RUNTIMES,
     SYSTEMS,
     TAXONOMY,
     TECHNIQUES,
+    TIMINGS,
     WORKLOADS,
     Papers,
     Records,
@@ -33,7 +37,7 @@ from lvlm_atlas.atlas.records import (
     read_record,
     walk,
 )
-from lvlm_atlas.atlas.root import data_root
+from lvlm_atlas.atlas.root import data_root, is_root
 from lvlm_atlas.atlas.snapshot import Snapshot
 from lvlm_atlas.fault import Fault, FaultsError
 from lvlm_atlas.schema.record import refs_in
@@ -47,7 +51,8 @@ R = TypeVar("R", bound=BaseModel)
 
 _FOLDERS = {
     "measurements": MEASUREMENTS, "models": MODELS, "hardware": HARDWARE, "workloads": WORKLOADS,
-    "systems": SYSTEMS, "lists": LISTS,
+    "systems": SYSTEMS, "lists": LISTS, "runtimes": RUNTIMES, "timings": TIMINGS,
+    "calibrations": CALIBRATIONS,
 }  # fmt: skip
 """Folders of records that `load` reads one at a time, by their field of `Atlas`."""
 
@@ -128,14 +133,16 @@ def inspect(root: Path | None = None) -> Inspection:
 
     root = root or data_root()
     records, faults = _records(root, (TAXONOMY, TECHNIQUES, *KINDS))
-    papers, bib_faults = read_papers(root)
+    packed = pack_of(root)
+    papers, bib_faults = (packed.papers, []) if packed else read_papers(root)
     shelves: dict[str, Any] = {name: _of_folder(records, folder) for name, folder in _FOLDERS.items()}
     atlas = replace(_atlas(root, records, papers), **shelves)
     return Inspection(atlas, records, tuple(sorted(faults + bib_faults)))
 
 
 def _records(root: Path, folders: Collection[Path]) -> tuple[dict[Path, BaseModel], list[Fault]]:
-    records: dict[Path, BaseModel] = {}
+    packed = pack_of(root)
+    records: dict[Path, BaseModel] = dict(packed.records) if packed else {}
     faults: list[Fault] = []
     with _without_gc():
         for path in _files(root, folders, faults):
@@ -143,6 +150,8 @@ def _records(root: Path, folders: Collection[Path]) -> tuple[dict[Path, BaseMode
             faults += file_faults
             if record is not None:
                 records[path] = record
+            else:
+                records.pop(path, None)
     if TAXONOMY in folders and not any(fault.path.is_relative_to(TAXONOMY) for fault in faults):
         faults += _missing_vocabularies(records)
     return records, faults
@@ -156,7 +165,7 @@ def _drafts(faults: Collection[Fault]) -> dict[str, Path]:
 
 def _files(root: Path, folders: Collection[Path], faults: list[Fault]) -> Iterator[Path]:
     """Files of records, relative to the root, paths ascending; whatever else lies there is a fault."""
-    if not (root / TAXONOMY).is_dir():
+    if not is_root(root):
         faults.append(fault(TAXONOMY, "missing-file", f"there is no folder {TAXONOMY}", "give a root that holds one"))
     for folder in folders:
         yield from walk(root, folder, faults)

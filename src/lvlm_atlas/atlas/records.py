@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, TypeAdapter
 
+from lvlm_atlas.atlas.pack import pack_of
 from lvlm_atlas.atlas.snapshot import Snapshot
 from lvlm_atlas.fault import Fault, FaultsError
 from lvlm_atlas.schema.record import ID_PATTERN
@@ -28,6 +29,9 @@ HARDWARE = Path("catalog/hardware")
 WORKLOADS = Path("catalog/workloads")
 SYSTEMS = Path("catalog/systems")
 LISTS = Path("catalog/lists")
+RUNTIMES = Path("catalog/runtimes")
+TIMINGS = Path("catalog/timings")
+CALIBRATIONS = Path("catalog/calibrations")
 KINDS: Mapping[Path, str] = {
     MEASUREMENTS: "measurement.Measurement",
     MODELS: "model.Model",
@@ -35,6 +39,9 @@ KINDS: Mapping[Path, str] = {
     WORKLOADS: "workload.Workload",
     SYSTEMS: "system.System",
     LISTS: "survey_list.SurveyList",
+    RUNTIMES: "runtime.Runtime",
+    TIMINGS: "timing.Timings",
+    CALIBRATIONS: "calibration.Calibration",
 }
 """Folders whose records are read one at a time, when they are asked for, and their type in `lvlm_atlas.schema`."""
 
@@ -57,14 +64,22 @@ class Records(Mapping[str, Any]):
     @cached_property
     def _paths(self) -> dict[str, Path]:
         faults: list[Fault] = []
-        paths = by_stem(walk(self._root, self._folder, faults))
+        paths = walk(self._root, self._folder, faults)
         if faults:
             raise FaultsError(faults)
-        return paths
+        return by_stem([*paths, *(path for path in self._packed if path.is_relative_to(self._folder))])
+
+    @cached_property
+    def _packed(self) -> Mapping[Path, BaseModel]:
+        packed = pack_of(self._root)
+        return packed.records if packed else {}
 
     def __getitem__(self, id_: str) -> Any:
         if id_ not in self._read:
-            record, faults = read_record(self._root, self._paths[id_], _kind)
+            path = self._paths[id_]
+            if path in self._packed and not (self._root / path).is_file():
+                return self._packed[path]
+            record, faults = read_record(self._root, path, _kind)
             if record is None:
                 raise FaultsError(faults)
             self._read[id_] = record
@@ -95,6 +110,8 @@ class Papers(Mapping[str, "Paper"]):
         # Imported here: most commands cite nothing.
         from lvlm_atlas.atlas.bibliography import BIB, read_papers  # noqa: PLC0415
 
+        if packed := pack_of(self._root):
+            return dict(packed.papers)
         snapshot = Snapshot(self._root, (BIB,))
         papers = snapshot.read()
         if papers is None:

@@ -7,6 +7,8 @@ from pathlib import Path
 from lvlm_atlas.fault import AtlasError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
+PACK = "atlas.pack"
+"""File that holds a whole catalog (`atlas/pack.py`)."""
 ORIGIN = ".overlay"
 """File of a folder merged from an overlay and what it extends, that names both, the overlay first."""
 
@@ -19,9 +21,14 @@ def data_root() -> Path:
     """
     places = (_PACKAGE / "_data", _PACKAGE.parents[1])
     for root in places:
-        if (root / "taxonomy").is_dir():
+        if is_root(root):
             return root
     raise FileNotFoundError(f"no taxonomy/ in {' or '.join(map(str, places))}")
+
+
+def is_root(folder: Path) -> bool:
+    """Whether a folder holds a catalog."""
+    return (folder / "taxonomy").is_dir() or (folder / PACK).is_file()
 
 
 def authored_root(root: Path) -> Path:

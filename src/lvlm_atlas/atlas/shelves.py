@@ -7,15 +7,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from lvlm_atlas.atlas.records import HARDWARE, LISTS, MODELS, SYSTEMS, WORKLOADS, Records
+from lvlm_atlas.atlas.records import (
+    CALIBRATIONS,
+    HARDWARE,
+    LISTS,
+    MODELS,
+    RUNTIMES,
+    SYSTEMS,
+    TIMINGS,
+    WORKLOADS,
+    Records,
+)
 from lvlm_atlas.atlas.root import data_root
 from lvlm_atlas.fault import AtlasError, suggestion
 
 if TYPE_CHECKING:  # imported when a record is asked for: commands that ask for none start faster
+    from lvlm_atlas.schema.calibration import Calibration
     from lvlm_atlas.schema.hardware import Hardware
     from lvlm_atlas.schema.model import Model
+    from lvlm_atlas.schema.runtime import Runtime
     from lvlm_atlas.schema.survey_list import SurveyList
     from lvlm_atlas.schema.system import System
+    from lvlm_atlas.schema.timing import Timings
     from lvlm_atlas.schema.workload import Workload
 
 R = TypeVar("R")
@@ -27,7 +40,7 @@ class UnknownIdError(AtlasError):
 
 @dataclass(frozen=True, kw_only=True)
 class Shelves:
-    """Models, devices, workloads, serving systems and published lists of one root."""
+    """Models, devices, runtimes, workloads, serving systems, published lists and timings of one root."""
 
     models: Mapping[str, Model] = field(default_factory=dict)
     """Vision-language models by id."""
@@ -39,6 +52,12 @@ class Shelves:
     """Serving systems and features of engines by id."""
     lists: Mapping[str, SurveyList] = field(default_factory=dict)
     """Published lists of techniques by id."""
+    runtimes: Mapping[str, Runtime] = field(default_factory=dict)
+    """Runtimes by id."""
+    timings: Mapping[str, Timings] = field(default_factory=dict)
+    """Published times by id."""
+    calibrations: Mapping[str, Calibration] = field(default_factory=dict)
+    """Measured kernels by id."""
 
     def model(self, id_or_alias: str) -> Model:
         """The model of that id, name, alias or repository (case, spaces and hyphens do not matter).
@@ -76,6 +95,15 @@ class Shelves:
         """
         return _named("system", self.systems, id_or_alias, lambda system: (system.name, *system.aliases))
 
+    def runtime(self, id_or_alias: str) -> Runtime:
+        """The runtime of that id, name or alias (case, spaces and hyphens do not matter).
+
+        Raises:
+            UnknownIdError: there is none; the message suggests the nearest.
+            FaultsError: its file has faults.
+        """
+        return _named("runtime", self.runtimes, id_or_alias, lambda runtime: (runtime.name, *runtime.aliases))
+
     def list_(self, id_: str) -> SurveyList:
         """The published list of that id or name (case, spaces and hyphens do not matter).
 
@@ -95,7 +123,8 @@ def shelves(root: Path | None = None) -> Shelves:
     root = root or data_root()
     return Shelves(
         models=Records(root, MODELS), hardware=Records(root, HARDWARE), workloads=Records(root, WORKLOADS),
-        systems=Records(root, SYSTEMS), lists=Records(root, LISTS),
+        systems=Records(root, SYSTEMS), lists=Records(root, LISTS), runtimes=Records(root, RUNTIMES),
+        timings=Records(root, TIMINGS), calibrations=Records(root, CALIBRATIONS),
     )  # fmt: skip
 
 

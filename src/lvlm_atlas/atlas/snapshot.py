@@ -77,8 +77,7 @@ class Snapshot:
             body = raw[len(head) + 4 :]
             if zlib.crc32(body).to_bytes(4, "big") != raw[len(head) : len(head) + 4]:
                 return None
-            records: dict[str, Any] = _Unpickler(BytesIO(body)).load()
-            return records
+            return restored(body)
         except Exception:  # noqa: BLE001 - whatever is wrong with it, the files themselves are still there
             return None
 
@@ -109,6 +108,16 @@ class Snapshot:
                 )
         text = "\n".join(lines).encode("utf-8", "surrogateescape")
         return len(text).to_bytes(4, "big") + text, newest_ns / 1e9
+
+
+def restored(data: bytes) -> dict[str, Any]:
+    """What was pickled, records and works alone.
+
+    Raises:
+        UnpicklingError: it is damaged, or names anything else.
+    """
+    records: dict[str, Any] = _Unpickler(BytesIO(data)).load()
+    return records
 
 
 class _Unpickler(pickle.Unpickler):

@@ -24,11 +24,15 @@ def main() -> None:
     from lvlm_atlas.cli.app import application
     from lvlm_atlas.fault import AtlasError
 
+    completing = "_LVLM_ATLAS_COMPLETE" in os.environ
+    if len(sys.argv) == 1 and not completing:
+        sys.argv.append("--help")
     if sys.argv[1:2] == ["help"]:
         sys.argv[1:] = [*sys.argv[2:], "--help"]
     usage_error = BadParameter.__mro__[1]  # of every wrong command line; typer's public name for it has changed
     try:
-        code = application(_command())(standalone_mode=False)
+        with _words_completed() if completing else contextlib.nullcontext():
+            code = application(_command())(standalone_mode=False)
         sys.stdout.flush()
         gc.freeze()  # what is left need not be searched for cycles when Python ends
         sys.exit(code)
@@ -87,6 +91,12 @@ def _drop_output() -> None:
     """What is still buffered must not raise again when Python closes the stream."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _words_completed() -> contextlib.AbstractContextManager[None]:
+    from lvlm_atlas.cli.shell_words import whole_words
+
+    return whole_words()
 
 
 def _command() -> str:

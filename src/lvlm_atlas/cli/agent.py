@@ -16,7 +16,6 @@ from lvlm_atlas.graph.knowledge import KnowledgeBase
 from lvlm_atlas.planner.metric import limits
 from lvlm_atlas.planner.planner import Planner
 from lvlm_atlas.roofline.contract import contract
-from lvlm_atlas.roofline.deployment import Deployment, efficiency_named
 from lvlm_atlas.roofline.workload import Workload
 from lvlm_atlas.specs.request import request
 
@@ -70,14 +69,16 @@ class Tools:
         text_tokens: int | None = None,
         output_tokens: int | None = None,
         batch: int | None = None,
-        efficiency: str = "ideal",
+        efficiency: str | None = None,
+        runtime: str | None = None,
     ) -> dict[str, Any]:
         """Predicted time, memory and energy of a request by stage, and what bounds each. `stack` is such as
-        `fastv:keep_ratio=0.5+kivi`; `efficiency` is ideal (no kernel is faster), typical or survey. SI units.
+        `fastv:keep_ratio=0.5+kivi`; `efficiency` is ideal (no kernel is faster; default), typical or survey; `runtime`
+        is software such as vllm or transformers, whose kernels and host then count. SI units.
         """
         estimated = self._planner.estimate(
             model, hardware, self._workload(workload, images, text_tokens, output_tokens, batch), stack=stack,
-            deployment=Deployment(efficiency=efficiency_named(efficiency)),
+            efficiency=efficiency, runtime=runtime,
         )  # fmt: skip
         return contract(estimated)
 
@@ -110,7 +111,7 @@ class Tools:
         return {**self._planner.interactions(one, two, model, hardware, workload).to_dict(), "edges": edges}
 
     def cite(self, words: list[str], style: str = "bibtex") -> str:
-        """References to the works behind techniques (ids or queries), as bibtex, latex or csl."""
+        """References to the works behind techniques (ids or queries), as bibtex, latex, csl or ris."""
         return references(self._kb, words, style)
 
     @property

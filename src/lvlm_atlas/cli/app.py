@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-JOURNEYS = ("browse", "records", "contribute", "publish", "predict")
+JOURNEYS = ("browse", "records", "contribute", "publish", "predict", "under_load")
 """Modules of commands, in the order in which help shows them; each holds a Typer of its own name."""
 
 

@@ -122,7 +122,7 @@ def cite(
             autocompletion=ids_of("technique"),
         ),
     ] = None,
-    style: Annotated[str, typer.Option("--format", "-f", help="bibtex, latex or csl.")] = "bibtex",
+    style: Annotated[str, typer.Option("--format", "-f", help="bibtex, latex, csl or ris.")] = "bibtex",
     root: Root = None,
 ) -> None:
     """Print references to the works that techniques are from.

@@ -1,4 +1,4 @@
-"""Models, devices, workloads and serving systems as rows."""
+"""Models, devices, workloads, runtimes and serving systems as rows."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 from lvlm_atlas.atlas.shelves import Shelves
 from lvlm_atlas.cli.options import Listing
-from lvlm_atlas.roofline.units import number, parameters
+from lvlm_atlas.roofline.units import number, parameters, share
 from lvlm_atlas.schema.hardware import Hardware
 from lvlm_atlas.schema.model import Model
+from lvlm_atlas.schema.runtime import Runtime
 from lvlm_atlas.schema.workload import Workload
 
 WHOLE = (Listing.json, Listing.jsonl)
@@ -20,6 +21,8 @@ DEVICE_COLUMNS = ("id", "name", "16-bit TFLOP/s", "GB/s", "GB", "W")
 """What a table shows of a device."""
 WORKLOAD_COLUMNS = ("id", "input", "text", "output", "turns", "batch")
 """What a table shows of a workload."""
+RUNTIME_COLUMNS = ("id", "versions", "timings", "error", "left out", "a layer", "a pass", "a megapixel")
+"""What a table shows of a runtime."""
 SYSTEM_COLUMNS = ("id", "kind", "stages", "lossless", "summary")
 """What a table shows of a serving system."""
 
@@ -45,6 +48,13 @@ def workload_rows(atlas: Shelves, id_: str | None, listing: Listing) -> Iterator
         }
 
 
+def runtime_rows(atlas: Shelves, id_: str | None, listing: Listing) -> Iterator[dict[str, Any]]:
+    """The runtimes, or one."""
+    for runtime in [atlas.runtime(id_)] if id_ else atlas.runtimes.values():
+        shown = {} if listing in WHOLE else _runtime(runtime, atlas)
+        yield {**runtime.model_dump(mode="json", exclude_none=True), **shown}
+
+
 def system_rows(atlas: Shelves, id_: str | None) -> Iterator[dict[str, Any]]:
     """The serving systems and features of engines, or one."""
     for system in [atlas.system(id_)] if id_ else atlas.systems.values():
@@ -64,6 +74,19 @@ def _device(device: Hardware) -> dict[str, Any]:
     peak = device.peak_tflop_s.bf16 or device.peak_tflop_s.fp16
     shown = {"16-bit TFLOP/s": peak, "GB/s": device.bandwidth_gb_s, "GB": device.memory_gb, "W": device.tdp_w}
     return {name: None if value is None else number(value) for name, value in shown.items()}
+
+
+def _runtime(runtime: Runtime, atlas: Shelves) -> dict[str, Any]:
+    timed = atlas.runtime(runtime.times_of) if runtime.times_of else runtime
+    host, fit = timed.host, runtime.fit
+    return {
+        "timings": f"as {timed.id}" if runtime.times_of else fit.points if fit else 0,
+        "error": share(fit.residual) if fit else None,
+        "left out": share(fit.left_out) if fit else None,
+        "a layer": f"{host.layer_us:g} µs" if host.layer_us else None,
+        "a pass": f"{host.step_ms:g} ms" if host.step_ms else None,
+        "a megapixel": f"{host.megapixel_ms:g} ms" if host.megapixel_ms else None,
+    }
 
 
 def _workload(workload: Workload) -> dict[str, Any]:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
 
+from lvlm_atlas.atlas.citation import csl, ris
 from lvlm_atlas.cli.json_text import as_json
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.graph.knowledge import KnowledgeBase
 
-if TYPE_CHECKING:
-    from lvlm_atlas.atlas.bibliography import Paper
-
-STYLES = ("bibtex", "latex", "csl")
-"""How references can be written: entries of BibTeX, a citing command of LaTeX, or CSL JSON for Zotero and Pandoc."""
+STYLES = ("bibtex", "latex", "csl", "ris")
+"""How references can be written: entries of BibTeX, a citing command of LaTeX, CSL JSON for Zotero and Pandoc, RIS."""
 
 
 def references(atlas: KnowledgeBase, words: Sequence[str], style: str) -> str:
@@ -32,7 +29,9 @@ def references(atlas: KnowledgeBase, words: Sequence[str], style: str) -> str:
     if style == "latex":
         return f"\\cite{{{','.join(paper.key for paper in papers)}}}"
     if style == "csl":
-        return as_json([_csl(paper) for paper in papers])
+        return as_json([csl(paper) for paper in papers])
+    if style == "ris":
+        return "\n\n".join(ris(paper) for paper in papers)
     return "\n\n".join(paper.bibtex.strip() for paper in papers)
 
 
@@ -53,19 +52,3 @@ def _keys(atlas: KnowledgeBase, words: Sequence[str]) -> Iterator[str]:
             techniques += [row.technique for row in answer.rows]
     for technique in techniques:
         yield from (technique.paper, *technique.also)
-
-
-def _csl(paper: Paper) -> Mapping[str, Any]:
-    """A work as an item of CSL JSON."""
-    names = [author.partition(", ") for author in paper.authors]
-    item = {
-        "id": paper.key,
-        "type": "article" if paper.venue == "arXiv" else "paper-conference",
-        "title": paper.title,
-        "author": [{"family": last, "given": first} if first else {"literal": last} for last, _, first in names],
-        "issued": {"date-parts": [[paper.year]]},
-        "container-title": paper.venue,
-        "URL": paper.url,
-        "DOI": paper.doi,
-    }
-    return {name: value for name, value in item.items() if value}

@@ -16,6 +16,7 @@ Complete = Callable[[typer.Context, str], list[str]]
 _FOLDERS = {
     "technique": "catalog/techniques", "model": "catalog/models", "device": "catalog/hardware",
     "workload": "catalog/workloads", "system": "catalog/systems", "list": "catalog/lists",
+    "runtime": "catalog/runtimes",
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from lvlm_atlas.cli.json_text import as_json
 from lvlm_atlas.fault import AtlasError, suggestion
 from lvlm_atlas.graph.results import ReportedResult
 from lvlm_atlas.roofline.contract_fields import schema as estimate_schema
+from lvlm_atlas.serving.contract import ServeSim
 
 # pydantic reads these types at run time.
 _OPEN = ConfigDict(extra="allow")
@@ -199,6 +200,7 @@ CONTRACTS: Mapping[str, Callable[[], dict[str, Any]]] = {
     "graph": _of(list[EdgeRow]),
     "check": _of(list[Fault]),
     "diff": _of(list[DifferenceRow]),
+    "serve-sim": _of(ServeSim),
 }
 """Commands whose JSON has a schema."""
 

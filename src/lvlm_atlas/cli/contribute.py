@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lvlm_atlas.cli.completion import words_of
+from lvlm_atlas.cli.completion import ids_of, words_of
 from lvlm_atlas.cli.options import (
     Device,
     DeviceOption,
@@ -170,6 +170,69 @@ def verify(
     failed = run_pairs(*where, since=since, out=out) if pairs else run_verify(*where, since=since, every=every)
     if failed:
         raise typer.Exit(1)
+
+
+@contribute.command(rich_help_panel=PANEL)
+def calibrate(
+    *,
+    device: DeviceOption = Device.cpu,
+    dtype: DtypeOption = Dtype.float32,
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder that keeps measured rows, so that an interrupted run goes on.")
+    ] = Path("build/calibration"),
+    hardware: Annotated[
+        str | None,
+        typer.Option(
+            "--hardware", "-d", help="The device's id, to tell shares of its peaks.", autocompletion=ids_of("device")
+        ),
+    ] = None,
+    record: Annotated[bool, typer.Option("--record", help="Write a record under catalog/calibrations.")] = False,
+    fit: Annotated[
+        Path | None, typer.Option("--fit", help="Derive laws from measured rows, and measure nothing.")
+    ] = None,
+    judge: Annotated[
+        Path | None, typer.Option("--judge", help="Hold the runtimes against the published times of a file.")
+    ] = None,
+    refit: Annotated[
+        str | None,
+        typer.Option(
+            "--refit",
+            metavar="RUNTIME",
+            help="Fit a runtime to the catalog's timings.",
+            autocompletion=ids_of("runtime"),
+        ),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="With --judge: a row for each time.")] = False,
+    format_: Format = Listing.table,
+    root: Root = None,
+) -> None:
+    """Time kernels here and derive their laws; or hold runtimes against published times. Exit 1: one beats the bound.
+
+    lvlm-atlas calibrate --device cuda --dtype bfloat16 --hardware h100-sxm
+
+    lvlm-atlas calibrate --judge catalog/timings/edge-llm-orin.yaml
+    """
+    from lvlm_atlas.fault import AtlasError
+    from lvlm_atlas.planner.planner import Planner
+
+    if sum(each is not None for each in (fit, judge, refit)) > 1:
+        raise AtlasError("--fit, --judge and --refit are different questions; give one of them")
+    folder = root_of(root)
+    planner = Planner(folder)
+    if judge is not None or refit is not None:
+        from lvlm_atlas.cli.judge import run_judge, run_refit
+
+        if judge is not None:
+            run_judge(planner, judge, format_, every=every)
+        elif refit is not None:
+            run_refit(planner, refit, format_)
+        return
+    from lvlm_atlas.cli.kernels import run_fit, run_measure
+
+    if fit is not None:
+        run_fit(planner.atlas, fit, hardware, format_)
+    else:
+        run_measure(planner.atlas, folder, device.value, dtype.value, out, hardware, format_, record=record)
 
 
 @contribute.command(rich_help_panel=PANEL)

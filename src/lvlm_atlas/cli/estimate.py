@@ -20,6 +20,7 @@ from lvlm_atlas.roofline.estimate import Estimate
 from lvlm_atlas.roofline.summary import (
     COLUMNS,
     OPERATOR_COLUMNS,
+    certainty,
     head,
     markdown_page,
     operator_rows,
@@ -73,9 +74,9 @@ def _page(estimate: Estimate, plain: Estimate | None, operators: bool, explain: 
     if operators:
         parts.append(table(OPERATOR_COLUMNS, operator_rows(estimate), left=("operator", "bound")))
     if explain:
-        parts.append("\n".join(wrapped(each, "- ") for each in ("Predicted, not measured.", *estimate.assumptions)))
+        parts.append("\n".join(wrapped(each, "- ") for each in (f"{certainty(estimate)}.", *estimate.assumptions)))
     else:
-        parts.append(wrapped(f"Predicted, not measured; {len(estimate.assumptions)} assumptions: --explain"))
+        parts.append(wrapped(f"{certainty(estimate)}; {len(estimate.assumptions)} assumptions: --explain"))
     return "\n\n".join(parts)
 
 

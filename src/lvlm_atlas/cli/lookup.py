@@ -1,4 +1,4 @@
-"""Whatever an id names: a technique, a model, a device, a workload, a system, a list, terms, or a work."""
+"""Whatever an id names: a technique, a model, a device, a workload, a system, a list, a runtime, terms, or a work."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ def records_named(kb: KnowledgeBase, word: str) -> tuple[Named, ...]:
     shelves: Mapping[str, Callable[[str], Record]] = {
         "technique": lambda id_: named(kb, id_), "model": atlas.model, "device": atlas.device,
         "workload": atlas.workload, "system": atlas.system, "list": atlas.list_,
+        "runtime": atlas.runtime,
     }  # fmt: skip
     for kind, shelf in shelves.items():
         with suppress(UnknownIdError):
@@ -109,7 +110,8 @@ def _is_given(value: object) -> bool:
 
 def _ids(atlas: Atlas) -> Iterator[str]:
     """Everything that can be shown."""
-    for shelf in (atlas.techniques, atlas.models, atlas.hardware, atlas.workloads, atlas.systems, atlas.lists):
+    shelves = (atlas.models, atlas.hardware, atlas.workloads, atlas.systems, atlas.lists, atlas.runtimes)
+    for shelf in (atlas.techniques, *shelves):
         yield from shelf
     yield from atlas.papers
     yield from (term.id for name in atlas.vocabularies for term in atlas.terms(name))

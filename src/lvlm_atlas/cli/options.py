@@ -98,7 +98,7 @@ AnyId = Annotated[
     typer.Argument(
         metavar="ID",
         help="Id, name or alias of anything in the catalog.",
-        autocompletion=ids_of("technique", "model", "device", "workload", "system", "list"),
+        autocompletion=ids_of("technique", "model", "device", "workload", "system", "list", "runtime"),
     ),
 ]
 References = Annotated[
@@ -130,14 +130,14 @@ def root_of(root: Path | None) -> Path:
     Raises:
         AtlasError: there is no such folder, or no taxonomy in it.
     """
-    from lvlm_atlas.atlas.root import data_root
+    from lvlm_atlas.atlas.root import data_root, is_root
 
     if root is None:
         return data_root()
     from lvlm_atlas.atlas.overlay import resolved
 
     root = resolved(root)
-    if not (root / "taxonomy").is_dir():
+    if not is_root(root):
         raise AtlasError(f"--root: {root} holds no taxonomy/ and no atlas.yaml; point it at a catalog")
     return root
 

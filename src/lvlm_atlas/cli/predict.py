@@ -62,7 +62,7 @@ def estimate(
 
     planner = Planner(root_of(root))
     subject = planner.model(model), planner.device(hardware), request.to_workload(planner)
-    setup = deployment.to_deployment()
+    setup = deployment.to_deployment(planner)
     estimated = planner.estimate(*subject, stack=stack or (), deployment=setup)
     plain = planner.estimate(*subject, deployment=setup) if stack else None
     print_estimate(estimated, plain, format_, data=digest(root_of(root)), operators=operators, explain=explain)
@@ -129,7 +129,7 @@ def plan(
 ) -> None:
     """Find the stacks of techniques that bring a goal down most, and why the others lost. Exit 1: no limit is kept.
 
-    lvlm-atlas plan --model qwen2.5-vl-7b --hardware h200 --workload images-20 --goal ttft --slo tpot=0.003
+    lvlm-atlas plan --model qwen2.5-vl-7b --hardware h200 --workload images-20 --goal ttft --slo tpot=0.006
     """
     from lvlm_atlas.atlas.edition import digest
     from lvlm_atlas.cli.plan import print_plan
@@ -140,7 +140,7 @@ def plan(
     best = planner.plan(
         model, hardware, request.to_workload(planner), goal=goal, slo=limits(slo or ()), also=also or (),
         training=training, max_techniques=most, risk=risk, require=require, exclude=exclude, settings=setting or (),
-        milder=milder, described=described, deployment=deployment.to_deployment(with_limits=bool(slo)),
+        milder=milder, described=described, deployment=deployment.to_deployment(planner, with_limits=bool(slo)),
     )  # fmt: skip
     print_plan(best, format_, data=digest(root_of(root)))
 
@@ -169,7 +169,7 @@ def interactions(
     from lvlm_atlas.planner.planner import Planner
 
     planner = Planner(root_of(root))
-    workload, setup = request.to_workload(planner), deployment.to_deployment()
+    workload, setup = request.to_workload(planner), deployment.to_deployment(planner)
     pair = planner.interactions(one, two, model, hardware, workload, deployment=setup)
     print_pair(pair, format_, data=digest(root_of(root)))
 
@@ -211,12 +211,20 @@ def sweep(
     ] = None,
     tp: Annotated[str | None, typer.Option(help="Devices that share each layer, such as 1,2.")] = None,
     pp: Annotated[str | None, typer.Option(help="Groups of layers on devices of their own, such as 1,2.")] = None,
-    weight_dtype: Annotated[str | None, typer.Option(help="Types of the weights, such as bf16,fp8.")] = None,
+    weight_dtype: Annotated[
+        str | None, typer.Option(help="Types of weights: bf16,fp8,awq,llm=int4-g128+head=fp8.")
+    ] = None,
     activation_dtype: Annotated[str | None, typer.Option(help="Types of the activations.")] = None,
     kv_dtype: Annotated[str | None, typer.Option(help="Types of the cache.")] = None,
     attention: Annotated[str | None, typer.Option(help="fused, materialised, or both with a comma.")] = None,
     efficiency: Annotated[
         str | None, typer.Option(help="Presets: ideal, typical, survey.", autocompletion=words_of(presets))
+    ] = None,
+    runtime: Annotated[
+        str | None,
+        typer.Option(
+            help="Software in place of a preset, such as vllm,transformers.", autocompletion=ids_of("runtime")
+        ),
     ] = None,
     price: Annotated[list[str] | None, typer.Option(help="DEVICE=USD for an hour; repeat it.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for Parquet files, or one file NAME.parquet.")] = Path("results"),
@@ -246,7 +254,7 @@ def sweep(
         batches=numbers("--batch", batch),
         deployments=axes(
             tp=tp, pp=pp, weight_dtype=weight_dtype, activation_dtype=activation_dtype, kv_dtype=kv_dtype,
-            attention=attention, efficiency=efficiency,
+            attention=attention, efficiency=efficiency, runtime=runtime, root=root,
         ),
         root=root if root is None else root_of(root),
         engine=engine,

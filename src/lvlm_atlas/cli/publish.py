@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +20,17 @@ from lvlm_atlas.cli.options import (
     opened,
     root_of,
 )
+
+if TYPE_CHECKING:
+    from lvlm_atlas.graph.knowledge import KnowledgeBase
+
+PythonInPage = Annotated[
+    bool | None,
+    typer.Option(
+        "--python/--no-python",
+        help="Put the program itself into the site, to run in a page; default: where npm can fetch an interpreter.",
+    ),
+]
 
 publish = typer.Typer()
 PANEL = "Publish"
@@ -85,13 +96,15 @@ def build(
     url: SiteUrl = None,
     repository: Repository = None,
     engine: SiteEngine = "mkdocs",
+    python: PythonInPage = None,
     root: Root = None,
 ) -> None:
     """Build the site. Needs the site extra."""
     from lvlm_atlas.site.build import build as run
     from lvlm_atlas.site.published import published
 
-    built = run(opened(root), out, published=published(url, repository), engine=engine)
+    kb = opened(root)
+    built = run(kb, out, published=published(url, repository), engine=engine, python=_python(kb, python))
     typer.echo(f"built {built}")
 
 
@@ -99,10 +112,29 @@ def build(
 def serve(
     port: Annotated[int, typer.Option(envvar="PORT", min=0, max=65535, help="0 takes a free one.")] = 8000,
     out: SiteFolder = Path("build/site"),
+    python: PythonInPage = None,
     root: Root = None,
 ) -> None:
     """Build the site and serve it on this machine. Needs the site extra."""
     from lvlm_atlas.site.build import build as run
     from lvlm_atlas.site.serve import serve as start
 
-    start(run(opened(root), out), port)
+    kb = opened(root)
+    start(run(kb, out, python=_python(kb, python)), port)
+
+
+def _python(kb: KnowledgeBase, wanted: bool | None) -> bool:
+    """Whether the program goes into the site: as asked, else where an interpreter for it can be fetched."""
+    if wanted is not None:
+        return wanted
+    from lvlm_atlas.fault import AtlasError
+    from lvlm_atlas.site.build import source_of
+    from lvlm_atlas.site.python.fetch import fetch
+    from lvlm_atlas.site.python.pins import pins
+
+    try:
+        fetch(pins(source_of(kb.atlas.root)))
+    except AtlasError as error:
+        typer.echo(f"the site comes without Python in it: {error}", err=True)
+        return False
+    return True

@@ -57,6 +57,20 @@ def workloads(
 
 
 @records.command(rich_help_panel=PANEL)
+def runtimes(
+    id_: Annotated[str | None, one_of("runtime")] = None,
+    format_: Format = Listing.table,
+    root: Root = None,
+) -> None:
+    """List the runtimes whose kernels and host estimates can take; json holds their whole records."""
+    from lvlm_atlas.atlas.shelves import shelves
+    from lvlm_atlas.cli.catalog import RUNTIME_COLUMNS, runtime_rows
+    from lvlm_atlas.cli.output import print_rows
+
+    print_rows(list(runtime_rows(shelves(root_of(root)), id_, format_)), RUNTIME_COLUMNS, format_)
+
+
+@records.command(rich_help_panel=PANEL)
 def systems(
     id_: Annotated[str | None, one_of("system")] = None,
     format_: Format = Listing.table,

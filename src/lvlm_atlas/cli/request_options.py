@@ -121,14 +121,30 @@ class DeploymentOptions(OptionGroup):
     tensor_parallel: Annotated[int, typer.Option("--tp", help="Devices that share each layer.")] = 1
     pipeline_parallel: Annotated[int, typer.Option("--pp", help="Groups of layers, each on devices of its own.")] = 1
     weight_dtype: Annotated[
-        str | None, typer.Option("--weight-dtype", help="Type of the weights; default: the model's.")
+        str | None,
+        typer.Option(
+            "--weight-dtype",
+            help="Type of all weights, such as fp8; of a checkpoint: awq, int4-g64, llm=int4-g128,head=fp8. "
+            "Default: the model's.",
+        ),
     ] = None
     activation_dtype: Annotated[
         str | None,
-        typer.Option("--activation-dtype", help="Type in which products are computed; default: the model's."),
+        typer.Option(
+            "--activation-dtype",
+            help="Type in which products are computed, such as fp8, or fp16-acc16, which sums in FP16. "
+            "Default: the model's.",
+        ),
     ] = None
     kv_dtype: Annotated[
-        str | None, typer.Option("--kv-dtype", help="Type of the cache; default: the activations'.")
+        str | None,
+        typer.Option("--kv-dtype", help="Type of the cache, such as fp8 or int4-g32; default: the activations'."),
+    ] = None
+    token_budget: Annotated[
+        int | None,
+        typer.Option(
+            "--token-budget", help="Most tokens of a pass over prompts, as servers split them: bounds memory."
+        ),
     ] = None
     attention: Annotated[
         Kernel, typer.Option("--attention", help="Whether prefill attention writes its scores out.")
@@ -140,25 +156,42 @@ class DeploymentOptions(OptionGroup):
         str | None,
         typer.Option(
             "--efficiency",
-            help="How near to the peaks: ideal (default), typical (default with --slo) or survey.",
+            help="How near to the peaks: ideal (default), survey, or typical: --runtime vllm (default with --slo).",
             autocompletion=words_of(presets),
         ),
     ] = None
+    runtime: Annotated[
+        str | None,
+        typer.Option(
+            "--runtime",
+            help="Software whose kernels and host to take, such as vllm; `lvlm-atlas runtimes` lists them.",
+            autocompletion=ids_of("runtime"),
+        ),
+    ] = None
+    image_rate: Annotated[
+        float | None,
+        typer.Option("--image-rate", help="Megapixels of images that the host decodes and resizes a second."),
+    ] = None
+    video_rate: Annotated[
+        float | None, typer.Option("--video-rate", help="Megapixels of frames of video files that it decodes a second.")
+    ] = None
     price_usd_h: Annotated[float | None, typer.Option("--price", help="USD for an hour of one device.")] = None
 
-    def to_deployment(self, *, with_limits: bool = False) -> Deployment:
+    def to_deployment(self, planner: Planner, *, with_limits: bool = False) -> Deployment:
         """How the model is run, as the engine takes it.
 
         Args:
+            planner: the catalog, which knows the runtimes.
             with_limits: whether limits are to be kept, which is a question about software as it is.
 
         Raises:
             AtlasError: as of `roofline.deployment.Deployment`.
         """
-        from lvlm_atlas.roofline.deployment import Deployment, efficiency_named
+        from lvlm_atlas.roofline.deployment import Deployment
 
         values = asdict(self)
         values["unused_layers"] = not values.pop("skip_unused_layers")
         values["attention"] = self.attention.value
-        values["efficiency"] = efficiency_named(self.efficiency or ("typical" if with_limits else "ideal"))
-        return Deployment(**values)
+        runtime, efficiency = values.pop("runtime"), values.pop("efficiency")
+        pace = efficiency or ("typical" if with_limits else None if runtime else "ideal")
+        return planner.paced(Deployment(**values), efficiency=pace, runtime=runtime)

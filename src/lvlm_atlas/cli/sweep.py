@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import typer
 from lvlm_atlas.cli.options import Listing
 from lvlm_atlas.cli.output import print_rows
 from lvlm_atlas.fault import AtlasError
-from lvlm_atlas.roofline.deployment import Deployment, efficiency_named
+from lvlm_atlas.planner.planner import Planner
+from lvlm_atlas.roofline.deployment import Deployment
 from lvlm_atlas.sweep.engines import GO_ON
 from lvlm_atlas.sweep.grid import deployments
 from lvlm_atlas.sweep.runner import Summary, sweep
@@ -55,19 +57,33 @@ def numbers(option: str, text: str | None) -> list[int]:
 
 
 def axes(
-    *, tp: str | None, pp: str | None, attention: str | None, efficiency: str | None, **dtypes: str | None
+    *,
+    tp: str | None,
+    pp: str | None,
+    attention: str | None,
+    efficiency: str | None,
+    runtime: str | None,
+    root: Path | None,
+    **dtypes: str | None,
 ) -> tuple[Deployment, ...]:
     """Deployments with every combination of the values, each text holding some with commas between.
 
     Raises:
         AtlasError: a value is none that a deployment may have.
     """
-    return deployments(
+    planner = Planner(root)
+    paces = [planner.paced(Deployment(), efficiency=name) for name in words(efficiency)]
+    paces += [planner.paced(Deployment(), runtime=name) for name in words(runtime)]
+    plain = deployments(
         tensor_parallel=numbers("--tp", tp),
         pipeline_parallel=numbers("--pp", pp),
         attention=words(attention),
-        efficiency=[efficiency_named(name) for name in words(efficiency)],
         **{name: words(text) for name, text in dtypes.items()},
+    )
+    return tuple(
+        replace(each, efficiency=pace.efficiency, runtime=pace.runtime)
+        for each in plain
+        for pace in paces or (Deployment(),)
     )
 
 

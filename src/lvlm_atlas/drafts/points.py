@@ -14,7 +14,8 @@ _CONTEXTS = "lvlm_atlas.reference.lvlm.contexts"
 _PASSED_ON = ("patches", "tokens", "sequence", "entries", "frames_F3HW")
 """What a technique is given and returns as it is if it does nothing."""
 _UNCHANGED = {
-    "Blocks | Pairs | Window | Replacement | None": "None", "Tensor | None": "None", "bool": "False",
+    "Blocks | Pairs | Window | Replacement | None": "None", "Tensor | None": "None", "Projecting | None": "None",
+    "bool": "False",
     "Result": "at.ask(at.run.request)",
 }  # fmt: skip
 """What else leaves a run as it is, by the type that is returned."""

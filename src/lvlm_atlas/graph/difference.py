@@ -12,7 +12,7 @@ from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.graph.knowledge import KnowledgeBase
 
 Change = Literal["added", "removed", "changed"]
-KINDS = ("techniques", "models", "hardware", "workloads", "systems", "vocabularies", "papers")
+KINDS = ("techniques", "models", "hardware", "workloads", "systems", "runtimes", "timings", "vocabularies", "papers")
 """Kinds of records that are compared, by their names in `Atlas`."""
 _APART = ("interactions", "reported")
 """Fields of techniques that are compared item by item, as edges and numbers."""
@@ -53,7 +53,7 @@ def _records(kind: str, old: Atlas, new: Atlas) -> Iterator[Difference]:
 
 
 def _title(record: Any) -> str:
-    return str(getattr(record, "summary", None) or getattr(record, "name", None) or getattr(record, "title", ""))
+    return str(next((text for name in ("summary", "name", "title") if (text := getattr(record, name, None))), ""))
 
 
 def _fields(record: Any) -> dict[str, Any]:

@@ -49,6 +49,8 @@ def to_json(kb: KnowledgeBase) -> str:
             for key, paper in atlas.papers.items()
         },
         "systems": {id_: s.model_dump(mode="json", by_alias=True) for id_, s in atlas.systems.items()},
+        "runtimes": {id_: r.model_dump(mode="json") for id_, r in atlas.runtimes.items()},
+        "timings": {id_: t.model_dump(mode="json") for id_, t in atlas.timings.items()},
         "measurements": {id_: m.model_dump(mode="json") for id_, m in atlas.measurements.items()},
     }
     return json.dumps(document, ensure_ascii=False, indent=1, sort_keys=True, allow_nan=False) + "\n"

@@ -135,7 +135,10 @@ class Interactions:
         ends = (self.technique(one).id, self.technique(two).id)
         if ends[0] == ends[1]:
             raise AtlasError(f"{one!r} and {two!r} are one technique; name two")
-        return verdict(self._joining(*ends))  # what a law derives settles nothing
+        pair = frozenset(ends)
+        if pair not in self._verdicts:
+            self._verdicts[pair] = verdict(self._joining(*ends))  # what a law derives settles nothing
+        return self._verdicts[pair]
 
     def _by_law(self, pairs: Iterable[tuple[str, ...]], kind: str | None = None) -> Iterator[Edge]:
         """What laws derive for pairs of start and end, unless an entry or a rule says as much or more of both."""
@@ -163,6 +166,10 @@ class Interactions:
         """The stored edges between two techniques."""
         known, other = (two, one) if two in self._of_one else (one, two)
         return tuple(edge for edge in self._touching(known) if edge.other(known) == other)
+
+    @cached_property
+    def _verdicts(self) -> dict[frozenset[str], Verdict]:
+        return {}
 
     @cached_property
     def _of_one(self) -> dict[str, tuple[Edge, ...]]:

@@ -13,7 +13,7 @@ from lvlm_atlas.rows import frame
 from lvlm_atlas.schema.technique import Technique
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     import networkx as nx
 
@@ -34,6 +34,11 @@ class KnowledgeBase(Interactions):
 
     It iterates over the techniques; `kb["fastv"]` is one of them, by id, former id, name or alias.
     """
+
+    @property
+    def techniques(self) -> Mapping[str, Technique]:
+        """Techniques by id, ids ascending."""
+        return self.atlas.techniques
 
     def __iter__(self) -> Iterator[Technique]:
         return iter(self.atlas.techniques.values())

@@ -431,7 +431,13 @@ class _End(Walk):
 
 
 def longest_rows(rows: float, tokens: Sequence[float]) -> float:
-    """Scores in the longest `rows` rows of the causal attention maps of layers with so many tokens, for one head."""
+    """Scores in the longest `rows` rows of the causal attention maps of layers with so many tokens, for one head.
+
+    A part of a row is that part of the next one.
+    """
+    if part := rows % 1:
+        whole = longest_rows(rows - part, tokens)
+        return whole + part * (longest_rows(rows - part + 1, tokens) - whole)
     lengths = [int(length) for length in tokens]
     wanted = min(int(rows), sum(lengths))
     if wanted <= 0:

@@ -47,7 +47,7 @@ def record(root: Path, workload: Workload, device: str, results: Iterable[SmokeR
         workload=workload,
         results=tuple(sorted(results, key=lambda r: r.technique)),
     )
-    for name in _numbered(stem):
+    for name in numbered(stem):
         path = folder / f"{name}.yaml"
         try:
             create_file(path, _yaml(measurement.model_copy(update={"id": name})))
@@ -63,7 +63,8 @@ def _yaml(measurement: Measurement) -> str:
     return f"# yaml-language-server: $schema=../../taxonomy/schema/measurement.json\n{body}"
 
 
-def _numbered(stem: str) -> Iterator[str]:
+def numbered(stem: str) -> Iterator[str]:
+    """Names for a record, the first free of which is taken."""
     yield stem
     number = 2
     while True:

@@ -17,7 +17,7 @@ from lvlm_atlas.planner.ranking import Ranking
 from lvlm_atlas.planner.reasons import Reasons
 from lvlm_atlas.planner.risk import RISKS
 from lvlm_atlas.planner.search import Search, Stack
-from lvlm_atlas.planner.shortage import misfit
+from lvlm_atlas.planner.shortage import too_large
 from lvlm_atlas.planner.warnings import shipments, vision_left, warnings
 from lvlm_atlas.roofline.costs import Costs
 from lvlm_atlas.roofline.estimate import Estimate, estimate
@@ -47,7 +47,7 @@ def plan(kb: KnowledgeBase, baseline: Estimate, objective: Objective) -> Plan:
     ranking = Ranking(costs, baseline, goal, also, limits, stacks)
     front = ranking.front()
     if not front:
-        raise AtlasError(f"{misfit(baseline)}; no stack changes that")
+        raise AtlasError(f"{too_large(baseline)}; no stack changes that")
     reasons = Reasons(search, ranking, front)
     return Plan(
         goal=goal,

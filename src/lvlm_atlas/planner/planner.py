@@ -13,6 +13,7 @@ from lvlm_atlas.roofline.deployment import IDEAL, TYPICAL, Deployment, efficienc
 from lvlm_atlas.roofline.device import Device
 from lvlm_atlas.roofline.estimate import Estimate, estimate
 from lvlm_atlas.roofline.model import Model
+from lvlm_atlas.roofline.runtime import Runtime
 from lvlm_atlas.roofline.workload import Workload
 from lvlm_atlas.specs.records import device_spec, model_spec, workload_spec
 
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from lvlm_atlas.planner.plan import Plan
     from lvlm_atlas.roofline.transform import Applied
     from lvlm_atlas.specs.stack import Choice
+
+
+DEFAULT_RUNTIME = "vllm"
+"""The runtime that `typical` stands for where none is named: a server, and the one with most timings."""
 
 
 class Planner:
@@ -145,6 +150,7 @@ class Planner:
         *,
         stack: str | Sequence[str | Choice] = (),
         efficiency: str | None = None,
+        runtime: str | Runtime | None = None,
         deployment: Deployment | None = None,
     ) -> Estimate:
         """What a request costs: see `roofline.estimate.estimate`.
@@ -154,16 +160,53 @@ class Planner:
             hardware: a device's id or alias, such as `h200`.
             workload: its id, such as `images-20`; `request` makes others.
             stack: techniques, such as `fastv:keep_ratio=0.5+kivi`, or a list of such.
-            efficiency: how near to the peaks: `ideal`, `typical` or `survey`; None: as the deployment says.
+            efficiency: how near to the peaks: `ideal`, `survey`, or `typical`, which stands for the default runtime;
+                None: as the deployment says.
+            runtime: the software whose kernels and host to take, such as `vllm`; None: as the deployment says.
             deployment: how the model is run; None: released types, one device, ideal kernels.
 
         Raises:
             AtlasError: a name is unknown, a number is no such number, or the stack is in conflict.
         """
-        if efficiency is not None:
-            deployment = replace(deployment or Deployment(), efficiency=efficiency_named(efficiency))
+        if efficiency is not None or runtime is not None:
+            deployment = self.paced(deployment or Deployment(), efficiency=efficiency, runtime=runtime)
         spec, request = self.model(model), self.workload(workload)
         return estimate(spec, self.device(hardware), request, deployment, self._stacked(stack, spec, request))
+
+    def paced(
+        self, deployment: Deployment, *, efficiency: str | None = None, runtime: str | Runtime | None = None
+    ) -> Deployment:
+        """A deployment at the pace of a preset or of a runtime.
+
+        Args:
+            deployment: the deployment.
+            efficiency: `ideal`, `survey`, or `typical`, which stands for `DEFAULT_RUNTIME` if no other is named; of a
+                catalog without it, for general factors. None: as the deployment says.
+            runtime: the runtime; None: none.
+
+        Raises:
+            AtlasError: a name is unknown, or both a runtime and a preset that is none are named.
+        """
+        preset = efficiency_named(efficiency) if efficiency is not None else deployment.efficiency
+        if runtime is not None and efficiency not in (None, TYPICAL.name):
+            raise AtlasError(f"runtime and efficiency {efficiency!r} are both given; leave one of the two out")
+        if runtime is None and efficiency == TYPICAL.name and DEFAULT_RUNTIME in self.atlas.runtimes:
+            runtime = DEFAULT_RUNTIME
+        if runtime is not None:
+            preset = TYPICAL
+        return replace(deployment, efficiency=preset, runtime=None if runtime is None else self.runtime(runtime))
+
+    def runtime(self, runtime: str | Runtime) -> Runtime:
+        """The runtime of that id or alias.
+
+        Raises:
+            AtlasError: there is none.
+        """
+        if not isinstance(runtime, str):
+            return runtime
+        from lvlm_atlas.specs.runtime import runtime_spec
+
+        return runtime_spec(self.atlas.runtime(runtime), self.atlas.runtime)
 
     def _stacked(self, stack: str | Sequence[str | Choice], model: Model, request: Workload) -> tuple[Applied, ...]:
         if not stack:
@@ -217,7 +260,7 @@ class Planner:
         from lvlm_atlas.planner.objective import Objective
         from lvlm_atlas.planner.optimiser import plan
 
-        deployment = deployment or Deployment(efficiency=TYPICAL if slo else IDEAL)
+        deployment = deployment or self.paced(Deployment(), efficiency=(TYPICAL if slo else IDEAL).name)
         baseline = self.estimate(model, hardware, workload, deployment=deployment)
         objective = Objective(
             goal=goal, slo=slo or {}, also=also, max_techniques=max_techniques, training=training, risk=risk,

@@ -46,7 +46,7 @@ class Ranking:
 
     def fits(self, cost: Cost) -> bool:
         """Whether a device holds it."""
-        return cost.device_byte <= self.baseline.device.memory_byte
+        return cost.device_byte <= self.baseline.usable_byte
 
     def value(self, metric: Metric, cost: Cost) -> float:
         """A metric of a cost, in the metric's unit: in proportion to that of the request without techniques."""

@@ -72,7 +72,7 @@ class Reasons:
         ranking, goal = self.ranking, self.ranking.goal
         costs = [ranking.costs.of(each.bits) for each in (better, stack)]
         values = [goal.shown(ranking.value(goal, cost)) for cost in costs]
-        against = f"{values[0]} against {values[1]}"
+        against = f"{values[0]} instead of {values[1]}"
         if ranking.steps(costs[0]) == ranking.steps(costs[1]):
             yield f"{goal.name} within {share(STEP)}" + ("" if values[0] == values[1] else f", {against}")
         else:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from lvlm_atlas.roofline.deployment import BITS, Deployment
+from lvlm_atlas.roofline.deployment import BITS, Deployment, Efficiency
 from lvlm_atlas.roofline.device import Device
 from lvlm_atlas.roofline.layout import Layout
+from lvlm_atlas.roofline.runtime import Host, Runtime
 from lvlm_atlas.roofline.transform import Applied
-from lvlm_atlas.roofline.units import share
+from lvlm_atlas.roofline.units import seconds, share
 from lvlm_atlas.roofline.workload import Workload
 
 
@@ -16,23 +17,41 @@ def assumptions(
     lay: Layout, device: Device, workload: Workload, deployment: Deployment, dtype: str, stack: Sequence[Applied]
 ) -> tuple[str, ...]:
     """What the numbers take for granted, one sentence each."""
-    llm, efficiency = lay.model.llm, deployment.efficiency
+    llm, efficiency, runtime = lay.model.llm, deployment.efficiency, deployment.runtime
     said = [
-        f"Efficiency `{efficiency.name}`: {share(efficiency.compute)} of {device.peak_flop_s[dtype] / 1e12:g} TFLOP/s "
-        f"(dense {dtype}), {share(efficiency.bandwidth)} of {device.bandwidth_byte_s / 1e9:g} GB/s, "
-        f"{efficiency.kernel_floor_s * 1e6:g} µs a kernel.",
-        f"Weights {lay.weight_byte * 8:g} bits, activations {lay.activation_byte * 8:g}, cache {lay.kv_byte * 8:g}; "
+        *(
+            _of_runtime(runtime, deployment.host, device, dtype)
+            if runtime
+            else (_of_efficiency(efficiency, device, dtype),)
+        ),
+        f"Weights {_bits(lay)}, activations {lay.activation_byte * 8:g}, cache {lay.kv_byte * 8:g}; "
         f"batch {workload.batch}; {_devices(deployment)}.",
         "Prefill attention writes its scores to memory and computes the whole square."
         if lay.materialised
         else "Prefill attention is fused: no score matrix in memory, nothing computed above the causal mask.",
-        "Text tokens are those given: markers around images count as text. The output matrix runs for the last "
-        "position only.",
+        "Text tokens are those given: markers around images count as text. The output matrix runs for "
+        + ("all positions of the first prompt." if lay.logits_of_all else "the last position only."),
         "Vision tokens attend causally like text."
         + ("" if llm.context else " Whether the model's context holds them all is not checked: its record has none."),
         "A decoding step costs what it costs at the mean length of the cache; stages follow one another, without "
         "queue.",
     ]
+    if lay.weights.of_all:
+        said.append(
+            f"All weights are {lay.weights}, encoder, embeddings and norms among them, without scales: a bound. "
+            "Released checkpoints keep most of these in 16 bits; `--weight-dtype awq` or `llm=fp8` counts that."
+        )
+    said.append(
+        f"Activations are those of a pass over {deployment.pass_tokens:,} tokens, times those of whole prompts."
+        if deployment.pass_tokens
+        else "Activations are those of one pass over all prompts of the batch."
+    )
+    if rates := [
+        f"{what} at {rate:g} megapixels a second"
+        for what, rate in (("images", deployment.image_rate), ("all frames of video files", deployment.video_rate))
+        if rate
+    ]:
+        said.append(f"Before the encoder the host decodes {' and '.join(rates)}, one after the other.")
     if lay.encoder_layers > lay.model.encoder.layers_needed:
         said.append(
             f"The encoder runs all {lay.encoder_layers} layers, as transformers does; the features used come from "
@@ -55,18 +74,73 @@ def assumptions(
         )
     if BITS.get(lay.compute_dtype, 16) == 16 and dtype != lay.compute_dtype:
         said.append(f"{device.name} has no {lay.compute_dtype}; {dtype} runs in its place.")
-    if efficiency.kv_traffic != 1:
-        said.append(f"Each cached byte moves {efficiency.kv_traffic:.3g} times when a step reads it.")
-    said.append(_memory(device))
+    if (faster := f"{dtype.replace('bf16', 'fp16')}-acc16") in device.peak_flop_s:
+        said.append(
+            f"Products are summed in FP32; software that sums in FP16 reaches up to "
+            f"{device.peak_flop_s[faster] / 1e12:g} TFLOP/s (--activation-dtype {faster}) and may take less time."
+        )
+    if lay.kv_traffic != 1:
+        said.append(f"Each cached byte moves {lay.kv_traffic:.3g} times when a step reads it.")
+    if llm.window and any(each.cache_bits for each in stack):
+        said.append(
+            f"The {len(llm.local_layers)} layers that look back {llm.window:,} tokens are quantised like the others; "
+            "entries kept exact count within the window; software that leaves such layers whole caches more."
+        )
+    said.append(_memory(device, deployment.memory_share))
     said.append("Energy is time at the thermal design power: an upper bound.")
     return (*said, *_of_effects(stack), *(text for each in stack for text in each.assumptions))
 
 
-def _memory(device: Device) -> str:
-    """Whose figure the capacity is."""
+def _bits(lay: Layout) -> str:
+    """How many bits a weight takes, part by part where they differ."""
+    types = lay.weights.types
+    if len(set(types.values())) == 1:
+        return f"{types['llm'].bits:g} bits"
+    narrow = {part: each for part, each in types.items() if each != types["other"]}
+    return f"{lay.weights} ({', '.join(f'{part} {each.bits:.3g}' for part, each in narrow.items())} bits with scales)"
+
+
+def _of_efficiency(efficiency: Efficiency, device: Device, dtype: str) -> str:
+    return (
+        f"Efficiency `{efficiency.name}`: {share(efficiency.compute)} of {_peaks(device, dtype)[0]}, "
+        f"{share(efficiency.bandwidth)} of {_peaks(device, dtype)[1]}, {efficiency.kernel_floor_s * 1e6:g} µs a kernel."
+    )
+
+
+def _of_runtime(runtime: Runtime, host: Host, device: Device, dtype: str) -> Iterator[str]:
+    """What the runtime's record takes for granted."""
+    law = runtime.law("linear")
+    flop_s, byte_s = _peaks(device, dtype)
+    yield (
+        f"Runtime `{runtime.id}` ({runtime.versions}): products reach {share(law.compute)} of {flop_s} and "
+        f"{share(law.bandwidth)} of {byte_s}{f', {law.start_s * 1e6:.3g} µs a kernel' if law.start_s else ''}."
+    )
+    yield f"Its times: {runtime.fitted}."
+    costs = {
+        "a request": host.request_s, "an image": host.image_s, "a megapixel": host.megapixel_s, "a pass": host.step_s,
+        "a layer": host.layer_s, "an encoder layer": host.encoder_layer_s,
+    }  # fmt: skip
+    if named := [f"{seconds(cost)} {name}" for name, cost in costs.items() if cost]:
+        hidden = "; kernels are started while the device works" if host.hides and host.layer_s else ""
+        yield f"The host takes {', '.join(named)}{hidden}."
+    if host.chunk_token:
+        yield f"Prompts are read {host.chunk_token:,} tokens at a time."
+
+
+def _peaks(device: Device, dtype: str) -> tuple[str, str]:
+    """The peaks of a device, in words."""
+    flop_s = f"{device.peak_flop_s[dtype] / 1e12:g} TFLOP/s (dense {dtype})"
+    return flop_s, f"{device.bandwidth_byte_s / 1e9:g} GB/s"
+
+
+def _memory(device: Device, taken: float) -> str:
+    """Whose figure the capacity is, and how much of it is taken."""
+    part = f" Software takes {share(taken)} of it." if taken < 1 else ""
     if not device.memory_source:
-        return f"Memory is the vendor's {device.memory_byte / 1e9:g} GB; what software finds is not in the record."
-    return f"Memory is what software finds, {device.memory_byte / 2**30:.2f} GiB ({device.memory_source})."
+        return (
+            f"Memory is the vendor's {device.memory_byte / 1e9:g} GB; what software finds is not in the record.{part}"
+        )
+    return f"Memory is what software finds, {device.memory_byte / 2**30:.2f} GiB ({device.memory_source}).{part}"
 
 
 def _devices(deployment: Deployment) -> str:

@@ -110,16 +110,17 @@ def _byte(layout: Layout, cached: Cached, layer: CacheLayer, entries: float, vis
     """Bytes of so many entries, and of the vision entries among them."""
     llm = layout.model.llm
     bits, vision_bits = stored_bits(cached, layer, entries, vision, layout.kv_byte)
-    byte = _channels_byte(llm, bits)
+    byte = _channels_byte(llm, bits, layer.place.wide)
     alike = layer.stored[0] == layer.stored[1]
-    return byte, _part(byte, vision, entries) if alike else _channels_byte(llm, vision_bits)
+    return byte, _part(byte, vision, entries) if alike else _channels_byte(llm, vision_bits, layer.place.wide)
 
 
-def _channels_byte(llm: Llm, bits: float) -> float:
+def _channels_byte(llm: Llm, bits: float, wide: bool) -> float:
     """Bytes of all channels of a layer. One latent stands for key and value of all heads."""
     if llm.latent:
         return bits / 2 / 8 * (llm.latent.kv_lora_rank + llm.latent.rope_dim)
-    return bits / 8 * llm.kv_heads * llm.head_dim
+    heads = llm.heads_at(wide)
+    return bits / 8 * heads.kv_heads * heads.head_dim
 
 
 def _part(byte: float, vision: float, entries: float) -> float:

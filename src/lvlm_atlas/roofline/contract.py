@@ -27,6 +27,7 @@ def contract(estimate: Estimate, *, operators: bool = False) -> dict[str, Any]:
         "kv_text_byte": memory.kv_byte - memory.kv_vision_byte,
         "kv_peak_byte": memory.kv_peak_byte,
         "weight_byte": memory.weight_byte,
+        "weight_part_byte": dict(memory.weights),
         "activation_byte": memory.activation_byte,
         "device_byte": memory.device_byte,
         "stages": {name: _stage(stage, estimate.deployment.devices) for name, stage in estimate.stages.items()},
@@ -43,11 +44,19 @@ def contract(estimate: Estimate, *, operators: bool = False) -> dict[str, Any]:
         "ridge_flop_per_byte": estimate.device.ridge(estimate.dtype),
         "fits": estimate.fits,
         "fits_at_once": estimate.fits_at_once,
+        "fits_tokens": estimate.fits_tokens,
+        "largest_batch": estimate.largest_batch,
         "context_tokens": estimate.context_tokens,
+        "prompt_tokens": estimate.prompt_tokens,
         "model_context_tokens": estimate.model.llm.context,
+        "prompt_fits": estimate.prompt_fits,
         "frames_read": estimate.frames_read[0],
         "frames_asked": estimate.frames_read[1],
         "image_sizes": [f"{each.width}x{each.height}" for each in estimate.workload.images],
+        "efficiency": None if estimate.deployment.runtime else estimate.deployment.efficiency.name,
+        "runtime": estimate.deployment.runtime.id if estimate.deployment.runtime else None,
+        "residual": estimate.residual,
+        "band": {name: _band(estimate, getattr(estimate, name)) for name in ("ttft_s", "tpot_s", "total_s")},
         "assumptions": list(estimate.assumptions),
     }
     if operators:
@@ -55,6 +64,11 @@ def contract(estimate: Estimate, *, operators: bool = False) -> dict[str, Any]:
             _operator(name, each) for name, stage in estimate.stages.items() for each in stage.operators
         ]
     return {key: whole(value) for key, value in found.items()}
+
+
+def _band(estimate: Estimate, time_s: float) -> list[float] | None:
+    band = estimate.band_s(time_s)
+    return None if band is None else list(band)
 
 
 def whole(value: Any) -> Any:

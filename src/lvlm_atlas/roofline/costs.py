@@ -9,25 +9,22 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 
+from lvlm_atlas.roofline.activations import Activations, activations, of_encoder
 from lvlm_atlas.roofline.deployment import Deployment
 from lvlm_atlas.roofline.device import Device
 from lvlm_atlas.roofline.dimensions import dimensions
+from lvlm_atlas.roofline.kind import prompt_layers
 from lvlm_atlas.roofline.layout import layout, machine
-from lvlm_atlas.roofline.memory import (
-    activation_byte,
-    encoder_activation_byte,
-    on_a_device,
-    request_share,
-    resident_byte,
-)
+from lvlm_atlas.roofline.memory import on_a_device, request_share, resident_byte
 from lvlm_atlas.roofline.model import Model
 from lvlm_atlas.roofline.overhead import extras
 from lvlm_atlas.roofline.pipeline import Walk
 from lvlm_atlas.roofline.stage import STAGES
-from lvlm_atlas.roofline.stages import HeldLayers, Part, Stages, Step
+from lvlm_atlas.roofline.stages import HeldLayers, Part, Stages, Step, host_s
 from lvlm_atlas.roofline.state import Answered, Cached, Encoded, Prefilled, Shares
 from lvlm_atlas.roofline.transform import Applied
 from lvlm_atlas.roofline.workload import Workload
@@ -76,6 +73,8 @@ class _Added:
     encoding_s: float
     prefilling_s: float
     step_s: float
+    host_s: tuple[float, float, float]
+    """The host's part of each of these."""
     device_byte: float
 
 
@@ -85,11 +84,18 @@ class _Decoding:
 
     steps: int
     """Tokens generated after the first of each answer."""
-    passes: float
-    """Passes of the model: plain steps, those of drafts in their share of one, and verifying passes."""
-    time_s: float
+    passes: tuple[tuple[float, float, float], ...]
+    """Passes of the model, by their kind: how many, the time of one, and the least that one takes. Plain steps, those
+    of drafts in their share of one, and verifying passes."""
     question_s: float
     """Time in which further questions are read."""
+
+    def time_s(self, added_s: float = 0.0, host_s: float = 0.0) -> float:
+        """Time of all passes, each of which takes so much longer, so much of it on the host."""
+        return sum(
+            number * max(time_s + added_s, floor_s + host_s if floor_s else 0.0)
+            for number, time_s, floor_s in self.passes
+        )
 
 
 class _Masks:
@@ -154,28 +160,45 @@ class Costs:
     def __init__(
         self, model: Model, device: Device, workload: Workload, deployment: Deployment, techniques: Sequence[Applied]
     ) -> None:
+        self._asked = deployment
         deployment = deployment.on(device.typical)
         self.workload, self.deployment, self.techniques = workload, deployment, techniques
-        self.memory_byte = device.memory_byte
         self.layout = layout(model, workload.batch, deployment)
-        self.walls, _ = machine(device, self.layout, deployment)
         self.dimensions = dimensions(self.layout, workload)
         self.stages = Stages(self.layout, workload)
         self.masks = _Masks(techniques)
-        self._parts: dict[Hashable, float] = {}
         # What a sub-stack leaves of the request, and how long that takes. Methods of the same names work them out.
         self._encoded = lru_cache(RECORDS)(self._encode)
         self._prefilled = lru_cache(RECORDS)(self._prefill)
         self._cached = lru_cache(RECORDS)(self._cache)
         self._answered = lru_cache(RECORDS)(self._answer)
         self._held = lru_cache(RECORDS)(self._hold_on_average)
+        self._held_byte = lru_cache(TIMES)(self._hold)
+        self._activations = lru_cache(TIMES)(self._activate)
+        self._encoder_byte = lru_cache(TIMES)(self._activate_encoder)
+        self._run_on(device)
+
+    def on(self, device: Device) -> Costs:
+        """The same stacks on another device. What they leave of the request is worked out once for both.
+
+        Raises:
+            AtlasError: as of `estimate`.
+        """
+        if self._asked.on(device.typical) != self.deployment:
+            return Costs(self.layout.model, device, self.workload, self._asked, self.techniques)
+        other = copy(self)
+        other._run_on(device)
+        return other
+
+    def _run_on(self, device: Device) -> None:
+        """Take the times of a device, of which none are known yet."""
+        self.memory_byte = device.memory_byte * self.deployment.memory_share
+        self.walls, _ = machine(device, self.layout, self.deployment)
+        self._parts: dict[Hashable, float] = {}
         self._encoding_s = lru_cache(TIMES)(self._time_encoding)
         self._prefilling_s = lru_cache(TIMES)(self._time_prefilling)
         self._decoding = lru_cache(TIMES)(self._decode)
         self._least_decoding = lru_cache(TIMES)(self._decode_at_least)
-        self._held_byte = lru_cache(TIMES)(self._hold)
-        self._activation_byte = lru_cache(TIMES)(self._activate)
-        self._encoder_byte = lru_cache(TIMES)(self._activate_encoder)
         self._attention_s = lru_cache(TIMES)(self._time_attention)
         self._added = lru_cache(TIMES)(self._add)
 
@@ -187,18 +210,23 @@ class Costs:
             memory: whether bytes are wanted; else `device_byte` comes out as what techniques keep alone.
         """
         masks = self.masks
-        encoding_s = self._encoding_s(stack & masks.encoding)
-        first_s = self._prefilling_s(stack & masks.prefilled)
+        encoding_s, encoding_floor_s = self._encoding_s(stack & masks.encoding)
+        first_s, first_floor_s = self._prefilling_s(stack & masks.prefilled)
         decoding = self._decoding(stack & masks.decoded)
-        step_s = kept_byte = 0.0
+        step_s = step_host_s = kept_byte = 0.0
         for index in _bits(stack & masks.overhead):
             added = self._added(index, stack & masks.before_overhead[index])
             encoding_s += added.encoding_s
             first_s += added.prefilling_s
             step_s += added.step_s
             kept_byte += added.device_byte
+            if any(added.host_s):
+                encoding_floor_s += added.host_s[0] if encoding_floor_s else 0.0
+                first_floor_s += added.host_s[1] if first_floor_s else 0.0
+                step_host_s += added.host_s[2]
         device_byte, share = self._memory(stack & masks.decoded, kept_byte) if memory else (kept_byte, 0.0)
-        decoding_s = decoding.time_s + decoding.passes * step_s
+        encoding_s, first_s = max(encoding_s, encoding_floor_s), max(first_s, first_floor_s)
+        decoding_s = decoding.time_s(step_s, step_host_s)
         return Cost(
             encoding_s, first_s + decoding.question_s, decoding_s, encoding_s + first_s,
             decoding_s / decoding.steps if decoding.steps else 0.0, device_byte, share,
@@ -220,10 +248,10 @@ class Costs:
         encoding_s = first_s = decoding_s = device_byte = share = 0.0
         steps = 0
         if "ttft_s" in figures or "total_s" in figures:
-            encoding_s = self._encoding_s(stack & masks.encoding)
+            encoding_s = max(self._encoding_s(stack & masks.encoding))
             prompt = stack & masks.prefilled
             if not rough or prompt.bit_count() <= SHARED:
-                first_s = self._prefilling_s(prompt)
+                first_s = max(self._prefilling_s(prompt))
         if "tpot_s" in figures or "total_s" in figures:
             steps, decoding_s = self._decoding_floor(stack, rough=rough)
         if rough and "device_byte" in figures:
@@ -240,23 +268,24 @@ class Costs:
         held = self._held_byte(stack)
         if kept_byte:
             held = {**held, "techniques": kept_byte}
-        return sum(held.values()), request_share(held, self.workload.batch, self.memory_byte)
+        passes = self._activations(stack & self.masks.tokens)
+        return sum(held.values()), request_share(held, passes, self.workload.batch, self.memory_byte)
 
     def _decoding_floor(self, stack: int, *, rough: bool) -> tuple[int, float]:
         """Tokens after the first of each answer, and a lower bound on the time of decoding them."""
         masks = self.masks
         least = self._least_decoding(stack & masks.answered if stack & masks.paced else 0)
-        time_s = least.time_s
+        attention_s = 0.0
         if not rough and stack & masks.drafts:
             # A draft changes the passes, and each attends to the cache at least as a plain step does.
-            time_s += least.passes * self._attention_s(stack & masks.decoded & ~masks.drafts)
-        return least.steps, time_s * ROUNDING
+            attention_s = self._attention_s(stack & masks.decoded & ~masks.drafts)
+        return least.steps, least.time_s(attention_s) * ROUNDING
 
     def _rough_byte(self, stack: int) -> float:
         """What one device must hold at least, without the cache."""
         tokens = stack & self.masks.tokens
         if tokens.bit_count() <= SHARED:
-            activation = self._activation_byte(tokens)
+            activation = self._activations(tokens).of(self.workload.batch)
         else:
             activation = self._encoder_byte(stack & self.masks.encoding)
         shares = self._answered(stack & self.masks.answered).shares if stack & self.masks.shares else Shares()
@@ -278,15 +307,20 @@ class Costs:
     def _answer(self, stack: int) -> Answered:
         return self._walk(stack).answered(self._encoded(stack & self.masks.entering))
 
-    def _time_encoding(self, stack: int) -> float:
-        return self._time_s(self.stages.encoding(self._encoded(stack)))
+    def _time_encoding(self, stack: int) -> tuple[float, float]:
+        """Time of encoding, and the least that it takes whatever techniques add."""
+        encoded = self._encoded(stack)
+        return self._time_s(self.stages.encoding(encoded)), self.stages.encoding_floor_s(encoded)
 
-    def _time_prefilling(self, stack: int) -> float:
-        return self._time_s(self.stages.prefilling(self._prefilled(stack)))
+    def _time_prefilling(self, stack: int) -> tuple[float, float]:
+        """The same of the first pass over the prompt."""
+        prefilled = self._prefilled(stack)
+        return self._time_s(self.stages.prefilling(prefilled)), self.stages.prefilling_floor_s(prefilled)
 
     def _decode(self, stack: int) -> _Decoding:
         cached, answered = self._cached(stack & self.masks.cached), self._answered(stack & self.masks.answered)
-        question_s = sum(each.times * self._time_s(each.parts) for each in self.stages.questions(cached, answered))
+        questions = self.stages.questions(cached, answered)
+        question_s = sum(each.times * max(self._time_s(each.parts), each.floor_s) for each in questions)
         held = self._held(stack & self.masks.cached, answered.output)
         return self._decoded(answered, self.stages.decoding(cached, answered, held), question_s)
 
@@ -298,11 +332,8 @@ class Costs:
         return self._decoded(answered, self.stages.decoding_but_attention(answered), 0.0)
 
     def _decoded(self, answered: Answered, steps: Iterable[Step], question_s: float) -> _Decoding:
-        times = [(step.times, self._time_s(step.parts)) for step in steps if step.times]
-        return _Decoding(
-            self.workload.turns * (answered.output - 1), sum(number for number, _ in times),
-            sum(number * time_s for number, time_s in times), question_s,
-        )  # fmt: skip
+        passes = tuple((step.times, self._time_s(step.parts), step.floor_s) for step in steps if step.times)
+        return _Decoding(self.workload.turns * (answered.output - 1), passes, question_s)
 
     def _time_attention(self, stack: int) -> float:
         """Mean time of a plain step's attention."""
@@ -314,14 +345,19 @@ class Costs:
         """What one device must hold, but for what techniques keep."""
         cached, answered = self._cached(stack & self.masks.cached), self._answered(stack & self.masks.answered)
         cache_byte = resident_byte(self.stages, cached, answered)
-        activation = self._activation_byte(stack & self.masks.tokens)
+        activation = self._activations(stack & self.masks.tokens).of(self.workload.batch)
         return on_a_device(self.layout, self.deployment, cache_byte, activation, 0, cached.shares)
 
-    def _activate(self, stack: int) -> float:
-        return activation_byte(self.stages, self._encoded(stack & self.masks.entering), self._prefilled(stack))
+    def _activate(self, stack: int) -> Activations:
+        encoded, layers = (
+            self._encoded(stack & self.masks.entering),
+            prompt_layers(self._prefilled(stack), self.stages.places),
+        )
+        return activations(self.layout, encoded, layers, self.deployment.pass_tokens)
 
     def _activate_encoder(self, stack: int) -> float:
-        return encoder_activation_byte(self.layout, self._encoded(stack))
+        one, most = of_encoder(self.layout, self._encoded(stack), self.deployment.pass_tokens)
+        return min(self.workload.batch * one, most)
 
     def _add(self, index: int, stack: int) -> _Added:
         """What a technique adds in a stack."""
@@ -329,11 +365,11 @@ class Costs:
         prefilled = self._prefilled(stack & self.masks.tokens)
         entries = self._cached(stack & self.masks.entries).entries
         added = [*extras(self.techniques[index], encoded, entries, self._answered(stack & self.masks.answered))]
-        encoding_s, prefilling_s, step_s = (
-            sum(map(self.walls.time_s, self.stages.added(stage, encoded, prefilled, added))) for stage in STAGES
-        )
+        works = [self.stages.added(stage, encoded, prefilled, added) for stage in STAGES]
+        encoding_s, prefilling_s, step_s = (sum(map(self.walls.time_s, each)) for each in works)
+        on_host = host_s(works[0]), host_s(works[1]), host_s(works[2])
         byte = self.layout.batch * sum(extra.memory_byte for extra in added) / self.deployment.devices
-        return _Added(encoding_s, prefilling_s, step_s, byte)
+        return _Added(encoding_s, prefilling_s, step_s, on_host, byte)
 
     def _time_s(self, parts: Iterable[Part]) -> float:
         """How long parts take; what those with a key take is remembered."""

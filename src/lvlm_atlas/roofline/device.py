@@ -17,7 +17,8 @@ class Device:
     name: str
     """Its name."""
     peak_flop_s: Mapping[str, float]
-    """Peak FLOP/s of matrix units by type of number (`fp16`, `bf16`, `fp8`, `int8`, …); a multiply-add counts 2."""
+    """Peak FLOP/s of matrix units by type of number (`fp16`, `bf16`, `fp8`, `int8`, …), with sums in FP32, or in FP16
+    (`fp16-acc16`, `fp8-acc16`); a multiply-add counts 2."""
     bandwidth_byte_s: float
     """Peak bandwidth of device memory."""
     memory_byte: float

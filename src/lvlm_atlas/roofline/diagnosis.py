@@ -13,8 +13,13 @@ _PARTS = {
     "elementwise": "norms, activations and residual sums",
     "link": "traffic between devices",
     "technique": "what techniques add",
+    "host": "the host",
 }
 """Kinds of operators, as readers call them."""
+_BOUNDS = {
+    "communication": "bound by the link", "launch": "bound by kernel launches", "host": "bound by the host",
+}  # fmt: skip
+"""What bounds a stage, where its name and `-bound` would not do."""
 
 
 def diagnosis(estimate: Estimate) -> str:
@@ -24,9 +29,7 @@ def diagnosis(estimate: Estimate) -> str:
     the operators that take most of the time.
     """
     stage = estimate.stages[estimate.bottleneck]
-    bound = {"communication": "bound by the link", "launch": "bound by kernel launches"}.get(
-        stage.bound, f"{stage.bound}-bound"
-    )
+    bound = _BOUNDS.get(stage.bound, f"{stage.bound}-bound")
     if stage.bound == "memory":
         said = _traffic(estimate, stage)
     else:

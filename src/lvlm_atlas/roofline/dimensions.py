@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
+from lvlm_atlas.roofline.host import file_s
 from lvlm_atlas.roofline.layout import Layout
 from lvlm_atlas.roofline.state import Limits
 from lvlm_atlas.roofline.vision import visual
@@ -28,6 +29,8 @@ class Dimensions:
     """Tokens asked for."""
     batch: int = 1
     """Requests processed together."""
+    file_s: float = 0.0
+    """Seconds in which the host decodes the files of a request, at the rates given."""
     encoder_layers: int
     """Encoder layers that run."""
     encoder_heads: int
@@ -69,7 +72,7 @@ def dimensions(layout: Layout, workload: Workload) -> Dimensions:
     return Dimensions(
         visual=lru_cache(VISUALS)(partial(visual, model, workload)),
         text_tokens=workload.text_tokens, output_tokens=workload.output_tokens,
-        batch=workload.batch,
+        batch=workload.batch, file_s=file_s(layout.host, workload),
         encoder_layers=layout.encoder_layers, encoder_heads=model.encoder.heads, encoder_hidden=model.encoder.hidden,
         layers=model.llm.layers, cross_layers=model.llm.cross_layers, heads=model.llm.heads,
         kv_heads=model.llm.kv_heads, head_dim=model.llm.head_dim, hidden=model.llm.hidden,

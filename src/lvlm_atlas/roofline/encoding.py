@@ -72,6 +72,7 @@ def _encoder(layout: Layout, shape: Patches, schedule: tuple[float, ...], densit
             flop=layers * 4 * count * pairs * width,
             activation_byte=layers * b * (4 * rows * width + (4 * scores if layout.materialised else 0)),
             kernels=layers * (3 if layout.materialised else 1), shards=shards,
+            law="window-attention" if windowed else "encoder-attention",
         )  # fmt: skip
         yield layout.linear("encoder.output", rows, width, encoder.hidden, layers, shards=shards)
         up = 2 if encoder.gated_mlp else 1
@@ -87,7 +88,8 @@ def _encoder(layout: Layout, shape: Patches, schedule: tuple[float, ...], densit
             kernels=layers, shards=shards,
         )  # fmt: skip
     through = sum(enters + other for enters in schedule[:-1])
-    yield from layout.all_reduce("encoder", count * through, encoder.hidden, layout.encoder_shards)
+    shards, layers_run = layout.encoder_shards, layout.encoder_layers
+    yield from layout.all_reduce("encoder", count * through, encoder.hidden, shards, layers_run)
 
 
 def _adapter(layout: Layout, encoded: Encoded) -> Iterator[Work]:
@@ -99,7 +101,11 @@ def _adapter(layout: Layout, encoded: Encoded) -> Iterator[Work]:
         yield from _resampler(layout, encoded, rows)
         return
     for index, (into, out) in enumerate(zip(adapter.widths, adapter.widths[1:], strict=False)):
-        yield layout.linear(f"adapter.linear_{index}", rows, into, out, adapter.copies, shards=layout.encoder_shards)
+        gate = adapter.gated and index == len(adapter.widths) - 3
+        yield layout.linear(
+            f"adapter.linear_{index}", rows, into, out, adapter.copies, shards=layout.encoder_shards,
+            matrices=2 if gate else 1,
+        )  # fmt: skip
 
 
 def _resampler(layout: Layout, encoded: Encoded, rows: float) -> Iterator[Work]:
@@ -117,6 +123,7 @@ def _resampler(layout: Layout, encoded: Encoded, rows: float) -> Iterator[Work]:
     yield Work(
         "adapter.attention", "attention", flop=4 * pairs * width,
         activation_byte=layout.activation_byte * (2 * rows + 2 * patches) * width, kernels=1,
+        law="encoder-attention",
     )  # fmt: skip
     yield layout.linear("adapter.output", rows, width, width)
     yield layout.linear("adapter.projection", rows, width, width)

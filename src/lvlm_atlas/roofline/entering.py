@@ -71,7 +71,8 @@ class Entering:
         (text,) = self.settle("text-tokens", (self._scalar("text-tokens", symbols["N_t"], "N_t", symbols, first),))
         symbols["N_t"], symbols["N"] = text, vision + text
         return Encoded(
-            visual=visual, encoder_patch=encoder_patch, encoder_density=density, encoder_flop=encoder_flop,
+            visual=visual, file_s=self.dimensions.file_s,
+            encoder_patch=encoder_patch, encoder_density=density, encoder_flop=encoder_flop,
             adapter_share=adapter_share, adapter_flop=adapter_flop, vision=vision,
             marker=float(visual.llm_token) if visual.cross_token else 0.0, text=round(text),
             symbols=symbols, first=first,

@@ -15,7 +15,7 @@ from lvlm_atlas.roofline.deployment import Deployment
 from lvlm_atlas.roofline.device import Device
 from lvlm_atlas.roofline.dimensions import dimensions
 from lvlm_atlas.roofline.layout import layout, machine
-from lvlm_atlas.roofline.memory import Memory, memory, request_share
+from lvlm_atlas.roofline.memory import Memory, largest_batch, memory, request_share
 from lvlm_atlas.roofline.model import Model
 from lvlm_atlas.roofline.operator import Operator
 from lvlm_atlas.roofline.pipeline import Walk
@@ -78,7 +78,7 @@ class Estimate:
         sums = (
             f"ttft {units.seconds(self.ttft_s)}, tpot {units.seconds(self.tpot_s)}, total {units.seconds(self.total_s)}"
         )
-        memory = f"{units.size(self.memory.device_byte)} of {units.size(self.device.memory_byte)}"
+        memory = f"{units.size(self.memory.device_byte)} of {units.size(self.usable_byte)}"
         return f"{markdown(columns, rows)}\n\nPredicted: {sums}, memory {memory}; {len(self.assumptions)} assumptions."
 
     def records(self) -> list[dict[str, Any]]:
@@ -102,7 +102,12 @@ class Estimate:
     @property
     def fits(self) -> bool:
         """Whether one device holds its part."""
-        return self.memory.device_byte <= self.device.memory_byte
+        return self.memory.device_byte <= self.usable_byte
+
+    @property
+    def usable_byte(self) -> float:
+        """What software takes of a device's memory."""
+        return self.device.memory_byte * self.deployment.memory_share
 
     @property
     def fits_at_once(self) -> int:
@@ -112,7 +117,20 @@ class Estimate:
     @property
     def request_share(self) -> float:
         """Share of what a device has left for requests that one takes: see `memory.request_share`."""
-        return request_share(self.memory.held, self.workload.batch, self.device.memory_byte)
+        memory = self.memory
+        return request_share(memory.held, memory.activations, self.workload.batch, self.usable_byte)
+
+    @property
+    def fits_tokens(self) -> int:
+        """Most tokens of such requests, answers included, whose entries one device caches at a time."""
+        share = self.request_share
+        return math.floor(self.context_tokens / share) if share else self.workload.batch * self.context_tokens
+
+    @property
+    def largest_batch(self) -> int:
+        """Most requests that the devices process together, activations included: see `memory.largest_batch`."""
+        memory = self.memory
+        return largest_batch(memory.held, memory.activations, self.workload.batch, self.usable_byte)
 
     @property
     def context_tokens(self) -> int:
@@ -122,10 +140,21 @@ class Estimate:
         return round(vision) + encoded.text + (turns - 1) * self.workload.text_tokens + turns * self.state.output
 
     @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the longest prompt that the LLM reads: all of that sequence but the last answer."""
+        return self.context_tokens - self.state.output
+
+    @property
     def exceeds_context(self) -> bool:
         """Whether that is more than the model's released configuration is for; False too where that is unknown."""
         context = self.model.llm.context
         return context is not None and self.context_tokens > context
+
+    @property
+    def prompt_fits(self) -> bool | None:
+        """Whether the prompt is within the model's context, so that a server takes it; None where that is unknown."""
+        context = self.model.llm.context
+        return None if context is None else self.prompt_tokens <= context
 
     @property
     def frames_read(self) -> tuple[int, int]:
@@ -142,6 +171,17 @@ class Estimate:
     def tokens_s(self) -> float:
         """Tokens generated a second while decoding, all requests together."""
         return self.workload.batch / self.tpot_s if self.tpot_s else math.inf
+
+    @property
+    def residual(self) -> float | None:
+        """How far times of the runtime were off, in the median, where they were left out of its fit; None: a bound or a
+        preset, or a runtime without timings.
+        """
+        return self.deployment.runtime.residual if self.deployment.runtime else None
+
+    def band_s(self, time_s: float) -> tuple[float, float] | None:
+        """Where half of the measured times are expected beside a predicted one; None as of `residual`."""
+        return None if self.residual is None else (time_s * max(0.0, 1 - self.residual), time_s * (1 + self.residual))
 
     @property
     def energy_j(self) -> float | None:
@@ -192,8 +232,14 @@ def estimate(
     work = Stages(lay, workload)
     added = {name: work.added(name, state.encoded, state.prefilled, state.extras) for name in STAGES}
 
-    encode = operators(walls, work.encoding(state.encoded, added["encoding"]))
-    first = operators(walls, work.prefilling(state.prefilled, added["prefilling"]))
+    encode = operators(
+        walls, work.encoding(state.encoded, added["encoding"]), work.encoding_floor_s(state.encoded, added["encoding"])
+    )
+    first = operators(
+        walls,
+        work.prefilling(state.prefilled, added["prefilling"]),
+        work.prefilling_floor_s(state.prefilled, added["prefilling"]),
+    )
     later = repeated(walls, work.questions(state.cached, state.answered))
     held = work.held(state.cached, state.output)
     decode = decoding(walls, work.decoding(state.cached, state.answered, held, added["decoding"]))

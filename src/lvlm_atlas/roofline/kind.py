@@ -22,6 +22,8 @@ class Place(NamedTuple):
     """Whether it attends to the vision tokens instead of to the sequence."""
     dense: bool
     """Whether its MLP is one, and not a mixture of experts."""
+    wide: bool = False
+    """Whether it has heads other than most layers, since it attends to everything."""
     linear: bool = False
     """Whether it keeps a state of constant size in place of a cache."""
 
@@ -74,7 +76,7 @@ def places(layout: Layout) -> tuple[Place, ...]:
     return tuple(
         Place(
             llm.window if layer in llm.local_layers else None, layer in llm.cross_layers, _is_dense(llm, layer),
-            layer in linear,
+            llm.global_heads is not None and layer not in llm.local_layers, layer in linear,
         )
         for layer in range(llm.layers)
     )  # fmt: skip

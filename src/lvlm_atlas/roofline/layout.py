@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.roofline.deployment import BITS, Deployment, dtype_named
 from lvlm_atlas.roofline.device import Device
 from lvlm_atlas.roofline.model import Model
-from lvlm_atlas.roofline.operator import Machine, Work
+from lvlm_atlas.roofline.operator import FEW_ROWS, LAWS, Machine, Walls, Work
+from lvlm_atlas.roofline.runtime import Host
+from lvlm_atlas.roofline.weights import Weights, number_type, weights_byte, weights_of
+
+WIDE_BYTE = 2.0
+"""Bytes of a weight that no runtime quantised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +26,18 @@ class Layout:
     model: Model
     batch: int
     """Requests processed together."""
-    weight_byte: float
-    """Bytes of a weight."""
+    weights: Weights
+    """Types of the weights, part by part."""
+    part_byte: Mapping[str, float]
+    """Bytes of the weights of each part."""
+    vision_byte: float
+    """Bytes of the weights of encoder and adapter."""
+    llm_byte: float
+    """Bytes of the weights of the LLM, embeddings included."""
     activation_byte: float
     """Bytes of an activation."""
     kv_byte: float
-    """Bytes of a cached number that is not quantised."""
+    """Bytes of a cached number that no technique quantises, its part of a scale included."""
     compute_dtype: str
     """Type whose peak the products reach."""
     materialised: bool
@@ -39,6 +52,15 @@ class Layout:
     """Devices that share each layer of the encoder: 1 where its heads cannot be split, so that each runs it whole."""
     encoder_layers: int
     """Encoder layers that run."""
+    logits_of_all: bool = False
+    """Whether the output matrix runs for all positions of the prompt."""
+    host: Host = field(default_factory=Host)
+    """What the host adds to each pass."""
+
+    @property
+    def weight_byte(self) -> float:
+        """Bytes of a weight of the LLM's layers."""
+        return self.weights.types["llm"].byte
 
     def linear(
         self, name: str, rows: float, into: int, out: int, layers: float = 1, *, shards: int = 1, matrices: int = 1,
@@ -57,15 +79,21 @@ class Layout:
             weights: matrices whose weights are read, where that differs from those used.
         """
         read = matrices if weights is None else weights
+        weight_byte = self.weights.byte(name)
         return Work(
             name, "linear",
             flop=layers * matrices * 2 * rows * into * out,
-            weight_byte=layers * read * into * out * self.weight_byte,
+            weight_byte=layers * read * into * out * weight_byte,
             activation_byte=layers * matrices * rows * (into + out) * self.activation_byte,
             kernels=layers * matrices, shards=shards,
+            **self._narrow(layers * matrices * 2 * min(rows, FEW_ROWS) * into * out, weight_byte),
         )  # fmt: skip
 
-    def all_reduce(self, part: str, rows: float, width: int, shards: int) -> list[Work]:
+    def _narrow(self, few_flop: float, weight_byte: float) -> dict[str, Any]:
+        """What sets a product with narrow weights apart from others."""
+        return {"law": "narrow", "few_flop": few_flop} if weight_byte < WIDE_BYTE else {}
+
+    def all_reduce(self, part: str, rows: float, width: int, shards: int, layers: float) -> list[Work]:
         """Two sums in each layer over all devices that share it, by rings; none where each is alone.
 
         Args:
@@ -73,10 +101,11 @@ class Layout:
             rows: rows of the hidden states, over all layers.
             width: their width.
             shards: devices that share a layer.
+            layers: how many layers there are.
         """
         byte = 2 * rows * width * self.activation_byte
         link = 2 * (shards - 1) / shards * byte
-        return [Work(f"{part}.all_reduce", "link", link_byte=link)] if shards > 1 else []
+        return [Work(f"{part}.all_reduce", "link", link_byte=link, kernels=2 * layers)] if shards > 1 else []
 
 
 def layout(model: Model, batch: int, deployment: Deployment) -> Layout:
@@ -95,23 +124,30 @@ def layout(model: Model, batch: int, deployment: Deployment) -> Layout:
             f"pipeline_parallel is {deployment.pipeline_parallel}; {model.name} has {model.llm.layers} layers, "
             "give that many at most"
         )
-    weight = dtype_named(deployment.weight_dtype or model.dtype)
+    types = weights_of(deployment, model)
+    parts = weights_byte(types, model)
+    weight = types.types["llm"].dtype
     activation = dtype_named(deployment.activation_dtype or (model.dtype if BITS[weight] <= 16 else weight))
-    kv = dtype_named(deployment.kv_dtype) if deployment.kv_dtype else activation
-    encoder = model.encoder
+    kv = number_type(deployment.kv_dtype or activation.removesuffix("-acc16"), "kv_dtype")
+    encoder, runtime = model.encoder, deployment.runtime
     return Layout(
         model=model,
         batch=batch,
-        weight_byte=BITS[weight] / 8,
+        weights=types,
+        part_byte=parts,
+        vision_byte=parts["encoder"] + parts["adapter"],
+        llm_byte=sum(byte for part, byte in parts.items() if part not in ("encoder", "adapter")),
         activation_byte=BITS[activation] / 8,
-        kv_byte=BITS[kv] / 8,
+        kv_byte=kv.byte,
         compute_dtype=activation,
         materialised=deployment.attention == "materialised",
-        kv_traffic=deployment.efficiency.kv_traffic,
+        kv_traffic=runtime.kv_traffic(heads / model.llm.kv_heads) if runtime else deployment.efficiency.kv_traffic,
         shards=shards,
         hops=deployment.pipeline_parallel - 1,
         encoder_shards=1 if encoder.heads % shards else shards,
         encoder_layers=encoder.layers if deployment.unused_layers else encoder.layers_needed,
+        logits_of_all=bool(runtime and runtime.logits_of_all),
+        host=deployment.host,
     )
 
 
@@ -129,17 +165,23 @@ def machine(device: Device, layout: Layout, deployment: Deployment) -> tuple[Mac
     if dtype not in device.peak_flop_s:
         known = ", ".join(device.peak_flop_s)
         raise AtlasError(f"{device.name} has no peak for activations of type {dtype}; give one of {known}")
-    efficiency = deployment.efficiency
     link = device.link_byte_s or device.host_link_byte_s
     if deployment.devices > 1 and link is None:
         raise AtlasError(
             f"{device.name} has no link to another device; give tensor_parallel and pipeline_parallel of 1"
         )
-    walls = Machine(
-        device.peak_flop_s[dtype] * efficiency.compute,
-        device.bandwidth_byte_s * efficiency.bandwidth,
-        efficiency.kernel_floor_s,
-        link or math.inf,
-        device.host_link_byte_s or math.inf,
-    )
-    return walls, dtype
+    walls = _walls(device.peak_flop_s[dtype], device.bandwidth_byte_s, deployment)
+    few = deployment.runtime.few_compute if deployment.runtime else None
+    few_flop_s = device.peak_flop_s[dtype] * few if few else math.inf
+    return Machine(walls, link or math.inf, device.host_link_byte_s or math.inf, few_flop_s), dtype
+
+
+def _walls(peak_flop_s: float, peak_byte_s: float, deployment: Deployment) -> dict[str, Walls]:
+    """The walls of each kind of operator: by the runtime's laws, else alike by the preset."""
+    runtime, efficiency = deployment.runtime, deployment.efficiency
+    if runtime is None:
+        alike = (peak_flop_s * efficiency.compute, peak_byte_s * efficiency.bandwidth, efficiency.kernel_floor_s)
+        return {**dict.fromkeys(LAWS, alike), "link": (*alike[:2], 0.0)}
+    laws = {name: runtime.law(name) for name in LAWS}
+    walls = {name: (peak_flop_s * law.compute, peak_byte_s * law.bandwidth, law.start_s) for name, law in laws.items()}
+    return {**walls, "link": (*walls["link"][:2], runtime.link_latency_s)}

@@ -26,13 +26,14 @@ def prompt_layer(layout: Layout, kv_layers: float, layer: PromptLayer, count: fl
     yield from projections(layout, place, length, count, queries=queries, kv_layers=kv_layers)
     if place.cross:
         yield from _cross_cache(layout, layout.batch * layer.vision, count)
-        yield _attention(layout, count, length, layer.vision, length * layer.vision)
+        yield _attention(layout, count, length, layer.vision, length * layer.vision, place.wide)
     elif place.linear:
         yield _delta_attention(layout, count, queries)
     elif layer.state:
         yield _state_attention(layout, count, queries, length, layer.state)
     else:
-        yield _attention(layout, count, queries, length, _prompt_pairs(layout, layer, queries, length) * layer.density)
+        pairs = _prompt_pairs(layout, layer, queries, length) * layer.density
+        yield _attention(layout, count, queries, length, pairs, place.wide)
     yield from mlp(layout, place, length, count, through=prompt_length(layout, layer, layer.mlp))
 
 
@@ -52,7 +53,7 @@ def prompt_links(layout: Layout, layers: PromptLayers) -> Iterator[Work]:
     """Traffic between devices of the pass over the prompt."""
     lengths = {layer: prompt_length(layout, layer) for layer in layers}
     rows = sum(_summed_rows(layout, layer) * count for layer, count in layers.items())
-    yield from links(layout, rows, max(lengths.values()))
+    yield from links(layout, rows, max(lengths.values()), sum(layers.values()))
 
 
 def prompt_length(layout: Layout, layer: PromptLayer, vision: float | None = None) -> float:
@@ -109,7 +110,8 @@ def projections(
     """
     llm, shards = layout.model.llm, layout.shards
     rows, keys_rows = layout.batch * (new if queries is None else queries), layout.batch * new
-    width = llm.heads * llm.head_dim
+    heads = llm.heads_at(place.wide)
+    width = llm.heads * heads.head_dim
     if place.linear and llm.linear:
         yield layout.linear("llm.linear_input", rows, llm.hidden, llm.linear.inner, count, shards=shards)
         width = llm.linear.value_heads * llm.linear.value_dim
@@ -130,10 +132,11 @@ def projections(
         gated = 2 if llm.output_gate else 1
         yield layout.linear("llm.query", rows, llm.hidden, gated * width, count, shards=shards)
         if not place.cross:
-            keys = llm.kv_heads * llm.head_dim
+            keys = heads.kv_heads * heads.head_dim
             yield layout.linear(
-                "llm.key_value", keys_rows, llm.hidden, keys, count * kv_layers, shards=shards, matrices=2
-            )
+                "llm.key_value", keys_rows, llm.hidden, keys, count * kv_layers, shards=shards,
+                matrices=heads.projections,
+            )  # fmt: skip
     yield layout.linear("llm.attention_output", rows, width, llm.hidden, count, shards=shards)
 
 
@@ -143,16 +146,17 @@ def _cross_cache(layout: Layout, rows: float, count: float) -> Iterator[Work]:
     yield layout.linear("llm.cross_key_value", rows, llm.hidden, keys, count, shards=layout.shards, matrices=2)
 
 
-def _attention(layout: Layout, count: float, queries: float, keys: float, pairs: float) -> Work:
-    """Attention over keys that the same pass has made."""
+def _attention(layout: Layout, count: float, queries: float, keys: float, pairs: float, apart: bool = False) -> Work:
+    """Attention over keys that the same pass has made; `apart` in a layer that has heads of its own."""
     llm, b = layout.model.llm, layout.activation_byte
     if llm.latent:
         wide = llm.heads * (llm.latent.nope_dim + llm.latent.rope_dim)
         narrow = llm.heads * llm.latent.v_dim
         flop, moved = 2 * pairs * (wide + narrow), (queries + keys) * (wide + narrow)
     else:
-        width = llm.heads * llm.head_dim
-        flop, moved = 4 * pairs * width, 2 * queries * width + 2 * keys * llm.kv_heads * llm.head_dim
+        heads = llm.heads_at(apart)
+        width = llm.heads * heads.head_dim
+        flop, moved = 4 * pairs * width, 2 * queries * width + 2 * keys * heads.kv_heads * heads.head_dim
     scores = 4 * queries * keys * llm.heads if layout.materialised else 0.0
     return Work(
         "llm.attention", "attention", flop=layout.batch * count * flop,
@@ -178,7 +182,7 @@ def _cached_attention(
         query, output = llm.latent.kv_lora_rank + llm.latent.rope_dim, llm.latent.kv_lora_rank
         flop, moved = 2 * pairs * llm.heads * (query + output), rows * llm.heads * (query + output)
     else:
-        width = llm.heads * llm.head_dim
+        width = llm.heads * llm.heads_at(layer.place.wide).head_dim
         flop, moved = 4 * pairs * width, 2 * rows * width
     scores = 4 * rows * found.entries * llm.heads if layout.materialised else 0.0
     split = layout.shards if llm.latent is None else 1
@@ -188,7 +192,7 @@ def _cached_attention(
         vision_byte=batch * count * vision_byte * seen,
         host_byte=batch * count * byte * cached.fetch / split,
         kernels=count * (3 if layout.materialised else 1),
-        shards=min(split, llm.kv_heads) if llm.latent is None else 1,
+        shards=min(split, llm.heads_at(layer.place.wide).kv_heads) if llm.latent is None else 1, law="cache",
     )  # fmt: skip
 
 
@@ -251,7 +255,7 @@ def mlp(layout: Layout, place: Place, new: float, count: float, *, through: floa
             product = layout.linear(
                 name, rows, into, out, count, shards=shards, matrices=matrices * used, weights=matrices * read
             )
-            yield replace(product, kernels=count * matrices)  # one kernel runs all experts
+            yield replace(product, kernels=count * matrices, law=product.law or "grouped")  # one kernel, all experts
     # Two norms and two residual sums move 10 widths a row on each device, half of them for attention and half for the
     # MLP; the gated activation moves 3 of its inner ones.
     normed = (layout.batch * new + rows) / 2
@@ -300,16 +304,17 @@ def last_rows(rows: float, length: float) -> float:
     return causal_pairs(length, None) - causal_pairs(max(0, length - rows), None)
 
 
-def links(layout: Layout, rows: float, handed: float) -> Iterator[Work]:
+def links(layout: Layout, rows: float, handed: float, layers: float) -> Iterator[Work]:
     """Traffic between devices: of those that share a layer, and of groups of layers with the next.
 
     Args:
         layout: the model on its devices.
         rows: rows of a request, over all layers.
         handed: rows that go from one group of layers to the next.
+        layers: how many layers they go through.
     """
     width = layout.model.llm.hidden
-    yield from layout.all_reduce("llm", layout.batch * rows, width, layout.shards)
+    yield from layout.all_reduce("llm", layout.batch * rows, width, layout.shards, layers)
     if layout.hops:
         byte = layout.hops * layout.batch * handed * width * layout.activation_byte
         yield Work("llm.pipeline", "link", link_byte=byte)

@@ -6,21 +6,22 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from lvlm_atlas.limits import REQUEST
+from lvlm_atlas.roofline.activations import Activations, activations
 from lvlm_atlas.roofline.cache import held
 from lvlm_atlas.roofline.deployment import Deployment
-from lvlm_atlas.roofline.kind import PromptLayers, cache_layers, prompt_layers
+from lvlm_atlas.roofline.kind import cache_layers, prompt_layers
 from lvlm_atlas.roofline.layout import Layout
-from lvlm_atlas.roofline.llm import prompt_length
 from lvlm_atlas.roofline.stages import Stages
-from lvlm_atlas.roofline.state import Answered, Cached, Encoded, Limits, Prefilled, Shares, State
+from lvlm_atlas.roofline.state import Answered, Cached, Limits, Shares, State
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
     """Bytes in device memory. All devices together, but for `held`."""
 
-    weight_byte: float
-    """Weights of all parts."""
+    weights: Mapping[str, float]
+    """Weights by part, of `weights.PARTS`."""
     kv_byte: float
     """Cache once the first prompt is in."""
     kv_vision_byte: float
@@ -29,11 +30,18 @@ class Memory:
     """Cache at its largest, once the first prompt is in or at the end of the last answer, as far as it stays on the
     devices."""
     activation_byte: float
-    """Largest activations that live at a time."""
+    """Largest activations that live at a time, on one device."""
+    activations: Activations
+    """The same for any number of requests."""
     extra_byte: float
     """What techniques keep."""
     held: Mapping[str, float]
     """What one device must hold, by what it is: weights, cache, activations, techniques, reserve."""
+
+    @property
+    def weight_byte(self) -> float:
+        """Weights of all parts."""
+        return sum(self.weights.values())
 
     @property
     def device_byte(self) -> float:
@@ -47,17 +55,17 @@ def memory(stages: Stages, state: State, deployment: Deployment) -> Memory:
     kv, vision = cache_byte(stages, cached, 0)
     peak = resident_byte(stages, cached, state.answered)
     shares = cached.shares
-    weight = parameters(layout, shares) * layout.weight_byte
-    activation = activation_byte(stages, state.encoded, state.prefilled)
+    passes = activations(layout, state.encoded, prompt_layers(state.prefilled, stages.places), deployment.pass_tokens)
+    activation = passes.of(layout.batch)
     extra = layout.batch * sum(each.memory_byte for each in state.extras)
     device = on_a_device(layout, deployment, peak, activation, extra, shares)
-    return Memory(weight, kv, vision, peak, activation, extra, device)
+    return Memory(weights_left(layout, shares), kv, vision, peak, activation, passes, extra, device)
 
 
-def parameters(layout: Layout, shares: Shares) -> float:
-    """Parameters of all parts, as many of the LLM's as are left."""
-    model = layout.model
-    return model.encoder.parameters + model.adapter.parameters + model.llm.parameters * shares.weights
+def weights_left(layout: Layout, shares: Shares) -> dict[str, float]:
+    """Bytes of the weights of each part, as many of the LLM's as are left."""
+    left = shares.weights
+    return {part: byte * (1.0 if part in ("encoder", "adapter") else left) for part, byte in layout.part_byte.items()}
 
 
 def cache_byte(stages: Stages, cached: Cached, grown: float) -> tuple[float, float]:
@@ -79,70 +87,51 @@ def resident_byte(stages: Stages, cached: Cached, answered: Answered) -> float:
     return byte * cached.resident
 
 
-def activation_byte(stages: Stages, encoded: Encoded, prefilled: Prefilled) -> float:
-    """Largest activations that live at a time."""
-    prompt = llm_activation_byte(stages.layout, prompt_layers(prefilled, stages.places))
-    return max(encoder_activation_byte(stages.layout, encoded), prompt)
-
-
 def on_a_device(
     layout: Layout, deployment: Deployment, peak: float, activation: float, extra: float, shares: Shares
 ) -> dict[str, float]:
     """What one device must hold; the terms are those of `Memory`."""
     model = layout.model
-    weight = parameters(layout, shares) * layout.weight_byte
     cache_shards = 1 if model.llm.latent else min(layout.shards, model.llm.kv_heads)
-    vision_weight = (model.encoder.parameters + model.adapter.parameters) * layout.weight_byte
-    vision = vision_weight / layout.encoder_shards / deployment.pipeline_parallel
+    vision = layout.vision_byte / layout.encoder_shards / deployment.pipeline_parallel
     return {
-        "weights": (weight - vision_weight) / deployment.devices + vision,
+        "weights": layout.llm_byte * shares.weights / deployment.devices + vision,
         "cache": peak / cache_shards / deployment.pipeline_parallel,
         "activations": activation,
         "techniques": extra / deployment.devices,
-        "reserve": deployment.efficiency.reserve_byte,
+        "reserve": deployment.reserve_byte,
     }
 
 
-def request_share(held: Mapping[str, float], batch: int, memory_byte: float) -> float:
-    """Share of what a device has left for requests, each prefilled by itself, that one takes; ∞ where nothing is left.
+def request_share(held: Mapping[str, float], passes: Activations, batch: int, memory_byte: float) -> float:
+    """Share of what a device has left for requests that one takes; ∞ where nothing is left.
 
     Args:
         held: what the device must hold, the terms of `Memory`.
+        passes: the activations; each request is prefilled by itself, or within the budget of tokens.
         batch: requests that it holds so.
         memory_byte: the device's memory.
     """
-    free = memory_byte - held["weights"] - held["reserve"] - held["activations"] / batch
+    free = memory_byte - held["weights"] - held["reserve"] - passes.beside_others
     return (held["cache"] + held["techniques"]) / batch / free if free > 0 else math.inf
 
 
-SCORE_BYTE = 4
-"""Bytes of a materialised score: softmax runs in 32 bits whatever the activations are."""
+def largest_batch(held: Mapping[str, float], passes: Activations, batch: int, memory_byte: float) -> int:
+    """Most requests that a device can process together, their activations included; 0: not one.
 
-
-def encoder_activation_byte(layout: Layout, encoded: Encoded) -> float:
-    """Hidden states of all sequences, with one device's part of the widest intermediate of a layer.
-
-    Of the scores as well, if they are materialised.
+    Args:
+        held: what the device must hold, the terms of `Memory`.
+        passes: the activations.
+        batch: requests that it holds so.
+        memory_byte: the device's memory.
     """
-    encoder = layout.model.encoder
-    tokens = scores = 0.0
-    for each, schedule in zip(encoded.visual.patches, encoded.encoder_patch, strict=True):
-        length = schedule[0] + each.token - each.patch
-        tokens += each.sequences * length
-        scores += each.sequences * length**2 * encoder.heads
-    inner = max(3 * encoder.heads * encoder.head_dim, (2 if encoder.gated_mlp else 1) * encoder.mlp)
-    shards = layout.encoder_shards
-    held_byte = tokens * (2 * encoder.hidden + inner / shards) * layout.activation_byte
-    return layout.batch * (held_byte + (scores * SCORE_BYTE / shards if layout.materialised else 0.0))
-
-
-def llm_activation_byte(layout: Layout, layers: PromptLayers) -> float:
-    """The same for the prompt in the LLM, and the logits of one position."""
-    llm = layout.model.llm
-    length = max(prompt_length(layout, layer) for layer in layers)
-    used = llm.experts.intermediate * (llm.experts.top_k + llm.experts.shared) if llm.experts else llm.intermediate
-    inner = max((llm.heads + 2 * llm.kv_heads) * llm.head_dim, 2 * used)
-    shards = layout.shards
-    held_byte = (length * (2 * llm.hidden + inner / shards) + llm.vocab / shards) * layout.activation_byte
-    scores = length**2 * llm.heads * SCORE_BYTE / shards if layout.materialised else 0.0
-    return layout.batch * (held_byte + scores)
+    free = memory_byte - held["weights"] - held["reserve"]
+    each = (held["cache"] + held["techniques"]) / batch
+    fitting, beyond = 0, REQUEST["batch"][1] + 1
+    while beyond - fitting > 1:
+        middle = (fitting + beyond) // 2
+        if middle * each + passes.of(middle) <= free:
+            fitting = middle
+        else:
+            beyond = middle
+    return fitting

@@ -46,6 +46,8 @@ class Adapter:
     width."""
     merge: int = 1
     """Neighbours of the patch grid that become one row; 1: rows are patches, whatever their order."""
+    gated: bool = False
+    """Whether the last hidden width has a gate, so a matrix more."""
     copies: int = 1
     """How many chains of these shapes run on the same rows: the main one and those of deepstack."""
     queries: int = 0
@@ -86,6 +88,18 @@ class LatentAttention:
     """Width of a head's value."""
     q_lora_rank: int | None = None
     """Width of the query's latent; None: queries are projected directly."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heads:
+    """The heads of a layer's attention."""
+
+    kv_heads: int
+    """Key-value heads."""
+    head_dim: int
+    """Width of a head."""
+    projections: int = 2
+    """Matrices that make keys and values: 1 where one makes both."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +165,8 @@ class Llm:
     """The layers that attend in the sliding window."""
     cross_layers: frozenset[int] = frozenset()
     """The layers that attend to the vision tokens instead of to the sequence."""
+    global_heads: Heads | None = None
+    """Heads of the layers that are not local; None: those of all layers."""
     linear: LinearAttention | None = None
     """Layers with a state of constant size; None: every layer has a cache."""
     output_gate: bool = False
@@ -161,8 +177,16 @@ class Llm:
     """Axes of a token's position id."""
     context: int | None = None
     """Tokens that the released configuration is for; None: unknown."""
+    tied: bool = False
+    """Whether the output matrix is that of the embeddings."""
     parameters: int
     """Parameters, embeddings included."""
+
+    def heads_at(self, wide: bool) -> Heads:
+        """The heads of a layer that is local, or that attends to everything and has heads of its own."""
+        if wide and self.global_heads:
+            return self.global_heads
+        return Heads(kv_heads=self.kv_heads, head_dim=self.head_dim)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,7 +214,9 @@ class Model:
     name: str
     """Its name."""
     dtype: str
-    """Type of the released weights."""
+    """Type of the released weights, or of those that are not quantised."""
+    weight_dtype: str | None = None
+    """Types of the released weights part by part, as `weights.given_types` reads them; None: all are `dtype`."""
     encoder: Encoder
     adapter: Adapter
     llm: Llm

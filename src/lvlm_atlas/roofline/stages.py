@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from lvlm_atlas.roofline import encoding, llm
 from lvlm_atlas.roofline.cache import Held, mean_held
+from lvlm_atlas.roofline.host import HostPace
 from lvlm_atlas.roofline.kind import CacheLayer, Place, cache_layers, places, prompt_layers
 from lvlm_atlas.roofline.layout import Layout
 from lvlm_atlas.roofline.operator import Work
@@ -45,6 +46,8 @@ class Step(NamedTuple):
     parts: list[Part]
     times: float
     """How often it runs in all turns; a draft's passes count in their share of a plain one."""
+    floor_s: float
+    """The least that one takes: until the host has started all kernels. 0: whatever its parts take."""
 
 
 QUESTIONS = 64
@@ -63,10 +66,16 @@ class Stages:
     def __init__(self, layout: Layout, workload: Workload) -> None:
         self.layout, self.text, self.turns = layout, workload.text_tokens, workload.turns
         self.places = places(layout)
+        self.pace = HostPace(layout)
 
     def encoding(self, encoded: Encoded, added: Sequence[Work] = ()) -> list[Part]:
-        """Encoder and adapter. What techniques add is `added` here and below; see `added`."""
-        return [Part(lambda _: encoding.encoding(self.layout, encoded)), _once(added)]
+        """Images on the host, encoder and adapter. What techniques add is `added` here and below; see `added`."""
+        host = self.pace.images(encoded)
+        return [_once(host), Part(lambda _: encoding.encoding(self.layout, encoded)), _once(added)]
+
+    def encoding_floor_s(self, encoded: Encoded, added: Sequence[Work] = ()) -> float:
+        """The least that `encoding` takes."""
+        return self.pace.floor_s([*self.pace.images(encoded), *added], encoder=1)
 
     def prefilling(self, prefilled: Prefilled, added: Sequence[Work] = ()) -> list[Part]:
         """The pass that reads the prompt and yields the first token."""
@@ -80,7 +89,25 @@ class Stages:
             for layer, count in layers.items()
         ]
         links = Part(lambda _: llm.prompt_links(self.layout, layers))
-        return [*(_thinned(part, shares.weights) for part in (*parts, self._output(1))), _once(added), links]
+        host = _once(self.pace.prompt(self._tokens(prefilled)))
+        output = self._output(self._last_positions(prefilled))
+        return [host, *(_thinned(part, shares.weights) for part in (*parts, output)), _once(added), links]
+
+    def prefilling_floor_s(self, prefilled: Prefilled, added: Sequence[Work] = ()) -> float:
+        """The least that `prefilling` takes."""
+        token = self._tokens(prefilled)
+        return self.pace.floor_s([*self.pace.prompt(token), *added], llm=self.pace.chunks(token))
+
+    def _last_positions(self, prefilled: Prefilled) -> float:
+        """Positions of a prompt for which the next token is computed: those that leave the last layer, or one."""
+        if not self.layout.logits_of_all:
+            return 1.0
+        return prefilled.text[-1] + (0.0 if self.layout.model.llm.cross_layers else prefilled.vision[-1])
+
+    def _tokens(self, prefilled: Prefilled) -> float:
+        """Positions of all prompts that enter the first layer."""
+        vision = 0.0 if self.layout.model.llm.cross_layers else prefilled.vision[0]
+        return self.layout.batch * (prefilled.text[0] + vision)
 
     def questions(self, cached: Cached, answered: Answered) -> Iterator[Step]:
         """The passes that read the further questions.
@@ -97,8 +124,9 @@ class Stages:
             for layer, count in layers.items():
                 attention = partial(llm.question_attention, self.layout, cached, layer, new, past)
                 parts += self._layers(layer.place, count, new, answered.shares, attention)
-            parts += (_thinned(self._output(1), answered.shares.weights), self._links(new))
-            yield Step(parts, behind - first)
+            host = self.pace.step()
+            parts += (_thinned(self._output(1), answered.shares.weights), self._links(new), _once(host))
+            yield Step(parts, behind - first, self.pace.floor_s(host, llm=1))
 
     def held(self, cached: Cached, output: int) -> list[HeldLayers]:
         """The kinds of layers and the cache of each, on average over the steps of answers of `output` tokens."""
@@ -122,10 +150,16 @@ class Stages:
         plain, rounds = passes(answered, self.turns)
         if not plain and not rounds:
             return []
-        steps = [Step(self._step(cached, answered, layers, 1, added), plain)]
+        floor_s = self._step_floor_s(answered)
+        floor_s += host_s(added) if floor_s else 0.0
+        steps = [Step(self._step(cached, answered, layers, 1, added), plain, floor_s)]
         if rounds:
-            steps.append(Step(self._step(cached, answered, layers, 1 + answered.draft.nodes, added), rounds))
+            verifying = self._step(cached, answered, layers, 1 + answered.draft.nodes, added)
+            steps.append(Step(verifying, rounds, floor_s))
         return steps
+
+    def _step_floor_s(self, answered: Answered) -> float:
+        return self.pace.floor_s(self.pace.step(answered.depth), llm=answered.depth)
 
     def attention(self, cached: Cached, answered: Answered, layers: Sequence[HeldLayers]) -> list[Part]:
         """The attention of a plain step, at the mean length of the cache."""
@@ -137,17 +171,22 @@ class Stages:
     def decoding_but_attention(self, answered: Answered) -> list[Step]:
         """The same without attention, and without what techniques add: what no state of the cache avoids."""
         plain, rounds = passes(answered, self.turns)
+        floor_s = self._step_floor_s(answered)
         return [
-            Step([*self._but_attention(answered, rows)], times)
+            Step([*self._but_attention(answered, rows)], times, floor_s)
             for rows, times in ((1, plain), (1 + answered.draft.nodes, rounds))
             if times
         ]
 
     def added(self, stage: str, encoded: Encoded, prefilled: Prefilled, extras: Iterable[Extra]) -> list[Work]:
         """What techniques add to a stage; in decoding, to each step."""
-        if stage == "encoding":
-            return [*encoding.extras(self.layout, encoded, extras)]
-        return [*llm.extras(self.layout, encoded, prefilled, stage, extras)]
+        own = [extra for extra in extras if extra.stage == stage]
+        works = (
+            encoding.extras(self.layout, encoded, own)
+            if stage == "encoding"
+            else llm.extras(self.layout, encoded, prefilled, stage, own)
+        )
+        return [*works, *self.pace.steps_of(own)]
 
     def grown(self, answered: Answered, turns: float) -> float:
         """Tokens that have followed the first prompt into the cache after so many answers, whose last token has not."""
@@ -161,13 +200,14 @@ class Stages:
             attention = partial(llm.step_attention, self.layout, cached, layer, rows, held)
             parts += self._layers(layer.place, count * answered.depth, rows, answered.shares, attention)
         output = _thinned(self._output(rows), answered.shares.weights)
-        return [*parts, output, _once(added), self._links(rows, answered.depth)]
+        return [*parts, output, _once(added), self._links(rows, answered.depth), _once(self.pace.step(answered.depth))]
 
     def _but_attention(self, answered: Answered, rows: float) -> Iterator[Part]:
         for place in dict.fromkeys(self.places):
             yield from self._layers(place, self.places.count(place) * answered.depth, rows, answered.shares)
         yield _thinned(self._output(rows), answered.shares.weights)
         yield self._links(rows, answered.depth)
+        yield _once(self.pace.step(answered.depth))
 
     def _layers(
         self, place: Place, count: float, rows: float, shares: Shares,
@@ -186,7 +226,8 @@ class Stages:
 
     def _links(self, rows: float, depth: float = 1.0) -> Part:
         through = rows * len(self.places) * depth
-        return Part(lambda _: llm.links(self.layout, through, rows), 1, ("links", rows, depth))
+        layers = len(self.places) * depth
+        return Part(lambda _: llm.links(self.layout, through, rows, layers), 1, ("links", rows, depth))
 
 
 def passes(answered: Answered, turns: int) -> tuple[float, float]:
@@ -198,6 +239,11 @@ def passes(answered: Answered, turns: int) -> tuple[float, float]:
     return rounds * draft.passes * draft.cost, rounds
 
 
+def host_s(added: Iterable[Work]) -> float:
+    """Seconds that the host spends on what techniques add, which no other work of it hides."""
+    return sum(work.host_s for work in added)
+
+
 def _thinned(part: Part, weights: float) -> Part:
     """The same with a share of the weights left: of what they cost and move, whatever rows move."""
     if weights == 1:
@@ -206,9 +252,15 @@ def _thinned(part: Part, weights: float) -> Part:
     def works(layers: float) -> Iterator[Work]:
         for work in part.works(layers):
             linear = work.kind == "linear"
-            yield replace(work, flop=work.flop * weights, weight_byte=work.weight_byte * weights) if linear else work
+            yield _scaled(work, weights) if linear else work
 
     return Part(works, part.layers, part.key and (part.key, weights))
+
+
+def _scaled(work: Work, weights: float) -> Work:
+    """A product with a share of its weights left."""
+    flop, few_flop, byte = (each * weights for each in (work.flop, work.few_flop, work.weight_byte))
+    return replace(work, flop=flop, few_flop=few_flop, weight_byte=byte)
 
 
 def _once(works: Sequence[Work]) -> Part:

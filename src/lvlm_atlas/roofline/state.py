@@ -70,6 +70,8 @@ class Encoded:
 
     visual: Visual
     """The visual input after frame and pixel reduction."""
+    file_s: float = 0.0
+    """Seconds in which the host decodes the files of the request."""
     encoder_patch: tuple[tuple[float, ...], ...]
     """For each shape of encoder sequence, the patches that enter each layer, and last those that leave."""
     encoder_density: tuple[float, ...]

@@ -11,6 +11,7 @@ from lvlm_atlas.roofline.estimate import Estimate
 from lvlm_atlas.roofline.reading import image_tokens, video_tokens
 from lvlm_atlas.roofline.stage import STAGES, Stage, summed
 from lvlm_atlas.roofline.units import NO_CHANGE, flop, gain, number, seconds, share, size
+from lvlm_atlas.roofline.weights import as_released, weights, weights_byte, weights_of
 from lvlm_atlas.rows import markdown
 
 COLUMNS = ("stage", "time", "share", "bound", "FLOP/B", "tokens", "FLOP", "bytes")
@@ -20,8 +21,19 @@ COLUMNS = ("stage", "time", "share", "bound", "FLOP/B", "tokens", "FLOP", "bytes
 def subject(estimate: Estimate) -> str:
     """What an estimate is about: model, devices, request, and how near to the peaks it is taken to run."""
     devices = f"{estimate.deployment.devices} × " if estimate.deployment.devices > 1 else ""
-    near = f"{estimate.deployment.efficiency.name} efficiency"
-    return f"{estimate.model.name} on {devices}{estimate.device.name}, {estimate.workload.id}, {near}"
+    where, pace = f"{devices}{estimate.device.name}", estimate.deployment.pace
+    return f"{estimate.model.name} on {where}, {estimate.workload.id}, {pace}"
+
+
+def certainty(estimate: Estimate) -> str:
+    """How sure the times are."""
+    runtime = estimate.deployment.runtime
+    if runtime is None:
+        return "Predicted, not measured"
+    if estimate.residual is None:
+        return f"Predicted, not measured; no timing of {runtime.name} says how sure"
+    band = share(estimate.residual)
+    return f"Predicted, not measured; half of the timings left out of the fit of {runtime.name} are within ± {band}"
 
 
 def markdown_page(estimate: Estimate, plain: Estimate | None, operators: bool) -> str:
@@ -35,7 +47,7 @@ def markdown_page(estimate: Estimate, plain: Estimate | None, operators: bool) -
     if operators:
         parts.append(markdown(OPERATOR_COLUMNS, operator_rows(estimate)))
     parts.append(f"{diagnosis(estimate)}.")
-    parts.append("\n".join(f"- {each}" for each in ("Predicted, not measured.", *estimate.assumptions)))
+    parts.append("\n".join(f"- {each}" for each in (f"{certainty(estimate)}.", *estimate.assumptions)))
     return "\n\n".join(parts)
 
 
@@ -56,6 +68,14 @@ def head(estimate: Estimate, title: str | None = None) -> Iterator[str]:
         yield (
             f"beyond the model's context: {estimate.context_tokens:,} tokens of prompt and answer where "
             f"{estimate.model.name} is released for {estimate.model.llm.context:,}"
+        )
+    types = weights_of(estimate.deployment, estimate.model)
+    if types.of_all:
+        released = as_released(types)
+        byte = sum(weights_byte(weights(released, estimate.model), estimate.model).values())
+        yield (
+            f"all weights in {types}, without scales: a bound; a checkpoint as released takes {size(byte)} "
+            f"(--weight-dtype {released})"
         )
     read, asked = estimate.frames_read
     if read != asked and all(video.frames is None for video in estimate.workload.videos):
@@ -111,7 +131,7 @@ def sums(estimate: Estimate, plain: Estimate | None) -> Iterator[tuple[str, ...]
             yield name, shown
         else:
             old, old_shown = before[name]
-            faster = name in ("tokens/s", "requests at once")
+            faster = name in ("tokens/s", "requests at once", "tokens at once", "largest batch")
             yield name, shown, old_shown, _ratio(value, old) if faster else _ratio(old, value)
 
 
@@ -132,10 +152,12 @@ def _quantities(estimate: Estimate) -> Iterator[tuple[str, tuple[float, str]]]:
     yield "KV cache", (memory.kv_byte, size(memory.kv_byte))
     yield "  of it visual", (memory.kv_vision_byte, size(memory.kv_vision_byte))
     which = " each" if estimate.deployment.devices > 1 else ""
-    held = f"memory of {size(estimate.device.memory_byte)}{which}"
+    held = f"memory of {size(estimate.usable_byte)}{which}"
     yield held, (memory.device_byte, size(memory.device_byte))
     share_ = estimate.request_share
     yield "requests at once", (1 / share_ if share_ else 0.0, f"{estimate.fits_at_once:,}")
+    yield "tokens at once", (float(estimate.fits_tokens), f"{estimate.fits_tokens:,}")
+    yield "largest batch", (float(estimate.largest_batch), f"{estimate.largest_batch:,}")
     if estimate.energy_j is not None:
         yield "energy per token", (estimate.energy_j, f"{number(estimate.energy_j / estimate.output_tokens)} J")
     if estimate.cost_usd is not None:

@@ -62,7 +62,7 @@ def _fault(rule: Rule, finding: Finding, root: Path, written: dict[Path, dict[Lo
     line, column = finding.line or 1, 1
     if finding.loc:
         if finding.path not in written:
-            written[finding.path] = places(root, finding.path)
+            written[finding.path] = places(root, finding.path) if (root / finding.path).is_file() else {}
         line, column = place_of(written[finding.path], finding.loc)
     return Fault(
         path=finding.path, line=line, column=column, rule=rule.id, level=rule.level,

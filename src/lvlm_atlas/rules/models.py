@@ -8,13 +8,15 @@ from typing import Any
 
 from lvlm_atlas.atlas.loader import Inspection
 from lvlm_atlas.atlas.yaml_subset import Loc
-from lvlm_atlas.fault import suggestion
+from lvlm_atlas.fault import AtlasError, suggestion
 from lvlm_atlas.roofline.tokens import rules as token_rules
 from lvlm_atlas.roofline.tokens import unfit_arguments
 from lvlm_atlas.roofline.visual import Visual
+from lvlm_atlas.roofline.weights import given_types
 from lvlm_atlas.rules.rule import Finding, rule
 from lvlm_atlas.rules.sample import MODEL
-from lvlm_atlas.schema.model import Llm, Model, TokenExample, Tokens, Traced
+from lvlm_atlas.schema.llm import Llm
+from lvlm_atlas.schema.model import Model, TokenExample, Tokens, Traced
 from lvlm_atlas.schema.model import Rule as TokenRule
 
 
@@ -59,11 +61,13 @@ def _matrices(model: Model) -> Iterator[tuple[str, int, float]]:
     patch = 3 * vision.patch_size**2 * vision.temporal_patch_size * vision.hidden
     yield "vision", vision.layers * (attention + mlp) + patch, 0.12  # tables of positions, some for tiles
     if not adapter.queries:
-        yield "adapter", adapter.copies * sum(map(mul, adapter.widths, adapter.widths[1:])), 0.02
+        products = [*map(mul, adapter.widths, adapter.widths[1:])]
+        gate = products[-2] if adapter.gated and len(products) > 1 else 0
+        yield "adapter", adapter.copies * (sum(products) + gate), 0.02
     experts, dense = llm.experts, 3 * llm.hidden * llm.intermediate
     linear = llm.linear_attention
     full = len(linear.full_attention_layers) if linear else llm.layers
-    of_layers = full * _attention(llm) + llm.layers * dense
+    of_layers = full * _attention(llm) + _wider(llm) + llm.layers * dense
     if linear:
         value = linear.value_heads * linear.value_dim
         inner = 2 * linear.key_heads * linear.key_dim + 3 * value + 2 * linear.value_heads
@@ -72,6 +76,16 @@ def _matrices(model: Model) -> Iterator[tuple[str, int, float]]:
         chosen = (experts.routed + experts.shared) * 3 * llm.hidden * experts.intermediate + experts.routed * llm.hidden
         of_layers += (llm.layers // experts.step - experts.dense_layers // experts.step) * (chosen - dense)
     yield "llm", of_layers + llm.vocab * llm.hidden * (2 - llm.tied_embeddings), 0.005
+
+
+def _wider(llm: Llm) -> int:
+    """Parameters that layers attending to everything have beyond the others, in their attention."""
+    wide, window = llm.global_attention, llm.sliding_window
+    if wide is None or window is None:
+        return 0
+    keys = (1 if wide.shared_projection else 2) * wide.kv_heads
+    each = llm.hidden * (2 * llm.heads + keys) * wide.head_dim
+    return len(window.global_layers) * (each - _attention(llm))
 
 
 def _attention(llm: Llm) -> int:
@@ -234,3 +248,21 @@ def _unfit(tokens: Tokens) -> Iterator[tuple[str, str, str]]:
 def _is_about(example: TokenExample, key: str) -> bool:
     """Whether an example is about the rule at that place."""
     return key == ("image" if example.image else "video_by" if example.by else "video")
+
+
+@rule(
+    id="weight-types",
+    message="the weights have no such types: {problem}",
+    repair="write it as `--weight-dtype` takes it, such as llm=int4-g128",
+    why="Estimates take the types of a quantised checkpoint's weights from there.",
+    example=lambda files: files[MODEL].update(weight_dtype="lmm=int4"),
+)
+def weight_types(inspection: Inspection) -> Iterator[Finding]:
+    """Models that are released quantised."""
+    for path, model in inspection.of(Model):
+        if model.weight_dtype is None:
+            continue
+        try:
+            given_types(model.weight_dtype)
+        except AtlasError as error:
+            yield Finding(path=path, loc=("weight_dtype",), words={"problem": str(error).partition("; ")[0]})

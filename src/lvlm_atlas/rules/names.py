@@ -13,15 +13,18 @@ from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.rules.edit import no_second_item
 from lvlm_atlas.rules.rule import Files, Finding, rule
 from lvlm_atlas.rules.sample import ALPHA, BETA
+from lvlm_atlas.schema.calibration import Calibration
 from lvlm_atlas.schema.hardware import Hardware
 from lvlm_atlas.schema.measurement import Measurement
 from lvlm_atlas.schema.model import Model
+from lvlm_atlas.schema.runtime import Runtime
 from lvlm_atlas.schema.system import System
 from lvlm_atlas.schema.technique import Moved, Relief, Split, Technique
+from lvlm_atlas.schema.timing import Timings
 from lvlm_atlas.schema.vocabulary import FamilyTerm, Term
 from lvlm_atlas.schema.workload import Workload
 
-_Own = Technique | Moved | Split | Measurement | Model | Hardware | Workload | System
+_Own = Technique | Moved | Split | Measurement | Model | Hardware | Workload | System | Runtime | Timings | Calibration
 """Records with a file of their own."""
 HOUSE = "lvlm_atlas.reference.techniques"
 """The package of this project's references."""

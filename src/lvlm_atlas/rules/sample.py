@@ -18,6 +18,8 @@ DEVICE = "catalog/hardware/delta.yaml"
 WORKLOAD = "catalog/workloads/short-clip.yaml"
 SYSTEM = "catalog/systems/epsilon.yaml"
 LIST = "catalog/lists/iota.yaml"
+RUNTIME = "catalog/runtimes/lambda.yaml"
+TIMING = "catalog/timings/mu.yaml"
 BIB = "papers.bib"
 
 _SOURCE = {"paper": "doe2025alpha", "place": "sec. 1"}
@@ -35,6 +37,8 @@ def sound() -> Files:
         WORKLOAD: _workload(),
         SYSTEM: _system(),
         LIST: _list(),
+        RUNTIME: _runtime(),
+        TIMING: _timing(),
         BIB: _work("doe2025alpha", "Alpha"),
     }
 
@@ -301,6 +305,23 @@ def _system() -> dict[str, Any]:
         "shipped_in": [{"engine": "eta", "how": "`--split`", "source": dict(_SOURCE)}],
         "code": "released", "upstream": {"repository": "doe/epsilon"}, "verified": "code", "updated": "2026-11-22",
     }  # fmt: skip
+
+
+def _runtime() -> dict[str, Any]:
+    return {
+        "id": "lambda", "name": "Lambda", "versions": "1.0", "summary": "Starts kernels one by one.",
+        "kernels": {"linear": {"compute": 0.5, "bandwidth": 0.8}}, "host": {"layer_us": 500},
+        "fit": {"timings": ["mu"], "points": 1, "residual": 0.05, "left_out": 0.1, "left_out_by": "request"},
+        "sources": {},
+    }  # fmt: skip
+
+
+def _timing() -> dict[str, Any]:
+    point = {
+        "model": "gamma", "hardware": "delta", "args": ["--text", "8"], "metric": "tpot_s", "value": 0.01,
+        "stated": "100 tokens/s",
+    }  # fmt: skip
+    return {"id": "mu", "runtime": "lambda", "version": "1.0", "source": dict(_SOURCE), "points": [point]}
 
 
 def _list() -> dict[str, Any]:

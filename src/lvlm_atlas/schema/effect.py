@@ -353,9 +353,9 @@ class Overhead(Record):
     """Bytes of device memory occupied on top."""
     attention_rows: Amount | None = None
     """Query rows of softmax attention that must be formed and kept, per head. In the LLM they are the last rows of a
-    layer, each as long as the causal mask leaves it. Without `from_layer` they are the longest of all layers together;
-    with it, so many of each layer from there on. In decoding, so many for each new token, as long as the cache, in each
-    layer."""
+    layer, each as long as the causal mask leaves it. Without `from_layer` they are the longest of all layers together,
+    a part of a row standing for one that fewer tokens make shorter; with it, so many of each layer from there on. In
+    decoding, so many for each new token, as long as the cache, in each layer."""
     from_layer: Amount | None = None
     """The first layer whose rows are formed."""
     to_layer: Amount | None = None

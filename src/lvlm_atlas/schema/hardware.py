@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from lvlm_atlas.limits import MOST_RATE
-from lvlm_atlas.schema.model import Name, Sourced
 from lvlm_atlas.schema.record import Id, Record, Text
+from lvlm_atlas.schema.sourced import Sourced
 
 Amount = Annotated[float, Field(ge=1 / MOST_RATE, le=MOST_RATE)]
 Share = Annotated[float, Field(ge=1e-6, le=1)]
@@ -92,8 +92,8 @@ class Hardware(Sourced):
     """Its generation."""
     peak_tflop_s: Peaks
     """Peak rates."""
-    alternative_tflop_s: dict[Name, Amount] = Field(default_factory=dict)
-    """Peak rates under other conditions, by condition."""
+    fp16_accumulate_tflop_s: dict[Literal["fp16", "fp8"], Amount] = Field(default_factory=dict)
+    """Peak rates with sums in FP16, by type, where they are higher: the types `fp16-acc16` and `fp8-acc16`."""
     bandwidth_gb_s: Amount
     """Bandwidth of device memory."""
     memory_gb: Amount

@@ -6,9 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from lvlm_atlas.limits import MOST_COUNT, MOST_LAYER, MOST_WIDTH
+from lvlm_atlas.limits import MOST_COUNT
+from lvlm_atlas.schema.llm import Llm
 from lvlm_atlas.schema.numbers import Count, Depth, Layers, Pair, Positive, Side, Width
 from lvlm_atlas.schema.record import Id, Record, Ref, Text
+from lvlm_atlas.schema.sourced import Sourced
 
 Argument = bool | int | float | str | tuple[Pair, ...] | tuple[int, ...]
 """A keyword argument of a token rule."""
@@ -20,17 +22,6 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 _HUB_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
 HubId = Annotated[str, Field(pattern=rf"^{_HUB_NAME}/{_HUB_NAME}$")]
 """A repository on the Hugging Face hub: its owner and its name."""
-
-
-class Sourced(Record):
-    """Facts that were looked up together."""
-
-    source: Text
-    """Where they were read."""
-    verified: Annotated[Id, Ref("verification")]
-    """Against what they were checked; a text marks single facts that are weaker with `(memory)`."""
-    notes: Text | None = None
-    """What a reader should know besides."""
 
 
 class Window(Record):
@@ -91,6 +82,8 @@ class Adapter(Sourced):
     widths: Annotated[tuple[Count, ...], Field(min_length=2)]
     """Input width, hidden widths, output width of its chain of linear layers; of a resampler: encoder width, LLM
     width."""
+    gated: bool = False
+    """Whether the last hidden width has a gate, so a matrix more."""
     copies: Count = 1
     """How many chains of these shapes run on the same rows: the main one and those of deepstack."""
     merge: Count | None = None
@@ -101,118 +94,6 @@ class Adapter(Sourced):
     """Heads of a resampler's cross-attention."""
     steps: Text
     """What it does, step by step."""
-
-
-class Experts(Record):
-    """A mixture of experts in place of the dense MLP."""
-
-    routed: Width
-    """Experts to choose from."""
-    top_k: Width
-    """Experts that a token uses."""
-    shared: int = Field(ge=0, le=MOST_WIDTH)
-    """Experts that every token uses on top."""
-    intermediate: Width
-    """Width of one expert's MLP."""
-    dense_layers: int = Field(ge=0, le=MOST_LAYER)
-    """Leading layers that keep a dense MLP."""
-    step: Count = 1
-    """One layer in so many has experts, the last of each group; the others keep a dense MLP."""
-
-
-class LatentAttention(Record):
-    """Multi-head latent attention: the cache holds one latent and one rotary key a token, for all heads."""
-
-    kv_lora_rank: Width
-    """Width of the latent."""
-    rope_dim: Width
-    """Width of the rotary key, shared by the heads."""
-    nope_dim: Width
-    """Width of a head's query and key without position."""
-    v_dim: Width
-    """Width of a head's value."""
-    q_lora_rank: Count | None = None
-    """Width of the query's latent; absent: queries are projected directly."""
-
-
-class LinearAttention(Record):
-    """Layers of gated delta attention: a state of constant size in place of a cache."""
-
-    key_heads: Width
-    """Heads of queries and keys."""
-    value_heads: Width
-    """Heads of values; each has a state."""
-    key_dim: Width
-    """Width of a head of queries and keys."""
-    value_dim: Width
-    """Width of a head of values."""
-    conv: Count
-    """Tokens that the convolution before it sees."""
-    state_byte: Count = 4
-    """Bytes of a number of the state; released configurations keep it in 32 bits."""
-    full_attention_layers: Layers
-    """The layers with softmax attention and a cache; all others are linear."""
-
-
-class SlidingWindow(Record):
-    """Layers that look back only so far."""
-
-    tokens: Count
-    """Width of the window."""
-    global_layers: Layers
-    """The layers that attend to everything; all others are local."""
-
-
-class Llm(Sourced):
-    """The language model."""
-
-    name: Text
-    """Its name."""
-    layers: Depth
-    """Transformer layers, cross-attention layers included."""
-    hidden: Width
-    """Width of the hidden states."""
-    intermediate: Width
-    """Width of the gated MLP of a dense layer."""
-    heads: Width
-    """Query heads."""
-    kv_heads: Width
-    """Key-value heads."""
-    head_dim: Width
-    """Width of a head; heads times it need not be the hidden width."""
-    vocab: Width
-    """Rows of the output matrix."""
-    tied_embeddings: bool
-    """Whether input and output matrix are one."""
-    qkv_bias: bool
-    """Whether the projections of queries, keys and values have biases."""
-    qk_norm: bool
-    """Whether queries and keys are normalised."""
-    rope: Text | None = None
-    """What is special about its rotary positions."""
-    position_axes: Count = 1
-    """Axes of a token's position id: 3 with M-RoPE."""
-    context: Count | None = None
-    """Tokens of prompt and answer together that the released configuration is for; absent: not looked up."""
-    experts: Experts | None = None
-    """The mixture of experts; absent: dense."""
-    mla: LatentAttention | None = None
-    """Multi-head latent attention; absent: keys and values are cached per head."""
-    sliding_window: SlidingWindow | None = None
-    """Local layers; absent: every layer attends to everything before."""
-    linear_attention: LinearAttention | None = None
-    """Layers with a state of constant size; absent: every layer has a cache."""
-    output_gate: bool = False
-    """Whether queries are projected together with a gate of the attention's output, which makes the matrix twice as
-    wide."""
-    cross_attention_layers: Layers = ()
-    """The layers that attend to the vision tokens instead of to the sequence."""
-
-    @model_validator(mode="after")
-    def _heads_share_evenly(self) -> Llm:
-        if self.heads % self.kv_heads:
-            raise ValueError(f"has {self.heads} heads, which {self.kv_heads} key-value heads cannot share evenly")
-        return self
 
 
 class Injection(Record):
@@ -393,7 +274,9 @@ class Model(Record):
     year: Annotated[int, Field(ge=2017, le=2100)]
     """Year of release."""
     dtype: Literal["fp16", "bf16"]
-    """Type of the released weights."""
+    """Type of the released weights, or of those that are not quantised."""
+    weight_dtype: Text | None = None
+    """Types of the weights of a quantised checkpoint, as `--weight-dtype` takes them; absent: all are `dtype`."""
     vision: Vision
     """The vision encoder."""
     adapter: Adapter

@@ -60,6 +60,115 @@ class Figure(Record):
     """Where it is printed."""
 
 
+class ServedPool(Record):
+    """Instances that are alike in a simulated server."""
+
+    name: Text
+    """What they are called."""
+    stages: tuple[Annotated[Id, Ref("stage")], ...] = Field(min_length=1)
+    """The stages that they run."""
+    share: int = Field(default=1, ge=1, le=1000)
+    """Parts of the devices that the pool gets unless sizes are given."""
+    serves: Literal["any", "text", "visual"] = "any"
+    """Requests it takes: all, those of text alone, or those with images or videos."""
+
+
+class Simulated(Record):
+    """A layout of the system that `serve-sim` runs. What is left out has the default of a plain server."""
+
+    name: Id
+    """What the layout is called on the command line."""
+    pools: tuple[ServedPool, ...] = Field(min_length=1)
+    """Its pools."""
+    routing: Literal["in-turn", "least-loaded", "shared"] = "least-loaded"
+    """Which instance of a pool gets a request: the next, the one with least to do, or the first that is free."""
+    sharing: Literal["in-turn", "together", "sliced"] = "in-turn"
+    """How vision and language share a device: one after the other in a step, at once, or on multiprocessors of their
+    own; then the first and the last pool share each device."""
+    scaling: Literal["fixed", "queue-length", "load"] = "fixed"
+    """What moves instances from pool to pool: nothing, queues, or how busy pools are."""
+    overlap: bool = False
+    """Whether a prompt is read as far as its images are encoded, while others still are."""
+    spread_images: bool = False
+    """Whether the images of a request go to several encoders."""
+    chunked: bool = True
+    """Whether prompts are read in parts."""
+    encoder_data_parallel: bool = False
+    """Whether each device of an instance holds the whole encoder and takes images of its own."""
+    shortest_first: bool = False
+    """Whether encoders take the request with the least left to encode first."""
+    embedding_cache: bool = True
+    """Whether embeddings are kept by what an image shows."""
+    prefix_cache: bool = False
+    """Whether caches of equal beginnings are shared."""
+    token_budget: int = Field(default=8192, ge=1, le=10**7)
+    """Tokens that a step reads at most."""
+    image_batch: int = Field(default=8, ge=1, le=10**4)
+    """Images that an encoder without prompts to read takes at once."""
+    sequences: int = Field(default=1024, ge=1, le=10**6)
+    """Sequences that an instance has under way at most."""
+    departs: tuple[Text, ...] = ()
+    """Where it departs from the system, or was chosen since the source leaves it open."""
+
+    @model_validator(mode="after")
+    def _runs_all(self) -> Simulated:
+        for kind in ("text", "visual"):
+            run = {stage for pool in self.pools if pool.serves in ("any", kind) for stage in pool.stages}
+            needed = {"prefilling", "decoding"} | ({"encoding"} if kind == "visual" else set())
+            if missing := needed - run:
+                raise ValueError(f"no pool runs {', '.join(sorted(missing))} for {kind} requests; add it to one")
+        return self
+
+
+class Replay(Record):
+    """A published comparison of two servers, in a setting that `serve-sim` can be asked for too."""
+
+    metric: Literal["ttft-mean", "ttft-p50", "tpot-mean", "throughput", "goodput"]
+    """What was compared."""
+    times: float = Field(gt=0, le=1000)
+    """How many times better the system was than its baseline: less latency, or more throughput."""
+    printed: Text
+    """The numbers as printed."""
+    source: Source
+    """Where they are printed."""
+    model: Annotated[Id, Ref("model")]
+    """The model that is simulated."""
+    hardware: Annotated[Id, Ref("device")]
+    """The device."""
+    tensor_parallel: int = Field(default=1, ge=1, le=64)
+    """Devices of an instance that runs the LLM."""
+    weight_dtype: str | None = None
+    """Type of the weights; that of the record unless given."""
+    activation_dtype: str | None = None
+    """Type in which products are computed; that of the record unless given."""
+    kv_dtype: str | None = None
+    """Type of the cache; that of the activations unless given."""
+    policy: Text
+    """The system as `serve-sim` takes it, with sizes."""
+    baseline: Text
+    """What it was held against."""
+    image: Text
+    """Size of the images, such as `1920x1080`."""
+    images: tuple[int, ...] = Field(min_length=1)
+    """How many images requests have; those of each number are equally many."""
+    text_tokens: int = Field(ge=0, le=10**6)
+    """Text of a prompt."""
+    output_tokens: int = Field(ge=1, le=10**6)
+    """Tokens of an answer."""
+    requests: int = Field(ge=1, le=10**4)
+    """How many arrive."""
+    rate: float | None = Field(default=None, gt=0, le=10**6)
+    """Requests a second; all at once unless given."""
+    ttft_s: float | None = None
+    """Limit of the time to the first token, for goodput."""
+    tpot_s: float | None = None
+    """Limit of the time per token, for goodput."""
+    attain: float = Field(default=0.9, gt=0, le=1)
+    """Share of the requests that must be within the limits, for goodput."""
+    differs: tuple[Text, ...] = ()
+    """What is unlike the source's setting, and why the two may differ."""
+
+
 class System(Record):
     """One system. It acts on requests and devices, so that no reference of the LVLM can run it."""
 
@@ -95,6 +204,10 @@ class System(Record):
     """What moves between its resources; none where all happens on one device."""
     reported: tuple[Figure, ...] = ()
     """What sources report of it. Nothing is measured here."""
+    simulated: tuple[Simulated, ...] = ()
+    """Layouts that `serve-sim` runs; none where nothing here stands for it."""
+    replays: tuple[Replay, ...] = ()
+    """Published comparisons that are held against the simulation."""
     relations: tuple[Interaction, ...] = ()
     """How it gets along with techniques."""
     shipped_in: tuple[Shipped, ...] = ()

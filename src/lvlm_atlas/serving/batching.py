@@ -25,7 +25,8 @@ def images(policy: Policy, queue: deque[tuple[Request, int]]) -> Batch:
         ahead = sorted(queue, key=lambda each: each[0].pending)
         queue.clear()
         queue.extend(ahead)
-    taken, frames = [], 0
+    taken: list[tuple[Request, int]] = []
+    frames = 0
     while queue and (not taken or frames + _frames(queue[0]) <= policy.image_batch):
         frames += _frames(queue[0])
         taken.append(queue.popleft())

@@ -10,13 +10,15 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.roofline.stage import STAGES
 from lvlm_atlas.roofline.units import size
 from lvlm_atlas.serving.batching import Batch
 from lvlm_atlas.serving.instance import Instance
 from lvlm_atlas.serving.memory import BLOCK, Embeddings, Memory, room_byte
 from lvlm_atlas.serving.policy import Policy
-from lvlm_atlas.serving.prices import Prices, Slice
+from lvlm_atlas.serving.prices import Prices
 from lvlm_atlas.serving.request import Request
+from lvlm_atlas.serving.spent import Slice
 from lvlm_atlas.serving.tally import Tally
 from lvlm_atlas.serving.traffic import Arrival, visuals
 
@@ -33,9 +35,10 @@ class Wires:
     latency_s: float = 0.0
     """Time of a transfer beside its bytes."""
     host_image_s: float = 0.0
-    """Time in which the host prepares an image or frame."""
+    """Time in which the host prepares an image or frame, beside that of the runtime."""
     host_workers: int = 8
-    """Images that it prepares at once."""
+    """Requests that it prepares at once for each instance; vLLM loads media in 8 threads of each server
+    (docs/configuration/optimization.md)."""
 
 
 class Cluster:
@@ -57,7 +60,7 @@ class Cluster:
         self._turns: dict[tuple[int, str], int] = {}
         self.offers: list[deque[tuple[Request, Instance | None, float]]] = [deque() for _ in policy.pools]
         """Requests that wait to be taken on by a pool, where they come from, and what is to be moved."""
-        self.host = simpy.Resource(env, wires.host_workers)
+        self.host = simpy.Resource(env, wires.host_workers * policy.holders)
         self.embeddings: dict[int, Embeddings] = {}
         self.pools = [
             [self._instance(index, number) for number in range(pool.instances)]
@@ -69,25 +72,31 @@ class Cluster:
                 for each in pool[1:]:
                     each.waiting, each.to_encode = pool[0].waiting, pool[0].to_encode
         self._links = {id(each): simpy.Resource(env, 1) for each in self.instances}
+        self.coming = self.open = True
+        """Whether requests may still come, or are under way."""
+        self.moves = 0
+        """Instances that have changed their pool."""
+        self.past_busy_s = [dict.fromkeys(STAGES, 0.0) for _ in policy.pools]
+        """Time in steps of instances that have left each pool, by what they were for."""
+        self.past_s = [0.0] * len(policy.pools)
+        """Time that these were in it."""
         if policy.sharing == "sliced":
             for one, two in zip(self.pools[0], self.pools[-1], strict=True):
                 one.partner, two.partner = two, one
 
     def _instance(self, index: int, number: int) -> Instance:
         policy, pool = self.policy, self.policy.pools[index]
-        stages = (
-            frozenset().union(*(each.stages for each in policy.pools)) if policy.sharing == "sliced" else pool.stages
-        )
-        if policy.scaling != "fixed":
-            stages = frozenset().union(*(each.stages for each in policy.pools))
-        room = room_byte(self.prices, stages, policy.token_budget, pool.name)
+        every = policy.sharing == "sliced" or policy.scaling != "fixed"
+        stages = frozenset().union(*(each.stages for each in policy.pools)) if every else pool.stages
+        prices = self.prices.spread(pool.devices)
+        room = room_byte(prices, stages, policy.token_budget, pool.name)
         plain = self.prices.text
         memory = Memory(room, BLOCK * plain.prompt_byte / plain.prompt, prefixes=policy.prefix_cache)
         share = policy.encoder_share if "encoding" in pool.stages else 1 - policy.encoder_share
-        sliced = self.prices.sliced(Slice(share)) if policy.sharing == "sliced" else self.prices
+        sliced = prices.sliced(Slice(share)) if policy.sharing == "sliced" else prices
         if policy.embedding_cache and "encoding" in pool.stages:
             self.embeddings.setdefault(index, Embeddings(room * policy.embedding_share))
-        return Instance(self.env, self, f"{pool.name} {number + 1}", pool, policy, (self.prices, sliced), memory)
+        return Instance(self.env, self, f"{pool.name} {number + 1}", pool, policy, (prices, sliced), memory)
 
     # Arrival
 
@@ -101,7 +110,7 @@ class Cluster:
         request = Request(next(self._keys), self.env.now, arrival, shape, frames(shape.frames, arrival))
         reading = self.policy.of("decoding", _modality(request))
         room = self.pools[reading][0].memory.room
-        need = request.whole_byte + self.pools[reading][0].memory.block_byte
+        need = request.whole_byte + 2 * self.pools[reading][0].memory.block_byte
         if need > room:
             raise AtlasError(
                 f"a request of {shape.prompt:,} tokens and {shape.output:,} of answer takes {size(need)} of cache, and "
@@ -109,21 +118,23 @@ class Cluster:
                 "shorter request"
             )
         self.tally.arrived(self.env.now)
-        if request.frames and self.wires.host_image_s:
-            self.env.process(self._prepare(request))
+        prepare_s = self.prices.prepare_s(shape) + sum(request.frames) * self.wires.host_image_s
+        if prepare_s:
+            self.env.process(self._prepare(request, prepare_s))
         else:
             self._dispatch(request)
 
-    def _prepare(self, request: Request) -> Generator[Any, Any, None]:
-        """The host prepares the images one after the other, those of several requests at once."""
+    def _prepare(self, request: Request, time_s: float) -> Generator[Any, Any, None]:
+        """The host takes a request in and prepares its images, one after the other; several requests at once."""
         with self.host.request() as turn:
             yield turn
-            yield self.env.timeout(sum(request.frames) * self.wires.host_image_s)
+            yield self.env.timeout(time_s)
         self._dispatch(request)
 
     def _dispatch(self, request: Request) -> None:
         modality = _modality(request)
-        reader, encoder = (self.policy.of(stage, modality) for stage in ("prefilling", "encoding"))
+        reader = self.policy.of("prefilling", modality)
+        encoder = self.policy.of("encoding", modality) if request.frames else reader
         missing = self._missing(request, encoder)
         apart = encoder != reader
         if not apart:
@@ -134,8 +145,8 @@ class Cluster:
         if apart and (missing or self.policy.overlap) and request.frames:
             request.pending = len(missing)
             if self.policy.overlap:
-                request.instance = self._choose(reader, "prompt")
-                self._queue(request, request.instance)
+                request.instance = self.choose(reader, "prompt")
+                self.enqueue(request, request.instance)
             self._to_encoders(request, encoder, missing)
             for index in range(len(request.frames)):
                 if index not in missing and self.policy.overlap:
@@ -144,7 +155,7 @@ class Cluster:
             request.ready, request.pending = [True] * len(request.frames), 0
             self.offer(reader, request, None, request.shape.embedding_byte if request.frames else 0.0)
         else:
-            self._queue(request, self._choose(reader, "prompt"))
+            self.enqueue(request, self.choose(reader, "prompt"))
 
     def _missing(self, request: Request, encoder: int) -> list[int]:
         """Images whose embeddings are nowhere."""
@@ -157,19 +168,21 @@ class Cluster:
         target = None
         for index in indices:
             if target is None or self.policy.spread_images:
-                target = self._choose(pool, "image")
+                target = self.choose(pool, "image")
             target.to_encode.append((request, index))
         for each in self.pools[pool]:
             each.nudge()
 
-    def _queue(self, request: Request, instance: Instance) -> None:
+    def enqueue(self, request: Request, instance: Instance) -> None:
+        """A request waits at an instance, or for the first that is free."""
         instance.waiting.append(request)
-        for each in (
-            self.pools[self.policy.pools.index(instance.pool)] if self.policy.routing == "shared" else (instance,)
-        ):
-            each.nudge()
+        if self.policy.routing == "shared":
+            for each in self.pools[self.policy.pools.index(instance.pool)]:
+                each.nudge()
+        else:
+            instance.nudge()
 
-    def _choose(self, pool: int, what: str) -> Instance:
+    def choose(self, pool: int, what: str) -> Instance:
         """The instance that gets the next of what comes."""
         open_ = [each for each in self.pools[pool] if not each.leaving] or self.pools[pool]
         turn = self._turns.get((pool, what), 0)
@@ -223,16 +236,18 @@ class Cluster:
     def offer(self, pool: int, request: Request, source: Instance | None, byte: float) -> None:
         """A pool is to take a request on: the first of its instances that has room does."""
         self.offers[pool].append((request, source, byte))
-        self._take(pool)
+        self.take(pool)
 
-    def _take(self, pool: int) -> None:
+    def take(self, pool: int) -> None:
+        """Instances of a pool take on what waits for it, as long as they have room."""
         offers = self.offers[pool]
         while offers:
             request, source, byte = offers[0]
             held, pinned = request.held_byte, request.pinned
             taker = next((each for each in sorted(self.pools[pool], key=lambda e: e.load) if each.admit(request)), None)
             if taker is None:
-                request.held_byte, request.pinned = held, pinned
+                for each in self.pools[pool]:
+                    each.cut_short()  # some of its room may be set aside for steps that are still to come
                 return
             offers.popleft()
             taker.coming += 1
@@ -271,12 +286,13 @@ class Cluster:
     def _leave(self, request: Request, instance: Instance) -> None:
         instance.release(request)
         self.tally.left(request, self.env.now)
+        self.open = self.coming or self.tally.present > 0
 
     def freed(self, instance: Instance) -> None:
         """There may be room for another."""
         index = self.policy.pools.index(instance.pool)
         if self.offers[index]:
-            self._take(index)
+            self.take(index)
 
     def span(self, instance: Instance, start_s: float, batch: Batch, decoding: int) -> None:
         """A step, or several alike, have been taken."""

@@ -13,8 +13,9 @@ from lvlm_atlas.serving.batching import Batch, images, prompts
 from lvlm_atlas.serving.decoding import Decoding
 from lvlm_atlas.serving.memory import Memory, chain
 from lvlm_atlas.serving.policy import Policy, Pool
-from lvlm_atlas.serving.prices import NOTHING, Chunk, Piece, Prices, Spent
+from lvlm_atlas.serving.prices import Chunk, Piece, Prices
 from lvlm_atlas.serving.request import Request
+from lvlm_atlas.serving.spent import NOTHING, Spent
 
 if TYPE_CHECKING:
     import simpy
@@ -84,12 +85,14 @@ class Instance:
         """Decoding steps after which each sequence ends."""
         self._done = 0.0
         self._wake: Any = None
+        self._ahead = False
+        """Whether several decoding steps are under way."""
         self.join(pool)
         env.process(self._serve())
 
     def join(self, pool: Pool) -> None:
         """Become a part of a pool."""
-        self.pool, self.leaving = pool, False
+        self.pool, self.leaving, self.joined_s = pool, False, self.env.now
         self.encodes, self.reads = "encoding" in pool.stages, "prefilling" in pool.stages
 
     @property
@@ -114,22 +117,27 @@ class Instance:
         if self._wake is not None and not self._wake.triggered:
             self._wake.succeed()
 
+    def cut_short(self) -> None:
+        """Of several decoding steps, take no more than the one under way."""
+        if self._ahead:
+            self.nudge()
+
     def admit(self, request: Request) -> bool:
         """Set room aside for a request's prompt, or for all of its cache where the prompt is read elsewhere."""
         if self.sequences >= self.policy.sequences or self.leaving:
             return False
         shape, memory = request.shape, self.memory
         token_byte = shape.prompt_byte / shape.prompt
-        known = 0
+        known, pinned = 0, list[int]()
         if self.reads and self.policy.prefix_cache and not request.generated:
-            known, request.pinned = memory.pin(self._chain(request))
+            known, pinned = memory.pin(self._chain(request))
             known = min(known, shape.prompt - 1)  # the last position yields the first token
         byte = shape.prompt_byte - known * token_byte if self.reads else request.whole_byte
-        byte = memory.blocks(byte)
+        byte = memory.blocks(byte) + (memory.block_byte if self.reads else 0.0)  # the next token may need another
         if not memory.take(byte):
-            memory.unpin(request.pinned)
-            request.pinned = []
+            memory.unpin(pinned)
             return False
+        request.pinned = pinned
         request.held_byte, request.computed = byte, max(request.computed, known)
         if known:
             self._skip_images(request, known)
@@ -170,14 +178,16 @@ class Instance:
             self._grow()
         self.nudge()
 
-    def _grow(self) -> None:
-        """What sequences that decode hold, each with a block that is not full."""
+    def _grow(self, ahead: float = 0.0) -> None:
+        """What sequences that decode hold, each with a block that is not full; with what so many steps add."""
         if self.reads:
-            self.memory.grow(self.decoding.held_byte + self.decoding.count * self.memory.block_byte)
+            held = self.decoding.reads(ahead * self.decoding.step_token if ahead else 0.0).held_byte
+            self.memory.grow(held + self.decoding.count * self.memory.block_byte)
 
     def _serve(self) -> Generator[Any, Any, None]:
         """Take steps as long as there is something to do."""
         while True:
+            self.desk.freed(self)
             batch = self._batch()
             steps = self._steps()
             self._busy(bool(batch.images or batch.chunks or steps))
@@ -187,7 +197,6 @@ class Instance:
                 yield from self._decode(steps)
             else:
                 self._wake = self.env.event()
-                self.desk.freed(self)
                 yield self._wake
                 self._wake = None
 
@@ -218,6 +227,8 @@ class Instance:
         if batch.chunks or decodes:
             chunks = [Chunk(request.shape, request.computed, new) for request, new in batch.chunks]
             language = prices.step(chunks, self.decoding if decodes else None)
+        if decodes:
+            self._grow(1.0)
         together = self.policy.sharing == "together"
         spent = vision.beside(language) if together else vision.time_s + language.time_s
         yield self.env.timeout(spent)
@@ -249,13 +260,14 @@ class Instance:
     def _decode(self, steps: float) -> Generator[Any, Any, None]:
         """Take decoding steps until a sequence ends, room is short, or something comes that can start."""
         start, prices = self.env.now, self._now()
+        self._grow(steps)  # nobody else may take that room meanwhile
         total = prices.step((), self.decoding, steps).time_s
         if steps <= 1:
             yield self.env.timeout(total)
         else:
-            self._wake = self.env.event()
+            self._wake, self._ahead = self.env.event(), True
             yield self._wake | self.env.timeout(total)
-            self._wake = None
+            self._wake, self._ahead = None, False
             passed = self.env.now - start
             if passed < total:
                 steps, total = self._until(prices, passed, steps, total)
@@ -282,13 +294,21 @@ class Instance:
             left = max(EPSILON, self._ends[0][0] - self._done)
             slope = self.decoding.growth_byte * self.decoding.step_token if self.reads else 0.0
             room = self.memory.free
-            if slope <= 0 or room >= slope * left:
+            if not self.reads:
                 return left
-            if room >= slope:
-                return float(math.floor(room / slope))
+            steps = left if slope <= 0 or room >= slope * left else max(0.0, float(math.floor(room / slope)))
+            while steps > 1 and self._growth_byte(steps) > room:  # an uneven cache may grow faster later
+                steps = float(math.floor(steps / 2))
+            if steps and (steps < 1 or self._growth_byte(steps) <= room):
+                return steps
             if not self._preempt():
                 return left
         return 0.0
+
+    def _growth_byte(self, steps: float) -> float:
+        """What the caches of all sequences that decode grow by in so many steps."""
+        later = self.decoding.reads(steps * self.decoding.step_token).held_byte
+        return later - self.decoding.held_byte
 
     def _preempt(self) -> bool:
         """The latest sequence gives up its cache; its prompt and what it has answered are read again later."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import le
 
 from lvlm_atlas.fault import AtlasError, suggestion
 from lvlm_atlas.serving.simulation import Run
@@ -133,17 +134,14 @@ def load(
     tally, cluster = run.tally, run.cluster
     duration = tally.last_s - tally.first_s
     times = {"ttft": tally.ttft_s, "tpot": tally.tpot_s, "total": tally.total_s}
-    kept = [times[name] for name in slo]
-    limits = list(slo.values())
-    attained = sum(
-        all(time <= limit for time, limit in zip(row, limits, strict=True)) for row in zip(*kept, strict=True)
-    )
+    rows = zip(*(times[name] for name in slo), strict=True)
+    attained = sum(all(map(le, row, slo.values())) for row in rows)
     stores = cluster.embeddings.values()
     asked = sum(each.hits + each.misses for each in stores)
     return Load(
         requests=tally.came, duration_s=duration, ttft=percentiles(tally.ttft_s), tpot=percentiles(tally.tpot_s),
         total=percentiles(tally.total_s), output_tokens=sum(tally.output), slo=dict(slo),
-        attained=attained if slo else tally.came, pools=tuple(_use(run, duration)), devices=devices, tdp_w=tdp_w,
+        attained=attained if slo else tally.came, pools=tuple(_use(run)), devices=devices, tdp_w=tdp_w,
         price_usd_h=price_usd_h, preemptions=tally.preemptions, link_byte=tally.link_byte,
         embedding_hits=sum(each.hits for each in stores) / asked if asked else None,
         present=tally.present_s / duration if duration else 0.0, saturated=_saturated(run), assumptions=assumptions,
@@ -157,11 +155,14 @@ def percentiles(numbers: array[float]) -> Percentiles:
     return Percentiles(sum(ordered) / len(ordered), *at)
 
 
-def _use(run: Run, duration: float) -> list[PoolUse]:
+def _use(run: Run) -> list[PoolUse]:
     used = []
     for pool, instances in zip(run.cluster.policy.pools, run.cluster.pools, strict=True):
-        time = duration * len(instances) or 1.0
-        sums = {stage: sum(each.busy_s[stage] for each in instances) / time for stage in instances[0].busy_s}
+        index, last = run.cluster.policy.pools.index(pool), run.tally.last_s
+        since = [last - max(each.joined_s, run.tally.first_s) for each in instances]
+        time = (sum(since) + run.cluster.past_s[index]) or 1.0
+        past = run.cluster.past_busy_s[index]
+        sums = {stage: (past[stage] + sum(each.busy_s[stage] for each in instances)) / time for stage in past}
         peak = max(each.memory.peak / each.memory.room for each in instances)
         used.append(PoolUse(pool.name, pool.letters, len(instances), **sums, cache_peak=peak))
     return used

@@ -7,8 +7,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.roofline.activations import activations
+from lvlm_atlas.roofline.kind import prompt_layers
 from lvlm_atlas.roofline.layout import Layout
-from lvlm_atlas.roofline.memory import activation_byte, on_a_device
+from lvlm_atlas.roofline.memory import on_a_device
 from lvlm_atlas.roofline.state import Shares
 from lvlm_atlas.roofline.units import size
 from lvlm_atlas.roofline.workload import Workload
@@ -33,19 +35,19 @@ def room_byte(prices: Prices, stages: Collection[str], token_budget: int, pool: 
     held = on_a_device(layout, deployment, 0.0, 0.0, 0.0, Shares())
     weights = held["weights"]
     model = layout.model
-    vision = (model.encoder.parameters + model.adapter.parameters) * layout.weight_byte
-    language = model.llm.parameters * layout.weight_byte / layout.shards
+    vision, language = layout.vision_byte, layout.llm_byte / layout.shards
     share = prices.encoder_layout.encoder_shards
     weights += vision / share - vision / layout.encoder_shards
     if "encoding" not in stages:
         weights -= vision / share
     if not {"prefilling", "decoding"} & {*stages}:
         weights -= language
-    left = prices.device.memory_byte - weights - held["reserve"] - _step_byte(layout, token_budget)
+    usable = prices.device.memory_byte * deployment.memory_share
+    left = usable - weights - held["reserve"] - _step_byte(layout, token_budget)
     if left <= 0:
         raise AtlasError(
             f"{model.name} leaves no room for a cache on {layout.shards} × {prices.device.name} ({pool}): weights take "
-            f"{size(weights)} of {size(prices.device.memory_byte)}; give --tp more devices, or a smaller type"
+            f"{size(weights)} of {size(usable)}; give --tp more devices, or a smaller type"
         )
     shards = 1 if model.llm.latent else min(layout.shards, model.llm.kv_heads)
     return left * shards
@@ -54,7 +56,8 @@ def room_byte(prices: Prices, stages: Collection[str], token_budget: int, pool: 
 def _step_byte(layout: Layout, tokens: int) -> float:
     """Activations of a step."""
     text = shape(replace(layout, materialised=False), Workload(text_tokens=tokens, output_tokens=1), ())
-    return activation_byte(text.stages, text.state.encoded, text.state.prefilled)
+    layers = prompt_layers(text.state.prefilled, text.stages.places)
+    return activations(text.stages.layout, text.state.encoded, layers, None).of(1)
 
 
 class Memory:
@@ -101,7 +104,7 @@ class Memory:
     def give(self, byte: float) -> None:
         """Give it back."""
         self.used -= byte
-        assert self.used > -1, "more was given back than was set aside"
+        assert self.used > -1, "more was given back than was set aside"  # noqa: S101
 
     def _evict(self) -> None:
         while self._kept > self.free:

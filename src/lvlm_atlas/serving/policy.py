@@ -27,11 +27,17 @@ class Pool:
     instances: int = 1
     modality: Literal["any", "text", "visual"] = "any"
     """Which requests they serve."""
+    devices: int | None = None
+    """Devices of an instance that encodes alone; None: as many as the others have."""
 
     def __post_init__(self) -> None:
-        assert self.stages <= {*STAGES}
+        assert self.stages <= {*STAGES}  # noqa: S101
         if self.instances < 1:
             raise AtlasError(f"pool {self.name} has {self.instances} instances; give it 1 or more")
+        if self.devices is not None and self.stages != {"encoding"}:
+            raise AtlasError(
+                f"pool {self.name} runs more than the encoder, so that --tp says its devices; leave them out"
+            )
 
     @property
     def letters(self) -> str:
@@ -82,15 +88,24 @@ class Policy:
         """All of them."""
         return sum(pool.instances for pool in self.pools)
 
+    @property
+    def holders(self) -> int:
+        """Instances that have devices of their own."""
+        return self.pools[0].instances if self.sharing == "sliced" else self.instances
+
     def of(self, stage: str, modality: str) -> int:
         """Index of the pool that runs a stage for requests with or without visual input."""
-        fitting = [
-            i for i, pool in enumerate(self.pools) if stage in pool.stages and pool.modality in ("any", modality)
-        ]
-        return fitting[0]
+        taken = ("any", modality)
+        return next(i for i, pool in enumerate(self.pools) if stage in pool.stages and pool.modality in taken)
 
-    def sized(self, counts: tuple[int, ...]) -> Policy:
-        """The same with so many instances in its pools.
+    def devices(self, each: int) -> int:
+        """Devices of all instances, where one has so many unless its pool says otherwise."""
+        if self.sharing == "sliced":
+            return self.holders * each
+        return sum(pool.instances * (pool.devices or each) for pool in self.pools)
+
+    def sized(self, counts: tuple[int, ...], devices: tuple[int | None, ...] = ()) -> Policy:
+        """The same with so many instances in its pools, each of so many devices, None: as many as others.
 
         Raises:
             AtlasError: there are more or fewer pools, or a pool has none.
@@ -101,5 +116,8 @@ class Policy:
                 f"policy {self.id} has {len(self.pools)} pools, and {len(counts)} sizes were given; give one for each "
                 f"of {names}, such as {self.id}:{','.join(['2'] * len(self.pools))}"
             )
-        pools = tuple(replace(pool, instances=count) for pool, count in zip(self.pools, counts, strict=True))
+        if self.sharing == "sliced" and len({*counts}) > 1:
+            raise AtlasError(f"pools of policy {self.id} share devices; give each {counts[0]} instances")
+        sizes = zip(self.pools, counts, devices or (None,) * len(counts), strict=True)
+        pools = tuple(replace(pool, instances=count, devices=each) for pool, count, each in sizes)
         return replace(self, pools=pools)

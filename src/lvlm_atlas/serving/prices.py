@@ -7,48 +7,30 @@ and each distinct one is asked for once.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
 from lvlm_atlas.roofline import encoding, llm
 from lvlm_atlas.roofline.deployment import Deployment
 from lvlm_atlas.roofline.device import Device
+from lvlm_atlas.roofline.host import HostPace
 from lvlm_atlas.roofline.kind import Place, places
 from lvlm_atlas.roofline.layout import layout, machine
 from lvlm_atlas.roofline.model import Model
 from lvlm_atlas.roofline.operator import Machine, Work
+from lvlm_atlas.roofline.reading import read_as
 from lvlm_atlas.roofline.state import Extra, Shares
 from lvlm_atlas.roofline.transform import Applied
 from lvlm_atlas.roofline.workload import Workload
 from lvlm_atlas.serving.decoding import Decoding
 from lvlm_atlas.serving.shape import Rows, Shape, runs, shape
+from lvlm_atlas.serving.spent import NOTHING, Slice, Spent
 
 KINDS = 2**14
 """Kinds of requests that are remembered."""
 _NO_ROWS = Rows(0.0, 0.0, 0.0)
-
-
-class Spent(NamedTuple):
-    """What a batch takes: its time alone on the devices, and the parts of it that either wall would take."""
-
-    time_s: float
-    compute_s: float = 0.0
-    memory_s: float = 0.0
-
-    def __add__(self, other: object) -> Spent:
-        """Both, one after the other."""
-        assert isinstance(other, Spent)
-        return Spent(
-            self.time_s + other.time_s, self.compute_s + other.compute_s, self.memory_s + other.memory_s
-        )  # fmt: skip
-
-    def beside(self, other: Spent) -> float:
-        """Time of both at once: no less than either alone, nor than the devices need for the sum of their work."""
-        return max(
-            self.time_s, other.time_s, self.compute_s + other.compute_s, self.memory_s + other.memory_s
-        )  # fmt: skip
 
 
 class Chunk(NamedTuple):
@@ -71,17 +53,6 @@ class Piece(NamedTuple):
 
     shape: Shape
     frames: int
-
-
-NOTHING = Spent(0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """A share of a device's multiprocessors."""
-
-    compute: float = 1.0
-    bandwidth: float = 1.0
 
 
 class Prices:
@@ -107,6 +78,7 @@ class Prices:
         self.walls, self.dtype = machine(device, self.layout, self.deployment)
         self.ranks = deployment.tensor_parallel if encoder_data_parallel else 1
         self.encoder_layout = replace(self.layout, encoder_shards=1) if encoder_data_parallel else self.layout
+        self.pace = HostPace(self.layout)
         self._stack = stack
         self._places = Counter(places(self.layout))
         self._order = places(self.layout)
@@ -116,6 +88,13 @@ class Prices:
         self._outputs: dict[float, Spent] = {}
         self._encoded = lru_cache(KINDS)(self._encode)
         self._text = shape(self.layout, Workload(text_tokens=1024, output_tokens=1), ())
+
+    def spread(self, devices: int | None) -> Prices:
+        """The same on instances of another number of devices; None: of as many."""
+        if devices in (None, self.deployment.tensor_parallel):
+            return self
+        deployment = replace(self.deployment, tensor_parallel=devices)
+        return Prices(self.model, self.device, deployment, self._stack)
 
     def on(self, walls: Machine) -> Prices:
         """The same with other walls, such as those of a slice of the device."""
@@ -127,8 +106,11 @@ class Prices:
 
     def sliced(self, part: Slice) -> Prices:
         """The same on a share of the multiprocessors."""
-        walls = self.walls
-        return self.on(replace(walls, flop_s=walls.flop_s * part.compute, byte_s=walls.byte_s * part.bandwidth))
+        whole = self.walls.walls
+        walls = {
+            kind: (flop * part.compute, byte * part.bandwidth, start) for kind, (flop, byte, start) in whole.items()
+        }
+        return self.on(replace(self.walls, walls=walls))
 
     def shape(self, workload: Workload) -> Shape:
         """The kind of request that a workload is here."""
@@ -136,7 +118,10 @@ class Prices:
         if known is None:
             if len(self._shapes) >= KINDS:
                 self._shapes.clear()
-            known = self._shapes[workload] = shape(self.layout, workload, self._stack(workload))
+            model, read = read_as(self.model, workload)
+            lay = replace(self.layout, model=replace(model, llm=self.model.llm))
+            stack = sorted(self._stack(workload), key=lambda each: each.order)
+            known = self._shapes[workload] = shape(lay, read, stack)
             if known.state.prefilled.shares != Shares():
                 self._shares = known.state.prefilled.shares
         return known
@@ -188,7 +173,24 @@ class Prices:
         own = replace(self.encoder_layout, batch=number)
         share = frames / kind.frames
         extras = kind.extras["encoding"] if whole else [_part(each, share) for each in kind.extras["encoding"]]
-        return self._spent([*encoding.encoding(own, encoded), *encoding.extras(own, encoded, extras)])
+        works = [*encoding.encoding(own, encoded), *encoding.extras(own, encoded, extras)]
+        return self._waited(self._spent(works), 0.0, self.pace.encoder_s)
+
+    def prepare_s(self, kind: Shape) -> float:
+        """Time in which the host takes a request in and prepares its images, before any device sees it."""
+        serial = 0.0 if self.pace.host.hides or not kind.frames else self.pace.encoder_s
+        images_s = sum(each.host_s for each in self.pace.images(kind.state.encoded))
+        return self.pace.host.request_s + images_s - serial
+
+    def _waited(self, spent: Spent, serial_s: float, start_s: float) -> Spent:
+        """A pass with what it waits for the host: before it, and until all its kernels have been started."""
+        if self.pace.host.hides:
+            return spent._replace(time_s=serial_s + max(spent.time_s, start_s))
+        return spent._replace(time_s=serial_s + spent.time_s + start_s)
+
+    def _paced(self, spent: Spent, depth: float) -> Spent:
+        """A pass of the LLM with the host's part."""
+        return self._waited(spent, self.pace.host.step_s, self.pace.llm_s * depth)
 
     def step(self, chunks: Sequence[Chunk], decoding: Decoding | None = None, steps: float = 1.0) -> Spent:
         """One pass of the LLM over parts of prompts and a token of each sequence that decodes.
@@ -202,16 +204,18 @@ class Prices:
             What all steps take together.
         """
         if decoding is None or not decoding.count:
-            return self._pass(chunks, 0.0, _NO_ROWS, 1.0)
+            return self._paced(self._pass(chunks, 0.0, _NO_ROWS, 1.0), 1.0)
         draft, depth = decoding.draft, decoding.depth
         rows, count = 1 + draft.nodes, decoding.count
         spent = self._pass(chunks, count * rows, Rows(*[count * rows] * 3), depth)
         spent += self._attention(decoding, rows, steps, alone=not chunks)
-        spent += self._extra(decoding)
+        spent += self._extra("decoding", decoding.kinds)
+        spent = self._paced(spent, 1.0 if chunks else depth)
         if draft.nodes:  # the draft's passes count in their share of a plain step
             plain = self._pass((), count, Rows(*[float(count)] * 3), depth)
             plain += self._attention(decoding, 1, steps, alone=True)
-            plain += self._extra(decoding)
+            plain += self._extra("decoding", decoding.kinds)
+            plain = self._paced(plain, depth)
             part = draft.passes * draft.cost
             spent += Spent(*(part * each for each in plain))
         return Spent(*(steps * each for each in spent)) if steps != 1 else spent
@@ -237,10 +241,11 @@ class Prices:
         if ends:
             spent += self._output(ends)
         if self.layout.shards > 1 or self.layout.hops:
-            spent += self._spent(llm.links(self.layout, summed_rows, summed_rows / layers if layers else 0.0))
+            spent += self._spent(llm.links(self.layout, summed_rows, summed_rows / layers if layers else 0.0, layers))
         for index, chunk in enumerate(chunks):
             spent += self._chunk(chunk, first=index == 0)
-        return spent
+        ended = Counter(chunk.shape for chunk in chunks if chunk.ends)
+        return spent + self._extra("prefilling", ended)
 
     def _rows(self, chunks: Sequence[Chunk]) -> Iterable[tuple[Rows, Place, int]]:
         """Rows of the prompts in the layers, and how many layers are alike."""
@@ -283,7 +288,7 @@ class Prices:
         """Attention of a part of a prompt, and what techniques add; kernels start once for all parts of a step."""
         kind, prompt = chunk.shape, chunk.shape.prompt
         start, end = chunk.start / prompt, min(1.0, (chunk.start + chunk.new) / prompt)
-        works = []
+        works: list[Work] = []
         for part in kind.parts:
             share = part.share(start, end)
             for work in part.attention:
@@ -295,9 +300,6 @@ class Prices:
                         kernels=work.kernels if first else 0.0,
                     )
                 )  # fmt: skip
-        if kind.extras["prefilling"] and chunk.ends:
-            state = kind.state
-            works += llm.extras(self.layout, state.encoded, state.prefilled, "prefilling", kind.extras["prefilling"])
         return self._spent(works)
 
     def _attention(self, decoding: Decoding, rows: float, steps: float, *, alone: bool) -> Spent:
@@ -311,13 +313,21 @@ class Prices:
             )
         ])  # fmt: skip
 
-    def _extra(self, decoding: Decoding) -> Spent:
-        """What techniques add to a step of all sequences."""
-        works = []
-        for kind, number in decoding.kinds.items():
-            if kind.extras["decoding"]:
-                own, state = replace(self.layout, batch=number), kind.state
-                works += llm.extras(own, state.encoded, state.prefilled, "decoding", kind.extras["decoding"])
+    def _extra(self, stage: str, kinds: Mapping[Shape, int]) -> Spent:
+        """What techniques add to a step. Their kernels start once for all requests, but for those of techniques that
+        take one request after the other.
+        """
+        works: list[Work] = []
+        for kind, number in kinds.items():
+            extras, state = kind.extras[stage], kind.state
+            if extras:
+                shared = not works
+                own = replace(self.layout, batch=number)
+                made = llm.extras(own, state.encoded, state.prefilled, stage, extras)
+                works += [
+                    work if shared or extra.serial else replace(work, kernels=0.0)
+                    for extra, work in zip(extras, made, strict=True)
+                ]
         return self._spent(works) if works else NOTHING
 
     def _thinned(self, works: Iterable[Work]) -> Iterable[Work]:
@@ -335,8 +345,9 @@ class Prices:
         time = compute = memory = 0.0
         for work in works:
             time += walls.time_s(work)
-            compute += work.flop / walls.flop_s / work.shards
-            memory += work.byte / walls.byte_s / work.shards
+            flop_s, byte_s, _ = walls.walls[work.law or work.kind]
+            compute += work.flop / flop_s / work.shards
+            memory += work.byte / byte_s / work.shards
         return Spent(time, compute, memory)
 
 

@@ -10,6 +10,7 @@ from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.serving.cluster import Cluster, Wires
 from lvlm_atlas.serving.policy import Policy
 from lvlm_atlas.serving.prices import Prices
+from lvlm_atlas.serving.scaling import scale
 from lvlm_atlas.serving.tally import Tally
 from lvlm_atlas.serving.traffic import Arrival
 
@@ -47,11 +48,13 @@ def simulate(policy: Policy, prices: Prices, stream: Iterable[Arrival], wires: W
     tally = Tally()
     cluster = Cluster(env, policy, prices, wires or Wires(), tally)
     env.process(_arrive(env, cluster, stream))
+    if policy.scaling != "fixed":
+        env.process(scale(cluster))
     env.run()
     if not tally.came:
         raise AtlasError("no request arrives; give a trace that holds one, or --requests 1 or more")
     left = len(tally.total_s)
-    assert left == tally.came, f"{tally.came} requests came and {left} have left"
+    assert left == tally.came, f"{tally.came} requests came and {left} have left"  # noqa: S101
     return Run(cluster, tally)
 
 
@@ -60,3 +63,5 @@ def _arrive(env: simpy.Environment, cluster: Cluster, stream: Iterable[Arrival])
         if arrival.at_s > env.now:
             yield env.timeout(arrival.at_s - env.now)
         cluster.arrive(arrival)
+    cluster.coming = False
+    cluster.open = cluster.tally.present > 0

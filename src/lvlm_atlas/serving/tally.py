@@ -37,7 +37,7 @@ class Tally:
         """Arrival, first token and end of the first requests, for a picture."""
         self.present_s = 0.0
         """Integral of the requests in the system over time."""
-        self._present, self._since = 0, 0.0
+        self.present, self._since = 0, 0.0
 
     def arrived(self, now: float) -> None:
         """A request comes in."""
@@ -49,7 +49,7 @@ class Tally:
 
     def left(self, request: Request, now: float) -> None:
         """A request is answered."""
-        assert request.first_s is not None
+        assert request.first_s is not None  # noqa: S101
         tokens = request.shape.output + round(request.generated)
         self.ttft_s.append(request.first_s - request.at_s)
         self.tpot_s.append((now - request.first_s) / (tokens - 1) if tokens > 1 else 0.0)
@@ -62,8 +62,8 @@ class Tally:
         self._count(now, -1)
 
     def _count(self, now: float, change: int) -> None:
-        self.present_s += self._present * (now - self._since)
-        self._present, self._since = self._present + change, now
+        self.present_s += self.present * (now - self._since)
+        self.present, self._since = self.present + change, now
 
     def moved(self, byte: float) -> None:
         """Something went over a link."""

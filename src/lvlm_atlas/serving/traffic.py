@@ -72,8 +72,9 @@ class Mix:
         while True:
             workload = replace(kinds[0] if len(kinds) == 1 else source.choices(kinds, weights)[0], batch=1)
             if self.spread:
+                least = 0 if visuals(workload) else 1
                 workload = replace(
-                    workload, text_tokens=_around(source, workload.text_tokens, self.spread, 0),
+                    workload, text_tokens=_around(source, workload.text_tokens, self.spread, least),
                     output_tokens=_around(source, workload.output_tokens, self.spread, 1),
                 )  # fmt: skip
             contents = []

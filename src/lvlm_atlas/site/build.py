@@ -17,9 +17,13 @@ from lvlm_atlas.atlas.root import data_root
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.files import STALE_S
 from lvlm_atlas.graph.knowledge import KnowledgeBase
+from lvlm_atlas.site.answers.work import computing
 from lvlm_atlas.site.engines import require, run_engine
 from lvlm_atlas.site.finish import finish
 from lvlm_atlas.site.published import UNPUBLISHED, Published
+from lvlm_atlas.site.python.bundle import bundle
+from lvlm_atlas.site.python.fetch import fetch
+from lvlm_atlas.site.python.pins import pins
 
 if TYPE_CHECKING:
     from lvlm_atlas.site.content import Content
@@ -41,11 +45,13 @@ def build(
     strict: bool = True,
     published: Published = UNPUBLISHED,
     engine: str = "mkdocs",
+    python: bool = False,
 ) -> Path:
     """Build the site into `out`, its Markdown into `docs`; both are replaced, and only if the build succeeds.
 
     Without `docs`, the Markdown of the default site goes to `build/docs`, that of another is not kept. With
-    `strict`, a link or anchor that leads nowhere fails the build.
+    `strict`, a link or anchor that leads nowhere fails the build. With `python`, the program itself is put into it, for
+    which npm and pip fetch an interpreter once.
 
     Raises:
         AtlasError: an extra is missing, a folder is not ours to replace, or the build failed.
@@ -56,11 +62,18 @@ def build(
         raise AtlasError(f"{out} and {docs} lie in each other; choose two folders side by side")
     day = max((t.updated for t in kb.atlas.techniques.values()), default="1980-01-01")
     epoch = int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp())
+    source = source_of(kb.atlas.root)
+    interpreter = fetch(pins(source)) if python else None
     with _replacing(out) as new_out, _replacing(docs.absolute()) if docs else _passing() as new_docs:
         site_dir = os.path.relpath(out, docs) if docs else "../site"
-        generate(kb, new_docs, site_dir=site_dir, published=published, engine=engine)
-        run_engine(engine, new_docs, new_out, strict=strict, epoch=epoch)
+        with computing(kb.atlas.root, source) as place_answers:
+            generate(kb, new_docs, site_dir=site_dir, published=published, engine=engine, python=python)
+            run_engine(engine, new_docs, new_out, strict=strict, epoch=epoch)
+            for folder in (new_docs / "pages", new_out):  # the builder of pages need not read them
+                place_answers(folder)
         finish(new_out, json.loads((new_docs / HEADS).read_text(encoding="utf-8")), published, day)
+        if interpreter:
+            bundle(kb.atlas.root, interpreter, pins(source), new_out)
     return out
 
 
@@ -71,6 +84,7 @@ def generate(
     site_dir: str = "../site",
     published: Published = UNPUBLISHED,
     engine: str = "mkdocs",
+    python: bool = False,
 ) -> Path:
     """Write `mkdocs.yml` and all pages into an empty folder, and what goes into their heads into `heads.json`.
 
@@ -80,14 +94,15 @@ def generate(
     require(engine)
     from lvlm_atlas.site.config import configuration
     from lvlm_atlas.site.content import Content
+    from lvlm_atlas.site.doors import doors
     from lvlm_atlas.site.finder import DATA, find_data
     from lvlm_atlas.site.heads import heads
     from lvlm_atlas.site.llms import llms_txt
     from lvlm_atlas.site.pages import final, pages
     from lvlm_atlas.site.render import environment, render
 
-    source = _source(kb.atlas.root)
-    content, templates = Content(_predicting(kb), published), environment(source)
+    source = source_of(kb.atlas.root)
+    content, templates = Content(_predicting(kb), published, python), environment(source)
     made = pages(content)
     files = {page.path: render(content, page, templates) for page in made}
     files[DATA] = find_data(content, made, files)
@@ -99,6 +114,7 @@ def generate(
         files[f"techniques/{old}.json"] = content.data.forwarding(old, final(content, old))
     files["atlas.json"] = content.data.whole
     files["llms.txt"] = llms_txt(content)
+    files |= dict(doors(content))
     shutil.copytree(source / "assets", folder / "pages" / "assets")
     for path, text in files.items():
         place = folder / "pages" / path
@@ -133,11 +149,13 @@ def _documents(content: Content) -> Iterator[tuple[str, str, str, Path]]:
         yield "model", model.id, data.record("model", model, predicted), Path(f"catalog/models/{model.id}.yaml")
     for device in atlas.hardware.values():
         yield "device", device.id, data.record("device", device), Path(f"catalog/hardware/{device.id}.yaml")
+    for runtime in atlas.runtimes.values():
+        yield "runtime", runtime.id, data.record("runtime", runtime), Path(f"catalog/runtimes/{runtime.id}.yaml")
     for system in atlas.systems.values():
         yield "system", system.id, data.record("system", system), Path(f"catalog/systems/{system.id}.yaml")
 
 
-def _source(root: Path) -> Path:
+def source_of(root: Path) -> Path:
     """The site's templates: the root's own, or those of the package."""
     own = root / "site"
     return own if (own / "mkdocs.yml").is_file() else data_root() / "site"

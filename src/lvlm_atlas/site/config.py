@@ -15,8 +15,10 @@ from lvlm_atlas.site.markup import attribute, external
 from lvlm_atlas.site.routes import FIXED
 
 Nav = list[dict[str, Any]]
-REFERENCES = ("results", "coverage", "papers", "glossary")
-GUIDES = ("query", "plan", "estimate", "survey", "contribute", "reference", "about")
+REFERENCES = ("results", "coverage", "papers", "glossary", "changes")
+TOOLS = ("ask", "compare", "stack", "pairs", "graph", "plots")
+"""Pages that scripts fill."""
+GUIDES = ("query", "plan", "estimate", "under-load", "survey", "contribute", "reference", "about")
 """Pages under that heading; an atlas of somebody else may lack what one of them is about."""
 
 
@@ -60,14 +62,17 @@ def navigation(content: Content, pages: Sequence[Page]) -> Nav:
         {"Bottlenecks": [FIXED["bounds"], *(term("bound", t.id) for t in atlas.terms("bound"))]},
         {"Tags": FIXED["tags"]},
     ]  # fmt: skip
+    tools = [entry(FIXED[name]) for name in TOOLS if FIXED[name] in titles]
     systems = sorted(atlas.systems.values(), key=lambda system: (system.kind != "serving-system", system.name))
     models = [*records("model", content.estimates.models), {"Workloads": FIXED["workloads"]}]
     return [
         {"Home": FIXED["home"]},
         {"Techniques": techniques},
         {"Browse": browse},
+        *([{"Tools": tools}] if tools else []),
         {"Models": models},
         {"Devices": records("device", atlas.hardware)},
+        *([{"Runtimes": records("runtime", atlas.runtimes)}] if atlas.runtimes else []),
         *([{"Serving systems": records("system", (system.id for system in systems))}] if systems else []),
         {"Reference": [*(entry(FIXED[name]) for name in REFERENCES if FIXED[name] in titles),
                        {"Rules": FIXED["rules"]}]},

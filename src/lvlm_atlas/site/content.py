@@ -19,6 +19,7 @@ from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.schema.vocabulary import FamilyTerm, Term
 from lvlm_atlas.site.data import Data
 from lvlm_atlas.site.estimates import Estimates
+from lvlm_atlas.site.loads import Loads
 from lvlm_atlas.site.markup import plain
 from lvlm_atlas.site.published import UNPUBLISHED, Published
 from lvlm_atlas.site.routes import FIXED, RECORDS, Routes, relative, routes
@@ -50,11 +51,18 @@ class Content:
 
     kb: KnowledgeBase
     published: Published = UNPUBLISHED
+    python: bool = False
+    """Whether the site has the program itself in it, to be run in the page."""
 
     @property
     def atlas(self) -> Atlas:
         """Its records."""
         return self.kb.atlas
+
+    @cached_property
+    def under_load(self) -> Loads:
+        """Servers under load, as pages show them."""
+        return Loads(self.kb)
 
     @cached_property
     def routes(self) -> Routes:
@@ -190,10 +198,14 @@ class Links:
 
     def cite(self, key: str, place: str | None = None) -> Markup:
         """A work as people cite it, `Chen et al. 2024, sec. 3`, linked to its page."""
+        link = self.link("paper", key, self.author_year(key))
+        return link + Markup(", ") + plain(place) if place else link
+
+    def author_year(self, key: str) -> str:
+        """A work as people cite it, `Chen et al. 2024`, without a link."""
         paper = self.content.atlas.papers[key]
         last = paper.authors[0].split(",")[0] if paper.authors else paper.title
-        link = self.link("paper", key, f"{last}{' et al.' if len(paper.authors) > 1 else ''} {paper.year}")
-        return link + Markup(", ") + plain(place) if place else link
+        return f"{last}{' et al.' if len(paper.authors) > 1 else ''} {paper.year}"
 
     def page(self, name: str, label: str, anchor: str = "") -> Markup:
         """A Markdown link to a page that there is one of."""

@@ -86,4 +86,9 @@ def _edge(edge: Edge) -> dict[str, Any]:
 
 
 def _dumped(document: dict[str, Any]) -> str:
-    return json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+    """JSON with a line a key: the size of a site is made of many such files."""
+    lines = (
+        f"{json.dumps(key)}:{json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(',', ':'))}"
+        for key, value in document.items()
+    )
+    return "{" + ",\n".join(lines) + "}\n"

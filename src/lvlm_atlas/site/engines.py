@@ -1,11 +1,12 @@
 """The programs that turn Markdown into a site: MkDocs with Material, and Zensical, which reads the same configuration.
 
-Which one built a site must not show in its addresses, its anchors or what it links to; tests hold both against each other.
+Which one built a site must not show in its addresses, its anchors or what it links to; tests hold both together.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,11 @@ from lvlm_atlas.fault import AtlasError, suggestion
 
 NEEDS = {"mkdocs": ("mkdocs", "material", "mkdocs_redirects"), "zensical": ("zensical",)}
 """The engines, each with the modules that it is made of."""
+
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_ZENSICAL = re.compile(r"^(?:Warning|Error): (.*)\n\s*╭─\[ (\S+) \]", re.MULTILINE)
+"""How Zensical tells of a fault: what it is, then the place above a drawing of it."""
 
 
 def require(engine: str) -> None:
@@ -57,7 +63,9 @@ def _zensical(docs: Path, out: Path, *, strict: bool, epoch: int) -> None:
     try:
         settings = yaml.safe_load((docs / "mkdocs.yml").read_text(encoding="utf-8"))
         shutil.copytree(docs / settings["docs_dir"], work / "pages")
-        settings |= {"docs_dir": "pages", "site_dir": "site"}
+        # It searches unless it is told not to; the pages have a search of their own.
+        plugins = [*settings["plugins"], {"search": {"enabled": False}}]
+        settings |= {"docs_dir": "pages", "site_dir": "site", "plugins": plugins}
         text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
         (work / "mkdocs.yml").write_text(text, encoding="utf-8")
         _run(["zensical", "build", "--clean", "-f", str(work / "mkdocs.yml"), *(["--strict"] if strict else [])], epoch)
@@ -78,7 +86,9 @@ def _run(command: list[str], epoch: int) -> None:
 
 def _summary(log: str) -> str:
     """What the engine found, in one line."""
+    log = _COLOUR.sub("", log)
     faults = [line.split("-", 1)[-1].strip() for line in log.splitlines() if line.startswith(("WARNING", "ERROR"))]
+    faults += [f"{what}: {where}" for what, where in _ZENSICAL.findall(log)]
     faults = faults or [line.strip() for line in log.splitlines() if line.strip()][-1:] or ["the engine said nothing"]
     more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
     return "; ".join(faults[:3]) + more

@@ -8,8 +8,9 @@ from functools import cached_property
 
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.graph.knowledge import KnowledgeBase
+from lvlm_atlas.planner.planner import Planner
 from lvlm_atlas.planner.predicted import HARDWARE, MODEL, WORKLOADS
-from lvlm_atlas.roofline.deployment import PRESETS, Deployment
+from lvlm_atlas.roofline.deployment import Deployment
 from lvlm_atlas.roofline.device import Device
 from lvlm_atlas.roofline.estimate import Estimate, estimate
 from lvlm_atlas.roofline.model import Model
@@ -31,7 +32,9 @@ class Case:
     devices: int = 1
     """Devices that share each layer."""
     efficiency: str = "ideal"
-    """Preset of efficiency factors."""
+    """Preset of efficiency factors; `typical` is the default runtime."""
+    runtime: str | None = None
+    """A runtime in its place."""
     technique: str | None = None
     """A technique at its defaults."""
 
@@ -90,8 +93,26 @@ class Estimates:
     def _estimate(self, case: Case) -> Estimate:
         model, workload = self.models[case.model], self.workloads[case.workload]
         stack = stacked(self.kb, [case.technique], model, workload) if case.technique else ()
-        deployment = Deployment(tensor_parallel=case.devices, efficiency=PRESETS[case.efficiency])
+        pace = self.pace(case.efficiency, case.runtime)
+        deployment = replace(pace, tensor_parallel=case.devices)
         return estimate(model, self.devices[case.device], workload, deployment, stack)
+
+    @cached_property
+    def planner(self) -> Planner:
+        """The catalog, which knows runtimes and makes requests."""
+        return Planner(self.kb.atlas.root, self.kb)
+
+    @cached_property
+    def _paces(self) -> dict[tuple[str, str | None], Deployment]:
+        return {}
+
+    def pace(self, efficiency: str, runtime: str | None = None) -> Deployment:
+        """One device at the pace of a preset or of a runtime."""
+        key = (efficiency, runtime)
+        if key not in self._paces:
+            preset = None if runtime else efficiency
+            self._paces[key] = self.planner.paced(Deployment(), efficiency=preset, runtime=runtime)
+        return self._paces[key]
 
     def kv_byte(self, model: str) -> float | None:
         """Bytes that a text token takes in the caches of all layers, in 16 bits; None in an atlas without devices."""

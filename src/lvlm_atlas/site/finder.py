@@ -1,6 +1,6 @@
 """What the search in the page looks through: of every page its names, what it is about, and its words.
 
-Names of what published lists name and the atlas lacks are in it too, so that a search says so instead of finding nothing.
+What published lists name and the atlas lacks is in it too, so that a search says so instead of finding nothing.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _MOST = 4000
 
 def find_data(content: Content, pages: Sequence[Page], texts: Mapping[str, str]) -> str:
     """The data as a script, which also loads where there is no server. `texts` holds pages as Markdown, by path."""
-    rows = [*_records(content, pages), *_others(content, pages, texts), *_words(content), *_missing(content)]
+    rows = [*_records(content), *_others(content, pages, texts), *_words(content), *_missing(content)]
     body = ",\n".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in rows)
     return f"window.lvlmAtlasFind=[\n{body}\n];\n"
 
 
-def _records(content: Content, pages: Sequence[Page]) -> Iterator[Row]:
+def _records(content: Content) -> Iterator[Row]:
     """Techniques, models, devices, systems, workloads and works."""
     atlas = content.atlas
 
@@ -50,6 +50,9 @@ def _records(content: Content, pages: Sequence[Page]) -> Iterator[Row]:
     for device in atlas.hardware.values():
         yield (address("device", device.id), device.name, "device", _names(device.name, device.id, *device.aliases),
                f"{device.vendor}, {device.year}", "")  # fmt: skip
+    for runtime in atlas.runtimes.values():
+        yield (address("runtime", runtime.id), runtime.name, "runtime",
+               _names(runtime.name, runtime.id, *runtime.aliases), bare(runtime.summary), "")  # fmt: skip
     for system in atlas.systems.values():
         yield (address("system", system.id), system.name, "system", _names(system.name, system.id, *system.aliases),
                bare(system.summary), bare(system.explanation))  # fmt: skip
@@ -66,7 +69,7 @@ def _others(content: Content, pages: Sequence[Page], texts: Mapping[str, str]) -
     """Stages, families and bottlenecks, guides and lists."""
     kinds = {content.routes.path(kind, term.id): (kind, term) for kind in ("stage", "family", "bound")
              for term in content.atlas.terms(kind)}  # fmt: skip
-    of_records = ("technique.md.j2", "model.md.j2", "device.md.j2", "system.md.j2", "paper.md.j2")
+    of_records = ("technique.md.j2", "model.md.j2", "device.md.j2", "runtime.md.j2", "system.md.j2", "paper.md.j2")
     for page in pages:
         if not page.searched or page.template in of_records:
             continue
@@ -101,7 +104,7 @@ def _missing(content: Content) -> Iterator[Row]:
 
 
 def _names(title: str, *others: str) -> list[str]:
-    """The other names, each once; the title itself is searched anyway, and how a name is cut into words is no matter."""
+    """The other names, each once; the title itself is searched anyway, however it is cut into words."""
     return [name for name in dict.fromkeys(others) if name != title]
 
 

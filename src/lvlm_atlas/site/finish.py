@@ -1,4 +1,4 @@
-"""Finishes what a site engine built: heads, scripts in files of their own, no padding, a sitemap only where one is of use.
+"""Finishes what a site engine built: heads, scripts in files of their own, no padding, a sitemap where one is of use.
 
 Works on the HTML, so that it is the same whichever engine built it.
 """
@@ -20,9 +20,14 @@ _ROOT = re.compile(r'href="([^"]*)assets/stylesheets/')
 _WHOLE = re.compile(r"(<(?:pre|textarea|script)\b.*?</(?:pre|textarea|script)>)", re.DOTALL)
 """Elements in which white space counts."""
 _PADDING = re.compile(r"\s*\n\s*")
+_REDIRECT = re.compile(r'"redirect":\s*"[^"]*",\s*')
+"""A list of moved pages that Zensical asks for: they have pages that lead on, also without a server."""
+_NUMBERED = re.compile(r"&#(\d{2,4});")
+"""Signs that were written as numbers so that no engine reads them as marks."""
+_SPECIAL = frozenset("&<>\"'`\u00a0\u00ad")
 _SOURCE_MAP = re.compile(r"\n?(?://# sourceMappingURL=\S+|/\*# sourceMappingURL=\S+ \*/)\s*$")
 _UNUSED = ("search", "search.json", "assets/javascripts/lunr", "assets/javascripts/workers", "tags.json",
-           "objects.inv", "sitemap.xml", "sitemap.xml.gz")  # fmt: skip
+           "redirect.json", "objects.inv", "sitemap.xml", "sitemap.xml.gz")  # fmt: skip
 """What engines write and no page of ours asks for; a sitemap is written anew where there is an address."""
 
 
@@ -69,7 +74,7 @@ def _page(html: str, root: str, head: str, scripts: dict[str, str]) -> str:
         scripts[name] = found[1]
         return f'<script src="{root}assets/{name}"></script>'
 
-    html = _INLINE.sub(outside, html)
+    html = _REDIRECT.sub("", _INLINE.sub(outside, html))
     html = re.sub(r'\s*<link rel="canonical"[^>]*>', "", html)
     first = f'<meta http-equiv="Content-Security-Policy" content="{escape(SCRIPTS, quote=False)}">'
     html = html.replace('<meta charset="utf-8">', f'<meta charset="utf-8">\n{first}', 1)
@@ -80,16 +85,23 @@ def _lost(html: str) -> str:
     """The page for addresses that lead nowhere: it looks for names near the one asked for."""
     body = (
         "<h1>There is no such page</h1>\n<p>Ids that were renamed or split lead on; this address never was one, or has "
-        'a slip in it. The search finds techniques, models, devices and words.</p>\n<div data-la-lost class="la-lost"></div>'
+        "a slip in it. The search finds techniques, models, devices and words.</p>\n"
+        '<div data-la-lost class="la-lost"></div>'
     )
     return re.sub(r"<h1>404[^<]*</h1>", body, html, count=1)
 
 
 def _tight(html: str) -> str:
-    """The page without blank lines and indents, but where they count."""
+    """The page without blank lines, indents and signs written as numbers, but where they count."""
     parts = _WHOLE.split(html)
-    parts[::2] = (_PADDING.sub("\n", part) for part in parts[::2])
+    parts[::2] = (_NUMBERED.sub(_plain, _PADDING.sub("\n", part)) for part in parts[::2])
     return "".join(parts).strip() + "\n"
+
+
+def _plain(found: re.Match[str]) -> str:
+    """A numbered sign as itself, where HTML does not read it as anything else."""
+    sign = chr(int(found[1]))
+    return sign if sign.isprintable() and sign not in _SPECIAL else found[0]
 
 
 def _sitemap(site: Path, paths: list[str], url: str, day: str) -> None:

@@ -66,6 +66,6 @@ def _linked_data(content: Content, page: Page, published: Published) -> dict[str
             "@type": "TechArticle", "headline": page.title, "dateModified": technique.updated,
             "about": {"@type": "DefinedTerm", "name": technique.name, "alternateName": list(technique.aliases)},
             "citation": {"@type": "ScholarlyArticle", "name": paper.title, "url": paper.url,
-                         "author": [author for author in paper.authors], "datePublished": str(paper.year)},
+                         "author": list(paper.authors), "datePublished": str(paper.year)},
         }  # fmt: skip
     return said

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from lvlm_atlas.graph.result_words import baseline_of, kept_of, value_of
 from lvlm_atlas.graph.results import ReportedResult
 from lvlm_atlas.site.markup import clean
-from lvlm_atlas.site.svg import drawing, label, tag
+from lvlm_atlas.site.svg import apart, drawing, label, tag
 
 LEAST = 3
 """Techniques that make a comparison."""
@@ -47,7 +47,7 @@ def kept_plot(rows: Sequence[ReportedResult], name: Callable[[str], str], *, id_
         body.append(label(f"{value:g}", _LEFT - 6, y(value) + 4, "la-t la-small", "end"))
     body += [tag("path", d=f"M{_LEFT:g} {y(base):g}H{_RIGHT:g}", class_="la-ridge") for base in bases]
     ends = sorted(series, key=lambda key: -series[key][-1][1].value)
-    heights = _apart([y(series[key][-1][1].value) for key in ends], bottom)
+    heights = apart([y(series[key][-1][1].value) for key in ends], _TOP, bottom, _LINE)
     several = {technique for technique, _ in series if sum(technique == other for other, _ in series) > 1}
     for number, (key, height) in enumerate(zip(ends, heights, strict=True)):
         colour, points = f"la-k{number % 8}", series[key]
@@ -116,18 +116,6 @@ def _steps(values: Sequence[float]) -> list[float]:
     step = next(step * part for part in (1, 0.5, 0.2, 0.1) if span / (step * part) >= 2)
     first = math.ceil(least / step)
     return [round(number * step, 10) for number in range(first, math.floor(most / step) + 1)]
-
-
-def _apart(heights: Sequence[float], bottom: float) -> list[float]:
-    """Heights of labels, in order, moved as little as keeps them a line apart and above the bottom."""
-    placed: list[float] = []
-    for height in heights:
-        placed.append(max(height, placed[-1] + _LINE if placed else _TOP))
-    over = max(0.0, placed[-1] - bottom)
-    placed[-1] -= over
-    for at in range(len(placed) - 2, -1, -1):
-        placed[at] = min(placed[at], placed[at + 1] - _LINE)
-    return placed
 
 
 def _escaped(text: str) -> str:

@@ -31,6 +31,7 @@ def _sections(content: Content) -> Iterator[tuple[str, list[str]]]:
         "Techniques": [("technique", t.id, t.name, t.summary) for t in content.techniques],
         "Models": [("model", m.id, m.name, f"{m.llm.name} with {m.vision.name}") for m in atlas.models.values()],
         "Devices": [("device", d.id, d.name, f"{d.vendor}, {d.year}") for d in atlas.hardware.values()],
+        "Runtimes": [("runtime", r.id, r.name, r.summary) for r in atlas.runtimes.values()],
         "Serving systems": [("system", s.id, s.name, s.summary) for s in atlas.systems.values()],
     }
     for heading, records in kinds.items():

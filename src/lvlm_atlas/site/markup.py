@@ -17,6 +17,8 @@ _SPACE = re.compile(r"\s+")
 _UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff\ufeff]")
 _SIGN = re.compile(r"[^A-Za-z0-9 ,;()/'%.?\x80-\U0010ffff-]")
 """What may mean something inside a line: ASCII, but for letters, digits and a few signs that never do."""
+_INDEXED = re.compile(r"(?<!\w)(?<!&#95;)([A-Z])&#95;(in|[a-z])(?!\w|&#95;)")
+"""A symbol of a formula with its index, written so that Markdown reads no mark in it."""
 _MARKS = re.compile(r"`([^`]+)`|(?<![\w*])\*(?=[^\s*])([^*`]*[^\s*`])\*(?![\w*])")
 
 
@@ -36,8 +38,9 @@ def text(value: str) -> Markup:
 
 
 def code(value: object) -> Markup:
-    """A formula, a name or a value in code type."""
-    return Markup("<code>") + plain(value) + Markup("</code>")
+    """A formula, a name or a value in code type; the indices of symbols such as `N_v` stand below the line."""
+    shown = _INDEXED.sub(r"\1<sub>\2</sub>", str(plain(value)))
+    return Markup(f"<code>{shown}</code>")  # noqa: S704  `plain` escapes
 
 
 def listed(items: Iterable[object], separator: str = ", ") -> Markup:

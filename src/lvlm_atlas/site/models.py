@@ -64,7 +64,7 @@ def _model_page(content: Content, model: Model, case: Case | None) -> Page:
             "model": model,
             "kv_byte": content.estimates.kv_byte(model.id),
             "case": case,
-            "typical": content.estimates.devices[case.device].typical if case else None,
+            "typical": content.estimates.pace("typical") if case else None,
             "estimate": estimate,
             "predictions": predictions(content, case) if case else (),
             "roof": stages(estimate, content.stage_classes, id_="la-roofline") if estimate else Markup(),

@@ -16,19 +16,25 @@ from lvlm_atlas.roofline import contract_fields
 from lvlm_atlas.schema.record import refs_in
 from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.schema.vocabulary import StageTerm, Term
+from lvlm_atlas.site.choices import choices
 from lvlm_atlas.site.content import FULL_WIDTH, Content, Page
 from lvlm_atlas.site.coverage import coverage_page
 from lvlm_atlas.site.devices import device_pages
+from lvlm_atlas.site.doors import FEED, changed
 from lvlm_atlas.site.effect import times
 from lvlm_atlas.site.estimates import REFERENCE
+from lvlm_atlas.site.glossary import glossary_page
 from lvlm_atlas.site.kept_svg import kept_plot
 from lvlm_atlas.site.markup import bare
 from lvlm_atlas.site.models import model_pages
 from lvlm_atlas.site.routes import FIXED
 from lvlm_atlas.site.rules import rule_pages
+from lvlm_atlas.site.runtimes import runtime_pages
 from lvlm_atlas.site.survey import survey_page
 from lvlm_atlas.site.systems import system_pages
 from lvlm_atlas.site.technique import technique_page
+from lvlm_atlas.site.tools import tool_pages
+from lvlm_atlas.site.under_load import under_load_page
 from lvlm_atlas.site.workloads import workloads_page
 
 
@@ -42,7 +48,9 @@ def pages(content: Content) -> tuple[Page, ...]:
              description="All techniques in one table."),
         *(technique_page(content, technique) for technique in content.techniques),
         *_former(content),
+        *runtime_pages(content),
         *system_pages(content),
+        *under_load_page(content),
         Page(path=FIXED["stages"], title="Stages", template="stages.md.j2",
              description="The stages of inference and what limits them."),
         *_terms(content, "stage"),
@@ -58,13 +66,16 @@ def pages(content: Content) -> tuple[Page, ...]:
         *model_pages(content),
         *device_pages(content),
         workloads_page(content),
+        *tool_pages(content),
         Page(path=FIXED["results"], title="Reported results", template="results.md.j2", hide=FULL_WIDTH,
              description="What sources report, those numbers together that can be compared.",
              context={"measures": measures(content), "kept_plot": partial(_kept_plot, content)}),
         *coverage_page(content),
         *rule_pages(content),
-        Page(path=FIXED["glossary"], title="Glossary", template="glossary.md.j2",
-             description="Every word that entries use, with its definition."),
+        Page(path=FIXED["changes"], title="What changed", template="changes.md.j2", hide=("toc",),
+             description="Entries by the day of their last change, and how two editions differ.",
+             context={"days": _by_day(content), "feed": FEED if content.published.url else ""}),
+        glossary_page(content),
         Page(path=FIXED["tags"], title="Tags", template="tags.md.j2", searched=False),
         Page(path=FIXED["query"], title="Ask the atlas", template="query.md", context={"guide": guide(content.atlas)},
              description="The query language, for the shell and for Python."),
@@ -84,6 +95,13 @@ def pages(content: Content) -> tuple[Page, ...]:
         Page(path=FIXED["about"], title="About the data", template="about.md",
              description="What is reported, derived and measured, and how to cite."),
     )  # fmt: skip
+
+
+def _by_day(content: Content) -> dict[str, list[Technique]]:
+    days: dict[str, list[Technique]] = defaultdict(list)
+    for technique in changed(content):
+        days[technique.updated].append(technique)
+    return days
 
 
 def measures(content: Content) -> list[tuple[str, Term, list[tuple[ReportedResult, ...]]]]:
@@ -143,7 +161,9 @@ def _terms(content: Content, kind: str) -> Iterator[Page]:
 def _term(content: Content, kind: str, term: Term) -> Page:
     return Page(
         path=content.routes.path(kind, term.id), title=term.name or term.id, template=f"{kind}.md.j2",
-        description=bare(term.definition or ""), context={"term": term},
+        description=bare(term.definition or ""), hide=("toc",) if kind == "family" else (),
+        context={"term": term, "choices": partial(choices, content),
+                 "reference": REFERENCE if content.estimates.holds(REFERENCE) else None},
     )  # fmt: skip
 
 

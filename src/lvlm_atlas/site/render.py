@@ -16,6 +16,7 @@ from lvlm_atlas.site import markup, words
 from lvlm_atlas.site.content import Content, Links, Page
 from lvlm_atlas.site.counts_svg import counts_picture
 from lvlm_atlas.site.neighbours import neighbours
+from lvlm_atlas.site.routes import relative
 from lvlm_atlas.site.svg import pipeline, stage_number, strip
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def render(content: Content, page: Page, templates: Environment) -> str:
         "title": page.title, "content": content, "atlas": atlas,
         "edition": content.kb.edition, "survey": content.data.survey,
         "link": links.link, "cite": links.cite, "page": links.page, "href": links.href, "name": links.name,
-        "figure": figure,
+        "author_year": links.author_year, "figure": figure,
+        "asset": lambda name: relative(page.path, f"assets/{name}"),
         "pipeline": lambda: _both(pipeline(atlas, links.href, tall=False), pipeline(atlas, links.href, tall=True)),
         "counts_picture": counts_picture,
         "strip": lambda t: strip(atlas, t.acts_at, t.name),
@@ -97,7 +99,14 @@ def _front_matter(page: Page) -> str:
         meta["tags"] = [markup.attribute(tag) for tag in page.tags]
     if page.hide:
         meta["hide"] = list(page.hide)
-    return _lines((key, json.dumps(value, ensure_ascii=False)) for key, value in meta.items() if value)
+    # Zensical looks for links in front matter too, so that no text may have brackets there.
+    return _lines((key, _quoted(value)) for key, value in meta.items() if value)
+
+
+def _quoted(value: str | list[str]) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_quoted, value))}]"
+    return json.dumps(value, ensure_ascii=False).replace("[", r"\u005b")
 
 
 def _lines(pairs: Iterable[tuple[str, str]]) -> str:

@@ -64,10 +64,16 @@ Box = tuple[float, float, float, float]
 """Left, top, right and bottom."""
 
 
-def roofline(roof: Roof, points: Sequence[Point], *, id_: str, title: str, desc: str) -> Markup:
-    """The roof with the points on or below it; points without work are left out."""
+def roofline(
+    roof: Roof, points: Sequence[Point], *, id_: str, title: str, desc: str, earlier: Sequence[Point] = ()
+) -> Markup:
+    """The roof with the points on or below it; points without work are left out.
+
+    Those of `earlier` are hollow, and a line leads from each to the point of its name.
+    """
     shown = [point for point in points if point.intensity > 0 and point.flop_s > 0]
-    axes = _axes(roof, shown)
+    earlier = [point for point in earlier if point.intensity > 0 and point.flop_s > 0]
+    axes = _axes(roof, [*shown, *earlier])
     ridge_x, ridge_y = axes.place(roof.ridge, roof.flop_s)
     start = max(10.0 ** axes.x[0], 10.0 ** axes.y[0] / roof.byte_s)
     start_x, start_y = axes.place(start, start * roof.byte_s)
@@ -90,6 +96,10 @@ def roofline(roof: Roof, points: Sequence[Point], *, id_: str, title: str, desc:
     for point in shown:
         x, y = axes.place(point.intensity, point.flop_s)
         taken.append((x - 7, y - 7, x + 7, y + 7))
+    for old, new in ((old, new) for old in earlier for new in shown if old.name == new.name):
+        (from_x, from_y), (to_x, to_y) = axes.place(old.intensity, old.flop_s), axes.place(new.intensity, new.flop_s)
+        body.append(tag("path", d=f"M{from_x:g} {from_y:g}L{to_x:g} {to_y:g}", class_=f"la-moved {old.class_}"))
+        body.append(tag("circle", cx=from_x, cy=from_y, r=5, class_=f"la-hollow {old.class_}"))
     for point in sorted(shown, key=lambda each: -each.intensity):
         body.append(_point(point, axes, roof, taken))
     return drawing(body, _WIDTH, _HEIGHT, id_=id_, title=title, desc=desc, links=False)
@@ -161,13 +171,16 @@ def _meet(one: Box, two: Box) -> bool:
     return one[0] < two[2] and two[0] < one[2] and one[1] < two[3] and two[1] < one[3]
 
 
-def stages(estimate: Estimate, classes: Mapping[str, str], *, id_: str) -> Markup:
-    """The stages of an estimate under the roof of one of its devices."""
-    devices = estimate.deployment.devices
-    points = [
-        Point(name.capitalize(), stage.intensity or 0.0, stage.flop_s / devices, classes[name])
-        for name, stage in estimate.stages.items()
-    ]  # fmt: skip
+def stages(estimate: Estimate, classes: Mapping[str, str], *, id_: str, without: Estimate | None = None) -> Markup:
+    """The stages of an estimate under the roof of one of its devices.
+
+    Args:
+        estimate: the estimate.
+        classes: CSS classes of the stages.
+        id_: of the drawing.
+        without: the same request without techniques, from whose stages those of the estimate come.
+    """
+    points = _points(estimate, classes)
     roof = Roof(estimate.device.peak_flop_s[estimate.dtype], estimate.device.bandwidth_byte_s, estimate.dtype)
     said = "; ".join(
         f"{point.name} at {units.number(point.intensity)} FLOP per byte reaches {units.rate(point.flop_s)}"
@@ -177,4 +190,13 @@ def stages(estimate: Estimate, classes: Mapping[str, str], *, id_: str) -> Marku
     return roofline(
         roof, points, id_=id_, title=f"Roofline of {estimate.device.name} with {estimate.model.name}",
         desc=f"The walls meet at {units.number(roof.ridge)} FLOP per byte. {said}. The table has the same numbers.",
+        earlier=_points(without, classes) if without else (),
     )  # fmt: skip
+
+
+def _points(estimate: Estimate, classes: Mapping[str, str]) -> list[Point]:
+    devices = estimate.deployment.devices
+    return [
+        Point(name.capitalize(), stage.intensity or 0.0, stage.flop_s / devices, classes[name])
+        for name, stage in estimate.stages.items()
+    ]

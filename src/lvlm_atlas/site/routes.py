@@ -12,22 +12,32 @@ from lvlm_atlas.rules.check import all_rules
 
 FOLDERS = {
     "technique": "techniques", "stage": "stages", "family": "families", "bound": "bounds", "paper": "papers",
-    "model": "models", "device": "devices", "system": "systems", "rule": "rules",
+    "model": "models", "device": "devices", "system": "systems", "rule": "rules", "runtime": "runtimes",
 }  # fmt: skip
 """Folder of the pages of each kind of thing."""
-RECORDS = {"model": "models", "device": "hardware", "workload": "workloads", "system": "systems"}
+RECORDS = {
+    "model": "models", "device": "hardware", "workload": "workloads", "system": "systems", "runtime": "runtimes",
+}  # fmt: skip
 """Where the atlas keeps the records that are no techniques."""
 FIXED = {
     "home": "index.md",
     "matrix": "matrix.md",
+    "ask": "tools/ask.md",
+    "compare": "tools/compare.md",
+    "stack": "tools/stack.md",
+    "pairs": "tools/pairs.md",
+    "graph": "tools/graph.md",
+    "plots": "tools/plots.md",
     "glossary": "glossary.md",
     "tags": "tags.md",
     "workloads": "workloads.md",
     "results": "results.md",
     "coverage": "coverage.md",
+    "changes": "changes.md",
     "plan": "guide/plan.md",
     "survey": "guide/survey-numbers.md",
     "estimate": "guide/estimate.md",
+    "under-load": "guide/under-load.md",
     "query": "guide/query.md",
     "contribute": "guide/contribute.md",
     "reference": "guide/reference.md",
@@ -67,6 +77,7 @@ def routes(atlas: Atlas) -> Routes:
     paths |= {("model", id_): f"models/{_file(id_)}.md" for id_ in atlas.models}
     paths |= {("device", id_): f"devices/{_file(id_)}.md" for id_ in atlas.hardware}
     paths |= {("system", id_): f"systems/{_file(id_)}.md" for id_ in atlas.systems}
+    paths |= {("runtime", id_): f"runtimes/{_file(id_)}.md" for id_ in atlas.runtimes}
     for kind in ("stage", "bound", "family"):
         paths |= {(kind, term.id): _term_path(kind, term.id) for term in atlas.vocabularies[kind].terms}
     paths |= {("rule", rule.id): f"rules/{_file(rule.id)}.md" for rule in all_rules()}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from markupsafe import Markup
@@ -36,6 +37,16 @@ class Lines:
 
 
 @dataclass(frozen=True)
+class Snippet:
+    """The code of one step."""
+
+    lines: Lines
+    html: Markup
+    elsewhere: str = ""
+    """The file of the package that it is imported from; empty if it stands in the reference itself."""
+
+
+@dataclass(frozen=True)
 class Source:
     """The module of a reference."""
 
@@ -50,42 +61,62 @@ class Source:
 
         A function that several techniques share is where the module imports it.
         """
+        if lines := self._own(code):
+            return lines
+        shared = self._imported.get(code.partition(".")[0])
+        return Lines(shared.lineno, shared.end_lineno or shared.lineno) if shared else None
+
+    def snippet(self, code: str, package: Path = _PACKAGE) -> Snippet | None:
+        """The code of a step, followed to the module of the package that it is imported from; None if it is nowhere."""
+        if lines := self._own(code):
+            return Snippet(lines, self._listing(lines))
+        name = code.partition(".")[0]
+        node = self._imported.get(name)
+        if node is None:
+            return None
+        real = next((alias.name for alias in node.names if name in (alias.asname, alias.name)), name)
+        other = source_of(f"{node.module}:{real}", package)
+        lines = other.lines(code.replace(name, real, 1)) if other else None
+        return Snippet(lines, other._listing(lines), other.path) if other and lines else None
+
+    def html(self) -> Markup:
+        """The source with colours and line numbers, as one block of HTML whose lines have anchors."""
+        numbered = (f'<span id="line-{at}" class="la-line">{row}</span>' for at, row in enumerate(self._rows, 1))
+        return _block("\n".join(numbered), "la-source", "Source of the reference")
+
+    def _own(self, code: str) -> Lines | None:
         for parts in (code.split("."), [self.name, *code.split(".")]):
-            scope: ast.AST | None = self._tree()
+            scope: ast.AST | None = self._tree
             for part in parts:
                 scope = _named(scope, part)
             if isinstance(scope, _SCOPES):
                 first = min([scope.lineno, *(mark.lineno for mark in scope.decorator_list)])
                 return Lines(first, scope.end_lineno or scope.lineno)
-        shared = code.partition(".")[0]
-        for node in getattr(self._tree(), "body", ()):
-            if isinstance(node, ast.ImportFrom) and shared in {alias.name for alias in node.names}:
-                return Lines(node.lineno, node.end_lineno or node.lineno)
         return None
 
-    def html(self) -> Markup:
-        """The source with colours and line numbers that are links, as one block of HTML."""
-        from pygments import highlight
-        from pygments.formatters.html import HtmlFormatter
-        from pygments.lexers.python import PythonLexer
+    def _listing(self, lines: Lines) -> Markup:
+        """Some of the lines, as far to the left as they can be."""
+        from textwrap import dedent
 
-        rows = highlight(clean(self.text), PythonLexer(stripnl=False), HtmlFormatter(nowrap=True)).splitlines()
-        numbered = (
-            f'<span id="line-{at}" class="la-line"><a href="#line-{at}" aria-label="line {at}" data-line="{at}"></a>'
-            f"{row}</span>"
-            for at, row in enumerate(rows, 1)
-        )
-        body = "\n".join(numbered)
-        return Markup(  # noqa: S704  Pygments escapes the source
-            '<div class="highlight la-source" role="region" aria-label="Source of the reference" '
-            f'tabindex="0"><pre><code>{body}\n</code></pre></div>'
-        )
+        text = dedent("\n".join(self.text.splitlines()[lines.first - 1 : lines.last]))
+        return _block("\n".join(_highlighted(text)), "la-snippet", f"Code: {lines.label}")
 
+    @cached_property
+    def _rows(self) -> list[str]:
+        return _highlighted(self.text)
+
+    @cached_property
     def _tree(self) -> ast.Module | None:
         try:
             return ast.parse(self.text)
         except (SyntaxError, ValueError):
             return None
+
+    @cached_property
+    def _imported(self) -> dict[str, ast.ImportFrom]:
+        """The line that imports a name."""
+        lines = (node for node in getattr(self._tree, "body", ()) if isinstance(node, ast.ImportFrom))
+        return {alias.asname or alias.name: node for node in lines for alias in node.names}
 
 
 def source_of(reference: str | None, package: Path = _PACKAGE) -> Source | None:
@@ -94,12 +125,14 @@ def source_of(reference: str | None, package: Path = _PACKAGE) -> Source | None:
     top, _, rest = module.partition(".")
     if top != package.name or not rest:
         return None
-    inside = Path(*rest.split(".")).with_suffix(".py")
-    try:
-        text = (package / inside).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return None
-    return Source(f"src/{package.name}/{inside.as_posix()}", text, name)
+    inside = Path(*rest.split("."))
+    for file in (inside.with_suffix(".py"), inside / "__init__.py"):
+        try:
+            text = (package / file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            continue
+        return Source(f"src/{package.name}/{file.as_posix()}", text, name)
+    return None
 
 
 def _named(scope: ast.AST | None, name: str) -> ast.AST | None:
@@ -107,3 +140,19 @@ def _named(scope: ast.AST | None, name: str) -> ast.AST | None:
         if isinstance(node, _SCOPES) and node.name == name:
             return node
     return None
+
+
+def _highlighted(text: str) -> list[str]:
+    """Lines of Python with colours, as HTML."""
+    from pygments import highlight
+    from pygments.formatters.html import HtmlFormatter
+    from pygments.lexers.python import PythonLexer
+
+    return str(highlight(clean(text), PythonLexer(stripnl=False), HtmlFormatter(nowrap=True))).splitlines()
+
+
+def _block(body: str, class_: str, label: str) -> Markup:
+    return Markup(  # noqa: S704  Pygments escapes the source
+        f'<div class="highlight {class_}" role="region" aria-label="{label}" tabindex="0"><pre><code>{body}\n'
+        "</code></pre></div>"
+    )

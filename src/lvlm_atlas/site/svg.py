@@ -7,7 +7,8 @@ an image, assistive technology would not see them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+import re
+from collections.abc import Callable, Collection, Iterable, Sequence
 from xml.sax.saxutils import escape, quoteattr
 
 from markupsafe import Markup
@@ -16,6 +17,7 @@ from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.schema.vocabulary import PositionTerm, StageTerm
 from lvlm_atlas.site.markup import clean
 
+_INDEXED = re.compile(r"\b([A-Z])_(in|[a-z])\b")
 Href = Callable[[str, str], str]
 """Address of a thing, by kind and id."""
 
@@ -35,8 +37,22 @@ def tag(name: str, *children: str, **attributes: str | float) -> str:
 
 
 def label(content: str, x: float, y: float, class_: str = "la-t", anchor: str = "start") -> str:
-    """A line of text."""
-    return tag("text", escape(clean(content)), x=x, y=y, class_=class_, text_anchor=anchor)
+    """A line of text; the indices of symbols such as `N_v` stand below it."""
+    shown = _INDEXED.sub(r'\1<tspan baseline-shift="sub" font-size="75%">\2</tspan>', escape(clean(content)))
+    return tag("text", shown, x=x, y=y, class_=class_, text_anchor=anchor)
+
+
+def apart(heights: Sequence[float], top: float, bottom: float, line: float) -> list[float]:
+    """Heights of labels, in order, moved as little as keeps them a line apart, below the top and above the bottom."""
+    placed: list[float] = []
+    for height in heights:
+        placed.append(max(height, placed[-1] + line if placed else top))
+    over = max(0.0, placed[-1] - bottom) if placed else 0.0
+    if placed:
+        placed[-1] -= over
+    for at in range(len(placed) - 2, -1, -1):
+        placed[at] = min(placed[at], placed[at + 1] - line)
+    return placed
 
 
 def drawing(
@@ -55,6 +71,7 @@ def drawing(
             aria_labelledby=f"{id_}-title",
             aria_describedby=f"{id_}-desc",
             class_="la-svg",
+            width=width,
         )
     )
 

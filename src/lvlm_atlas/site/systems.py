@@ -37,6 +37,7 @@ def _system_page(content: Content, system: System) -> Page:
         description=bare(system.summary),
         context={
             "system": system,
+            "replays": content.under_load.replays(system),
             "paper": content.atlas.papers[system.paper],
             "transfers": [(transfer, _formula(transfer.byte)) for transfer in system.communication],
             "stem": path.rpartition("/")[2].removesuffix(".md"),

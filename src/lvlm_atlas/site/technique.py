@@ -2,21 +2,48 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass
+
 from lvlm_atlas.graph.edges import Edge
 from lvlm_atlas.graph.neighbourhood import by_law, informative_first
 from lvlm_atlas.graph.relations import reading
 from lvlm_atlas.graph.results import results_of
+from lvlm_atlas.roofline import units
 from lvlm_atlas.schema.measurement import Measurement, SmokeResult
-from lvlm_atlas.schema.technique import Technique
+from lvlm_atlas.schema.technique import Step, Technique
 from lvlm_atlas.site.content import Content, Page
 from lvlm_atlas.site.effect import effect_of, pictured
+from lvlm_atlas.site.effect_words import in_words
 from lvlm_atlas.site.markup import bare
-from lvlm_atlas.site.source import source_of
+from lvlm_atlas.site.source import Snippet, Source, source_of
 from lvlm_atlas.site.words import formula
 
 SHOWN = 10
 """Rows of a table of interactions, and techniques of a list, that the page shows; the rest is folded or left to the
 JSON beside it."""
+STATED = 2
+"""Neighbours of each verdict that the page shows unfolded."""
+NUMBERS = 3
+"""Reported numbers that the page shows unfolded."""
+GAINS = ("Time to first token", "Time per output token", "Cache after prefilling", "Device memory")
+"""What of the predicted effect stands at the top of the page, where it changes."""
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """Another technique, and all that is known of the two together."""
+
+    id: str
+    verdict: str
+    """`works`, `breaks` or `unknown`."""
+    edges: tuple[tuple[str, Edge], ...]
+    """Each with how it reads from this page's technique."""
+
+    @property
+    def stated(self) -> bool:
+        """Whether a source or an argument says it, and not only a rule."""
+        return any(edge.evidence != "derived" for _, edge in self.edges)
 
 
 def technique_page(content: Content, technique: Technique) -> Page:
@@ -25,6 +52,9 @@ def technique_page(content: Content, technique: Technique) -> Page:
     source = source_of(technique.reference)
     path = content.routes.path("technique", technique.id)
     rows = _rows(content, technique)
+    known = _neighbours(content, technique, [row for row in rows if row[2].evidence != "predicted"])
+    effect = effect_of(content, technique)
+    file = atlas.paths[technique.id].as_posix()
     return Page(
         path=path,
         title=technique.name,
@@ -36,23 +66,54 @@ def technique_page(content: Content, technique: Technique) -> Page:
             "lists": content.listed(technique.id),
             "paper": atlas.papers[technique.paper],
             "source": source,
-            "steps": [
-                (step, source.lines(step.code) if source and step.code else None) for step in technique.algorithm
-            ],
+            "steps": _steps(technique, source),
             "effects": [formula(effect, technique.parameters) for effect in technique.effects],
-            "edges": [row for row in rows if row[2].evidence != "predicted"],
+            "effect_words": [(each.quantity, in_words(each, technique.parameters)) for each in technique.effects],
+            "stated": (first := _first([each for each in known if each.stated])),
+            "more_stated": [each for each in known if each.stated and each not in first],
+            "derived": [each for each in known if not each.stated],
             "predicted": [row for row in rows if row[2].evidence == "predicted"],
             "law": by_law(kb, technique.id),
             "shown": SHOWN,
-            "effect": (effect := effect_of(content, technique)),
+            "numbers": NUMBERS,
+            "effect": effect,
+            "gains": [(name, gain) for name, _, _, gain in effect.rows if name in GAINS and gain != units.NO_CHANGE],
             "effect_picture": pictured(content, effect),
             "verdicts": _verdicts(content, technique),
             "reported": results_of(atlas, technique),
             "measured": _measured(content, technique),
-            "file": atlas.paths[technique.id].as_posix(),
+            "file": file,
+            "edit": content.published.edit(file),
+            "report": content.published.report(f"{technique.id}: "),
             "stem": path.rpartition("/")[2].removesuffix(".md"),
         },
     )  # fmt: skip
+
+
+def _steps(technique: Technique, source: Source | None) -> list[tuple[Step, Snippet | None, int | None]]:
+    """Each step with its code, or with the number of the earlier step that has the same."""
+    first: dict[str, int] = {}
+    steps = []
+    for number, step in enumerate(technique.algorithm, 1):
+        snippet = source.snippet(step.code) if source and step.code else None
+        again = first.get(snippet.html) if snippet else None
+        if snippet and again is None:
+            first[snippet.html] = number
+        steps.append((step, snippet, again))
+    return steps
+
+
+def _neighbours(content: Content, technique: Technique, rows: list[tuple[str, str, Edge]]) -> list[Neighbour]:
+    """One row a neighbour: conflicts first, then what works, then what is only said of the two."""
+    by_other: dict[str, list[tuple[str, Edge]]] = {}
+    for reads, other, edge in rows:
+        by_other.setdefault(other, []).append((reads, edge))
+    known = [
+        Neighbour(other, content.kb.relation(technique.id, other).value, tuple(edges))
+        for other, edges in by_other.items()
+    ]
+    order = ("breaks", "works", "unknown")
+    return sorted(known, key=lambda each: order.index(each.verdict))
 
 
 def _rows(content: Content, technique: Technique) -> list[tuple[str, str, Edge]]:
@@ -64,22 +125,22 @@ def _rows(content: Content, technique: Technique) -> list[tuple[str, str, Edge]]
     return sorted(rows, key=lambda row: (*informative_first(row[2]), row[1], row[0]))
 
 
-def _verdicts(content: Content, technique: Technique) -> dict[str, tuple[list[Technique], int]]:
-    """For each verdict the techniques that act nearest by, in the order of the pages, and how many it holds for."""
-    place = content.atlas.place
-    by_value: dict[str, list[Technique]] = {"works": [], "breaks": [], "unknown": []}
-    for other in content.techniques:
-        if other is not technique:
-            by_value[content.kb.relation(technique.id, other.id).value].append(other)
-    here = place(technique)
-    nearest = {
-        value: {other.id for other in sorted(others, key=lambda other: abs(place(other) - here))[:SHOWN]}
-        for value, others in by_value.items()
-    }
-    return {
-        value: ([other for other in others if other.id in nearest[value]], len(others))
-        for value, others in by_value.items()
-    }
+def _first(known: list[Neighbour]) -> list[Neighbour]:
+    """The first few of each verdict."""
+    taken = Counter[str]()
+    first = []
+    for each in known:
+        taken[each.verdict] += 1
+        if taken[each.verdict] <= STATED:
+            first.append(each)
+    return first
+
+
+def _verdicts(content: Content, technique: Technique) -> Counter[str]:
+    """For how many other techniques each verdict holds."""
+    return Counter(
+        content.kb.relation(technique.id, other.id).value for other in content.techniques if other is not technique
+    )
 
 
 def _measured(content: Content, technique: Technique) -> list[tuple[Measurement, SmokeResult]]:

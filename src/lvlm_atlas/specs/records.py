@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.roofline import deployment, device, model, workload
 from lvlm_atlas.roofline.tokens import unfit_arguments
-from lvlm_atlas.schema.hardware import Efficiency, Hardware
-from lvlm_atlas.schema.model import Adapter, Llm, Model, Parameters, Tokens, VideoRule, Vision
+from lvlm_atlas.schema.hardware import Hardware
+from lvlm_atlas.schema.llm import Llm
+from lvlm_atlas.schema.model import Adapter, Model, Parameters, Tokens, VideoRule, Vision
 from lvlm_atlas.schema.workload import Workload
 
 MEGA, GIGA, TERA = 1e6, 1e9, 1e12
@@ -23,6 +23,7 @@ def model_spec(record: Model) -> model.Model:
         id=record.id,
         name=record.name,
         dtype=record.dtype,
+        weight_dtype=record.weight_dtype,
         encoder=_encoder(record.vision, record.params),
         adapter=_adapter(record.adapter, record.params),
         llm=_llm(record.llm, record.params),
@@ -32,7 +33,8 @@ def model_spec(record: Model) -> model.Model:
 
 def device_spec(record: Hardware) -> device.Device:
     """The engine's view of an accelerator."""
-    peaks: Mapping[str, float] = record.peak_tflop_s.model_dump(exclude_none=True)
+    peaks: dict[str, float] = record.peak_tflop_s.model_dump(exclude_none=True)
+    peaks |= {f"{dtype}-acc16": peak for dtype, peak in record.fp16_accumulate_tflop_s.items()}
     host, visible = record.host_link.per_direction_gb_s, record.visible_memory
     return device.Device(
         id=record.id,
@@ -44,13 +46,20 @@ def device_spec(record: Hardware) -> device.Device:
         link_byte_s=record.link.bidirectional_gb_s / 2 * GIGA if record.link else None,
         host_link_byte_s=host * GIGA if host else None,
         tdp_w=record.tdp_w,
-        typical=_typical(record.efficiency),
+        typical=_typical(record),
     )
 
 
-def _typical(efficiency: Efficiency | None) -> deployment.Efficiency:
+LARGE_GIB, LARGE_BUDGET = 70, 8192
+"""Memory from which on vLLM gives a pass more tokens, but on an A100; and how many: `deployment.TYPICAL`."""
+
+
+def _typical(record: Hardware) -> deployment.Efficiency:
     """What was found on the device; the factors that nobody names are those of the general preset."""
-    general = deployment.TYPICAL
+    general, efficiency, visible = deployment.TYPICAL, record.efficiency, record.visible_memory
+    gib = visible.gib if visible else record.memory_gb * GIGA / GIBI
+    if gib >= LARGE_GIB and "A100" not in record.name:
+        general = replace(general, token_budget=LARGE_BUDGET)
     if efficiency is None:
         return general
     named = {
@@ -100,6 +109,7 @@ def _adapter(adapter: Adapter, params: Parameters) -> model.Adapter:
     return model.Adapter(
         widths=adapter.widths,
         merge=adapter.merge or 1,
+        gated=adapter.gated,
         copies=adapter.copies,
         queries=adapter.queries,
         parameters=params.adapter,
@@ -118,6 +128,7 @@ def _llm(llm: Llm, params: Parameters) -> model.Llm:
         vocab=llm.vocab,
         experts=model.Experts(**dict(llm.experts)) if llm.experts else None,
         linear=_linear(llm),
+        global_heads=_global_heads(llm),
         output_gate=llm.output_gate,
         latent=model.LatentAttention(**dict(llm.mla)) if llm.mla else None,
         window=window.tokens if window else None,
@@ -125,8 +136,17 @@ def _llm(llm: Llm, params: Parameters) -> model.Llm:
         cross_layers=frozenset(llm.cross_attention_layers),
         position_axes=llm.position_axes,
         context=llm.context,
+        tied=llm.tied_embeddings,
         parameters=params.llm,
     )
+
+
+def _global_heads(llm: Llm) -> model.Heads | None:
+    wide = llm.global_attention
+    if wide is None:
+        return None
+    projections = 1 if wide.shared_projection else 2
+    return model.Heads(kv_heads=wide.kv_heads, head_dim=wide.head_dim, projections=projections)
 
 
 def _linear(llm: Llm) -> model.LinearAttention | None:

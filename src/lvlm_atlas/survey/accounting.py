@@ -96,7 +96,7 @@ def accounting(estimate: Estimate) -> Accounting:
     kv_mean = layout_.batch * kv_byte(model.llm, tokens + state.output / 2, layout_.kv_byte)
     encode = encode_s(estimate.stages["encoding"].flop, peak)
     prefill = prefill_s(attention, kv, peak, bandwidth)
-    step = step_s(model.llm.parameters * layout_.weight_byte, kv_mean, bandwidth)
+    step = step_s(layout_.llm_byte, kv_mean, bandwidth)
     return Accounting(
         kv_byte=kv, encode_s=encode, prefill_s=prefill, step_s=step,
         total_s=total_s(encode, prefill, step, state.output),

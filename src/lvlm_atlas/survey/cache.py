@@ -133,6 +133,7 @@ def width(ground: Ground) -> Claim:
             "`D_L · r_kv` equals the true width, KV heads × width of a head, only where heads × width of a head is "
             "`D_L`. Qwen3-VL with experts has heads wider than that in all, so the formula gives half. DeepSeek-VL2 "
             "keeps one latent and one rotary key for all heads.",
+            "Qwen3.5 keeps a cache in one layer of four and a state of constant size in the others.",
             f"And layers differ: {len(gemma.local_layers)} of {gemma.layers} layers of Gemma-3-12B keep "
             f"{gemma.window:,} tokens at most; Llama-3.2-Vision keeps text in "
             f"{llama.layers - len(llama.cross_layers)} layers and vision in {len(llama.cross_layers)}. The table has "

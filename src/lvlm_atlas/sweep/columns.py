@@ -45,7 +45,8 @@ POINT = (
     Column("activation_dtype", "string", "Type of the activations asked for; null: the model's."),
     Column("kv_dtype", "string", "Type of the cache asked for; null: that of the activations."),
     Column("attention", "string", "Prefill attention: fused or materialised."),
-    Column("efficiency", "string", "Preset of the efficiency factors."),
+    Column("efficiency", "string", "Preset of the efficiency factors; null with a runtime."),
+    Column("runtime", "string", "Id of the runtime; null with a preset."),
     Column("price_usd_h", "float64", "Price given for a device for an hour, in USD."),
 )
 """Where a point lies. Every row has these."""

@@ -13,6 +13,7 @@ from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.limits import REQUEST
 from lvlm_atlas.planner.planner import Planner
 from lvlm_atlas.roofline.deployment import Deployment, dtype_named
+from lvlm_atlas.roofline.weights import number_type, weights_spelled
 from lvlm_atlas.sweep.names import chosen
 from lvlm_atlas.sweep.stacks import Stack, expand
 
@@ -106,9 +107,15 @@ def deployments(**axes: Sequence[Any]) -> tuple[Deployment, ...]:
         AtlasError: a value is outside its range, or no type of numbers.
     """
     given = {name: dict.fromkeys(values) for name, values in axes.items() if values}
-    for name in given.keys() & {"weight_dtype", "activation_dtype", "kv_dtype"}:
-        given[name] = dict.fromkeys(dtype_named(value) for value in given[name])
+    spelled = {"weight_dtype": weights_spelled, "activation_dtype": dtype_named, "kv_dtype": _kv_spelled}
+    for name in given.keys() & spelled.keys():
+        given[name] = dict.fromkeys(spelled[name](value) for value in given[name])
     return tuple(Deployment(**dict(zip(given, each, strict=True))) for each in product(*given.values()))
+
+
+def _kv_spelled(text: str) -> str:
+    """The type of the cache, by its short name."""
+    return str(number_type(text, "kv_dtype"))
 
 
 def _batches(batches: Iterable[int]) -> tuple[int | None, ...]:

@@ -148,7 +148,8 @@ class Bench:
             "activation_dtype": deployment.activation_dtype,
             "kv_dtype": deployment.kv_dtype,
             "attention": deployment.attention,
-            "efficiency": deployment.efficiency.name,
+            "efficiency": None if deployment.runtime else deployment.efficiency.name,
+            "runtime": deployment.runtime.id if deployment.runtime else None,
             "price_usd_h": self.grid.price_usd_h.get(point.hardware, deployment.price_usd_h),
         }
 

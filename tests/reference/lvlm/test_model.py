@@ -246,6 +246,9 @@ class Recorder(Technique):
         self.calls.append("prefill-chunks")
         return torch.tensor([at.sequence.length])
 
+    def exchange_projections(self, at) -> None:
+        self.calls.append("projections")
+
     def llm_layer(self, at):
         self.calls.append("llm-layer")
         assert (at.sequence.attention is None) == (at.layer == 0)

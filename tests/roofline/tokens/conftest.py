@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import math
 import warnings
+from collections import defaultdict
 from collections.abc import Callable
 from importlib import import_module
+from importlib.util import find_spec
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,6 +51,28 @@ def published() -> Callable[[str, str], Any]:
             warnings.simplefilter("ignore")
             pytest.importorskip(f"transformers.{module}", exc_type=ImportError)
             return getattr(import_module(f"transformers.{module}"), name)
+
+    return look_up
+
+
+@pytest.fixture(scope="session")
+def published_alone() -> Callable[..., Any]:
+    """A function of a module of transformers that needs torchvision, with those that it calls, without importing it."""
+
+    def look_up(module: str, name: str, *others: str) -> Any:
+        pytest.importorskip("transformers")
+        spec = find_spec(f"transformers.{module}")
+        assert spec
+        assert spec.origin
+        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+        kept = [each for each in tree.body if isinstance(each, ast.FunctionDef) and each.name in (name, *others)]
+        assert len(kept) == 1 + len(others)
+        for each in kept:
+            each.decorator_list = []
+        names: dict[str, Any] = {"math": math, "defaultdict": defaultdict, "torch": pytest.importorskip("torch")}
+        future = ast.parse("from __future__ import annotations").body
+        exec(compile(ast.Module(future + kept, []), spec.origin, "exec"), names)  # noqa: S102 - the library's own
+        return names[name]
 
     return look_up
 

@@ -5,16 +5,23 @@ Their helpers that count without pixels are compared where they exist; a few sma
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from lvlm_atlas.roofline.tokens.anyres_max import anyres_max
 from lvlm_atlas.roofline.tokens.anyres_unpad import anyres_unpad
 from lvlm_atlas.roofline.tokens.canvas import select_canvas
+from lvlm_atlas.roofline.tokens.canvas_tiles import canvas_tiles
 from lvlm_atlas.roofline.tokens.dynamic_tiling import dynamic_tiling
 from lvlm_atlas.roofline.tokens.fixed import fixed
 from lvlm_atlas.roofline.tokens.idefics3_split import idefics3_split, split_grid
 from lvlm_atlas.roofline.tokens.minicpm_slice import minicpm_slice
 from lvlm_atlas.roofline.tokens.mllama_canvas import mllama_canvas
+from lvlm_atlas.roofline.tokens.navit_pad import navit_pad
+from lvlm_atlas.roofline.tokens.patch_budget import patch_budget
+from lvlm_atlas.roofline.tokens.pixtral_grid import pixtral_grid
+from lvlm_atlas.roofline.tokens.still_clip_resize import still_clip_resize
 from lvlm_atlas.roofline.tokens.video_frames_as_tiles import video_frames_as_tiles
 
 SMALL = [(336, 336), (200, 61), (97, 300), (500, 333), (31, 450), (640, 100)]
@@ -196,3 +203,54 @@ def test_select_canvas_chooses_as_transformers_among_the_canvases_of_deepseek_vl
     canvases = [(384 * rows, 384 * columns) for rows in range(1, 10) for columns in range(1, 9 // rows + 1)]
     for width, height in sizes:
         assert select_canvas(width, height, canvases) == choose((height, width), canvases), (width, height)
+
+
+def test_glm_resizes_an_image_as_a_clip(published, sizes):
+    resize = published("models.glm4v.image_processing_pil_glm4v", "smart_resize")
+    limits = {"min_pixels": 12_544, "max_pixels": 9_633_792}
+    taken = [size for size in sizes if max(size) <= 100 * min(size)]
+    assert len(taken) > 300
+    for width, height in taken:
+        rows, columns = (side // 28 for side in resize(2, height, width, factor=28, **limits))
+        visual = still_clip_resize([(width, height)], patch=14, merge=2, temporal=2, **limits)
+        assert visual.llm_token == rows * columns, (width, height)
+
+
+def test_pixtral_ends_each_row_with_a_break(published, sizes):
+    numpy = pytest.importorskip("numpy")
+    resize = published("models.pixtral.image_processing_pil_pixtral", "get_resize_output_image_size")
+    for width, height in sizes:
+        if max(width, height) > 1000 * min(width, height):
+            continue  # a side vanishes there
+        pixels = numpy.broadcast_to(numpy.uint8(0), (height, width, 3))
+        tall, wide = resize(pixels, size=(1540, 1540), patch_size=(28, 28), input_data_format="channels_last")
+        expected = tall // 28 * (wide // 28 + 1)
+        assert pixtral_grid([(width, height)], patch=14, merge=2, longest_edge=1540).llm_token == expected
+
+
+def test_kimi_pads_to_whole_tokens(published_alone, sizes):
+    resize = published_alone("models.kimi_k25.image_processing_kimi_k25", "navit_resize")
+    for width, height in sizes:
+        _, (tall, wide) = resize(height, width, 14, 2, 4096, 512)
+        assert navit_pad([(width, height)], patch=14, merge=2, max_patches=4096).llm_token == tall * wide // 28**2
+
+
+def test_gemma_4_fills_its_budget_of_tokens(published, sizes):
+    module = "models.gemma4.image_processing_pil_gemma4"
+    resize = published(module, "get_aspect_ratio_preserving_size")
+    for width, height in sizes:
+        tall, wide = resize(height, width, 16, 280 * 9, 3)
+        assert patch_budget([(width, height)], patch=16, merge=3, max_tokens=280).llm_token == tall * wide // 48**2
+
+
+def test_llama_4_pads_to_the_canvas_that_enlarges_least(published_alone, sizes):
+    torch = pytest.importorskip("torch")
+    module = "models.llama4.image_processing_llama4"
+    fit = published_alone(module, "get_best_fit")
+    supported = published_alone(module, "find_supported_resolutions", "get_factors")
+    canvases = torch.tensor(supported(16, SimpleNamespace(height=336, width=336)))
+    constants = {"tile": 336, "patch": 14, "class_token": True, "max_tiles": 16, "token_per_tile": 144}
+    for width, height in sizes:
+        tall, wide = (int(side) // 336 for side in fit((height, width), canvases))
+        visual = canvas_tiles([(width, height)], **constants)
+        assert tiles_of(visual) == tall * wide + (tall * wide > 1), (width, height)

@@ -31,6 +31,11 @@ PARAMS = {
     "hd_transform": {"tile": 336, "patch": 14, "class_token": True, "merge": 2, "num_crops": 16},
     "idefics3_split": {"tile": 384, "patch": 14, "longest_edge": 1536, "token_per_tile": 81},
     "dynamic_s2": {"patch": 14, "scales": [448, 896, 1344], "max_tiles": 12, "token_per_tile": 256},
+    "still_clip_resize": {"patch": 14, "merge": 2, "temporal": 2, "min_pixels": 12_544, "max_pixels": 9_633_792},
+    "pixtral_grid": {"patch": 14, "merge": 2, "longest_edge": 1540},
+    "navit_pad": {"patch": 14, "merge": 2, "max_patches": 4096},
+    "patch_budget": {"patch": 16, "merge": 3, "max_tokens": 280},
+    "canvas_tiles": {"tile": 336, "patch": 14, "class_token": True, "max_tiles": 16, "token_per_tile": 144},
     "video_smart_resize": {
         "patch": 14, "merge": 2, "temporal": 2, "min_pixels": 100_352, "max_pixels": 602_112,
         "total_pixels": 90_316_800,
@@ -46,6 +51,7 @@ VIDEO_RULES = sorted(name for name in rules() if name.startswith("video_"))
 BOUND = {
     "fixed": 5, "dynamic_tiling": 13, "anyres_unpad": 3, "anyres_max": 37, "mllama_canvas": 1, "minicpm_slice": 10,
     "deepseek_vl2_tiles": 10, "hd_transform": 17, "idefics3_split": 17, "dynamic_s2": 17, "smart_resize": 1,
+    "still_clip_resize": 1, "pixtral_grid": 1, "navit_pad": 1, "patch_budget": 1, "canvas_tiles": 17,
 }  # fmt: skip
 """Most encoder sequences of an image under the constants above."""
 SIZES = st.tuples(st.integers(1, 8000), st.integers(1, 8000)).filter(lambda size: max(size) <= 200 * min(size))

@@ -18,6 +18,7 @@ from typing import Any
 
 from lvlm_atlas.drafts.model import families
 from lvlm_atlas.drafts.model.parts import Parts
+from lvlm_atlas.drafts.model.quantised import quantised
 from lvlm_atlas.drafts.model.source import Source
 from lvlm_atlas.fault import AtlasError, suggestion
 from lvlm_atlas.schema.record import ID_PATTERN
@@ -112,7 +113,8 @@ def _id(source: Source, given: str | None) -> str:
 def _record(parts: Parts, source: Source, id_: str) -> dict[str, Any]:
     """The record in the order of the schema; None and UNKNOWN stand for what is left open."""
     facts = {"source": f"config.json; {parts.code}", "verified": "config"}
-    dtype = source.text("torch_dtype") or source.text("dtype") or source.part("text_config").text("torch_dtype")
+    holders = (source, source.part("text_config"), source.part("thinker_config"))
+    dtype = next(filter(None, (each.text(key) for each in holders for key in ("torch_dtype", "dtype"))), None)
     image, params = parts.image
     tokens: dict[str, Any] = {"image": {"rule": image, "params": dict(params)}}
     if parts.video:
@@ -127,6 +129,7 @@ def _record(parts: Parts, source: Source, id_: str) -> dict[str, Any]:
         "hf_id": None,  # `_name_or_path` is often that of another checkpoint
         "year": None,
         "dtype": _DTYPES.get(dtype or ""),
+        **({"weight_dtype": types} if (types := quantised(source)) else {}),
         "vision": {**parts.vision, **facts},
         "adapter": {**parts.adapter, **facts},
         "llm": {**parts.llm, **facts},

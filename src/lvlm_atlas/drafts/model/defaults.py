@@ -64,8 +64,8 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "Qwen3_5TextConfig": {
         "vocab_size": 248320, "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 32,
         "num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 256, "tie_word_embeddings": False,
-        "attention_bias": False, "linear_conv_kernel_dim": 4, "linear_key_head_dim": 128, "linear_value_head_dim":
-        128, "linear_num_key_heads": 16, "linear_num_value_heads": 32,
+        "attention_bias": False, "linear_conv_kernel_dim": 4, "linear_key_head_dim": 128,
+        "linear_value_head_dim": 128, "linear_num_key_heads": 16, "linear_num_value_heads": 32,
     },
     "Qwen3_5MoeTextConfig": {
         "vocab_size": 248320, "hidden_size": 2048, "num_hidden_layers": 40, "num_attention_heads": 16,
@@ -86,10 +86,10 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     },
     "DeepseekV3Config": {
         "vocab_size": 129280, "hidden_size": 7168, "intermediate_size": 18432, "num_hidden_layers": 61,
-        "num_attention_heads": 128, "num_key_value_heads": 128, "tie_word_embeddings": False, "attention_bias":
-        False, "n_routed_experts": 256, "num_experts_per_tok": 8, "moe_intermediate_size": 2048, "n_shared_experts":
-        1, "first_k_dense_replace": 3, "kv_lora_rank": 512, "q_lora_rank": 1536, "qk_rope_head_dim": 64,
-        "qk_nope_head_dim": 128, "v_head_dim": 128,
+        "num_attention_heads": 128, "num_key_value_heads": 128, "tie_word_embeddings": False,
+        "attention_bias": False, "n_routed_experts": 256, "num_experts_per_tok": 8, "moe_intermediate_size": 2048,
+        "n_shared_experts": 1, "first_k_dense_replace": 3, "kv_lora_rank": 512, "q_lora_rank": 1536,
+        "qk_rope_head_dim": 64, "qk_nope_head_dim": 128, "v_head_dim": 128,
     },
     "Llama4TextConfig": {
         "vocab_size": 202048, "hidden_size": 5120, "intermediate_size": 8192, "num_hidden_layers": 48,
@@ -110,13 +110,24 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "Gemma3TextConfig": {
         "vocab_size": 262208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
         "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "tie_word_embeddings": True,
-        "attention_bias": False, "sliding_window": 4096, "sliding_window_pattern": 6, "max_position_embeddings":
-        131072,
+        "attention_bias": False, "sliding_window": 4096, "sliding_window_pattern": 6,
+        "max_position_embeddings": 131072,
+    },
+    "Gemma4TextConfig": {
+        "vocab_size": 262144, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 30,
+        "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "tie_word_embeddings": True,
+        "attention_bias": False, "sliding_window": 512, "attention_k_eq_v": False, "num_kv_shared_layers": 0,
+        "hidden_size_per_layer_input": 256,
+    },
+    "Gemma4VisionConfig": {
+        "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 16, "num_attention_heads": 12,
+        "patch_size": 16, "hidden_activation": "gelu_pytorch_tanh", "attention_bias": False,
+        "pooling_kernel_size": 3, "position_embedding_size": 10240,
     },
     "MllamaTextConfig": {
         "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 40,
-        "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": False, "cross_attention_layers":
-        [3, 8, 13, 18, 23, 28, 33, 38],
+        "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": False,
+        "cross_attention_layers": [3, 8, 13, 18, 23, 28, 33, 38],
     },
     "MllamaVisionConfig": {
         "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_global_layers": 8,
@@ -185,7 +196,12 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "patch_size": 14, "hidden_act": "gelu_pytorch_tanh", "pos_emb_height": 64, "pos_emb_width": 64,
         "merge_kernel_size": 2,
     },
-    # These two are not in transformers but in OpenGVLab/InternVL.
+    # These are not in transformers but in OpenGVLab/InternVL and with Kimi-VL's weights.
+    "MoonViTConfig": {
+        "patch_size": 14, "init_pos_emb_height": 64, "init_pos_emb_width": 64, "num_attention_heads": 16,
+        "num_hidden_layers": 27, "hidden_size": 1152, "intermediate_size": 4304, "merge_kernel_size": 2,
+        "hidden_act": "gelu_pytorch_tanh",
+    },
     "InternVisionConfig": {
         "patch_size": 14, "image_size": 224, "qkv_bias": False, "hidden_size": 3200, "num_attention_heads": 25,
         "intermediate_size": 12800, "qk_normalization": True, "num_hidden_layers": 48, "hidden_act": "gelu",

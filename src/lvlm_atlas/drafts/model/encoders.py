@@ -99,7 +99,18 @@ def siglip(vision: Source) -> tuple[dict[str, Any], float]:
     return encoder, (rows + 2) * encoder["hidden"] + encoder["layers"] * block(encoder)
 
 
-ENCODERS = {"clip_vision_model": clip, "siglip_vision_model": siglip}
+def pixtral(vision: Source) -> tuple[dict[str, Any], float]:
+    """Pixtral's own encoder, with its parameters: no bias anywhere, a norm before the first layer."""
+    encoder = vit(
+        vision.read_by("PixtralVisionConfig"), class_token=False, position="2D RoPE", gated=True, norm="rmsnorm",
+        attention="full within each image", image_size=False,
+    )  # fmt: skip
+    rows = 3 * encoder["patch_size"] ** 2 + 1
+    layer = block(encoder, qkv_bias=False, other_bias=False)
+    return encoder, rows * encoder["hidden"] + encoder["layers"] * layer
+
+
+ENCODERS = {"clip_vision_model": clip, "siglip_vision_model": siglip, "pixtral": pixtral}
 """Encoders that LLaVA and its successors use, by `model_type`."""
 
 

@@ -19,7 +19,7 @@ STEP = "interleave_moe_layer_step"
 
 def has(text: Source) -> bool:
     """Whether the MLP of some layers is a mixture."""
-    return text.has(*ROUTED)
+    return text.has(*ROUTED) and text.data.get("enable_moe_block", True) is not False
 
 
 def dense_width(text: Source) -> Any:
@@ -64,15 +64,21 @@ def _shared(text: Source, width: float) -> Any:
     Raises:
         AtlasError: what they share is no whole number of experts wide.
     """
+    if text.of == "Gemma4TextConfig":  # a dense MLP runs beside the experts
+        return _whole(text, "intermediate_size", width)
     if text.has("n_shared_experts"):
         return text.number("n_shared_experts", least=0)
     if not text.has("shared_expert_intermediate_size"):
         return 0
-    wide = text.number("shared_expert_intermediate_size")
+    return _whole(text, "shared_expert_intermediate_size", width)
+
+
+def _whole(text: Source, key: str, width: float) -> Any:
+    """How many experts an MLP of the width under a key is worth."""
+    wide = text.number(key)
     if not math.isnan(width) and wide % width:
         raise AtlasError(
-            f"{text.file}: {text.place}shared_expert_intermediate_size is {wide}, which is no multiple of {width}; "
-            "write this record by hand"
+            f"{text.file}: {text.place}{key} is {wide}, which is no multiple of {width}; write this record by hand"
         )
     return wide // width
 

@@ -28,12 +28,32 @@ def fields(text: Source, layers: float) -> dict[str, Any]:
             "conv": text.number("linear_conv_kernel_dim"),
             "full_attention_layers": _full(text, layers, text.data.get("full_attention_interval", 4)),
         }  # fmt: skip
+    if text.of == "Gemma4TextConfig":
+        made |= window(text, layers, 6)
+        shared = text.truth("attention_k_eq_v")
+        heads = "num_global_key_value_heads"
+        made["global_attention"] = {
+            "kv_heads": text.number(heads) if shared and heads in text else text.number("num_key_value_heads"),
+            "head_dim": text.number("global_head_dim"), "shared_projection": shared,
+        }  # fmt: skip
     return made
 
 
 def window(text: Source, layers: float, every: Any, key: str = "sliding_window") -> dict[str, Any]:
     """The window of local layers, and the layers that have none: those listed, else the last of every so many."""
     return {"sliding_window": {"tokens": text.number(key), "global_layers": _full(text, layers, every)}}
+
+
+def wider(fields: Mapping[str, Any], local: float) -> float:
+    """Parameters that layers attending to everything have beyond the `local` of others, in their attention."""
+    wide = fields.get("global_attention")
+    if not wide:
+        return 0.0
+    hidden, width = fields["hidden"], wide["head_dim"]
+    keys = (1 if wide["shared_projection"] else 2) * wide["kv_heads"]
+    each = hidden * (2 * fields["heads"] + keys) * width + 2 * width * fields["qk_norm"]
+    count: float = len(fields["sliding_window"]["global_layers"] or ()) * (each - local)
+    return count
 
 
 def _full(text: Source, layers: float, every: Any) -> list[int] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lvlm_atlas.drafts.model.encoders import block, side, vit
-from lvlm_atlas.drafts.model.llms import llm
+from lvlm_atlas.drafts.model.llms import llm, parameters
 from lvlm_atlas.drafts.model.parts import Parts
 from lvlm_atlas.drafts.model.source import UNKNOWN, Source
 from lvlm_atlas.fault import AtlasError
@@ -41,6 +41,7 @@ def parts_of(
             "steps": "pixel shuffle, LayerNorm, Linear, GELU, Linear",
         },
         adapter_parameters=2 * into + into * out + out + out * out + out, llm=text, llm_parameters=text_parameters,
+        llm_active=parameters(text, 2, active=True) if "experts" in text else None,
         where="an opening tag, the tokens of each tile, a closing tag",
         image=(
             "dynamic_tiling",

@@ -54,6 +54,7 @@ KINDS: Mapping[str, Kind] = {
     "gemma": Kind("GemmaConfig", tied=True),
     "gemma2": Kind("Gemma2Config", norms=4, tied=True),
     "gemma3_text": Kind("Gemma3TextConfig", qk_norm=True, norms=4, context=True),
+    "gemma4_text": Kind("Gemma4TextConfig", qk_norm=True, norms=4, tied=True),
     "mllama_text_model": Kind("MllamaTextConfig", bias_key=None),
 }
 """Kinds by the `model_type` of the text configuration."""
@@ -116,7 +117,9 @@ def parameters(fields: Mapping[str, Any], norms: int, *, active: bool = False) -
     hidden, layers = fields["hidden"], fields["layers"]
     linear = fields.get("linear_attention")
     full = len(linear["full_attention_layers"] or ()) if linear else layers
-    total: float = full * attention(fields) + layers * (norms * hidden + 3 * hidden * fields["intermediate"])
+    of_layer = attention(fields)
+    total: float = full * of_layer + hybrid.wider(fields, of_layer)
+    total += layers * (norms * hidden + 3 * hidden * fields["intermediate"])
     if linear:
         total += (layers - full) * hybrid.parameters(linear, hidden)
     if "experts" in fields:

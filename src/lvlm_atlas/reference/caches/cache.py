@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -88,6 +88,9 @@ class Cache:
     """Bytes fetched from the host so far."""
     biases: dict[int, Tensor] = field(default_factory=dict)
     """Of layers some of whose keys have a bias: it (B, T), by place in the text; those beyond have none."""
+
+    exchanged: dict[int, Any] = field(default_factory=dict)
+    """Decoder layers whose projections a technique exchanged, by index."""
 
     @property
     def waiting(self) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor
 from lvlm_atlas.reference.caches.cache import Cache
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Patches, Sequence
-from lvlm_atlas.reference.lvlm.decoder import Layer
+from lvlm_atlas.reference.lvlm.decoder import Exchanged, Layer
 from lvlm_atlas.reference.ops.attention import joined_bias
 from lvlm_atlas.reference.refusal import Refusal
 
@@ -30,7 +30,7 @@ class NextLayer:
         on_read: see `Probe`.
     """
 
-    def __init__(self, layer: Layer, index: int, cache: Cache, on_read: Callable[[int], None]) -> None:
+    def __init__(self, layer: Layer | Exchanged, index: int, cache: Cache, on_read: Callable[[int], None]) -> None:
         self.layer, self.index, self.cache, self.on_read = layer, index, cache, on_read
         self._sequence: Sequence | None = None
         self._normed_BND = self._query = self._key = Tensor()
@@ -64,7 +64,7 @@ class NextLayer:
         unrotated keys.
         """
         self._look(sequence)
-        projected = self._query, self._key, self.layer.self_attn.value(self._normed_BND)
+        projected = self._query, self._key, self.layer.value(self._normed_BND, self._key)
         self._sequence, self._normed_BND = None, Tensor()
         return projected
 

@@ -151,6 +151,16 @@ class PrefillChunks:
 
 
 @dataclass(frozen=True)
+class Projections:
+    """At `projections`, for each decoder layer before its prefill. Returns what projects to queries, keys and values in
+    its place, here and in every step of decoding; None: the layer's own.
+    """
+
+    layer: int
+    layers: int
+
+
+@dataclass(frozen=True)
 class LlmLayer:
     """At `llm-layer`, before each decoder layer in prefill. Returns the tokens for this layer and all that follow."""
 

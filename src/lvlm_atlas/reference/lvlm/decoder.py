@@ -6,6 +6,8 @@ B batch, N prompt tokens, M tokens of a step, S cached entries, H heads, G key-v
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +30,23 @@ class RmsNorm(nn.Module):
         wide = x.float()
         normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
         return self.weight * normed.to(x.dtype)
+
+
+class Projecting(Protocol):
+    """From what enters a layer's attention, under its norm, to queries, keys and values, and back.
+
+    What a technique puts in place of a layer's own. The number of key-value heads and the widths are up to it;
+    attention divides logits by the root of the width of its queries.
+    """
+
+    def query_key(self, x_BND: Tensor, position_BN: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Queries (B, H, N, d) and keys (B, G, N, d), rotated if there are positions."""
+
+    def value(self, x_BND: Tensor, key_BGNd: Tensor) -> Tensor:
+        """Values (B, G, N, v), perhaps of the keys of the same tokens."""
+
+    def output(self, attended_BHNv: Tensor) -> Tensor:
+        """What attention gave, as it is added to the states (B, N, D)."""
 
 
 class Attention(nn.Module):
@@ -60,6 +79,11 @@ class Attention(nn.Module):
     def value(self, x_BND: Tensor) -> Tensor:
         """Values (B, G, N, d)."""
         return self._heads(self.v_proj(x_BND))
+
+    def output(self, attended_BHNd: Tensor) -> Tensor:
+        """What attention gave, projected to the width of the states (B, N, D)."""
+        out: Tensor = self.o_proj(attended_BHNd.transpose(1, 2).flatten(2))
+        return out
 
     def _heads(self, x: Tensor) -> Tensor:
         """(B, N, heads · d) → (B, heads, N, d)."""
@@ -96,6 +120,10 @@ class Layer(nn.Module):
         """Queries, keys and values of the layer; queries and keys not yet rotated without positions."""
         return self.self_attn.project(self.input_layernorm(x_BND), position_BN)
 
+    def value(self, normed_BND: Tensor, key_BGNd: Tensor) -> Tensor:  # noqa: ARG002 - others make them of keys
+        """Values of what the norm gave, (B, G, N, d)."""
+        return self.self_attn.value(normed_BND)
+
     @property
     def rotary(self) -> Rotary:
         """How positions turn its queries and keys."""
@@ -103,9 +131,48 @@ class Layer(nn.Module):
 
     def finish(self, x_BND: Tensor, attended_BHNd: Tensor) -> Tensor:
         """The layer's output from its input and what attention gave."""
-        x_BND = x_BND + self.self_attn.o_proj(attended_BHNd.transpose(1, 2).flatten(2))
+        return self.added(x_BND, self.self_attn.output(attended_BHNd))
+
+    def added(self, x_BND: Tensor, out_BND: Tensor) -> Tensor:
+        """The layer's output from its input and what is to be added for attention."""
+        x_BND = x_BND + out_BND
         out: Tensor = x_BND + self.mlp(self.post_attention_layernorm(x_BND))
         return out
+
+
+@dataclass(frozen=True)
+class Exchanged:
+    """A layer in which other projections take the place of its own; copies of a session share it, as the model."""
+
+    layer: Layer
+    self_attn: Projecting
+
+    def __deepcopy__(self, memo: object) -> Exchanged:
+        return self
+
+    def input_layernorm(self, x_BND: Tensor) -> Tensor:
+        """What the projections get."""
+        out: Tensor = self.layer.input_layernorm(x_BND)
+        return out
+
+    def project(self, x_BND: Tensor, position_BN: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """See `Layer`."""
+        normed_BND = self.input_layernorm(x_BND)
+        query, key = self.self_attn.query_key(normed_BND, position_BN)
+        return query, key, self.value(normed_BND, key)
+
+    def value(self, normed_BND: Tensor, key_BGNd: Tensor) -> Tensor:
+        """See `Layer`."""
+        return self.self_attn.value(normed_BND, key_BGNd)
+
+    @property
+    def rotary(self) -> Rotary:
+        """How positions turn the queries and keys of the layer's own projections."""
+        return self.layer.rotary
+
+    def finish(self, x_BND: Tensor, attended_BHNv: Tensor) -> Tensor:
+        """See `Layer`."""
+        return self.layer.added(x_BND, self.self_attn.output(attended_BHNv))
 
 
 class Decoder(nn.Module):

@@ -1,8 +1,8 @@
 """The extension points: where techniques act, what is called there, and what it is given.
 
 `answer → frames → pixels → encoder (encoder-attention → encoder-layer) → encoder-output → adapter → adapter-output →
-llm-input → prefill-chunks → llm-layer → attention → cache-tokens → cache-layers → cache-bits → cache-step →
-cache-read → decode-loop → stop`
+llm-input → prefill-chunks → projections → llm-layer → attention → cache-tokens → cache-layers → cache-bits →
+cache-step → cache-read → decode-loop → stop`
 
 A technique is an immutable setting. It declares the positions at which it acts; for each run `begin` returns the
 object whose methods are called there, and which may hold state of that run.
@@ -41,8 +41,10 @@ from lvlm_atlas.reference.lvlm.contexts import (
     LlmLayer,
     Pixels,
     PrefillChunks,
+    Projections,
     Stop,
 )
+from lvlm_atlas.reference.lvlm.decoder import Projecting
 from lvlm_atlas.reference.ops.blocks import Blocks, Pairs, Replacement
 from lvlm_atlas.reference.ops.window import Window
 
@@ -91,6 +93,13 @@ POINTS: Mapping[str, Point] = {
     "llm-input": Point("llm_input", LlmInput, Sequence),
     "prefill-chunks": Point(
         "split_prompt", PrefillChunks, Tensor, exclusive=True, withholds=("attention-map", "attention-row")
+    ),
+    "projections": Point(
+        "exchange_projections",
+        Projections,
+        Projecting | None,
+        exclusive=True,
+        withholds=("unrotated-keys", "own-projections"),
     ),
     "llm-layer": Point("llm_layer", LlmLayer, Sequence),
     "attention": Point(

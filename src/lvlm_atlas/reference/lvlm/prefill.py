@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -13,8 +14,8 @@ from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.flow.trace import Trace
 from lvlm_atlas.reference.lvlm.ahead import NextLayer
 from lvlm_atlas.reference.lvlm.attending import attend_prompt
-from lvlm_atlas.reference.lvlm.contexts import CacheLayers, CacheTokens, LlmLayer, PrefillChunks
-from lvlm_atlas.reference.lvlm.decoder import LanguageModel
+from lvlm_atlas.reference.lvlm.contexts import CacheLayers, CacheTokens, LlmLayer, PrefillChunks, Projections
+from lvlm_atlas.reference.lvlm.decoder import Exchanged, LanguageModel, Layer
 from lvlm_atlas.reference.lvlm.filling import Filling
 from lvlm_atlas.reference.lvlm.technique import Acts
 
@@ -44,7 +45,7 @@ def prefill(model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace, ca
     cache.policy, cache.choose = filling.eviction(layers), filling.choice(layers)
     cache.in_cache = cache.in_cache or (InCache(next(model.layers).rotary) if acts.unrotated else None)
     sequence = inputs = replace(inputs, next_B=inputs.next_position)
-    for index, layer in enumerate(model.layers):
+    for index, layer in enumerate(_layers(model, acts, cache)):
         cached = cache.stores[index].length if cache.stores[index:] else 0
         if index and len(follows):  # what is held may have been renumbered between the two layers
             sequence = sequence.behind(0, follows[index] - follows[index - 1])
@@ -102,6 +103,18 @@ def prefill_in_chunks(
         for layer in zip(*entered, strict=True)
     )
     return replace(filled, inputs=inputs, outputs=_joined(outputs), states=states)
+
+
+def _layers(model: LanguageModel, acts: Acts, cache: Cache) -> Iterator[Layer | Exchanged]:
+    """The layers, with other projections where a technique exchanges them, which steps of decoding then find, too."""
+    owner, layers = acts.owner("projections"), len(model.model.layers)
+    for index, layer in enumerate(model.layers):
+        other = owner.exchange_projections(Projections(index, layers)) if owner else None
+        if other is None:
+            yield layer
+        else:
+            cache.exchanged[index] = Exchanged(layer, other)
+            yield cache.exchanged[index]
 
 
 def _joined(chunks: list[Sequence]) -> Sequence:

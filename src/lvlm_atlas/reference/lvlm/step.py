@@ -56,9 +56,10 @@ def hidden_states(
     first = old
     """The first unsettled token that runs here."""
     states = [model.model.embed_tokens(token_BM.to(device))]
-    for index, (layer, store) in enumerate(zip(model.layers, cache.stores, strict=True)):
+    for index, (own, store) in enumerate(zip(model.layers, cache.stores, strict=True)):
         if index == until:
             break
+        layer = cache.exchanged.get(index, own)
         if waiting and index == stopped:
             first, states = old - waiting, _joined(cache.begun, states)
         query, *new_entries = layer.project(states[-1], None if cache.in_cache else position_LBU[index][:, first:])

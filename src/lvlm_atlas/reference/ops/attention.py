@@ -1,7 +1,7 @@
 """Softmax attention and rotary positions.
 
-B batch, H query heads, G key-value heads, M queries, S keys, N tokens, A axes of a position, d head dimension,
-f = d/2 frequencies.
+B batch, H query heads, G key-value heads, M queries, S keys, N tokens, A axes of a position, d head dimension, v that
+of values, f = d/2 frequencies.
 """
 
 from __future__ import annotations
@@ -111,17 +111,17 @@ def mask_of_heads(mask_BGS: Tensor, heads: int) -> Tensor:
 def attend(
     query_BHMd: Tensor,
     key_BGSd: Tensor,
-    value_BGSd: Tensor,
+    value_BGSv: Tensor,
     mask: Tensor | None = None,
     *,
     causal: bool = False,
 ) -> Tensor:
-    """Softmax attention through torch's fused kernel; never forms the map. Returns (B, H, M, d).
+    """Softmax attention through torch's fused kernel; never forms the map. Returns (B, H, M, v).
 
     Args:
         query_BHMd: queries.
         key_BGSd: keys; G divides H, and shared heads are not copied.
-        value_BGSd: values.
+        value_BGSv: values, perhaps of another width than keys.
         mask: (M, S) or what broadcasts to (B, H, M, S): True where a query may look, or what to add to the logits; None
             means everywhere.
         causal: each query looks at the keys up to its own place; M = S, no mask is formed or may be given.
@@ -129,7 +129,7 @@ def attend(
     return functional.scaled_dot_product_attention(
         query_BHMd,
         key_BGSd,
-        value_BGSd,
+        value_BGSv,
         attn_mask=mask,
         is_causal=causal,
         enable_gqa=query_BHMd.shape[1] != key_BGSd.shape[1],

@@ -1,7 +1,7 @@
 """Attention over chosen pairs of queries and keys, one by one or in blocks.
 
 B batch, H query heads, G key-value heads, N tokens, J blocks, M queries of a block, U keys that it sees, S keys in all,
-I of them cached before, d head dimension.
+I of them cached before, d head dimension, v that of values.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ class Replacement:
 
 
 def block_sparse_attention(
-    query_BHNd: Tensor, key_BGSd: Tensor, value_BGSd: Tensor, blocks: Blocks
+    query_BHNd: Tensor, key_BGSd: Tensor, value_BGSv: Tensor, blocks: Blocks
 ) -> tuple[Tensor, int]:
-    """Causal softmax attention over the kept blocks alone: (B, H, N, d), and how many scores were computed.
+    """Causal softmax attention over the kept blocks alone: (B, H, N, v), and how many scores were computed.
 
     Args:
         query_BHNd: queries.
         key_BGSd: keys of the same tokens; G divides H. Keys before those, of a cache, are seen by all.
-        value_BGSd: values.
+        value_BGSv: values.
         blocks: kept pairs of blocks.
     """
     batch, heads, length = query_BHNd.shape[:3]
@@ -61,30 +61,30 @@ def block_sparse_attention(
     group_size, size = heads // key_BGSd.shape[1], blocks.size
     before_I = torch.arange(-cached, 0, device=query_BHNd.device)
     token_N = torch.arange(length, device=query_BHNd.device)
-    out_BHNd, scores = torch.empty_like(query_BHNd), 0
+    out_BHNv, scores = query_BHNd.new_empty(*query_BHNd.shape[:3], value_BGSv.shape[3]), 0
     for b, h, block in product(range(batch), range(heads), range(blocks.keep_BHJJ.shape[2])):
         query_M = token_N[block * size : (block + 1) * size]
         key_U = torch.cat([before_I, token_N[blocks.keep_BHJJ[b, h, block].repeat_interleave(size)[:length]]])
         visible_MU = key_U <= query_M[:, None]
-        query, key, value = query_BHNd[b, h, query_M], key_BGSd[b, h // group_size], value_BGSd[b, h // group_size]
+        query, key, value = query_BHNd[b, h, query_M], key_BGSd[b, h // group_size], value_BGSv[b, h // group_size]
         key_U = key_U + cached
         out = attend(query[None, None], key[None, None, key_U], value[None, None, key_U], visible_MU)
-        out_BHNd[b, h, query_M] = out[0, 0]
+        out_BHNv[b, h, query_M] = out[0, 0]
         scores += int(visible_MU.sum())
-    return out_BHNd, scores
+    return out_BHNv, scores
 
 
 def pair_attention(
-    query_BHNd: Tensor, key_BGSd: Tensor, value_BGSd: Tensor, pairs: Pairs, real: Tensor | None = None
+    query_BHNd: Tensor, key_BGSd: Tensor, value_BGSv: Tensor, pairs: Pairs, real: Tensor | None = None
 ) -> tuple[Tensor, int]:
-    """Causal softmax attention over the kept pairs alone: (B, H, N, d), and how many scores that takes.
+    """Causal softmax attention over the kept pairs alone: (B, H, N, v), and how many scores that takes.
 
     A mask stands for what a kernel would leave out. Rows that see no key are zero.
 
     Args:
         query_BHNd: queries.
         key_BGSd: keys of the same tokens; G divides H. Keys before those, of a cache, are seen by all.
-        value_BGSd: values.
+        value_BGSv: values.
         pairs: kept pairs.
         real: False (B, G, S) where a key is padding, which only the token itself sees, G one where heads are alike;
             None: nowhere.
@@ -99,5 +99,5 @@ def pair_attention(
         keep_BHNS = keep_BHNS & (mask_of_heads(real, heads)[:, :, None, :] | itself_NS)
     # A row that sees nothing would be NaN: let it see everything, and take the result away again.
     blind_BHN1 = ~keep_BHNS.any(-1, keepdim=True)
-    out_BHNd = attend(query_BHNd, key_BGSd, value_BGSd, keep_BHNS | blind_BHN1)
-    return out_BHNd.masked_fill(blind_BHN1, 0), int(keep_BHNS.sum())
+    out_BHNv = attend(query_BHNd, key_BGSd, value_BGSv, keep_BHNS | blind_BHN1)
+    return out_BHNv.masked_fill(blind_BHN1, 0), int(keep_BHNS.sum())

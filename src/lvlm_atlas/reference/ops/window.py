@@ -1,7 +1,7 @@
 """Attention in a sliding window, with the first tokens always in sight.
 
 B batch, H query heads, G key-value heads, N tokens, S keys (earlier ones, then the tokens), I first tokens, d head
-dimension.
+dimension, v that of values.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ class Window:
 def window_attention(
     query_BHNd: Tensor,
     key_BGSd: Tensor,
-    value_BGSd: Tensor,
+    value_BGSv: Tensor,
     position_BN: Tensor,
     position_BS: Tensor | None,
     window: Window,
     rotary: Rotary,
 ) -> tuple[Tensor, int]:
-    """Softmax attention (B, H, N, d) in the window, and how many scores were computed.
+    """Softmax attention (B, H, N, v) in the window, and how many scores were computed.
 
     A first token in the window is seen where it is; once it has left the window it is seen at the fixed distance.
 
     Args:
         query_BHNd: queries, rotated.
         key_BGSd: keys, rotated; the last N are those of the queries' tokens.
-        value_BGSd: values.
+        value_BGSv: values.
         position_BN: positions of the queries, on one axis; B may be 1.
         position_BS: positions of the keys; None where the window gives the first tokens no distance of their own.
         window: what is in sight.
@@ -61,7 +61,7 @@ def window_attention(
         # Turned on by what is missing to the distance: queries stand there, first tokens at 0.
         far_query = rotary(query_BHNd, window.distance - position_BN)
         far_key = rotary(far_key, -position_BS[:, :first])
-    key, value, far_key = (share_heads(x, heads) for x in (key_BGSd, value_BGSd, far_key))
+    key, value, far_key = (share_heads(x, heads) for x in (key_BGSd, value_BGSv, far_key))
     parts, scores = [], 0
     rows = min(max(window.size, _FEWEST_ROWS), _MOST_ROWS)
     for start in range(0, length, rows):

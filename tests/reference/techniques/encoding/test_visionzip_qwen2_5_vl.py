@@ -175,10 +175,19 @@ def test_the_row_and_column_of_a_class_token_take_no_part(device: str) -> None:
     torch.testing.assert_close(metric, key[:, :, 1:].mean(1))
 
 
-def test_tokens_of_tiles_and_patches_without_attention_are_refused() -> None:
+def test_tiled_images_are_left_as_they_are() -> None:
     tiles = LVLM.random("tiny-tiles")
-    with pytest.raises(Refusal, match="not cut into tiles"):
-        tiles.run(random_request(tiles.config, frames=1), VisionZipQwen25VL())
+    request = random_request(tiles.config, frames=1)
+    result = tiles.run(request, VisionZipQwen25VL())
+    assert torch.equal(result.logits_NC, tiles.run(request).logits_NC)
+    assert result.trace.probe_entries == 0
+
+
+def test_patches_without_attention_and_tokens_of_other_patches_are_refused() -> None:
+    hidden, heads = torch.ones(1, 9, 3), torch.ones(1, 1, 9, 3)
+    other = Zipping(VisionZipQwen25VL(), Patches(hidden, 0, Probe(heads, heads, causal=False), heads))
+    with pytest.raises(Refusal, match="1 frames of 4 tokens for 1 of 9 patches"):
+        other.rated(1, 4)
     zipping = Zipping(VisionZipQwen25VL(), Patches(torch.ones(1, 9, 3), prefix=0))
     with pytest.raises(Refusal, match="earlier technique left out"):
         zipping.adapter_output(AdapterOutput(VisionTokens(blocks_of(torch.ones(1, 9, 3)))))

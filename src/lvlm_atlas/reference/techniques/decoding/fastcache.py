@@ -106,7 +106,7 @@ class FastCache(Technique):
     """A segment that would give fewer entries of whole groups stays as it is."""
 
     acts_at: ClassVar = ("cache-tokens",)
-    needs: ClassVar = ("modality-mask", "vision-in-sequence", "training-data")
+    needs: ClassVar = ("modality-mask", "vision-in-sequence", "training-data", "own-projections")
     withholds: ClassVar = ("equal-frames",)
 
     def __post_init__(self) -> None:

@@ -137,7 +137,7 @@ class SparseMM(Technique):
     """Visual score of each key-value head of each layer."""
 
     acts_at: ClassVar = ("cache-tokens",)
-    needs: ClassVar = ("attention-row", "modality-mask", "vision-in-sequence", "calibration-samples")
+    needs: ClassVar = ("attention-row", "modality-mask", "vision-in-sequence", "calibration-samples", "own-projections")
     withholds: ClassVar = ("equal-frames", "equal-heads")
 
     def __post_init__(self) -> None:

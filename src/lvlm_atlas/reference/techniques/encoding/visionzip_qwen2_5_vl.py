@@ -11,7 +11,8 @@ Departs:
    for FlashAttention-2 lets patches of one image's rows see all images of a request.
 3. With a class token, its row and its column take no part, so that the rule can be tried on CLIP, too.
 4. A contextual token keeps the DeepStack features of its target; Qwen2.5-VL has none.
-5. Of tokens with equal scores the earlier one is kept; upstream's `topk` leaves that open.
+5. Tiled images, which Qwen2.5-VL does not know, are left as they are.
+6. Of tokens with equal scores the earlier one is kept; upstream's `topk` leaves that open.
 
 F frames (images, temporal patches), N tokens of one, S patches of a token, R tokens left over, H heads, d head
 dimension.
@@ -113,12 +114,14 @@ class Zipping:
         return at.patches
 
     def adapter_output(self, at: AdapterOutput) -> VisionTokens:
-        """Dominant and contextual tokens of each frame, at their places.
+        """Dominant and contextual tokens of each frame, at their places; tiled images as they are.
 
         Raises:
             Refusal: frames have different numbers of tokens, or see `rated`.
         """
         tokens, lengths = at.tokens, {*at.tokens.lengths}
+        if self.patches is not None and len(self.patches.hidden_FND) > len(tokens.blocks):
+            return tokens
         if len(lengths) > 1:
             raise Refusal(f"VisionZip reads frames of equally many tokens, got {[*at.tokens.lengths]}; give one size")
         count = max(lengths, default=0)
@@ -146,8 +149,8 @@ class Zipping:
         if len(patches.hidden_FND) != frames or total != joined * count or (joined > 1 and patches.grid is None):
             raise Refusal(
                 f"VisionZip rates a token by the patches under it, and here are {frames} frames of {count} tokens for "
-                f"{len(patches.hidden_FND)} of {total} patches; give images that are not cut into tiles, and "
-                f"the model's own adapter"
+                f"{len(patches.hidden_FND)} of {total} patches; leave out what replaces "
+                f"the adapter or drops some"
             )
         attention_FHNN = patches.attention.rows(slice(prefix, None))[..., prefix:]
         key_FNd = patches.key_FHNd[:, :, prefix:].mean(dim=1)

@@ -114,7 +114,7 @@ class VideoNSA(Technique):
     """Vision tokens in the window, the token itself among them."""
 
     acts_at: ClassVar = ("attention",)
-    needs: ClassVar = ("block-sparse-kernel", "modality-mask", "vision-in-sequence", "training-data")
+    needs: ClassVar = ("block-sparse-kernel", "modality-mask", "vision-in-sequence", "training-data", "own-projections")
 
     def __post_init__(self) -> None:
         self.expect_at_least(1, "block_size", "block_count", "window_size")

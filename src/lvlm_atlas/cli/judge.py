@@ -1,0 +1,151 @@
+"""Prints how near runtimes come to published times, and fits a runtime anew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from lvlm_atlas.cli.options import Listing
+from lvlm_atlas.cli.output import print_rows
+from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.planner.planner import Planner
+from lvlm_atlas.roofline.units import seconds, share
+from lvlm_atlas.schema.runtime import Runtime
+from lvlm_atlas.schema.timing import Point
+from lvlm_atlas.specs.fitting import Residual, fitted, left_out, median_error, residuals
+from lvlm_atlas.specs.judgement import Skipped, Verdict, judged, read_points, summary
+from lvlm_atlas.specs.timing import Timing, timing
+
+COLUMNS = ("runtime", "points", "sources", "median error", "median ratio", "worst error", "below ideal", "left out")
+"""What a table shows of a runtime; `left out` is the median error of its own fit on what was left out of it."""
+POINT_COLUMNS = ("source", "case", "metric", "measured", "predicted", "ratio", "ideal ratio")
+"""What a table shows of a published time."""
+
+
+def run_judge(planner: Planner, path: Path, listing: Listing, *, every: bool) -> None:
+    """Hold the runtimes against the times of a file, and print a row for each runtime, or for each time.
+
+    Raises:
+        AtlasError: the file has faults, or no point of it can be judged.
+        Exit: a time lies below the bound.
+    """
+    found = [*judged(read_points(path), planner.atlas, _maker(planner), planner.runtime)]
+    verdicts = [each for each in found if isinstance(each, Verdict)]
+    for each in found:
+        if isinstance(each, Skipped):
+            typer.echo(f"not judged: {each.label}: {each.why}", err=True)
+    if not verdicts:
+        raise AtlasError(f"{path}: no point can be judged; each is named above, with the reason")
+    program = listing in (Listing.json, Listing.jsonl, Listing.csv)
+    if every:
+        print_rows([_point(each, program) for each in verdicts], POINT_COLUMNS, listing)
+    else:
+        groups: dict[str, list[Verdict]] = {}
+        for verdict in verdicts:
+            groups.setdefault(verdict.runtime.id, []).append(verdict)
+        rows = [{**_sums(group, program), "runtime": id_} for id_, group in groups.items()]
+        print_rows([*rows, {**_sums(verdicts, program), "runtime": "all"}], COLUMNS, listing)
+    if any(each.beats_ideal for each in verdicts):
+        typer.echo("a measured time lies below the bound: a peak, the request or the time itself is wrong", err=True)
+        raise typer.Exit(1)
+
+
+def run_refit(planner: Planner, id_: str, listing: Listing) -> None:
+    """Fit a runtime to the catalog's timings of it, and print its times, its error and that on what was left out.
+
+    Raises:
+        AtlasError: there is no such runtime, or no timing of it.
+    """
+    record = planner.atlas.runtime(id_)
+    timings = timings_of(planner, record.id)
+    if not timings or record.fit is None:
+        raise AtlasError(f"{record.id}: no timing under catalog/timings is of it; its times are not fitted")
+    record_of = planner.atlas.runtime
+    new = fitted(record, timings, record_of)
+    own = residuals(new, timings, record_of)
+    by = record.fit.left_out_by
+    held = left_out(record, timings, record_of, group_by(by))
+    if listing is Listing.table:
+        typer.echo(_yaml(new, own, held))
+    else:
+        print_rows([_residual(each, "fit") for each in own] + [_residual(each, by) for each in held], (), listing)
+
+
+def timings_of(planner: Planner, id_: str) -> list[Timing]:
+    """The catalog's timings of a runtime that count."""
+    make = _maker(planner)
+    return [
+        make(point, record.id)
+        for record in planner.atlas.timings.values()
+        if record.runtime == id_
+        for point in record.points
+        if not point.excluded
+    ]
+
+
+def group_by(what: str) -> Any:
+    """Finds what a timing is left out with."""
+    keys = {
+        "source": lambda each: each.source,
+        "source and device": lambda each: (each.source, each.device.id),
+        "request": lambda each: (each.source, each.model.id, each.device.id, each.workload),
+    }
+    return keys[what]
+
+
+def _maker(planner: Planner) -> Any:
+    return lambda point, source: timing(
+        Point.model_validate(point.model_dump()), source, planner.model, planner.device, planner.request
+    )
+
+
+def _sums(verdicts: Sequence[Verdict], program: bool) -> dict[str, Any]:
+    sums = summary(verdicts)
+    residual = {each.runtime.id: each.runtime.residual for each in verdicts}
+    sums["left_out"] = next(iter(residual.values())) if len(residual) == 1 else None
+    if program:
+        return sums
+    shares = ("median_error", "worst_error", "left_out")
+    shown = {name: share(value) if name in shares and value is not None else value for name, value in sums.items()}
+    shown["median_ratio"] = f"{sums['median_ratio']:.2f}"
+    return {name.replace("_", " "): value for name, value in shown.items()}
+
+
+def _point(each: Verdict, program: bool) -> dict[str, Any]:
+    own = {"source": each.timing.source, "case": each.timing.label, "metric": each.timing.metric}
+    times = {"measured": each.timing.value_s, "predicted": each.predicted_s}
+    ratios = {"ratio": each.ratio, "ideal ratio": each.ideal_s / each.timing.value_s}
+    if program:
+        return {**own, **{f"{name}_s": value for name, value in times.items()}, "runtime": each.runtime.id,
+                **{name.replace(" ", "_"): value for name, value in ratios.items()}}  # fmt: skip
+    shown = {name: seconds(value) for name, value in times.items()}
+    return {**own, **shown, **{name: f"{value:.2f}" for name, value in ratios.items()}}
+
+
+def _residual(each: Residual, out: str) -> dict[str, Any]:
+    return {
+        "id": each.timing.source, "case": each.timing.label, "metric": each.timing.metric, "left_out": out,
+        "measured_s": each.timing.value_s, "predicted_s": each.predicted_s, "ratio": each.ratio,
+    }  # fmt: skip
+
+
+def _yaml(record: Runtime, own: Sequence[Residual], held: Sequence[Residual]) -> str:
+    """The fitted parts of a record, as its file writes them."""
+    by = record.fit.left_out_by if record.fit else ""
+    lines = ["kernels:"]
+    for kind, law in record.kernels.items():
+        lines.append(f"  {kind}: {{{', '.join(f'{k}: {v:g}' for k, v in law.model_dump(exclude_none=True).items())}}}")
+    host = {k: v if isinstance(v, str) else f"{v:g}" for k, v in record.host.model_dump(exclude_defaults=True).items()}
+    if host:
+        lines.append(f"host: {{{', '.join(f'{name}: {value}' for name, value in host.items())}}}")
+    if record.link_latency_us is not None:
+        lines.append(f"link_latency_us: {record.link_latency_us:g}")
+    lines += [
+        "fit:", f"  timings: [{', '.join(dict.fromkeys(each.timing.source for each in own))}]",
+        f"  points: {len(own)}", f"  residual: {median_error(own):.3f}",
+        f"  left_out: {median_error(held or own):.3f}", f"  left_out_by: {by}",
+    ]  # fmt: skip
+    return "\n".join(lines)

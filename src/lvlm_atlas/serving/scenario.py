@@ -1,0 +1,107 @@
+"""A question about a server under load, and its answer: who asks what of which devices, by which policy and stack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from lvlm_atlas.roofline.deployment import Deployment
+from lvlm_atlas.roofline.device import Device
+from lvlm_atlas.roofline.model import Model
+from lvlm_atlas.roofline.transform import Applied
+from lvlm_atlas.roofline.workload import Workload
+from lvlm_atlas.serving.cluster import Wires
+from lvlm_atlas.serving.load import Load, load
+from lvlm_atlas.serving.policy import Policy
+from lvlm_atlas.serving.prices import Prices
+from lvlm_atlas.serving.simulation import Run, simulate
+from lvlm_atlas.serving.traffic import Arrival
+
+COMMON = (
+    "times of every batch are the engine's, for the rows of all its requests; a step starts when the one before ends",
+    "images stand in front of the text of a prompt, but for a beginning that requests share",
+    "attention of the sequences of a step adds up; its kernels start once",
+    "a prompt that a technique thins in the LLM is read in parts of the same shape",
+    "a sequence whose cache was given up keeps its images' embeddings",
+    "the host prepares the images of a request one after the other, and those of other requests beside them",
+    "energy is that of all devices at their thermal design power for as long as the run lasts",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """A server and what it is asked to keep."""
+
+    model: Model
+    device: Device
+    deployment: Deployment
+    """How one instance runs the model."""
+    policy: Policy
+    stack: Callable[[Workload], Sequence[Applied]] = lambda _: ()
+    """Techniques for a kind of request, in pipeline order."""
+    labels: tuple[str, ...] = ()
+    """The techniques, as people write them."""
+    slo: dict[str, float] = field(default_factory=dict)
+    """Limits in seconds by `ttft`, `tpot` and `total`."""
+    wires: Wires = field(default_factory=Wires)
+
+    @property
+    def devices(self) -> int:
+        """Devices of the whole server."""
+        return self.policy.devices(self.deployment.devices)
+
+    @property
+    def paced(self) -> Policy:
+        """The policy, with steps that read no more than the runtime's do at once."""
+        runtime = self.deployment.runtime
+        most = runtime.host.chunk_token if runtime else None
+        if most is None or not self.policy.chunked:
+            return self.policy
+        return replace(self.policy, token_budget=min(self.policy.token_budget, most))
+
+    def prices(self) -> Prices:
+        """Times of batches of one instance.
+
+        Raises:
+            AtlasError: as of `estimate`.
+        """
+        return Prices(
+            self.model, self.device, self.deployment, self.stack,
+            encoder_data_parallel=self.policy.encoder_data_parallel,
+        )  # fmt: skip
+
+    def run(self, stream: Iterable[Arrival], prices: Prices | None = None) -> tuple[Load, Run]:
+        """Send requests through the server.
+
+        Args:
+            stream: the requests, by their time of arrival.
+            prices: what `prices` has made before, so that nothing is worked out twice.
+
+        Raises:
+            AtlasError: as of `simulate`.
+        """
+        done = simulate(self.paced, prices or self.prices(), stream, self.wires)
+        answer = load(
+            done, slo=self.slo, devices=self.devices, tdp_w=self.device.tdp_w,
+            price_usd_h=self.deployment.price_usd_h, assumptions=(*COMMON, *self.policy.assumptions),
+        )  # fmt: skip
+        return answer, done
+
+
+def wired(
+    device: Device, *, link_gb_s: float | None = None, latency_s: float = 0.0, host_image_s: float = 0.0,
+    host_workers: int = 8,
+) -> Wires:  # fmt: skip
+    """Links and host of a server.
+
+    Args:
+        device: its devices; without a bandwidth, instances are joined by their links.
+        link_gb_s: bandwidth into an instance in GB/s; None: that of the devices' links.
+        latency_s: time of a transfer beside its bytes.
+        host_image_s: time in which the host prepares an image or frame, beside that of the runtime.
+        host_workers: requests that it prepares at once, for each instance.
+    """
+    own = device.link_byte_s or device.host_link_byte_s
+    plain = Wires(latency_s=latency_s, host_image_s=host_image_s, host_workers=host_workers)
+    byte_s = own if link_gb_s is None else link_gb_s * 1e9
+    return plain if byte_s is None else replace(plain, byte_s=byte_s)
