@@ -168,10 +168,10 @@ class Memory:
         return at.patches
 
     def adapter_output(self, at: AdapterOutput) -> VisionTokens:
-        """Each frame with G tokens, or as it is if it has no more.
+        """Each frame with G tokens, or as it is if it has no more; tiled images as they are.
 
         Raises:
-            Refusal: frames have different numbers of tokens, are cut into tiles, or patches come without attention.
+            Refusal: frames have different numbers of tokens, or patches come without attention.
         """
         tokens, patches, budget = at.tokens, self.patches, self.setting.tokens_per_frame
         if len({*tokens.lengths}) > 1:
@@ -179,7 +179,7 @@ class Memory:
                 f"StreamingTOM compares frames of equally many tokens, got {[*tokens.lengths]}; leave one out"
             )
         if patches is None or len(tokens.blocks) != len(patches.hidden_FND):
-            raise Refusal("StreamingTOM compares frames of a video, and here are tiles; give images that are not cut")
+            return tokens
         x_TND = torch.stack([block.token_ND for block in tokens.blocks])
         known = self.before_ND is not None and self.before_ND.shape == x_TND[0].shape
         before_TND = torch.cat([x_TND[:1] if self.before_ND is None or not known else self.before_ND[None], x_TND[:-1]])

@@ -5,8 +5,8 @@ contribution; S → likeness to the pool; τ → `similarity`; ρ, δ, γ → `o
 `recycled`; I(v) → importance; λ → `balance`; K → `layer`; R → `inner_ratio`.
 
 Departs:
-1. A token's contribution is what it gets from the class token in its head of greatest attention; where there is none,
-   from the mean over all patches. Patches are averaged over the grid where tokens are fewer.
+1. A token's contribution is the mean over all rows of what it gets in its head of greatest attention, where an encoder
+   has a class token too. Patches are averaged over the grid where tokens are fewer.
 2. The pool takes tokens by falling contribution until its share of the budget is full, and passes over those that are
    too like one in it. What is left of the budget are clusters of all others, so that the budget is met exactly.
 3. A cluster becomes the plain mean of its tokens, at the place of its centre. Neighbours of a density are 5, ours.
@@ -228,12 +228,11 @@ class Compressing:
 
 
 def _contribution(patches: Patches) -> Tensor:
-    """What each patch gets (F, P), float32, in its best head: of the class token, else of all patches on average.
+    """What each patch gets (F, P), float32, in its best head, on average over all rows.
 
     Raises:
         Refusal: an earlier technique left no attention.
     """
     if patches.attention is None:
         raise Refusal(f"{_NAME} reads the encoder's attention, which these patches come without")
-    rows = slice(0, 1) if patches.prefix == 1 else slice(None)
-    return patches.attention.rows(rows).mean(dim=2).amax(dim=1)[:, patches.prefix :]
+    return patches.attention.rows().mean(dim=2).amax(dim=1)[:, patches.prefix :]
