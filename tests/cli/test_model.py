@@ -96,7 +96,7 @@ def test_a_record_is_never_replaced(run, root: Path, config: Path) -> None:
     ("text", "message"),
     [
         ("{\n 'a': 1}", "config.json:2:2: this is no JSON"),
-        ('{"model_type": "bert"}', "known families: gemma3, idefics3"),
+        ('{"model_type": "bert"}', "known families: "),
     ],
 )
 def test_a_bad_file_is_one_line(run, root: Path, tmp_path: Path, text: str, message: str) -> None:

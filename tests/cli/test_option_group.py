@@ -12,7 +12,10 @@ import typer
 from lvlm_atlas.cli.option_group import OptionGroup, expand_groups
 from lvlm_atlas.cli.predict import estimate, interactions, plan
 from lvlm_atlas.cli.request_options import DeploymentOptions, Kernel, RequestOptions
+from lvlm_atlas.planner import Planner
 from lvlm_atlas.roofline.deployment import Deployment
+
+PLANNER = Planner()
 
 
 @dataclass(frozen=True)
@@ -72,5 +75,6 @@ def test_deployment_options_become_the_deployment_that_they_say() -> None:
     expected = Deployment(
         tensor_parallel=2, kv_dtype="fp8", attention="materialised", unused_layers=False, price_usd_h=2.5
     )
-    assert options.to_deployment() == expected
-    assert DeploymentOptions().to_deployment() == Deployment()
+    assert options.to_deployment(PLANNER) == expected
+    assert DeploymentOptions().to_deployment(PLANNER) == Deployment()
+    assert DeploymentOptions(runtime="vllm").to_deployment(PLANNER).runtime.id == "vllm"

@@ -133,7 +133,7 @@ def weights_of(deployment: Deployment, model: Model) -> Weights:
     runtime, text = deployment.runtime, deployment.weight_dtype or model.weight_dtype
     if runtime is None:
         return weights(text, model)
-    return weights(text, model, wide=runtime.wide_parts, scale_bit=runtime.scale_bit)
+    return weights(text, model, wide=frozenset(runtime.wide_parts), scale_bit=runtime.scale_bit)
 
 
 def weights(
