@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -88,10 +89,10 @@ def test_the_costs_of_the_catalogs_stacks_are_those_of_their_estimates(case: Any
     atlas = PLANNER.kb.atlas
     ready = sorted((applied(atlas, each) for each in atlas.techniques.values()), key=lambda each: (each.order, each.id))
     costs = Costs(model, device, workload, case[2], ready)
-    for count in range(3):
-        for chosen in combinations(range(len(ready)), count):
-            stack = sum(1 << i for i in chosen)
-            assert same(costs, stack, estimate(model, device, workload, case[2], [ready[i] for i in chosen]))
+    pairs = random.Random(len(ready)).sample([*combinations(range(len(ready)), 2)], 1_000)  # noqa: S311
+    for chosen in ((), *((i,) for i in range(len(ready))), *pairs):
+        stack = sum(1 << i for i in chosen)
+        assert same(costs, stack, estimate(model, device, workload, case[2], [ready[i] for i in chosen]))
 
 
 @pytest.mark.parametrize("case", CASES)

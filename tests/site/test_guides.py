@@ -79,6 +79,7 @@ def test_the_commands_are_found_at_all() -> None:
         "sweep",
         "sql",
         "systems",
+        "serve-sim",
     }
 
 

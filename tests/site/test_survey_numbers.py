@@ -28,7 +28,7 @@ def claims(catalog: lvlm_atlas.KnowledgeBase) -> tuple[Claim, ...]:
 @pytest.fixture(scope="module")
 def words(site: Path) -> str:
     """The page as read."""
-    html = (site / PAGE).read_text(encoding="utf-8")
+    html = re.sub(r"<sub>(.*?)</sub>", r"_\1", (site / PAGE).read_text(encoding="utf-8"))
     return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", "", html)))
 
 
