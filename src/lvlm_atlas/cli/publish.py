@@ -100,6 +100,9 @@ def build(
     root: Root = None,
 ) -> None:
     """Build the site. Needs the site extra."""
+    from lvlm_atlas.site.engines import require
+
+    require(engine)
     from lvlm_atlas.site.build import build as run
     from lvlm_atlas.site.published import published
 
@@ -116,6 +119,9 @@ def serve(
     root: Root = None,
 ) -> None:
     """Build the site and serve it on this machine. Needs the site extra."""
+    from lvlm_atlas.site.engines import require
+
+    require("mkdocs")
     from lvlm_atlas.site.build import build as run
     from lvlm_atlas.site.serve import serve as start
 
