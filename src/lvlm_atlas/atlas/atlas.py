@@ -50,6 +50,8 @@ class Atlas(Shelves):
             UnknownIdError: there is none, or only a draft; the message suggests the nearest, or how to finish it.
             SplitIdError: the id was split into several.
         """
+        if id_or_alias in self.techniques:
+            return self.techniques[id_or_alias]
         wanted = self._ids.get(folded(id_or_alias))
         if not wanted:
             if id_or_alias in self.drafts:

@@ -79,9 +79,13 @@ class Records(Mapping[str, Any]):
             path = self._paths[id_]
             if path in self._packed and not (self._root / path).is_file():
                 return self._packed[path]
-            record, faults = read_record(self._root, path, _kind)
+            snapshot = Snapshot(self._root, (path,))
+            record = (snapshot.read() or {}).get(id_)
             if record is None:
-                raise FaultsError(faults)
+                record, faults = read_record(self._root, path, _kind)
+                if record is None:
+                    raise FaultsError(faults)
+                snapshot.write({id_: record})
             self._read[id_] = record
         return self._read[id_]
 
