@@ -22,7 +22,7 @@ class SplitIdError(AtlasError):
     """An id that was split into several; the message names them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Atlas(Shelves):
     """All records of one root. Build it with `load`, which reports every fault of the root at once."""
 

@@ -112,13 +112,15 @@ class Papers(Mapping[str, "Paper"]):
     @cached_property
     def _papers(self) -> dict[str, Paper]:
         # Imported here: most commands cite nothing.
-        from lvlm_atlas.atlas.bibliography import BIB, read_papers  # noqa: PLC0415
+        from lvlm_atlas.atlas.bibliography import BIB  # noqa: PLC0415
 
         if packed := pack_of(self._root):
             return dict(packed.papers)
         snapshot = Snapshot(self._root, (BIB,))
         papers = snapshot.read()
         if papers is None:
+            from lvlm_atlas.atlas.bibtex import read_papers  # noqa: PLC0415
+
             papers, faults = read_papers(self._root)
             if faults:
                 raise FaultsError(faults)

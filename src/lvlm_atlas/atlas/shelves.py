@@ -38,7 +38,7 @@ class UnknownIdError(AtlasError):
     """An id that the atlas does not hold; the message carries the nearest one."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Shelves:
     """Models, devices, runtimes, workloads, serving systems, published lists and timings of one root."""
 
