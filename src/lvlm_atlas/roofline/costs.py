@@ -7,8 +7,7 @@ the order in which they are added up.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +18,7 @@ from lvlm_atlas.roofline.device import Device
 from lvlm_atlas.roofline.dimensions import dimensions
 from lvlm_atlas.roofline.kind import prompt_layers
 from lvlm_atlas.roofline.layout import layout, machine
+from lvlm_atlas.roofline.masks import Masks, bits
 from lvlm_atlas.roofline.memory import on_a_device, request_share, resident_byte
 from lvlm_atlas.roofline.model import Model
 from lvlm_atlas.roofline.overhead import extras
@@ -37,8 +37,6 @@ SHARED = 2
 """Sub-stacks of so many techniques are part of many stacks."""
 ROUNDING = 1 - 1e-12
 """Floors of decoding are lowered by this: times are added up in another order than for costs."""
-_ENTERING = ("frames", "pixels", "encoder.tokens", "vision-tokens", "text-tokens")
-_ENCODING = ("frames", "pixels", "encoder.flop", "encoder.density", "encoder.tokens", "adapter.flop")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,51 +96,6 @@ class _Decoding:
         )
 
 
-class _Masks:
-    """For each stretch of the pipeline, the techniques that change something up to it: bit i stands for technique i."""
-
-    def __init__(self, techniques: Sequence[Applied]) -> None:
-        acts: dict[str, int] = defaultdict(int)
-        for index, technique in enumerate(techniques):
-            for change in technique.changes:
-                acts[change.quantity] |= 1 << index
-            acts["speculation"] |= bool(technique.speculation) << index
-            acts["kv.bits"] |= bool(technique.cache_bits) << index
-            acts["overhead"] |= bool(technique.overheads) << index
-            acts["state"] |= bool(technique.changes or technique.cache_bits) << index
-        # Tokens that change before the adapter decide its rows; changes before them decide what they leave.
-        adapter = max((c.order for each in techniques for c in each.changes if c.before_adapter), default=-1)
-        for index, technique in enumerate(techniques):
-            orders = [change.order for change in technique.changes if change.quantity == "vision-tokens"]
-            acts["adapter"] |= any(order <= adapter for order in orders) << index
-        self.encoding = _union(acts, (*_ENCODING, "adapter"))
-        self.entering = _union(acts, _ENTERING)
-        """Techniques that change what enters the LLM, or what symbols stand for there."""
-        self.encoded = self.encoding | self.entering
-        self.tokens = self.entering | acts["llm.vision-tokens"]
-        self.shares = acts["llm.weights"] | acts["kv.layers"]
-        self.prefilled = self.tokens | self.shares | _union(
-            acts, ("llm.vision-queries", "llm.vision-mlp", "attention.density", "kv.state")
-        )  # fmt: skip
-        self.entries = self.tokens | acts["kv.tokens"] | acts["kv.state"]
-        self.cached = self.entries | self.shares | _union(acts, ("kv.resident", "kv.read", "kv.bits"))
-        self.paced = self.shares | _union(acts, ("output-tokens", "speculation", "llm.depth"))
-        """Techniques that change the passes of decoding."""
-        self.answered = self.entering | self.paced
-        self.decoded = self.cached | self.answered
-        self.drafts = acts["speculation"] & ~acts["state"]
-        """Techniques that draft and do nothing else."""
-        self.overhead = acts["overhead"]
-        outside_cache = self.encoded | acts["output-tokens"]
-        self.before_overhead = [
-            outside_cache
-            | (self.entries if any(extra.stage == "decoding" for extra in each.overheads) else 0)
-            | (self.tokens if any(extra.from_layer is not None for extra in each.overheads) else 0)
-            for each in techniques
-        ]
-        """For each technique, those that what it adds depends on."""
-
-
 class Costs:
     """What stacks of some techniques cost on a request. A stack is a number: bit i stands for technique i.
 
@@ -166,7 +119,7 @@ class Costs:
         self.layout = layout(model, workload.batch, deployment)
         self.dimensions = dimensions(self.layout, workload)
         self.stages = Stages(self.layout, workload)
-        self.masks = _Masks(techniques)
+        self.masks = Masks(techniques)
         # What a sub-stack leaves of the request, and how long that takes. Methods of the same names work them out.
         self._encoded = lru_cache(RECORDS)(self._encode)
         self._prefilled = lru_cache(RECORDS)(self._prefill)
@@ -214,7 +167,7 @@ class Costs:
         first_s, first_floor_s = self._prefilling_s(stack & masks.prefilled)
         decoding = self._decoding(stack & masks.decoded)
         step_s = step_host_s = kept_byte = 0.0
-        for index in _bits(stack & masks.overhead):
+        for index in bits(stack & masks.overhead):
             added = self._added(index, stack & masks.before_overhead[index])
             encoding_s += added.encoding_s
             first_s += added.prefilling_s
@@ -292,7 +245,7 @@ class Costs:
         return sum(on_a_device(self.layout, self.deployment, 0, activation, 0, shares).values())
 
     def _walk(self, stack: int) -> Walk:
-        return Walk(self.dimensions, [self.techniques[index] for index in _bits(stack)])
+        return Walk(self.dimensions, [self.techniques[index] for index in bits(stack)])
 
     def _encode(self, stack: int) -> Encoded:
         return self._walk(stack).encoded()
@@ -384,18 +337,3 @@ class Costs:
                 self._parts[key] = sum(map(time_s, works(1)))
             total += layers * self._parts[key]
         return total
-
-
-def _union(acts: Mapping[str, int], quantities: Iterable[str]) -> int:
-    union = 0
-    for quantity in quantities:
-        union |= acts.get(quantity, 0)
-    return union
-
-
-def _bits(stack: int) -> Iterator[int]:
-    """Places of the ones in a number, ascending."""
-    while stack:
-        low = stack & -stack
-        yield low.bit_length() - 1
-        stack ^= low
