@@ -14,9 +14,9 @@ import shutil
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise, zip_longest
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 Piece = tuple[str, str]
 Line = tuple[Piece, ...]
@@ -83,8 +83,7 @@ class Text:
         return tuple(pieces)
 
 
-@dataclass(frozen=True)
-class Indented:
+class Indented(NamedTuple):
     """A block further in."""
 
     block: Block
@@ -100,8 +99,7 @@ class Indented:
             yield ((" " * self.by, ""), *line)
 
 
-@dataclass(frozen=True)
-class Column:
+class Column(NamedTuple):
     """A column of a table."""
 
     name: str = ""
@@ -165,7 +163,7 @@ class Table:
                 over -= widest - room
                 for row in rows:
                     row[at] = shortened(row[at], room)
-        columns = [replace(column, cut=False) for column in self.columns]
+        columns = [column._replace(cut=False) for column in self.columns]
         return Table(columns, self.head, self.gap, [*rows])
 
     def _listed(self, width: int) -> Iterator[Line]:
