@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from lvlm_atlas.atlas.records import (
     CALIBRATIONS,
+    CURVES,
     HARDWARE,
     LISTS,
     MODELS,
@@ -23,6 +24,7 @@ from lvlm_atlas.fault import AtlasError, suggestion
 
 if TYPE_CHECKING:  # imported when a record is asked for: commands that ask for none start faster
     from lvlm_atlas.schema.calibration import Calibration
+    from lvlm_atlas.schema.curve import Curve
     from lvlm_atlas.schema.hardware import Hardware
     from lvlm_atlas.schema.model import Model
     from lvlm_atlas.schema.runtime import Runtime
@@ -58,6 +60,8 @@ class Shelves:
     """Published times by id."""
     calibrations: Mapping[str, Calibration] = field(default_factory=dict)
     """Measured kernels by id."""
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+    """What techniques cost in answers, by the technique's id."""
 
     def model(self, id_or_alias: str) -> Model:
         """The model of that id, name, alias or repository (case, spaces and hyphens do not matter).
@@ -125,6 +129,7 @@ def shelves(root: Path | None = None) -> Shelves:
         models=Records(root, MODELS), hardware=Records(root, HARDWARE), workloads=Records(root, WORKLOADS),
         systems=Records(root, SYSTEMS), lists=Records(root, LISTS), runtimes=Records(root, RUNTIMES),
         timings=Records(root, TIMINGS), calibrations=Records(root, CALIBRATIONS),
+        curves=Records(root, CURVES),
     )  # fmt: skip
 
 
