@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import typer
@@ -118,7 +118,8 @@ def run_curves(
         if again or not up_to_date(atlas.atlas.curves, each.id, hashes)
     ]  # fmt: skip
     failed, bounds = 0, Bounds(time_s=3_600.0)
-    with progress(f"techniques on {device}", len(named or every), len(named or every) - len(jobs)) as advance:
+    count = len(named or every)
+    with progress(f"techniques on {device}", count, count - len(jobs)) as advance:
         try:
             for answer in in_processes(
                 jobs, "lvlm_atlas.lab.curves.curve", CurveAnswer, lost, about, device=device, bounds=bounds
@@ -135,12 +136,11 @@ def run_curves(
     return failed
 
 
-def _named(what: str, names: Sequence[str], known: Sequence[str] | dict[str, object] | object) -> tuple[str, ...]:
-    every = tuple(known)  # type: ignore[arg-type]
+def _named(what: str, names: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
     for name in names:
-        if name not in every:
-            raise AtlasError(f"no {what} {name!r}; {suggestion(name, every, every)}")
-    return tuple(names) or every
+        if name not in known:
+            raise AtlasError(f"no {what} {name!r}; {suggestion(name, known, known)}")
+    return tuple(names) or tuple(known)
 
 
 def _need() -> None:

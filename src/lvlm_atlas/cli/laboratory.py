@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lvlm_atlas.cli.options import Device, DeviceOption, References, Root, root_of
+from lvlm_atlas.cli.options import Device, DeviceOption, Format, Listing, References, Root, root_of
 
 laboratory = typer.Typer()
 PANEL = "Contribute"
@@ -65,3 +65,20 @@ def run(
 
     if run_curves(root_of(root), ids or [], samples, task or [], checkpoint or [], device.value, again=again):
         raise typer.Exit(1)
+
+
+@lab_app.command("show")
+def show(
+    ids: References = None,
+    task: Annotated[
+        list[str] | None, typer.Option("--task", help="Only this task; may be given several times.")
+    ] = None,
+    format_: Format = Listing.table,
+    root: Root = None,
+) -> None:
+    """Show what techniques keep of the answers at each setting of their curves; json holds every number."""
+    from lvlm_atlas import load
+    from lvlm_atlas.cli.curves import COLUMNS, curve_rows
+    from lvlm_atlas.cli.output import print_rows
+
+    print_rows(list(curve_rows(load(root_of(root)), ids or [], task or [])), COLUMNS, format_)

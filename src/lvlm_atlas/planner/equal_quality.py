@@ -16,7 +16,7 @@ from lvlm_atlas.specs.answers import Kept, cheapest, kept, tasks_of
 from lvlm_atlas.specs.stack import Choice
 from lvlm_atlas.specs.technique import applied
 
-TOKEN = "token"
+BUDGET_UNIT = "token"
 """Unit of parameters that are budgets."""
 
 
@@ -79,7 +79,7 @@ def at_quality(kb: KnowledgeBase, technique: Technique, quality: Quality, baseli
     if found is None:
         return f"keeps {max(each.share for each in settings):.0%} of the answers at most, of the settings that were run"
     parameter = technique.parameters.get(curve.knob or "")
-    if parameter is None or parameter.unit != TOKEN or curve.main_cost not in _LEFT:
+    if parameter is None or parameter.unit != BUDGET_UNIT or curve.main_cost not in _LEFT:
         return Equal(Choice(technique, found.setting), found)
     wanted, left = found.cost[curve.main_cost], _LEFT[curve.main_cost]
 
@@ -89,7 +89,9 @@ def at_quality(kb: KnowledgeBase, technique: Technique, quality: Quality, baseli
         return abs(left(baseline, after) - wanted)
 
     value = found.setting.get(str(curve.knob), parameter.default)
-    budgets = [found.setting | {str(curve.knob): budget} for budget in _budgets(value) if not parameter.problem_with(budget)]
+    budgets = [
+        found.setting | {str(curve.knob): budget} for budget in _budgets(value) if not parameter.problem_with(budget)
+    ]
     return Equal(Choice(technique, min(budgets, key=distance)), found)
 
 

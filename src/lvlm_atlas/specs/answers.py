@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from lvlm_atlas.schema.curve import Curve, CurvePoint, TaskCurve
@@ -75,9 +75,10 @@ def _kept(setting: dict[str, Setting], curves: Sequence[TaskCurve], tasks: Seque
     mean = _mean(by_model)
     between = sum((one - mean) ** 2 for one in by_model) / (len(by_model) - 1) / len(by_model) if by_model[1:] else 0.0
     names = dict.fromkeys(name for _, point in pairs for name in point.cost)
+    served = {each.task for each, _ in pairs}
     return Kept(
         setting, {name: _mean(point.cost[name] for _, point in pairs) for name in names}, _mean(shares),
-        NORMAL * math.sqrt(within + between), tuple(name for name in tasks if any(each.task == name for each, _ in pairs)),
+        NORMAL * math.sqrt(within + between), tuple(name for name in tasks if name in served),
         sum(each.of for each, _ in pairs), len(by_model),
     )  # fmt: skip
 
@@ -91,16 +92,3 @@ def _variance(task: TaskCurve, point: CurvePoint) -> float:
 def _mean(numbers: Iterable[float]) -> float:
     several = list(numbers)
     return sum(several) / len(several)
-
-
-def rows(curve: Curve) -> Iterator[dict[str, object]]:
-    """A row for each task, trained model and setting, as tables and exports have them."""
-    for each in curve.tasks:
-        for point in each.points:
-            yield {
-                "technique": curve.id, "task": each.task, "model": each.checkpoint, **{
-                    f"cost_{name}": share for name, share in point.cost.items()
-                },
-                "setting": point.setting, "accuracy": point.right / each.of, "full": each.full / each.of,
-                "lost": point.lost, "gained": point.gained, "questions": each.of,
-            }  # fmt: skip

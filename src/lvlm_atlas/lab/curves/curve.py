@@ -95,7 +95,10 @@ def _carried_out(job: CurveJob) -> CurveAnswer:
     idle: list[str] = []
     for name in job.tasks:
         for checkpoint in job.checkpoints:
-            model, sat = _model(job.root, checkpoint, job.device), _sat(job.root, checkpoint, name, job.samples, job.device)
+            model, sat = (
+                _model(job.root, checkpoint, job.device),
+                _sat(job.root, checkpoint, name, job.samples, job.device),
+            )
             if checkpoint == first and _idle(job, model, TASKS[name], sat[0], found):
                 idle.append(name)
                 break

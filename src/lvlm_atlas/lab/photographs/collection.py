@@ -8,10 +8,10 @@ from __future__ import annotations
 import io
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,7 @@ def prepare(given: Path | None, advance: Callable[[str], object]) -> Path:
         **{f"{kind}/{name}": pixels for kind, name, pixels in _clips(packages)},
     }
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as half:
-        np.savez_compressed(half, **arrays)
+        np.savez_compressed(half, **arrays)  # type: ignore[arg-type]  # its other parameter is no array
     Path(half.name).replace(path)
     for package in downloads.iterdir():
         package.unlink()
@@ -136,11 +136,11 @@ def _photographs(packages: dict[str, Path]) -> Iterator[tuple[str, str, Pixels]]
 
     found = []
     for package, patterns in sources().photographs.items():
-        for name, content in files(packages[package], lambda name, of=patterns: any(fnmatch(name, p) for p in of)):
-            image = Image.open(io.BytesIO(content))
-            if min(image.size) < LEAST_PIXEL:
+        for name, content in files(packages[package], partial(_fits, patterns)):
+            opened = Image.open(io.BytesIO(content))
+            if min(opened.size) < LEAST_PIXEL:
                 continue
-            image = image.convert("RGB")
+            image = opened.convert("RGB")
             if len(image.resize((160, 160)).getcolors(160**2) or ()) < LEAST_COLOURS:
                 continue
             scale = PHOTOGRAPH_PIXEL / min(image.size)
@@ -150,6 +150,10 @@ def _photographs(packages: dict[str, Path]) -> Iterator[tuple[str, str, Pixels]]
         yield ("held_back" if number % HELD_BACK_EVERY == 0 else "photographs"), name, pixels
 
 
+def _fits(patterns: Sequence[str], name: str) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
+
+
 def _clips(packages: dict[str, Path]) -> Iterator[tuple[str, str, Pixels]]:
     try:
         import av  # noqa: PLC0415 - an extra
@@ -157,10 +161,8 @@ def _clips(packages: dict[str, Path]) -> Iterator[tuple[str, str, Pixels]]:
         raise AtlasError("decoding clips needs av; install it with: pip install 'lvlm-atlas[lab]'") from None
     for package, names in sources().clips.items():
         for name, content in files(packages[package], names.__contains__):
-            with av.open(io.BytesIO(content)) as video:
-                frames = [
-                    frame.to_image() for number, frame in enumerate(video.decode(video=0)) if number % 2 == 0
-                ]
+            with av.open(io.BytesIO(content), "r") as video:
+                frames = [frame.to_image() for number, frame in enumerate(video.decode(video=0)) if number % 2 == 0]
             kept = [frames[round(at)] for at in np.linspace(0, len(frames) - 1, CLIP_FRAMES)]
             scale = PHOTOGRAPH_PIXEL / min(kept[0].size)
             size = (round(kept[0].width * scale), round(kept[0].height * scale))

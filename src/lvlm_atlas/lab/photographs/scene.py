@@ -94,7 +94,9 @@ class Canvas:
         self.pixels[there] = (part[..., :3] * alpha + self.pixels[there] * (1 - alpha)).astype(np.uint8)
         self.shown[there][part[..., 3] > 128] = _index()[label]
 
-    def fill(self, top: int, left: int, height: int, width: int, colour: NDArray[np.uint8], label: str = NOTHING) -> None:
+    def fill(
+        self, top: int, left: int, height: int, width: int, colour: NDArray[np.uint8], label: str = NOTHING
+    ) -> None:
         """Paint a rectangle."""
         there = (slice(top, top + height), slice(left, left + width))
         self.pixels[there], self.shown[there] = colour, _index()[label]
@@ -109,7 +111,8 @@ def scene(random: np.random.Generator, *, training: bool) -> Scene:
     """
     canvas = Canvas(background(random, training=training))
     free = set(range(CELLS**2))
-    label, bars = "", ()
+    label = ""
+    bars: tuple[int, ...] = ()
     if random.random() < 0.3:
         bars = _chart(canvas, random, free)
     if random.random() < 0.55:
@@ -183,8 +186,10 @@ def _things(canvas: Canvas, random: np.random.Generator, free: list[int]) -> tup
 
 def _cut_out(random: np.random.Generator, word: str, size: int) -> Pixels:
     """A thing, mirrored in half of the cases, turned by up to 15 degrees, its longer side of so many pixels."""
+    from PIL import Image  # noqa: PLC0415
+
     image = _image(word)
-    turned = image.transpose(0) if random.random() < 0.5 else image
+    turned = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if random.random() < 0.5 else image
     turned = turned.rotate(float(random.uniform(-15, 15)), expand=True)
     scale = size / max(turned.size)
     small = turned.resize((max(1, round(turned.width * scale)), max(1, round(turned.height * scale))))

@@ -64,8 +64,10 @@ def _several(
 
 
 def _quick(random: np.random.Generator, picture: Scene) -> Turn:
-    turns = (stills.QUICK[at](random, picture) for at in random.permutation(len(stills.QUICK)))
-    return next(turn for turn in turns if turn)
+    for at in random.permutation(len(stills.QUICK)):
+        if turn := stills.QUICK[at](random, picture):
+            return turn
+    raise AssertionError("every scene has cells to name")
 
 
 TASKS: dict[str, Task] = {

@@ -30,7 +30,8 @@ PHASES = (
 MATRIX_RATE, OTHER_RATE = 3e-3, 3e-3
 """Learning rates of matrices, whose updates Muon makes orthogonal (scaled to the size of AdamW's), and of all else."""
 WARM_UP, DECAY, CLIP = 50, 0.01, 1.0
-"""Steps to the full rate, which then falls as a cosine in each half of training; weight decay; largest gradient norm."""
+"""Steps to the full rate, which then falls as a cosine, once for the encoder and once for all; weight decay; largest
+norm of the gradient."""
 BACKGROUND = 0.3
 """Weight of patches that show nothing in particular."""
 

@@ -117,7 +117,7 @@ class Trainer:
         return feature_FPD, cross_entropy(logits.flatten(0, 1), shown.target_BN.flatten(), ignore_index=UNJUDGED)
 
     def _new_optimisers(self) -> list[torch.optim.Optimizer]:
-        matrices, others = [], [*self.tell.parameters()]
+        matrices, others = list[nn.Parameter](), [*self.tell.parameters()]
         for name, weight in self.model.named_parameters():
             apart = weight.dim() != 2 or "embed" in name or "lm_head" in name
             (others if apart else matrices).append(weight)
