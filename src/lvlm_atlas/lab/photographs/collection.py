@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,8 @@ def _fits(patterns: Sequence[str], name: str) -> bool:
 
 
 def _clips(packages: dict[str, Path]) -> Iterator[tuple[str, str, Pixels]]:
+    from PIL import Image  # noqa: PLC0415
+
     try:
         import av  # noqa: PLC0415 - an extra
     except ImportError:
@@ -162,7 +165,8 @@ def _clips(packages: dict[str, Path]) -> Iterator[tuple[str, str, Pixels]]:
     for package, names in sources().clips.items():
         for name, content in files(packages[package], names.__contains__):
             with av.open(io.BytesIO(content), "r") as video:
-                frames = [frame.to_image() for number, frame in enumerate(video.decode(video=0)) if number % 2 == 0]
+                shown = islice(video.decode(video=0), 0, None, 2)
+                frames: list[Image.Image] = [frame.to_image() for frame in shown]  # type: ignore[no-untyped-call]
             kept = [frames[round(at)] for at in np.linspace(0, len(frames) - 1, CLIP_FRAMES)]
             scale = PHOTOGRAPH_PIXEL / min(kept[0].size)
             size = (round(kept[0].width * scale), round(kept[0].height * scale))

@@ -142,7 +142,8 @@ def frame(random: np.random.Generator, behind: Pixels, word: str) -> Scene:
 def background(random: np.random.Generator, *, training: bool) -> Pixels:
     """A random part of a photograph, mirrored in half of the cases, (H, W, 3)."""
     photographs = collection().behind(training=training)
-    return _part(random, photographs[random.integers(len(photographs))][None])[0]
+    part: Pixels = _part(random, photographs[random.integers(len(photographs))][None])[0]
+    return part
 
 
 def clip(random: np.random.Generator, frames: int, *, training: bool) -> Pixels:
@@ -162,7 +163,8 @@ def _part(random: np.random.Generator, pictures: Pixels) -> Pixels:
     cut = pictures[:, top : top + side, left : left + side]
     if random.random() < 0.5:
         cut = cut[:, :, ::-1]
-    return np.stack([np.asarray(Image.fromarray(np.ascontiguousarray(one)).resize((SIDE, SIDE))) for one in cut])
+    small = [Image.fromarray(np.ascontiguousarray(one)).resize((SIDE, SIDE)) for one in cut]
+    return np.stack([np.asarray(one, dtype=np.uint8) for one in small])
 
 
 def _things(canvas: Canvas, random: np.random.Generator, free: list[int]) -> tuple[Thing, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lvlm_atlas.lab.photographs.scene import CELLS, MOST_ALIKE, NOTHING, Scene
+from lvlm_atlas.lab.photographs.scene import CELLS, MOST_ALIKE, Scene
 from lvlm_atlas.lab.photographs.sources import sources
 from lvlm_atlas.lab.tasks.sample import Turn
 
@@ -60,8 +60,5 @@ def caption(random: np.random.Generator, scene: Scene) -> Turn | None:  # noqa: 
     return Turn(("describe",), tuple(words)) if 8 <= len(words) <= 20 else None
 
 
-ON_STILLS: tuple[Ask, ...] = (name, where, count, read, chart, caption)
-"""All of them."""
 QUICK: tuple[Ask, ...] = (name, where, count)
 """Those that every scene allows, more or less."""
-__all__ = ["NOTHING", "ON_STILLS", "QUICK", "Ask", "caption", "cell_word", "chart", "count", "name", "read", "where"]

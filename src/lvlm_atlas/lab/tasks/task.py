@@ -65,7 +65,8 @@ def _several(
 
 def _quick(random: np.random.Generator, picture: Scene) -> Turn:
     for at in random.permutation(len(stills.QUICK)):
-        if turn := stills.QUICK[at](random, picture):
+        turn: Turn | None = stills.QUICK[at](random, picture)
+        if turn:
             return turn
     raise AssertionError("every scene has cells to name")
 
