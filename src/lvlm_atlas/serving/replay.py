@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lvlm_atlas.roofline.deployment import Deployment
 from lvlm_atlas.roofline.device import Device
@@ -14,6 +14,7 @@ from lvlm_atlas.schema.system import Replay, System
 from lvlm_atlas.serving.capacity import capacity
 from lvlm_atlas.serving.load import Load
 from lvlm_atlas.serving.policies import policy
+from lvlm_atlas.serving.policy import Policy
 from lvlm_atlas.serving.scenario import Scenario, wired
 from lvlm_atlas.serving.traffic import Kind, Mix, synthetic
 from lvlm_atlas.specs.request import image
@@ -59,8 +60,8 @@ def replay(
         tuple(
             Kind(
                 Workload(
-                    id=f"images-{count}", images=(image(record.image, count),), text_tokens=record.text_tokens,
-                    output_tokens=record.output_tokens,
+                    id=f"images-{count}", images=(image(record.image, count),) if count else (),
+                    text_tokens=record.text_tokens, output_tokens=record.output_tokens,
                 ),
                 1.0,
             )
@@ -70,14 +71,20 @@ def replay(
     before, after = (
         _value(record, mix, Scenario(
             model=model, device=device, deployment=deployment, slo=_limits(record),
-            policy=policy(systems, name, None, record.tensor_parallel),
-            wires=wired(device),
+            policy=_sized(record, policy(systems, name, None, record.tensor_parallel)),
+            wires=wired(device), concurrency=record.concurrency,
         ))
         for name in (record.baseline, record.policy)
     )  # fmt: skip
     more = record.metric in ("throughput", "goodput")
     least, most = (before, after) if more else (after, before)
     return Replayed(record, most / least if least else math.inf, before, after)
+
+
+def _sized(record: Replay, plain: Policy) -> Policy:
+    """A layout with the sizes of steps and batches that the comparison sets."""
+    given = {name: getattr(record, name) for name in ("token_budget", "sequences", "image_batch")}
+    return replace(plain, **{name: size for name, size in given.items() if size is not None})
 
 
 def _limits(record: Replay) -> dict[str, float]:
