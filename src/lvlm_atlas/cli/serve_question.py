@@ -43,6 +43,8 @@ class Question:
     burstiness: float
     spread: float
     reuse: float
+    concurrency: int | None
+    grow: int | None
     capacity: bool
     attain: float
     link_gb_s: float | None
@@ -62,7 +64,10 @@ MOST_SPLITS = 2000
 
 def traffic(asked: Question, planner: Planner) -> tuple[Sequence[float | None], Stream, list[Workload], str]:
     """The rates, the requests at one of them, the kinds of requests, and a name for all of them."""
-    rates: Sequence[float | None] = _rates(asked.rate) if asked.rate else [None if asked.trace else 1.0]
+    if asked.concurrency and (asked.rate or asked.capacity):
+        raise AtlasError("--concurrency: clients send the next request when one is answered; leave --rate out")
+    idle = asked.trace or asked.concurrency
+    rates: Sequence[float | None] = _rates(asked.rate) if asked.rate else [None if idle else 1.0]
     if asked.capacity and asked.rate:
         raise AtlasError("--capacity finds the rate; leave --rate out")
     if asked.trace:
@@ -87,7 +92,10 @@ def traffic(asked: Question, planner: Planner) -> tuple[Sequence[float | None], 
     return (
         rates,
         lambda rate, number: synthetic(
-            mix, rate or 1.0, number or asked.requests or REQUESTS, burstiness=asked.burstiness
+            mix,
+            rate or (math.inf if asked.concurrency else 1.0),
+            number or asked.requests or REQUESTS,
+            burstiness=asked.burstiness,
         ),
         [kind.workload for kind in mix.kinds],
         name,
@@ -154,7 +162,7 @@ def scenarios(asked: Question, planner: Planner, kinds: list[Workload]) -> Itera
             yield [
                 Scenario(
                     model=model, device=device, deployment=setup, policy=layout, stack=chosen, labels=chosen.labels,
-                    slo=slo, wires=wires,
+                    slo=slo, wires=wires, concurrency=asked.concurrency,
                 )
                 for layout in layouts
             ]  # fmt: skip

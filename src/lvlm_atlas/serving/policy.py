@@ -124,6 +124,11 @@ class Policy:
             return self.holders * each
         return sum(pool.instances * (pool.devices or each) for pool in self.pools)
 
+    def grown(self, factor: int) -> Policy:
+        """The same with so many times the instances."""
+        pools = tuple(replace(pool, instances=factor * pool.instances) for pool in self.pools)
+        return replace(self, pools=pools)
+
     def sized(self, counts: tuple[int, ...], devices: tuple[int | None, ...] = ()) -> Policy:
         """The same with so many instances in its pools, each of so many devices, None: as many as others.
 

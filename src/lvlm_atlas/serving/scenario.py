@@ -49,6 +49,11 @@ class Scenario:
     concurrency: int | None = None
     """Requests that clients have under way at most; None: any number."""
 
+    def grown(self, factor: int) -> Scenario:
+        """The same server with so many times the devices and clients."""
+        clients = None if self.concurrency is None else factor * self.concurrency
+        return replace(self, policy=self.policy.grown(factor), concurrency=clients)
+
     @property
     def devices(self) -> int:
         """Devices of the whole server."""
