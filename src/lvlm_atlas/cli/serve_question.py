@@ -14,6 +14,7 @@ from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.planner.metric import limits
 from lvlm_atlas.planner.planner import Planner
 from lvlm_atlas.roofline.workload import Workload
+from lvlm_atlas.serving.lengths import Lengths
 from lvlm_atlas.serving.load import objective
 from lvlm_atlas.serving.policies import policy, splits
 from lvlm_atlas.serving.policy import Policy
@@ -21,6 +22,7 @@ from lvlm_atlas.serving.scenario import Scenario, wired
 from lvlm_atlas.serving.stacks import Stacks
 from lvlm_atlas.serving.trace import read
 from lvlm_atlas.serving.traffic import Arrival, Kind, Mix, scaled, synthetic
+from lvlm_atlas.specs.request import image
 
 MOST_RATES = 64
 
@@ -35,6 +37,7 @@ class Question:
     policies: list[str]
     workloads: list[str] | None
     trace: Path | None
+    traffic: str | None
     image_size: str
     stacks: list[str]
     slo: list[str]
@@ -73,6 +76,8 @@ def traffic(asked: Question, planner: Planner) -> tuple[Sequence[float | None], 
     if asked.trace:
         if asked.workloads:
             raise AtlasError("--trace says what arrives; leave --workload out")
+        if asked.traffic:
+            raise AtlasError("--trace and --traffic both say what arrives; leave one out")
         found = read(asked.trace, image_size=asked.image_size)[: asked.requests or None]
 
         def replay(rate: float | None, _: int | None) -> Iterable[Arrival]:
@@ -82,6 +87,8 @@ def traffic(asked: Question, planner: Planner) -> tuple[Sequence[float | None], 
 
         kinds = list({(bool(e.workload.images), bool(e.workload.videos)): e.workload for e in found}.values())
         return rates, replay, kinds, asked.trace.name
+    if asked.traffic:
+        return rates, *_published(asked, planner)
     mix = Mix(
         tuple(_kind(planner, each) for each in asked.workloads or ["single-image-chat"]), spread=asked.spread,
         reuse=asked.reuse, seed=asked.seed,
@@ -100,6 +107,20 @@ def traffic(asked: Question, planner: Planner) -> tuple[Sequence[float | None], 
         [kind.workload for kind in mix.kinds],
         name,
     )
+
+
+def _published(asked: Question, planner: Planner) -> tuple[Stream, list[Workload], str]:
+    """Requests of a published distribution, the kinds of them, and its name."""
+    if asked.workloads or asked.spread or asked.reuse:
+        raise AtlasError("--traffic says what arrives; leave --workload, --spread and --reuse out")
+    record = planner.atlas.arriving(asked.traffic or "")
+    lengths = Lengths(record, image(asked.image_size, 1), asked.seed)
+
+    def stream(rate: float | None, number: int | None) -> Iterable[Arrival]:
+        usual = math.inf if asked.concurrency else 1.0
+        return synthetic(lengths, rate or usual, number or asked.requests or REQUESTS, burstiness=asked.burstiness)
+
+    return stream, lengths.kinds(), record.name
 
 
 def _kind(planner: Planner, text: str) -> Kind:

@@ -52,8 +52,12 @@ def serve_sim(
     trace: Annotated[
         Path | None, typer.Option("--trace", help="File of requests in place of a workload: JSON lines or CSV.")
     ] = None,
+    traffic: Annotated[
+        str | None,
+        typer.Option("--traffic", help="Id of a published distribution of lengths, in place of a workload."),
+    ] = None,
     image_size: Annotated[
-        str, typer.Option("--image-size", help="Size of a trace's images, where it says none.")
+        str, typer.Option("--image-size", help="Size of images where a trace or --traffic says none.")
     ] = "1280x720",
     stack: Annotated[
         list[str] | None,
@@ -129,6 +133,7 @@ def serve_sim(
 
     question = Question(
         model=model, hardware=hardware, rate=rate, policies=policy or ["monolithic"], workloads=workload, trace=trace,
+        traffic=traffic,
         image_size=image_size, stacks=stack or ["none"], slo=slo or [], requests=requests, seed=seed,
         burstiness=burstiness, spread=spread, reuse=reuse, concurrency=concurrency, grow=grow,
         capacity=capacity, attain=attain, link_gb_s=link_gb_s,

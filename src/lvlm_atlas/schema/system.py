@@ -165,11 +165,13 @@ class Replay(Record):
     """What it was held against."""
     image: Text
     """Size of the images, such as `1920x1080`."""
-    images: tuple[Annotated[int, Field(ge=0, le=1000)], ...] = Field(min_length=1)
+    traffic: Annotated[Id, Ref("traffic")] | None = None
+    """The distribution that requests are drawn from; without it they are as the following fields say."""
+    images: tuple[Annotated[int, Field(ge=0, le=1000)], ...] = ()
     """How many images requests have, 0: text alone; those of each number that stands here are equally many."""
-    text_tokens: int = Field(ge=0, le=10**6)
+    text_tokens: int = Field(default=0, ge=0, le=10**6)
     """Text of a prompt."""
-    output_tokens: int = Field(ge=1, le=10**6)
+    output_tokens: int = Field(default=1, ge=1, le=10**6)
     """Tokens of an answer."""
     requests: int = Field(ge=1, le=10**4)
     """How many arrive."""
@@ -191,6 +193,12 @@ class Replay(Record):
     """Share of the requests that must be within the limits, for goodput."""
     differs: tuple[Text, ...] = ()
     """What is unlike the source's setting, and why the two may differ."""
+
+    @model_validator(mode="after")
+    def _says_what_comes(self) -> Replay:
+        if (self.traffic is None) == (not self.images):
+            raise ValueError("has both or neither of `traffic` and `images`; say in one way what comes")
+        return self
 
 
 class System(Record):

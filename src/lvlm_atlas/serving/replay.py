@@ -11,12 +11,14 @@ from lvlm_atlas.roofline.device import Device
 from lvlm_atlas.roofline.model import Model
 from lvlm_atlas.roofline.workload import Workload
 from lvlm_atlas.schema.system import Replay, System
+from lvlm_atlas.schema.traffic import Traffic
 from lvlm_atlas.serving.capacity import capacity
+from lvlm_atlas.serving.lengths import Lengths
 from lvlm_atlas.serving.load import Load
 from lvlm_atlas.serving.policies import policy
 from lvlm_atlas.serving.policy import Policy
 from lvlm_atlas.serving.scenario import Scenario, wired
-from lvlm_atlas.serving.traffic import Kind, Mix, synthetic
+from lvlm_atlas.serving.traffic import Draws, Kind, Mix, synthetic
 from lvlm_atlas.specs.request import image
 
 NEAR = 0.1
@@ -42,8 +44,9 @@ class Replayed:
 
 
 def replay(
-    systems: Mapping[str, System], record: Replay, model: Model, device: Device, deployment: Deployment
-) -> Replayed:
+    systems: Mapping[str, System], record: Replay, model: Model, device: Device, deployment: Deployment,
+    traffic: Mapping[str, Traffic],
+) -> Replayed:  # fmt: skip
     """Ask the simulation for a published comparison.
 
     Args:
@@ -52,22 +55,12 @@ def replay(
         model: its model.
         device: its device.
         deployment: how one instance runs the model.
+        traffic: the catalog's distributions of requests, by id.
 
     Raises:
         AtlasError: a policy of the comparison is none, or an instance has no room.
     """
-    mix = Mix(
-        tuple(
-            Kind(
-                Workload(
-                    id=f"images-{count}", images=(image(record.image, count),) if count else (),
-                    text_tokens=record.text_tokens, output_tokens=record.output_tokens,
-                ),
-                1.0,
-            )
-            for count in record.images
-        )
-    )  # fmt: skip
+    mix = _traffic(record, traffic)
     before, after = (
         _value(record, mix, Scenario(
             model=model, device=device, deployment=deployment, slo=_limits(record),
@@ -81,6 +74,24 @@ def replay(
     return Replayed(record, most / least if least else math.inf, before, after)
 
 
+def _traffic(record: Replay, traffic: Mapping[str, Traffic]) -> Draws:
+    """What comes: a published distribution, or as many requests with each number of images."""
+    if record.traffic is not None:
+        return Lengths(traffic[record.traffic], image(record.image, 1))
+    return Mix(
+        tuple(
+            Kind(
+                Workload(
+                    id=f"images-{count}", images=(image(record.image, count),) if count else (),
+                    text_tokens=record.text_tokens, output_tokens=record.output_tokens,
+                ),
+                1.0,
+            )
+            for count in record.images
+        )
+    )  # fmt: skip
+
+
 def _sized(record: Replay, plain: Policy) -> Policy:
     """A layout with the sizes of steps and batches that the comparison sets."""
     given = {name: getattr(record, name) for name in ("token_budget", "sequences", "image_batch")}
@@ -92,7 +103,7 @@ def _limits(record: Replay) -> dict[str, float]:
     return {name: limit for name, limit in given.items() if limit is not None}
 
 
-def _value(record: Replay, mix: Mix, scenario: Scenario) -> float:
+def _value(record: Replay, mix: Draws, scenario: Scenario) -> float:
     if record.metric == "goodput":
         found = capacity(
             scenario, lambda rate, number: synthetic(mix, rate or 1.0, number or record.requests), record.attain,
