@@ -27,6 +27,7 @@ from lvlm_atlas.atlas.records import (
     TAXONOMY,
     TECHNIQUES,
     TIMINGS,
+    TRAFFIC,
     WORKLOADS,
     Papers,
     Records,
@@ -52,7 +53,7 @@ R = TypeVar("R", bound=BaseModel)
 _FOLDERS = {
     "measurements": MEASUREMENTS, "models": MODELS, "hardware": HARDWARE, "workloads": WORKLOADS,
     "systems": SYSTEMS, "lists": LISTS, "runtimes": RUNTIMES, "timings": TIMINGS,
-    "calibrations": CALIBRATIONS,
+    "calibrations": CALIBRATIONS, "traffic": TRAFFIC,
 }  # fmt: skip
 """Folders of records that `load` reads one at a time, by their field of `Atlas`."""
 

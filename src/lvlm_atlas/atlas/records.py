@@ -32,6 +32,7 @@ LISTS = Path("catalog/lists")
 RUNTIMES = Path("catalog/runtimes")
 TIMINGS = Path("catalog/timings")
 CALIBRATIONS = Path("catalog/calibrations")
+TRAFFIC = Path("catalog/traffic")
 KINDS: Mapping[Path, str] = {
     MEASUREMENTS: "measurement.Measurement",
     MODELS: "model.Model",
@@ -42,6 +43,7 @@ KINDS: Mapping[Path, str] = {
     RUNTIMES: "runtime.Runtime",
     TIMINGS: "timing.Timings",
     CALIBRATIONS: "calibration.Calibration",
+    TRAFFIC: "traffic.Traffic",
 }
 """Folders whose records are read one at a time, when they are asked for, and their type in `lvlm_atlas.schema`."""
 
