@@ -33,6 +33,7 @@ RUNTIMES = Path("catalog/runtimes")
 TIMINGS = Path("catalog/timings")
 CALIBRATIONS = Path("catalog/calibrations")
 TRAFFIC = Path("catalog/traffic")
+CURVES = Path("catalog/curves")
 KINDS: Mapping[Path, str] = {
     MEASUREMENTS: "measurement.Measurement",
     MODELS: "model.Model",
@@ -44,6 +45,7 @@ KINDS: Mapping[Path, str] = {
     TIMINGS: "timing.Timings",
     CALIBRATIONS: "calibration.Calibration",
     TRAFFIC: "traffic.Traffic",
+    CURVES: "curve.Curve",
 }
 """Folders whose records are read one at a time, when they are asked for, and their type in `lvlm_atlas.schema`."""
 
