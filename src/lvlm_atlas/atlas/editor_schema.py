@@ -22,6 +22,7 @@ from lvlm_atlas.schema.survey_list import SurveyList
 from lvlm_atlas.schema.system import System
 from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.schema.timing import Timings
+from lvlm_atlas.schema.traffic import Traffic
 from lvlm_atlas.schema.vocabulary import AnyVocabulary
 from lvlm_atlas.schema.workload import Workload
 
@@ -29,7 +30,7 @@ _KINDS: dict[str, Any] = {
     "technique": Technique, "vocabulary": AnyVocabulary, "measurement": Measurement,
     "model": Model, "hardware": Hardware, "workload": Workload, "system": System,
     "list": SurveyList, "runtime": Runtime, "timing": Timings,
-    "calibration": Calibration,
+    "calibration": Calibration, "traffic": Traffic,
     "curve": Curve,
 }  # fmt: skip
 

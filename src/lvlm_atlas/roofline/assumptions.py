@@ -118,7 +118,8 @@ def _of_runtime(runtime: Runtime, host: Host, device: Device, dtype: str) -> Ite
     yield f"Its times: {runtime.fitted}."
     costs = {
         "a request": host.request_s, "an image": host.image_s, "a megapixel": host.megapixel_s, "a pass": host.step_s,
-        "a layer": host.layer_s, "an encoder layer": host.encoder_layer_s,
+        "a layer": host.layer_s, "a layer more where a prompt is read": host.prompt_layer_s,
+        "an encoder layer": host.encoder_layer_s,
     }  # fmt: skip
     if named := [f"{seconds(cost)} {name}" for name, cost in costs.items() if cost]:
         hidden = "; kernels are started while the device works" if host.hides and host.layer_s else ""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Generator, Iterable
-from dataclasses import dataclass
+from functools import cache
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.roofline.stage import STAGES
 from lvlm_atlas.roofline.units import size
 from lvlm_atlas.serving.batching import Batch
+from lvlm_atlas.serving.budgets import profiled
 from lvlm_atlas.serving.instance import Instance
 from lvlm_atlas.serving.memory import BLOCK, Embeddings, Memory, room_byte
 from lvlm_atlas.serving.policy import Policy
@@ -21,24 +21,10 @@ from lvlm_atlas.serving.request import Request
 from lvlm_atlas.serving.spent import Slice
 from lvlm_atlas.serving.tally import Tally
 from lvlm_atlas.serving.traffic import Arrival, visuals
+from lvlm_atlas.serving.wires import Front, Link, Wires
 
 if TYPE_CHECKING:
     import simpy
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wires:
-    """What joins instances, and what prepares images on the host."""
-
-    byte_s: float = math.inf
-    """Bandwidth into an instance."""
-    latency_s: float = 0.0
-    """Time of a transfer beside its bytes."""
-    host_image_s: float = 0.0
-    """Time in which the host prepares an image or frame, beside that of the runtime."""
-    host_workers: int = 8
-    """Requests that it prepares at once for each instance; vLLM loads media in 8 threads of each server
-    (docs/configuration/optimization.md)."""
 
 
 class Cluster:
@@ -53,14 +39,12 @@ class Cluster:
     """
 
     def __init__(self, env: simpy.Environment, policy: Policy, prices: Prices, wires: Wires, tally: Tally) -> None:
-        import simpy  # noqa: PLC0415  an extra
-
-        self.env, self.policy, self.prices, self.wires, self.tally = env, policy, prices, wires, tally
+        self.env, self.policy, self.prices, self.tally = env, policy, prices, tally
+        self.front = Front(env, policy, prices, wires)
         self._keys = count()
         self._turns: dict[tuple[int, str], int] = {}
         self.offers: list[deque[tuple[Request, Instance | None, float]]] = [deque() for _ in policy.pools]
         """Requests that wait to be taken on by a pool, where they come from, and what is to be moved."""
-        self.host = simpy.Resource(env, wires.host_workers * policy.holders)
         self.embeddings: dict[int, Embeddings] = {}
         self.pools = [
             [self._instance(index, number) for number in range(pool.instances)]
@@ -71,9 +55,11 @@ class Cluster:
             for pool in self.pools:
                 for each in pool[1:]:
                     each.waiting, each.to_encode = pool[0].waiting, pool[0].to_encode
-        self._links = {id(each): simpy.Resource(env, 1) for each in self.instances}
+        self._links = {id(each): Link(env, wires) for each in self.instances}
         self.coming = self.open = True
         """Whether requests may still come, or are under way."""
+        self.vacancy = env.event()
+        """The next request that leaves."""
         self.moves = 0
         """Instances that have changed their pool."""
         self.past_busy_s = [dict.fromkeys(STAGES, 0.0) for _ in policy.pools]
@@ -93,10 +79,16 @@ class Cluster:
         plain = self.prices.text
         memory = Memory(room, BLOCK * plain.prompt_byte / plain.prompt, prefixes=policy.prefix_cache)
         share = policy.encoder_share if "encoding" in pool.stages else 1 - policy.encoder_share
-        sliced = prices.sliced(Slice(share)) if policy.sharing == "sliced" else prices
+        sliced = cache(lambda part: prices.sliced(Slice(part)))
+        if policy.profiled:
+            policy = self._profiled(index, prices)
         if policy.embedding_cache and "encoding" in pool.stages:
             self.embeddings.setdefault(index, Embeddings(room * policy.embedding_share))
-        return Instance(self.env, self, f"{pool.name} {number + 1}", pool, policy, (prices, sliced), memory)
+        return Instance(self.env, self, f"{pool.name} {number + 1}", pool, policy, (prices, sliced, share), memory)
+
+    @cache  # noqa: B019  a cluster lives as long as its run
+    def _profiled(self, index: int, prices: Prices) -> Policy:
+        return profiled(self.policy, self.policy.pools[index], prices, self.policy.tpot_s)
 
     # Arrival
 
@@ -118,17 +110,21 @@ class Cluster:
                 "shorter request"
             )
         self.tally.arrived(self.env.now)
-        prepare_s = self.prices.prepare_s(shape) + sum(request.frames) * self.wires.host_image_s
-        if prepare_s:
-            self.env.process(self._prepare(request, prepare_s))
+        if self.front.waits(shape):
+            self.env.process(self._take_in(request))
         else:
             self._dispatch(request)
 
-    def _prepare(self, request: Request, time_s: float) -> Generator[Any, Any, None]:
-        """The host takes a request in and prepares its images, one after the other; several requests at once."""
-        with self.host.request() as turn:
-            yield turn
-            yield self.env.timeout(time_s)
+    def _apart(self, request: Request) -> bool:
+        """Whether its images go to several encoders, each of which prepares what it gets."""
+        modality = _modality(request)
+        encoder, reader = (self.policy.of(stage, modality) for stage in ("encoding", "prefilling"))
+        return self.policy.spread_images and encoder != reader
+
+    def _take_in(self, request: Request) -> Generator[Any, Any, None]:
+        """A front process takes a request in, and prepares its images unless encoders do."""
+        frames = 0 if request.frames and self._apart(request) else sum(request.frames)
+        yield from self.front.prepare(request.shape, frames)
         self._dispatch(request)
 
     def _dispatch(self, request: Request) -> None:
@@ -166,10 +162,22 @@ class Cluster:
 
     def _to_encoders(self, request: Request, pool: int, indices: Iterable[int]) -> None:
         target = None
+        prepared = self._apart(request) and self.front.waits(request.shape)
         for index in indices:
+            if prepared:
+                self.env.process(self._prepare(request, index, pool))
+                continue
             if target is None or self.policy.spread_images:
                 target = self.choose(pool, "image")
             target.to_encode.append((request, index))
+        for each in self.pools[pool]:
+            each.nudge()
+
+    def _prepare(self, request: Request, index: int, pool: int) -> Generator[Any, Any, None]:
+        """An image is prepared by itself, and then waits for an encoder."""
+        yield from self.front.prepare(request.shape, request.frames[index], whole=False)
+        target = self.choose(pool, "image")
+        target.to_encode.append((request, index))
         for each in self.pools[pool]:
             each.nudge()
 
@@ -270,14 +278,10 @@ class Cluster:
             taker.seat(request)
 
     def _send(self, target: Instance, byte: float) -> Generator[Any, Any, None]:
-        """Move bytes to an instance, one transfer at a time."""
-        time_s = self.wires.latency_s + byte / self.wires.byte_s if byte else 0.0
-        if not time_s or self.policy.sharing == "sliced":
-            return
-        with self._links[id(target)].request() as turn:
-            yield turn
-            yield self.env.timeout(time_s)
-        self.tally.moved(byte)
+        """Move bytes to an instance, unless it is on the same devices."""
+        if self.policy.sharing != "sliced":
+            sent = yield from self._links[id(target)].send(byte)
+            self.tally.moved(sent)
 
     def answered(self, request: Request, instance: Instance) -> None:
         """An answer is complete."""
@@ -287,6 +291,8 @@ class Cluster:
         instance.release(request)
         self.tally.left(request, self.env.now)
         self.open = self.coming or self.tally.present > 0
+        vacancy, self.vacancy = self.vacancy, self.env.event()
+        vacancy.succeed()
 
     def freed(self, instance: Instance) -> None:
         """There may be room for another."""

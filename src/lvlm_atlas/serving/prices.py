@@ -64,6 +64,7 @@ class Prices:
         deployment: how one instance runs the model.
         stack: techniques for a kind of request, in pipeline order.
         encoder_data_parallel: whether each device of the instance holds the whole encoder and takes images of its own.
+        encoder_devices: devices of the instance among which a part of the encoder's work is divided at most.
 
     Raises:
         AtlasError: as of `estimate`.
@@ -72,12 +73,14 @@ class Prices:
     def __init__(
         self, model: Model, device: Device, deployment: Deployment,
         stack: Callable[[Workload], Sequence[Applied]] = lambda _: (), *, encoder_data_parallel: bool = False,
+        encoder_devices: int | None = None,
     ) -> None:  # fmt: skip
         self.model, self.device, self.deployment = model, device, deployment.on(device.typical)
         self.layout = layout(model, 1, self.deployment)
         self.walls, self.dtype = machine(device, self.layout, self.deployment)
         self.ranks = deployment.tensor_parallel if encoder_data_parallel else 1
-        self.encoder_layout = replace(self.layout, encoder_shards=1) if encoder_data_parallel else self.layout
+        most = 1 if encoder_data_parallel else encoder_devices or self.layout.encoder_shards
+        self.encoder_layout = replace(self.layout, encoder_shards=min(most, self.layout.encoder_shards))
         self.pace = HostPace(self.layout)
         self._stack = stack
         self._places = Counter(places(self.layout))
@@ -178,9 +181,17 @@ class Prices:
 
     def prepare_s(self, kind: Shape) -> float:
         """Time in which the host takes a request in and prepares its images, before any device sees it."""
+        return self.pace.host.request_s + self.images_s(kind)
+
+    def images_s(self, kind: Shape) -> float:
+        """Time in which it prepares the images."""
         serial = 0.0 if self.pace.host.hides or not kind.frames else self.pace.encoder_s
-        images_s = sum(each.host_s for each in self.pace.images(kind.state.encoded))
-        return self.pace.host.request_s + images_s - serial
+        return sum(each.host_s for each in self.pace.images(kind.state.encoded)) - serial
+
+    def megapixels(self, kind: Shape) -> float:
+        """Pixels of a request that reach its encoder, in millions."""
+        patches = kind.state.encoded.visual.patches
+        return sum(each.sequences * each.patch for each in patches) * self.model.encoder.patch_size**2 / 1e6
 
     def _waited(self, spent: Spent, serial_s: float, start_s: float) -> Spent:
         """A pass with what it waits for the host: before it, and until all its kernels have been started."""
@@ -188,9 +199,9 @@ class Prices:
             return spent._replace(time_s=serial_s + max(spent.time_s, start_s))
         return spent._replace(time_s=serial_s + spent.time_s + start_s)
 
-    def _paced(self, spent: Spent, depth: float) -> Spent:
-        """A pass of the LLM with the host's part."""
-        return self._waited(spent, self.pace.host.step_s, self.pace.llm_s * depth)
+    def _paced(self, spent: Spent, start_s: float) -> Spent:
+        """A pass of the LLM with the host's part, whose kernels are started in so long."""
+        return self._waited(spent, self.pace.host.step_s, start_s)
 
     def step(self, chunks: Sequence[Chunk], decoding: Decoding | None = None, steps: float = 1.0) -> Spent:
         """One pass of the LLM over parts of prompts and a token of each sequence that decodes.
@@ -204,18 +215,18 @@ class Prices:
             What all steps take together.
         """
         if decoding is None or not decoding.count:
-            return self._paced(self._pass(chunks, 0.0, _NO_ROWS, 1.0), 1.0)
+            return self._paced(self._pass(chunks, 0.0, _NO_ROWS, 1.0), self.pace.prompt_s)
         draft, depth = decoding.draft, decoding.depth
         rows, count = 1 + draft.nodes, decoding.count
         spent = self._pass(chunks, count * rows, Rows(*[count * rows] * 3), depth)
         spent += self._attention(decoding, rows, steps, alone=not chunks)
         spent += self._extra("decoding", decoding.kinds)
-        spent = self._paced(spent, 1.0 if chunks else depth)
+        spent = self._paced(spent, self.pace.prompt_s if chunks else self.pace.llm_s * depth)
         if draft.nodes:  # the draft's passes count in their share of a plain step
             plain = self._pass((), count, Rows(*[float(count)] * 3), depth)
             plain += self._attention(decoding, 1, steps, alone=True)
             plain += self._extra("decoding", decoding.kinds)
-            plain = self._paced(plain, depth)
+            plain = self._paced(plain, self.pace.llm_s * depth)
             part = draft.passes * draft.cost
             spent += Spent(*(part * each for each in plain))
         return Spent(*(steps * each for each in spent)) if steps != 1 else spent

@@ -178,8 +178,9 @@ class Loads:
         planner = self.planner
         try:
             found = replay(
-                self.kb.atlas.systems, record, planner.model(record.model), planner.device(record.hardware), deployment
-            )
+                self.kb.atlas.systems, record, planner.model(record.model), planner.device(record.hardware), deployment,
+                self.kb.atlas.traffic,
+            )  # fmt: skip
         except AtlasError as error:
             return ReplayRow(record, METRICS[record.metric], f"{number(record.times)} ×", f"refused: {error}")
         shown = seconds if record.metric.startswith(("ttft", "tpot")) else number

@@ -64,6 +64,8 @@ class Trace:
     """Tokens that enter each LLM layer."""
     llm_vision_tokens: list[int] = field(default_factory=list)
     """Vision tokens among them."""
+    llm_silent_tokens: list[int] = field(default_factory=list)
+    """Tokens among them that a layer reads as keys and values alone."""
     score_entries: list[int] = field(default_factory=list)
     """Attention scores computed, over all heads."""
     cached_score_entries: list[int] = field(default_factory=list)
@@ -134,12 +136,14 @@ class Trace:
         """These tokens of a prompt, or of a chunk of one, enter an LLM layer."""
         if layer == len(self.kept):
             self.kept.append(sequence.index_BN)
-            for counts in (self.llm_tokens, self.llm_vision_tokens, self.score_entries, self.cached_score_entries):
+            counted = (self.llm_tokens, self.llm_vision_tokens, self.llm_silent_tokens)
+            for counts in (*counted, self.score_entries, self.cached_score_entries):
                 counts.append(0)
         else:
             self.kept[layer] = torch.cat([self.kept[layer], sequence.index_BN], dim=1)
         self.llm_tokens[layer] += sequence.length
         self.llm_vision_tokens[layer] += int(sequence.vision_BN.sum())
+        self.llm_silent_tokens[layer] += sequence.silent
 
     def note_encoder_attention(self, layer: int, flop: int, own_flop: int) -> None:
         """So many FLOPs took the place of a layer's attention, whose own would have taken so many."""
