@@ -47,11 +47,11 @@ def run_train(root: Path, name: str, seed: int, samples: int, out: Path) -> None
     _need()
     import torch
 
+    from lvlm_atlas.lab.curves.judging import judged
     from lvlm_atlas.lab.photographs.collection import collection
     from lvlm_atlas.lab.tasks.task import TASKS
     from lvlm_atlas.lab.training import recipe
     from lvlm_atlas.lab.training.checkpoint import write
-    from lvlm_atlas.lab.curves.judging import judged
     from lvlm_atlas.lab.training.shapes import shapes
     from lvlm_atlas.lab.training.trainer import Trainer
 

@@ -24,7 +24,7 @@ class CurvePoint(Record):
     setting: dict[str, Setting]
     """The parameters it ran with; those left out have their defaults."""
     cost: dict[Cost, Ratio]
-    """Counts of the trace over those without techniques, mean over samples."""
+    """Counts of the trace over those without techniques, mean over samples; those left out are 1."""
     right: Number
     """Questions answered rightly."""
     lost: Number

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from lvlm_atlas.schema.curve import Curve, CurvePoint, TaskCurve
+from lvlm_atlas.schema.curve import COST, Curve, CurvePoint, TaskCurve
 from lvlm_atlas.schema.record import Setting
 
 NORMAL = 1.96
@@ -74,10 +74,9 @@ def _kept(setting: dict[str, Setting], curves: Sequence[TaskCurve], tasks: Seque
     within = sum(_variance(each, point) for each, point in pairs) / len(pairs) ** 2
     mean = _mean(by_model)
     between = sum((one - mean) ** 2 for one in by_model) / (len(by_model) - 1) / len(by_model) if by_model[1:] else 0.0
-    names = dict.fromkeys(name for _, point in pairs for name in point.cost)
     served = {each.task for each, _ in pairs}
     return Kept(
-        setting, {name: _mean(point.cost[name] for _, point in pairs) for name in names}, _mean(shares),
+        setting, {name: _mean(point.cost.get(name, 1.0) for _, point in pairs) for name in COST}, _mean(shares),
         NORMAL * math.sqrt(within + between), tuple(name for name in tasks if name in served),
         sum(each.of for each, _ in pairs), len(by_model),
     )  # fmt: skip

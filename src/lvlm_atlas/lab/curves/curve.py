@@ -110,7 +110,7 @@ def _carried_out(job: CurveJob) -> CurveAnswer:
             curves.append(TaskCurve(
                 checkpoint=checkpoint, task=name, of=sum(len(each.full.right) for each in sat),
                 full=sum(sum(each.full.right) for each in sat), hard=sum(sum(each.hard) for each in sat),
-                points=tuple(sorted(points, key=lambda point: -point.cost[found.main_cost])),  # type: ignore[index]
+                points=tuple(sorted(points, key=lambda point: -point.cost.get(found.main_cost, 1.0))),  # type: ignore[call-overload]
             ))  # fmt: skip
     return CurveAnswer(
         technique=technique.id, knob=found.parameter, main_cost=found.main_cost, tasks=tuple(curves), refused=refused,
@@ -156,9 +156,9 @@ def _point(job: CurveJob, model: LVLM, task: Task, sat: Sequence[Sat], setting: 
             gained += now and not before
             hard += now and is_hard
     shares = ratios(total(costs), total(cost(each.full.trace) for each in sat))
+    changed = {name: round(share, 4) for name, share in shares.items() if round(share, 4) != 1}
     return CurvePoint(
-        setting=setting, cost={name: round(share, 4) for name, share in shares.items()},  # type: ignore[misc]
-        right=right, lost=lost, gained=gained, hard_right=hard,
+        setting=setting, cost=changed, right=right, lost=lost, gained=gained, hard_right=hard,  # type: ignore[arg-type]
     )  # fmt: skip
 
 

@@ -95,14 +95,34 @@ def training_sample(random: np.random.Generator, kind: str, most_words: int) -> 
 
     Args:
         random: draws them.
-        kind: `still`, `images`, `needle` or `burst`.
+        kind: `still`, `chart` and `count` (stills that are asked for that), `images`, `needle` or `burst`.
         most_words: room for questions and answers, a word more each for the end of a question and of an answer.
     """
     if kind == "still":
         picture = scene(random, training=True)
         return Sample((picture,), _fitting(_on_still(random, picture), most_words))
+    if kind in _ALONE:
+        picture = scene(random, training=True)
+        while not _ALONE[kind](random, picture):
+            picture = scene(random, training=True)
+        return Sample((picture,), _fitting(_alone(random, picture, _ALONE[kind]), most_words))
     pictures = {"images": frames.images, "needle": frames.needle, "burst": frames.burst}[kind](random, training=True)
     return Sample(pictures, _fitting(_on_frames(random, pictures, kind), most_words))
+
+
+_ALONE: dict[str, stills.Ask] = {"chart": stills.chart, "count": stills.count}
+"""Questions on stills that take longer to learn than others."""
+
+
+def _alone(random: np.random.Generator, picture: Scene, ask: stills.Ask) -> Iterator[Turn]:
+    """One question once if it has one answer, else again and again, of another thing each time; then quick ones."""
+    for _ in range(4):
+        if turn := ask(random, picture):
+            yield turn
+        if ask is stills.chart:
+            break
+    while True:
+        yield _quick(random, picture)
 
 
 def _on_still(random: np.random.Generator, picture: Scene) -> Iterator[Turn]:

@@ -5,7 +5,6 @@ F frames, P patches, D width, B samples, N tokens.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -30,7 +29,7 @@ from lvlm_atlas.reference.lvlm.weights import fill
 
 SAVE_EVERY = 50
 """Steps between two times that a run is kept."""
-PICTURES = {"still": 1, "images": IMAGES, "needle": VIDEO_FRAMES, "burst": VIDEO_FRAMES}
+PICTURES = {"still": 1, "chart": 1, "count": 1, "images": IMAGES, "needle": VIDEO_FRAMES, "burst": VIDEO_FRAMES}
 """Frames of a sample of each kind."""
 
 
@@ -90,7 +89,7 @@ class Trainer:
         for group, rate in zip(
             (group for one in self._optimisers for group in one.param_groups), self._rates, strict=True
         ):
-            group["lr"] = rate * _share(self.step)
+            group["lr"] = rate * recipe.rate_share(self.step)
         for one in self._optimisers:
             one.step()
             one.zero_grad()
@@ -143,11 +142,3 @@ class Trainer:
         self.tell.load_state_dict(state["tell"])
         for one, kept in zip(self._optimisers, state["optimisers"], strict=True):
             one.load_state_dict(kept)
-
-
-def _share(step: int) -> float:
-    """Of the learning rate, what a step gets: warmed up, then falling, once for the encoder and once for all."""
-    alone = recipe.PHASES[0].steps
-    first, length = (0, alone) if step < alone else (alone, recipe.total() - alone)
-    within = step - first
-    return min(1.0, (within + 1) / recipe.WARM_UP) * (0.55 + 0.45 * math.cos(math.pi * within / length))
