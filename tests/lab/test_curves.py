@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from pictures import write_pictures
 
 from lvlm_atlas import load as load_atlas
 from lvlm_atlas.atlas.records import CURVES, Records
@@ -23,6 +22,7 @@ from lvlm_atlas.lab.training.shapes import shapes
 from lvlm_atlas.reference.lvlm.model import LVLM
 from lvlm_atlas.reference.lvlm.weights import fill
 from lvlm_atlas.schema.technique import Parameter, Technique
+from pictures import write_pictures
 
 TASKS_RUN = ("where", "turns")
 

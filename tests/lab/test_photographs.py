@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import write_pictures
 
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.lab.photographs import fetch
@@ -18,6 +17,7 @@ from lvlm_atlas.lab.photographs.archive import files
 from lvlm_atlas.lab.photographs.collection import collection, place
 from lvlm_atlas.lab.photographs.scene import CELL, CELLS, MOST_ALIKE, MOST_THINGS, NOTHING, SIDE, frame, labels, scene
 from lvlm_atlas.lab.photographs.sources import sources
+from pictures import write_pictures
 
 SEEDS = range(40)
 

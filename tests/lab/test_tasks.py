@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pictures import write_pictures
 
 from lvlm_atlas.lab.photographs.collection import collection
 from lvlm_atlas.lab.photographs.scene import labels
@@ -17,6 +16,7 @@ from lvlm_atlas.lab.tasks.task import TASKS, Task, training_sample
 from lvlm_atlas.lab.tasks.vocabulary import ASK, END, IMAGE, token_ids, vocabulary
 from lvlm_atlas.lab.training.batch import UNJUDGED, batch, shown
 from lvlm_atlas.lab.training.trainer import PICTURES
+from pictures import write_pictures
 
 SAMPLES = range(8)
 every_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from pictures import write_pictures
 
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.lab.curves.asking import ask
@@ -23,6 +22,7 @@ from lvlm_atlas.lab.training.trainer import Trainer
 from lvlm_atlas.reference.lvlm.config import Config, LVLMConfig
 from lvlm_atlas.reference.lvlm.model import LVLM
 from lvlm_atlas.reference.lvlm.weights import fill
+from pictures import write_pictures
 
 every_shape = pytest.mark.parametrize("name", shapes())
 PHASES = (Phase(2, {"still": 1.0}, language=False), Phase(3, {"still": 0.5, "needle": 0.5}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
@@ -12,10 +12,10 @@ from lvlm_atlas.schema.record import Day, Id, Record, Ref, Setting, Text
 
 Number = Annotated[int, Field(ge=0, le=MOST_COUNT)]
 Ratio = Annotated[float, Field(ge=0, le=MOST_COUNT)]
-COST = ("pixels", "frames", "encoder_tokens", "vision_tokens", "score_entries", "kv_byte", "kv_read", "target_passes")
-"""What a run is counted to cost, each as a share of the same run without techniques."""
 Cost = Literal["pixels", "frames", "encoder_tokens", "vision_tokens", "score_entries", "kv_byte", "kv_read",
                "target_passes"]  # fmt: skip
+COST: tuple[Cost, ...] = get_args(Cost)
+"""What a run is counted to cost, each as a share of the same run without techniques."""
 
 
 class CurvePoint(Record):
