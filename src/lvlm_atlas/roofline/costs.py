@@ -175,6 +175,7 @@ class Costs:
         self._held = lru_cache(RECORDS)(self._hold_on_average)
         self._held_byte = lru_cache(TIMES)(self._hold)
         self._activations = lru_cache(TIMES)(self._activate)
+        self._vision = lru_cache(TIMES)(self._count_vision)
         self._encoder_byte = lru_cache(TIMES)(self._activate_encoder)
         self._run_on(device)
 
@@ -201,6 +202,11 @@ class Costs:
         self._least_decoding = lru_cache(TIMES)(self._decode_at_least)
         self._attention_s = lru_cache(TIMES)(self._time_attention)
         self._added = lru_cache(TIMES)(self._add)
+
+    def vision_share(self, stack: int) -> float:
+        """Share of the vision tokens of all LLM layers in prefilling that a stack leaves."""
+        tokens = self._vision(0)
+        return self._vision(stack & self.masks.tokens) / tokens if tokens else 1.0
 
     def of(self, stack: int, *, memory: bool = True) -> Cost:
         """What a stack costs.
@@ -299,6 +305,9 @@ class Costs:
 
     def _prefill(self, stack: int) -> Prefilled:
         return self._walk(stack).prefilled(self._encoded(stack & self.masks.entering))
+
+    def _count_vision(self, stack: int) -> float:
+        return sum(self._prefilled(stack).vision)
 
     def _cache(self, stack: int) -> Cached:
         prefilled = self._prefilled(stack & self.masks.tokens)  # what density is does not matter from here on
