@@ -18,6 +18,7 @@ from lvlm_atlas.planner.reasons import Reasons
 from lvlm_atlas.planner.risk import RISKS
 from lvlm_atlas.planner.search import Search, Stack
 from lvlm_atlas.planner.shortage import too_large
+from lvlm_atlas.planner.stack_risk import StackRisk
 from lvlm_atlas.planner.warnings import shipments, vision_left, warnings
 from lvlm_atlas.roofline.costs import Costs
 from lvlm_atlas.roofline.estimate import Estimate, estimate
@@ -44,16 +45,22 @@ def plan(kb: KnowledgeBase, baseline: Estimate, objective: Objective) -> Plan:
         baseline.model, baseline.device, baseline.workload, baseline.deployment,
         [each.applied for each in chosen.searched],
     )  # fmt: skip
-    stacks = search.stacks(objective.max_techniques, RISKS.index(objective.risk), chosen.required)
-    ranking = Ranking(costs, baseline, goal, also, limits, stacks)
+    most = RISKS.index(objective.risk)
+    stacks = search.stacks(objective.max_techniques, most, chosen.required)
+    risk = StackRisk.among(kb, chosen.searched, costs, most)
+    ranking = Ranking(costs, baseline, goal, also, limits, stacks, risk)
     front = ranking.front()
     if not front:
         raise AtlasError(f"{too_large(baseline)}; no stack changes that")
     reasons = Reasons(search, ranking, front)
     return Plan(
         goal=goal,
-        baseline=_option(kb, baseline, search, Stack(0, 0, 0, 0), limits),
-        front=tuple(_option(kb, baseline, search, stack, limits, chosen.answers) for stack in front if stack.bits),
+        baseline=_option(kb, baseline, search, Stack(0, 0, 0, 0), limits, 0),
+        front=tuple(
+            _option(kb, baseline, search, stack, limits, risk.of(stack), chosen.answers)
+            for stack in front
+            if stack.bits
+        ),
         runners_up=tuple(reasons.runners_up()),
         unused=tuple(reasons.unused()),
         conflicts=tuple(reasons.conflicts()),
@@ -64,7 +71,7 @@ def plan(kb: KnowledgeBase, baseline: Estimate, objective: Objective) -> Plan:
 
 
 def _option(
-    kb: KnowledgeBase, baseline: Estimate, search: Search, stack: Stack, limits: Mapping[Metric, float],
+    kb: KnowledgeBase, baseline: Estimate, search: Search, stack: Stack, limits: Mapping[Metric, float], risk: int,
     answers: Mapping[str, Kept] | None = None,
 ) -> Option:  # fmt: skip
     """A stack with its estimate and what is known of its techniques."""
@@ -84,7 +91,7 @@ def _option(
         pairs.append(Together(one, two, verdict.value, why, kb.between(one, two)))
     return Option(
         estimate=prediction,
-        risk=RISKS[stack.risk],
+        risk=RISKS[risk],
         limits=tuple(Limit(metric, most, metric.of(prediction)) for metric, most in limits.items()),
         pairs=tuple(pairs),
         reported=reported,

@@ -136,6 +136,11 @@ class Costs:
         self._attention_s = lru_cache(TIMES)(self._time_attention)
         self._added = lru_cache(TIMES)(self._time_added)
 
+    def vision_share(self, stack: int) -> float:
+        """Share of the vision tokens of all LLM layers in prefilling that a stack leaves."""
+        tokens = self.states.vision_tokens(0)
+        return self.states.vision_tokens(stack & self.masks.tokens) / tokens if tokens else 1.0
+
     def of(self, stack: int, *, memory: bool = True) -> Cost:
         """What a stack costs.
 

@@ -90,6 +90,7 @@ class States:
         self.least_decoding = lru_cache(RECORDS)(self._least_decoding)
         self.attention = lru_cache(RECORDS)(self._attention)
         self.addition = lru_cache(RECORDS)(self._addition)
+        self.vision_tokens = lru_cache(NUMBERS)(self._vision_tokens)
         self.activations = lru_cache(NUMBERS)(self._activations)
         self.held_byte = lru_cache(NUMBERS)(self._held_byte)
         self.least_byte = lru_cache(NUMBERS)(self._least_byte)
@@ -102,6 +103,10 @@ class States:
 
     def _prefilled(self, stack: int) -> Prefilled:
         return self._walk(stack).prefilled(self.encoded(stack & self.masks.entering))
+
+    def _vision_tokens(self, stack: int) -> float:
+        """Vision tokens that enter the LLM layers in prefilling, of all layers together."""
+        return sum(self.prefilled(stack).vision)
 
     def _cached(self, stack: int) -> Cached:
         prefilled = self.prefilled(stack & self.masks.tokens)  # what density is does not matter from here on
