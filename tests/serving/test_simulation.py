@@ -13,9 +13,10 @@ from lvlm_atlas.roofline.workload import Workload
 from lvlm_atlas.serving.budgets import largest, profiled
 from lvlm_atlas.serving.load import load
 from lvlm_atlas.serving.policy import Policy
-from lvlm_atlas.serving.prices import Chunk, Piece, Prices
+from lvlm_atlas.serving.prices import Chunk, Prices
 from lvlm_atlas.serving.simulation import Run, simulate
 from lvlm_atlas.serving.traffic import Arrival, Kind, Mix, synthetic
+from lvlm_atlas.serving.vision import Piece
 from lvlm_atlas.serving.wires import Wires
 from servers import ALL, D_, E_, P_, server
 

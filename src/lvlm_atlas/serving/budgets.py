@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from lvlm_atlas.roofline.workload import Image, Workload
 from lvlm_atlas.serving.policy import Policy, Pool
-from lvlm_atlas.serving.prices import Chunk, Piece, Prices
+from lvlm_atlas.serving.prices import Chunk, Prices
+from lvlm_atlas.serving.vision import Piece
 
 TPOT_S, APART_S = 0.4, 1.0
 """Limit of a step where none is asked for (batch_scheduler_profiler.yaml), and on instances that do not decode

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from lvlm_atlas.roofline.stage import STAGES
-from lvlm_atlas.serving.prices import Chunk, Piece
+from lvlm_atlas.serving.prices import Chunk
+from lvlm_atlas.serving.vision import Piece
 
 if TYPE_CHECKING:
     from lvlm_atlas.serving.cluster import Cluster

@@ -13,9 +13,10 @@ from lvlm_atlas.serving.batching import Batch, images, prompts
 from lvlm_atlas.serving.decoding import Decoding
 from lvlm_atlas.serving.memory import Memory, chain
 from lvlm_atlas.serving.policy import Policy, Pool
-from lvlm_atlas.serving.prices import Chunk, Piece, Prices
+from lvlm_atlas.serving.prices import Chunk, Prices
 from lvlm_atlas.serving.request import Request
 from lvlm_atlas.serving.spent import NOTHING, Spent
+from lvlm_atlas.serving.vision import Piece
 
 if TYPE_CHECKING:
     import simpy

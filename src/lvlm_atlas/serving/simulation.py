@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.serving.cluster import Cluster
+from lvlm_atlas.serving.intake import Intake
 from lvlm_atlas.serving.policy import Policy
 from lvlm_atlas.serving.prices import Prices
 from lvlm_atlas.serving.scaling import scale
 from lvlm_atlas.serving.tally import Tally
 from lvlm_atlas.serving.traffic import Arrival
-from lvlm_atlas.serving.wires import Wires
-
-if TYPE_CHECKING:
-    import simpy
+from lvlm_atlas.serving.wires import Front, Wires
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +50,10 @@ def simulate(
         ) from error
     env = simpy.Environment()
     tally = Tally()
-    cluster = Cluster(env, policy, prices, wires or Wires(), tally)
-    env.process(_arrive(env, cluster, stream, concurrency))
+    wires = wires or Wires()
+    cluster = Cluster(env, policy, prices, wires, tally)
+    intake = Intake(cluster, Front(env, policy, prices, wires))
+    env.process(_arrive(intake, stream, concurrency))
     if policy.scaling != "fixed":
         env.process(scale(cluster))
     env.run()
@@ -64,14 +64,13 @@ def simulate(
     return Run(cluster, tally)
 
 
-def _arrive(
-    env: simpy.Environment, cluster: Cluster, stream: Iterable[Arrival], concurrency: int | None
-) -> Generator[Any, Any, None]:
+def _arrive(intake: Intake, stream: Iterable[Arrival], concurrency: int | None) -> Generator[Any, Any, None]:
+    cluster, env = intake.cluster, intake.cluster.env
     for arrival in stream:
         if arrival.at_s > env.now:
             yield env.timeout(arrival.at_s - env.now)
         while concurrency and cluster.tally.present >= concurrency:
             yield cluster.vacancy
-        cluster.arrive(arrival)
+        intake.arrive(arrival)
     cluster.coming = False
     cluster.open = cluster.tally.present > 0
