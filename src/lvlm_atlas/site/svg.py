@@ -22,7 +22,7 @@ Href = Callable[[str, str], str]
 """Address of a thing, by kind and id."""
 
 FLOW = {
-    "encoding": ("N_v vision tokens", "of N_p patches"),
+    "encoding": ("vision tokens", "N_v of N_p patches"),
     "prefilling": ("KV cache", "N_v + N_t entries"),
     "decoding": ("answer", "N_o output tokens"),
 }
