@@ -98,8 +98,11 @@ def _same(one: float, two: float) -> bool:
 def _short(value: float, digits: int) -> str:
     if not math.isfinite(value):
         return "Infinity"
-    text = f"{value:.{digits}g}"
-    return text.replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
+    plain = f"{value:.{digits}g}".removeprefix("0") or "0"
+    mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
+    whole, _, rest = mantissa.partition(".")
+    rest = rest.rstrip("0")
+    return min(plain, f"{whole}{rest}e{int(exponent) - len(rest)}", key=len)
 
 
 def _full(value: float) -> str:
