@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from lvlm_atlas.roofline import runtime as engine
+from lvlm_atlas.roofline.host import IMAGE_RATE, VIDEO_RATE
 from lvlm_atlas.roofline.units import share
 from lvlm_atlas.schema import runtime as schema
 
@@ -56,11 +57,14 @@ def _laws(kernels: Mapping[schema.Kernel, schema.Law]) -> dict[str, engine.Law]:
 
 
 def _host(host: schema.Host, chunk: int | None) -> engine.Host:
-    seconds: Mapping[str, float] = {
+    """The host's part. Where a record says nothing of images, one core decodes and resizes them."""
+    seconds = {
         f"{name.rpartition('_')[0]}_s": value / _SECONDS[name.rpartition("_")[2]]
         for name, value in host.model_dump(exclude={"starts"}).items()
         if value is not None
     }
+    if "image_s" not in seconds and "megapixel_s" not in seconds:
+        seconds |= {"image_pixel_s": 1 / MEGA / IMAGE_RATE, "video_pixel_s": 1 / MEGA / VIDEO_RATE}
     return engine.Host(**seconds, hides=host.starts == "hide", chunk_token=chunk)
 
 
