@@ -272,6 +272,15 @@ def test_a_limit_of_one_modality_leaves_the_other_to_grow() -> None:
     assert numbers("kv.bits: bytes at the end", member(vision, text)) == [4 * 2 * 2 * 8 * 2 * (60 + 12)]
 
 
+def test_a_cut_may_spare_some_of_each_modality_where_both_are_cut_behind_it() -> None:
+    cut = member(effect("kv.tokens", at_least=8, at_most=14))
+    caps = member(effect("kv.tokens", of="vision", cap=9), effect("kv.tokens", of="text", cap=4))
+    left = [
+        min(vision, 9) + min(all_ - vision, 4) for all_ in (8, 14) for vision in range(all_ + 1) if all_ - vision <= 10
+    ]
+    assert numbers("kv.tokens", cut, caps) == [(min(left), max(left))] * 4 == [(4, 13)] * 4
+
+
 def test_what_a_growing_cache_drops_may_be_of_either_modality() -> None:
     bits = effect("kv.bits", key=4, value=4, of="vision")
     limited = member(effect("kv.tokens", limit=70), bits)

@@ -17,6 +17,7 @@ from lvlm_atlas.atlas.pack import pack_of
 from lvlm_atlas.atlas.placeholders import RULE as PLACEHOLDER_RULE
 from lvlm_atlas.atlas.records import (
     CALIBRATIONS,
+    CURVES,
     HARDWARE,
     KINDS,
     LISTS,
@@ -27,6 +28,7 @@ from lvlm_atlas.atlas.records import (
     TAXONOMY,
     TECHNIQUES,
     TIMINGS,
+    TRAFFIC,
     WORKLOADS,
     Papers,
     Records,
@@ -52,7 +54,7 @@ R = TypeVar("R", bound=BaseModel)
 _FOLDERS = {
     "measurements": MEASUREMENTS, "models": MODELS, "hardware": HARDWARE, "workloads": WORKLOADS,
     "systems": SYSTEMS, "lists": LISTS, "runtimes": RUNTIMES, "timings": TIMINGS,
-    "calibrations": CALIBRATIONS,
+    "calibrations": CALIBRATIONS, "traffic": TRAFFIC, "curves": CURVES,
 }  # fmt: skip
 """Folders of records that `load` reads one at a time, by their field of `Atlas`."""
 

@@ -32,6 +32,8 @@ LISTS = Path("catalog/lists")
 RUNTIMES = Path("catalog/runtimes")
 TIMINGS = Path("catalog/timings")
 CALIBRATIONS = Path("catalog/calibrations")
+TRAFFIC = Path("catalog/traffic")
+CURVES = Path("catalog/curves")
 KINDS: Mapping[Path, str] = {
     MEASUREMENTS: "measurement.Measurement",
     MODELS: "model.Model",
@@ -42,6 +44,8 @@ KINDS: Mapping[Path, str] = {
     RUNTIMES: "runtime.Runtime",
     TIMINGS: "timing.Timings",
     CALIBRATIONS: "calibration.Calibration",
+    TRAFFIC: "traffic.Traffic",
+    CURVES: "curve.Curve",
 }
 """Folders whose records are read one at a time, when they are asked for, and their type in `lvlm_atlas.schema`."""
 

@@ -114,6 +114,9 @@ def _notes(option: Option) -> Iterator[str]:
     model = option.estimate.model.id
     if kept := [_kept(id_, result, model) for id_, result in option.quality.items()]:
         yield f"quality kept, reported of each alone: {', '.join(kept)}"
+    if option.answers:
+        said = ", ".join(f"{id_} {kept.share:.0%} ± {kept.margin:.0%}" for id_, kept in option.answers.items())
+        yield f"answers kept, measured of each alone on small models trained here: {said}"
     yield from option.warnings
     if unknown := [f"{pair.one} × {pair.two}" for pair in option.pairs if pair.verdict == "unknown"]:
         yield f"no source shows that they work together: {', '.join(unknown)}"

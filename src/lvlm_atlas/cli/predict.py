@@ -123,6 +123,13 @@ def plan(
     described: Annotated[
         bool, typer.Option("--described", help="Search techniques too that no reference runs.")
     ] = False,
+    quality: Annotated[
+        float | None,
+        typer.Option(
+            "--keep-quality", help="Compare at equal quality: each keeps this share of answers, by its curve."
+        ),
+    ] = None,
+    task: Annotated[str | None, typer.Option("--task", help="Whose answers: a task of the lab; default: all.")] = None,
     format_: ReportFormat = Report.table,
     root: Root = None,
 ) -> None:
@@ -138,7 +145,8 @@ def plan(
     best = planner.plan(
         model, hardware, request.to_workload(planner), goal=goal, slo=limits(slo or ()), also=also or (),
         training=training, max_techniques=most, risk=risk, require=require, exclude=exclude, settings=setting or (),
-        milder=milder, described=described, deployment=deployment.to_deployment(planner, with_limits=bool(slo)),
+        milder=milder, described=described, keep_quality=quality, task=task,
+        deployment=deployment.to_deployment(planner, with_limits=bool(slo)),
     )  # fmt: skip
     print_plan(best, format_, root=root_of(root))
 

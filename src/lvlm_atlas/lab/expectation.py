@@ -42,6 +42,10 @@ class Interval:
         slack = _SLACK * max(1.0, abs(number))
         return self.low - slack <= number <= self.high + slack
 
+    def up_to(self, high: float) -> Interval:
+        """The bounds, the upper one no lower than this."""
+        return Interval(self.low, max(self.high, high))
+
 
 @dataclass(frozen=True)
 class Member:
@@ -122,6 +126,8 @@ def expected(
         if not observed or measure.split(":")[0] not in left_open:
             least = most = [low + high for low, high in zip(least, most, strict=True)]
         bounds[measure] = tuple(Interval(min(low), max(high)) for low, high in zip(least, most, strict=True))
+    if _caps_each(stack):
+        bounds["kv.tokens"] = tuple(map(Interval.up_to, bounds["kv.tokens"], _most_of_each(measures)))
     (accepted,) = bounds["speculation: accepted"]
     after_first = [end.settled["output-tokens"][0] - 1 for end in ends]
     passes = Interval(-(-min(after_first) // (1 + accepted.high)), -(-max(after_first) // (1 + accepted.low)))
@@ -138,6 +144,24 @@ def _is_open(effect: Effect) -> bool:
     """Whether an effect has bounds."""
     names = ("at_least", "at_most", "accepted_at_least", "fetch_at_least", "limit_at_least")
     return any(getattr(effect, name, None) is not None for name in names)
+
+
+def _caps_each(stack: Sequence[Member]) -> bool:
+    """Whether vision and text entries are both cut by themselves: most are then held where a cut before them spares
+    some of each, and neither end is that.
+    """
+    effects = [effect for each in stack for effect in each.technique.effects if effect.quantity == "kv.tokens"]
+    return {"vision", "text"} <= {effect.of for effect in effects}
+
+
+def _most_of_each(measures: Sequence[Mapping[str, Sequence[float]]]) -> list[float]:
+    """For each layer, the most vision entries of any end and the most text entries of any, together."""
+    vision = [*zip(*(each["kv.tokens: vision"] for each in measures), strict=True)]
+    all_ = zip(*(each["kv.tokens"] for each in measures), strict=True)
+    return [
+        max(seen) + max(total - one for total, one in zip(totals, seen, strict=True))
+        for totals, seen in zip(all_, vision, strict=True)
+    ]
 
 
 def _declares(stack: Sequence[Member], measure: str) -> bool:

@@ -12,7 +12,7 @@ _ENCODING = ("frames", "pixels", "encoder.flop", "encoder.density", "encoder.tok
 
 
 class Masks:
-    """For each stretch of the pipeline, the techniques that change something up to it."""
+    """For each stretch of the pipeline, the techniques that change something up to it: bit i stands for technique i."""
 
     def __init__(self, techniques: Sequence[Applied]) -> None:
         acts: dict[str, int] = defaultdict(int)
