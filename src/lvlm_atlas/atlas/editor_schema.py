@@ -12,6 +12,7 @@ from lvlm_atlas.atlas.root import authored_root, data_root
 from lvlm_atlas.fault import FaultsError
 from lvlm_atlas.files import replace_file
 from lvlm_atlas.schema.calibration import Calibration
+from lvlm_atlas.schema.curve import Curve
 from lvlm_atlas.schema.export import json_schema
 from lvlm_atlas.schema.hardware import Hardware
 from lvlm_atlas.schema.measurement import Measurement
@@ -30,6 +31,7 @@ _KINDS: dict[str, Any] = {
     "model": Model, "hardware": Hardware, "workload": Workload, "system": System,
     "list": SurveyList, "runtime": Runtime, "timing": Timings,
     "calibration": Calibration, "traffic": Traffic,
+    "curve": Curve,
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from lvlm_atlas.atlas.records import (
     CALIBRATIONS,
+    CURVES,
     HARDWARE,
     LISTS,
     MODELS,
@@ -24,6 +25,7 @@ from lvlm_atlas.fault import AtlasError, suggestion
 
 if TYPE_CHECKING:  # imported when a record is asked for: commands that ask for none start faster
     from lvlm_atlas.schema.calibration import Calibration
+    from lvlm_atlas.schema.curve import Curve
     from lvlm_atlas.schema.hardware import Hardware
     from lvlm_atlas.schema.model import Model
     from lvlm_atlas.schema.runtime import Runtime
@@ -40,7 +42,7 @@ class UnknownIdError(AtlasError):
     """An id that the atlas does not hold; the message carries the nearest one."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Shelves:
     """Models, devices, runtimes, workloads, serving systems, published lists, timings and traffic of one root."""
 
@@ -62,6 +64,8 @@ class Shelves:
     """Measured kernels by id."""
     traffic: Mapping[str, Traffic] = field(default_factory=dict)
     """Published distributions of requests by id."""
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+    """What techniques cost in answers, by the technique's id."""
 
     def model(self, id_or_alias: str) -> Model:
         """The model of that id, name, alias or repository (case, spaces and hyphens do not matter).
@@ -139,6 +143,7 @@ def shelves(root: Path | None = None) -> Shelves:
         systems=Records(root, SYSTEMS), lists=Records(root, LISTS), runtimes=Records(root, RUNTIMES),
         timings=Records(root, TIMINGS), calibrations=Records(root, CALIBRATIONS),
         traffic=Records(root, TRAFFIC),
+        curves=Records(root, CURVES),
     )  # fmt: skip
 
 

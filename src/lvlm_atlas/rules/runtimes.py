@@ -73,18 +73,19 @@ def _miscounted(files: Files) -> None:
 @rule(
     id="points-of-fit",
     message="`points` is {points}, but the timings named hold {count} of {runtime!r}",
-    repair="fit anew with `lvlm-atlas calibrate --refit {runtime}`, or name the timings",
+    repair="fit or judge anew with `lvlm-atlas calibrate --refit {runtime}`, or name the timings",
     why="A fit whose points have changed since is no fit to them.",
     example=_miscounted,
 )
 def points_of_fit(inspection: Inspection) -> Iterator[Finding]:
-    """Fits of runtimes whose timings are all there."""
+    """Fits of runtimes, and what they are judged by, whose timings are all there."""
     timings = inspection.atlas.timings
     for path, runtime in inspection.of(Runtime):
-        if not runtime.fit or not all(id_ in timings for id_ in runtime.fit.timings):
-            continue
-        own = [timings[id_] for id_ in runtime.fit.timings if timings[id_].runtime == runtime.id]
-        count = sum(not point.excluded for each in own for point in each.points)
-        if count != runtime.fit.points:
-            words = {"points": runtime.fit.points, "count": count, "runtime": runtime.id}
-            yield Finding(path=path, loc=("fit", "points"), words=words)
+        for name, part in (("fit", runtime.fit), ("judged", runtime.judged)):
+            if part is None or not all(id_ in timings for id_ in part.timings):
+                continue
+            own = [timings[id_] for id_ in part.timings if timings[id_].runtime == runtime.id]
+            count = sum(not point.excluded for each in own for point in each.points)
+            if count != part.points:
+                words = {"points": part.points, "count": count, "runtime": runtime.id}
+                yield Finding(path=path, loc=(name, "points"), words=words)

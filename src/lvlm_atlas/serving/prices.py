@@ -145,9 +145,9 @@ class Prices:
         patches = kind.state.encoded.visual.patches
         return sum(each.sequences * each.patch for each in patches) * self.model.encoder.patch_size**2 / 1e6
 
-    def _paced(self, spent: Spent, depth: float) -> Spent:
-        """A pass of the LLM with the host's part."""
-        return waited(self.pace.host, spent, self.pace.host.step_s, self.pace.llm_s * depth)
+    def _paced(self, spent: Spent, start_s: float) -> Spent:
+        """A pass of the LLM with the host's part, whose kernels are started in so long."""
+        return waited(self.pace.host, spent, self.pace.host.step_s, start_s)
 
     def step(self, chunks: Sequence[Chunk], decoding: Decoding | None = None, steps: float = 1.0) -> Spent:
         """One pass of the LLM over parts of prompts and a token of each sequence that decodes.
@@ -161,18 +161,18 @@ class Prices:
             What all steps take together.
         """
         if decoding is None or not decoding.count:
-            return self._paced(self._pass(chunks, 0.0, _NO_ROWS, 1.0), 1.0)
+            return self._paced(self._pass(chunks, 0.0, _NO_ROWS, 1.0), self.pace.prompt_s)
         draft, depth = decoding.draft, decoding.depth
         rows, count = 1 + draft.nodes, decoding.count
         spent = self._pass(chunks, count * rows, Rows(*[count * rows] * 3), depth)
         spent += self._attention(decoding, rows, steps, alone=not chunks)
         spent += self._extra("decoding", decoding.kinds)
-        spent = self._paced(spent, 1.0 if chunks else depth)
+        spent = self._paced(spent, self.pace.prompt_s if chunks else self.pace.llm_s * depth)
         if draft.nodes:  # the draft's passes count in their share of a plain step
             plain = self._pass((), count, Rows(*[float(count)] * 3), depth)
             plain += self._attention(decoding, 1, steps, alone=True)
             plain += self._extra("decoding", decoding.kinds)
-            plain = self._paced(plain, depth)
+            plain = self._paced(plain, self.pace.llm_s * depth)
             part = draft.passes * draft.cost
             spent += Spent(*(part * each for each in plain))
         return Spent(*(steps * each for each in spent)) if steps != 1 else spent
