@@ -17,7 +17,7 @@ from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.schema.vocabulary import PositionTerm, StageTerm
 from lvlm_atlas.site.markup import clean
 
-_INDEXED = re.compile(r"\b([A-Z])_(in|[a-z])\b")
+_INDEXED = re.compile(r"\b([A-Z])_(in|[a-zL])(?![A-Za-z0-9_])")
 Href = Callable[[str, str], str]
 """Address of a thing, by kind and id."""
 
