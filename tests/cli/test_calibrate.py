@@ -21,7 +21,7 @@ def test_runtimes_are_held_against_the_times_of_a_file(run: Any) -> None:
     said = run("calibrate", "--judge", TIMINGS / "qwen2.5-72b-two-h100.yaml", "--format", "json")
     assert said.code == 0
     one, together = json.loads(said.out)
-    assert one["runtime"] == "vllm"
+    assert one["runtime"] == "vllm-0.7"
     assert one["points"] == 5
     assert one["below_ideal"] == 0
     assert 0 <= one["median_error"] < 0.1
@@ -57,7 +57,7 @@ def test_laws_are_derived_from_rows_and_held_against_the_peaks(run: Any, tmp_pat
     [
         (("--judge", "nowhere.yaml"), "nowhere.yaml cannot be read"),
         (("--refit", "vlm"), "did you mean 'vllm'"),
-        (("--refit", "sglang"), "no timing"),
+        (("--refit", "lmdeploy"), "no timing"),
         (("--judge", "a", "--refit", "vllm"), "give one of them"),
         (("--fit", "nowhere.jsonl"), "nowhere.jsonl cannot be read"),
     ],
@@ -97,7 +97,7 @@ def test_a_runtime_and_a_preset_exclude_each_other(run: Any) -> None:
 
 def test_runtimes_are_listed_and_shown(run: Any) -> None:
     out = run("runtimes").out
-    for word in ("vllm", "transformers", "as vllm"):
+    for word in ("vllm", "transformers", "as sglang"):
         assert word in out
-    shown = run("show", "vllm").out
+    shown = run("show", "vllm-0.7").out
     assert "megapixel_ms" in shown

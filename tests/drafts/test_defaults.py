@@ -11,7 +11,9 @@ import pytest
 
 from lvlm_atlas.drafts.model.defaults import DEFAULTS
 
-ELSEWHERE = {"InternVisionConfig", "InternVLChatConfig", "MoonViTConfig"}
+ELSEWHERE = {
+    "DeepseekVLV2TextConfig", "InternVisionConfig", "InternVLChatConfig", "MlpProjectorConfig", "MoonViTConfig",
+}  # fmt: skip
 """Classes that are not in transformers."""
 DERIVED = {"sliding_window_pattern": "_sliding_window_pattern"}
 """Names that transformers gives keys of files."""

@@ -166,6 +166,27 @@ def smolvlm(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
     return idefics3(model, "smolvlm")
 
 
+def deepseek_vl_v2(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
+    """As its authors publish it: latent attention is nulled where it is not used."""
+    llm, experts, latent = model.llm, model.llm.experts, model.llm.mla
+    assert experts is not None
+    language = {
+        **text(model, "deepseek_v2"), "n_routed_experts": experts.routed, "n_shared_experts": experts.shared,
+        "first_k_dense_replace": experts.dense_layers, "use_mla": latent is not None, "q_lora_rank": None,
+        "topk_method": "noaux_tc", "kv_lora_rank": latent and latent.kv_lora_rank,
+        "qk_rope_head_dim": latent.rope_dim if latent else 0, "qk_nope_head_dim": latent.nope_dim if latent else 0,
+        "v_head_dim": latent.v_dim if latent else 0,
+    }  # fmt: skip
+    for key in ("num_experts", "decoder_sparse_step", "mlp_only_layers", "head_dim"):
+        del language[key]
+    canvases = [[tall * 384, wide * 384] for tall in range(1, 10) for wide in range(1, 10) if tall * wide <= 9]
+    return {
+        "model_type": "deepseek_vl_v2", "language_config": language, "candidate_resolutions": canvases,
+        "projector_config": {"model_type": "mlp_projector", "n_embed": llm.hidden},
+        "vision_config": {"model_name": "siglip_so400m_patch14_384", "layers": 27, "mlp_ratio": 3.7362, "width": 1152},
+    }, {}  # fmt: skip
+
+
 CASES: list[tuple[str, Callable[[Model], tuple[dict[str, Any], dict[str, Any]]]]] = [
     ("llava-1.5-7b", llava), ("llava-1.5-13b", llava), ("llava-next-7b-vicuna", llava_next),
     ("llava-next-7b-mistral", llava_next), ("llava-onevision-7b", llava_onevision), ("qwen2-vl-7b", qwen2_vl),
@@ -174,7 +195,8 @@ CASES: list[tuple[str, Callable[[Model], tuple[dict[str, Any], dict[str, Any]]]]
     ("qwen3-vl-235b-a22b", qwen3_vl), ("internvl2.5-8b", internvl_chat), ("internvl3-8b", internvl_chat),
     ("internvl3-78b", internvl_chat), ("internvl3.5-8b", internvl_chat), ("internvl3-8b", internvl),
     ("internvl3-78b", internvl), ("gemma-3-12b", gemma3), ("llama-3.2-11b-vision", mllama),
-    ("smolvlm-2.2b", idefics3), ("smolvlm-2.2b", smolvlm),
+    ("smolvlm-2.2b", idefics3), ("smolvlm-2.2b", smolvlm), ("deepseek-vl2-tiny", deepseek_vl_v2),
+    ("deepseek-vl2-small", deepseek_vl_v2), ("deepseek-vl2", deepseek_vl_v2),
 ]  # fmt: skip
 
 UNUSED_NORM = {"llava-onevision-7b": 2 * 1152}
@@ -368,10 +390,10 @@ def test_an_empty_configuration_of_each_family_is_left_open_or_refused_but_never
     [
         ('{"model_type": "llava",\n  oops}', ":2:3: this is no JSON"),
         ("[1]", "holds no mapping"),
-        ("{}", "known families: gemma3"),
+        ("{}", "known families: deepseek_vl_v2, gemma3"),
         ('{"model_type": "llavva"}', "did you mean 'llava'?"),
-        ('{"model_type": 3}', "known families: gemma3"),
-        ('{"model_type": "../llava"}', "known families: gemma3"),
+        ('{"model_type": 3}', "known families: deepseek_vl_v2, gemma3"),
+        ('{"model_type": "../llava"}', "known families: deepseek_vl_v2, gemma3"),
         ('{"model_type": "llava", "vision_config": {"model_type": "vit"}}', "vision_config.model_type is 'vit'"),
         (
             '{"model_type": "gemma3", "vision_config": {"model_type": "siglip_vision_model", "hidden_size": -3}}',
@@ -410,3 +432,29 @@ def test_a_missing_file_and_a_bad_id_are_refused(tmp_path: Path) -> None:
     path = written(tmp_path, llava(MODELS["llava-1.5-7b"])[0], {})[0]
     with pytest.raises(AtlasError, match="is no id"):
         drafted(path, None, "../evil")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"vision_config": {"model_name": "deeplip_b_l"}}, "DeepSeek-OCR shares the family's name"),
+        ({"projector_config": {"projector_type": "linear"}}, "only downsample_mlp_gelu"),
+        ({"candidate_resolutions": [[384, 384], [768, 768]]}, "not all canvases of 4 tiles"),
+        ({"candidate_resolutions": "many"}, "must list sides"),
+        ({"candidate_resolutions": [[384]]}, "no pair of sides"),
+    ],
+)
+def test_what_deepseek_vl2_has_otherwise_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    config, _ = deepseek_vl_v2(MODELS["deepseek-vl2-tiny"])
+    with pytest.raises(AtlasError, match=message):
+        drafted(written(tmp_path, {**config, **change}, {})[0], None, "mine")
+
+
+def test_a_gate_without_correction_has_no_bias(tmp_path: Path) -> None:
+    model = MODELS["deepseek-vl2-tiny"]
+    config, _ = deepseek_vl_v2(model)
+    config["language_config"]["topk_method"] = "greedy"
+    record = drafted(written(tmp_path, config, {})[0], None, "mine").record
+    assert model.llm.experts is not None
+    routers = model.llm.layers - model.llm.experts.dense_layers
+    assert record["params"]["llm"] == model.params.llm - routers * model.llm.experts.routed

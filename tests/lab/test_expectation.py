@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from lvlm_atlas import load
-from lvlm_atlas.lab.expectation import Interval, Member, Observed, dimensions_of, expected, longest_rows
+from lvlm_atlas.lab.attention_rows import longest_rows
+from lvlm_atlas.lab.dimensions import dimensions_of
+from lvlm_atlas.lab.expectation import Interval, Member, Observed, expected
 from lvlm_atlas.planner.planner import Planner
 from lvlm_atlas.reference.lvlm.presets import PRESETS
 from lvlm_atlas.roofline.cache import growing

@@ -9,6 +9,7 @@ from lvlm_atlas.planner.planner import Planner
 from lvlm_atlas.roofline.costs import Costs
 from lvlm_atlas.roofline.deployment import Deployment
 from lvlm_atlas.roofline.estimate import Estimate, estimate
+from lvlm_atlas.roofline.host import IMAGE_RATE
 from lvlm_atlas.roofline.workload import Image, Video, Workload
 from lvlm_atlas.specs.stack import stacked
 
@@ -40,6 +41,17 @@ def test_a_rate_of_images_stands_in_for_what_the_runtime_takes(planner: Planner)
     assert host.megapixel_s
     fast = of(planner, PICTURES, "vllm", image_rate=1e6).ttft_s
     assert fast < of(planner, PICTURES, "vllm").ttft_s - 5 * host.megapixel_s
+
+
+def test_where_a_runtime_says_nothing_of_images_one_core_reads_them(planner: Planner) -> None:
+    silent = [id_ for id_, each in planner.atlas.runtimes.items() if not each.times_of and not (
+        each.host.image_ms or each.host.megapixel_ms)]  # fmt: skip
+    assert silent
+    for id_ in silent:
+        fast, plain = of(planner, PICTURES, id_, image_rate=1e9), of(planner, PICTURES, id_)
+        assert plain.ttft_s - fast.ttft_s == pytest.approx(6 / IMAGE_RATE)
+        assert any(f"images at {IMAGE_RATE:g} megapixels" in each for each in plain.assumptions)
+    assert not any("megapixels a second" in each for each in of(planner, PICTURES).assumptions), "the bound has no host"
 
 
 @pytest.mark.parametrize("option", ["image_rate", "video_rate"])

@@ -178,11 +178,28 @@ def test_the_band_holds_what_was_predicted(planner: Planner) -> None:
 
 
 def test_times_that_stand_in_for_others_say_nothing_of_how_sure_they_are(planner: Planner) -> None:
-    own, borrowed = (asked(planner, planner.runtime(id_)) for id_ in ("vllm", "sglang"))
+    own, borrowed = (asked(planner, planner.runtime(id_)) for id_ in ("sglang", "lmdeploy"))
     assert own.tpot_s == borrowed.tpot_s
     assert own.residual is not None
     assert borrowed.residual is None
-    assert any("those of vLLM" in each for each in borrowed.assumptions)
+    assert any("those of SGLang" in each for each in borrowed.assumptions)
+
+
+def test_times_kept_aside_make_a_runtime_no_surer_than_what_stands_in(planner: Planner) -> None:
+    own, judged = (asked(planner, planner.runtime(id_)) for id_ in ("sglang", "vllm"))
+    record = planner.atlas.runtime("vllm")
+    assert record.judged is not None
+    assert own.residual is not None
+    assert judged.residual == max(own.residual, record.judged.error)
+    assert any("kept aside" in each for each in judged.assumptions)
+
+
+def test_a_layer_of_a_prompt_may_take_longer_to_start(planner: Planner) -> None:
+    """So long that it sets the time: a first token waits for all layers, and those that follow do not."""
+    without, found = asked(planner, NOTHING), asked(planner, replace(NOTHING, host=Host(prompt_layer_s=1.0)))
+    layers = planner.model("qwen2.5-vl-7b").llm.layers
+    assert found.stages["prefilling"].time_s == pytest.approx(layers)
+    assert found.tpot_s == without.tpot_s
 
 
 @settings(max_examples=30)

@@ -39,7 +39,7 @@ def test_a_page_has_each_published_time_beside_what_is_predicted(pages: dict[str
 
 
 def test_a_page_says_whose_times_stand_in(pages: dict[str, str]) -> None:
-    assert "Its times are those of [vLLM](vllm.md)" in pages["runtimes/sglang.md"]
+    assert "Its times are those of [SGLang](sglang.md)" in pages["runtimes/vllm.md"]
     assert "tokens a pass" in pages["runtimes/sglang.md"]
     assert "tokens a pass" not in pages["runtimes/vllm.md"]
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lvlm_atlas.schema.calibration import KernelLaw, Row
+from lvlm_atlas.cli.kernels import SHORT
+from lvlm_atlas.planner.planner import Planner
+from lvlm_atlas.schema.calibration import Calibration, KernelLaw, Row
 from lvlm_atlas.specs.laws import laws, predicted_s
 
 TRUTH = KernelLaw(op="linear", dtype="bfloat16", flop_s=4e14, byte_s=2e12, start_us=6.0, rows=1, residual=0.0)
@@ -41,3 +43,22 @@ def test_kinds_and_types_have_laws_of_their_own_and_too_few_rows_none() -> None:
     found = {(law.op, law.dtype): law for law in laws([*rows(), *other, *twin])}
     assert set(found) == {("linear", "bfloat16"), ("linear", "float16")}
     assert found["linear", "float16"].flop_s == pytest.approx(2e14, rel=0.02)
+
+
+@pytest.mark.parametrize("record", Planner().atlas.calibrations.values(), ids=lambda each: each.id)
+def test_laws_of_a_record_follow_from_its_rows(record: Calibration) -> None:
+    found = {(each.op, each.dtype): each for each in laws(record.rows)}
+    assert found.keys() == {(each.op, each.dtype) for each in record.laws}
+    for law in record.laws:
+        again = found[law.op, law.dtype]
+        assert (again.rows, again.residual) == (law.rows, pytest.approx(law.residual, abs=0.002))
+        assert (again.flop_s, again.byte_s) == pytest.approx((law.flop_s, law.byte_s), rel=0.02)
+
+
+def test_kernels_of_no_record_beat_the_peaks_of_their_device() -> None:
+    for record in Planner().atlas.calibrations.values():
+        device = Planner().device(record.hardware) if record.hardware else None
+        for row in record.rows if device else ():
+            assert device is not None
+            peak = device.peak_flop_s[SHORT[row.dtype]]
+            assert row.time_s >= row.flop / peak * 0.99, (record.id, row)

@@ -21,7 +21,7 @@ DEVICE_COLUMNS = ("id", "name", "16-bit TFLOP/s", "GB/s", "GB", "W")
 """What a table shows of a device."""
 WORKLOAD_COLUMNS = ("id", "input", "text", "output", "turns", "batch")
 """What a table shows of a workload."""
-RUNTIME_COLUMNS = ("id", "versions", "timings", "error", "left out", "a layer", "a pass", "a megapixel")
+RUNTIME_COLUMNS = ("id", "versions", "timings", "error", "left out", "kept aside", "a layer", "a pass", "a megapixel")
 """What a table shows of a runtime."""
 SYSTEM_COLUMNS = ("id", "kind", "stages", "lossless", "summary")
 """What a table shows of a serving system."""
@@ -83,6 +83,7 @@ def _runtime(runtime: Runtime, atlas: Shelves) -> dict[str, Any]:
         "timings": f"as {timed.id}" if runtime.times_of else fit.points if fit else 0,
         "error": share(fit.residual) if fit else None,
         "left out": share(fit.left_out) if fit else None,
+        "kept aside": share(runtime.judged.error) if runtime.judged else None,
         "a layer": f"{host.layer_us:g} µs" if host.layer_us else None,
         "a pass": f"{host.step_ms:g} ms" if host.step_ms else None,
         "a megapixel": f"{host.megapixel_ms:g} ms" if host.megapixel_ms else None,

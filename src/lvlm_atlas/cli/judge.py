@@ -54,36 +54,36 @@ def run_judge(planner: Planner, path: Path, listing: Listing, *, every: bool) ->
 
 
 def run_refit(planner: Planner, id_: str, listing: Listing) -> None:
-    """Fit a runtime to the catalog's timings of it, and print its times, its error and that on what was left out.
+    """Fit a runtime to the timings that its record names, and print its times and what they are off: on those, on what
+    was left out in turn, and on the timings kept aside. A record without a fit is judged alone.
 
     Raises:
         AtlasError: there is no such runtime, or no timing of it.
     """
     record = planner.atlas.runtime(id_)
-    timings = timings_of(planner, record.id)
-    if not timings or record.fit is None:
-        raise AtlasError(f"{record.id}: no timing under catalog/timings is of it; its times are not fitted")
     record_of = planner.atlas.runtime
-    new = fitted(record, timings, record_of)
-    own = residuals(new, timings, record_of)
-    by = record.fit.left_out_by
-    held = left_out(record, timings, record_of, group_by(by))
-    if listing is Listing.table:
-        typer.echo(_yaml(new, own, held))
+    kept = residuals(record, timings_of(planner, record.judged.timings), record_of) if record.judged else []
+    if record.fit is None:
+        if not kept:
+            raise AtlasError(f"{record.id}: no timing under catalog/timings is of it; its times are not fitted")
+        new, own, held, by = record, [], [], ""
     else:
-        print_rows([_residual(each, "fit") for each in own] + [_residual(each, by) for each in held], (), listing)
+        timings = timings_of(planner, record.fit.timings)
+        new, by = fitted(record, timings, record_of), record.fit.left_out_by
+        own, held = residuals(new, timings, record_of), left_out(record, timings, record_of, group_by(by))
+        kept = residuals(new, [each.timing for each in kept], record_of)
+    if listing is Listing.table:
+        typer.echo(_yaml(new, own, held, kept))
+    else:
+        groups = {"fit": own, by: held, "kept aside": kept}
+        print_rows([_residual(each, name) for name, found in groups.items() for each in found], (), listing)
 
 
-def timings_of(planner: Planner, id_: str) -> list[Timing]:
-    """The catalog's timings of a runtime that count."""
+def timings_of(planner: Planner, ids: Sequence[str]) -> list[Timing]:
+    """The timings of some records that count."""
     make = _maker(planner)
-    return [
-        make(point, record.id)
-        for record in planner.atlas.timings.values()
-        if record.runtime == id_
-        for point in record.points
-        if not point.excluded
-    ]
+    records = [planner.atlas.timings[id_] for id_ in ids]
+    return [make(point, record.id) for record in records for point in record.points if not point.excluded]
 
 
 def group_by(what: str) -> Any:
@@ -132,20 +132,29 @@ def _residual(each: Residual, out: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _yaml(record: Runtime, own: Sequence[Residual], held: Sequence[Residual]) -> str:
+def _yaml(record: Runtime, own: Sequence[Residual], held: Sequence[Residual], kept: Sequence[Residual]) -> str:
     """The fitted parts of a record, as its file writes them."""
-    by = record.fit.left_out_by if record.fit else ""
-    lines = ["kernels:"]
-    for kind, law in record.kernels.items():
-        lines.append(f"  {kind}: {{{', '.join(f'{k}: {v:g}' for k, v in law.model_dump(exclude_none=True).items())}}}")
-    host = {k: v if isinstance(v, str) else f"{v:g}" for k, v in record.host.model_dump(exclude_defaults=True).items()}
-    if host:
-        lines.append(f"host: {{{', '.join(f'{name}: {value}' for name, value in host.items())}}}")
-    if record.link_latency_us is not None:
-        lines.append(f"link_latency_us: {record.link_latency_us:g}")
-    lines += [
-        "fit:", f"  timings: [{', '.join(dict.fromkeys(each.timing.source for each in own))}]",
-        f"  points: {len(own)}", f"  residual: {median_error(own):.3f}",
-        f"  left_out: {median_error(held or own):.3f}", f"  left_out_by: {by}",
-    ]  # fmt: skip
+    lines: list[str] = []
+    if own:
+        lines.append("kernels:")
+        for kind, law in record.kernels.items():
+            numbers = law.model_dump(exclude_none=True).items()
+            lines.append(f"  {kind}: {{{', '.join(f'{name}: {value:g}' for name, value in numbers)}}}")
+        host = record.host.model_dump(exclude_defaults=True).items()
+        if host:
+            shown = [f"{name}: {value if isinstance(value, str) else f'{value:g}'}" for name, value in host]
+            lines.append(f"host: {{{', '.join(shown)}}}")
+        if record.link_latency_us is not None:
+            lines.append(f"link_latency_us: {record.link_latency_us:g}")
+        lines += ["fit:", *_held(own), f"  residual: {median_error(own):.3f}"]
+        lines.append(f"  left_out: {median_error(held or own):.3f}")
+        lines.append(f"  left_out_by: {record.fit.left_out_by if record.fit else ''}")
+    if kept:
+        lines += ["judged:", *_held(kept), f"  error: {median_error(kept):.3f}"]
     return "\n".join(lines)
+
+
+def _held(found: Sequence[Residual]) -> list[str]:
+    """Which timings some residuals are of, and how many."""
+    ids = dict.fromkeys(each.timing.source for each in found)
+    return [f"  timings: [{', '.join(ids)}]", f"  points: {len(found)}"]

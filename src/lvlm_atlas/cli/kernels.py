@@ -23,7 +23,7 @@ from lvlm_atlas.specs.records import device_spec
 
 COLUMNS = ("kernel", "type", "rows", "TFLOP/s", "of peak", "GB/s", "of peak bandwidth", "start", "residual")
 """What a table shows of a law."""
-SHORT = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+SHORT = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "float8": "fp8"}
 """Types of numbers as device records call them."""
 
 

@@ -12,7 +12,8 @@ import torch
 from lvlm_atlas.lab.built import built, forget
 from lvlm_atlas.lab.checks import TOLERANCE, answers_differ
 from lvlm_atlas.lab.device import DeviceRun
-from lvlm_atlas.lab.expectation import Bounds, Interval, Member, Observed, dimensions_of, expected
+from lvlm_atlas.lab.dimensions import dimensions_of
+from lvlm_atlas.lab.expectation import Bounds, Interval, Member, Observed, expected
 from lvlm_atlas.lab.verification import Item, Outcome, Part, Plan, Row, Shape, StackAnswer, StackJob, counted
 from lvlm_atlas.reference.caches.cache import Cache
 from lvlm_atlas.reference.lvlm import LVLM, Refusal, Request, Result, Trace, random_request

@@ -22,6 +22,7 @@ from lvlm_atlas.planner.stack_risk import StackRisk
 from lvlm_atlas.planner.warnings import shipments, vision_left, warnings
 from lvlm_atlas.roofline.costs import Costs
 from lvlm_atlas.roofline.estimate import Estimate, estimate
+from lvlm_atlas.specs.answers import Kept
 
 
 def plan(kb: KnowledgeBase, baseline: Estimate, objective: Objective) -> Plan:
@@ -55,7 +56,11 @@ def plan(kb: KnowledgeBase, baseline: Estimate, objective: Objective) -> Plan:
     return Plan(
         goal=goal,
         baseline=_option(kb, baseline, search, Stack(0, 0, 0, 0), limits, 0),
-        front=tuple(_option(kb, baseline, search, stack, limits, risk.of(stack)) for stack in front if stack.bits),
+        front=tuple(
+            _option(kb, baseline, search, stack, limits, risk.of(stack), chosen.answers)
+            for stack in front
+            if stack.bits
+        ),
         runners_up=tuple(reasons.runners_up()),
         unused=tuple(reasons.unused()),
         conflicts=tuple(reasons.conflicts()),
@@ -66,8 +71,9 @@ def plan(kb: KnowledgeBase, baseline: Estimate, objective: Objective) -> Plan:
 
 
 def _option(
-    kb: KnowledgeBase, baseline: Estimate, search: Search, stack: Stack, limits: Mapping[Metric, float], risk: int
-) -> Option:
+    kb: KnowledgeBase, baseline: Estimate, search: Search, stack: Stack, limits: Mapping[Metric, float], risk: int,
+    answers: Mapping[str, Kept] | None = None,
+) -> Option:  # fmt: skip
     """A stack with its estimate and what is known of its techniques."""
     members = search.members(stack)
     techniques = [each.applied for each in members]
@@ -91,5 +97,6 @@ def _option(
         reported=reported,
         quality={id_: quality(results, baseline.model.id, left) for id_, results in reported.items()},
         warnings=tuple(warnings([each.choice.technique for each in members], baseline, prediction, reported)),
+        answers={each.id: answers[each.id] for each in members if answers and each.id in answers},
         shipped=tuple(text for each in members for text in shipments(each.choice.technique)),
     )

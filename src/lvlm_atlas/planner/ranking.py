@@ -122,6 +122,14 @@ class Ranking:
     def _front(self, *, strict: bool) -> list[Stack]:
         # What exceeds a limit even by a lower bound need not be looked at.
         rough = {stack: cost for cost, stack in self._ascending if not (strict and self.exceeded(cost))}
+        kinds = {(stack.risk, stack.full, stack.count) for stack in rough}
+        ends: dict[tuple[int, int, int], float] = {}
+        """Where the goal alone counts: above which of its figures a stack of a risk and a size is dominated."""
+
+        def contenders() -> Iterator[Stack]:
+            for stack, cost in rough.items():
+                if self._goal_of(cost) <= ends.get((stack.risk, stack.full, stack.count), math.inf):
+                    yield stack
 
         def bounds(stack: Stack) -> Iterator[tuple[Point, Tie]]:
             yield self.point(stack, rough[stack], least=True), (self._goal_of(rough[stack]),)
@@ -134,9 +142,15 @@ class Ranking:
             cost = self.costs.of(stack.bits)
             if not self.fits(cost) or (strict and self.exceeded(cost)) or not self.risk.accepts(stack):
                 return None
-            return self.point(stack, cost), self._tie(stack, cost)
+            point = self.point(stack, cost)
+            if len(self._fields) == 1 and not self.limits:
+                end = step_end(point[1], self._goal_of(self.base))
+                for kind in kinds:
+                    if stack.risk <= kind[0] and stack.full <= kind[1] and stack.count <= kind[2]:
+                        ends[kind] = min(end, ends.get(kind, math.inf))
+            return point, self._tie(stack, cost)
 
-        return [*pareto(rough, bounds, exact)]
+        return [*pareto(contenders(), bounds, exact)]
 
     def _order(self, stack: Stack) -> Rank:
         """Where limits are exceeded, nearest to them first; then best at the goal."""
@@ -145,6 +159,8 @@ class Ranking:
 
     def _excess(self, cost: Cost) -> int:
         """Steps by which the worst limit is exceeded; 0 where all are kept."""
+        if not self.limits:
+            return 0
         return max([0, *(steps(self.value(metric, cost), most) for metric, most in self.limits.items())])
 
     def _tie(self, stack: Stack, cost: Cost) -> Tie:

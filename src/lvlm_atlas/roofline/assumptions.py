@@ -17,13 +17,9 @@ def assumptions(
     lay: Layout, device: Device, workload: Workload, deployment: Deployment, dtype: str, stack: Sequence[Applied]
 ) -> tuple[str, ...]:
     """What the numbers take for granted, one sentence each."""
-    llm, efficiency, runtime = lay.model.llm, deployment.efficiency, deployment.runtime
+    llm, efficiency, runtime, host = lay.model.llm, deployment.efficiency, deployment.runtime, deployment.host
     said = [
-        *(
-            _of_runtime(runtime, deployment.host, device, dtype)
-            if runtime
-            else (_of_efficiency(efficiency, device, dtype),)
-        ),
+        *(_of_runtime(runtime, host, device, dtype) if runtime else (_of_efficiency(efficiency, device, dtype),)),
         f"Weights {_bits(lay)}, activations {lay.activation_byte * 8:g}, cache {lay.kv_byte * 8:g}; "
         f"batch {workload.batch}; {_devices(deployment)}.",
         "Prefill attention writes its scores to memory and computes the whole square."
@@ -47,9 +43,9 @@ def assumptions(
         else "Activations are those of one pass over all prompts of the batch."
     )
     if rates := [
-        f"{what} at {rate:g} megapixels a second"
-        for what, rate in (("images", deployment.image_rate), ("all frames of video files", deployment.video_rate))
-        if rate
+        f"{what} at {1e-6 / pixel_s:.3g} megapixels a second"
+        for what, pixel_s in (("images", host.image_pixel_s), ("all frames of video files", host.video_pixel_s))
+        if pixel_s
     ]:
         said.append(f"Before the encoder the host decodes {' and '.join(rates)}, one after the other.")
     if lay.encoder_layers > lay.model.encoder.layers_needed:
@@ -118,7 +114,8 @@ def _of_runtime(runtime: Runtime, host: Host, device: Device, dtype: str) -> Ite
     yield f"Its times: {runtime.fitted}."
     costs = {
         "a request": host.request_s, "an image": host.image_s, "a megapixel": host.megapixel_s, "a pass": host.step_s,
-        "a layer": host.layer_s, "an encoder layer": host.encoder_layer_s,
+        "a layer": host.layer_s, "a layer more where a prompt is read": host.prompt_layer_s,
+        "an encoder layer": host.encoder_layer_s,
     }  # fmt: skip
     if named := [f"{seconds(cost)} {name}" for name, cost in costs.items() if cost]:
         hidden = "; kernels are started while the device works" if host.hides and host.layer_s else ""

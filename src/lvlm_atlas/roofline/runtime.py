@@ -40,6 +40,8 @@ class Host:
     """Of a pass of the LLM, while the device waits: scheduling, sampling, the way of a token to the next pass."""
     layer_s: float = 0.0
     """Of an LLM layer in a pass: the time in which its kernels are started."""
+    prompt_layer_s: float = 0.0
+    """Of an LLM layer on top, in a pass that reads a prompt: where decoding alone runs from graphs."""
     encoder_layer_s: float = 0.0
     """Of an encoder layer."""
     narrow_layer_s: float = 0.0

@@ -75,7 +75,7 @@ class Stages:
 
     def encoding_floor_s(self, encoded: Encoded, added: Sequence[Work] = ()) -> float:
         """The least that `encoding` takes."""
-        return self.pace.floor_s([*self.pace.images(encoded), *added], encoder=1)
+        return self.pace.floor_s([*self.pace.images(encoded), *added], self.pace.encoder_s)
 
     def prefilling(self, prefilled: Prefilled, added: Sequence[Work] = ()) -> list[Part]:
         """The pass that reads the prompt and yields the first token."""
@@ -96,7 +96,7 @@ class Stages:
     def prefilling_floor_s(self, prefilled: Prefilled, added: Sequence[Work] = ()) -> float:
         """The least that `prefilling` takes."""
         token = self._tokens(prefilled)
-        return self.pace.floor_s([*self.pace.prompt(token), *added], llm=self.pace.chunks(token))
+        return self.pace.floor_s([*self.pace.prompt(token), *added], self.pace.chunks(token) * self.pace.prompt_s)
 
     def _last_positions(self, prefilled: Prefilled) -> float:
         """Positions of a prompt for which the next token is computed: those that leave the last layer, or one."""
@@ -126,7 +126,7 @@ class Stages:
                 parts += self._layers(layer.place, count, new, answered.shares, attention)
             host = self.pace.step()
             parts += (_thinned(self._output(1), answered.shares.weights), self._links(new), _once(host))
-            yield Step(parts, behind - first, self.pace.floor_s(host, llm=1))
+            yield Step(parts, behind - first, self.pace.floor_s(host, self.pace.llm_s))
 
     def held(self, cached: Cached, output: int) -> list[HeldLayers]:
         """The kinds of layers and the cache of each, on average over the steps of answers of `output` tokens."""
@@ -159,7 +159,7 @@ class Stages:
         return steps
 
     def _step_floor_s(self, answered: Answered) -> float:
-        return self.pace.floor_s(self.pace.step(answered.depth), llm=answered.depth)
+        return self.pace.floor_s(self.pace.step(answered.depth), answered.depth * self.pace.llm_s)
 
     def attention(self, cached: Cached, answered: Answered, layers: Sequence[HeldLayers]) -> list[Part]:
         """The attention of a plain step, at the mean length of the cache."""

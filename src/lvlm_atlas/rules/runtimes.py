@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lvlm_atlas.atlas.loader import Inspection
-from lvlm_atlas.atlas.records import HARDWARE, RUNTIMES, TIMINGS
+from lvlm_atlas.atlas.records import HARDWARE, RUNTIMES, TIMINGS, TRAFFIC
 from lvlm_atlas.fault import suggestion
 from lvlm_atlas.rules.rule import Files, Finding, rule
 from lvlm_atlas.rules.sample import RUNTIME, TIMING
@@ -31,6 +31,7 @@ def unknown_record(inspection: Inspection) -> Iterator[Finding]:
     atlas = inspection.atlas
     kinds: Mapping[str, tuple[Path, Mapping[str, Any]]] = {
         "runtime": (RUNTIMES, atlas.runtimes), "timing": (TIMINGS, atlas.timings), "device": (HARDWARE, atlas.hardware),
+        "traffic": (TRAFFIC, atlas.traffic),
     }  # fmt: skip
     for path, loc, kind, id_ in inspection.references:
         if kind not in kinds:
@@ -72,18 +73,19 @@ def _miscounted(files: Files) -> None:
 @rule(
     id="points-of-fit",
     message="`points` is {points}, but the timings named hold {count} of {runtime!r}",
-    repair="fit anew with `lvlm-atlas calibrate --refit {runtime}`, or name the timings",
+    repair="fit or judge anew with `lvlm-atlas calibrate --refit {runtime}`, or name the timings",
     why="A fit whose points have changed since is no fit to them.",
     example=_miscounted,
 )
 def points_of_fit(inspection: Inspection) -> Iterator[Finding]:
-    """Fits of runtimes whose timings are all there."""
+    """Fits of runtimes, and what they are judged by, whose timings are all there."""
     timings = inspection.atlas.timings
     for path, runtime in inspection.of(Runtime):
-        if not runtime.fit or not all(id_ in timings for id_ in runtime.fit.timings):
-            continue
-        own = [timings[id_] for id_ in runtime.fit.timings if timings[id_].runtime == runtime.id]
-        count = sum(not point.excluded for each in own for point in each.points)
-        if count != runtime.fit.points:
-            words = {"points": runtime.fit.points, "count": count, "runtime": runtime.id}
-            yield Finding(path=path, loc=("fit", "points"), words=words)
+        for name, part in (("fit", runtime.fit), ("judged", runtime.judged)):
+            if part is None or not all(id_ in timings for id_ in part.timings):
+                continue
+            own = [timings[id_] for id_ in part.timings if timings[id_].runtime == runtime.id]
+            count = sum(not point.excluded for each in own for point in each.points)
+            if count != part.points:
+                words = {"points": part.points, "count": count, "runtime": runtime.id}
+                yield Finding(path=path, loc=(name, "points"), words=words)

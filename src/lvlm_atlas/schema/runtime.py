@@ -41,6 +41,8 @@ class Host(Record):
     """Of a pass of the LLM, while the device waits."""
     layer_us: Time | None = None
     """Of an LLM layer in a pass: the time in which its kernels are started."""
+    prompt_layer_us: Time | None = None
+    """Of an LLM layer on top, in a pass that reads a prompt: where decoding alone runs from graphs."""
     encoder_layer_us: Time | None = None
     """Of an encoder layer."""
     narrow_layer_us: Time | None = None
@@ -63,6 +65,17 @@ class Fit(Record):
     left_out_by: Literal["source", "source and device", "request"]
     """What was left out in turn: a source; what a source says of a device; or a request, whatever its numbers were
     stored in. The last where sources measure different stages, so that none decides what another needs."""
+
+
+class Judged(Record):
+    """Timings kept aside: no number was fitted to them, so that they show what a prediction is worth."""
+
+    timings: tuple[Annotated[Id, Ref("timing")], ...] = Field(min_length=1)
+    """The records of timings."""
+    points: Annotated[int, Field(ge=1, le=10**6)]
+    """Timings in them that count."""
+    error: Annotated[float, Field(ge=0, le=10)]
+    """Median of |predicted over measured - 1| on them."""
 
 
 class Runtime(Record):
@@ -108,6 +121,8 @@ class Runtime(Record):
     """The runtime whose kernels and host stand in, where no timing of this one was at hand."""
     fit: Fit | None = None
     """What the times were fitted to."""
+    judged: Judged | None = None
+    """What they were held against since."""
     sources: dict[Text, Source]
     """Where each field is from, by its name; fitted ones name the timings in `fit`."""
     notes: Text | None = None

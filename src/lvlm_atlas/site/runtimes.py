@@ -20,6 +20,7 @@ from lvlm_atlas.specs.timing import Timing, timing
 _HOST = {
     "request_ms": ("a request", 1e3), "image_ms": ("an image or frame", 1e3), "megapixel_ms": ("a megapixel", 1e3),
     "step_ms": ("a pass of the LLM", 1e3), "layer_us": ("an LLM layer", 1e6),
+    "prompt_layer_us": ("an LLM layer of a prompt, on top", 1e6),
     "encoder_layer_us": ("an encoder layer", 1e6), "narrow_layer_us": ("an LLM layer with narrow weights, on top", 1e6),
 }  # fmt: skip
 """What the host takes time for, in words, and how many of the field's unit are a second."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from lvlm_atlas.roofline import runtime as engine
+from lvlm_atlas.roofline.host import IMAGE_RATE, VIDEO_RATE
 from lvlm_atlas.roofline.units import share
 from lvlm_atlas.schema import runtime as schema
 
@@ -37,7 +38,7 @@ def runtime_spec(record: schema.Runtime, record_of: Callable[[str], schema.Runti
         memory_share=record.memory_share or 1.0,
         logits_of_all=(record.logits or timed.logits) == "all",
         reserve_byte=None if record.reserve_gb is None else record.reserve_gb * GIGA,
-        residual=record.fit.left_out if record.fit else None,
+        residual=_residual(record, timed),
         fitted=fitted,
     )
 
@@ -56,20 +57,33 @@ def _laws(kernels: Mapping[schema.Kernel, schema.Law]) -> dict[str, engine.Law]:
 
 
 def _host(host: schema.Host, chunk: int | None) -> engine.Host:
-    seconds: Mapping[str, float] = {
+    """The host's part. Where a record says nothing of images, one core decodes and resizes them."""
+    seconds = {
         f"{name.rpartition('_')[0]}_s": value / _SECONDS[name.rpartition("_")[2]]
         for name, value in host.model_dump(exclude={"starts"}).items()
         if value is not None
     }
+    if "image_s" not in seconds and "megapixel_s" not in seconds:
+        seconds |= {"image_pixel_s": 1 / MEGA / IMAGE_RATE, "video_pixel_s": 1 / MEGA / VIDEO_RATE}
     return engine.Host(**seconds, hides=host.starts == "hide", chunk_token=chunk)
+
+
+def _residual(record: schema.Runtime, timed: schema.Runtime) -> float | None:
+    """The larger of the errors on what was left out and on what was kept aside; None without a timing of its own."""
+    if timed.fit is None or not (record.fit or record.judged):
+        return None
+    return max(timed.fit.left_out, record.judged.error if record.judged else 0.0)
 
 
 def _fitted(record: schema.Runtime, timed: schema.Runtime) -> str:
     """What the times rest on, in words."""
     if timed.fit is None:
         return "no timing of it was at hand, so its kernels reach the peaks and its host costs nothing"
-    fit, stand_in = timed.fit, "" if timed is record else f"those of {timed.name}, since none of its own was at hand: "
+    fit, aside = timed.fit, record.judged
+    stand_in = "" if timed is record else f"those of {timed.name}, {'as' if aside else 'since'} none of its own was "
+    stand_in += "" if timed is record else "fitted: " if aside else "at hand: "
+    held = f", and {share(aside.error)} on {aside.points} kept aside ({', '.join(aside.timings)})" if aside else ""
     return (
         f"{stand_in}fitted to {fit.points} timings ({', '.join(fit.timings)}), median error {share(fit.residual)} "
-        f"on them and {share(fit.left_out)} on each {fit.left_out_by} left out"
+        f"on them and {share(fit.left_out)} on each {fit.left_out_by} left out{held}"
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.limits import MOST_RATE
 from lvlm_atlas.roofline.deployment import Deployment
 from lvlm_atlas.roofline.device import Device
 from lvlm_atlas.roofline.estimate import Estimate, estimate
@@ -48,6 +49,8 @@ class Timing:
             AtlasError: as of `roofline.estimate.estimate`.
         """
         deployment = replace(self.deployment, runtime=runtime)
+        if self.metric.startswith("stages."):  # printed of the device, whatever comes before it
+            deployment = replace(deployment, image_rate=MOST_RATE, video_rate=MOST_RATE)
         return _value(estimate(self.model, self.device, self.workload, deployment), self.metric)
 
 

@@ -91,6 +91,17 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "n_shared_experts": 1, "first_k_dense_replace": 3, "kv_lora_rank": 512, "q_lora_rank": 1536,
         "qk_rope_head_dim": 64, "qk_nope_head_dim": 128, "v_head_dim": 128,
     },
+    "DeepseekVLV2TextConfig": {
+        "vocab_size": 102400, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 30,
+        "num_attention_heads": 32, "num_key_value_heads": 32, "tie_word_embeddings": False,
+        "attention_bias": False, "moe_intermediate_size": 1407, "first_k_dense_replace": 0, "use_mla": True,
+        "kv_lora_rank": 512, "q_lora_rank": 1536, "qk_rope_head_dim": 64, "qk_nope_head_dim": 128, "v_head_dim": 128,
+        "max_position_embeddings": 2048,
+    },
+    "MlpProjectorConfig": {
+        "projector_type": "downsample_mlp_gelu", "input_dim": 1152, "n_embed": 2048, "depth": 2, "mlp_ratio": 1,
+        "downsample_ratio": 2,
+    },
     "Llama4TextConfig": {
         "vocab_size": 202048, "hidden_size": 5120, "intermediate_size": 8192, "num_hidden_layers": 48,
         "num_attention_heads": 40, "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": False,

@@ -51,6 +51,7 @@ KINDS: Mapping[str, Kind] = {
     "glm4v_moe_text": Kind("Glm4vMoeTextConfig"),
     "llama4_text": Kind("Llama4TextConfig"),
     "deepseek_v3": Kind("DeepseekV3Config"),
+    "deepseek_vl_v2_text": Kind("DeepseekVLV2TextConfig"),
     "gemma": Kind("GemmaConfig", tied=True),
     "gemma2": Kind("Gemma2Config", norms=4, tied=True),
     "gemma3_text": Kind("Gemma3TextConfig", qk_norm=True, norms=4, context=True),
