@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-HIDDEN = re.compile(
+HIDDEN = (
     "[\x00-\x08\x0b\x0c\r\x0e-\x1f\x7f-\x9f"  # control characters
     "\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ufffe\uffff"  # no ink
     "\ud800-\udfff\U000e0000-\U000e007f]"  # halves of characters, and invisible tags
@@ -18,5 +18,5 @@ def one_line(text: str, most: int = 0) -> str:
         text: any text.
         most: longest result in characters; the rest of a longer one is counted instead. 0 sets no limit.
     """
-    seen = HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), " ".join(text.split()))
+    seen = re.sub(HIDDEN, lambda found: found[0].encode("unicode_escape").decode(), " ".join(text.split()))
     return seen if not most or len(seen) <= most else f"{seen[:most]}… ({len(seen) - most} characters more)"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -61,6 +60,8 @@ class FaultsError(AtlasError):
 
 def suggestion(word: str, known: Iterable[str], listed: Iterable[str] | None = None) -> str:
     """`did you mean 'x'?` for the nearest of the known words, else a list of what there is: `listed`, if given."""
+    from difflib import get_close_matches  # noqa: PLC0415 - most commands suggest nothing
+
     words = sorted(set(known))
     near = get_close_matches(word, words, n=1, cutoff=0.6) or get_close_matches(word.lower(), words, n=1, cutoff=0.6)
     if near:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lvlm_atlas.atlas.bibliography import parse_papers, read_papers
+from lvlm_atlas.atlas.bibtex import parse_papers, read_papers
 from lvlm_atlas.fault import Fault
 
 GOOD = "@misc{good, title={T}, author={Doe, J}, year={2024}, url={https://e.org}}\n"

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 
 from lvlm_atlas import load
-from lvlm_atlas.atlas.bibliography import read_papers
+from lvlm_atlas.atlas.bibtex import read_papers
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.graph.knowledge import KnowledgeBase
 from lvlm_atlas.rules.check import check

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from lvlm_atlas.atlas import records
 from lvlm_atlas.atlas import snapshot as module
 from lvlm_atlas.atlas.loader import load
-from lvlm_atlas.atlas.records import TAXONOMY, TECHNIQUES, Papers
+from lvlm_atlas.atlas.records import KINDS, TAXONOMY, TECHNIQUES, Papers, Records
 from lvlm_atlas.atlas.snapshot import Snapshot
 from lvlm_atlas.fault import FaultsError
 from lvlm_atlas.rules.check import check
@@ -26,12 +27,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LVLM_ATLAS_SNAPSHOT", "on")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(module, "SETTLED_S", -3600.0)
-    return tmp_path / "cache" / "lvlm-atlas"
+    return tmp_path / "cache" / "lvlm-atlas" / "snapshots"
 
 
 def only(cache: Path) -> Path:
     """The one snapshot that is kept."""
-    (path,) = cache.glob("*.snapshot")
+    (path,) = cache.glob("*/*.snapshot")
     return path
 
 
@@ -59,6 +60,42 @@ def test_works_come_back_equal(root: Path, cache: Path) -> None:
     assert Snapshot(root, (Path("papers.bib"),)).read() == read
     (root / "papers.bib").write_text((root / "papers.bib").read_text("utf-8").replace("2025", "2024"), "utf-8")
     assert {paper.year for paper in Papers(root).values()} == {2024}
+
+
+@pytest.mark.parametrize("folder", KINDS, ids=str)
+def test_a_record_that_is_read_by_itself_comes_back_equal(
+    folder: Path, root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = dict(Records(root, folder))
+    monkeypatch.setattr(records, "read_record", None)
+    assert dict(Records(root, folder)) == read
+
+
+def test_a_change_of_a_record_is_seen_and_of_another_is_not(root: Path, cache: Path) -> None:
+    folder = next(folder for folder in KINDS if len(Records(root, folder)) and (root / folder).is_dir())
+    id_ = next(iter(Records(root, folder)))
+    before = Records(root, folder)[id_]
+    kept = sorted(cache.glob("*/*"))
+    path = root / folder / f"{id_}.yaml"
+    (root / ALPHA).write_text((root / ALPHA).read_text("utf-8") + "\n", "utf-8")
+    assert Snapshot(root, (path.relative_to(root),)).read() == {id_: before}
+    path.write_text(f"{path.read_text('utf-8')}colour: red\n", "utf-8")
+    with pytest.raises(FaultsError, match="colour"):
+        Records(root, folder)[id_]
+    assert sorted(cache.glob("*/*")) == kept
+
+
+def test_equal_values_are_kept_once_and_keep_their_types(root: Path, cache: Path) -> None:
+    load(root)
+    snapshot, long = Snapshot(root, SOURCES), "a text that stands there twice"
+    snapshot.read()
+    snapshot.write({"one": (1, 1.0, True, "1", long), "two": (1.0, True, 1, "1", long[:3] + long[3:])})
+    again = Snapshot(root, SOURCES).read()
+    assert again is not None
+    assert [[type(each) for each in again[name]] for name in ("one", "two")] == [
+        [int, float, bool, str, str], [float, bool, int, str, str],
+    ]  # fmt: skip
+    assert only(cache).read_bytes().count(long.encode()) == 1
 
 
 def test_a_change_of_one_letter_is_seen_even_under_the_old_time(root: Path, cache: Path) -> None:
@@ -110,9 +147,9 @@ def test_files_that_have_only_just_changed_are_not_kept(
 def test_what_changes_while_it_is_read_is_not_kept(root: Path, cache: Path) -> None:
     snapshot = Snapshot(root, SOURCES)
     assert snapshot.read() is None
-    records = load(root).techniques
+    techniques = load(root).techniques
     (root / ALPHA).write_text((root / ALPHA).read_text("utf-8") + "\n", "utf-8")
-    snapshot.write(dict(records))
+    snapshot.write(dict(techniques))
     assert Snapshot(root, SOURCES).read() is None
 
 
@@ -130,11 +167,11 @@ def test_catalogs_with_faults_or_drafts_are_not_kept(root: Path, cache: Path) ->
 
 def test_check_reads_the_files_themselves(root: Path, cache: Path) -> None:
     load(root)
-    records = Snapshot(root, SOURCES)
-    kept = records.read()
+    snapshot = Snapshot(root, SOURCES)
+    kept = snapshot.read()
     assert kept is not None
     kept.pop(BETA)
-    records.write(kept)  # a snapshot that lies
+    snapshot.write(kept)  # a snapshot that lies
     assert list(load(root).techniques) == ["alpha"]
     assert check(root) == ()
 
@@ -198,10 +235,10 @@ def test_a_snapshot_that_others_could_have_written_is_ignored(root: Path, cache:
     assert not is_fresh(root)
     only(cache).chmod(0o600)
     assert is_fresh(root)
-    cache.chmod(0o777)
+    only(cache).parent.chmod(0o777)
     assert not is_fresh(root)
     load(root)
-    cache.chmod(0o700)
+    only(cache).parent.chmod(0o700)
     assert is_fresh(root)
 
 
@@ -220,7 +257,7 @@ def test_a_link_is_not_followed(root: Path, cache: Path, tmp_path: Path) -> None
 
 
 def test_a_cache_that_cannot_be_written_harms_nothing(root: Path, cache: Path) -> None:
-    cache.parent.write_text("a file")
+    cache.parent.parent.write_text("a file")
     assert list(load(root).techniques) == ["alpha", "beta"]
 
 
@@ -230,16 +267,27 @@ def test_it_can_be_turned_off(root: Path, cache: Path, monkeypatch: pytest.Monke
     assert not is_fresh(root)
     only(cache).unlink()
     load(root)
-    assert not list(cache.glob("*"))
+    assert not list(cache.glob("*/*"))
 
 
-def test_only_the_newest_are_kept(root: Path, cache: Path, tmp_path: Path) -> None:
-    cache.mkdir(parents=True, mode=0o700)
+def test_only_the_newest_catalogs_are_kept(root: Path, cache: Path) -> None:
     for number in range(20):
-        path = cache / f"{number:08x}.snapshot"
-        path.write_bytes(b"old")
-        os.utime(path, (number, number))
+        folder = cache / f"{number:08x}"
+        folder.mkdir(parents=True, mode=0o700)
+        (folder / "0.snapshot").write_bytes(b"old")
+        os.utime(folder, (number, number))
+    left = cache / f"{19:08x}" / "1.new"
+    left.touch()
+    os.utime(left, (0, 0))
     load(root)
-    assert len(list(cache.glob("*.snapshot"))) == module.KEPT
+    assert len(list(cache.glob("*"))) == module.KEPT
     assert is_fresh(root)
-    assert not list(cache.glob("*.new"))
+    assert not list(cache.glob("*/*.new"))
+
+
+def test_what_an_older_version_kept_is_dropped(root: Path, cache: Path) -> None:
+    cache.mkdir(parents=True)
+    old = cache.parent / "00000000.snapshot"
+    old.touch()
+    load(root)
+    assert not old.exists()

@@ -41,7 +41,9 @@ def relations(console: Console, count: int = 126) -> None:
 
 
 def site(console: Console, count: int = 150) -> None:
-    """Processor time of a build, and the size of what grows with pairs, for the catalog and made-up techniques."""
+    """Processor time of a build, and the size of what grows with pairs, for the catalog, with made-up techniques where
+    it has fewer than so many.
+    """
     kb = grown(Planner().kb, count)
     with tempfile.TemporaryDirectory() as folder:
         begin = _user_s()
@@ -50,7 +52,7 @@ def site(console: Console, count: int = 150) -> None:
         pages = sorted(page.stat().st_size for page in (out / "techniques").glob("*.html"))
         whole = sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) / 1e6
         sizes = {name: (out / name).stat().st_size / 1e6 for name in SITE_FILES}
-    table = Table(title=f"site of {count} techniques")
+    table = Table(title=f"site of {len(kb)} techniques")
     for column in ("what", "found", "target"):
         table.add_column(column, justify="left" if column == "what" else "right")
     table.add_row("user s, pages + mkdocs", f"{pages_s:.1f} + {mkdocs_s:.1f}", "20")
@@ -62,9 +64,9 @@ def site(console: Console, count: int = 150) -> None:
 
 
 def grown(kb: KnowledgeBase, count: int) -> KnowledgeBase:
-    """The knowledge base with made-up techniques beside its own, so many in all."""
+    """The knowledge base with made-up techniques beside its own, so many in all, if it has fewer."""
     own = kb.atlas
-    made = varied(own, count - len(own.techniques)).atlas
+    made = varied(own, max(0, count - len(own.techniques))).atlas
     paths = dict.fromkeys(made.techniques, own.paths["fastv"])
     return KnowledgeBase(replace(own, techniques={**own.techniques, **made.techniques}, paths={**own.paths, **paths}))
 

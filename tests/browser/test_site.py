@@ -30,7 +30,7 @@ def test_from_home_over_the_matrix_to_a_technique(watched: Any) -> None:
     page.wait_for_url("**/techniques/fastv.html")
     assert page.locator("h1").inner_text().startswith("FastV")
     page.locator(".la-lines").first.click()
-    line = page.locator(".la-line:target")
+    line = page.locator(".la-source a:target")
     assert line.count() == 1
     assert line.is_visible()
 

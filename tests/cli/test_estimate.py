@@ -118,7 +118,7 @@ def test_a_prompt_beyond_the_models_context_is_said_first(
     planner = Planner()
     model = planner.model("qwen2.5-vl-7b")
     found = planner.estimate(replace(model, llm=replace(model.llm, context=context)), "h200", "images-20")
-    print_estimate(found, None, Report.table, data="", operators=False, explain=True)
+    print_estimate(found, None, Report.table, root=data_root(), operators=False, explain=True)
     out = " ".join(capsys.readouterr().out.split())
     assert ("24,304 tokens of prompt and answer where Qwen2.5-VL-7B is released for" in out) == beyond
     assert ("is not checked" in out) == (context is None)

@@ -9,7 +9,7 @@ from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.graph.derivation import RULES
 from lvlm_atlas.graph.edges import stored_edges
 from lvlm_atlas.graph.knowledge import KnowledgeBase
-from lvlm_atlas.graph.laws import LAWS
+from lvlm_atlas.graph.laws import LAWS, Laws
 from lvlm_atlas.schema.vocabulary import PositionTerm, Vocabulary
 
 MakeAtlas = Callable[..., Atlas]
@@ -60,7 +60,7 @@ def test_different_exclusive_places_do_not_exclude_each_other(atlas_of: MakeAtla
 
 def test_a_builder_and_its_base_still_share_no_slot_and_the_reason_says_so(atlas_of: MakeAtlas) -> None:
     atlas = atlas_of(a=SPARSE, b={**SPARSE, "interactions": [{**BUILDS, "with": "a"}]})
-    (conflict,) = (edge for edge in stored_edges(atlas) if edge.kind == "conflicts-with")
+    (conflict,) = (edge for edge in stored_edges(Laws(atlas)) if edge.kind == "conflicts-with")
     assert "B builds on A and already includes it." in conflict.reason
 
 

@@ -9,6 +9,7 @@ from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.graph.edges import stored_edges
 from lvlm_atlas.graph.knowledge import KnowledgeBase
+from lvlm_atlas.graph.laws import Laws
 from lvlm_atlas.graph.relations import reading, relation_named, relations
 
 
@@ -20,7 +21,7 @@ def test_a_stated_edge_is_not_derived_again_but_notes_the_rules_that_agree(kb: K
 
 def test_edges_come_in_the_same_order_whatever_the_order_of_entries(kb: KnowledgeBase) -> None:
     turned = replace(kb.atlas, techniques=dict(sorted(kb.atlas.techniques.items(), reverse=True)))
-    assert stored_edges(turned) == kb.edges
+    assert stored_edges(Laws(turned)) == kb.edges
 
 
 def test_a_symmetric_edge_is_found_from_both_ends(kb: KnowledgeBase) -> None:
@@ -52,4 +53,4 @@ def test_an_edge_to_an_unknown_technique_names_the_entry(atlas_of: Callable[...,
     said = {"kind": "requires", "with": "gone", "reason": "It does.", "evidence": "reported",
             "source": {"paper": "doe2025sample", "place": "p. 1"}}  # fmt: skip
     with pytest.raises(AtlasError, match=r"catalog/techniques/a\.yaml: interactions: no technique 'gone'"):
-        stored_edges(atlas_of(a={"interactions": [said]}))
+        stored_edges(Laws(atlas_of(a={"interactions": [said]})))

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from lvlm_atlas import load
-from lvlm_atlas.lab.expectation import Interval, Member, Observed, dimensions_of, expected, longest_rows
+from lvlm_atlas.lab.attention_rows import longest_rows
+from lvlm_atlas.lab.dimensions import dimensions_of
+from lvlm_atlas.lab.expectation import Interval, Member, Observed, expected
 from lvlm_atlas.planner.planner import Planner
 from lvlm_atlas.reference.lvlm.presets import PRESETS
 from lvlm_atlas.roofline.cache import growing
@@ -268,6 +270,15 @@ def test_a_limit_of_one_modality_leaves_the_other_to_grow() -> None:
     assert numbers("kv.tokens: most while decoding", member(effect("kv.tokens", of="vision", limit=8))) == [74] * 4
     vision, text = effect("kv.tokens", of="vision", limit=60), effect("kv.tokens", of="text", limit=12)
     assert numbers("kv.bits: bytes at the end", member(vision, text)) == [4 * 2 * 2 * 8 * 2 * (60 + 12)]
+
+
+def test_a_cut_may_spare_some_of_each_modality_where_both_are_cut_behind_it() -> None:
+    cut = member(effect("kv.tokens", at_least=8, at_most=14))
+    caps = member(effect("kv.tokens", of="vision", cap=9), effect("kv.tokens", of="text", cap=4))
+    left = [
+        min(vision, 9) + min(all_ - vision, 4) for all_ in (8, 14) for vision in range(all_ + 1) if all_ - vision <= 10
+    ]
+    assert numbers("kv.tokens", cut, caps) == [(min(left), max(left))] * 4 == [(4, 13)] * 4
 
 
 def test_what_a_growing_cache_drops_may_be_of_either_modality() -> None:

@@ -102,6 +102,16 @@ def test_less_risk_is_a_subset_and_never_better(planner: Planner) -> None:
     assert best == sorted(best, reverse=True)
 
 
+def test_fewer_tokens_than_any_source_reports_on_are_an_unknown_risk(planner: Planner) -> None:
+    plans = [planner.plan(*ASKED, goal="ttft", risk=worst) for worst in ("unknown", "lossy")]
+    said = [
+        [any("the least that its sources" in text for text in each.warnings) for each in plan.front] for plan in plans
+    ]
+    assert any(said[0])
+    assert not any(said[1])
+    assert all(option.risk == "unknown" for option, few in zip(plans[0].front, said[0], strict=True) if few)
+
+
 def test_unknown_pairs_are_shown_as_unknown(planner: Planner) -> None:
     plan = planner.plan(*ASKED, goal="total")
     unknown = [option for option in plan.front if any(pair.verdict == "unknown" for pair in option.pairs)]

@@ -14,12 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lvlm_atlas.graph.results import results_of
 from lvlm_atlas.planner.front import dominates, steps
 from lvlm_atlas.planner.metric import METRICS
 from lvlm_atlas.planner.planner import Planner
 from lvlm_atlas.planner.ranking import Ranking
 from lvlm_atlas.planner.risk import RISKS, UNKNOWN, risk
 from lvlm_atlas.planner.search import Search, candidate
+from lvlm_atlas.planner.stack_risk import StackRisk
+from lvlm_atlas.planner.warnings import vision_left
 from lvlm_atlas.roofline.costs import FIGURES, Cost, Costs
 from lvlm_atlas.roofline.deployment import TYPICAL, Deployment
 from lvlm_atlas.roofline.estimate import estimate
@@ -179,9 +182,12 @@ def compared(planner: Planner, case: Any, goal: str, also: Sequence[str], slo: M
             value = {name: METRICS[name].of(found) for name in (goal, *also, *slo, "total", "memory")}
             excess = max([0, *(steps(value[name], most) for name, most in slo.items())])
             changes = [steps(value[name], METRICS[name].of(base)) for name in (goal, *also)]
-            point = (excess, *changes, risks[ids], count)
+            tried = [each.share_kept for i in chosen for each in results_of(kb.atlas, ready[i].choice.technique)]
+            least = min((share for share in tried if share), default=0)
+            at = UNKNOWN if vision_left(base, found) < 0.9 * least else risks[ids]
+            point = (excess, *changes, at, count)
             bits = sum(1 << i for i in chosen)
-            rank = (changes[0], risks[ids], count, value[goal], value["total"], bits)
+            rank = (changes[0], at, count, value[goal], value["total"], bits)
             if found.fits:
                 met = all(value[name] <= most for name, most in slo.items())
                 label = " + ".join(ready[i].applied.label for i in chosen)
@@ -245,7 +251,7 @@ def test_a_ranking_works_out_few_of_its_stacks_in_full(goal: str) -> None:
         baseline.model, baseline.device, baseline.workload, deployment, [each.applied for each in ready]
     )  # fmt: skip
     stacks = [*Search(kb, ready).stacks(3, UNKNOWN)]
-    ranking = Ranking(costs, baseline, METRICS[goal], (), {}, stacks)
+    ranking = Ranking(costs, baseline, METRICS[goal], (), {}, stacks, StackRisk.among(kb, ready, costs))
     assert ranking.front()
     assert len(ranking.best(lambda _: True, 5)) == 5
     assert costs.exact < len(stacks) / 10

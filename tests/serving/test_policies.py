@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from lvlm_atlas.fault import AtlasError
-from lvlm_atlas.serving.cluster import Wires
 from lvlm_atlas.serving.policies import PLAIN, policies, policy
 from lvlm_atlas.serving.simulation import simulate
 from lvlm_atlas.serving.traffic import Kind, Mix, synthetic
+from lvlm_atlas.serving.wires import Wires
 
 
 def test_every_layout_of_the_catalog_runs(planner, prices) -> None:

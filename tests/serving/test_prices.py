@@ -9,7 +9,8 @@ import pytest
 
 from lvlm_atlas.roofline.deployment import IDEAL, TYPICAL, Deployment
 from lvlm_atlas.serving.decoding import Decoding
-from lvlm_atlas.serving.prices import Chunk, Piece, Prices
+from lvlm_atlas.serving.prices import Chunk, Prices
+from lvlm_atlas.serving.vision import Piece
 from lvlm_atlas.specs.stack import stacked
 
 MODELS = ["qwen2.5-vl-7b", "llava-1.5-7b", "gemma-3-12b", "llama-3.2-11b-vision", "qwen3-vl-30b-a3b", "deepseek-vl2"]

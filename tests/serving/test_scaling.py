@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from lvlm_atlas.serving.cluster import Wires
+from lvlm_atlas.serving.gain import Work, best_move
 from lvlm_atlas.serving.load import load
 from lvlm_atlas.serving.scaling import by_load, by_queues
 from lvlm_atlas.serving.simulation import simulate
 from lvlm_atlas.serving.traffic import Kind, Mix, synthetic
+from lvlm_atlas.serving.wires import Wires
 from servers import D_, E_, P_, server
 
 SPLIT = server(((E_,), 2), ((P_,), 1), ((D_,), 5), spread_images=True)
@@ -44,7 +45,19 @@ def test_a_pool_gives_only_what_it_can_do_without(shares, sizes, pair) -> None:
     assert by_load(shares, sizes) == pair
 
 
-@pytest.mark.parametrize("rule", ["queue-length", "load"])
+def test_a_move_pays_where_what_waits_gains_more_than_those_who_stay_lose() -> None:
+    stages = ["prefilling", "decoding"]
+    waits, decodes = Work(8.0, 40, 0.04, 0.04), Work(1.0, 0, 0.0, 0.5)
+    assert best_move(stages, [1, 3], [waits, decodes]) == (1, 0)
+    # Eq. 2 by hand: 19.88 rounds of 0.04 a token times the 8 s / 0.9 that half as many instances save.
+    assert waits.gain("prefilling", 1) == pytest.approx(0.04 * 8 / 0.9 / 2 * (1 - 0.95**100) / 0.05)
+    assert decodes.cost("decoding", 3) == pytest.approx(0.5 * (0.1 + 0.05 * (1 / 1.5 - 1 / 2.25)))
+    assert best_move(stages, [1, 1], [waits, decodes]) is None, "the last instance of a stage stays"
+    assert best_move(stages, [1, 3], [waits._replace(waiting=1), decodes]) is None, "as many instances as wait"
+    assert best_move(stages, [1, 3], [waits, decodes._replace(per_present=100.0)]) is None, "too many would lose"
+
+
+@pytest.mark.parametrize("rule", ["queue-length", "load", "gain-cost"])
 def test_a_burst_of_long_prompts_moves_instances_to_where_they_are_read(planner, prices, rule: str) -> None:
     many = Mix((Kind(planner.request("images-20", images=8, output=32), 1),))
     runs = {

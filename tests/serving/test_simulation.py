@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.roofline.deployment import TYPICAL, Deployment
-from lvlm_atlas.serving.cluster import Wires
+from lvlm_atlas.roofline.workload import Workload
+from lvlm_atlas.serving.budgets import largest, profiled
 from lvlm_atlas.serving.load import load
 from lvlm_atlas.serving.policy import Policy
-from lvlm_atlas.serving.prices import Piece, Prices
+from lvlm_atlas.serving.prices import Chunk, Prices
 from lvlm_atlas.serving.simulation import Run, simulate
 from lvlm_atlas.serving.traffic import Arrival, Kind, Mix, synthetic
+from lvlm_atlas.serving.vision import Piece
+from lvlm_atlas.serving.wires import Wires
 from servers import ALL, D_, E_, P_, server
 
 POLICIES = {
@@ -97,6 +101,86 @@ def test_so_it_does_in_a_runtime_and_the_host_prepares_others_meanwhile(planner,
              for workers in (1, 64)]  # fmt: skip
     assert flood[0] == pytest.approx(64 * host_s, rel=0.1)
     assert flood[1] < 0.6 * flood[0]
+
+
+def test_one_front_process_is_narrower_than_one_for_each_instance(planner, prices) -> None:
+    """What makes the encoder's input takes one request at a time; the rest of the host's work is beside others'."""
+    deployment = planner.paced(Deployment(), runtime="vllm")
+    priced = Prices(planner.model("qwen2.5-vl-7b"), planner.device("h100-sxm"), deployment)
+    kind = Kind(planner.request("single-image-chat", output=1), 1)
+    shape = priced.shape(kind.workload)
+    serial_s = priced.megapixels(shape) * server((ALL, 8)).front_megapixel_ms / 1e3
+    assert 0 < serial_s < priced.images_s(shape)
+
+    def last_s(**rules) -> float:
+        flood = synthetic(Mix((kind,)), math.inf, 200)
+        return simulate(server((ALL, 8), **rules), priced, flood, Wires(host_workers=64)).tally.last_s
+
+    assert last_s(front="one") == pytest.approx(200 * serial_s, rel=0.1)
+    assert last_s(front="each") < 0.3 * last_s(front="one")
+    assert last_s(front="one", front_megapixel_ms=0) < 0.5 * last_s(front="one")
+    assert last_s(front="one", front_megapixel_ms=1e4) == pytest.approx(200 * priced.images_s(shape), rel=0.1)
+
+
+def test_encoders_apart_prepare_the_images_that_they_get(planner) -> None:
+    deployment = planner.paced(Deployment(), runtime="vllm")
+    priced = Prices(planner.model("qwen2.5-vl-7b"), planner.device("h100-sxm"), deployment)
+    four = Mix((Kind(planner.request("images-20", images=4, output=1), 1),))
+    spread = server(((E_,), 4), ((P_, D_), 1), spread_images=True)
+    whole, apart = (simulate(replace(spread, spread_images=each), priced, synthetic(four, 1.0, 1)).tally.ttft_s[0]
+                    for each in (False, True))  # fmt: skip
+    host_s = priced.prepare_s(priced.shape(four.kinds[0].workload))
+    assert whole - apart > 0.7 * host_s
+
+
+def test_sequences_wait_where_prompts_go_first(prices, mix) -> None:
+    mixed, first = (run(prices, server((ALL, 1), mixed=each), mix, rate=6.0) for each in (True, False))
+    assert sum(first.tally.tpot_s) > sum(mixed.tally.tpot_s)
+    for done in (mixed, first):
+        reading = [span for span in done.tally.spans if span.prompts]
+        assert any(span.decoding for span in reading) == (done is mixed)
+
+
+def test_clients_that_wait_for_answers_keep_so_many_under_way(prices, mix) -> None:
+    flood = [*synthetic(mix, math.inf, 120)]
+    limited = simulate(server((ALL, 1)), prices(), flood, LINK, concurrency=4).tally
+    assert max(limited.total_s) < 0.5 * max(simulate(server((ALL, 1)), prices(), flood, LINK).tally.total_s)
+    assert limited.present_s / limited.last_s == pytest.approx(4, rel=0.05)
+    one = simulate(server((ALL, 1)), prices(), flood, LINK, concurrency=1).tally
+    assert sum(one.total_s) == pytest.approx(one.last_s)
+
+
+def test_an_encoder_gains_from_no_more_devices_than_are_said(planner) -> None:
+    model, device = planner.model("qwen2.5-vl-7b"), planner.device("h100-sxm")
+    whole = Prices(model, device, Deployment(efficiency=TYPICAL, tensor_parallel=4))
+    two = Prices(model, device, Deployment(efficiency=TYPICAL, tensor_parallel=4), encoder_devices=2)
+    alone = Prices(model, device, Deployment(efficiency=TYPICAL, tensor_parallel=2))
+    piece = [Piece(whole.shape(planner.workload("single-image-chat")), 1)]
+    assert whole.encode(piece).time_s < two.encode(piece).time_s
+    flop = [each.encode(piece).compute_s for each in (two, alone)]
+    assert flop[0] == pytest.approx(flop[1])
+
+
+def test_profiled_budgets_are_the_largest_that_keep_the_limit(prices) -> None:
+    policy = server((ALL, 1), profiled=True)
+    found = [profiled(policy, policy.pools[0], prices(), tpot_s) for tpot_s in (0.02, 0.03, 0.05, None)]
+    budgets = [each.token_budget for each in found]
+    assert budgets == sorted(budgets)
+    assert budgets[0] < budgets[-1] <= 2048
+    text = prices().shape(Workload(text_tokens=2048, output_tokens=1))
+    for each, limit_s in zip(found, (0.02, 0.03, 0.05), strict=False):
+        if each.token_budget < 2048:
+            assert prices().step([Chunk(text, 0, each.token_budget)]).time_s < limit_s - 0.01
+            assert prices().step([Chunk(text, 0, each.token_budget + 1)]).time_s >= limit_s - 0.01
+    assert largest(7, lambda _: False) == 1
+
+
+def test_slices_by_cost_keep_the_time_per_token_while_images_are_encoded(planner, prices) -> None:
+    photos = Mix((Kind(planner.request("images-20", images=4, output=200, text=64), 1),))
+    plain = server(((E_,), 1), ((P_, D_), 1), sharing="sliced", encoder_share=0.9)
+    fixed, by_cost = (run(prices, replace(plain, slices_by_cost=each, tpot_s=0.012), photos, rate=3.0, number=60).tally
+                      for each in (False, True))  # fmt: skip
+    assert sum(by_cost.tpot_s) < sum(fixed.tpot_s)
 
 
 def test_more_load_is_slower_and_more_devices_or_bandwidth_are_faster(prices, mix) -> None:

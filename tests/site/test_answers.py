@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lvlm_atlas.atlas.snapshot import SWITCH
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.planner import Planner
 from lvlm_atlas.roofline.costs import Cost
@@ -18,6 +20,7 @@ from lvlm_atlas.site.answers.__main__ import main
 from lvlm_atlas.site.answers.answer import Answers
 from lvlm_atlas.site.answers.figures import read, shown, written
 from lvlm_atlas.site.answers.index import numbers
+from lvlm_atlas.site.answers.kept import folder_of, intact
 from lvlm_atlas.site.answers.scope import Scope, scope
 from lvlm_atlas.site.answers.script import script
 from lvlm_atlas.site.answers.work import computing
@@ -91,6 +94,29 @@ def test_a_process_that_fails_ends_the_build_with_its_last_words(tmp_path: Path)
         computing(tmp_path / "none", tmp_path) as place,
     ):
         place(tmp_path)
+
+
+def test_a_second_build_takes_the_answers_of_the_first_unless_the_catalog_has_changed(
+    odd_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SWITCH, "on")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = tmp_path / "root"
+    shutil.copytree(odd_root, root)
+    source, changed = Path(__file__).resolve().parents[2] / "site", root / "papers.bib"
+    kept = folder_of(root, source)
+    assert kept is not None
+    sites = []
+    for name in ("first", "second"):
+        with computing(root, source) as place:
+            place(tmp_path / name)
+        assert intact(kept)
+        sites.append({path.name: path.read_bytes() for path in (tmp_path / name).rglob("*.js")})
+    assert sites[0] == sites[1] != {}
+    kept.chmod(0o777)
+    assert not intact(kept)  # others could have written it
+    changed.write_text(changed.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    assert folder_of(root, source) != kept
 
 
 def test_an_atlas_without_models_has_its_facets_and_pairs_all_the_same(odd_root: Path, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_names_and_texts_stay_inside() -> None:
     right = float(picture.attrib["viewBox"].split()[2])
     for text in picture.iter(f"{SVG}text"):
         width, at = 7 * len(text.text or ""), float(text.attrib["x"])
-        start = at - width if text.attrib["text-anchor"] == "end" else at
+        start = at - width if text.get("text-anchor") == "end" else at
         assert start >= 0
         assert start + width <= right
 

@@ -45,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_scripts_stand_in_files_once_each_and_data_stay_in_the_page(folder: Path) -> None:
-    finish(folder, {}, UNPUBLISHED, "2026-11-30")
+    finish(folder, {}, {}, UNPUBLISHED, "2026-11-30")
     html = (folder / "techniques/a.html").read_text(encoding="utf-8")
     sources = re.findall(r'<script src="\.\./assets/(inline-\w+\.js)"></script>', html)
     assert len(sources) == 1
@@ -57,7 +57,7 @@ def test_scripts_stand_in_files_once_each_and_data_stay_in_the_page(folder: Path
 
 
 def test_padding_goes_but_not_where_it_counts(folder: Path) -> None:
-    finish(folder, {}, UNPUBLISHED, "2026-11-30")
+    finish(folder, {}, {}, UNPUBLISHED, "2026-11-30")
     html = (folder / "b.html").read_text(encoding="utf-8")
     assert "<pre>  kept\n\n  as it is</pre>" in html
     assert "\n\n" not in html.replace("kept\n\n", "")
@@ -67,22 +67,22 @@ def test_signs_written_as_numbers_become_themselves_unless_html_reads_them(folde
     (folder / "b.html").write_text(
         "<p>a&#95;b&#44; &#60;i&#62; &#38;amp; &#160;.</p><pre>&#95;</pre>", encoding="utf-8"
     )
-    finish(folder, {}, UNPUBLISHED, "2026-11-30")
+    finish(folder, {}, {}, UNPUBLISHED, "2026-11-30")
     wanted = "<p>a_b, &#60;i&#62; &#38;amp; &#160;.</p><pre>&#95;</pre>\n"
     assert (folder / "b.html").read_text(encoding="utf-8") == wanted
 
 
 def test_no_source_map_is_shipped_or_asked_for(folder: Path) -> None:
-    finish(folder, {}, UNPUBLISHED, "2026-11-30")
+    finish(folder, {}, {}, UNPUBLISHED, "2026-11-30")
     assert not list(folder.rglob("*.map"))
     assert "sourceMappingURL" not in (folder / "assets/javascripts/bundle.min.js").read_text(encoding="utf-8")
 
 
 def test_a_sitemap_is_there_with_an_address_only(folder: Path) -> None:
-    finish(folder, {}, UNPUBLISHED, "2026-11-30")
+    finish(folder, {}, {}, UNPUBLISHED, "2026-11-30")
     assert not (folder / "sitemap.xml").exists()
     known = {"b.html": "<title>b</title>", "techniques/index.html": ""}
-    finish(folder, known, Published("https://example.org/x/"), "2026-11-30")
+    finish(folder, known, {}, Published("https://example.org/x/"), "2026-11-30")
     listed = re.findall("<loc>(.*?)</loc>", (folder / "sitemap.xml").read_text(encoding="utf-8"))
     assert listed == ["https://example.org/x/b.html", "https://example.org/x/techniques/"]
     assert "https://example.org/x/sitemap.xml" in (folder / "robots.txt").read_text(encoding="utf-8")

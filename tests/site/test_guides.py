@@ -23,7 +23,7 @@ EXIT = re.compile(r"#\s*exit (\d)")
 
 def commands(page: Path) -> Iterator[tuple[list[str], int]]:
     """The lines `$ lvlm-atlas …` of the page's console blocks, with the exit status they promise."""
-    for block in re.findall(r"^```console\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S):
+    for block in re.findall(r"^```console(?: output)?\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S):
         for line in block.splitlines():
             if line.startswith("$ "):
                 promised = EXIT.search(line)

@@ -29,7 +29,7 @@ def box(text: ElementTree.Element) -> Box:
     strong = "la-strong" in text.attrib["class"]
     width = (STRONG if strong else SMALL) * len(text.text or "")
     x, y = float(text.attrib["x"]), float(text.attrib["y"])
-    left = x - {"start": 0.0, "middle": width / 2, "end": width}[text.attrib["text-anchor"]]
+    left = x - {"start": 0.0, "middle": width / 2, "end": width}[text.get("text-anchor", "start")]
     return left, y - 10, left + width, y + 3
 
 
@@ -56,6 +56,16 @@ def check(picture: ElementTree.Element, points: int) -> None:
     assert len(names) == points
     for one, two in itertools.combinations(names, 2):
         assert not meet(box(one), box(two)), (one.text, two.text)
+    for name in names:
+        left, top, _, _ = box(name)
+        assert top >= roof_at(picture, left), name.text
+
+
+def roof_at(picture: ElementTree.Element, x: float) -> float:
+    """How high the roof is at a place, which rises from the left up to the ridge."""
+    (path,) = (p.attrib["d"] for p in picture.iter(f"{SVG}path") if p.attrib["class"] == "la-roof")
+    (x0, y0), (x1, y1) = (map(float, end.split()) for end in path.removeprefix("M").partition("H")[0].split("L"))
+    return y1 if x >= x1 else y0 + (y1 - y0) * (x - x0) / (x1 - x0)
 
 
 def test_every_model_has_its_three_stages_on_the_roof(catalog: lvlm_atlas.KnowledgeBase) -> None:

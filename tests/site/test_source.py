@@ -55,7 +55,7 @@ def test_a_step_finds_its_lines(source: Source, code: str, lines: Lines | None) 
 
 def test_every_line_has_an_anchor_and_is_escaped(source: Source) -> None:
     html = source.html()
-    assert html.count('class="la-line"') == len(TEXT.splitlines())
+    assert html.count('<a id="line-') == len(TEXT.splitlines())
     assert "&lt;module&gt;" in html
     assert "\n```" not in html  # it would open a fence in the page
 

@@ -22,7 +22,7 @@ class SplitIdError(AtlasError):
     """An id that was split into several; the message names them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Atlas(Shelves):
     """All records of one root. Build it with `load`, which reports every fault of the root at once."""
 
@@ -50,6 +50,8 @@ class Atlas(Shelves):
             UnknownIdError: there is none, or only a draft; the message suggests the nearest, or how to finish it.
             SplitIdError: the id was split into several.
         """
+        if id_or_alias in self.techniques:
+            return self.techniques[id_or_alias]
         wanted = self._ids.get(folded(id_or_alias))
         if not wanted:
             if id_or_alias in self.drafts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,7 @@ def read_text(root: Path, path: Path, max_byte: int = MAX_BYTE) -> str:
             len(before), len(before[-1].decode("utf-8")) + 1,
         ) from None  # fmt: skip
     text = text.removeprefix(_BOM).replace("\r\n", "\n")
-    hidden = HIDDEN.search(text)
+    hidden = re.search(HIDDEN, text)
     if hidden:
         line = text.count("\n", 0, hidden.start()) + 1
         column = hidden.start() - text.rfind("\n", 0, hidden.start())

@@ -12,6 +12,7 @@ from lvlm_atlas.atlas.root import authored_root, data_root
 from lvlm_atlas.fault import FaultsError
 from lvlm_atlas.files import replace_file
 from lvlm_atlas.schema.calibration import Calibration
+from lvlm_atlas.schema.curve import Curve
 from lvlm_atlas.schema.export import json_schema
 from lvlm_atlas.schema.hardware import Hardware
 from lvlm_atlas.schema.measurement import Measurement
@@ -21,6 +22,7 @@ from lvlm_atlas.schema.survey_list import SurveyList
 from lvlm_atlas.schema.system import System
 from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.schema.timing import Timings
+from lvlm_atlas.schema.traffic import Traffic
 from lvlm_atlas.schema.vocabulary import AnyVocabulary
 from lvlm_atlas.schema.workload import Workload
 
@@ -28,7 +30,8 @@ _KINDS: dict[str, Any] = {
     "technique": Technique, "vocabulary": AnyVocabulary, "measurement": Measurement,
     "model": Model, "hardware": Hardware, "workload": Workload, "system": System,
     "list": SurveyList, "runtime": Runtime, "timing": Timings,
-    "calibration": Calibration,
+    "calibration": Calibration, "traffic": Traffic,
+    "curve": Curve,
 }  # fmt: skip
 
 

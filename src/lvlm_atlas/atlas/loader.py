@@ -17,6 +17,7 @@ from lvlm_atlas.atlas.pack import pack_of
 from lvlm_atlas.atlas.placeholders import RULE as PLACEHOLDER_RULE
 from lvlm_atlas.atlas.records import (
     CALIBRATIONS,
+    CURVES,
     HARDWARE,
     KINDS,
     LISTS,
@@ -27,6 +28,7 @@ from lvlm_atlas.atlas.records import (
     TAXONOMY,
     TECHNIQUES,
     TIMINGS,
+    TRAFFIC,
     WORKLOADS,
     Papers,
     Records,
@@ -52,12 +54,12 @@ R = TypeVar("R", bound=BaseModel)
 _FOLDERS = {
     "measurements": MEASUREMENTS, "models": MODELS, "hardware": HARDWARE, "workloads": WORKLOADS,
     "systems": SYSTEMS, "lists": LISTS, "runtimes": RUNTIMES, "timings": TIMINGS,
-    "calibrations": CALIBRATIONS,
+    "calibrations": CALIBRATIONS, "traffic": TRAFFIC, "curves": CURVES,
 }  # fmt: skip
 """Folders of records that `load` reads one at a time, by their field of `Atlas`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Inspection:
     """What a root holds: the sound records, and the faults of the others."""
 
@@ -129,7 +131,7 @@ def taxonomy(root: Path | None = None) -> Atlas:
 
 def inspect(root: Path | None = None) -> Inspection:
     """Everything that can be read under `root`, with the faults of the rest. Never raises for the contents of files."""
-    from lvlm_atlas.atlas.bibliography import read_papers  # noqa: PLC0415 - `load` reads it later, if at all
+    from lvlm_atlas.atlas.bibtex import read_papers  # noqa: PLC0415 - `load` reads it later, if at all
 
     root = root or data_root()
     records, faults = _records(root, (TAXONOMY, TECHNIQUES, *KINDS))

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lvlm_atlas.atlas.root import PACK
 from lvlm_atlas.atlas.snapshot import restored
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
     from lvlm_atlas.atlas.bibliography import Paper
 
 
-@dataclass(frozen=True)
-class Pack:
+class Pack(NamedTuple):
     """What a packed catalog holds."""
 
     records: Mapping[Path, BaseModel]

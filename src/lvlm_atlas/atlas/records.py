@@ -32,6 +32,8 @@ LISTS = Path("catalog/lists")
 RUNTIMES = Path("catalog/runtimes")
 TIMINGS = Path("catalog/timings")
 CALIBRATIONS = Path("catalog/calibrations")
+TRAFFIC = Path("catalog/traffic")
+CURVES = Path("catalog/curves")
 KINDS: Mapping[Path, str] = {
     MEASUREMENTS: "measurement.Measurement",
     MODELS: "model.Model",
@@ -42,6 +44,8 @@ KINDS: Mapping[Path, str] = {
     RUNTIMES: "runtime.Runtime",
     TIMINGS: "timing.Timings",
     CALIBRATIONS: "calibration.Calibration",
+    TRAFFIC: "traffic.Traffic",
+    CURVES: "curve.Curve",
 }
 """Folders whose records are read one at a time, when they are asked for, and their type in `lvlm_atlas.schema`."""
 
@@ -79,9 +83,13 @@ class Records(Mapping[str, Any]):
             path = self._paths[id_]
             if path in self._packed and not (self._root / path).is_file():
                 return self._packed[path]
-            record, faults = read_record(self._root, path, _kind)
+            snapshot = Snapshot(self._root, (path,))
+            record = (snapshot.read() or {}).get(id_)
             if record is None:
-                raise FaultsError(faults)
+                record, faults = read_record(self._root, path, _kind)
+                if record is None:
+                    raise FaultsError(faults)
+                snapshot.write({id_: record})
             self._read[id_] = record
         return self._read[id_]
 
@@ -108,13 +116,15 @@ class Papers(Mapping[str, "Paper"]):
     @cached_property
     def _papers(self) -> dict[str, Paper]:
         # Imported here: most commands cite nothing.
-        from lvlm_atlas.atlas.bibliography import BIB, read_papers  # noqa: PLC0415
+        from lvlm_atlas.atlas.bibliography import BIB  # noqa: PLC0415
 
         if packed := pack_of(self._root):
             return dict(packed.papers)
         snapshot = Snapshot(self._root, (BIB,))
         papers = snapshot.read()
         if papers is None:
+            from lvlm_atlas.atlas.bibtex import read_papers  # noqa: PLC0415
+
             papers, faults = read_papers(self._root)
             if faults:
                 raise FaultsError(faults)

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 from lvlm_atlas.atlas.records import (
     CALIBRATIONS,
+    CURVES,
     HARDWARE,
     LISTS,
     MODELS,
     RUNTIMES,
     SYSTEMS,
     TIMINGS,
+    TRAFFIC,
     WORKLOADS,
     Records,
 )
@@ -23,12 +25,14 @@ from lvlm_atlas.fault import AtlasError, suggestion
 
 if TYPE_CHECKING:  # imported when a record is asked for: commands that ask for none start faster
     from lvlm_atlas.schema.calibration import Calibration
+    from lvlm_atlas.schema.curve import Curve
     from lvlm_atlas.schema.hardware import Hardware
     from lvlm_atlas.schema.model import Model
     from lvlm_atlas.schema.runtime import Runtime
     from lvlm_atlas.schema.survey_list import SurveyList
     from lvlm_atlas.schema.system import System
     from lvlm_atlas.schema.timing import Timings
+    from lvlm_atlas.schema.traffic import Traffic
     from lvlm_atlas.schema.workload import Workload
 
 R = TypeVar("R")
@@ -38,9 +42,9 @@ class UnknownIdError(AtlasError):
     """An id that the atlas does not hold; the message carries the nearest one."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Shelves:
-    """Models, devices, runtimes, workloads, serving systems, published lists and timings of one root."""
+    """Models, devices, runtimes, workloads, serving systems, published lists, timings and traffic of one root."""
 
     models: Mapping[str, Model] = field(default_factory=dict)
     """Vision-language models by id."""
@@ -58,6 +62,10 @@ class Shelves:
     """Published times by id."""
     calibrations: Mapping[str, Calibration] = field(default_factory=dict)
     """Measured kernels by id."""
+    traffic: Mapping[str, Traffic] = field(default_factory=dict)
+    """Published distributions of requests by id."""
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+    """What techniques cost in answers, by the technique's id."""
 
     def model(self, id_or_alias: str) -> Model:
         """The model of that id, name, alias or repository (case, spaces and hyphens do not matter).
@@ -104,6 +112,15 @@ class Shelves:
         """
         return _named("runtime", self.runtimes, id_or_alias, lambda runtime: (runtime.name, *runtime.aliases))
 
+    def arriving(self, id_: str) -> Traffic:
+        """The published distribution of requests of that id or name (case, spaces and hyphens do not matter).
+
+        Raises:
+            UnknownIdError: there is none; the message suggests the nearest.
+            FaultsError: its file has faults.
+        """
+        return _named("traffic", self.traffic, id_, lambda traffic: (traffic.name,))
+
     def list_(self, id_: str) -> SurveyList:
         """The published list of that id or name (case, spaces and hyphens do not matter).
 
@@ -125,6 +142,8 @@ def shelves(root: Path | None = None) -> Shelves:
         models=Records(root, MODELS), hardware=Records(root, HARDWARE), workloads=Records(root, WORKLOADS),
         systems=Records(root, SYSTEMS), lists=Records(root, LISTS), runtimes=Records(root, RUNTIMES),
         timings=Records(root, TIMINGS), calibrations=Records(root, CALIBRATIONS),
+        traffic=Records(root, TRAFFIC),
+        curves=Records(root, CURVES),
     )  # fmt: skip
 
 

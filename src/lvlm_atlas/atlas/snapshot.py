@@ -1,7 +1,8 @@
 """Records as they were when their files were last read and found sound, so that commands need not read them again.
 
 A snapshot lies in the user's cache folder and stands for one exact state of the catalog's files and of the code that
-reads them: names, sizes and times of change, to the nanosecond. Whatever does not fit is ignored and rebuilt.
+reads them: names, sizes and times of change, to the nanosecond. Whatever does not fit is ignored and rebuilt. Those of
+a catalog lie in a folder of their own, each apart: a command reads those of the files that it asks for.
 
 It is a pickle, since that is ten times faster than building the validators that would read JSON; but one that can do
 no harm: only the file's owner may have written it, in a folder that only the owner may write to, and it may name no
@@ -18,6 +19,7 @@ import sys
 import time
 import zlib
 from collections.abc import Collection, Iterator, Mapping
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -25,15 +27,17 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.version import VERSION
 
+from lvlm_atlas.schema.record import Record
+
 SWITCH = "LVLM_ATLAS_SNAPSHOT"
 """Environment variable: `off` turns snapshots off."""
 SETTLED_S = 2.0
 """Files that changed later than this before reading are not snapshot: another change could bear the same time."""
 KEPT = 16
-"""Snapshots kept, one a catalog."""
+"""Catalogs whose snapshots are kept."""
 MAX_BYTE = 64 * 2**20
 
-_FORMAT = b"lvlm-atlas snapshot 2\n"
+_FORMAT = b"lvlm-atlas snapshot 3\n"
 _PACKAGE = Path(__file__).resolve().parents[1]
 _READERS = ("schema", "atlas")
 """Packages that decide what a record is."""
@@ -61,7 +65,7 @@ class Snapshot:
         if self._cache is None or os.environ.get(SWITCH, "").lower() == "off" or not hasattr(os, "geteuid"):
             return None
         names = "\n".join(map(str, self._sources))
-        return self._cache / f"{zlib.crc32(os.fsencode(names)):08x}.snapshot"
+        return self._cache / _name(str(self._root)) / f"{_name(names)}.snapshot"
 
     def read(self) -> dict[str, Any] | None:
         """What `write` was given; None if the files, or the code that reads them, have changed since."""
@@ -90,24 +94,19 @@ class Snapshot:
             state, newest_s = self._current()
             if state != self._state or newest_s > time.time() - SETTLED_S:
                 return
-            body = pickle.dumps(dict(records), protocol=5)
+            body = pickle.dumps(_shared(dict(records), {}), protocol=5)
+            if not path.parent.is_dir():
+                _prune(path.parent.parent)
             _write_own(path, _FORMAT + state + zlib.crc32(body).to_bytes(4, "big") + body)
-            _prune(path.parent)
         except OSError:
             return
 
     def _current(self) -> tuple[bytes, float]:
         """The state of all that the records depend on, and when the newest of it changed, in seconds."""
-        lines = [f"{sys.implementation.cache_tag} {VERSION}"]
-        newest_ns = 0
-        for source in (*self._sources, *(_PACKAGE / name for name in _READERS)):
-            for name, info in _files(str(source)):
-                newest_ns = max(newest_ns, info.st_mtime_ns, info.st_ctime_ns)
-                lines.append(
-                    f"{name!r} {info.st_mode} {info.st_size} {info.st_ino} {info.st_mtime_ns} {info.st_ctime_ns}"
-                )
-        text = "\n".join(lines).encode("utf-8", "surrogateescape")
-        return len(text).to_bytes(4, "big") + text, newest_ns / 1e9
+        sources, newest_ns = _state(self._sources)
+        code, newest_code_ns = _code()
+        text = f"{code}\n{sources}".encode("utf-8", "surrogateescape")
+        return len(text).to_bytes(4, "big") + text, max(newest_ns, newest_code_ns) / 1e9
 
 
 def restored(data: bytes) -> dict[str, Any]:
@@ -133,13 +132,60 @@ class _Unpickler(pickle.Unpickler):
         return class_
 
 
+def _shared(value: Any, first: dict[tuple[Any, ...], Any]) -> Any:
+    """A value in which equal texts, tuples and records are one object, so that each is kept, and read again, once.
+
+    Args:
+        value: the value; it stays as it is.
+        first: the object that stands for each kind and what it holds; filled here.
+    """
+    if isinstance(value, str):
+        return first.setdefault((str, value), value)
+    if isinstance(value, tuple):
+        parts = tuple(_shared(each, first) for each in value)
+        return first.setdefault((tuple, *map(id, parts)), parts)
+    if isinstance(value, dict):
+        return {_shared(key, first): _shared(each, first) for key, each in value.items()}
+    if isinstance(value, Record):
+        state = _shared(value.__getstate__(), first)
+        key = (type(value), *map(id, state), *map(id, state.values()))
+        if key not in first:
+            first[key] = object.__new__(type(value))
+            first[key].__setstate__(state)
+        return first[key]
+    return value
+
+
 def _cache_folder() -> Path | None:
-    """The folder of this program in the user's cache folder; None for a user without a home."""
+    """The folder of snapshots in the user's cache folder; None for a user without a home."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     try:
-        return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "lvlm-atlas"  # noqa: PTH117
+        home = Path(base) if os.path.isabs(base) else Path.home() / ".cache"  # noqa: PTH117
     except RuntimeError:
         return None
+    return home / "lvlm-atlas" / "snapshots"
+
+
+def _name(text: str) -> str:
+    """The name of what lies in the cache for one path, or several."""
+    return f"{zlib.crc32(os.fsencode(text)):08x}"
+
+
+@cache
+def _code() -> tuple[str, int]:
+    """The state of the code that reads records, and when the newest of its files changed, in nanoseconds."""
+    files, newest_ns = _state([_PACKAGE / name for name in _READERS])
+    return f"{sys.implementation.cache_tag} {VERSION}\n{files}", newest_ns
+
+
+def _state(sources: Collection[Path]) -> tuple[str, int]:
+    """The state of files and folders, and when the newest of them changed, in nanoseconds."""
+    lines, newest_ns = [], 0
+    for source in sources:
+        for name, info in _files(str(source)):
+            newest_ns = max(newest_ns, info.st_mtime_ns, info.st_ctime_ns)
+            lines.append(f"{name!r} {info.st_mode} {info.st_size} {info.st_ino} {info.st_mtime_ns} {info.st_ctime_ns}")
+    return "\n".join(lines), newest_ns
 
 
 def _files(path: str) -> Iterator[tuple[str, os.stat_result]]:
@@ -188,9 +234,13 @@ def _write_own(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _prune(folder: Path) -> None:
-    """Drop all but the newest snapshots, and what interrupted writers left."""
-    files = sorted(folder.glob("*.snapshot"), key=lambda file: file.lstat().st_mtime_ns, reverse=True)
-    stale = (file for file in folder.glob("*.new") if file.lstat().st_mtime < time.time() - 3600)
-    for file in (*files[KEPT:], *stale):
+def _prune(cache: Path) -> None:
+    """Make room for one more catalog: drop all but the newest, and what interrupted writers or older versions left."""
+    import shutil  # noqa: PLC0415 - seldom needed
+
+    stale = (file for file in cache.glob("*/*.new") if file.lstat().st_mtime < time.time() - 3600)
+    catalogs = sorted(cache.glob("*"), key=lambda folder: folder.lstat().st_mtime_ns, reverse=True)
+    for folder in catalogs[KEPT - 1 :]:
+        shutil.rmtree(folder, ignore_errors=True)
+    for file in (*stale, *cache.parent.glob("*.snapshot")):
         file.unlink(missing_ok=True)

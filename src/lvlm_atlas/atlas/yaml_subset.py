@@ -122,7 +122,7 @@ def _mapping(parser: Any, places: dict[Loc, Place] | None) -> dict[str, Any]:  #
                 _plain(event)
             if event.implicit[0] and not event.style:
                 value = _scalar(event, value)
-            elif event.style == '"' and (hidden := HIDDEN.search(value)):
+            elif event.style == '"' and (hidden := re.search(HIDDEN, value)):
                 what = f"an escape here stands for U+{ord(hidden[0]):04X}, a control character or invisible"
                 raise _fault(event, "control-character", what, "remove it")
         elif kind is mapping_end or kind is yaml.SequenceEndEvent:

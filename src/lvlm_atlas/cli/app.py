@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-JOURNEYS = ("browse", "records", "contribute", "publish", "predict", "under_load")
+JOURNEYS = ("browse", "records", "contribute", "publish", "predict", "under_load", "laboratory")
 """Modules of commands, in the order in which help shows them; each holds a Typer of its own name."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -34,7 +35,7 @@ DROPPED = ("FLOP/B", "bytes", "FLOP", "share")
 
 
 def print_estimate(
-    estimate: Estimate, plain: Estimate | None, report: Report, *, data: str, operators: bool, explain: bool
+    estimate: Estimate, plain: Estimate | None, report: Report, *, root: Path, operators: bool, explain: bool
 ) -> None:
     """Print an estimate, whether the devices can hold it or not.
 
@@ -42,7 +43,7 @@ def print_estimate(
         estimate: the estimate.
         plain: the same request without techniques, to compare with; None: there are none.
         report: how to print.
-        data: digest of the data that it rests on.
+        root: the catalog that it rests on; JSON states its digest.
         operators: whether to print every operator.
         explain: whether a page for people says what is taken for granted.
 
@@ -51,8 +52,10 @@ def print_estimate(
     """
     problem = misfit(estimate)
     if report is Report.json:
+        from lvlm_atlas.atlas.edition import digest
+
         error = {"error": {"message": problem, "exit_code": AtlasError.exit_code}} if problem else {}
-        whole = {**contract(estimate, operators=operators), "data": data, **error}
+        whole = {**contract(estimate, operators=operators), "data": digest(root), **error}
         _write(as_json(whole))
     elif report is Report.table:
         write(_page(estimate, plain, operators, explain) + "\n")

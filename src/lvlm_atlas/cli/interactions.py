@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from lvlm_atlas.cli.json_text import as_json
 from lvlm_atlas.cli.options import Report
@@ -22,12 +23,14 @@ KINDS = {
 }
 
 
-def print_pair(pair: Pair, report: Report, *, data: str) -> None:
-    """Print a pair, as JSON with the digest of the data that it rests on."""
+def print_pair(pair: Pair, report: Report, *, root: Path) -> None:
+    """Print a pair, as JSON with the digest of the catalog that it rests on."""
     one, two = pair.names
     columns = ("", one, two, "both", "product", "both / product")
     if report is Report.json:
-        text = as_json({**pair.to_dict(), "data": data})
+        from lvlm_atlas.atlas.edition import digest
+
+        text = as_json({**pair.to_dict(), "data": digest(root)})
     elif report is Report.csv:
         text = _csv(pair)
     elif report is Report.md:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 
 def as_json(value: object, indent: int | None = 2) -> str:
     """A value as JSON: text as it is, and no number that is none.
@@ -11,4 +9,6 @@ def as_json(value: object, indent: int | None = 2) -> str:
     Raises:
         ValueError: it holds an infinity or NaN.
     """
+    import json
+
     return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)

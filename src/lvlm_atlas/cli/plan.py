@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import typer
 
@@ -29,14 +30,19 @@ MOST = 12
 COLUMNS = ("#", "goal", "gain", *STAGES, "takes longest", "risk")
 
 
-def print_plan(plan: Plan, report: Report, *, data: str) -> None:
-    """Print a plan, as JSON with the digest of the data that it rests on.
+def print_plan(plan: Plan, report: Report, *, root: Path) -> None:
+    """Print a plan, as JSON with the digest of the catalog that it rests on.
 
     Raises:
         Exit: limits were given, and no stack keeps them all.
     """
     printed = {Report.table: _page, Report.md: _markdown, Report.csv: _csv}
-    text = as_json({**plan.to_dict(), "data": data}) if report is Report.json else printed[report](plan)
+    if report is Report.json:
+        from lvlm_atlas.atlas.edition import digest
+
+        text = as_json({**plan.to_dict(), "data": digest(root)})
+    else:
+        text = printed[report](plan)
     (write if report is Report.table else sys.stdout.write)(text + "\n")
     if not any(option.meets for option in (plan.baseline, *plan.front)):
         raise typer.Exit(1)
@@ -108,6 +114,9 @@ def _notes(option: Option) -> Iterator[str]:
     model = option.estimate.model.id
     if kept := [_kept(id_, result, model) for id_, result in option.quality.items()]:
         yield f"quality kept, reported of each alone: {', '.join(kept)}"
+    if option.answers:
+        said = ", ".join(f"{id_} {kept.share:.0%} ± {kept.margin:.0%}" for id_, kept in option.answers.items())
+        yield f"answers kept, measured of each alone on small models trained here: {said}"
     yield from option.warnings
     if unknown := [f"{pair.one} × {pair.two}" for pair in option.pairs if pair.verdict == "unknown"]:
         yield f"no source shows that they work together: {', '.join(unknown)}"

@@ -56,7 +56,6 @@ def estimate(
 
     lvlm-atlas estimate --model qwen2.5-vl-7b --hardware h200 --image 1280x720 --images 20 --stack fastv
     """
-    from lvlm_atlas.atlas.edition import digest
     from lvlm_atlas.cli.estimate import print_estimate
     from lvlm_atlas.planner.planner import Planner
 
@@ -65,7 +64,7 @@ def estimate(
     setup = deployment.to_deployment(planner)
     estimated = planner.estimate(*subject, stack=stack or (), deployment=setup)
     plain = planner.estimate(*subject, deployment=setup) if stack else None
-    print_estimate(estimated, plain, format_, data=digest(root_of(root)), operators=operators, explain=explain)
+    print_estimate(estimated, plain, format_, root=root_of(root), operators=operators, explain=explain)
 
 
 @predict.command(rich_help_panel=PANEL)
@@ -124,6 +123,13 @@ def plan(
     described: Annotated[
         bool, typer.Option("--described", help="Search techniques too that no reference runs.")
     ] = False,
+    quality: Annotated[
+        float | None,
+        typer.Option(
+            "--keep-quality", help="Compare at equal quality: each keeps this share of answers, by its curve."
+        ),
+    ] = None,
+    task: Annotated[str | None, typer.Option("--task", help="Whose answers: a task of the lab; default: all.")] = None,
     format_: ReportFormat = Report.table,
     root: Root = None,
 ) -> None:
@@ -131,7 +137,6 @@ def plan(
 
     lvlm-atlas plan --model qwen2.5-vl-7b --hardware h200 --workload images-20 --goal ttft --slo tpot=0.006
     """
-    from lvlm_atlas.atlas.edition import digest
     from lvlm_atlas.cli.plan import print_plan
     from lvlm_atlas.planner.metric import limits
     from lvlm_atlas.planner.planner import Planner
@@ -140,9 +145,10 @@ def plan(
     best = planner.plan(
         model, hardware, request.to_workload(planner), goal=goal, slo=limits(slo or ()), also=also or (),
         training=training, max_techniques=most, risk=risk, require=require, exclude=exclude, settings=setting or (),
-        milder=milder, described=described, deployment=deployment.to_deployment(planner, with_limits=bool(slo)),
+        milder=milder, described=described, keep_quality=quality, task=task,
+        deployment=deployment.to_deployment(planner, with_limits=bool(slo)),
     )  # fmt: skip
-    print_plan(best, format_, data=digest(root_of(root)))
+    print_plan(best, format_, root=root_of(root))
 
 
 @predict.command(rich_help_panel=PANEL)
@@ -164,14 +170,13 @@ def interactions(
 
     lvlm-atlas interactions fastv kivi --model qwen2.5-vl-7b --hardware h200 --workload images-20
     """
-    from lvlm_atlas.atlas.edition import digest
     from lvlm_atlas.cli.interactions import print_pair
     from lvlm_atlas.planner.planner import Planner
 
     planner = Planner(root_of(root))
     workload, setup = request.to_workload(planner), deployment.to_deployment(planner)
     pair = planner.interactions(one, two, model, hardware, workload, deployment=setup)
-    print_pair(pair, format_, data=digest(root_of(root)))
+    print_pair(pair, format_, root=root_of(root))
 
 
 @predict.command(rich_help_panel=PANEL)

@@ -14,6 +14,7 @@ from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.planner.metric import limits
 from lvlm_atlas.planner.planner import Planner
 from lvlm_atlas.roofline.workload import Workload
+from lvlm_atlas.serving.lengths import Lengths
 from lvlm_atlas.serving.load import objective
 from lvlm_atlas.serving.policies import policy, splits
 from lvlm_atlas.serving.policy import Policy
@@ -21,6 +22,7 @@ from lvlm_atlas.serving.scenario import Scenario, wired
 from lvlm_atlas.serving.stacks import Stacks
 from lvlm_atlas.serving.trace import read
 from lvlm_atlas.serving.traffic import Arrival, Kind, Mix, scaled, synthetic
+from lvlm_atlas.specs.request import image
 
 MOST_RATES = 64
 
@@ -35,6 +37,7 @@ class Question:
     policies: list[str]
     workloads: list[str] | None
     trace: Path | None
+    traffic: str | None
     image_size: str
     stacks: list[str]
     slo: list[str]
@@ -43,6 +46,8 @@ class Question:
     burstiness: float
     spread: float
     reuse: float
+    concurrency: int | None
+    grow: int | None
     capacity: bool
     attain: float
     link_gb_s: float | None
@@ -62,12 +67,17 @@ MOST_SPLITS = 2000
 
 def traffic(asked: Question, planner: Planner) -> tuple[Sequence[float | None], Stream, list[Workload], str]:
     """The rates, the requests at one of them, the kinds of requests, and a name for all of them."""
-    rates: Sequence[float | None] = _rates(asked.rate) if asked.rate else [None if asked.trace else 1.0]
+    if asked.concurrency and (asked.rate or asked.capacity):
+        raise AtlasError("--concurrency: clients send the next request when one is answered; leave --rate out")
+    idle = asked.trace or asked.concurrency
+    rates: Sequence[float | None] = _rates(asked.rate) if asked.rate else [None if idle else 1.0]
     if asked.capacity and asked.rate:
         raise AtlasError("--capacity finds the rate; leave --rate out")
     if asked.trace:
         if asked.workloads:
             raise AtlasError("--trace says what arrives; leave --workload out")
+        if asked.traffic:
+            raise AtlasError("--trace and --traffic both say what arrives; leave one out")
         found = read(asked.trace, image_size=asked.image_size)[: asked.requests or None]
 
         def replay(rate: float | None, _: int | None) -> Iterable[Arrival]:
@@ -77,6 +87,8 @@ def traffic(asked: Question, planner: Planner) -> tuple[Sequence[float | None], 
 
         kinds = list({(bool(e.workload.images), bool(e.workload.videos)): e.workload for e in found}.values())
         return rates, replay, kinds, asked.trace.name
+    if asked.traffic:
+        return rates, *_published(asked, planner)
     mix = Mix(
         tuple(_kind(planner, each) for each in asked.workloads or ["single-image-chat"]), spread=asked.spread,
         reuse=asked.reuse, seed=asked.seed,
@@ -87,11 +99,28 @@ def traffic(asked: Question, planner: Planner) -> tuple[Sequence[float | None], 
     return (
         rates,
         lambda rate, number: synthetic(
-            mix, rate or 1.0, number or asked.requests or REQUESTS, burstiness=asked.burstiness
+            mix,
+            rate or (math.inf if asked.concurrency else 1.0),
+            number or asked.requests or REQUESTS,
+            burstiness=asked.burstiness,
         ),
         [kind.workload for kind in mix.kinds],
         name,
     )
+
+
+def _published(asked: Question, planner: Planner) -> tuple[Stream, list[Workload], str]:
+    """Requests of a published distribution, the kinds of them, and its name."""
+    if asked.workloads or asked.spread or asked.reuse:
+        raise AtlasError("--traffic says what arrives; leave --workload, --spread and --reuse out")
+    record = planner.atlas.arriving(asked.traffic or "")
+    lengths = Lengths(record, image(asked.image_size, 1), asked.seed)
+
+    def stream(rate: float | None, number: int | None) -> Iterable[Arrival]:
+        usual = math.inf if asked.concurrency else 1.0
+        return synthetic(lengths, rate or usual, number or asked.requests or REQUESTS, burstiness=asked.burstiness)
+
+    return stream, lengths.kinds(), record.name
 
 
 def _kind(planner: Planner, text: str) -> Kind:
@@ -154,7 +183,7 @@ def scenarios(asked: Question, planner: Planner, kinds: list[Workload]) -> Itera
             yield [
                 Scenario(
                     model=model, device=device, deployment=setup, policy=layout, stack=chosen, labels=chosen.labels,
-                    slo=slo, wires=wires,
+                    slo=slo, wires=wires, concurrency=asked.concurrency,
                 )
                 for layout in layouts
             ]  # fmt: skip

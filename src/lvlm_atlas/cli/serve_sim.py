@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,12 @@ from lvlm_atlas.atlas.edition import digest
 from lvlm_atlas.cli.json_text import as_json
 from lvlm_atlas.cli.options import Report
 from lvlm_atlas.cli.plain import csv_text, narrow, wrapped
-from lvlm_atlas.cli.serve_question import Question, Stream, scenarios, traffic
+from lvlm_atlas.cli.serve_answers import answers
+from lvlm_atlas.cli.serve_question import Question, scenarios, traffic
 from lvlm_atlas.planner.planner import Planner
 from lvlm_atlas.roofline.units import number, seconds, share
 from lvlm_atlas.rows import markdown
-from lvlm_atlas.serving.capacity import best
-from lvlm_atlas.serving.contract import LoadRow, assumptions, document, row
+from lvlm_atlas.serving.contract import LoadRow, assumptions, document
 from lvlm_atlas.serving.load import Load
 from lvlm_atlas.serving.scenario import Scenario
 from lvlm_atlas.serving.simulation import Run
@@ -39,11 +39,11 @@ def print_loads(asked: Question, root: Path, report: Report, *, explain: bool) -
     loads: list[Load] = []
     last: Run | None = None
     for group in groups:
-        for scenario, rate, load, run in _answers(asked, group, rates, stream):
-            last = run
-            servers.append(scenario)
-            loads.append(load)
-            rows.append(row(scenario, load, rate))
+        for answer in answers(asked, group, rates, stream):
+            last = answer.run
+            servers.append(answer.scenario)
+            loads.append(answer.load)
+            rows.append(answer.row)
     if asked.timeline and last is not None:
         from lvlm_atlas.files import replace_file
         from lvlm_atlas.serving.timeline import timeline
@@ -61,22 +61,9 @@ def print_loads(asked: Question, root: Path, report: Report, *, explain: bool) -
         raise typer.Exit(1)
 
 
-def _answers(
-    asked: Question, group: list[Scenario], rates: Sequence[float | None], stream: Stream
-) -> Iterator[tuple[Scenario, float | None, Load, Run]]:
-    if asked.capacity:
-        scenario, found = best(group, stream, asked.attain, enough=asked.requests is None)
-        yield scenario, found.rate, found.load, found.run
-        return
-    (scenario,) = group
-    prices = scenario.prices()
-    for rate in rates:
-        yield scenario, rate, *scenario.run(stream(rate, None), prices)
-
-
 COLUMNS = (
     "policy", "stack", "rate", "req/s", "TTFT p50", "p90", "p99", "TPOT p50", "p90 ", "p99 ", "within", "goodput",
-    "busy", "J/token", "USD/req",
+    "η", "busy", "J/token", "USD/req",
 )  # fmt: skip
 DROPPED = ("busy", "p90", "p90 ", "J/token", "req/s", "p99 ", "USD/req", "stack")
 
@@ -119,7 +106,8 @@ def _cells(each: LoadRow, load: Load) -> list[str]:
         each["policy"], "+".join(each["stack"]), "" if each["rate"] is None else number(each["rate"]),
         number(load.requests_s), *(seconds(t) for t in (ttft.p50, ttft.p90, ttft.p99)),
         *(seconds(t) for t in (tpot.p50, tpot.p90, tpot.p99)), share(load.attainment) if load.slo else "",
-        number(load.goodput) if load.slo else "", named,
+        number(load.goodput) if load.slo else "",
+        "" if each["eta_scale"] is None else share(each["eta_scale"]), named,
         "" if load.energy_j_token is None else number(load.energy_j_token),
         "" if load.cost_usd is None else number(load.cost_usd),
     ]  # fmt: skip
@@ -133,6 +121,8 @@ def _notes(asked: Question, rows: list[LoadRow], loads: list[Load]) -> Iterator[
     gave_way = sum(each.preemptions for each in loads)
     if gave_way:
         yield f"Caches given up for want of room and read again: {gave_way:,}."
+    if asked.grow:
+        yield f"η: share within the limits at {asked.grow} times the rate and devices, over that in the row."
     if asked.capacity:
         yield f"Rates are the highest within the limits for {share(asked.attain)} of the requests, to 2 %."
 

@@ -33,7 +33,7 @@ def run_sweep(out: Path, listing: Listing, *, quiet: bool, prices: Sequence[str]
         AtlasError: as `sweep` does, or a price is none.
     """
     try:
-        with _progress(quiet=quiet) as progress:
+        with shown(quiet=quiet) as progress:
             summary = sweep(out, price_usd_h=_prices(prices), progress=progress, **arguments)
     except KeyboardInterrupt:
         typer.echo(f"interrupted: {GO_ON}", err=True)
@@ -122,7 +122,7 @@ def _row(summary: Summary) -> dict[str, Any]:
 
 
 @contextmanager
-def _progress(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+def shown(*, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
     """Shows how far it is: a bar on a terminal, else a line now and then."""
     if quiet:
         yield lambda done, points: None  # noqa: ARG005
@@ -130,8 +130,8 @@ def _progress(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        shown = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*shown, console=Console(stderr=True), transient=True) as bar:
+        cells = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*cells, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("points", total=None)
             yield lambda done, points: bar.update(task, completed=done, total=points)
     else:

@@ -52,8 +52,12 @@ def serve_sim(
     trace: Annotated[
         Path | None, typer.Option("--trace", help="File of requests in place of a workload: JSON lines or CSV.")
     ] = None,
+    traffic: Annotated[
+        str | None,
+        typer.Option("--traffic", help="Id of a published distribution of lengths, in place of a workload."),
+    ] = None,
     image_size: Annotated[
-        str, typer.Option("--image-size", help="Size of a trace's images, where it says none.")
+        str, typer.Option("--image-size", help="Size of images where a trace or --traffic says none.")
     ] = "1280x720",
     stack: Annotated[
         list[str] | None,
@@ -76,6 +80,14 @@ def serve_sim(
         float, typer.Option("--spread", help="Coefficient of variation of text and answers; 0: all alike.")
     ] = 0.0,
     reuse: Annotated[float, typer.Option("--reuse", help="Share of images that came before.")] = 0.0,
+    concurrency: Annotated[
+        int | None,
+        typer.Option("--concurrency", min=1, help="Requests that clients have under way at most, in place of --rate."),
+    ] = None,
+    grow: Annotated[
+        int | None,
+        typer.Option("--grow", min=2, max=64, help="Say what is left at so many times the rate and devices (η)."),
+    ] = None,
     capacity: Annotated[
         bool, typer.Option("--capacity", help="Find the highest rate within --slo, in place of --rate.")
     ] = False,
@@ -92,11 +104,18 @@ def serve_sim(
         float, typer.Option("--host-image", help="Seconds of the host for an image or frame, beside the runtime's.")
     ] = 0.0,
     host_workers: Annotated[
-        int, typer.Option("--host-workers", min=1, help="Requests that the host prepares at once, for each instance.")
+        int, typer.Option("--host-workers", min=1, help="Requests in preparation at once in each front process.")
     ] = 8,
     timeline: Annotated[
         Path | None, typer.Option("--timeline", help="Write a picture (SVG) of who waits where in the last run.")
     ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Keep each row in a folder of Parquet files, or NAME.parquet.")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="Who computes for --out: local, processes here, or dask.")] = "local",
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes for --out; default: as many as cores.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="Address of the Dask scheduler.")] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Discard what another --out left there.")] = False,
     deployment: DeploymentOptions,
     explain: Annotated[bool, typer.Option("--explain", help="Say what is taken for granted.")] = False,
     format_: ReportFormat = Report.table,
@@ -105,6 +124,7 @@ def serve_sim(
     """Predict a server under load: latencies, goodput, use, energy, cost. Needs the serving extra.
 
     Each combination of policy, stack and rate is a row. Exit 1: with --slo, no row keeps it for 90 % of the requests.
+    With --out the rows go where `lvlm-atlas sql` reads them; run it again to go on after an interruption.
 
     lvlm-atlas serve-sim --model qwen2.5-vl-7b --device h100-sxm:8 --policy monolithic --policy epd --rate 8..32
     """
@@ -113,9 +133,18 @@ def serve_sim(
 
     question = Question(
         model=model, hardware=hardware, rate=rate, policies=policy or ["monolithic"], workloads=workload, trace=trace,
+        traffic=traffic,
         image_size=image_size, stacks=stack or ["none"], slo=slo or [], requests=requests, seed=seed,
-        burstiness=burstiness, spread=spread, reuse=reuse, capacity=capacity, attain=attain, link_gb_s=link_gb_s,
+        burstiness=burstiness, spread=spread, reuse=reuse, concurrency=concurrency, grow=grow,
+        capacity=capacity, attain=attain, link_gb_s=link_gb_s,
         link_latency_s=link_latency, host_image_s=host_image,
         host_workers=host_workers, timeline=timeline, deployment=deployment,
     )  # fmt: skip
+    if out is not None:
+        from lvlm_atlas.cli.serve_sweep import sweep_loads
+
+        sweep_loads(
+            question, out, root=root_of(root), engine=engine, workers=workers, scheduler=scheduler, restart=restart
+        )  # fmt: skip
+        return
     print_loads(question, root_of(root), format_, explain=explain)

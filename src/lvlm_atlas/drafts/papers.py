@@ -7,7 +7,8 @@ from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from lvlm_atlas.atlas.bibliography import BIB, MAX_BYTE, Paper, parse_papers
+from lvlm_atlas.atlas.bibliography import BIB, Paper
+from lvlm_atlas.atlas.bibtex import MAX_BYTE, parse_papers
 from lvlm_atlas.atlas.document import DocumentError, read_text
 from lvlm_atlas.atlas.shelves import folded
 from lvlm_atlas.fault import AtlasError, FaultsError

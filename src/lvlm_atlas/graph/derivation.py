@@ -6,7 +6,8 @@ known against a pair does not mean that somebody knows it to work. What holds fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations, product
 
@@ -47,9 +48,10 @@ def exclusive_slot(atlas: Atlas, of: str | None = None) -> Pairs:
 
     That holds even if one builds on the other, which then brings the other's method along.
     """
-    exclusive = {t.id: t for t in atlas.terms("position") if isinstance(t, PositionTerm) and t.exclusive}
-    owners = (t for t in atlas.techniques.values() if not exclusive.keys().isdisjoint(t.acts_at))
-    for one, two in combinations(sorted(owners, key=lambda t: t.id), 2):
+    exclusive = {t.id for t in atlas.terms("position") if isinstance(t, PositionTerm) and t.exclusive}
+    owners = sorted((t for t in atlas.techniques.values() if not exclusive.isdisjoint(t.acts_at)), key=lambda t: t.id)
+    bases = {t.id: {atlas.technique(i.with_).id for i in t.interactions if i.kind == "builds-on"} for t in owners}
+    for one, two in combinations(owners, 2):
         if of not in (None, one.id, two.id):
             continue
         shared = [place for place in one.acts_at if place in exclusive and place in two.acts_at]
@@ -58,7 +60,7 @@ def exclusive_slot(atlas: Atlas, of: str | None = None) -> Pairs:
         places = " and ".join(f"`{place}`" for place in shared)
         reason = f"Both act at {places}, which one technique at most can own in a stack."
         for builder, base in ((one, two), (two, one)):
-            if any(i.kind == "builds-on" and atlas.technique(i.with_) is base for i in builder.interactions):
+            if base.id in bases[builder.id]:
                 reason += f" {builder.name} builds on {base.name} and already includes it."
         yield one.id, two.id, reason
 
@@ -91,26 +93,28 @@ def withheld_need(atlas: Atlas, of: str | None = None) -> Pairs:
     the technique acts last, and withheld from where it acts first.
     """
     place = {term.id: index for index, term in enumerate(atlas.terms("position"))}
-    withholding = [t for t in atlas.techniques.values() if t.withholds]
-    for owner, reader in product(withholding, atlas.techniques.values()):
-        if owner is reader or of not in (None, owner.id, reader.id):
-            continue
-        needs = _missing(owner, reader, place)
-        if not needs:
-            continue
-        at_once = min(place[id_] for id_ in owner.acts_at) == max(place[id_] for id_ in reader.acts_at)
-        if at_once and not _missing(reader, owner, place):
-            continue
-        start, end = sorted((owner.id, reader.id))
-        named = " and ".join(f"`{need}`" for need in needs)
-        yield start, end, f"{reader.name} needs {named}, which nobody finds behind {owner.name}."
+    techniques = atlas.techniques.values()
+    first = {t.id: min(place[id_] for id_ in t.acts_at) for t in techniques}
+    last = {t.id: max(place[id_] for id_ in t.acts_at) for t in techniques}
+    readers: dict[str, list[Technique]] = defaultdict(list)
+    for technique in techniques:
+        for need in technique.needs:
+            readers[need].append(technique)
+    for owner in techniques:
+        for reader in {t.id: t for need in owner.withholds for t in readers[need]}.values():
+            if owner is reader or of not in (None, owner.id, reader.id) or first[owner.id] > last[reader.id]:
+                continue
+            at_once = first[owner.id] == last[reader.id]
+            if at_once and not (first[reader.id] <= last[owner.id] and _missing(reader, owner)):
+                continue
+            start, end = sorted((owner.id, reader.id))
+            named = " and ".join(f"`{need}`" for need in _missing(owner, reader))
+            yield start, end, f"{reader.name} needs {named}, which nobody finds behind {owner.name}."
 
 
-def _missing(owner: Technique, reader: Technique, place: Mapping[str, int]) -> tuple[str, ...]:
-    """What a technique needs and another, which acts before it or at the same place, withholds."""
-    if min(place[id_] for id_ in owner.acts_at) > max(place[id_] for id_ in reader.acts_at):
-        return ()
-    return tuple(need for need in owner.withholds if need in reader.needs)
+def _missing(owner: Technique, reader: Technique) -> list[str]:
+    """What a technique needs and another withholds."""
+    return [need for need in owner.withholds if need in reader.needs]
 
 
 RULES = tuple(value for value in list(vars().values()) if isinstance(value, Derivation))

@@ -63,7 +63,7 @@ class Edge:
         return self.kind, self.ends if self.symmetric else (self.start, self.end)
 
 
-def stored_edges(atlas: Atlas, predicted: Iterable[Edge] = (), of: str | None = None) -> tuple[Edge, ...]:
+def stored_edges(laws: Laws, predicted: Iterable[Edge] = (), of: str | None = None) -> tuple[Edge, ...]:
     """All interaction edges, or those that touch the technique of an id, but those that laws derive on demand.
 
     Their order is fixed.
@@ -72,12 +72,11 @@ def stored_edges(atlas: Atlas, predicted: Iterable[Edge] = (), of: str | None = 
     not derived again: the statement has the better reason, and notes the rules that agree with it. A predicted edge
     stands beside the others, since its numbers are of another kind.
     """
-    stated, laws = list(_stated(atlas, of)), Laws(atlas)
-    derived = defaultdict(list)
-    for edge in _derived(atlas, of):
+    stated, derived = list(_stated(laws.atlas, of)), defaultdict(list)
+    for edge in _derived(laws.atlas, of):
         derived[edge.key()].append(edge)
     known = {edge.key() for edge in stated}
-    edges = [replace(edge, rules=tuple(_agreeing(edge, derived.get(edge.key(), ()), laws))) for edge in stated]
+    edges = [_with_rules(edge, tuple(_agreeing(edge, derived.get(edge.key(), ()), laws))) for edge in stated]
     edges += [edge for key, twins in derived.items() if key not in known for edge in twins]
     edges += (edge for edge in predicted if of is None or of in edge.ends)
     return tuple(
@@ -94,6 +93,10 @@ def edges_by_law(laws: Laws, start: str, end: str, kind: str | None = None) -> I
     """The edges from one technique to another that laws derive, or those of one kind."""
     for law, reason in laws.hold(start, end, kind):
         yield Edge(start=start, kind=law.kind, end=end, reason=reason, evidence="derived", rules=(law.id,))
+
+
+def _with_rules(stated: Edge, rules: tuple[str, ...]) -> Edge:
+    return replace(stated, rules=rules) if rules else stated
 
 
 def _agreeing(stated: Edge, derived: Iterable[Edge], laws: Laws) -> Iterator[str]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # ruff: noqa: PLC0415
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Interactions:
     """An atlas, and the edges between its techniques."""
 
@@ -37,7 +37,7 @@ class Interactions:
         """The stored interactions: stated, derived and predicted, without those that `laws` derive on demand."""
         from lvlm_atlas.graph.edges import stored_edges
 
-        return stored_edges(self.atlas, self.predicted)
+        return stored_edges(self.laws, self.predicted)
 
     @cached_property
     def laws(self) -> Laws:
@@ -52,7 +52,7 @@ class Interactions:
         Raises:
             UnknownIdError: there is none; the message suggests the nearest.
         """
-        return self.atlas.techniques.get(id_) or self.atlas.technique(id_)
+        return self.atlas.technique(id_)
 
     def interactions(self, id_: str) -> tuple[Edge, ...]:
         """Every stored edge that touches a technique, from whichever end it was stated."""
@@ -121,8 +121,13 @@ class Interactions:
 
     def between(self, one: str, two: str) -> tuple[Edge, ...]:
         """Every edge between two techniques: the stored ones, then those that laws derive."""
+        return tuple(self.each_between(one, two))
+
+    def each_between(self, one: str, two: str) -> Iterator[Edge]:
+        """The same one after the other: who needs the first alone has no law looked at."""
         one, two = self.technique(one).id, self.technique(two).id
-        return (*self._joining(one, two), *self._by_law(permutations(sorted({one, two}), 2)))
+        yield from self._joining(one, two)
+        yield from self._by_law(permutations(sorted({one, two}), 2))
 
     def relation(self, one: str, two: str) -> Verdict:
         """Whether two techniques work together, break each other, or neither is known.
@@ -159,7 +164,7 @@ class Interactions:
         if id_ not in self._of_one:
             from lvlm_atlas.graph.edges import stored_edges
 
-            self._of_one[id_] = stored_edges(self.atlas, self.predicted, id_)
+            self._of_one[id_] = stored_edges(self.laws, self.predicted, id_)
         return self._of_one[id_]
 
     def _joining(self, one: str, two: str) -> tuple[Edge, ...]:

@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from lvlm_atlas.fault import AtlasError
-from lvlm_atlas.graph.answer import records_of, table_of
 from lvlm_atlas.graph.interactions import Interactions
 from lvlm_atlas.rows import frame
 from lvlm_atlas.schema.technique import Technique
@@ -28,7 +27,7 @@ Value = str | bool | int
 """A value of a field, as `where` takes it."""
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class KnowledgeBase(Interactions):
     """An atlas, the edges between its techniques, and the questions one can ask of them.
 
@@ -62,10 +61,14 @@ class KnowledgeBase(Interactions):
         return f"<KnowledgeBase at {self.atlas.root}: {counts}, {len(self.atlas.hardware)} devices>"
 
     def _repr_markdown_(self) -> str:
+        from lvlm_atlas.graph.answer import table_of
+
         return table_of(self)
 
     def records(self) -> list[dict[str, Any]]:
         """A record for each technique."""
+        from lvlm_atlas.graph.answer import records_of
+
         return records_of(self)
 
     def to_pandas(self) -> Any:

@@ -45,8 +45,10 @@ class Placed:
 
     def overlaps(self, other: Placed) -> bool:
         """Whether both change the same part of the same quantity: vision and text entries of a cache are two parts."""
+        if self.quantity != other.quantity:
+            return False
         parts = {getattr(each.effect, "of", "all") for each in (self, other)} - {"all"}
-        return self.quantity == other.quantity and len(parts) < 2
+        return len(parts) < 2
 
 
 Reason = Callable[[Collection[Placed], Collection[Placed]], str | None]

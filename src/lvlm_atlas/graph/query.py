@@ -256,7 +256,7 @@ class _Search:
 
     def _step(self, one: str, two: str, kind: str | None) -> Edge:
         """An edge of that kind between two neighbours on a path."""
-        return next(edge for edge in self.kb.between(one, two) if kind in (None, edge.kind))
+        return next(edge for edge in self.kb.each_between(one, two) if kind in (None, edge.kind))
 
     def _error(self, column: int, error: AtlasError) -> QueryError:
         return QueryError(self.text, column, str(error))

@@ -11,8 +11,8 @@ import math
 import operator
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
 
+from lvlm_atlas.lab.attention_rows import longest_rows
 from lvlm_atlas.lab.envelope import envelope
 from lvlm_atlas.roofline.cache import growing, stored_bits
 from lvlm_atlas.roofline.dimensions import Dimensions
@@ -21,17 +21,11 @@ from lvlm_atlas.roofline.llm import last_rows
 from lvlm_atlas.roofline.overhead import extras
 from lvlm_atlas.roofline.pipeline import Walk
 from lvlm_atlas.roofline.state import Answered, Cached, Encoded, Extra, Limits, Prefilled
-from lvlm_atlas.roofline.tokens.anyres_unpad import anyres_unpad
-from lvlm_atlas.roofline.tokens.smart_resize import token_grid
 from lvlm_atlas.roofline.transform import Applied
-from lvlm_atlas.roofline.visual import Patches, Steps, Visual
 from lvlm_atlas.schema.effect import Effect
 from lvlm_atlas.schema.record import Setting
 from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.specs.technique import Bound, bounded
-
-if TYPE_CHECKING:
-    from lvlm_atlas.reference.lvlm.config import Config
 
 _SLACK = 1e-9
 """Relative; shares are quotients of counts."""
@@ -47,6 +41,10 @@ class Interval:
     def __contains__(self, number: float) -> bool:
         slack = _SLACK * max(1.0, abs(number))
         return self.low - slack <= number <= self.high + slack
+
+    def up_to(self, high: float) -> Interval:
+        """The bounds, the upper one no lower than this."""
+        return Interval(self.low, max(self.high, high))
 
 
 @dataclass(frozen=True)
@@ -128,53 +126,12 @@ def expected(
         if not observed or measure.split(":")[0] not in left_open:
             least = most = [low + high for low, high in zip(least, most, strict=True)]
         bounds[measure] = tuple(Interval(min(low), max(high)) for low, high in zip(least, most, strict=True))
+    if _caps_each(stack):
+        bounds["kv.tokens"] = tuple(map(Interval.up_to, bounds["kv.tokens"], _most_of_each(measures)))
     (accepted,) = bounds["speculation: accepted"]
     after_first = [end.settled["output-tokens"][0] - 1 for end in ends]
     passes = Interval(-(-min(after_first) // (1 + accepted.high)), -(-max(after_first) // (1 + accepted.low)))
     return {**bounds, "speculation: target passes": (passes,)}
-
-
-def dimensions_of(
-    config: Config, *, frames: int, text_tokens: int, output_tokens: int, element_byte: int
-) -> Dimensions:
-    """The dimensions of a request to the reference LVLM.
-
-    Args:
-        config: the model.
-        frames: frames of the request, each of the size that the model's encoder is made for.
-        text_tokens: text tokens of the prompt.
-        output_tokens: tokens asked for.
-        element_byte: bytes of a cached number that is not quantised.
-    """
-    vision, text, factor = config.vision, config.text, config.vision.factor
-
-    def visual(frame_share: float, pixels: tuple[Steps, ...] | None) -> Visual:
-        """`frames_a_patch` frames share a patch, the last filled up. A tower of one size resizes frames back to it."""
-        kept = round(frames * frame_share)
-        (height, width), patches = config.frame_size, vision.patches
-        for step in pixels[0] if pixels else ():
-            rows, columns = _resized((height, width), factor, step)
-            height, width = rows * factor, columns * factor
-            patches = rows * columns * config.patches_a_token if factor > 1 else patches
-        entering = (float(height * width),)
-        if canvases := getattr(config, "image_grid_pinpoints", ()):
-            tower: Any = vision  # of one input size, as its tiles are
-            tiled = anyres_unpad(
-                [(width, height)] * kept, tile=tower.image_size, patch=tower.patch_size,
-                class_token=True, pinpoints_hw=canvases,
-            )  # fmt: skip
-            return replace(tiled, pixels=entering)
-        sequences = math.ceil(kept / config.frames_a_patch)
-        tokens = sequences * patches // config.patches_a_token
-        shape = Patches(sequences, patches + config.class_tokens, patches)
-        return Visual((shape,), tokens, tokens, frames=kept, pixels=entering)
-
-    return Dimensions(
-        visual=visual, text_tokens=text_tokens, output_tokens=output_tokens, encoder_layers=config.encoder_layers,
-        encoder_heads=vision.num_attention_heads, encoder_hidden=vision.hidden_size, layers=text.num_hidden_layers,
-        heads=text.num_attention_heads, kv_heads=text.num_key_value_heads, head_dim=text.head_dim,
-        hidden=text.hidden_size, element_byte=element_byte,
-    )  # fmt: skip
 
 
 def _adapter_place(stack: Sequence[Member]) -> int:
@@ -187,6 +144,24 @@ def _is_open(effect: Effect) -> bool:
     """Whether an effect has bounds."""
     names = ("at_least", "at_most", "accepted_at_least", "fetch_at_least", "limit_at_least")
     return any(getattr(effect, name, None) is not None for name in names)
+
+
+def _caps_each(stack: Sequence[Member]) -> bool:
+    """Whether vision and text entries are both cut by themselves: most are then held where a cut before them spares
+    some of each, and neither end is that.
+    """
+    effects = [effect for each in stack for effect in each.technique.effects if effect.quantity == "kv.tokens"]
+    return {"vision", "text"} <= {effect.of for effect in effects}
+
+
+def _most_of_each(measures: Sequence[Mapping[str, Sequence[float]]]) -> list[float]:
+    """For each layer, the most vision entries of any end and the most text entries of any, together."""
+    vision = [*zip(*(each["kv.tokens: vision"] for each in measures), strict=True)]
+    all_ = zip(*(each["kv.tokens"] for each in measures), strict=True)
+    return [
+        max(seen) + max(total - one for total, one in zip(totals, seen, strict=True))
+        for totals, seen in zip(all_, vision, strict=True)
+    ]
 
 
 def _declares(stack: Sequence[Member], measure: str) -> bool:
@@ -204,13 +179,6 @@ _WITH_VISION = {
     "kv.tokens: text": ("kv.tokens", "kv.tokens: vision"),
 }
 """What a trace counts only together with vision: the measure, and the quantity that is counted with it."""
-
-
-def _resized(size: tuple[int, int], factor: int, pixels: float) -> tuple[int, int]:
-    """Rows and columns that a frame is resized to: of tokens where the tower takes any size, else of pixels."""
-    height, width = size
-    columns, rows = token_grid(width, height, factor=factor, min_pixels=pixels, max_pixels=pixels, kind="frame")
-    return rows, columns
 
 
 class _End(Walk):
@@ -428,28 +396,3 @@ class _End(Walk):
             return self._byte(cached, index, layer, grown)
         free = layer._replace(limits=Limits())
         return min(self._byte(cached, index, one, some) for one in (layer, free) for some in each)
-
-
-def longest_rows(rows: float, tokens: Sequence[float]) -> float:
-    """Scores in the longest `rows` rows of the causal attention maps of layers with so many tokens, for one head.
-
-    A part of a row is that part of the next one.
-    """
-    if part := rows % 1:
-        whole = longest_rows(rows - part, tokens)
-        return whole + part * (longest_rows(rows - part + 1, tokens) - whole)
-    lengths = [int(length) for length in tokens]
-    wanted = min(int(rows), sum(lengths))
-    if wanted <= 0:
-        return 0
-    # The shortest row among them: the largest length that so many rows reach.
-    low, high = 1, max(lengths)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if sum(max(0, length - middle + 1) for length in lengths) >= wanted:
-            low = middle
-        else:
-            high = middle - 1
-    longer = [length for length in lengths if length > low]
-    scores = sum(length * (length + 1) - low * (low + 1) for length in longer) // 2
-    return scores + (wanted - sum(length - low for length in longer)) * low

@@ -12,7 +12,8 @@ import torch
 from lvlm_atlas.lab.built import built, forget
 from lvlm_atlas.lab.checks import TOLERANCE, answers_differ
 from lvlm_atlas.lab.device import DeviceRun
-from lvlm_atlas.lab.expectation import Bounds, Interval, Member, Observed, dimensions_of, expected
+from lvlm_atlas.lab.dimensions import dimensions_of
+from lvlm_atlas.lab.expectation import Bounds, Interval, Member, Observed, expected
 from lvlm_atlas.lab.verification import Item, Outcome, Part, Plan, Row, Shape, StackAnswer, StackJob, counted
 from lvlm_atlas.reference.caches.cache import Cache
 from lvlm_atlas.reference.lvlm import LVLM, Refusal, Request, Result, Trace, random_request
@@ -165,14 +166,19 @@ IN_DETAIL = frozenset({"kv.tokens: most while decoding", "overhead: attention sc
 def observe(trace: Trace, dimensions: Dimensions) -> Observed:
     """What a trace says of each measure; those it does not count are missing.
 
-    A measure of decoding steps is empty where there are none. No extension point lets tokens that are alive stay out
-    of the queries or the MLP of a layer, so those that are alive are counted.
+    A measure of decoding steps is empty where there are none. Tokens that ask nothing (`Sequence.silent`) are vision
+    tokens that stand first, and pass no MLP either.
     """
     # In a session the scores of a round's own tokens: those with the cache are computed, whatever is chosen.
     earlier = trace.cached_score_entries if dimensions.held else [0] * len(trace.score_entries)
-    dense = (dimensions.heads * n * (n + 1) // 2 for n in trace.llm_tokens)
+    silent = trace.llm_silent_tokens
+    dense = (
+        dimensions.heads * (n * (n + 1) - quiet * (quiet + 1)) // 2
+        for n, quiet in zip(trace.llm_tokens, silent, strict=True)
+    )
     rounds = trace.target_passes
     vision = tuple(trace.llm_vision_tokens)
+    asking = tuple(all_ - quiet for all_, quiet in zip(vision, silent, strict=True))
     attention = zip(trace.encoder_attention_flop, trace.encoder_own_attention_flop, strict=True)
     density = tuple(flop / own for flop, own in attention)
     modality_known = len(trace.kv_vision_entries) == len(trace.kv_entries)
@@ -187,8 +193,8 @@ def observe(trace: Trace, dimensions: Dimensions) -> Observed:
         "vision-tokens": vision[:1],  # nothing prunes before layer 0: there is no attention yet
         "text-tokens": (trace.llm_tokens[0] - vision[0],),
         "llm.vision-tokens": vision,
-        "llm.vision-queries": vision,
-        "llm.vision-mlp": vision,
+        "llm.vision-queries": asking,
+        "llm.vision-mlp": asking,
         "llm.vision-tokens: with text": tuple(trace.llm_tokens),
         "attention.density": tuple(
             (s - old) / all_ for s, old, all_ in zip(trace.score_entries, earlier, dense, strict=True)

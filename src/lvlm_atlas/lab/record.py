@@ -41,7 +41,7 @@ def record(root: Path, workload: Workload, device: str, results: Iterable[SmokeR
         id=stem,
         kind="smoke",
         date=today,
-        commit=_commit(root),
+        commit=commit(root),
         version=version("lvlm-atlas"),
         machine=machine(device),
         workload=workload,
@@ -72,7 +72,7 @@ def numbered(stem: str) -> Iterator[str]:
         number += 1
 
 
-def _commit(root: Path) -> str | None:
+def commit(root: Path) -> str | None:
     """The commit of the checkout, `-dirty` if tracked files differ from it; None outside a checkout."""
 
     def git(*arguments: str) -> str | None:

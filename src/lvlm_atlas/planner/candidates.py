@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.graph.knowledge import KnowledgeBase
+from lvlm_atlas.planner.equal_quality import at_quality
 from lvlm_atlas.planner.objective import Objective
 from lvlm_atlas.planner.plan import Lost
 from lvlm_atlas.planner.risk import RISKS, risk
 from lvlm_atlas.planner.search import Candidate, candidate
 from lvlm_atlas.roofline.estimate import Estimate
 from lvlm_atlas.schema.technique import Technique
+from lvlm_atlas.specs.answers import Kept
 from lvlm_atlas.specs.fits import problem
 from lvlm_atlas.specs.stack import Choice, milder, parse
 
@@ -29,6 +31,8 @@ class Candidates:
     """Techniques that are not searched."""
     settings: str
     """Which settings are searched, in words."""
+    answers: Mapping[str, Kept]
+    """What techniques keep of the answers at the settings that are searched, where that was asked for."""
 
 
 def candidates(kb: KnowledgeBase, baseline: Estimate, objective: Objective) -> Candidates:
@@ -46,6 +50,7 @@ def candidates(kb: KnowledgeBase, baseline: Estimate, objective: Objective) -> C
     wanted = {*given} | (required if required and required <= baselines else set())
     searched: list[Candidate] = []
     left_out: list[Lost] = []
+    answers: dict[str, Kept] = {}
     for technique in kb.atlas.techniques.values():
         if technique.id in excluded:
             why: str | None = "--exclude finds it"
@@ -56,8 +61,15 @@ def candidates(kb: KnowledgeBase, baseline: Estimate, objective: Objective) -> C
         if why:
             left_out.append(Lost(technique.id, "left-out", why))
             continue
-        searched += [candidate(kb, choice) for choice in given.get(technique.id, [Choice(technique)])]
-        if objective.milder and technique.id not in given and (choice := milder(technique)):
+        choices = given.get(technique.id)
+        if choices is None and objective.quality is not None:
+            equal = at_quality(kb, technique, objective.quality, baseline)
+            if isinstance(equal, str):
+                left_out.append(Lost(technique.id, "left-out", equal))
+                continue
+            answers[technique.id], choices = equal.kept, [equal.choice]
+        searched += [candidate(kb, choice) for choice in choices or [Choice(technique)]]
+        if objective.milder and choices is None and (choice := milder(technique)):
             searched.append(candidate(kb, choice, milder=True))
     searched.sort(key=lambda each: (each.applied.order, each.id))
     bits = 0 if required is None else sum(1 << i for i, each in enumerate(searched) if each.id in required)
@@ -65,12 +77,15 @@ def candidates(kb: KnowledgeBase, baseline: Estimate, objective: Objective) -> C
         barred = [each.what for each in left_out if each.what in required]
         why = f"{barred[0]} is left out" if barred else "it finds no technique"
         raise AtlasError(f"--require leaves nothing to search: {why}; ask for less")
-    return Candidates(tuple(searched), bits, tuple(left_out), _settings(given, milder=objective.milder))
+    return Candidates(tuple(searched), bits, tuple(left_out), _settings(given, objective), answers)
 
 
-def _settings(given: Collection[str], *, milder: bool) -> str:
+def _settings(given: Collection[str], objective: Objective) -> str:
     said = "each technique at its entry's default setting"
-    if milder:
+    if quality := objective.quality:
+        task = f"in the task {quality.task}" if quality.task else "in the lab's tasks"
+        said = f"each technique at the cheapest setting that keeps {quality.share:.0%} of the answers {task}"
+    if objective.milder:
         said += ", and halfway from there to the setting that turns it off"
     if given:
         said += f"; {', '.join(given)} at the settings given"

@@ -58,7 +58,10 @@ def pareto(
     front: dict[Name, tuple[Point, Tie]] = {}
 
     def beaten(point: Point, tie: Tie) -> bool:
-        return any(dominates(better, point) and (better != point or least < tie) for better, least in front.values())
+        for better, least in front.values():  # noqa: SIM110  twice as fast as any(), and most of a search
+            if dominates(better, point) and (better != point or least < tie):
+                return True
+        return False
 
     for name in names:
         if any(beaten(*bound) for bound in bounds(name)):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from lvlm_atlas.fault import AtlasError, suggestion
 from lvlm_atlas.graph.knowledge import KnowledgeBase
+from lvlm_atlas.planner.equal_quality import Quality
 from lvlm_atlas.planner.metric import Metric, checked_limit, metric
 from lvlm_atlas.planner.risk import RISKS
 from lvlm_atlas.roofline.estimate import Estimate
@@ -41,6 +42,8 @@ class Objective:
     """Whether a stack may have techniques that are only described, with no reference that runs."""
     milder: bool = False
     """Whether to search each technique halfway to its neutral setting too."""
+    quality: Quality | None = None
+    """What each technique must keep of the answers, at a setting of its curve; None: techniques at their defaults."""
 
     def check(self, kb: KnowledgeBase) -> None:
         """Refuse what no request could make sense of.
@@ -53,6 +56,8 @@ class Objective:
             raise AtlasError(f"the number of techniques in a stack is {number}; give one from 1 to {MAX_TECHNIQUES}")
         if self.risk not in RISKS:
             raise AtlasError(f"no risk {self.risk!r}; {suggestion(self.risk, RISKS)}")
+        if self.quality is not None:
+            self.quality.check(kb)
         known = [term.id for term in kb.atlas.terms("training")]
         if self.training is not None and self.training not in known:
             raise AtlasError(f"no training {self.training!r}; {suggestion(self.training, known)}")

@@ -18,9 +18,11 @@ from lvlm_atlas.planner.reasons import Reasons
 from lvlm_atlas.planner.risk import RISKS
 from lvlm_atlas.planner.search import Search, Stack
 from lvlm_atlas.planner.shortage import too_large
+from lvlm_atlas.planner.stack_risk import StackRisk
 from lvlm_atlas.planner.warnings import shipments, vision_left, warnings
 from lvlm_atlas.roofline.costs import Costs
 from lvlm_atlas.roofline.estimate import Estimate, estimate
+from lvlm_atlas.specs.answers import Kept
 
 
 def plan(kb: KnowledgeBase, baseline: Estimate, objective: Objective) -> Plan:
@@ -43,16 +45,22 @@ def plan(kb: KnowledgeBase, baseline: Estimate, objective: Objective) -> Plan:
         baseline.model, baseline.device, baseline.workload, baseline.deployment,
         [each.applied for each in chosen.searched],
     )  # fmt: skip
-    stacks = search.stacks(objective.max_techniques, RISKS.index(objective.risk), chosen.required)
-    ranking = Ranking(costs, baseline, goal, also, limits, stacks)
+    most = RISKS.index(objective.risk)
+    stacks = search.stacks(objective.max_techniques, most, chosen.required)
+    risk = StackRisk.among(kb, chosen.searched, costs, most)
+    ranking = Ranking(costs, baseline, goal, also, limits, stacks, risk)
     front = ranking.front()
     if not front:
         raise AtlasError(f"{too_large(baseline)}; no stack changes that")
     reasons = Reasons(search, ranking, front)
     return Plan(
         goal=goal,
-        baseline=_option(kb, baseline, search, Stack(0, 0, 0, 0), limits),
-        front=tuple(_option(kb, baseline, search, stack, limits) for stack in front if stack.bits),
+        baseline=_option(kb, baseline, search, Stack(0, 0, 0, 0), limits, 0),
+        front=tuple(
+            _option(kb, baseline, search, stack, limits, risk.of(stack), chosen.answers)
+            for stack in front
+            if stack.bits
+        ),
         runners_up=tuple(reasons.runners_up()),
         unused=tuple(reasons.unused()),
         conflicts=tuple(reasons.conflicts()),
@@ -63,8 +71,9 @@ def plan(kb: KnowledgeBase, baseline: Estimate, objective: Objective) -> Plan:
 
 
 def _option(
-    kb: KnowledgeBase, baseline: Estimate, search: Search, stack: Stack, limits: Mapping[Metric, float]
-) -> Option:
+    kb: KnowledgeBase, baseline: Estimate, search: Search, stack: Stack, limits: Mapping[Metric, float], risk: int,
+    answers: Mapping[str, Kept] | None = None,
+) -> Option:  # fmt: skip
     """A stack with its estimate and what is known of its techniques."""
     members = search.members(stack)
     techniques = [each.applied for each in members]
@@ -82,11 +91,12 @@ def _option(
         pairs.append(Together(one, two, verdict.value, why, kb.between(one, two)))
     return Option(
         estimate=prediction,
-        risk=RISKS[stack.risk],
+        risk=RISKS[risk],
         limits=tuple(Limit(metric, most, metric.of(prediction)) for metric, most in limits.items()),
         pairs=tuple(pairs),
         reported=reported,
         quality={id_: quality(results, baseline.model.id, left) for id_, results in reported.items()},
         warnings=tuple(warnings([each.choice.technique for each in members], baseline, prediction, reported)),
+        answers={each.id: answers[each.id] for each in members if answers and each.id in answers},
         shipped=tuple(text for each in members for text in shipments(each.choice.technique)),
     )

@@ -21,6 +21,7 @@ from lvlm_atlas.roofline.estimate import Estimate
 from lvlm_atlas.roofline.stage import STAGES
 from lvlm_atlas.roofline.units import number, share
 from lvlm_atlas.rows import frame, markdown
+from lvlm_atlas.specs.answers import Kept
 
 FORMAT = "lvlm-atlas-plan/2"
 """Names the layout of the JSON; the number rises when a key changes its meaning."""
@@ -82,6 +83,8 @@ class Option:
     """What sources report of each technique alone, with their settings."""
     quality: Mapping[str, ReportedResult | None] = field(default_factory=dict)
     """Of those, by technique, the one that says best which share of the quality it keeps; None: no source says."""
+    answers: Mapping[str, Kept] = field(default_factory=dict)
+    """What each technique alone keeps of the answers of the lab's small models, where that was asked for."""
     warnings: tuple[str, ...] = ()
     """What stands between the stack and its use, or between the prediction and what sources saw."""
     shipped: tuple[str, ...] = ()
@@ -252,6 +255,10 @@ class Plan:
             ],
             "reported": {
                 id_: [asdict(result) for result in results] for id_, results in option.reported.items()
+            },
+            "answers": {
+                id_: {"share": kept.share, "margin": kept.margin, "tasks": list(kept.tasks), "models": kept.models}
+                for id_, kept in option.answers.items()
             },
             "warnings": list(option.warnings),
             "shipped": list(option.shipped),

@@ -232,6 +232,8 @@ class Planner:
         settings: Sequence[str] = (),
         milder: bool = False,
         described: bool = False,
+        keep_quality: float | None = None,
+        task: str | None = None,
         deployment: Deployment | None = None,
     ) -> Plan:
         """Which stacks of techniques bring a goal down most: all that can run together are compared.
@@ -251,20 +253,27 @@ class Planner:
             settings: techniques at other settings than their default, such as `fastv:keep_ratio=0.25`.
             milder: whether to try each technique halfway to its neutral setting too.
             described: whether to search techniques that are only described, with no reference that runs.
+            keep_quality: share of the answers that each technique must keep by its curve, such as 0.95; it is then
+                searched at the cheapest setting that does, and left out where none does. None: at its default.
+            task: the task of the lab that this is about; None: the mean of those that a technique serves.
             deployment: how the model is run; None: released types, one device, and ideal kernels, or typical ones where
                 limits are to be kept, since that is a question about software as it is.
 
         Raises:
             AtlasError: a name is unknown, a number is out of range, a goal has no price or power, or nothing fits.
         """
+        from lvlm_atlas.planner.equal_quality import Quality
         from lvlm_atlas.planner.objective import Objective
         from lvlm_atlas.planner.optimiser import plan
 
+        if task is not None and keep_quality is None:
+            raise AtlasError("a task says whose answers to keep; give the share of them too, keep_quality")
         deployment = deployment or self.paced(Deployment(), efficiency=(TYPICAL if slo else IDEAL).name)
         baseline = self.estimate(model, hardware, workload, deployment=deployment)
         objective = Objective(
             goal=goal, slo=slo or {}, also=also, max_techniques=max_techniques, training=training, risk=risk,
             require=require, exclude=exclude, settings=settings, milder=milder, described=described,
+            quality=None if keep_quality is None else Quality(keep_quality, task),
         )  # fmt: skip
         return plan(self.kb, baseline, objective)
 

@@ -10,6 +10,7 @@ from lvlm_atlas.planner.front import Point, Tie, dominates, pareto, step_end, st
 from lvlm_atlas.planner.metric import Metric
 from lvlm_atlas.planner.plan import Limit
 from lvlm_atlas.planner.search import Stack
+from lvlm_atlas.planner.stack_risk import StackRisk
 from lvlm_atlas.roofline.costs import Cost, Costs
 from lvlm_atlas.roofline.estimate import Estimate
 
@@ -26,13 +27,14 @@ class Ranking:
         also: metrics that count for the front beside the goal.
         limits: upper limits by metric, in the metric's unit.
         stacks: the stacks to rank.
+        risk: the risk of each.
     """
 
     def __init__(
         self, costs: Costs, baseline: Estimate, goal: Metric, also: Iterable[Metric], limits: Mapping[Metric, float],
-        stacks: Iterable[Stack],
+        stacks: Iterable[Stack], risk: StackRisk,
     ) -> None:  # fmt: skip
-        self.costs, self.baseline, self.goal, self.limits = costs, baseline, goal, limits
+        self.costs, self.baseline, self.goal, self.limits, self.risk = costs, baseline, goal, limits, risk
         self.base = costs.of(0)
         """What the request costs without techniques."""
         self._fields = tuple(dict.fromkeys(metric.field for metric in (goal, *also)))
@@ -65,21 +67,23 @@ class Ranking:
         """The goal, in steps from that without techniques."""
         return steps(self._goal_of(cost), self._goal_of(self.base))
 
-    def point(self, stack: Stack, cost: Cost | None = None) -> Point:
+    def point(self, stack: Stack, cost: Cost | None = None, *, least: bool = False) -> Point:
         """What decides whether another stack is better: limits, goal, further metrics, risk, strength and number.
 
         Args:
             stack: the stack.
             cost: what it costs, or a lower bound; None: what it costs.
+            least: whether a lower bound of the risk will do, which takes less to find.
         """
+        risk = stack.risk if least else self.risk.of(stack)
         cost = cost or self.costs.of(stack.bits)
         figures = [steps(getattr(cost, field), getattr(self.base, field)) for field in self._fields]
-        return (self._excess(cost), *figures, stack.risk, stack.full, stack.count)
+        return (self._excess(cost), *figures, risk, stack.full, stack.count)
 
     def rank(self, stack: Stack) -> Rank:
         """The goal first, in the steps that count; among equals less risk, fewer techniques, less time."""
         cost = self.costs.of(stack.bits)
-        return self.steps(cost), stack.risk, stack.full, stack.count, *self._tie(stack, cost)
+        return self.steps(cost), self.risk.of(stack), stack.full, stack.count, *self._tie(stack, cost)
 
     def front(self) -> list[Stack]:
         """The stacks that fit, keep every limit and are dominated by no other, in the plan's order.
@@ -101,6 +105,8 @@ class Ranking:
                 continue
             if self._least_rank(stack, self._floor(stack)) > last or not self.fits(self.costs.of(stack.bits)):
                 continue
+            if not self.risk.accepts(stack):
+                continue
             insort(best, (self.rank(stack), stack))
             del best[count:]
             if len(best) == count:
@@ -116,21 +122,35 @@ class Ranking:
     def _front(self, *, strict: bool) -> list[Stack]:
         # What exceeds a limit even by a lower bound need not be looked at.
         rough = {stack: cost for cost, stack in self._ascending if not (strict and self.exceeded(cost))}
+        kinds = {(stack.risk, stack.full, stack.count) for stack in rough}
+        ends: dict[tuple[int, int, int], float] = {}
+        """Where the goal alone counts: above which of its figures a stack of a risk and a size is dominated."""
+
+        def contenders() -> Iterator[Stack]:
+            for stack, cost in rough.items():
+                if self._goal_of(cost) <= ends.get((stack.risk, stack.full, stack.count), math.inf):
+                    yield stack
 
         def bounds(stack: Stack) -> Iterator[tuple[Point, Tie]]:
-            yield self.point(stack, rough[stack]), (self._goal_of(rough[stack]),)
+            yield self.point(stack, rough[stack], least=True), (self._goal_of(rough[stack]),)
             floor = self._floor(stack)
-            yield self.point(stack, floor), (self._goal_of(floor),)
+            yield self.point(stack, floor, least=True), (self._goal_of(floor),)
 
         def exact(stack: Stack) -> tuple[Point, Tie] | None:
             if strict and self.exceeded(self._floor(stack)):
                 return None
             cost = self.costs.of(stack.bits)
-            if not self.fits(cost) or (strict and self.exceeded(cost)):
+            if not self.fits(cost) or (strict and self.exceeded(cost)) or not self.risk.accepts(stack):
                 return None
-            return self.point(stack, cost), self._tie(stack, cost)
+            point = self.point(stack, cost)
+            if len(self._fields) == 1 and not self.limits:
+                end = step_end(point[1], self._goal_of(self.base))
+                for kind in kinds:
+                    if stack.risk <= kind[0] and stack.full <= kind[1] and stack.count <= kind[2]:
+                        ends[kind] = min(end, ends.get(kind, math.inf))
+            return point, self._tie(stack, cost)
 
-        return [*pareto(rough, bounds, exact)]
+        return [*pareto(contenders(), bounds, exact)]
 
     def _order(self, stack: Stack) -> Rank:
         """Where limits are exceeded, nearest to them first; then best at the goal."""
@@ -139,6 +159,8 @@ class Ranking:
 
     def _excess(self, cost: Cost) -> int:
         """Steps by which the worst limit is exceeded; 0 where all are kept."""
+        if not self.limits:
+            return 0
         return max([0, *(steps(self.value(metric, cost), most) for metric, most in self.limits.items())])
 
     def _tie(self, stack: Stack, cost: Cost) -> Tie:

@@ -57,6 +57,8 @@ class Reasons:
             return Lost(id_, "no-gain", why)
         best = self.ranking.best(lambda stack: bool(stack.bits & settings), 1)
         if not best:
+            if any(self.ranking.fits(self.ranking.costs.of(bit)) for bit in bits):
+                return Lost(id_, "left-out", "it leaves fewer vision tokens than its sources report on")
             return Lost(id_, "memory", f"no stack with it fits on {self.ranking.baseline.device.name}")
         kind, why = self._lost(best[0])
         return Lost(id_, kind, why if best[0].count == 1 else f"at best {self._label(best[0])}, {why}")
@@ -83,8 +85,9 @@ class Reasons:
             )
         if (fewer := stack.count - better.count) > 0:
             yield "one technique fewer" if fewer == 1 else f"{fewer} techniques fewer"
-        if better.risk < stack.risk:
-            yield f"risk `{RISKS[better.risk]}` instead of `{RISKS[stack.risk]}`"
+        risks = [ranking.risk.of(each) for each in (better, stack)]
+        if risks[0] < risks[1]:
+            yield f"risk `{RISKS[risks[0]]}` instead of `{RISKS[risks[1]]}`"
 
     def _label(self, stack: Stack) -> str:
         return " + ".join(each.applied.label for each in self.search.members(stack)) or "no technique"

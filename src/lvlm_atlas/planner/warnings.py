@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 
 from lvlm_atlas.graph.results import ReportedResult
+from lvlm_atlas.planner.risk import beyond, least_share
 from lvlm_atlas.roofline.estimate import Estimate
 from lvlm_atlas.roofline.units import share
 from lvlm_atlas.schema.technique import Technique
@@ -28,11 +30,8 @@ def warnings(
         yield f"to be trained or fitted first: {', '.join(trained)}"
     if described := [each.name for each in techniques if each.reference is None]:
         yield f"only described, no reference runs it: {', '.join(described)}"
-    left = vision_left(before, after)
-    least = min(
-        (result.share_kept for results in reported.values() for result in results if result.share_kept), default=0
-    )
-    if left < 0.9 * least:
+    left, least = vision_left(before, after), least_share(chain.from_iterable(reported.values()))
+    if least is not None and beyond(left, least):
         yield f"leaves {share(left)} of the vision tokens; the least that its sources report on is {share(least)}"
 
 

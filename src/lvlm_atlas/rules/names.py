@@ -21,10 +21,24 @@ from lvlm_atlas.schema.runtime import Runtime
 from lvlm_atlas.schema.system import System
 from lvlm_atlas.schema.technique import Moved, Relief, Split, Technique
 from lvlm_atlas.schema.timing import Timings
+from lvlm_atlas.schema.traffic import Traffic
 from lvlm_atlas.schema.vocabulary import FamilyTerm, Term
 from lvlm_atlas.schema.workload import Workload
 
-_Own = Technique | Moved | Split | Measurement | Model | Hardware | Workload | System | Runtime | Timings | Calibration
+_Own = (
+    Technique
+    | Moved
+    | Split
+    | Measurement
+    | Model
+    | Hardware
+    | Workload
+    | System
+    | Runtime
+    | Timings
+    | Calibration
+    | Traffic
+)
 """Records with a file of their own."""
 HOUSE = "lvlm_atlas.reference.techniques"
 """The package of this project's references."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lvlm_atlas.atlas.loader import Inspection
-from lvlm_atlas.atlas.records import HARDWARE, RUNTIMES, TIMINGS
+from lvlm_atlas.atlas.records import HARDWARE, RUNTIMES, TIMINGS, TRAFFIC
 from lvlm_atlas.fault import suggestion
 from lvlm_atlas.rules.rule import Files, Finding, rule
 from lvlm_atlas.rules.sample import RUNTIME, TIMING
@@ -31,6 +31,7 @@ def unknown_record(inspection: Inspection) -> Iterator[Finding]:
     atlas = inspection.atlas
     kinds: Mapping[str, tuple[Path, Mapping[str, Any]]] = {
         "runtime": (RUNTIMES, atlas.runtimes), "timing": (TIMINGS, atlas.timings), "device": (HARDWARE, atlas.hardware),
+        "traffic": (TRAFFIC, atlas.traffic),
     }  # fmt: skip
     for path, loc, kind, id_ in inspection.references:
         if kind not in kinds:

@@ -147,6 +147,8 @@ class LlmVisionQueries(Schedule):
     """Vision tokens that are queries of a layer's attention; the others are read as keys and values all the same."""
 
     quantity: Literal["llm.vision-queries"]
+    order: Order = "kept"
+    """Whether all tokens stay in reading order, those that are no queries among them."""
 
 
 class LlmVisionMlp(Schedule):

@@ -78,6 +78,9 @@ class Simulated(Record):
 
     name: Id
     """What the layout is called on the command line."""
+    variant: bool = False
+    """Whether it is how another engine does it, or what a source held the system against; the system's id means the
+    others."""
     pools: tuple[ServedPool, ...] = Field(min_length=1)
     """Its pools."""
     routing: Literal["in-turn", "least-loaded", "shared"] = "least-loaded"
@@ -85,8 +88,15 @@ class Simulated(Record):
     sharing: Literal["in-turn", "together", "sliced"] = "in-turn"
     """How vision and language share a device: one after the other in a step, at once, or on multiprocessors of their
     own; then the first and the last pool share each device."""
-    scaling: Literal["fixed", "queue-length", "load"] = "fixed"
-    """What moves instances from pool to pool: nothing, queues, or how busy pools are."""
+    scaling: Literal["fixed", "queue-length", "load", "gain-cost"] = "fixed"
+    """What moves instances from pool to pool: nothing, queues, how busy pools are, or what a move gains and costs."""
+    front: Literal["one", "each"] = "each"
+    """How many processes take requests in and prepare images: one for all instances, or one for each that encodes."""
+    front_megapixel_ms: float = Field(default=34.0, ge=0, le=10**4)
+    """Milliseconds in which such a process makes the encoder's input of a megapixel, for one request at a time. Unless
+    given, vLLM's: 14.0 pages of 1275 × 1650 pixels a second (vllm-project/vllm#58266)."""
+    mixed: bool = True
+    """Whether a step that reads prompts decodes too; otherwise prompts go first, and sequences that decode wait."""
     overlap: bool = False
     """Whether a prompt is read as far as its images are encoded, while others still are."""
     spread_images: bool = False
@@ -95,6 +105,8 @@ class Simulated(Record):
     """Whether prompts are read in parts."""
     encoder_data_parallel: bool = False
     """Whether each device of an instance holds the whole encoder and takes images of its own."""
+    encoder_devices: int | None = Field(default=None, ge=1, le=64)
+    """Devices of an instance that make the encoder faster at most, where a source measured that more do not."""
     shortest_first: bool = False
     """Whether encoders take the request with the least left to encode first."""
     embedding_cache: bool = True
@@ -107,6 +119,10 @@ class Simulated(Record):
     """Images that an encoder without prompts to read takes at once."""
     sequences: int = Field(default=1024, ge=1, le=10**6)
     """Sequences that an instance has under way at most."""
+    slices_by_cost: bool = False
+    """Whether the encoder gets the largest share of the multiprocessors with which the LLM keeps its time per token."""
+    profiled: bool = False
+    """Whether the budgets of a step are the largest with which it keeps the limit of the time per token."""
     departs: tuple[Text, ...] = ()
     """Where it departs from the system, or was chosen since the source leaves it open."""
 
@@ -149,16 +165,26 @@ class Replay(Record):
     """What it was held against."""
     image: Text
     """Size of the images, such as `1920x1080`."""
-    images: tuple[int, ...] = Field(min_length=1)
-    """How many images requests have; those of each number are equally many."""
-    text_tokens: int = Field(ge=0, le=10**6)
+    traffic: Annotated[Id, Ref("traffic")] | None = None
+    """The distribution that requests are drawn from; without it they are as the following fields say."""
+    images: tuple[Annotated[int, Field(ge=0, le=1000)], ...] = ()
+    """How many images requests have, 0: text alone; those of each number that stands here are equally many."""
+    text_tokens: int = Field(default=0, ge=0, le=10**6)
     """Text of a prompt."""
-    output_tokens: int = Field(ge=1, le=10**6)
+    output_tokens: int = Field(default=1, ge=1, le=10**6)
     """Tokens of an answer."""
     requests: int = Field(ge=1, le=10**4)
     """How many arrive."""
     rate: float | None = Field(default=None, gt=0, le=10**6)
     """Requests a second; all at once unless given."""
+    concurrency: int | None = Field(default=None, ge=1, le=10**5)
+    """Requests that clients have under way at most; any number unless given."""
+    token_budget: int | None = Field(default=None, ge=1, le=10**7)
+    """Tokens that a step of either server reads at most; those of its layout unless given."""
+    sequences: int | None = Field(default=None, ge=1, le=10**6)
+    """Sequences that an instance of either has under way at most; those of its layout unless given."""
+    image_batch: int | None = Field(default=None, ge=1, le=10**4)
+    """Images that an encoder without prompts takes at once; those of its layout unless given."""
     ttft_s: float | None = None
     """Limit of the time to the first token, for goodput."""
     tpot_s: float | None = None
@@ -167,6 +193,12 @@ class Replay(Record):
     """Share of the requests that must be within the limits, for goodput."""
     differs: tuple[Text, ...] = ()
     """What is unlike the source's setting, and why the two may differ."""
+
+    @model_validator(mode="after")
+    def _says_what_comes(self) -> Replay:
+        if (self.traffic is None) == (not self.images):
+            raise ValueError("has both or neither of `traffic` and `images`; say in one way what comes")
+        return self
 
 
 class System(Record):

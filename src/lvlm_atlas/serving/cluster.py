@@ -1,18 +1,15 @@
-"""A server of several pools: requests come in, are handed from stage to stage over links, and leave."""
+"""A server of several pools: requests are handed from stage to stage over links, and leave."""
 
 from __future__ import annotations
 
-import math
 from collections import deque
-from collections.abc import Generator, Iterable
-from dataclasses import dataclass
-from itertools import count
+from collections.abc import Generator
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.roofline.stage import STAGES
-from lvlm_atlas.roofline.units import size
 from lvlm_atlas.serving.batching import Batch
+from lvlm_atlas.serving.budgets import profiled
 from lvlm_atlas.serving.instance import Instance
 from lvlm_atlas.serving.memory import BLOCK, Embeddings, Memory, room_byte
 from lvlm_atlas.serving.policy import Policy
@@ -20,25 +17,10 @@ from lvlm_atlas.serving.prices import Prices
 from lvlm_atlas.serving.request import Request
 from lvlm_atlas.serving.spent import Slice
 from lvlm_atlas.serving.tally import Tally
-from lvlm_atlas.serving.traffic import Arrival, visuals
+from lvlm_atlas.serving.wires import Link, Wires
 
 if TYPE_CHECKING:
     import simpy
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wires:
-    """What joins instances, and what prepares images on the host."""
-
-    byte_s: float = math.inf
-    """Bandwidth into an instance."""
-    latency_s: float = 0.0
-    """Time of a transfer beside its bytes."""
-    host_image_s: float = 0.0
-    """Time in which the host prepares an image or frame, beside that of the runtime."""
-    host_workers: int = 8
-    """Requests that it prepares at once for each instance; vLLM loads media in 8 threads of each server
-    (docs/configuration/optimization.md)."""
 
 
 class Cluster:
@@ -53,14 +35,12 @@ class Cluster:
     """
 
     def __init__(self, env: simpy.Environment, policy: Policy, prices: Prices, wires: Wires, tally: Tally) -> None:
-        import simpy  # noqa: PLC0415  an extra
-
-        self.env, self.policy, self.prices, self.wires, self.tally = env, policy, prices, wires, tally
-        self._keys = count()
+        self.env, self.policy, self.prices, self.tally = env, policy, prices, tally
+        self._budgets: dict[int, Policy] = {}
+        self._sliced = cache(lambda whole, part: whole.sliced(Slice(part)))
         self._turns: dict[tuple[int, str], int] = {}
         self.offers: list[deque[tuple[Request, Instance | None, float]]] = [deque() for _ in policy.pools]
         """Requests that wait to be taken on by a pool, where they come from, and what is to be moved."""
-        self.host = simpy.Resource(env, wires.host_workers * policy.holders)
         self.embeddings: dict[int, Embeddings] = {}
         self.pools = [
             [self._instance(index, number) for number in range(pool.instances)]
@@ -71,9 +51,11 @@ class Cluster:
             for pool in self.pools:
                 for each in pool[1:]:
                     each.waiting, each.to_encode = pool[0].waiting, pool[0].to_encode
-        self._links = {id(each): simpy.Resource(env, 1) for each in self.instances}
+        self._links = {id(each): Link(env, wires) for each in self.instances}
         self.coming = self.open = True
         """Whether requests may still come, or are under way."""
+        self.vacancy = env.event()
+        """The next request that leaves."""
         self.moves = 0
         """Instances that have changed their pool."""
         self.past_busy_s = [dict.fromkeys(STAGES, 0.0) for _ in policy.pools]
@@ -93,85 +75,12 @@ class Cluster:
         plain = self.prices.text
         memory = Memory(room, BLOCK * plain.prompt_byte / plain.prompt, prefixes=policy.prefix_cache)
         share = policy.encoder_share if "encoding" in pool.stages else 1 - policy.encoder_share
-        sliced = prices.sliced(Slice(share)) if policy.sharing == "sliced" else prices
+        sliced = partial(self._sliced, prices)
+        if policy.profiled:
+            policy = self._budgets[index] = self._budgets.get(index) or profiled(policy, pool, prices, policy.tpot_s)
         if policy.embedding_cache and "encoding" in pool.stages:
             self.embeddings.setdefault(index, Embeddings(room * policy.embedding_share))
-        return Instance(self.env, self, f"{pool.name} {number + 1}", pool, policy, (prices, sliced), memory)
-
-    # Arrival
-
-    def arrive(self, arrival: Arrival) -> None:
-        """A request comes in.
-
-        Raises:
-            AtlasError: no instance has room for its cache.
-        """
-        shape = self.prices.shape(arrival.workload)
-        request = Request(next(self._keys), self.env.now, arrival, shape, frames(shape.frames, arrival))
-        reading = self.policy.of("decoding", _modality(request))
-        room = self.pools[reading][0].memory.room
-        need = request.whole_byte + 2 * self.pools[reading][0].memory.block_byte
-        if need > room:
-            raise AtlasError(
-                f"a request of {shape.prompt:,} tokens and {shape.output:,} of answer takes {size(need)} of cache, and "
-                f"an instance of pool {self.policy.pools[reading].name} has {size(room)}; give --tp more devices or a "
-                "shorter request"
-            )
-        self.tally.arrived(self.env.now)
-        prepare_s = self.prices.prepare_s(shape) + sum(request.frames) * self.wires.host_image_s
-        if prepare_s:
-            self.env.process(self._prepare(request, prepare_s))
-        else:
-            self._dispatch(request)
-
-    def _prepare(self, request: Request, time_s: float) -> Generator[Any, Any, None]:
-        """The host takes a request in and prepares its images, one after the other; several requests at once."""
-        with self.host.request() as turn:
-            yield turn
-            yield self.env.timeout(time_s)
-        self._dispatch(request)
-
-    def _dispatch(self, request: Request) -> None:
-        modality = _modality(request)
-        reader = self.policy.of("prefilling", modality)
-        encoder = self.policy.of("encoding", modality) if request.frames else reader
-        missing = self._missing(request, encoder)
-        apart = encoder != reader
-        if not apart:
-            for index in range(len(request.frames)):
-                if index not in missing:
-                    request.ready[index] = True
-            request.pending = len(missing)
-        if apart and (missing or self.policy.overlap) and request.frames:
-            request.pending = len(missing)
-            if self.policy.overlap:
-                request.instance = self.choose(reader, "prompt")
-                self.enqueue(request, request.instance)
-            self._to_encoders(request, encoder, missing)
-            for index in range(len(request.frames)):
-                if index not in missing and self.policy.overlap:
-                    self.env.process(self._embed(request, [index]))
-        elif apart:
-            request.ready, request.pending = [True] * len(request.frames), 0
-            self.offer(reader, request, None, request.shape.embedding_byte if request.frames else 0.0)
-        else:
-            self.enqueue(request, self.choose(reader, "prompt"))
-
-    def _missing(self, request: Request, encoder: int) -> list[int]:
-        """Images whose embeddings are nowhere."""
-        kept, named = self.embeddings.get(encoder), request.arrival.images
-        if kept is None or not named:
-            return [*range(len(request.frames))]
-        return [index for index in range(len(request.frames)) if not kept.has(named[index])]
-
-    def _to_encoders(self, request: Request, pool: int, indices: Iterable[int]) -> None:
-        target = None
-        for index in indices:
-            if target is None or self.policy.spread_images:
-                target = self.choose(pool, "image")
-            target.to_encode.append((request, index))
-        for each in self.pools[pool]:
-            each.nudge()
+        return Instance(self.env, self, f"{pool.name} {number + 1}", pool, policy, (prices, sliced, share), memory)
 
     def enqueue(self, request: Request, instance: Instance) -> None:
         """A request waits at an instance, or for the first that is free."""
@@ -198,7 +107,7 @@ class Cluster:
 
     def encoded(self, request: Request, index: int, instance: Instance) -> None:
         """An image has been encoded."""
-        kept, named = self.embeddings.get(self.policy.of("encoding", _modality(request))), request.arrival.images
+        kept, named = self.embeddings.get(self.policy.of("encoding", request.modality)), request.arrival.images
         byte = request.shape.embedding_byte * request.frames[index] / request.shape.frames
         if kept and named:
             kept.keep(named[index], byte)
@@ -206,13 +115,13 @@ class Cluster:
             return
         request.pending -= 1
         if self.policy.overlap:
-            self.env.process(self._embed(request, [index]))
+            self.env.process(self.embed(request, [index]))
         elif not request.pending:
             request.ready = [True] * len(request.frames)
-            reader = self.policy.of("prefilling", _modality(request))
+            reader = self.policy.of("prefilling", request.modality)
             self.offer(reader, request, None, request.shape.embedding_byte)
 
-    def _embed(self, request: Request, indices: list[int]) -> Generator[Any, Any, None]:
+    def embed(self, request: Request, indices: list[int]) -> Generator[Any, Any, None]:
         """Embeddings go to where the prompt is read."""
         share = sum(request.frames[index] for index in indices) / request.shape.frames
         yield from self._send(request.instance, request.shape.embedding_byte * share)
@@ -227,7 +136,7 @@ class Cluster:
         if request.shape.output <= 1:
             self._leave(request, instance)
             return
-        decoder = self.policy.of("decoding", _modality(request))
+        decoder = self.policy.of("decoding", request.modality)
         if self.policy.pools[decoder] is instance.pool:
             instance.seat(request)
         else:
@@ -270,14 +179,10 @@ class Cluster:
             taker.seat(request)
 
     def _send(self, target: Instance, byte: float) -> Generator[Any, Any, None]:
-        """Move bytes to an instance, one transfer at a time."""
-        time_s = self.wires.latency_s + byte / self.wires.byte_s if byte else 0.0
-        if not time_s or self.policy.sharing == "sliced":
-            return
-        with self._links[id(target)].request() as turn:
-            yield turn
-            yield self.env.timeout(time_s)
-        self.tally.moved(byte)
+        """Move bytes to an instance, unless it is on the same devices."""
+        if self.policy.sharing != "sliced":
+            sent = yield from self._links[id(target)].send(byte)
+            self.tally.moved(sent)
 
     def answered(self, request: Request, instance: Instance) -> None:
         """An answer is complete."""
@@ -287,6 +192,8 @@ class Cluster:
         instance.release(request)
         self.tally.left(request, self.env.now)
         self.open = self.coming or self.tally.present > 0
+        vacancy, self.vacancy = self.vacancy, self.env.event()
+        vacancy.succeed()
 
     def freed(self, instance: Instance) -> None:
         """There may be room for another."""
@@ -297,20 +204,3 @@ class Cluster:
     def span(self, instance: Instance, start_s: float, batch: Batch, decoding: int) -> None:
         """A step, or several alike, have been taken."""
         self.tally.step(instance.name, start_s, self.env.now, batch, decoding)
-
-
-def frames(total: int, arrival: Arrival) -> tuple[int, ...]:
-    """Frames of each image or video; all of them together where a technique chooses among them."""
-    videos = arrival.workload.videos
-    number = visuals(arrival.workload)
-    if not total:
-        return ()
-    if total == number:
-        return (1,) * number
-    if len(videos) and total % len(videos) == 0 and not arrival.workload.images:
-        return (total // len(videos),) * len(videos)
-    return (total,)
-
-
-def _modality(request: Request) -> str:
-    return "visual" if request.frames else "text"

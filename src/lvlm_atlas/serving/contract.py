@@ -57,6 +57,7 @@ class LoadRow(TypedDict):
     slo: dict[str, float]
     attainment: float
     goodput_s: float
+    eta_scale: float | None
     pools: list[PoolRow]
     energy_j_token: float | None
     cost_usd: float | None
@@ -81,14 +82,22 @@ class ServeSim(TypedDict):
     data: str
 
 
-def row(scenario: Scenario, load: Load, rate: float | None) -> LoadRow:
-    """A server under one load, at so many requests a second; None: as a trace has it."""
+def row(scenario: Scenario, load: Load, rate: float | None, eta_scale: float | None = None) -> LoadRow:
+    """A server under one load.
+
+    Args:
+        scenario: the server.
+        load: what came of it.
+        rate: requests a second; None: as a trace or the clients have it.
+        eta_scale: its scaling efficiency; None: not asked.
+    """
     shown = {
         "policy": _named(scenario), "stack": [*scenario.labels], "rate": rate, "devices": load.devices,
         "requests": load.requests, "duration_s": load.duration_s, "requests_s": load.requests_s,
         "tokens_s": load.tokens_s, "ttft_s": _latency(load.ttft), "tpot_s": _latency(load.tpot),
         "total_s": _latency(load.total), "slo": dict(load.slo), "attainment": load.attainment,
-        "goodput_s": load.goodput, "pools": [cast("PoolRow", asdict(each)) for each in load.pools],
+        "goodput_s": load.goodput, "eta_scale": eta_scale,
+        "pools": [cast("PoolRow", asdict(each)) for each in load.pools],
         "energy_j_token": load.energy_j_token, "cost_usd": load.cost_usd, "preemptions": load.preemptions,
         "link_byte": load.link_byte, "embedding_hits": load.embedding_hits, "present": load.present,
         "saturated": load.saturated,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,15 +13,18 @@ from lvlm_atlas.serving.batching import Batch, images, prompts
 from lvlm_atlas.serving.decoding import Decoding
 from lvlm_atlas.serving.memory import Memory, chain
 from lvlm_atlas.serving.policy import Policy, Pool
-from lvlm_atlas.serving.prices import Chunk, Piece, Prices
+from lvlm_atlas.serving.prices import Chunk, Prices
 from lvlm_atlas.serving.request import Request
 from lvlm_atlas.serving.spent import NOTHING, Spent
+from lvlm_atlas.serving.vision import Piece
 
 if TYPE_CHECKING:
     import simpy
 
 EPSILON = 1e-9
 """Steps; less is rounding."""
+SLICES = 8
+"""Slices of a device's multiprocessors that a cost model hands out."""
 
 
 class Desk(Protocol):
@@ -52,16 +55,17 @@ class Instance:
         name: what it is called in pictures.
         pool: the pool that it belongs to.
         policy: the rules.
-        prices: times of its batches, with the whole device and on its slice of it.
+        prices: times of its batches, with the whole device, those with a share of it, and its share.
         memory: the room for caches.
     """
 
     def __init__(
         self, env: simpy.Environment, desk: Desk, name: str, pool: Pool, policy: Policy,
-        prices: tuple[Prices, Prices], memory: Memory,
+        prices: tuple[Prices, Callable[[float], Prices], float], memory: Memory,
     ) -> None:  # fmt: skip
         self.env, self.desk, self.name, self.policy = env, desk, name, policy
-        self.prices, self._sliced, self.memory = *prices, memory
+        self.prices, self._sliced, self.share = prices
+        self.memory = memory
         self.partner: Instance | None = None
         """What runs on the other slice of its devices."""
         self.to_encode: deque[tuple[Request, int]] = deque()
@@ -189,9 +193,10 @@ class Instance:
         while True:
             self.desk.freed(self)
             batch = self._batch()
-            steps = self._steps()
-            self._busy(bool(batch.images or batch.chunks or steps))
-            if batch.images or batch.chunks:
+            reads = bool(batch.images or batch.chunks)
+            steps = self._steps() if self.policy.mixed or not reads else 0.0
+            self._busy(reads or bool(steps))
+            if reads:
                 yield from self._step(batch, decodes=bool(steps))
             elif steps:
                 yield from self._decode(steps)
@@ -206,26 +211,39 @@ class Instance:
             if self.partner:
                 self.partner.nudge()
 
-    def _now(self) -> Prices:
+    def _now(self, chunks: Sequence[Chunk] = (), *, decodes: bool = False) -> Prices:
         """Times as things are: with a slice of the device only where its other one is in use."""
-        return self._sliced if self.partner and self.partner.busy else self.prices
+        if not (self.partner and self.partner.busy):
+            return self.prices
+        if self.policy.slices_by_cost and self.reads and self.policy.tpot_s:
+            self.share = self._least_share(chunks, self.policy.tpot_s, decodes=decodes)
+            self.partner.share = 1 - self.share
+        return self._sliced(self.share)
+
+    def _least_share(self, chunks: Sequence[Chunk], limit_s: float, *, decodes: bool) -> float:
+        """The least share of the multiprocessors with which a step keeps a limit, the largest where none does."""
+        decoding = self.decoding if decodes else None
+        shares = [eighth / SLICES for eighth in range(1, SLICES)]
+        return next(
+            (each for each in shares if self._sliced(each).step(chunks, decoding).time_s <= limit_s), shares[-1]
+        )
 
     def _batch(self) -> Batch:
         if self.reads:
-            draft = self.decoding.draft.nodes if self.decoding.count else 0.0
+            count = self.decoding.count if self.policy.mixed else 0
+            rows = count * (1 + self.decoding.draft.nodes) if count else 0.0
             return prompts(
-                self.policy, self.filling, self.waiting, rows=self.decoding.count * (1 + draft), encodes=self.encodes,
-                admit=self.admit,
+                self.policy, self.filling, self.waiting, rows=rows, encodes=self.encodes, admit=self.admit
             )  # fmt: skip
         return images(self.policy, self.to_encode)
 
     def _step(self, batch: Batch, *, decodes: bool) -> Generator[Any, Any, None]:
         """Encode, read parts of prompts and decode a token, all in one step."""
-        start, prices = self.env.now, self._now()
+        chunks = [Chunk(request.shape, request.computed, new) for request, new in batch.chunks]
+        start, prices = self.env.now, self._now(chunks, decodes=decodes)
         vision = self._encode(prices, batch.images)
         language = NOTHING
         if batch.chunks or decodes:
-            chunks = [Chunk(request.shape, request.computed, new) for request, new in batch.chunks]
             language = prices.step(chunks, self.decoding if decodes else None)
         if decodes:
             self._grow(1.0)
@@ -259,7 +277,7 @@ class Instance:
 
     def _decode(self, steps: float) -> Generator[Any, Any, None]:
         """Take decoding steps until a sequence ends, room is short, or something comes that can start."""
-        start, prices = self.env.now, self._now()
+        start, prices = self.env.now, self._now(decodes=True)
         self._grow(steps)  # nobody else may take that room meanwhile
         total = prices.step((), self.decoding, steps).time_s
         if steps <= 1:

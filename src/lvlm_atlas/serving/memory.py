@@ -36,7 +36,7 @@ def room_byte(prices: Prices, stages: Collection[str], token_budget: int, pool: 
     weights = held["weights"]
     model = layout.model
     vision, language = layout.vision_byte, layout.llm_byte / layout.shards
-    share = prices.encoder_layout.encoder_shards
+    share = 1 if prices.vision.ranks > 1 else layout.encoder_shards
     weights += vision / share - vision / layout.encoder_shards
     if "encoding" not in stages:
         weights -= vision / share

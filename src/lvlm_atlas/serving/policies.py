@@ -24,7 +24,12 @@ def policies(systems: Mapping[str, System]) -> dict[str, tuple[System, Simulated
 def names(systems: Mapping[str, System]) -> Iterator[str]:
     """What `policy` knows: layouts, and systems that have one."""
     yield from policies(systems)
-    yield from (id_ for id_, system in systems.items() if len(system.simulated) == 1)
+    yield from (id_ for id_, system in systems.items() if len(own(system)) == 1)
+
+
+def own(system: System) -> list[Simulated]:
+    """Layouts of a system that its id means."""
+    return [layout for layout in system.simulated if not layout.variant]
 
 
 def policy(systems: Mapping[str, System], text: str, devices: int | None, each: int = 1) -> Policy:
@@ -42,8 +47,8 @@ def policy(systems: Mapping[str, System], text: str, devices: int | None, each: 
     """
     name, colon, sizes = (part.strip() for part in text.partition(":"))
     known = policies(systems)
-    if name not in known and name in systems and len(systems[name].simulated) == 1:
-        name = systems[name].simulated[0].name
+    if name not in known and name in systems and len(own(systems[name])) == 1:
+        name = own(systems[name])[0].name
     if name not in known:
         if name in systems and systems[name].simulated:
             layouts = ", ".join(layout.name for layout in systems[name].simulated)

@@ -13,7 +13,9 @@ Routing = Literal["in-turn", "least-loaded", "shared"]
 Sharing = Literal["in-turn", "together", "sliced"]
 """How vision and language share a device: one after the other in a step, at once in a step, or each on multiprocessors
 of its own."""
-Scaling = Literal["fixed", "queue-length", "load"]
+Front = Literal["one", "each"]
+"""How many processes take requests in: one for all instances, or one for each that encodes."""
+Scaling = Literal["fixed", "queue-length", "load", "gain-cost"]
 """Whether instances move between pools, and by what."""
 
 
@@ -54,6 +56,11 @@ class Policy:
     routing: Routing = "least-loaded"
     sharing: Sharing = "in-turn"
     scaling: Scaling = "fixed"
+    front: Front = "each"
+    front_megapixel_ms: float = 34.0
+    """Time in which a front process makes the encoder's input of a megapixel, for one request at a time."""
+    mixed: bool = True
+    """Whether a step that reads prompts decodes too; otherwise prompts go first, and sequences that decode wait."""
     overlap: bool = False
     """Whether a prompt is read as far as its images are encoded, while others still are."""
     spread_images: bool = False
@@ -62,6 +69,8 @@ class Policy:
     """Whether prompts are read in parts."""
     encoder_data_parallel: bool = False
     """Whether each device of an instance holds the whole encoder and takes images of its own."""
+    encoder_devices: int | None = None
+    """Devices of an instance that make the encoder faster at most; None: all."""
     shortest_first: bool = False
     """Whether encoders take the request with the least left to encode first."""
     embedding_cache: bool = True
@@ -80,6 +89,12 @@ class Policy:
     """Share of the room for caches that embeddings may take."""
     encoder_share: float = 0.5
     """Share of the multiprocessors that encodes, where the two are sliced."""
+    slices_by_cost: bool = False
+    """Whether that share is the largest with which the LLM's step keeps `tpot_s`, chosen step by step."""
+    profiled: bool = False
+    """Whether the budgets of steps are the largest that keep `tpot_s` (budgets.py)."""
+    tpot_s: float | None = None
+    """Limit of the time per token that these rules aim at; None: none was asked for."""
     assumptions: tuple[str, ...] = field(default=())
     """What was chosen here, since the source leaves it open."""
 
@@ -93,6 +108,11 @@ class Policy:
         """Instances that have devices of their own."""
         return self.pools[0].instances if self.sharing == "sliced" else self.instances
 
+    @property
+    def encoders(self) -> int:
+        """Instances that encode."""
+        return sum(pool.instances for pool in self.pools if "encoding" in pool.stages)
+
     def of(self, stage: str, modality: str) -> int:
         """Index of the pool that runs a stage for requests with or without visual input."""
         taken = ("any", modality)
@@ -103,6 +123,11 @@ class Policy:
         if self.sharing == "sliced":
             return self.holders * each
         return sum(pool.instances * (pool.devices or each) for pool in self.pools)
+
+    def grown(self, factor: int) -> Policy:
+        """The same with so many times the instances."""
+        pools = tuple(replace(pool, instances=factor * pool.instances) for pool in self.pools)
+        return replace(self, pools=pools)
 
     def sized(self, counts: tuple[int, ...], devices: tuple[int | None, ...] = ()) -> Policy:
         """The same with so many instances in its pools, each of so many devices, None: as many as others.

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import NamedTuple
 
-from lvlm_atlas.roofline import encoding, llm
+from lvlm_atlas.roofline import llm
 from lvlm_atlas.roofline.deployment import Deployment
 from lvlm_atlas.roofline.device import Device
 from lvlm_atlas.roofline.host import HostPace
@@ -21,15 +20,14 @@ from lvlm_atlas.roofline.layout import layout, machine
 from lvlm_atlas.roofline.model import Model
 from lvlm_atlas.roofline.operator import Machine, Work
 from lvlm_atlas.roofline.reading import read_as
-from lvlm_atlas.roofline.state import Extra, Shares
+from lvlm_atlas.roofline.state import Shares
 from lvlm_atlas.roofline.transform import Applied
 from lvlm_atlas.roofline.workload import Workload
 from lvlm_atlas.serving.decoding import Decoding
 from lvlm_atlas.serving.shape import Rows, Shape, runs, shape
-from lvlm_atlas.serving.spent import NOTHING, Slice, Spent
+from lvlm_atlas.serving.spent import NOTHING, Slice, Spent, spent, waited
+from lvlm_atlas.serving.vision import KINDS, Piece, Vision
 
-KINDS = 2**14
-"""Kinds of requests that are remembered."""
 _NO_ROWS = Rows(0.0, 0.0, 0.0)
 
 
@@ -48,13 +46,6 @@ class Chunk(NamedTuple):
         return self.start + self.new >= self.shape.prompt
 
 
-class Piece(NamedTuple):
-    """Images of one request that are encoded together."""
-
-    shape: Shape
-    frames: int
-
-
 class Prices:
     """Times of batches on one instance of a server.
 
@@ -64,6 +55,7 @@ class Prices:
         deployment: how one instance runs the model.
         stack: techniques for a kind of request, in pipeline order.
         encoder_data_parallel: whether each device of the instance holds the whole encoder and takes images of its own.
+        encoder_devices: devices of the instance among which a part of the encoder's work is divided at most.
 
     Raises:
         AtlasError: as of `estimate`.
@@ -72,13 +64,18 @@ class Prices:
     def __init__(
         self, model: Model, device: Device, deployment: Deployment,
         stack: Callable[[Workload], Sequence[Applied]] = lambda _: (), *, encoder_data_parallel: bool = False,
+        encoder_devices: int | None = None,
     ) -> None:  # fmt: skip
         self.model, self.device, self.deployment = model, device, deployment.on(device.typical)
         self.layout = layout(model, 1, self.deployment)
         self.walls, self.dtype = machine(device, self.layout, self.deployment)
-        self.ranks = deployment.tensor_parallel if encoder_data_parallel else 1
-        self.encoder_layout = replace(self.layout, encoder_shards=1) if encoder_data_parallel else self.layout
         self.pace = HostPace(self.layout)
+        most = 1 if encoder_data_parallel else encoder_devices or self.layout.encoder_shards
+        shards = min(most, self.layout.encoder_shards)
+        self.vision = Vision(
+            replace(self.layout, encoder_shards=shards), self.pace, self.walls,
+            ranks=deployment.tensor_parallel if encoder_data_parallel else 1,
+        )  # fmt: skip
         self._stack = stack
         self._places = Counter(places(self.layout))
         self._order = places(self.layout)
@@ -86,7 +83,6 @@ class Prices:
         self._shapes: dict[Workload, Shape] = {}
         self._layers: dict[tuple[Place, float, float, float], Spent] = {}
         self._outputs: dict[float, Spent] = {}
-        self._encoded = lru_cache(KINDS)(self._encode)
         self._text = shape(self.layout, Workload(text_tokens=1024, output_tokens=1), ())
 
     def spread(self, devices: int | None) -> Prices:
@@ -101,7 +97,7 @@ class Prices:
         other = Prices.__new__(Prices)
         other.__dict__.update(self.__dict__)
         other.walls, other._layers, other._outputs = walls, {}, {}
-        other._encoded = lru_cache(KINDS)(other._encode)
+        other.vision = self.vision.on(walls)
         return other
 
     def sliced(self, part: Slice) -> Prices:
@@ -133,64 +129,25 @@ class Prices:
 
     def encode(self, pieces: Sequence[Piece]) -> Spent:
         """Encoder and adapter on some requests' images. Images of one kind of request are one batch."""
-        if self.ranks > 1:
-            return self._over_ranks(pieces)
-        return self._batch(Counter(piece for piece in pieces if piece.frames))
-
-    def _batch(self, counts: Counter[Piece]) -> Spent:
-        spent = NOTHING
-        for piece, number in counts.items():
-            spent += self._encoded(piece.shape, piece.frames, number)
-        return spent
-
-    def _over_ranks(self, pieces: Sequence[Piece]) -> Spent:
-        """Images dealt out to the ranks in turn; the slowest rank counts, then all fetch what the others have made."""
-        ranks: list[Counter[Shape]] = [Counter() for _ in range(self.ranks)]
-        dealt, byte = 0, 0.0
-        for each in pieces:
-            for _ in range(each.frames):
-                ranks[dealt % self.ranks][each.shape] += 1
-                dealt += 1
-            if each.frames:
-                byte += each.shape.embedding_byte * each.frames / each.shape.frames
-        slowest = max(
-            (self._batch(Counter(Piece(kind, frames) for kind, frames in rank.items())) for rank in ranks),
-            key=lambda spent: spent.time_s,
-        )
-        gather = Work("encoder.all_gather", "link", link_byte=byte * (self.ranks - 1) / self.ranks)
-        return slowest + self._spent([gather] if byte else [])
-
-    def _encode(self, kind: Shape, frames: int, number: int) -> Spent:
-        encoded = kind.state.encoded
-        whole = frames == kind.frames
-        if not whole:
-            part = encoded.visual.part(frames)
-            kept = [index for index, each in enumerate(encoded.visual.patches) if round(
-                each.sequences * frames / encoded.visual.frames)]  # fmt: skip
-            encoded = replace(
-                encoded, visual=part, encoder_patch=tuple(encoded.encoder_patch[index] for index in kept)
-            )  # fmt: skip
-        own = replace(self.encoder_layout, batch=number)
-        share = frames / kind.frames
-        extras = kind.extras["encoding"] if whole else [_part(each, share) for each in kind.extras["encoding"]]
-        works = [*encoding.encoding(own, encoded), *encoding.extras(own, encoded, extras)]
-        return self._waited(self._spent(works), 0.0, self.pace.encoder_s)
+        return self.vision.encode(pieces)
 
     def prepare_s(self, kind: Shape) -> float:
         """Time in which the host takes a request in and prepares its images, before any device sees it."""
-        serial = 0.0 if self.pace.host.hides or not kind.frames else self.pace.encoder_s
-        images_s = sum(each.host_s for each in self.pace.images(kind.state.encoded))
-        return self.pace.host.request_s + images_s - serial
+        return self.pace.host.request_s + self.images_s(kind)
 
-    def _waited(self, spent: Spent, serial_s: float, start_s: float) -> Spent:
-        """A pass with what it waits for the host: before it, and until all its kernels have been started."""
-        if self.pace.host.hides:
-            return spent._replace(time_s=serial_s + max(spent.time_s, start_s))
-        return spent._replace(time_s=serial_s + spent.time_s + start_s)
+    def images_s(self, kind: Shape) -> float:
+        """Time in which it prepares the images."""
+        serial = 0.0 if self.pace.host.hides or not kind.frames else self.pace.encoder_s
+        return sum(each.host_s for each in self.pace.images(kind.state.encoded)) - serial
+
+    def megapixels(self, kind: Shape) -> float:
+        """Pixels of a request that reach its encoder, in millions."""
+        patches = kind.state.encoded.visual.patches
+        return sum(each.sequences * each.patch for each in patches) * self.model.encoder.patch_size**2 / 1e6
 
     def _paced(self, spent: Spent, start_s: float) -> Spent:
         """A pass of the LLM with the host's part, whose kernels are started in so long."""
-        return self._waited(spent, self.pace.host.step_s, start_s)
+        return waited(self.pace.host, spent, self.pace.host.step_s, start_s)
 
     def step(self, chunks: Sequence[Chunk], decoding: Decoding | None = None, steps: float = 1.0) -> Spent:
         """One pass of the LLM over parts of prompts and a token of each sequence that decodes.
@@ -345,20 +302,8 @@ class Prices:
         ]  # fmt: skip
 
     def _spent(self, works: Iterable[Work]) -> Spent:
-        walls = self.walls
-        time = compute = memory = 0.0
-        for work in works:
-            time += walls.time_s(work)
-            flop_s, byte_s, _ = walls.walls[work.law or work.kind]
-            compute += work.flop / flop_s / work.shards
-            memory += work.byte / byte_s / work.shards
-        return Spent(time, compute, memory)
+        return spent(self.walls, works)
 
 
 def _plus(one: Rows, two: Rows) -> Rows:
     return Rows(one.keys + two.keys, one.queries + two.queries, one.mlp + two.mlp)
-
-
-def _part(extra: Extra, share: float) -> Extra:
-    """What a technique adds to a share of a request's images; it starts as many kernels."""
-    return replace(extra, flop=None if extra.flop is None else extra.flop * share, byte=extra.byte * share)

@@ -41,6 +41,11 @@ class Request:
         self.preempted = 0
 
     @property
+    def modality(self) -> str:
+        """Whether it has visual input."""
+        return "visual" if self.frames else "text"
+
+    @property
     def readable(self) -> int:
         """Positions of the prompt up to the first image without embeddings."""
         known = 0

@@ -1,17 +1,21 @@
-"""Instances that change their pool: by the queues of the pools, or by how busy these are."""
+"""Instances that change their pool: by queues, by how busy pools are, or by what a move gains and costs."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
+from lvlm_atlas.serving.gain import best_move, stage_of, work
 from lvlm_atlas.serving.instance import Instance
 
 if TYPE_CHECKING:
     from lvlm_atlas.serving.cluster import Cluster
 
-PERIOD_S = {"queue-length": 5.0, "load": 10.0}
-"""Time between two decisions: that of EPDServe's released code, and one chosen here."""
+PERIOD_S = {"queue-length": 5.0, "load": 10.0, "gain-cost": 2.0}
+"""Time between two decisions: that of EPDServe's released code, one chosen here, and ElasticMM's 100 steps or so."""
+PRESSED = 20
+"""Requests that wait in a group of one modality before it gets an instance of another (ElasticMM's released code,
+elasticmm/core/balancer.py, migration_threshold)."""
 NEAR = 0.5
 """Queues of which each is at least this share of the longest are left alone."""
 BUSY, SPARE = 0.9, 0.6
@@ -27,7 +31,9 @@ def scale(cluster: Cluster) -> Generator[Any, Any, None]:
         if any(each.leaving for each in cluster.instances):
             continue
         if rule == "queue-length":
-            pair = by_queues([queue(cluster, index) for index in range(len(cluster.pools))], _sizes(cluster))
+            pair = by_queues(_queues(cluster), _sizes(cluster))
+        elif rule == "gain-cost":
+            pair = by_gain(cluster)
         else:
             now = [busy_s(cluster, index) for index in range(len(cluster.pools))]
             shares = [
@@ -62,6 +68,26 @@ def by_load(shares: list[float], sizes: list[int]) -> tuple[int, int] | None:
         i for i, size in enumerate(sizes) if size > 1 and shares[i] < SPARE and shares[i] * size / (size - 1) < BUSY
     ]
     return (min(givers, key=lambda index: shares[index]), target) if givers else None
+
+
+def by_gain(cluster: Cluster) -> tuple[int, int] | None:
+    """The same by gain and cost: within a group of one modality where a move gains more than it costs, else to a group
+    in which many wait, from the other's pool that has least to do.
+    """
+    sizes, queues = _sizes(cluster), _queues(cluster)
+    stages = [stage_of(cluster, index) for index in range(len(sizes))]
+    works = [work(cluster, index) for index in range(len(sizes))]
+    groups = [each.modality for each in cluster.policy.pools]
+    for group in dict.fromkeys(groups):
+        own = [index for index, each in enumerate(groups) if each == group]
+        pair = best_move([stages[i] for i in own], [sizes[i] for i in own], [works[i] for i in own])
+        if pair is not None:
+            return own[pair[0]], own[pair[1]]
+    target = max(range(len(sizes)), key=lambda index: queues[index])
+    givers = [i for i, size in enumerate(sizes) if size > 1 and groups[i] != groups[target]]
+    if queues[target] <= PRESSED or not givers:
+        return None
+    return min(givers, key=lambda index: works[index].time_s / sizes[index]), target
 
 
 def queue(cluster: Cluster, index: int) -> int:
@@ -103,6 +129,10 @@ def join(cluster: Cluster, instance: Instance, target: int) -> None:
     cluster.moves += 1
     cluster.take(target)
     instance.nudge()
+
+
+def _queues(cluster: Cluster) -> list[int]:
+    return [queue(cluster, index) for index in range(len(cluster.pools))]
 
 
 def _sizes(cluster: Cluster) -> list[int]:

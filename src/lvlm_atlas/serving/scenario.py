@@ -10,12 +10,12 @@ from lvlm_atlas.roofline.device import Device
 from lvlm_atlas.roofline.model import Model
 from lvlm_atlas.roofline.transform import Applied
 from lvlm_atlas.roofline.workload import Workload
-from lvlm_atlas.serving.cluster import Wires
 from lvlm_atlas.serving.load import Load, load
 from lvlm_atlas.serving.policy import Policy
 from lvlm_atlas.serving.prices import Prices
 from lvlm_atlas.serving.simulation import Run, simulate
 from lvlm_atlas.serving.traffic import Arrival
+from lvlm_atlas.serving.wires import Wires
 
 COMMON = (
     "times of every batch are the engine's, for the rows of all its requests; a step starts when the one before ends",
@@ -23,7 +23,9 @@ COMMON = (
     "attention of the sequences of a step adds up; its kernels start once",
     "a prompt that a technique thins in the LLM is read in parts of the same shape",
     "a sequence whose cache was given up keeps its images' embeddings",
-    "the host prepares the images of a request one after the other, and those of other requests beside them",
+    "a front process prepares the images of a request one after the other and those of other requests beside them, but "
+    "for the part that makes the encoder's input, which is for one request at a time",
+    "a request is prepared by the first front process that is free",
     "energy is that of all devices at their thermal design power for as long as the run lasts",
 )
 
@@ -44,6 +46,13 @@ class Scenario:
     slo: dict[str, float] = field(default_factory=dict)
     """Limits in seconds by `ttft`, `tpot` and `total`."""
     wires: Wires = field(default_factory=Wires)
+    concurrency: int | None = None
+    """Requests that clients have under way at most; None: any number."""
+
+    def grown(self, factor: int) -> Scenario:
+        """The same server with so many times the devices and clients."""
+        clients = None if self.concurrency is None else factor * self.concurrency
+        return replace(self, policy=self.policy.grown(factor), concurrency=clients)
 
     @property
     def devices(self) -> int:
@@ -52,12 +61,13 @@ class Scenario:
 
     @property
     def paced(self) -> Policy:
-        """The policy, with steps that read no more than the runtime's do at once."""
+        """The policy with the limit that its rules aim at, and steps that read no more than the runtime's do."""
+        aimed = replace(self.policy, tpot_s=self.slo.get("tpot"))
         runtime = self.deployment.runtime
         most = runtime.host.chunk_token if runtime else None
-        if most is None or not self.policy.chunked:
-            return self.policy
-        return replace(self.policy, token_budget=min(self.policy.token_budget, most))
+        if most is None or not aimed.chunked:
+            return aimed
+        return replace(aimed, token_budget=min(aimed.token_budget, most))
 
     def prices(self) -> Prices:
         """Times of batches of one instance.
@@ -67,7 +77,7 @@ class Scenario:
         """
         return Prices(
             self.model, self.device, self.deployment, self.stack,
-            encoder_data_parallel=self.policy.encoder_data_parallel,
+            encoder_data_parallel=self.policy.encoder_data_parallel, encoder_devices=self.policy.encoder_devices,
         )  # fmt: skip
 
     def run(self, stream: Iterable[Arrival], prices: Prices | None = None) -> tuple[Load, Run]:
@@ -80,7 +90,7 @@ class Scenario:
         Raises:
             AtlasError: as of `simulate`.
         """
-        done = simulate(self.paced, prices or self.prices(), stream, self.wires)
+        done = simulate(self.paced, prices or self.prices(), stream, self.wires, concurrency=self.concurrency)
         answer = load(
             done, slo=self.slo, devices=self.devices, tdp_w=self.device.tdp_w,
             price_usd_h=self.deployment.price_usd_h, assumptions=(*COMMON, *self.policy.assumptions),
@@ -99,7 +109,7 @@ def wired(
         link_gb_s: bandwidth into an instance in GB/s; None: that of the devices' links.
         latency_s: time of a transfer beside its bytes.
         host_image_s: time in which the host prepares an image or frame, beside that of the runtime.
-        host_workers: requests that it prepares at once, for each instance.
+        host_workers: requests that a front process has in preparation at once.
     """
     own = device.link_byte_s or device.host_link_byte_s
     plain = Wires(latency_s=latency_s, host_image_s=host_image_s, host_workers=host_workers)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lvlm_atlas.fault import AtlasError
-from lvlm_atlas.serving.cluster import Cluster, Wires
+from lvlm_atlas.serving.cluster import Cluster
+from lvlm_atlas.serving.intake import Intake
 from lvlm_atlas.serving.policy import Policy
 from lvlm_atlas.serving.prices import Prices
 from lvlm_atlas.serving.scaling import scale
 from lvlm_atlas.serving.tally import Tally
 from lvlm_atlas.serving.traffic import Arrival
-
-if TYPE_CHECKING:
-    import simpy
+from lvlm_atlas.serving.wires import Front, Wires
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +25,10 @@ class Run:
     tally: Tally
 
 
-def simulate(policy: Policy, prices: Prices, stream: Iterable[Arrival], wires: Wires | None = None) -> Run:
+def simulate(
+    policy: Policy, prices: Prices, stream: Iterable[Arrival], wires: Wires | None = None, *,
+    concurrency: int | None = None,
+) -> Run:  # fmt: skip
     """Send requests through a server until the last is answered.
 
     Args:
@@ -34,6 +36,8 @@ def simulate(policy: Policy, prices: Prices, stream: Iterable[Arrival], wires: W
         prices: times of batches of one instance.
         stream: the requests, by their time of arrival.
         wires: links and host; None: links take no time, and the host neither.
+        concurrency: requests that clients have under way at most; the next is sent when one is answered. None: they
+            send them at their time, whatever is under way.
 
     Raises:
         AtlasError: the extra with simpy is not installed, the stream is empty, or no instance has room for a request.
@@ -46,8 +50,10 @@ def simulate(policy: Policy, prices: Prices, stream: Iterable[Arrival], wires: W
         ) from error
     env = simpy.Environment()
     tally = Tally()
-    cluster = Cluster(env, policy, prices, wires or Wires(), tally)
-    env.process(_arrive(env, cluster, stream))
+    wires = wires or Wires()
+    cluster = Cluster(env, policy, prices, wires, tally)
+    intake = Intake(cluster, Front(env, policy, prices, wires))
+    env.process(_arrive(intake, stream, concurrency))
     if policy.scaling != "fixed":
         env.process(scale(cluster))
     env.run()
@@ -58,10 +64,13 @@ def simulate(policy: Policy, prices: Prices, stream: Iterable[Arrival], wires: W
     return Run(cluster, tally)
 
 
-def _arrive(env: simpy.Environment, cluster: Cluster, stream: Iterable[Arrival]) -> Generator[Any, Any, None]:
+def _arrive(intake: Intake, stream: Iterable[Arrival], concurrency: int | None) -> Generator[Any, Any, None]:
+    cluster, env = intake.cluster, intake.cluster.env
     for arrival in stream:
         if arrival.at_s > env.now:
             yield env.timeout(arrival.at_s - env.now)
-        cluster.arrive(arrival)
+        while concurrency and cluster.tally.present >= concurrency:
+            yield cluster.vacancy
+        intake.arrive(arrival)
     cluster.coming = False
     cluster.open = cluster.tally.present > 0

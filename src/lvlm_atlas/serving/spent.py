@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
+
+from lvlm_atlas.roofline.operator import Machine, Work
+from lvlm_atlas.roofline.runtime import Host
 
 
 class Spent(NamedTuple):
@@ -28,6 +32,24 @@ class Spent(NamedTuple):
 
 
 NOTHING = Spent(0.0)
+
+
+def spent(machine: Machine, works: Iterable[Work]) -> Spent:
+    """What operators take one after the other."""
+    time = compute = memory = 0.0
+    for work in works:
+        time += machine.time_s(work)
+        flop_s, byte_s, _ = machine.walls[work.law or work.kind]
+        compute += work.flop / flop_s / work.shards
+        memory += work.byte / byte_s / work.shards
+    return Spent(time, compute, memory)
+
+
+def waited(host: Host, alone: Spent, serial_s: float, start_s: float) -> Spent:
+    """A pass with what it waits for the host: before it, and until all its kernels have been started."""
+    if host.hides:
+        return alone._replace(time_s=serial_s + max(alone.time_s, start_s))
+    return alone._replace(time_s=serial_s + alone.time_s + start_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.roofline.workload import Workload
@@ -97,8 +97,19 @@ def _around(source: random.Random, mean: int, spread: float, least: int) -> int:
     return max(least, round(source.gammavariate(shape, mean / shape))) if mean else mean
 
 
-def synthetic(mix: Mix, rate: float, number: int, *, burstiness: float = 1.0) -> Iterator[Arrival]:
-    """So many requests of a mix at a rate.
+class Draws(Protocol):
+    """What requests are drawn from."""
+
+    @property
+    def seed(self) -> int:
+        """The same seed brings the same ones."""
+
+    def draws(self) -> Iterator[Arrival]:
+        """Requests without end, their times still open."""
+
+
+def synthetic(mix: Draws, rate: float, number: int, *, burstiness: float = 1.0) -> Iterator[Arrival]:
+    """So many requests of a mix or a published distribution at a rate.
 
     The same seed brings the same requests in the same pattern at any rate.
 

@@ -11,15 +11,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lvlm_atlas.atlas.root import data_root
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.files import STALE_S
 from lvlm_atlas.graph.knowledge import KnowledgeBase
 from lvlm_atlas.site.answers.work import computing
+from lvlm_atlas.site.blocks import Blocks, put_aside
 from lvlm_atlas.site.engines import require, run_engine
 from lvlm_atlas.site.finish import finish
+from lvlm_atlas.site.outputs import running, shown
 from lvlm_atlas.site.published import UNPUBLISHED, Published
 from lvlm_atlas.site.python.bundle import bundle
 from lvlm_atlas.site.python.fetch import fetch
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 OUT = Path("build/site")
 DOCS = Path("build/docs")
-HEADS = "heads.json"
+HEADS, BLOCKS, COMMANDS = "heads.json", "blocks.json", "commands.json"
 MARK = ".lvlm-atlas"
 """A file that says that a folder is ours, and may be replaced."""
 _WORK = {"new", "old"}
@@ -68,10 +70,13 @@ def build(
         site_dir = os.path.relpath(out, docs) if docs else "../site"
         with computing(kb.atlas.root, source) as place_answers:
             generate(kb, new_docs, site_dir=site_dir, published=published, engine=engine, python=python)
-            run_engine(engine, new_docs, new_out, strict=strict, epoch=epoch)
+            known, blocks, commands = (_read(new_docs / name) for name in (HEADS, BLOCKS, COMMANDS))
+            with running(commands, kb.atlas.root) as outputs:
+                run_engine(engine, new_docs, new_out, strict=strict, epoch=epoch)
+                blocks |= outputs()
             for folder in (new_docs / "pages", new_out):  # the builder of pages need not read them
                 place_answers(folder)
-        finish(new_out, json.loads((new_docs / HEADS).read_text(encoding="utf-8")), published, day)
+        finish(new_out, known, blocks, published, day)
         if interpreter:
             bundle(kb.atlas.root, interpreter, pins(source), new_out)
     return out
@@ -86,7 +91,10 @@ def generate(
     engine: str = "mkdocs",
     python: bool = False,
 ) -> Path:
-    """Write `mkdocs.yml` and all pages into an empty folder, and what goes into their heads into `heads.json`.
+    """Write `mkdocs.yml` and all pages into an empty folder, and what the built pages get besides.
+
+    That is what goes into their heads, in `heads.json`; drawings and listings, in `blocks.json`; what the guides'
+    commands print, which are in `commands.json`.
 
     Raises:
         AtlasError: the extra `site` is not installed, or a template is faulty.
@@ -104,7 +112,9 @@ def generate(
     source = source_of(kb.atlas.root)
     content, templates = Content(_predicting(kb), published, python), environment(source)
     made = pages(content)
-    files = {page.path: render(content, page, templates) for page in made}
+    blocks: Blocks = {}
+    commands: list[str] = []
+    files = {page.path: put_aside(shown(render(content, page, templates), commands), blocks) for page in made}
     files[DATA] = find_data(content, made, files)
     for kind, id_, document, written in _documents(content):
         stem = content.routes.path(kind, id_).removesuffix(".md")
@@ -122,9 +132,14 @@ def generate(
         place.write_text(text, encoding="utf-8", newline="\n")
     config = configuration(content, made, source / "mkdocs.yml", site_dir)
     (folder / "mkdocs.yml").write_text(config, encoding="utf-8", newline="\n")
-    known = json.dumps(heads(content, made, published), ensure_ascii=False, indent=1)
-    (folder / HEADS).write_text(known, encoding="utf-8", newline="\n")
+    for name, value in ((HEADS, heads(content, made, published)), (BLOCKS, blocks), (COMMANDS, commands)):
+        text = json.dumps(value, ensure_ascii=False, indent=1)
+        (folder / name).write_text(text, encoding="utf-8", newline="\n")
     return folder
+
+
+def _read(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def _predicting(kb: KnowledgeBase) -> KnowledgeBase:

@@ -15,7 +15,7 @@ from lvlm_atlas.site.markup import attribute, external
 from lvlm_atlas.site.routes import FIXED
 
 Nav = list[dict[str, Any]]
-REFERENCES = ("results", "coverage", "papers", "glossary", "changes")
+REFERENCES = ("results", "curves", "coverage", "papers", "glossary", "changes")
 TOOLS = ("ask", "compare", "stack", "pairs", "graph", "plots")
 """Pages that scripts fill."""
 GUIDES = ("query", "plan", "estimate", "under-load", "survey", "contribute", "reference", "about")

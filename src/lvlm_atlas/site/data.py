@@ -29,8 +29,8 @@ class Data:
 
     @cached_property
     def whole(self) -> str:
-        """The whole atlas as JSON."""
-        return to_json(self.kb)
+        """The whole atlas as JSON, without the indents that `lvlm-atlas export` gives it."""
+        return _dumped(json.loads(to_json(self.kb)))
 
     @property
     def survey(self) -> Paper:

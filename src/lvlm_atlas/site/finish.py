@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
+from lvlm_atlas.site.blocks import Blocks, put_back
 from lvlm_atlas.site.heads import SCRIPTS
 from lvlm_atlas.site.published import Published
 
@@ -25,14 +26,32 @@ _REDIRECT = re.compile(r'"redirect":\s*"[^"]*",\s*')
 _NUMBERED = re.compile(r"&#(\d{2,4});")
 """Signs that were written as numbers so that no engine reads them as marks."""
 _SPECIAL = frozenset("&<>\"'`\u00a0\u00ad")
+_BLOCKS = "t[rdh]|thead|tbody|table|[uod]l|li|d[td]|div|nav|section|article|main|header|footer|figure|meta|link"
+_SHORTER = (
+    (re.compile(r'<(t[dh]) style="text-align: right;">'), r'<\1 class="la-r">'),
+    (re.compile(r'<span class="w">(\s*)</span>'), r"\1"),
+    (re.compile(rf"\s*\n\s*(?=</?(?:{_BLOCKS})\b)"), ""),
+    (re.compile(r', "search": "[^"]*"'), ""),
+    (re.compile(r'"search\.[^"]*": "[^"]*", '), ""),
+)
+"""What engines write at length a hundred times a page: alignments, colours of blanks, new lines that no reader sees,
+words of their own search."""
 _SOURCE_MAP = re.compile(r"\n?(?://# sourceMappingURL=\S+|/\*# sourceMappingURL=\S+ \*/)\s*$")
 _UNUSED = ("search", "search.json", "assets/javascripts/lunr", "assets/javascripts/workers", "tags.json",
            "redirect.json", "objects.inv", "sitemap.xml", "sitemap.xml.gz")  # fmt: skip
 """What engines write and no page of ours asks for; a sitemap is written anew where there is an address."""
 
 
-def finish(site: Path, heads: Mapping[str, str], published: Published, day: str) -> None:
-    """Finish a built site in place. `heads` holds what goes into the head of each page, by path; `day` is its date."""
+def finish(site: Path, heads: Mapping[str, str], blocks: Blocks, published: Published, day: str) -> None:
+    """Finish a built site in place.
+
+    Args:
+        site: the site.
+        heads: what goes into the head of each page, by path.
+        blocks: drawings and listings that were put aside.
+        published: where it is published.
+        day: its date.
+    """
     _thin(site)
     scripts: dict[str, str] = {}
     for file in sorted(site.rglob("*.html")):
@@ -42,7 +61,7 @@ def finish(site: Path, heads: Mapping[str, str], published: Published, day: str)
             html = _page(html, root[1], heads.get(path, ""), scripts)
             if path == "404.html":
                 html = _lost(html)
-        file.write_text(_tight(html), encoding="utf-8", newline="\n")
+        file.write_text(put_back(_tight(html), blocks), encoding="utf-8", newline="\n")
     for name, body in scripts.items():
         (site / "assets" / name).write_text(body, encoding="utf-8", newline="\n")
     if published.url:
@@ -93,6 +112,8 @@ def _lost(html: str) -> str:
 
 def _tight(html: str) -> str:
     """The page without blank lines, indents and signs written as numbers, but where they count."""
+    for long, short in _SHORTER:
+        html = long.sub(short, html)
     parts = _WHOLE.split(html)
     parts[::2] = (_NUMBERED.sub(_plain, _PADDING.sub("\n", part)) for part in parts[::2])
     return "".join(parts).strip() + "\n"

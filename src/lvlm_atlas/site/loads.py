@@ -4,8 +4,9 @@ compared.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.util import find_spec
 
 from markupsafe import Markup
@@ -17,12 +18,13 @@ from lvlm_atlas.roofline.deployment import TYPICAL, Deployment
 from lvlm_atlas.roofline.units import number, seconds, share
 from lvlm_atlas.roofline.workload import Workload
 from lvlm_atlas.schema.system import Replay, System
+from lvlm_atlas.serving.capacity import capacity
 from lvlm_atlas.serving.load import Load
 from lvlm_atlas.serving.policies import PLAIN, policies, policy
-from lvlm_atlas.serving.replay import replay
+from lvlm_atlas.serving.replay import NEAR, replay
 from lvlm_atlas.serving.scenario import Scenario, wired
 from lvlm_atlas.serving.stacks import Stacks
-from lvlm_atlas.serving.traffic import Kind, Mix, synthetic
+from lvlm_atlas.serving.traffic import Arrival, Kind, Mix, synthetic
 from lvlm_atlas.site.markup import code
 
 MODEL, DEVICE, DEVICES = "qwen2.5-vl-7b", "h100-sxm", 8
@@ -34,6 +36,10 @@ RATES = (8.0, 16.0, 24.0, 32.0, 48.0)
 SLO = {"ttft": 4.0, "tpot": 0.05}
 FRONT = 2
 """Stacks of the plan's front whose curves are drawn."""
+SIZES = ((1, 1), (8, 1), (8, 4))
+"""Devices of a server, and of an instance of it, whose capacities are compared."""
+LIMITS, ASKED = {"ttft": 1.0, "tpot": 0.05}, 200
+"""What they keep for nine of ten requests, and how many are sent for each device."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,7 @@ class LayoutRow:
     """A layout at the load that all are compared at."""
 
     system: System
+    name: str
     policy: Markup
     """With the sizes of its pools."""
     load: Load
@@ -55,6 +62,28 @@ class LayoutRow:
             seconds(load.ttft.p50), seconds(load.ttft.p99), seconds(load.tpot.p50), seconds(load.tpot.p99),
             share(load.attainment), number(load.goodput), f"{busiest.stages} {share(busiest.busy)}",
             f"{moved / 1e6:,.0f} MB" if moved else "none",
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SizeRow:
+    """A server of so many devices at the highest rate that it bears."""
+
+    devices: int
+    each: int
+    """Devices of an instance."""
+    rate: float
+    """Requests a second; 0: none is within the limits."""
+    load: Load
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """What a table shows: the rate, a device's part of it, latencies, and energy a token."""
+        load = self.load
+        energy = load.energy_j_token
+        return (
+            number(self.rate), number(self.rate / self.devices), seconds(load.ttft.p50), seconds(load.ttft.p99),
+            seconds(load.tpot.p50), seconds(load.tpot.p99), "unknown" if energy is None else f"{number(energy)} J",
         )  # fmt: skip
 
 
@@ -91,6 +120,20 @@ METRICS = {
     "ttft-mean": "Mean time to the first token", "ttft-p50": "Median time to the first token",
     "tpot-mean": "Mean time per token", "throughput": "Requests a second", "goodput": "Goodput",
 }  # fmt: skip
+
+
+def load_asked() -> dict[str, str]:
+    """The load that layouts are compared at, and what servers of several sizes keep, in words."""
+    return {
+        "rate": f"{RATE:g}", "requests": str(REQUESTS), "images": str(IMAGES), "share": f"{100 * SHARE:.0f} %",
+        "ttft": seconds(SLO["ttft"]), "tpot": seconds(SLO["tpot"]), "devices": str(DEVICES),
+        "first": seconds(LIMITS["ttft"]), "further": seconds(LIMITS["tpot"]), "sent": str(ASKED),
+    }  # fmt: skip
+
+
+def _flow(mix: Mix, devices: int, rate: float, _: int | None) -> Iterator[Arrival]:
+    """As many requests for each device, whatever their number."""
+    return synthetic(mix, rate, ASKED * devices)
 
 
 @dataclass(frozen=True)
@@ -139,7 +182,27 @@ class Loads:
             scenario = self._scenario(name)
             load, _ = scenario.run(synthetic(self.mix, RATE, REQUESTS))
             sizes = ",".join(str(pool.instances) for pool in scenario.policy.pools)
-            found.append(LayoutRow(system, code(f"{name}:{sizes}"), load))
+            found.append(LayoutRow(system, name, code(f"{name}:{sizes}"), load))
+        return tuple(found)
+
+    def layout(self, name: str) -> LayoutRow | None:
+        """A layout's row; none without what that needs."""
+        return next((row for row in self.layouts if row.name == name), None) if self.possible else None
+
+    @cached_property
+    def sizes(self) -> tuple[SizeRow, ...]:
+        """One device and several at the highest rate within limits, one image a request."""
+        model, device = self.planner.model(MODEL), self.planner.device(DEVICE)
+        mix = Mix((Kind(self.planner.workload(CHAT), 1.0),))
+        found = []
+        for devices, each in SIZES:
+            scenario = Scenario(
+                model=model, device=device, deployment=replace(self.deployment, tensor_parallel=each),
+                slo=dict(LIMITS), policy=policy(self.kb.atlas.systems, PLAIN, devices, each), wires=wired(device),
+            )  # fmt: skip
+            best = capacity(scenario, partial(_flow, mix, devices), enough=False, within=NEAR)
+            if best is not None:
+                found.append(SizeRow(devices, each, best.rate, best.load))
         return tuple(found)
 
     @cached_property
@@ -166,6 +229,11 @@ class Loads:
             drawn.append(Curve(label, tuple((rate, load.total.p90) for rate, load in loads)))
         return tuple(drawn)
 
+    @property
+    def compared(self) -> tuple[System, ...]:
+        """Systems with comparisons that sources published."""
+        return tuple(system for system in self.kb.atlas.systems.values() if system.replays)
+
     def replays(self, system: System) -> tuple[ReplayRow, ...]:
         """What sources compared of a system, and what comes out here; none without what that needs."""
         return tuple(self._replayed(each) for each in system.replays) if self.possible else ()
@@ -178,8 +246,9 @@ class Loads:
         planner = self.planner
         try:
             found = replay(
-                self.kb.atlas.systems, record, planner.model(record.model), planner.device(record.hardware), deployment
-            )
+                self.kb.atlas.systems, record, planner.model(record.model), planner.device(record.hardware), deployment,
+                self.kb.atlas.traffic,
+            )  # fmt: skip
         except AtlasError as error:
             return ReplayRow(record, METRICS[record.metric], f"{number(record.times)} ×", f"refused: {error}")
         shown = seconds if record.metric.startswith(("ttft", "tpot")) else number

@@ -28,19 +28,18 @@ def plain(value: object) -> Markup:
 
 
 def text(value: str) -> Markup:
-    """The text with its `code` marks and *emphasis*, the only marks that entries may use."""
+    """The text with its `code` marks and *emphasis*, all that entries may use; indices of symbols below the line."""
     folded, done, at = _SPACE.sub(" ", clean(value)).strip(), Markup(), 0
     for mark in _MARKS.finditer(folded):
         done += _part(folded[at : mark.start()])
         done += code(mark[1]) if mark[1] is not None else Markup("<em>") + _part(mark[2]) + Markup("</em>")
         at = mark.end()
-    return done + _part(folded[at:])
+    return _lowered(done + _part(folded[at:]))
 
 
 def code(value: object) -> Markup:
     """A formula, a name or a value in code type; the indices of symbols such as `N_v` stand below the line."""
-    shown = _INDEXED.sub(r"\1<sub>\2</sub>", str(plain(value)))
-    return Markup(f"<code>{shown}</code>")  # noqa: S704  `plain` escapes
+    return Markup("<code>") + _lowered(plain(value)) + Markup("</code>")
 
 
 def listed(items: Iterable[object], separator: str = ", ") -> Markup:
@@ -75,6 +74,11 @@ def bare(value: str) -> str:
 def clean(value: str) -> str:
     """The text with the characters that no HTML page may hold made visible as `\N{REPLACEMENT CHARACTER}`."""
     return _UNWRITABLE.sub("\N{REPLACEMENT CHARACTER}", value)
+
+
+def _lowered(shown: Markup) -> Markup:
+    """The indices of symbols below the line, but not twice."""
+    return Markup(_INDEXED.sub(r"\1<sub>\2</sub>", str(shown)))  # noqa: S704  what was escaped stays so
 
 
 def _part(value: str) -> Markup:

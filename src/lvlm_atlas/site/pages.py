@@ -19,6 +19,7 @@ from lvlm_atlas.schema.vocabulary import StageTerm, Term
 from lvlm_atlas.site.choices import choices
 from lvlm_atlas.site.content import FULL_WIDTH, Content, Page
 from lvlm_atlas.site.coverage import coverage_page
+from lvlm_atlas.site.curves import curves_page
 from lvlm_atlas.site.devices import device_pages
 from lvlm_atlas.site.doors import FEED, changed
 from lvlm_atlas.site.effect import times
@@ -70,6 +71,7 @@ def pages(content: Content) -> tuple[Page, ...]:
         Page(path=FIXED["results"], title="Reported results", template="results.md.j2", hide=FULL_WIDTH,
              description="What sources report, those numbers together that can be compared.",
              context={"measures": measures(content), "kept_plot": partial(_kept_plot, content)}),
+        *curves_page(content),
         *coverage_page(content),
         *rule_pages(content),
         Page(path=FIXED["changes"], title="What changed", template="changes.md.j2", hide=("toc",),

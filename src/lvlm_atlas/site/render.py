@@ -83,7 +83,7 @@ def figure(drawing: Markup, class_: str, caption: str = "") -> Markup:
     """A drawing as a block of HTML that scrolls inside itself where the page is narrow."""
     if not drawing:
         return drawing
-    words_ = Markup(f"<figcaption>{markup.plain(caption)}</figcaption>") if caption else ""  # noqa: S704  escaped
+    words_ = Markup(f"<figcaption>{markup.text(caption)}</figcaption>") if caption else ""  # noqa: S704  escaped
     return Markup(f'<figure class="la-figure {class_}"><div class="la-scroll">{drawing}</div>{words_}</figure>')  # noqa: S704
 
 

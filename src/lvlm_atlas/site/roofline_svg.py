@@ -92,7 +92,8 @@ def roofline(
     width = _LETTER * len(ridge)
     side, anchor = (-6, "end") if ridge_x - 6 - width > _LEFT else (6, "start")
     body.append(label(ridge, ridge_x + side, _BOTTOM - 7, "la-t la-small", anchor))
-    taken = [_around(ridge_x + side, _BOTTOM - 7, width, anchor), (ridge_x - 2, ridge_y, ridge_x + 2, _BOTTOM)]
+    taken = [_around(ridge_x + side, _BOTTOM - 7, width, anchor)]
+    broken = (ridge_x - 2, ridge_y, ridge_x + 2, _BOTTOM)
     for point in shown:
         x, y = axes.place(point.intensity, point.flop_s)
         taken.append((x - 7, y - 7, x + 7, y + 7))
@@ -101,7 +102,7 @@ def roofline(
         body.append(tag("path", d=f"M{from_x:g} {from_y:g}L{to_x:g} {to_y:g}", class_=f"la-moved {old.class_}"))
         body.append(tag("circle", cx=from_x, cy=from_y, r=5, class_=f"la-hollow {old.class_}"))
     for point in sorted(shown, key=lambda each: -each.intensity):
-        body.append(_point(point, axes, roof, taken))
+        body.append(_point(point, axes, roof, taken, broken))
     return drawing(body, _WIDTH, _HEIGHT, id_=id_, title=title, desc=desc, links=False)
 
 
@@ -129,9 +130,13 @@ def _grid(axes: _Axes) -> list[str]:
     return drawn
 
 
-def _point(point: Point, axes: _Axes, roof: Roof, taken: list[Box]) -> str:
+def _point(point: Point, axes: _Axes, roof: Roof, taken: list[Box], broken: Box) -> str:
+    """A point with its name, which crosses the broken line only where it has no place else."""
     x, y = axes.place(point.intensity, point.flop_s)
-    at_x, at_y, anchor = _free(point.name, x, y, axes, roof, taken)
+    places = (_free(point.name, x, y, axes, roof, each) for each in ((*taken, broken), taken))
+    at_x, at_y, anchor = next(
+        filter(None, places), (min(x + 11, _EDGE - _STRONG * len(point.name)), min(y + 4, _BOTTOM - 4), "start")
+    )
     taken.append(_around(at_x, at_y, _STRONG * len(point.name), anchor))
     far = abs(at_y - 4 - y) > _LINE + 4
     leader = tag("path", d=f"M{x:g} {y:g}L{at_x:g} {at_y - 11:g}", class_="la-leader") if far else ""
@@ -139,8 +144,10 @@ def _point(point: Point, axes: _Axes, roof: Roof, taken: list[Box]) -> str:
     return tag("g", leader, dot, label(point.name, at_x, at_y, "la-t la-strong", anchor), class_=point.class_)
 
 
-def _free(name: str, x: float, y: float, axes: _Axes, roof: Roof, taken: Sequence[Box]) -> tuple[float, float, str]:
-    """Where a label may stand: beside its point if that is free, else ever farther below."""
+def _free(
+    name: str, x: float, y: float, axes: _Axes, roof: Roof, taken: Sequence[Box]
+) -> tuple[float, float, str] | None:
+    """Where a label may stand: beside its point if that is free, else ever farther below; None: nowhere."""
     half = _STRONG * len(name) / 2
     middle = max(_LEFT + half, min(x, _EDGE - half))
     choices = [(x + 11, y + 4, "start"), (x - 11, y + 4, "end")]
@@ -152,7 +159,7 @@ def _free(name: str, x: float, y: float, axes: _Axes, roof: Roof, taken: Sequenc
         inside = box[0] >= _LEFT and box[2] <= _EDGE and box[1] >= _TOP and box[3] <= _BOTTOM
         if inside and _below(box, axes, roof) and not any(_meet(box, other) for other in taken):
             return at_x, at_y, anchor
-    return min(x + 11, _EDGE - 2 * half), min(y + 4, _BOTTOM - 4), "start"
+    return None
 
 
 def _around(x: float, y: float, width: float, anchor: str) -> Box:

@@ -32,6 +32,7 @@ FIXED = {
     "tags": "tags.md",
     "workloads": "workloads.md",
     "results": "results.md",
+    "curves": "curves.md",
     "coverage": "coverage.md",
     "changes": "changes.md",
     "plan": "guide/plan.md",

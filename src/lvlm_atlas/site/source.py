@@ -81,7 +81,7 @@ class Source:
 
     def html(self) -> Markup:
         """The source with colours and line numbers, as one block of HTML whose lines have anchors."""
-        numbered = (f'<span id="line-{at}" class="la-line">{row}</span>' for at, row in enumerate(self._rows, 1))
+        numbered = (f'<a id="line-{at}">{row}</a>' for at, row in enumerate(self._rows, 1))
         return _block("\n".join(numbered), "la-source", "Source of the reference")
 
     def _own(self, code: str) -> Lines | None:
@@ -143,15 +143,15 @@ def _named(scope: ast.AST | None, name: str) -> ast.AST | None:
 
 
 def _highlighted(text: str) -> list[str]:
-    """Lines of Python with colours, as HTML. What is black anyway gets no element: pages are half as large."""
+    """Lines of Python as HTML, with colours for words of the language, texts and comments: pages are half as large."""
     from pygments import format as formatted
     from pygments.formatters.html import HtmlFormatter
     from pygments.lexers.python import PythonLexer
-    from pygments.token import Name, Operator, Punctuation, Text, Whitespace
+    from pygments.token import Comment, Keyword, String, Text
 
-    plain = (Name, Operator, Punctuation, Whitespace)
     tokens = PythonLexer(stripnl=False).get_tokens(clean(text))
-    coloured = ((Text if kind in plain else kind, value) for kind, value in tokens)
+    kinds = (Comment, Keyword, String)
+    coloured = ((next((each for each in kinds if kind in each), Text), value) for kind, value in tokens)
     return str(formatted(coloured, HtmlFormatter(nowrap=True))).splitlines()
 
 

@@ -22,7 +22,7 @@ Href = Callable[[str, str], str]
 """Address of a thing, by kind and id."""
 
 FLOW = {
-    "encoding": ("N_v vision tokens", "of N_p patches"),
+    "encoding": ("vision tokens", "N_v of N_p patches"),
     "prefilling": ("KV cache", "N_v + N_t entries"),
     "decoding": ("answer", "N_o output tokens"),
 }
@@ -39,7 +39,8 @@ def tag(name: str, *children: str, **attributes: str | float) -> str:
 def label(content: str, x: float, y: float, class_: str = "la-t", anchor: str = "start") -> str:
     """A line of text; the indices of symbols such as `N_v` stand below it."""
     shown = _INDEXED.sub(r'\1<tspan baseline-shift="sub" font-size="75%">\2</tspan>', escape(clean(content)))
-    return tag("text", shown, x=x, y=y, class_=class_, text_anchor=anchor)
+    anchored = {} if anchor == "start" else {"text_anchor": anchor}
+    return tag("text", shown, x=x, y=y, class_=class_, **anchored)
 
 
 def apart(heights: Sequence[float], top: float, bottom: float, line: float) -> list[float]:

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 from markupsafe import Markup
 
-from lvlm_atlas.schema.system import System
+from lvlm_atlas.schema.field_docs import field_docs
+from lvlm_atlas.schema.system import Simulated, System
 from lvlm_atlas.schema.wording import written
 from lvlm_atlas.site.content import FULL_WIDTH, Content, Page
+from lvlm_atlas.site.loads import load_asked
 from lvlm_atlas.site.markup import bare, code
 from lvlm_atlas.site.routes import FIXED
 
@@ -38,12 +40,25 @@ def _system_page(content: Content, system: System) -> Page:
         context={
             "system": system,
             "replays": content.under_load.replays(system),
+            "layouts": [(each, _rules(each), content.under_load.layout(each.name)) for each in system.simulated],
+            "asked": load_asked(),
             "paper": content.atlas.papers[system.paper],
             "transfers": [(transfer, _formula(transfer.byte)) for transfer in system.communication],
             "stem": path.rpartition("/")[2].removesuffix(".md"),
             "file": f"catalog/systems/{system.id}.yaml",
         },
     )  # fmt: skip
+
+
+def _rules(layout: Simulated) -> list[tuple[str, Markup]]:
+    """The rules of a layout that are not those of a plain server: what each says, and how it is set."""
+    docs = field_docs(Simulated)
+    own = layout.model_fields_set - {"name", "variant", "pools", "departs"}
+    values = {name: getattr(layout, name) for name in Simulated.model_fields if name in own}
+    words = {True: "yes", False: "no"}
+    return [
+        (docs[name], code(words[value] if isinstance(value, bool) else str(value))) for name, value in values.items()
+    ]
 
 
 def _formula(amount: float | str) -> Markup:

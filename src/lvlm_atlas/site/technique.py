@@ -13,6 +13,7 @@ from lvlm_atlas.roofline import units
 from lvlm_atlas.schema.measurement import Measurement, SmokeResult
 from lvlm_atlas.schema.technique import Step, Technique
 from lvlm_atlas.site.content import Content, Page
+from lvlm_atlas.site.curves import Curves
 from lvlm_atlas.site.effect import effect_of, pictured
 from lvlm_atlas.site.effect_words import in_words
 from lvlm_atlas.site.markup import bare
@@ -82,6 +83,7 @@ def technique_page(content: Content, technique: Technique) -> Page:
             "verdicts": _verdicts(content, technique),
             "reported": results_of(atlas, technique),
             "measured": _measured(content, technique),
+            "answers": Curves(atlas).of(technique),
             "file": file,
             "edit": content.published.edit(file),
             "report": content.published.report(f"{technique.id}: "),

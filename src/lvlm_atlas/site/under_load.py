@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 from markupsafe import Markup
 
 from lvlm_atlas.roofline.units import seconds
 from lvlm_atlas.site.content import Content, Page
 from lvlm_atlas.site.load_svg import key, load_curves
-from lvlm_atlas.site.loads import IMAGES, RATE, REQUESTS, SHARE, SLO, Loads
+from lvlm_atlas.site.loads import Loads, load_asked
 from lvlm_atlas.site.routes import FIXED
 
 
@@ -23,17 +22,9 @@ def under_load_page(content: Content) -> Iterator[Page]:
     yield Page(
         path=FIXED["under-load"], title="Under load", template="under-load.md",
         description="One device or eight, stages together or apart, techniques or none: servers under load, simulated.",
-        context={"loads": loads, "asked": _asked(), "drawing": partial(_drawing, loads), "key": key,
+        context={"loads": loads, "asked": load_asked(), "drawing": partial(_drawing, loads), "key": key,
                  "seconds": seconds},
     )  # fmt: skip
-
-
-def _asked() -> dict[str, Any]:
-    """The load that layouts are compared at."""
-    return {
-        "rate": f"{RATE:g}", "requests": REQUESTS, "images": IMAGES, "share": f"{100 * SHARE:.0f} %",
-        "ttft": seconds(SLO["ttft"]), "tpot": seconds(SLO["tpot"]),
-    }  # fmt: skip
 
 
 def _drawing(loads: Loads) -> Markup:

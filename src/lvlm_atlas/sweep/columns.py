@@ -6,9 +6,9 @@ names `_` stands for the dots, and the stages go by their own names: `tokens_vis
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from lvlm_atlas.roofline.contract_fields import FIELDS, Field
@@ -83,15 +83,28 @@ COLUMNS = (*POINT, *_predicted(), ERROR)
 _FROM_ESTIMATE = tuple(column for column in COLUMNS if column.path)
 
 
-@cache
-def schema() -> pa.Schema:
-    """The schema of the table. Each field carries its meaning."""
+def schema(columns: Sequence[Column] = COLUMNS) -> pa.Schema:
+    """The schema of a table. Each field carries its meaning."""
     import pyarrow as pa  # noqa: PLC0415  an extra
 
     kinds = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_()}
     kinds["list<string>"] = pa.list_(pa.string())
-    fields = [pa.field(column.name, kinds[column.kind], metadata={"doc": column.doc}) for column in COLUMNS]
+    fields = [pa.field(column.name, kinds[column.kind], metadata={"doc": column.doc}) for column in columns]
     return pa.schema(fields, metadata={"evidence": "predicted"})
+
+
+def parquet(columns: Sequence[Column], rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """Rows as a Parquet file; what a row lacks is null."""
+    import pyarrow as pa  # noqa: PLC0415  an extra
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    table: dict[str, list[Any]] = {column.name: [] for column in columns}
+    for row in rows:
+        for name, values in table.items():
+            values.append(row.get(name))
+    file = io.BytesIO()
+    pq.write_table(pa.table(table, schema=schema(columns)), file)
+    return file.getvalue()
 
 
 def predicted(estimate: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

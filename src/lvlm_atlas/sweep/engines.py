@@ -16,7 +16,7 @@ from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING
 
 from lvlm_atlas.fault import AtlasError
-from lvlm_atlas.sweep.work import part
+from lvlm_atlas.sweep.part import part
 
 if TYPE_CHECKING:
     from distributed import Client, Future

@@ -11,6 +11,7 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 from lvlm_atlas.fault import AtlasError
@@ -67,7 +68,8 @@ def ask(sql: str, data: Path | str | None = None, *, root: Path | str | None = N
                 )
             if files:
                 database.read_parquet([str(file) for file in files]).create_view("sweep")
-            database.register("sweep_columns", pa.Table.from_pylist([_described(column) for column in COLUMNS]))
+            columns = [*map(_written, pq.read_schema(files[0]))] if files else [*map(_described, COLUMNS)]
+            database.register("sweep_columns", pa.Table.from_pylist(columns))
             allowed = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
             database.execute(f"set allowed_paths = [{allowed}]; {_CLOSED}")
             planner = Planner(root)
@@ -98,6 +100,11 @@ def _files(data: Path) -> list[Path]:
 
 def _described(column: Column) -> dict[str, str]:
     return {"name": column.name, "type": column.kind, "meaning": column.doc}
+
+
+def _written(field: pa.Field) -> dict[str, str]:
+    """A column as a table's file describes it."""
+    return {"name": field.name, "type": str(field.type), "meaning": (field.metadata or {}).get(b"doc", b"").decode()}
 
 
 def _named(sql: str) -> list[str]:

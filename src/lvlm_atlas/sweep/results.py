@@ -23,7 +23,6 @@ import pyarrow.parquet as pq
 
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.files import replace_file, writable
-from lvlm_atlas.sweep import columns
 
 MANIFEST = "_manifest.json"
 KEY = b"lvlm_atlas_sweep"
@@ -127,10 +126,11 @@ class Results:
         if not self.single:
             return
         if not self._joined:
-            metadata = {**(columns.schema().metadata or {}), KEY: json.dumps(manifest).encode()}
+            schema = pq.read_schema(self.files[0])
+            metadata = {**(schema.metadata or {}), KEY: json.dumps(manifest).encode()}
             half = self.folder / "_joined.tmp"
             with writable(self.out):
-                with pq.ParquetWriter(half, columns.schema().with_metadata(metadata)) as writer:
+                with pq.ParquetWriter(half, schema.with_metadata(metadata)) as writer:
                     for tables in _groups(self.files):
                         writer.write_table(pa.concat_tables(tables))
                 half.replace(self.out)

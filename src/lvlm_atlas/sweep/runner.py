@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lvlm_atlas.fault import AtlasError, suggestion
 from lvlm_atlas.planner.planner import Planner
@@ -93,7 +93,7 @@ def sweep(
     from lvlm_atlas.sweep.stacks import label
     from lvlm_atlas.sweep.work import Bench, Job
 
-    _check(engine, workers, scheduler, part_points)
+    check_engine(engine, workers, scheduler, part_points)
     folder = Path(root).resolve() if root is not None else None
     planner = Planner(folder)
     grid = named(
@@ -101,7 +101,6 @@ def sweep(
         deployments=deployments, price_usd_h=price_usd_h,
     )  # fmt: skip
     bench = Bench(grid, planner)
-    parts = -(-grid.points // part_points)
     definition = {
         "format": "lvlm-atlas-sweep/1",
         "version": version("lvlm-atlas"),
@@ -111,15 +110,41 @@ def sweep(
         "source_sha256": bench.digest,
         "grid": asdict(grid),
     }
-    manifest = json.loads(json.dumps(definition))  # as it will be read
     job = Job(grid, folder, part_points, bench.digest).pickled()
     results = Results(Path(out))
+    with keeping(
+        results, job, definition, workers=workers, scheduler=scheduler, restart=restart, progress=progress
+    ):  # fmt: skip
+        return _summary(results, {label(stack): why for stack, why in bench.refused.items()})
+
+
+@contextmanager
+def keeping(
+    results: Results, job: bytes, definition: Mapping[str, Any], *, workers: int | None = None,
+    scheduler: str | None = None, restart: bool = False, progress: Callable[[int, int], object] | None = None,
+) -> Iterator[None]:  # fmt: skip
+    """Compute the parts of a job that are missing, keep each as it is done, and lend the whole table.
+
+    Args:
+        results: where the table lies.
+        job: the pickled `part.Task`.
+        definition: what the table covers and comes from, its `points` and `part_points` among it.
+        workers: processes of this machine; None: as many as there are cores.
+        scheduler: address of a Dask cluster's scheduler; None: processes of this machine.
+        restart: whether to discard other results there.
+        progress: told how many points are done, and of how many, at the start and after each part.
+
+    Raises:
+        AtlasError: another process writes there, or results of something else are there.
+    """
+    points, each = definition["points"], definition["part_points"]
+    manifest = json.loads(json.dumps(definition))  # as it will be read
     with results.writing(manifest, restart=restart):
-        missing = results.missing(parts)
+        missing = results.missing(-(-points // each))
 
         def tell(left: int) -> None:
             if progress:
-                progress(max(0, grid.points - left * part_points), grid.points)
+                progress(max(0, points - left * each), points)
 
         tell(len(missing))
         with closing(_computed(job, missing, workers, scheduler)) as computed:
@@ -127,7 +152,7 @@ def sweep(
                 results.keep(index, content)
                 tell(len(missing) - done)
         results.join(manifest)
-        return _summary(results, {label(stack): why for stack, why in bench.refused.items()})
+        yield
 
 
 def need(module: str, who: str, extra: str = "sweep") -> None:
@@ -149,7 +174,12 @@ def need(module: str, who: str, extra: str = "sweep") -> None:
         ) from None
 
 
-def _check(engine: str, workers: int | None, scheduler: str | None, part_points: int) -> None:
+def check_engine(engine: str, workers: int | None, scheduler: str | None, part_points: int) -> None:
+    """Make sure that who computes is said once.
+
+    Raises:
+        AtlasError: an engine is unknown or lacks what it needs, or a number is none.
+    """
     if engine not in ENGINES:
         raise AtlasError(f"no engine {engine!r}; {suggestion(engine, ENGINES)}")
     if engine == "dask" and scheduler is None:

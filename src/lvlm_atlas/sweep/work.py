@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache, cached_property, lru_cache
+from functools import cache, cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from lvlm_atlas import planner as planner_package
@@ -27,6 +27,7 @@ from lvlm_atlas.specs.stack import Choice, conflict, parse, unfit
 from lvlm_atlas.specs.technique import applied
 from lvlm_atlas.sweep import columns
 from lvlm_atlas.sweep.grid import Grid, Point
+from lvlm_atlas.sweep.part import OTHER
 from lvlm_atlas.sweep.stacks import Stack, label
 
 
@@ -46,42 +47,30 @@ class Job:
         """The job as processes are sent it."""
         return pickle.dumps(self)
 
+    def opened(self) -> Part:
+        """Make ready in this process.
 
-def part(pickled: bytes, index: int) -> bytes:
-    """One part of the table, as a Parquet file.
-
-    Args:
-        pickled: the job.
-        index: number of the part, from 0.
-
-    Raises:
-        AtlasError: this process has another catalog or engine than the one that the job is for.
-    """
-    import pyarrow as pa  # noqa: PLC0415
-    import pyarrow.parquet as pq  # noqa: PLC0415
-
-    job, bench = _opened(pickled)
-    points = range(index * job.part_points, min((index + 1) * job.part_points, job.grid.points))
-    table: dict[str, list[Any]] = {column.name: [] for column in columns.COLUMNS}
-    for number in points:
-        row = bench.row(number)
-        for name, values in table.items():
-            values.append(row.get(name))
-    file = io.BytesIO()
-    pq.write_table(pa.table(table, schema=columns.schema()), file)
-    return file.getvalue()
+        Raises:
+            AtlasError: it has another catalog or engine than the one that the job is for.
+        """
+        bench = Bench(self.grid, Planner(self.root))
+        if bench.digest != self.digest:
+            raise AtlasError(OTHER)
+        return Part(self, bench)
 
 
-@lru_cache(maxsize=2)
-def _opened(pickled: bytes) -> tuple[Job, Bench]:
-    job: Job = pickle.loads(pickled)  # noqa: S301  the parent of this process wrote it
-    bench = Bench(job.grid, Planner(job.root))
-    if bench.digest != job.digest:
-        raise AtlasError(
-            "a worker has another version of the catalog or of the engine than this sweep began with; install the same "
-            "everywhere, and change nothing meanwhile"
-        )
-    return job, bench
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What computes parts of the table."""
+
+    job: Job
+    bench: Bench
+
+    def part(self, index: int) -> bytes:
+        """One part, as a Parquet file; its number is from 0."""
+        each, points = self.job.part_points, self.job.grid.points
+        rows = map(self.bench.row, range(index * each, min((index + 1) * each, points)))
+        return columns.parquet(columns.COLUMNS, rows)
 
 
 class Bench:
@@ -178,8 +167,12 @@ class Bench:
 
 @cache
 def _sources() -> tuple[str, ...]:
-    """The source of whatever makes numbers of records."""
-    folders = (Path(each).parent for package in _PACKAGES for each in [package.__file__] if each)
+    return sources(*_PACKAGES)
+
+
+def sources(*packages: ModuleType) -> tuple[str, ...]:
+    """The source of packages, file by file."""
+    folders = (Path(each).parent for package in packages for each in [package.__file__] if each)
     return tuple(file.read_text("utf-8") for folder in folders for file in sorted(folder.rglob("*.py")))
 
 

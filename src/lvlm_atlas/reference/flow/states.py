@@ -107,11 +107,24 @@ class Sequence:
     bias_BN: Tensor | None = None
     """What is added to the logits of each token as a key, from this layer on and in decoding: the log of how many it
     stands for, say; float32. None: nothing."""
+    silent: int = 0
+    """How many of the first tokens ask nothing: layers make keys and values of them and leave their states alone."""
 
     @property
     def length(self) -> int:
         """Tokens alive."""
         return self.hidden_BND.shape[1]
+
+    @property
+    def asking_BTD(self) -> Tensor:  # noqa: N802 - names carry shapes
+        """States of the tokens that are not silent."""
+        return self.hidden_BND[:, self.silent :]
+
+    def after(self, out_BTD: Tensor) -> Sequence:
+        """The tokens behind a layer, which gave these states for those that are not silent."""
+        if not self.silent:
+            return replace(self, hidden_BND=out_BTD)
+        return replace(self, hidden_BND=torch.cat([self.hidden_BND[:, : self.silent], out_BTD], dim=1))
 
     @property
     def first_index(self) -> int:
@@ -144,6 +157,7 @@ class Sequence:
             place_BN3=None if self.place_BN3 is None else take(self.place_BN3, index_BK),
             next_B=self.next_position,
             bias_BN=None if self.bias_BN is None else take(self.bias_BN, index_BK),
+            silent=int((index_BK[0] < self.silent).sum()) if self.silent else 0,
         )
 
     def behind(self, index: int, position_B: Tensor) -> Sequence:

@@ -64,6 +64,8 @@ class Trace:
     """Tokens that enter each LLM layer."""
     llm_vision_tokens: list[int] = field(default_factory=list)
     """Vision tokens among them."""
+    llm_silent_tokens: list[int] = field(default_factory=list)
+    """Tokens among them that a layer reads as keys and values alone."""
     score_entries: list[int] = field(default_factory=list)
     """Attention scores computed, over all heads."""
     cached_score_entries: list[int] = field(default_factory=list)
@@ -93,7 +95,8 @@ class Trace:
     kv_state: list[int] = field(default_factory=list)
     """Numbers of the constant state that a head of each layer holds in place of entries; 0: it holds entries."""
     kv_read: list[float] = field(default_factory=list)
-    """Share of the entries held that attention reads, summed over the target's passes after prefill."""
+    """Share of the settled entries that attention reads, summed over the target's passes after prefill; drafted tokens
+    are always read, and left out."""
     kv_fetched_byte: int = 0
     """Bytes of the cache that these passes fetched from the host, all together."""
     kv_fetched: float = 0.0
@@ -134,12 +137,14 @@ class Trace:
         """These tokens of a prompt, or of a chunk of one, enter an LLM layer."""
         if layer == len(self.kept):
             self.kept.append(sequence.index_BN)
-            for counts in (self.llm_tokens, self.llm_vision_tokens, self.score_entries, self.cached_score_entries):
+            counted = (self.llm_tokens, self.llm_vision_tokens, self.llm_silent_tokens)
+            for counts in (*counted, self.score_entries, self.cached_score_entries):
                 counts.append(0)
         else:
             self.kept[layer] = torch.cat([self.kept[layer], sequence.index_BN], dim=1)
         self.llm_tokens[layer] += sequence.length
         self.llm_vision_tokens[layer] += int(sequence.vision_BN.sum())
+        self.llm_silent_tokens[layer] += sequence.silent
 
     def note_encoder_attention(self, layer: int, flop: int, own_flop: int) -> None:
         """So many FLOPs took the place of a layer's attention, whose own would have taken so many."""
@@ -162,10 +167,10 @@ class Trace:
         self.note_settled(lengths)
 
     def note_read(self, layer: int, read: int, held: int) -> None:
-        """In a pass after prefill, a layer's attention read so many entries of those it holds."""
+        """In a pass after prefill, a layer's attention read so many of the settled entries that it holds."""
         if layer == len(self.kv_read):
             self.kv_read.append(0.0)
-        self.kv_read[layer] += read / held
+        self.kv_read[layer] += read / held if held else 1.0
         self.layer_runs += 1
 
     def note_fetch(self, fetched_byte: int, held_byte: int) -> None:

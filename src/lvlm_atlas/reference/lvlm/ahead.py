@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lvlm_atlas.reference.caches.cache import Cache
 from lvlm_atlas.reference.flow.probe import Probe
@@ -34,6 +36,7 @@ class NextLayer:
         self.layer, self.index, self.cache, self.on_read = layer, index, cache, on_read
         self._sequence: Sequence | None = None
         self._normed_BND = self._query = self._key = Tensor()
+        self._silent: tuple[Tensor, Tensor] | None = None
 
     @property
     def cached(self) -> int:
@@ -49,7 +52,7 @@ class NextLayer:
         if self.cache.in_cache:
             raise Refusal("a layer cannot be looked ahead to where the cache holds unrotated keys; leave one out")
         self._look(sequence)
-        key, real_BGS = self._key, None if sequence.real_BN is None else sequence.real_BN[:, None]
+        key, real_BGS = self._all_keys(), None if sequence.real_BN is None else sequence.real_BN[:, None]
         if self.cached:
             key = torch.cat([self.cache.stores[self.index].read()[0], key], dim=2)
             held_BGS = self.cache.real(self.index)
@@ -57,24 +60,40 @@ class NextLayer:
                 raise Refusal("a layer cannot be looked ahead to behind a cache with padding; ask one request a time")
         cached_BGS = self.cache.bias(self.index, lambda: self.cache.held(self.index)) if self.cached else None
         bias_BGS = joined_bias(cached_BGS, sequence.bias_BN, self.cached, sequence.length)
-        return Probe(self._query, key, causal=True, on_read=self.on_read, bias_BN=bias_BGS, real_BGS=real_BGS)
+        query = with_silent(self._query, sequence.silent)
+        return Probe(query, key, causal=True, on_read=self.on_read, bias_BN=bias_BGS, real_BGS=real_BGS)
 
     def project(self, sequence: Sequence) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of these tokens; what was looked at is let go. Rotated unless the cache holds
-        unrotated keys.
+        """Queries of the tokens that ask, keys and values of all; what was looked at is let go. Rotated unless the
+        cache holds unrotated keys.
         """
         self._look(sequence)
-        projected = self._query, self._key, self.layer.value(self._normed_BND, self._key)
-        self._sequence, self._normed_BND = None, Tensor()
+        value = self.layer.value(self._normed_BND, self._key)
+        if self._silent is not None:
+            value = torch.cat([self._silent[1], value], dim=2)
+        projected = self._query, self._all_keys(), value
+        self._sequence, self._normed_BND, self._silent = None, Tensor(), None
         return projected
 
     def _look(self, sequence: Sequence) -> None:
         """Project queries and keys, unless that is done for these very tokens."""
         if sequence is self._sequence:
             return
-        self._sequence, self._normed_BND = sequence, self.layer.input_layernorm(sequence.hidden_BND)
-        position_BN = None if self.cache.in_cache else sequence.position_BN
+        silent = sequence.silent
+        self._sequence, self._normed_BND = sequence, self.layer.input_layernorm(sequence.asking_BTD)
+        position_BN = None if self.cache.in_cache else sequence.position_BN[:, silent:]
         self._query, self._key = self.layer.self_attn.query_key(self._normed_BND, position_BN)
+        if silent:
+            self._silent = cast("Exchanged", self.layer).read_alone(sequence.hidden_BND[:, :silent])
+
+    def _all_keys(self) -> Tensor:
+        """Keys of all tokens that were looked at."""
+        return self._key if self._silent is None else torch.cat([self._silent[0], self._key], dim=2)
+
+
+def with_silent(query_BHTd: Tensor, silent: int) -> Tensor:
+    """Queries as the rows of a probe: zeros in front for the tokens that ask nothing, whose rows mean nothing."""
+    return functional.pad(query_BHTd, (0, 0, silent, 0)) if silent else query_BHTd
 
 
 def unchanged(patches: Patches) -> Patches:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from lvlm_atlas.reference.caches.cache import Cache
 from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.states import Entries, Sequence
-from lvlm_atlas.reference.lvlm.ahead import NextLayer
+from lvlm_atlas.reference.lvlm.ahead import NextLayer, with_silent
 from lvlm_atlas.reference.lvlm.contexts import Attention
 from lvlm_atlas.reference.ops.attention import Rotary, attend, causal_mask, joined_bias, mask_of_heads, with_bias
 from lvlm_atlas.reference.ops.blocks import Blocks, Pairs, Replacement, block_sparse_attention, pair_attention
@@ -43,6 +43,7 @@ class _Behind:
     """The tokens behind what is read of the cache, all rotated."""
 
     query_BHNd: Tensor
+    """Of the tokens that ask: the last ones, which see all before them."""
     key_BGSd: Tensor
     value_BGSd: Tensor
     position_BGN: Tensor
@@ -78,7 +79,7 @@ def attend_prompt(next_layer: NextLayer, layers: int, sequence: Sequence, choose
         behind = _Behind(query, key, value, position_BGN, position_BGN, entries.real_BGS, bias_BGS)
     chosen = None
     probe = Probe(
-        behind.query_BHNd,
+        with_silent(behind.query_BHNd, sequence.silent),
         behind.key_BGSd,
         causal=True,
         on_read=next_layer.on_read,
@@ -89,6 +90,8 @@ def attend_prompt(next_layer: NextLayer, layers: int, sequence: Sequence, choose
         own_key = behind.key_BGSd[:, :, -sequence.length :]
         context = Attention(index, layers, sequence, behind.query_BHNd, own_key, value, cached, probe)
         chosen = chooser.choose_blocks(context)
+    if chosen is not None and sequence.silent:
+        raise Refusal("where attention goes cannot be chosen among tokens that ask nothing; leave one technique out")
     out_BHNd, scores = _attend(behind, chosen, layer.rotary)
     seen = behind.key_BGSd.shape[2] - sequence.length
     cached_scores = query[..., 0].numel() * seen

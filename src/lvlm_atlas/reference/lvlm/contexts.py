@@ -13,6 +13,7 @@ from lvlm_atlas.reference.flow.probe import Probe
 from lvlm_atlas.reference.flow.request import Request, Result
 from lvlm_atlas.reference.flow.states import Entries, Held, Patches, Sequence
 from lvlm_atlas.reference.flow.vision_tokens import VisionTokens
+from lvlm_atlas.reference.lvlm.decoder import Layer
 from lvlm_atlas.reference.lvlm.technique import Run
 
 
@@ -158,6 +159,8 @@ class Projections:
 
     layer: int
     layers: int
+    own: Layer
+    """The layer, with projections of its own."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,13 @@ class Projecting(Protocol):
 
     def output(self, attended_BHNv: Tensor) -> Tensor:
         """What attention gave, as it is added to the states (B, N, D)."""
+
+
+class Reading(Projecting, Protocol):
+    """Those of a technique whose sequence has tokens that ask nothing (`Sequence.silent`)."""
+
+    def read_alone(self, x_BVD: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, G, V, d) of such tokens, from their states, which no norm has seen."""
 
 
 class Attention(nn.Module):
@@ -164,6 +171,10 @@ class Exchanged:
     def value(self, normed_BND: Tensor, key_BGNd: Tensor) -> Tensor:
         """See `Layer`."""
         return self.self_attn.value(normed_BND, key_BGNd)
+
+    def read_alone(self, x_BVD: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, G, V, d) of tokens that ask nothing."""
+        return cast("Reading", self.self_attn).read_alone(x_BVD)
 
     @property
     def rotary(self) -> Rotary:

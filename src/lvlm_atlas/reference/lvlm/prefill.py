@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -44,7 +45,8 @@ def prefill(model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace, ca
     follows = cache.next_position
     cache.policy, cache.choose = filling.eviction(layers), filling.choice(layers)
     cache.in_cache = cache.in_cache or (InCache(next(model.layers).rotary) if acts.unrotated else None)
-    sequence = inputs = replace(inputs, next_B=inputs.next_position)
+    silent = inputs.silent if acts.owner("projections") else 0  # a draft of its own reads all tokens as any others
+    sequence = inputs = replace(inputs, next_B=inputs.next_position, silent=silent)
     for index, layer in enumerate(_layers(model, acts, cache)):
         cached = cache.stores[index].length if cache.stores[index:] else 0
         if index and len(follows):  # what is held may have been renumbered between the two layers
@@ -69,8 +71,8 @@ def prefill(model: LanguageModel, inputs: Sequence, acts: Acts, trace: Trace, ca
             waiting.append((entries, probe, cached, sequence.index_BN))
         else:
             filling.fill(index, layers, entries, probe, sequence.index_BN)
-        sequence = replace(sequence, hidden_BND=layer.finish(sequence.hidden_BND, attended.out_BHNd), attention=probe)
-        sequence = sequence.add_deepstack(index)
+        out_BTD = layer.finish(sequence.asking_BTD, attended.out_BHNd)
+        sequence = replace(sequence.after(out_BTD), attention=probe).add_deepstack(index)
     for technique in dividers:
         every, probes, before, _ = zip(*waiting, strict=True)
         divided = technique.compress_caches(CacheLayers(every, probes, before))
@@ -109,7 +111,7 @@ def _layers(model: LanguageModel, acts: Acts, cache: Cache) -> Iterator[Layer | 
     """The layers, with other projections where a technique exchanges them, which steps of decoding then find, too."""
     owner, layers = acts.owner("projections"), len(model.model.layers)
     for index, layer in enumerate(model.layers):
-        other = owner.exchange_projections(Projections(index, layers)) if owner else None
+        other = owner.exchange_projections(Projections(index, layers, layer)) if owner else None
         if other is None:
             yield layer
         else:
@@ -122,7 +124,7 @@ def _joined(chunks: list[Sequence]) -> Sequence:
     if len(chunks) == 1:
         return chunks[0]
     names = ("hidden_BND", "position_BN", "vision_BN", "index_BN")
-    tokens = {name: torch.cat([getattr(chunk, name) for chunk in chunks], dim=1) for name in names}
+    tokens: dict[str, Any] = {name: torch.cat([getattr(chunk, name) for chunk in chunks], dim=1) for name in names}
     masks = [chunk.real_BN for chunk in chunks if chunk.real_BN is not None]
     real_BN = torch.cat(masks, dim=1) if len(masks) == len(chunks) else None
     return replace(chunks[-1], **tokens, real_BN=real_BN, attention=None, place_BN3=None)

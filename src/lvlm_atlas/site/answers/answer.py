@@ -16,6 +16,7 @@ from lvlm_atlas.planner.objective import Objective
 from lvlm_atlas.planner.ranking import Ranking
 from lvlm_atlas.planner.risk import RISKS
 from lvlm_atlas.planner.search import Candidate, Search, Stack
+from lvlm_atlas.planner.stack_risk import StackRisk
 from lvlm_atlas.roofline.costs import Cost, Costs
 from lvlm_atlas.roofline.deployment import PRESETS, Deployment
 from lvlm_atlas.roofline.estimate import Estimate
@@ -126,10 +127,11 @@ class Answers:
         self, goal: str, baseline: Estimate, asked: Asked, costs: Costs, base: Cost
     ) -> Iterator[tuple[list[int], str, int]]:
         """The stacks of the front: places of their techniques among those tried, what they cost, their risk."""
-        for stack in Ranking(costs, baseline, METRICS[goal], (), {}, asked.stacks).front():
+        risk = StackRisk.among(self.content.kb, asked.candidates.searched, costs, RISKS.index(RISK))
+        for stack in Ranking(costs, baseline, METRICS[goal], (), {}, asked.stacks, risk).front():
             if stack.bits:
                 members = [index for index in range(len(costs.techniques)) if stack.bits >> index & 1]
-                yield members, written(costs.of(stack.bits), base), stack.risk
+                yield members, written(costs.of(stack.bits), base), risk.of(stack)
 
     def _asked_of(self, baseline: Estimate) -> Asked:
         id_ = baseline.workload.id

@@ -30,7 +30,7 @@ def written(cost: Cost, base: Cost | None = None) -> str:
         cells = ["" if _same(now, then) else _short(now, digits) for now, then in zip(figures, _expected(cost, base),
                                                                                       strict=True)]  # fmt: skip
         text = ",".join(cells).rstrip(",")
-        if shown(read(text, base), base) == shown(cost, base):
+        if _shows(read(text, base), cost, base):
             return text
     raise AssertionError(f"no number of digits shows {cost}")
 
@@ -50,6 +50,11 @@ def read(text: str, base: Cost) -> Cost:
         base.device_byte if byte is None else byte,
         base.request_share if share is None else share,
     )  # fmt: skip
+
+
+def _shows(one: Cost, two: Cost, base: Cost) -> bool:
+    """Whether a page shows the same of both."""
+    return one == two or all(a == b for a, b in zip(_shown(one, base), _shown(two, base), strict=True))
 
 
 def shown(cost: Cost, base: Cost) -> tuple[str, ...]:
@@ -93,8 +98,11 @@ def _same(one: float, two: float) -> bool:
 def _short(value: float, digits: int) -> str:
     if not math.isfinite(value):
         return "Infinity"
-    text = f"{value:.{digits}g}"
-    return text.replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
+    plain = f"{value:.{digits}g}".removeprefix("0") or "0"
+    mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
+    whole, _, rest = mantissa.partition(".")
+    rest = rest.rstrip("0")
+    return min(plain, f"{whole}{rest}e{int(exponent) - len(rest)}", key=len)
 
 
 def _full(value: float) -> str:

@@ -1,4 +1,7 @@
-"""Computes the answers in processes of their own, while the pages are made: each takes its share of the models."""
+"""Computes the answers in processes of their own, while the pages are made: each takes its share of the models.
+
+Answers that an earlier build computed from the same are taken from there.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.site.answers.kept import folder_of, intact, keep
 
 FOLDER = "answers"
 """Where the answers lie in the site."""
@@ -30,6 +34,10 @@ def computing(root: Path, source: Path) -> Iterator[Callable[[Path], None]]:
     Raises:
         AtlasError: a process failed.
     """
+    before = folder_of(root, source)
+    if before and intact(before):
+        yield lambda within: _copy(before, within)
+        return
     with tempfile.TemporaryDirectory(prefix="lvlm-atlas-") as folder:
         out = Path(folder) / FOLDER
         out.mkdir()
@@ -47,7 +55,9 @@ def computing(root: Path, source: Path) -> Iterator[Callable[[Path], None]]:
                 if process.wait():
                     said = process.stderr.read().strip() if process.stderr else ""
                     raise AtlasError(f"the answers of the site cannot be computed: {said.rpartition(chr(10))[2]}")
-            shutil.copytree(out, within / FOLDER)
+            _copy(out, within)
+            if before and not before.exists():
+                keep(out, before)
 
         try:
             yield place
@@ -57,3 +67,7 @@ def computing(root: Path, source: Path) -> Iterator[Callable[[Path], None]]:
                 process.wait()
                 if process.stderr:
                     process.stderr.close()
+
+
+def _copy(answers: Path, within: Path) -> None:
+    shutil.copytree(answers, within / FOLDER, copy_function=shutil.copyfile)

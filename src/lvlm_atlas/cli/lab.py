@@ -1,0 +1,160 @@
+"""Runs the lab with progress, and writes what comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import typer
+
+from lvlm_atlas import load
+from lvlm_atlas.atlas.root import authored_root
+from lvlm_atlas.cli.progress import progress
+from lvlm_atlas.cli.tensors import need_torch
+from lvlm_atlas.fault import AtlasError, suggestion
+from lvlm_atlas.schema.technique import Technique
+
+UNTRAINED = ("none", "calibration")
+"""Kinds of training that the lab needs not do: none, and fits that a reference makes itself."""
+
+
+def run_fetch(given: Path | None) -> None:
+    """Fetch the pictures and say where they are.
+
+    Raises:
+        AtlasError: a package cannot be had.
+    """
+    _need()
+    from lvlm_atlas.lab.photographs.collection import place, prepare
+    from lvlm_atlas.lab.photographs.sources import sources
+
+    if place().is_file():
+        typer.echo(f"the pictures are there already: {place()}")
+        return
+    with progress("packages", len(sources().packages)) as advance:
+        path = prepare(given, advance)
+    typer.echo(f"kept in {path}")
+    for name, package in sources().packages.items():
+        typer.echo(f"{name} {package.version}: {package.licence}", err=True)
+
+
+def run_train(root: Path, name: str, seed: int, samples: int, out: Path) -> None:
+    """Train a model, judge it, and write it.
+
+    Raises:
+        AtlasError: there is no dialect of that name, or no pictures.
+    """
+    _need()
+    import torch
+
+    from lvlm_atlas.lab.curves.judging import judged
+    from lvlm_atlas.lab.photographs.collection import collection
+    from lvlm_atlas.lab.tasks.task import TASKS
+    from lvlm_atlas.lab.training import recipe
+    from lvlm_atlas.lab.training.checkpoint import write
+    from lvlm_atlas.lab.training.shapes import shapes
+    from lvlm_atlas.lab.training.trainer import Trainer
+
+    own = authored_root(root)
+    if name not in shapes():
+        raise AtlasError(f"no dialect {name!r}; {suggestion(name, shapes(), shapes())}")
+    collection()
+    id_ = f"lab-{name.replace('_', '-')}-s{seed}"
+    torch.set_num_threads(1)  # such small matrices gain nothing by more, and two runs go side by side
+    trainer = Trainer(shapes()[name], seed, out / f"{id_}-{recipe.digest()}.pt")
+    with progress("steps of training", recipe.total(), trainer.step) as advance:
+        try:
+            for _ in trainer.run():
+                advance()
+        except KeyboardInterrupt:
+            typer.echo(f"interrupted: the run is kept in {out}, and the same command goes on", err=True)
+            raise
+    trainer.model.requires_grad_(requires_grad=False)
+    with progress("tasks", len(TASKS)) as advance:
+        about = judged(trainer.model, samples, advance)
+    folder = write(
+        own, id_, trainer.model, {
+            "dialect": name, "seed": seed, "steps": recipe.total(), "pictures": recipe.total() * recipe.FRAMES,
+            "samples": samples, **about,
+        },
+    )  # fmt: skip
+    typer.echo(f"wrote {folder}")
+    for task, accuracy in about["accuracy"].items():
+        typer.echo(f"{task}: {accuracy:.3f}, blind {about['blind'][task]:.3f}", err=True)
+
+
+def run_curves(
+    root: Path, ids: Sequence[str], samples: int, tasks: Sequence[str], checkpoints: Sequence[str], device: str, *,
+    again: bool,
+) -> int:  # fmt: skip
+    """Run, write a record for each technique, and return how many failed.
+
+    Raises:
+        AtlasError: a name is unknown, there are no pictures or no trained models, or a technique needs training.
+    """
+    _need()
+    need_torch("the lab needs", device)
+    from lvlm_atlas.lab.curves.curve import CurveAnswer, CurveJob, about, lost
+    from lvlm_atlas.lab.curves.record import up_to_date, write
+    from lvlm_atlas.lab.isolation import Bounds, in_processes
+    from lvlm_atlas.lab.photographs.collection import collection
+    from lvlm_atlas.lab.tasks.task import TASKS
+    from lvlm_atlas.lab.training.checkpoint import known
+
+    own, atlas = authored_root(root), load(root)
+    collection()
+    trained = known(root)
+    chosen_checkpoints = _named("trained model", checkpoints, trained)
+    chosen_tasks = _named("task", tasks, TASKS)
+    named = [*{each.id: each for each in map(atlas.technique, ids)}.values()]
+    if untrained := [each.id for each in named if each.training not in UNTRAINED]:
+        raise AtlasError(f"{', '.join(untrained)}: its weights must be trained first, which the lab does not do yet")
+    every: list[Technique] = [t for t in atlas.atlas.techniques.values() if t.reference and t.training in UNTRAINED]
+    hashes = {name: trained[name].sha256 for name in chosen_checkpoints}
+    jobs = [
+        CurveJob(technique=each, root=str(root), checkpoints=chosen_checkpoints, samples=samples, tasks=chosen_tasks,
+                 device=device)
+        for each in named or every
+        if again or not up_to_date(atlas.atlas.curves, each.id, hashes)
+    ]  # fmt: skip
+    failed, bounds = 0, Bounds(time_s=3_600.0)
+    count = len(named or every)
+    with progress(f"techniques on {device}", count, count - len(jobs)) as advance:
+        try:
+            for answer in in_processes(
+                jobs, "lvlm_atlas.lab.curves.curve", CurveAnswer, lost, about, device=device, bounds=bounds
+            ):
+                if answer.failed:
+                    failed += 1
+                    advance(f"{answer.technique} FAILED: {answer.failed}")
+                else:
+                    write(own, answer, hashes, device)
+                    advance(f"{answer.technique}: {answer.knob or 'no knob'}, {len(answer.tasks)} curves")
+        except KeyboardInterrupt:
+            typer.echo("interrupted: records that are written stay, and the same command goes on", err=True)
+            raise
+    return failed
+
+
+def _named(what: str, names: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
+    for name in names:
+        if name not in known:
+            raise AtlasError(f"no {what} {name!r}; {suggestion(name, known, known)}")
+    return tuple(names) or tuple(known)
+
+
+def _need() -> None:
+    """Make sure that the lab's libraries are there.
+
+    Raises:
+        AtlasError: one is missing.
+    """
+    try:
+        import numpy  # noqa: F401
+        import PIL  # noqa: F401
+        import safetensors  # noqa: F401
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise AtlasError(
+            f"the lab needs {error.name}; install it with: pip install 'lvlm-atlas[lab]', in a checkout '.[lab]'"
+        ) from None

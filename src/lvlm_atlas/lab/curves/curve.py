@@ -1,0 +1,199 @@
+"""Runs one technique over its knob on every task and trained model; a worker process does it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from lvlm_atlas.lab.built import built, forget
+from lvlm_atlas.lab.curves.asking import Answered, ask
+from lvlm_atlas.lab.curves.cost import Costs, cost, ratios, total
+from lvlm_atlas.lab.curves.knob import Knob, Settings, knob, shown
+from lvlm_atlas.lab.tasks.sample import Sample
+from lvlm_atlas.lab.tasks.task import TASKS, Task
+from lvlm_atlas.lab.training.checkpoint import known, load
+from lvlm_atlas.reference.lvlm import LVLM
+from lvlm_atlas.reference.refusal import Refusal
+from lvlm_atlas.schema.curve import CurvePoint, TaskCurve
+from lvlm_atlas.schema.record import Record
+from lvlm_atlas.schema.technique import Technique
+
+PROBES = ("where", "needle")
+"""Tasks with a picture and with several, on one sample each of which settings are compared."""
+
+
+class CurveJob(Record):
+    """A technique to run."""
+
+    technique: Technique
+    root: str
+    """Where the trained models lie."""
+    checkpoints: tuple[str, ...]
+    """Which of them."""
+    samples: int
+    """Samples of each task."""
+    tasks: tuple[str, ...]
+    device: str
+
+
+class CurveAnswer(Record):
+    """What came of it."""
+
+    technique: str
+    knob: str | None = None
+    main_cost: str = ""
+    tasks: tuple[TaskCurve, ...] = ()
+    refused: dict[str, str] = {}  # noqa: RUF012 - a field of a model
+    idle: tuple[str, ...] = ()
+    failed: str | None = None
+    """What went wrong; None: nothing."""
+
+
+@dataclass(frozen=True)
+class Sat:
+    """A sample, and how the model does on it without techniques."""
+
+    sample: Sample
+    full: Answered
+    hard: tuple[bool, ...]
+    """Of each question, whether the model gets it right, and at half the resolution wrong."""
+
+
+def prepare(job: CurveJob) -> None:
+    """Load the models and ask them everything without techniques, which all jobs share."""
+    for checkpoint in job.checkpoints:
+        for task in job.tasks:
+            _sat(job.root, checkpoint, task, job.samples, job.device)
+        for task in PROBES:
+            _sat(job.root, checkpoint, task, 1, job.device)
+
+
+def reset() -> None:
+    """Forget what was calibrated."""
+    forget()
+
+
+def carry_out(job: CurveJob) -> CurveAnswer:
+    """Find the knob and run the curve."""
+    try:
+        return _carried_out(job)
+    except Exception as error:  # noqa: BLE001 - whatever a reference raises is its result
+        return CurveAnswer(technique=job.technique.id, failed=f"{type(error).__name__}: {error}")
+
+
+def _carried_out(job: CurveJob) -> CurveAnswer:
+    technique, first = job.technique, job.checkpoints[0]
+    found = knob(technique, lambda setting: _probed(job, first, setting))
+    curves: list[TaskCurve] = []
+    refused: dict[str, str] = {}
+    idle: list[str] = []
+    for name in job.tasks:
+        for checkpoint in job.checkpoints:
+            model, sat = (
+                _model(job.root, checkpoint, job.device),
+                _sat(job.root, checkpoint, name, job.samples, job.device),
+            )
+            if checkpoint == first and _idle(job, model, TASKS[name], sat[0], found):
+                idle.append(name)
+                break
+            try:
+                points = [_point(job, model, TASKS[name], sat, setting) for setting in found.settings]
+            except Refusal as error:
+                refused[name] = str(error)
+                break
+            curves.append(TaskCurve(
+                checkpoint=checkpoint, task=name, of=sum(len(each.full.right) for each in sat),
+                full=sum(sum(each.full.right) for each in sat), hard=sum(sum(each.hard) for each in sat),
+                points=tuple(sorted(points, key=lambda point: -point.cost.get(found.main_cost, 1.0))),  # type: ignore[call-overload]
+            ))  # fmt: skip
+    return CurveAnswer(
+        technique=technique.id, knob=found.parameter, main_cost=found.main_cost, tasks=tuple(curves), refused=refused,
+        idle=tuple(idle),
+    )  # fmt: skip
+
+
+def _answered(job: CurveJob, model: LVLM, task: Task, sample: Sample, setting: Settings) -> Answered:
+    return ask(model, task, sample, lambda: [built(str(job.technique.reference), setting, model)])
+
+
+def _probed(job: CurveJob, checkpoint: str, setting: Settings) -> Costs | None:
+    """What a setting costs on the probes together; None where it is refused on both."""
+    model, costs, full = _model(job.root, checkpoint, job.device), [], []
+    for name in PROBES:
+        (sat,) = _sat(job.root, checkpoint, name, 1, job.device)
+        try:
+            costs.append(cost(_answered(job, model, TASKS[name], sat.sample, setting).trace))
+        except (Refusal, ValueError):
+            continue
+        full.append(cost(sat.full.trace))
+    return ratios(total(costs), total(full)) if costs else None
+
+
+def _idle(job: CurveJob, model: LVLM, task: Task, sat: Sat, found: Knob) -> bool:
+    """Whether the strongest setting changes nothing that is counted of a sample."""
+    try:
+        answered = _answered(job, model, task, sat.sample, found.settings[-1])
+    except Refusal:
+        return False
+    return cost(answered.trace) == cost(sat.full.trace) and found.parameter is not None
+
+
+def _point(job: CurveJob, model: LVLM, task: Task, sat: Sequence[Sat], setting: Settings) -> CurvePoint:
+    right = lost = gained = hard = 0
+    costs = []
+    for each in sat:
+        answered = _answered(job, model, task, each.sample, setting)
+        costs.append(cost(answered.trace))
+        for now, before, is_hard in zip(answered.right, each.full.right, each.hard, strict=True):
+            right += now
+            lost += before and not now
+            gained += now and not before
+            hard += now and is_hard
+    shares = ratios(total(costs), total(cost(each.full.trace) for each in sat))
+    changed = {name: round(share, 4) for name, share in shares.items() if round(share, 4) != 1}
+    return CurvePoint(
+        setting=setting, cost=changed, right=right, lost=lost, gained=gained, hard_right=hard,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+@cache
+def _model(root: str, checkpoint: str, device: str) -> LVLM:
+    torch.set_num_threads(1)
+    return load(Path(root), known(Path(root))[checkpoint], device)
+
+
+@cache
+def _sat(root: str, checkpoint: str, task: str, samples: int, device: str) -> tuple[Sat, ...]:
+    model, kind = _model(root, checkpoint, device), TASKS[task]
+    sat = []
+    for number in range(samples):
+        sample = kind.sample(number)
+        full, half = ask(model, kind, sample, tuple), ask(model, kind, sample, tuple, halved)
+        hard = tuple(now and not then for now, then in zip(full.right, half.right, strict=True))
+        sat.append(Sat(sample, full, hard))
+    return tuple(sat)
+
+
+def halved(frames_F3HW: Tensor) -> Tensor:
+    """Frames with half their resolution, at their size."""
+    small = interpolate(frames_F3HW, scale_factor=0.5, mode="bilinear", antialias=True)
+    return interpolate(small, size=frames_F3HW.shape[-2:], mode="bilinear")
+
+
+def lost(job: CurveJob, problem: str) -> CurveAnswer:
+    """The answer of a job whose process gave none."""
+    return CurveAnswer(technique=job.technique.id, failed=problem)
+
+
+def about(answer: CurveAnswer, job: CurveJob) -> bool:
+    """Whether an answer is one to a job."""
+    return answer.technique == job.technique.id
+
+
+__all__ = ["CurveAnswer", "CurveJob", "about", "carry_out", "halved", "lost", "prepare", "reset", "shown"]

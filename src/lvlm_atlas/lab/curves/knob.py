@@ -1,0 +1,110 @@
+"""Which parameter of a technique moves what a run costs, and the settings that a curve is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from lvlm_atlas.lab.curves.cost import Costs
+from lvlm_atlas.lab.settings import authored, candidates
+from lvlm_atlas.schema.record import Setting
+from lvlm_atlas.schema.technique import RANGE, Parameter, Technique
+
+TARGETS = (0.5, 0.25, 0.11, 0.05)
+"""What the points of a curve lie near: shares of the way from the least of the main cost that the knob reaches to that
+without techniques."""
+SQUARES = 0.5
+"""How much less a change of attention scores counts: they fall with the square of tokens that go."""
+WIDE = 0.02
+"""What a parameter must change of a cost, as a share of that without techniques, to be a knob."""
+MOST_VALUE = 512
+"""Largest whole number that is tried as a value."""
+Settings = dict[str, Setting]
+
+
+@dataclass(frozen=True)
+class Knob:
+    """The settings to run, and what they are told apart by."""
+
+    parameter: str | None
+    """The parameter that moves; None: no parameter changes any cost."""
+    main_cost: str
+    """What it changes most."""
+    settings: tuple[Settings, ...]
+    """The main cost falling."""
+
+
+def knob(technique: Technique, cost_of: Callable[[Settings], Costs | None]) -> Knob:
+    """The parameter that changes most of any cost, at values whose costs lie near `TARGETS`, and the base setting.
+
+    Args:
+        technique: the entry.
+        cost_of: what a run at a setting costs, as shares of the run without techniques; None where it is refused.
+
+    Raises:
+        ValueError: every setting that the entry names is refused.
+    """
+    base, own = _base(technique, cost_of)
+    best: tuple[float, str, str, list[tuple[float, Settings]]] | None = None
+    for name, parameter in technique.parameters.items():
+        tried = [(base | {name: value}) for value in values(technique, name, parameter)]
+        found = [(setting, costs) for setting in tried if (costs := cost_of(setting))]
+        for cost in own:
+            shares = [own[cost], *(costs[cost] for _, costs in found)]
+            width = (min(1.0, max(shares)) - min(shares)) * (SQUARES if cost == "score_entries" else 1.0)
+            if width > (best[0] * 1.05 if best else WIDE):  # the earlier of two alike
+                best = (width, name, cost, [(costs[cost], setting) for setting, costs in found])
+    if best is None:
+        main = min(own, key=lambda cost: own[cost])
+        return Knob(None, main, (base,))
+    _, name, main, points = best
+    points.append((own[main], base))
+    return Knob(name, main, tuple(_spread(points)))
+
+
+def values(technique: Technique, name: str, parameter: Parameter) -> Iterator[Setting]:
+    """Legal values over the range of a parameter, more of them than checks try."""
+    if parameter.type in ("bool", "choice") or parameter.choices:
+        yield from (value for value in candidates(parameter) if value != parameter.default)
+        return
+    named = [setting[name] for setting in authored(technique) if name in setting]
+    found = candidates(parameter, named)
+    match = RANGE.match(parameter.range or "")
+    if parameter.type == "int":
+        found += [2**power for power in range(MOST_VALUE.bit_length())]
+    elif parameter.type == "float" and match:
+        low, high = float(match[2]), float(match[3])
+        high = high if high < float("inf") else max(2.0, 4 * abs(float(parameter.default)))  # type: ignore[arg-type]
+        found += [low + (high - low) * share / 16 for share in range(17)]
+    for value in dict.fromkeys(found):
+        numbers = value if isinstance(value, tuple) else (value,)
+        if parameter.problem_with(value) is None and all(abs(float(number)) <= MOST_VALUE for number in numbers):
+            yield value
+
+
+def _base(technique: Technique, cost_of: Callable[[Settings], Costs | None]) -> tuple[Settings, Costs]:
+    """The defaults, or else the first of the entry's settings that the model takes."""
+    for setting in ({}, *authored(technique)):
+        if setting != technique.neutral and (costs := cost_of(dict(setting))):
+            return dict(setting), costs
+    raise ValueError("every setting that the entry names is refused on the lab's model")
+
+
+def _spread(points: list[tuple[float, Settings]]) -> Iterator[Settings]:
+    """Of settings with their costs those nearest to each target, the base (last) among them, each cost once."""
+    base = points[-1]
+    below = [point for point in points if point[0] < 1 - WIDE] or [base]
+    least = min(share for share, _ in below)
+    chosen = {id(point): point for point in [base] * (base in below)}
+    for target in TARGETS:
+        wanted = least + target * (1 - least)
+        nearest = min(below, key=lambda point: abs(point[0] - wanted))
+        if all(abs(nearest[0] - share) > WIDE / 2 for share, _ in chosen.values()):
+            chosen[id(nearest)] = nearest
+    for _, setting in sorted(chosen.values(), key=lambda point: -point[0]) or [base]:
+        yield setting
+
+
+def shown(setting: Mapping[str, Setting]) -> str:
+    """A setting in a line."""
+    return ", ".join(f"{name}={value}" for name, value in setting.items()) or "defaults"

@@ -1,0 +1,1 @@
+"""Real photographs, cut-outs and clips from packages of registries, and the scenes made of them."""

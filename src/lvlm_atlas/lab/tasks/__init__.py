@@ -1,0 +1,1 @@
+"""What the lab's model is asked: tasks, each with one right answer known from how its pictures were made."""

@@ -1,0 +1,151 @@
+"""Writes a trained model in its published format, with a record of how it came about, and finds such models again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import yaml
+from pydantic import Field
+
+from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.files import replace_file
+from lvlm_atlas.lab.photographs.sources import sources
+from lvlm_atlas.reference.lvlm.config import Config, LVLMConfig, WindowLVLMConfig
+from lvlm_atlas.reference.lvlm.formats import FORMATS
+from lvlm_atlas.reference.lvlm.model import LVLM
+from lvlm_atlas.schema.record import Id, Record
+
+FOLDER, WEIGHTS, RECORD = Path("checkpoints"), "model.safetensors", "checkpoint.yaml"
+"""Where trained models lie under a root, and what a folder of one holds beside config.json."""
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Checkpoint(Record):
+    """How a model was trained, and how well it answers on pictures that were held back."""
+
+    id: Id
+    """The folder's name."""
+    dialect: Literal["llava", "qwen2_5_vl"]
+    """Name of its shapes."""
+    seed: int
+    """Of its first weights and of all that it was shown."""
+    parameters: int
+    """How many numbers it has."""
+    steps: int
+    """Steps of training."""
+    pictures: int
+    """Pictures that these showed."""
+    sha256: str
+    """Hash of the weights' file."""
+    data: str
+    """Digest of what its pictures are made of."""
+    licences: dict[str, str]
+    """Packages of these pictures, and the licences of what is used of them."""
+    samples: int
+    """Held-back samples of each task."""
+    accuracy: dict[str, Share]
+    """Of each task."""
+    blind: dict[str, Share]
+    """The same where all pictures are grey."""
+    downsampled: dict[str, Share]
+    """The same where all pictures have half their resolution."""
+
+
+def write(root: Path, id_: str, model: LVLM, about: dict[str, Any]) -> Path:
+    """Write a model under `root`, in half precision, with its record.
+
+    Args:
+        root: the root.
+        id_: what it is called.
+        model: the model.
+        about: the fields of its record that are not known here.
+    """
+    from safetensors.torch import save  # noqa: PLC0415 - an extra
+
+    folder = root / FOLDER / id_
+    folder.mkdir(parents=True, exist_ok=True)
+    raw = published(model.config)
+    names = [(ours, theirs) for theirs, ours in FORMATS[raw["model_type"]].names]
+    tensors = {_renamed(name, names): weight.detach().half().contiguous() for name, weight in model.named_parameters()}
+    weights = save(tensors, {"format": "pt"})
+    used = {package: sources().packages[package].licence for package in sources().packages}
+    record = Checkpoint(
+        id=id_, parameters=sum(weight.numel() for weight in model.parameters()), sha256=sha256(weights).hexdigest(),
+        data=sources().digest, licences=used, **about,
+    )  # fmt: skip
+    replace_file(folder / WEIGHTS, weights)
+    replace_file(folder / "config.json", json.dumps(raw, indent=2) + "\n")
+    replace_file(folder / RECORD, yaml.safe_dump(record.model_dump(mode="json"), sort_keys=False, width=120))
+    return folder
+
+
+def known(root: Path) -> dict[str, Checkpoint]:
+    """The trained models under `root`.
+
+    Raises:
+        AtlasError: there is none.
+    """
+    found = {
+        path.parent.name: Checkpoint.model_validate(yaml.safe_load(path.read_text("utf-8")))
+        for path in sorted((root / FOLDER).glob(f"*/{RECORD}"))
+    }
+    if not found:
+        raise AtlasError(f"{root / FOLDER}: holds no trained model; work in a checkout, or `lvlm-atlas lab train`")
+    return found
+
+
+def load(root: Path, checkpoint: Checkpoint, device: str = "cpu") -> LVLM:
+    """A trained model.
+
+    Raises:
+        AtlasError: its weights are not those of the record.
+    """
+    folder = root / FOLDER / checkpoint.id
+    if sha256((folder / WEIGHTS).read_bytes()).hexdigest() != checkpoint.sha256:
+        raise AtlasError(f"{folder / WEIGHTS}: is not what {RECORD} beside it says; restore it, or train it anew")
+    return LVLM.from_pretrained(folder, dtype=torch.float32, device=device)
+
+
+def published(config: Config) -> dict[str, Any]:
+    """What a published config.json says of these shapes."""
+    text, vision = asdict(config.text), asdict(config.vision)
+    ends = list(config.eos_token_ids)
+    if isinstance(config, LVLMConfig):
+        return {
+            "model_type": "llava",
+            "vision_config": {"model_type": "clip_vision_model", **vision},
+            "text_config": {"model_type": "llama", **text, "eos_token_id": ends},
+            "image_token_index": config.image_token_id,
+            "eos_token_id": ends,
+            "vision_feature_layer": config.vision_feature_layer,
+        }
+    if not isinstance(config, WindowLVLMConfig):
+        raise TypeError(f"no published form is known of {type(config).__name__}")
+    return {
+        "model_type": "qwen2_5_vl",
+        "vision_config": {
+            **{name: vision[name] for name in (
+                "patch_size", "temporal_patch_size", "spatial_merge_size", "window_size", "hidden_size",
+                "intermediate_size", "hidden_act",
+            )},
+            "depth": vision["num_hidden_layers"], "num_heads": vision["num_attention_heads"],
+            "fullatt_block_indexes": list(vision["full_attention_layers"]), "out_hidden_size": text["hidden_size"],
+            "tokens_per_second": config.tokens_per_second,
+        },
+        "text_config": {
+            **text, "eos_token_id": ends,
+            "rope_parameters": {
+                "rope_type": "mrope", "rope_theta": text["rope_theta"], "mrope_section": list(text["rope_sections"]),
+            },
+        },
+        "image_token_id": config.image_token_id, "video_token_id": config.video_token_id, "eos_token_id": ends,
+    }  # fmt: skip
+
+
+def _renamed(name: str, names: list[tuple[str, str]]) -> str:
+    return next(theirs + name.removeprefix(ours) for ours, theirs in names if name.startswith(ours))

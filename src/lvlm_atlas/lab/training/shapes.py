@@ -1,0 +1,38 @@
+"""Shapes of the lab's models, by name."""
+
+from __future__ import annotations
+
+from lvlm_atlas.lab.photographs.scene import SIDE
+from lvlm_atlas.lab.tasks.vocabulary import END, IMAGE, token_ids, vocabulary
+from lvlm_atlas.reference.lvlm.config import Config, LVLMConfig, TextConfig, VisionConfig
+
+MULTIPLE = 16
+"""What the vocabulary is rounded up to."""
+
+
+def shapes() -> dict[str, Config]:
+    """The models: one a dialect."""
+    return {
+        "llava": LVLMConfig(
+            vision=VisionConfig(
+                image_size=SIDE,
+                patch_size=8,
+                hidden_size=96,
+                intermediate_size=192,
+                num_hidden_layers=4,
+                num_attention_heads=4,
+                hidden_act="gelu",
+            ),
+            text=TextConfig(
+                vocab_size=-(-len(vocabulary()) // MULTIPLE) * MULTIPLE,
+                hidden_size=128,
+                intermediate_size=320,
+                num_hidden_layers=4,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+            ),
+            image_token_id=token_ids(IMAGE)[0],
+            eos_token_ids=tuple(token_ids(END)),
+            vision_feature_layer=-1,
+        ),
+    }

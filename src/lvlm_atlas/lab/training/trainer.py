@@ -1,0 +1,144 @@
+"""One training run: step by step, resumable, the same for the same seed.
+
+F frames, P patches, D width, B samples, N tokens.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from lvlm_atlas.lab.photographs.scene import labels
+from lvlm_atlas.lab.tasks.frames import FRAMES as VIDEO_FRAMES
+from lvlm_atlas.lab.tasks.frames import IMAGES
+from lvlm_atlas.lab.tasks.task import training_sample
+from lvlm_atlas.lab.training import recipe
+from lvlm_atlas.lab.training.batch import UNJUDGED, Batch, batch
+from lvlm_atlas.reference.flow.trace import Trace
+from lvlm_atlas.reference.lvlm.config import Config
+from lvlm_atlas.reference.lvlm.model import LVLM
+from lvlm_atlas.reference.lvlm.weights import fill
+
+SAVE_EVERY = 50
+"""Steps between two times that a run is kept."""
+PICTURES = {"still": 1, "chart": 1, "count": 1, "images": IMAGES, "needle": VIDEO_FRAMES, "burst": VIDEO_FRAMES}
+"""Frames of a sample of each kind."""
+
+
+@dataclass
+class Trainer:
+    """A model in training.
+
+    Args:
+        config: its shapes.
+        seed: of its first weights and of all that it is shown.
+        kept: the file that a run is kept in, and goes on from.
+    """
+
+    config: Config
+    seed: int
+    kept: Path
+    step: int = field(init=False, default=0)
+    model: LVLM = field(init=False)
+    tell: nn.Linear = field(init=False)
+    """From the encoder's features to what a patch shows."""
+
+    def __post_init__(self) -> None:
+        self.model = fill(LVLM.empty(self.config), seed=self.seed, dtype=torch.float32, device="cpu")
+        torch.manual_seed(self.seed)
+        self.tell = nn.Linear(self.config.vision.hidden_size, len(labels()))
+        with torch.no_grad():
+            for name, weight in self.model.named_parameters():
+                weight.requires_grad_()
+                if "embed" in name and weight.dim() < 3:
+                    weight.mul_(0.2)  # one is as large as what a patch or token says
+        self._optimisers = self._new_optimisers()
+        self._rates = [group["lr"] for one in self._optimisers for group in one.param_groups]
+        if self.kept.is_file():
+            self._resume()
+
+    def run(self) -> Iterator[tuple[int, float, float]]:
+        """Train to the end; yields the step and the two losses after each, of answers and of patches."""
+        while self.step < recipe.total():
+            losses = self._one(recipe.phase_of(self.step))
+            self.step += 1
+            if self.step % SAVE_EVERY == 0 or self.step == recipe.total():
+                self._keep()
+            yield self.step, *losses
+
+    def _one(self, phase: recipe.Phase) -> tuple[float, float]:
+        random = np.random.default_rng((self.seed, self.step))
+        shown = self._shown(random, phase)
+        with torch.enable_grad():
+            feature_FPD, answers = self._forward(shown, language=phase.language)
+            told = self.tell(feature_FPD).flatten(0, 1)
+            weight = torch.ones(told.shape[-1])
+            weight[0] = recipe.BACKGROUND
+            patches = cross_entropy(told, shown.shown_FP.flatten(), weight)
+            (answers + patches).backward()
+        weights = [*self.model.parameters(), *self.tell.parameters()]
+        nn.utils.clip_grad_norm_([weight for weight in weights if weight.grad is not None], recipe.CLIP)
+        for group, rate in zip(
+            (group for one in self._optimisers for group in one.param_groups), self._rates, strict=True
+        ):
+            group["lr"] = rate * recipe.rate_share(self.step)
+        for one in self._optimisers:
+            one.step()
+            one.zero_grad()
+        return float(answers.detach()), float(patches.detach())
+
+    def _shown(self, random: np.random.Generator, phase: recipe.Phase) -> Batch:
+        kinds = [*phase.kinds]
+        kind = kinds[random.choice(len(kinds), p=[*phase.kinds.values()])]
+        samples = [training_sample(random, kind, recipe.WORDS) for _ in range(recipe.FRAMES // PICTURES[kind])]
+        patch = self.config.vision.patch_size
+        return batch(samples, patch, self.config.vision.patches // self.config.patches_a_token)
+
+    def _forward(self, shown: Batch, *, language: bool) -> tuple[Tensor, Tensor]:
+        """The encoder's features, and the loss of the answers; that is 0 where the encoder alone is trained."""
+        dialect = self.model.dialect
+        patches = dialect.patches(shown.frames_F3HW, Trace(), lambda _, __, patches: patches)
+        feature_FPD = dialect.features(patches)
+        if not language:
+            return feature_FPD, torch.zeros(())
+        tokens = dialect.vision_tokens(dialect.adapter(feature_FPD), patches, dialect.clips(shown.frames_F3HW)[0])
+        prompt = dialect.prompt(shown.ids_BN, None, [tokens])
+        left = self.model.prefill(prompt.embed(self.model.language_model.model.embed_tokens)).outputs
+        logits = self.model.language_model.logits(left.hidden_BND)
+        return feature_FPD, cross_entropy(logits.flatten(0, 1), shown.target_BN.flatten(), ignore_index=UNJUDGED)
+
+    def _new_optimisers(self) -> list[torch.optim.Optimizer]:
+        matrices, others = list[nn.Parameter](), [*self.tell.parameters()]
+        for name, weight in self.model.named_parameters():
+            apart = weight.dim() != 2 or "embed" in name or "lm_head" in name
+            (others if apart else matrices).append(weight)
+        return [
+            torch.optim.Muon(
+                matrices, lr=recipe.MATRIX_RATE, weight_decay=recipe.DECAY, adjust_lr_fn="match_rms_adamw"
+            ),
+            torch.optim.AdamW(others, lr=recipe.OTHER_RATE, betas=(0.9, 0.98), weight_decay=recipe.DECAY),
+        ]
+
+    def _keep(self) -> None:
+        state = {"step": self.step, "model": self.model.state_dict(), "tell": self.tell.state_dict(),
+                 "optimisers": [one.state_dict() for one in self._optimisers]}  # fmt: skip
+        self.kept.parent.mkdir(parents=True, exist_ok=True)
+        half = self.kept.with_suffix(f".{os.getpid()}.part")
+        torch.save(state, half)
+        half.replace(self.kept)
+
+    def _resume(self) -> None:
+        state: dict[str, Any] = torch.load(self.kept, weights_only=True)
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        self.tell.load_state_dict(state["tell"])
+        for one, kept in zip(self._optimisers, state["optimisers"], strict=True):
+            one.load_state_dict(kept)

@@ -1,0 +1,121 @@
+"""What the lab measured: the page of all techniques on its trained models, and the part of a technique's page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from markupsafe import Markup
+
+from lvlm_atlas.atlas.atlas import Atlas
+from lvlm_atlas.graph.results import results
+from lvlm_atlas.schema.curve import COST, Curve
+from lvlm_atlas.schema.technique import Technique
+from lvlm_atlas.site.content import FULL_WIDTH, Content, Page
+from lvlm_atlas.site.curve_svg import Line, curve_plot
+from lvlm_atlas.site.routes import FIXED
+from lvlm_atlas.specs.answers import Kept, cheapest, kept, tasks_of
+from lvlm_atlas.survey.order import Agreement, agreement
+
+WORDS: Mapping[str, str] = {
+    "pixels": "pixels", "frames": "frames", "encoder_tokens": "tokens in the encoder",
+    "vision_tokens": "vision tokens in the LLM", "score_entries": "attention scores", "kv_byte": "bytes of the cache",
+    "kv_read": "cache entries read a step", "target_passes": "passes of the model for a token",
+}  # fmt: skip
+"""Costs as readers say them."""
+NEAR = 0.25
+"""Share of its cost at which techniques are compared."""
+ENOUGH = 0.95
+"""Share of the answers that counts as kept."""
+LINES = 5
+"""Lines of a plot beside the baselines'."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One technique in the table of a cost."""
+
+    technique: Technique
+    curve: Curve
+    all_: tuple[Kept, ...]
+    """Its settings, over all tasks."""
+    near: Kept
+    """The setting whose cost is nearest to `NEAR`."""
+    by_task: Mapping[str, Kept]
+    """The same setting by task."""
+    enough: Kept | None
+    """The cheapest setting that keeps `ENOUGH`."""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The curves of an atlas, as pages show them."""
+
+    atlas: Atlas
+
+    @cached_property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks of any curve, in the order of the curve that has most."""
+        known = sorted((tasks_of(curve) for curve in self.atlas.curves.values()), key=len, reverse=True)
+        return tuple(dict.fromkeys(task for tasks in known for task in tasks))
+
+    @cached_property
+    def by_cost(self) -> Mapping[str, list[Row]]:
+        """Rows by the cost that a technique moves most, those that keep most at `NEAR` first."""
+        tables: dict[str, list[Row]] = {cost: [] for cost in COST}
+        for id_, curve in self.atlas.curves.items():
+            settings = kept(curve)
+            if settings:
+                near = min(settings, key=lambda each: abs(each.cost[curve.main_cost] - NEAR))
+                by_task = {
+                    task: next(each for each in kept(curve, (task,)) if each.setting == near.setting)
+                    for task in tasks_of(curve)
+                }
+                technique = self.atlas.techniques[id_]
+                row = Row(technique, curve, settings, near, by_task, cheapest(curve, ENOUGH))
+                tables[curve.main_cost].append(row)
+        for rows in tables.values():
+            rows.sort(key=lambda row: (-row.near.share, row.technique.id))
+        return {cost: rows for cost, rows in tables.items() if rows}
+
+    def plot(self, cost: str, id_: str) -> Markup:
+        """The best techniques of a cost, and its baselines."""
+        rows = self.by_cost[cost]
+        best = [row for row in rows if not self.atlas.is_baseline(row.technique)][:LINES]
+        lines = [Line(row.technique.name, row.all_, f"la-k{number}") for number, row in enumerate(best)]
+        others = [row for row in rows if self.atlas.is_baseline(row.technique)]
+        lines += [Line(row.technique.name, row.all_, f"la-k{LINES + number}") for number, row in enumerate(others)]
+        return curve_plot(
+            lines, cost, f"of the {WORDS[cost]}", id_=id_, title=f"Answers kept against {WORDS[cost]}",
+            desc="Means over the tasks that each serves, with 95 % intervals; the table below has all techniques.",
+        )  # fmt: skip
+
+    def of(self, technique: Technique) -> tuple[Curve, Markup] | None:
+        """The curve of a technique and its drawing by task; None where there is none."""
+        curve = self.atlas.curves.get(technique.id)
+        if curve is None or not kept(curve):
+            return None
+        lines = [Line("all tasks", kept(curve), "la-k0")]
+        lines += [Line(task, kept(curve, (task,)), f"la-k{1 + at % 7}") for at, task in enumerate(tasks_of(curve))]
+        words = f"of the {WORDS[curve.main_cost]}"
+        return curve, curve_plot(
+            lines, curve.main_cost, words, id_="la-answers", title=f"Answers kept with {technique.name}",
+            desc=f"By task, against what is left {words}; measured on small models trained here.",
+        )  # fmt: skip
+
+    @cached_property
+    def agreement(self) -> Agreement:
+        """How this order agrees with that of public comparisons."""
+        return agreement(results(self.atlas, self.atlas.techniques.values()), self.atlas.curves)
+
+
+def curves_page(content: Content) -> Iterator[Page]:
+    """The page of all techniques on one model; none where nothing was run."""
+    curves = Curves(content.atlas)
+    if curves.by_cost:
+        yield Page(
+            path=FIXED["curves"], title="All techniques on one model", template="curves.md.j2", hide=FULL_WIDTH,
+            description="What every technique costs in answers, measured on small models trained on photographs.",
+            context={"curves": curves, "words": WORDS, "near": NEAR, "enough": ENOUGH},
+        )  # fmt: skip

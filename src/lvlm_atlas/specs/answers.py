@@ -1,0 +1,93 @@
+"""What techniques keep of a model's answers, read from the curves of the lab."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from lvlm_atlas.schema.curve import COST, Curve, CurvePoint, TaskCurve
+from lvlm_atlas.schema.record import Setting
+
+NORMAL = 1.96
+"""Standard deviations on either side of a mean that hold 95 % of a normal distribution."""
+LEAST_FULL = 0.6
+"""Share of its questions that the model must answer without techniques for a task to say anything."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Of the questions that the model answers rightly, the share that it still answers so at a setting."""
+
+    setting: dict[str, Setting]
+    cost: dict[str, float]
+    """Costs as shares of those without techniques, mean over tasks and models."""
+    share: float
+    """Rightly answered with the technique over without, mean over tasks and models."""
+    margin: float
+    """Half of the 95 % interval of `share`, over samples and trained models."""
+    tasks: tuple[str, ...]
+    """Tasks of which this is the mean."""
+    questions: int
+    """Questions asked."""
+    models: int
+    """Trained models asked."""
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of `share`."""
+        return max(0.0, self.share - self.margin), self.share + self.margin
+
+
+def tasks_of(curve: Curve) -> tuple[str, ...]:
+    """The tasks on which a technique changes something and the model does well enough, in order."""
+    return tuple(dict.fromkeys(each.task for each in curve.tasks if each.full >= LEAST_FULL * each.of))
+
+
+def kept(curve: Curve, tasks: Collection[str] | None = None) -> tuple[Kept, ...]:
+    """What each setting of a curve keeps, the main cost falling; empty where it has none of these tasks.
+
+    Args:
+        curve: the curve.
+        tasks: tasks to take the mean of; None: all of the curve's.
+    """
+    wanted = [name for name in tasks_of(curve) if tasks is None or name in tasks]
+    curves = [each for each in curve.tasks if each.task in wanted]
+    settings = {tuple(sorted(point.setting.items())): point.setting for each in curves for point in each.points}
+    found = [_kept(setting, curves, wanted) for setting in settings.values()]
+    return tuple(sorted(found, key=lambda each: -each.cost[curve.main_cost]))
+
+
+def cheapest(curve: Curve, share: float, tasks: Collection[str] | None = None) -> Kept | None:
+    """The setting of least main cost that keeps such a share of the answers; None where none does, or none is known."""
+    enough = [each for each in kept(curve, tasks) if each.share >= share]
+    return min(enough, key=lambda each: each.cost[curve.main_cost], default=None)
+
+
+def _kept(setting: dict[str, Setting], curves: Sequence[TaskCurve], tasks: Sequence[str]) -> Kept:
+    pairs = [(each, point) for each in curves for point in each.points if point.setting == setting]
+    shares = [point.right / each.full for each, point in pairs]
+    by_model = [
+        _mean(point.right / each.full for each, point in pairs if each.checkpoint == name)
+        for name in dict.fromkeys(each.checkpoint for each, _ in pairs)
+    ]
+    within = sum(_variance(each, point) for each, point in pairs) / len(pairs) ** 2
+    mean = _mean(by_model)
+    between = sum((one - mean) ** 2 for one in by_model) / (len(by_model) - 1) / len(by_model) if by_model[1:] else 0.0
+    served = {each.task for each, _ in pairs}
+    return Kept(
+        setting, {name: _mean(point.cost.get(name, 1.0) for _, point in pairs) for name in COST}, _mean(shares),
+        NORMAL * math.sqrt(within + between), tuple(name for name in tasks if name in served),
+        sum(each.of for each, _ in pairs), len(by_model),
+    )  # fmt: skip
+
+
+def _variance(task: TaskCurve, point: CurvePoint) -> float:
+    """Of right over full, from the questions on which the two differ: those that agree tell nothing of it."""
+    changed, moved = point.lost + point.gained, point.gained - point.lost
+    return (changed - moved**2 / task.of) / task.full**2
+
+
+def _mean(numbers: Iterable[float]) -> float:
+    several = list(numbers)
+    return sum(several) / len(several)

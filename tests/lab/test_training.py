@@ -1,0 +1,132 @@
+"""Training: resumable, the same for the same seed, and what it writes is what is read again."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.lab.curves.asking import ask
+from lvlm_atlas.lab.curves.judging import judged
+from lvlm_atlas.lab.photographs.collection import collection
+from lvlm_atlas.lab.tasks.task import TASKS
+from lvlm_atlas.lab.training import recipe, trainer
+from lvlm_atlas.lab.training.checkpoint import WEIGHTS, known, load, write
+from lvlm_atlas.lab.training.recipe import Phase
+from lvlm_atlas.lab.training.shapes import shapes
+from lvlm_atlas.lab.training.trainer import Trainer
+from lvlm_atlas.reference.lvlm.config import Config, LVLMConfig
+from lvlm_atlas.reference.lvlm.model import LVLM
+from lvlm_atlas.reference.lvlm.weights import fill
+from pictures import write_pictures
+
+every_shape = pytest.mark.parametrize("name", shapes())
+PHASES = (Phase(2, {"still": 1.0}, language=False), Phase(3, {"still": 0.5, "needle": 0.5}))
+
+
+@pytest.fixture(autouse=True)
+def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    collection.cache_clear()
+    write_pictures()
+    yield
+    collection.cache_clear()
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recipe of five steps that is kept after each."""
+    monkeypatch.setattr(recipe, "PHASES", PHASES)
+    monkeypatch.setattr(recipe, "FRAMES", 8)
+    monkeypatch.setattr(trainer, "SAVE_EVERY", 1)
+
+
+def small(config: Config) -> Config:
+    vision, text = config.vision, config.text
+    return replace(
+        config,
+        vision=replace(vision, hidden_size=16, intermediate_size=16, num_hidden_layers=2),
+        text=replace(text, hidden_size=32, intermediate_size=32, num_hidden_layers=2),
+    )
+
+
+def a_model(config: Config, seed: int = 0) -> LVLM:
+    return fill(LVLM.empty(config), seed=seed, dtype=torch.float32, device="cpu")
+
+
+@pytest.mark.usefixtures("short")
+@every_shape
+def test_a_run_that_was_interrupted_ends_as_one_that_was_not(name: str, tmp_path: Path) -> None:
+    config = small(shapes()[name])
+    whole = Trainer(config, 3, tmp_path / "whole.pt")
+    first = whole.tell.weight.detach().clone()
+    losses = [*whole.run()]
+    assert len(losses) == recipe.total()
+    assert not torch.equal(first, whole.tell.weight)
+    begun = Trainer(config, 3, tmp_path / "parts.pt")
+    assert len([*itertools.islice(begun.run(), 3)]) == 3
+    resumed = Trainer(config, 3, tmp_path / "parts.pt")
+    assert resumed.step == 3
+    assert [*resumed.run()] == losses[3:]
+    for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_rates_start_anew_where_a_phase_says_so_and_end_at_a_tenth() -> None:
+    first = 0
+    for at, phase in enumerate(recipe.PHASES):
+        if phase.restart:
+            assert recipe.rate_share(first) == pytest.approx(1 / recipe.WARM_UP, rel=0.01)
+        first += phase.steps
+        following = recipe.PHASES[at + 1 : at + 2]
+        if not following or following[0].restart:
+            assert recipe.rate_share(first - 1) == pytest.approx(0.1, abs=0.01)
+
+
+@every_shape
+def test_the_models_keep_to_their_size(name: str) -> None:
+    config = shapes()[name]
+    assert 144 <= config.vision.patches // config.patches_a_token <= 256
+    assert sum(weight.numel() for weight in LVLM.empty(config).parameters()) <= 5e6
+
+
+@every_shape
+def test_what_is_written_is_read_again_and_answers_alike(name: str, tmp_path: Path) -> None:
+    config = shapes()[name]
+    model = a_model(config)
+    about = {"dialect": name, "seed": 0, "steps": 1, "pictures": 32, "samples": 1,
+             "accuracy": {}, "blind": {}, "downsampled": {}}  # fmt: skip
+    folder = write(tmp_path, "lab-x", model, about)
+    (checkpoint,) = known(tmp_path).values()
+    again = load(tmp_path, checkpoint)
+    assert again.config == config
+    for (name_1, one), (name_2, other) in zip(model.named_parameters(), again.named_parameters(), strict=True):
+        assert name_1 == name_2
+        assert torch.allclose(one, other, atol=1e-2)
+    (folder / WEIGHTS).write_bytes(b"changed")
+    with pytest.raises(AtlasError, match="restore it"):
+        load(tmp_path, checkpoint)
+
+
+def test_without_trained_models_the_lab_says_so(tmp_path: Path) -> None:
+    with pytest.raises(AtlasError, match="holds no trained model"):
+        known(tmp_path)
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_every_task_can_be_asked_and_counts_each_question(task) -> None:
+    (config,) = (each for each in shapes().values() if isinstance(each, LVLMConfig))
+    model, sample = a_model(small(config)), task.sample(0)
+    answered = ask(model, task, sample, tuple)
+    assert len(answered.right) == len(sample.turns)
+    assert answered.trace.frames == len(sample.frames)
+
+
+def test_judging_has_every_task_under_every_change() -> None:
+    model = a_model(small(next(iter(shapes().values()))))
+    shares = judged(model, 1, lambda _: None)
+    assert all(set(each) == set(TASKS) for each in shares.values())

@@ -1,0 +1,73 @@
+"""What curves say of answers: shares, intervals, the cheapest setting, worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from lvlm_atlas.schema.curve import Curve, CurvePoint, TaskCurve
+from lvlm_atlas.schema.measurement import Machine
+from lvlm_atlas.specs.answers import NORMAL, cheapest, kept, tasks_of
+
+MACHINE = Machine(device="a", kind="cpu", python="3.11", torch="2", system="Linux")
+
+
+def point(keep: float, right: int, lost: int, gained: int = 0) -> CurvePoint:
+    return CurvePoint(
+        setting={"keep_ratio": keep}, cost={"vision_tokens": keep}, right=right, lost=lost, gained=gained, hard_right=0
+    )
+
+
+def task(name: str, full: int, *points: CurvePoint, of: int = 100, checkpoint: str = "lab-a") -> TaskCurve:
+    return TaskCurve(checkpoint=checkpoint, task=name, of=of, full=full, hard=0, points=points)
+
+
+def curve(*tasks: TaskCurve) -> Curve:
+    return Curve(
+        id="fastv", date="2026-11-30", version="0", machine=MACHINE, checkpoints={"lab-a": "0" * 64},
+        knob="keep_ratio", main_cost="vision_tokens", tasks=tasks,
+    )  # fmt: skip
+
+
+def test_the_share_is_right_over_full_and_its_interval_that_of_the_changed_answers() -> None:
+    (only,) = kept(curve(task("read", 80, point(0.5, 60, 25, 5))))
+    assert only.share == pytest.approx(60 / 80)
+    assert only.margin == pytest.approx(NORMAL * math.sqrt((30 - 20**2 / 100) / 80**2))
+    assert only.questions == 100
+
+
+def test_tasks_count_alike_whatever_their_questions() -> None:
+    few, many = task("read", 10, point(0.5, 5, 5), of=10), task("where", 1000, point(0.5, 1000, 0), of=1000)
+    (both,) = kept(curve(few, many))
+    assert both.share == pytest.approx(0.75)
+    assert both.tasks == ("read", "where")
+    (one,) = kept(curve(few, many), ("where",))
+    assert one.share == 1
+    assert one.margin == 0
+
+
+def test_trained_models_that_differ_widen_the_interval() -> None:
+    same = [task("read", 100, point(0.5, 80, 20), checkpoint=f"lab-{seed}") for seed in "abc"]
+    apart = [task("read", 100, point(0.5, right, 100 - right), checkpoint=f"lab-{right}") for right in (60, 80, 100)]
+    (one,), (other,) = kept(curve(*same)), kept(curve(*apart))
+    assert one.share == pytest.approx(other.share)
+    assert other.margin > 1.5 * one.margin
+    assert one.models == 3
+
+
+def test_a_task_that_the_model_cannot_do_says_nothing() -> None:
+    made = curve(task("chart", 30, point(0.5, 30, 0)), task("read", 90, point(0.5, 45, 45)))
+    assert tasks_of(made) == ("read",)
+    assert kept(made)[0].share == pytest.approx(0.5)
+    assert kept(made, ("chart",)) == ()
+
+
+def test_the_cheapest_setting_keeps_enough() -> None:
+    made = curve(task("read", 100, point(0.75, 99, 1), point(0.5, 96, 4), point(0.25, 70, 30)))
+    assert [each.cost["vision_tokens"] for each in kept(made)] == [0.75, 0.5, 0.25]
+    found = cheapest(made, 0.95)
+    assert found is not None
+    assert found.setting == {"keep_ratio": 0.5}
+    assert cheapest(made, 0.995) is None
+    assert cheapest(made, 0.5, ("no-task",)) is None
