@@ -95,7 +95,7 @@ def training_sample(random: np.random.Generator, kind: str, most_words: int) -> 
 
     Args:
         random: draws them.
-        kind: `still`, `chart` and `count` (stills that are asked for that), `images`, `needle` or `burst`.
+        kind: `still`, `chart`, `count` and `caption` (stills that are asked for that), `images`, `needle` or `burst`.
         most_words: room for questions and answers, a word more each for the end of a question and of an answer.
     """
     if kind == "still":
@@ -110,7 +110,7 @@ def training_sample(random: np.random.Generator, kind: str, most_words: int) -> 
     return Sample(pictures, _fitting(_on_frames(random, pictures, kind), most_words))
 
 
-_ALONE: dict[str, stills.Ask] = {"chart": stills.chart, "count": stills.count}
+_ALONE: dict[str, stills.Ask] = {"chart": stills.chart, "count": stills.count, "caption": stills.caption}
 """Questions on stills that take longer to learn than others."""
 
 
@@ -119,7 +119,7 @@ def _alone(random: np.random.Generator, picture: Scene, ask: stills.Ask) -> Iter
     for _ in range(4):
         if turn := ask(random, picture):
             yield turn
-        if ask is stills.chart:
+        if ask is not stills.count:
             break
     while True:
         yield _quick(random, picture)
