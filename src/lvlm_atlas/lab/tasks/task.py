@@ -79,7 +79,7 @@ TASKS: dict[str, Task] = {
         Task("count", "how many of a thing there are: all of them must be kept", 0.85, _still(stills.count)),
         Task("read", "three to six characters: fine detail, over several steps", 0.7, _still(stills.read)),
         Task("chart", "which bar is the tallest: thin structures", 0.7, _still(stills.chart)),
-        Task("caption", "all things and their cells, 8 to 20 words: a long answer", 0.7, _still(stills.caption)),
+        Task("caption", "all things and their cells, 8 to 20 words: a long answer", 0.85, _still(stills.caption)),
         Task("images", "which of four pictures shows a thing", 0.85, _several(frames.images, frames.which)),
         Task("needle", "which of eight frames of a clip shows a thing", 0.85, _several(frames.needle, frames.which)),
         Task("burst", "which of eight pictures showed a thing, asked after them", 0.85,
