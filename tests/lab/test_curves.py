@@ -105,3 +105,11 @@ def test_counts_of_a_curve_add_up_and_its_record_is_read_again(root: Path, id_: 
     assert again[id_].tasks == answer.tasks
     assert up_to_date(again, id_, {"lab-x": "0" * 64})
     assert not up_to_date(again, id_, {"lab-x": "1" * 64})
+
+
+def test_a_technique_whose_own_weights_nobody_trained_has_no_curve(root: Path) -> None:
+    entry = load_atlas(data_root()).technique("adaptive-keyframe-sampling")
+    job = CurveJob(technique=entry, root=str(root), checkpoints=("lab-x",), samples=1, tasks=TASKS_RUN, device="cpu")
+    answer = carry_out(job)
+    assert answer.untrained
+    assert not answer.tasks

@@ -127,6 +127,8 @@ def run_curves(
                 if answer.failed:
                     failed += 1
                     advance(f"{answer.technique} FAILED: {answer.failed}")
+                elif answer.untrained:
+                    advance(f"{answer.technique}: brings weights that are not trained here, no curve")
                 else:
                     write(own, answer, hashes, device)
                     advance(f"{answer.technique}: {answer.knob or 'no knob'}, {len(answer.tasks)} curves")

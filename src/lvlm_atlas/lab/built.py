@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -15,19 +15,30 @@ SAMPLES = 3
 """Requests to calibrate on."""
 
 
-def built(reference: str, setting: Mapping[str, Setting], lvlm: LVLM) -> Technique:
+def samples(lvlm: LVLM) -> list[Request]:
+    """Requests without content, unlike in frames and text; none of them is one that the lab runs."""
+    return [
+        random_request(lvlm.config, frames=1 + seed, text_tokens=8 + 4 * seed, max_new_tokens=4, seed=1000 + seed)
+        for seed in range(SAMPLES)
+    ]
+
+
+def built(
+    reference: str, setting: Mapping[str, Setting], lvlm: LVLM, drawn: Callable[[LVLM], list[Request]] = samples
+) -> Technique:
     """A technique ready to run on a model; what is fitted to a model is fitted once.
 
     Args:
         reference: `module:Class`.
         setting: its parameters; those left out have their defaults.
         lvlm: the model.
+        drawn: makes the requests to calibrate on.
 
     Raises:
         ValueError: an illegal setting, or one that cannot be calibrated on this model.
     """
     technique: Technique = pkgutil.resolve_name(reference)(**setting)
-    return _calibrated(lvlm, technique) if CALIBRATION in technique.needs else technique
+    return _calibrated(lvlm, technique, drawn) if CALIBRATION in technique.needs else technique
 
 
 def forget() -> None:
@@ -36,13 +47,5 @@ def forget() -> None:
 
 
 @cache
-def _calibrated(lvlm: LVLM, technique: Technique) -> Any:
-    return technique.calibrate(lvlm, samples(lvlm))
-
-
-def samples(lvlm: LVLM) -> list[Request]:
-    """Requests without content, unlike in frames and text; none of them is one that the lab runs."""
-    return [
-        random_request(lvlm.config, frames=1 + seed, text_tokens=8 + 4 * seed, max_new_tokens=4, seed=1000 + seed)
-        for seed in range(SAMPLES)
-    ]
+def _calibrated(lvlm: LVLM, technique: Technique, drawn: Callable[[LVLM], list[Request]]) -> Any:
+    return technique.calibrate(lvlm, drawn(lvlm))

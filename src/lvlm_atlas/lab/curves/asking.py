@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lvlm_atlas.lab.tasks.sample import Sample
-from lvlm_atlas.lab.tasks.task import Task
+from lvlm_atlas.lab.tasks.task import TASKS, Task
 from lvlm_atlas.lab.tasks.vocabulary import ASK, END, IMAGE, VIDEO, token_ids, vocabulary
 from lvlm_atlas.lab.training.batch import normalised, opening
 from lvlm_atlas.reference.flow.request import Request
@@ -38,6 +38,21 @@ def placeholder(model: LVLM, sample: Sample) -> str:
     return ours[0] if len(sample.frames) > 1 else ours[-1]
 
 
+def first_request(model: LVLM, sample: Sample) -> Request:
+    """The pictures of a sample and its first question."""
+    mark = placeholder(model, sample)
+    words = [*opening(len(sample.frames), mark), *sample.turns[0].question, ASK]
+    return Request(
+        frames_F3HW=normalised(*(frame.pixels for frame in sample.frames)).to(model.device),
+        prompt_N=torch.tensor(token_ids(*words)), image_token_id=token_ids(mark)[0], max_new_tokens=MOST_WORDS,
+    )  # fmt: skip
+
+
+def to_calibrate(model: LVLM) -> list[Request]:
+    """Requests on pictures to train on, one of each task, for what is fitted to a model."""
+    return [first_request(model, task.sample(0, training=True)) for task in TASKS.values()]
+
+
 def ask(
     model: LVLM, task: Task, sample: Sample, stack: Callable[[], Sequence[Any]],
     change: Callable[[Tensor], Tensor] = lambda frames: frames,
@@ -54,24 +69,19 @@ def ask(
     Raises:
         Refusal: a technique declines the model, or sessions.
     """
-    mark = placeholder(model, sample)
-    token = token_ids(mark)[0]
-    frames_F3HW = change(normalised(*(frame.pixels for frame in sample.frames))).to(model.device)
-    begin = token_ids(*opening(len(sample.frames), mark))
+    asked = first_request(model, sample)
+    asked = replace(asked, frames_F3HW=change(torch.stack([*asked.frames_F3HW])))
     if not task.streamed:
         (turn,) = sample.turns
-        request = Request(
-            frames_F3HW=frames_F3HW, prompt_N=torch.tensor([*begin, *token_ids(*turn.question, ASK)]),
-            image_token_id=token, max_new_tokens=MOST_WORDS,
-        )  # fmt: skip
-        result = model.run(request, [*stack()])
+        result = model.run(asked, [*stack()])
         return Answered((_right(result.tokens_N, turn.answer),), result.trace)
-    session = model.stream([*stack()], image_token_id=token)
-    session.see(frames_F3HW, torch.tensor(begin))
+    session = model.stream([*stack()], image_token_id=asked.image_token_id)
+    opened = len(asked.prompt_N) - len(sample.turns[0].question) - 1
+    session.see(asked.frames_F3HW, asked.prompt_N[:opened])
     right = []
     for turn in sample.turns:
-        asked = session.ask(torch.tensor(token_ids(*turn.question, ASK)), MOST_WORDS)
-        right.append(_right(asked.tokens_N, turn.answer))
+        result = session.ask(torch.tensor(token_ids(*turn.question, ASK)), MOST_WORDS)
+        right.append(_right(result.tokens_N, turn.answer))
     return Answered(tuple(right), session.trace)
 
 

@@ -12,13 +12,15 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from lvlm_atlas.lab.built import built, forget
-from lvlm_atlas.lab.curves.asking import Answered, ask
+from lvlm_atlas.lab.curves.asking import Answered, ask, to_calibrate
 from lvlm_atlas.lab.curves.cost import Costs, cost, ratios, total
 from lvlm_atlas.lab.curves.knob import Knob, Settings, knob, shown
 from lvlm_atlas.lab.tasks.sample import Sample
 from lvlm_atlas.lab.tasks.task import TASKS, Task
 from lvlm_atlas.lab.training.checkpoint import known, load
 from lvlm_atlas.reference.lvlm import LVLM
+from lvlm_atlas.reference.modules.kept import forget as forget_modules
+from lvlm_atlas.reference.modules.kept import random_weights
 from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.schema.curve import CurvePoint, TaskCurve
 from lvlm_atlas.schema.record import Record
@@ -51,6 +53,8 @@ class CurveAnswer(Record):
     tasks: tuple[TaskCurve, ...] = ()
     refused: dict[str, str] = {}  # noqa: RUF012 - a field of a model
     idle: tuple[str, ...] = ()
+    untrained: bool = False
+    """Whether it brings weights of its own, which would be random here; then nothing was run."""
     failed: str | None = None
     """What went wrong; None: nothing."""
 
@@ -89,7 +93,10 @@ def carry_out(job: CurveJob) -> CurveAnswer:
 
 def _carried_out(job: CurveJob) -> CurveAnswer:
     technique, first = job.technique, job.checkpoints[0]
+    forget_modules(_model(job.root, first, job.device))
     found = knob(technique, lambda setting: _probed(job, first, setting))
+    if random_weights(_model(job.root, first, job.device)):
+        return CurveAnswer(technique=technique.id, untrained=True)
     curves: list[TaskCurve] = []
     refused: dict[str, str] = {}
     idle: list[str] = []
@@ -119,7 +126,7 @@ def _carried_out(job: CurveJob) -> CurveAnswer:
 
 
 def _answered(job: CurveJob, model: LVLM, task: Task, sample: Sample, setting: Settings) -> Answered:
-    return ask(model, task, sample, lambda: [built(str(job.technique.reference), setting, model)])
+    return ask(model, task, sample, lambda: [built(str(job.technique.reference), setting, model, to_calibrate)])
 
 
 def _probed(job: CurveJob, checkpoint: str, setting: Settings) -> Costs | None:

@@ -21,6 +21,8 @@ Module = TypeVar("Module", bound=nn.Module)
 
 _KEPT: MutableMapping[Target, dict[Hashable, nn.Module]] = WeakKeyDictionary()
 """The modules of each model."""
+_GIVEN: MutableMapping[Target, set[Hashable]] = WeakKeyDictionary()
+"""Keys of those that were given."""
 
 
 def module_of(run: Run, key: Hashable, build: Callable[[], Module], *, dtype: torch.dtype | None = None) -> Module:
@@ -39,9 +41,26 @@ def module_of(run: Run, key: Hashable, build: Callable[[], Module], *, dtype: to
     return kept[key]  # type: ignore[return-value]  # a key stands for one kind of module
 
 
+def random_weights(model: Target) -> int:
+    """How many numbers with random values the modules hold that a model keeps; those that were given do not count."""
+    return sum(
+        weight.numel()
+        for key, module in _KEPT.get(model, {}).items()
+        if key not in _GIVEN.get(model, ())
+        for weight in module.parameters()
+    )
+
+
 def give(model: Target, key: Hashable, module: nn.Module) -> None:
     """Let a model keep this module under `key`, trained weights and all, in place of a random one; it is frozen."""
     _KEPT.setdefault(model, {})[key] = module.eval().requires_grad_(requires_grad=False)
+    _GIVEN.setdefault(model, set()).add(key)
+
+
+def forget(model: Target) -> None:
+    """Let a model keep no module any more."""
+    _KEPT.pop(model, None)
+    _GIVEN.pop(model, None)
 
 
 def drawn(
