@@ -109,11 +109,15 @@ def _carried_out(job: CurveJob) -> CurveAnswer:
             if checkpoint == first and _idle(job, model, TASKS[name], sat[0], found):
                 idle.append(name)
                 break
-            try:
-                points = [_point(job, model, TASKS[name], sat, setting) for setting in found.settings]
-            except Refusal as error:
-                refused[name] = str(error)
+            points = []
+            for setting in found.settings:
+                try:
+                    points.append(_point(job, model, TASKS[name], sat, setting))
+                except Refusal as error:
+                    refused[name] = str(error)
+            if not points:
                 break
+            refused.pop(name, None)
             curves.append(TaskCurve(
                 checkpoint=checkpoint, task=name, of=sum(len(each.full.right) for each in sat),
                 full=sum(sum(each.full.right) for each in sat), hard=sum(sum(each.hard) for each in sat),
