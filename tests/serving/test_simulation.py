@@ -88,7 +88,7 @@ def test_a_server_with_nothing_else_to_do_takes_what_an_estimate_says(planner, p
 
 def test_so_it_does_in_a_runtime_and_the_host_prepares_others_meanwhile(planner, prices) -> None:
     workload = planner.request("single-image-chat", output=2)
-    deployment = planner.paced(Deployment(), runtime="vllm")
+    deployment = planner.paced(Deployment(), runtime="vllm-0.7")
     whole = planner.estimate("qwen2.5-vl-7b", "h100-sxm", workload, deployment=deployment)
     priced = Prices(planner.model("qwen2.5-vl-7b"), planner.device("h100-sxm"), deployment)
     one = Mix((Kind(workload, 1),))
@@ -105,7 +105,7 @@ def test_so_it_does_in_a_runtime_and_the_host_prepares_others_meanwhile(planner,
 
 def test_one_front_process_is_narrower_than_one_for_each_instance(planner, prices) -> None:
     """What makes the encoder's input takes one request at a time; the rest of the host's work is beside others'."""
-    deployment = planner.paced(Deployment(), runtime="vllm")
+    deployment = planner.paced(Deployment(), runtime="vllm-0.7")
     priced = Prices(planner.model("qwen2.5-vl-7b"), planner.device("h100-sxm"), deployment)
     kind = Kind(planner.request("single-image-chat", output=1), 1)
     shape = priced.shape(kind.workload)
@@ -123,7 +123,7 @@ def test_one_front_process_is_narrower_than_one_for_each_instance(planner, price
 
 
 def test_encoders_apart_prepare_the_images_that_they_get(planner) -> None:
-    deployment = planner.paced(Deployment(), runtime="vllm")
+    deployment = planner.paced(Deployment(), runtime="vllm-0.7")
     priced = Prices(planner.model("qwen2.5-vl-7b"), planner.device("h100-sxm"), deployment)
     four = Mix((Kind(planner.request("images-20", images=4, output=1), 1),))
     spread = server(((E_,), 4), ((P_, D_), 1), spread_images=True)

@@ -87,13 +87,11 @@ def work(cluster: Cluster, index: int) -> Work:
         return Work(time_s, len(unread), per, per)
     time_s = sum(_decoding_s(each) for each in pool)
     waiting = sum(1 / each.shape.output for each in offered)
-    running = sum(1 / each.shape.output for one in pool for each in one.running.values())
+    running = sum(1 / each.shape.output for one in pool for each in one.answers.running.values())
     return Work(time_s, len(offered), waiting, waiting + running)
 
 
 def _decoding_s(instance: Instance) -> float:
-    """Time in which an instance writes what is left of its answers: half of each on average."""
-    if not instance.decoding.count:
-        return 0.0
-    steps = sum(each.shape.output / 2 for each in instance.running.values()) / instance.decoding.count
-    return steps * instance.prices.step((), instance.decoding).time_s
+    """Time in which an instance writes what is left of its answers."""
+    answers = instance.answers
+    return answers.mean_left * instance.prices.step((), answers.decoding).time_s if len(answers) else 0.0

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from lvlm_atlas.serving.answers import EPSILON, Answers
 from lvlm_atlas.serving.batching import Batch, images, prompts
-from lvlm_atlas.serving.decoding import Decoding
 from lvlm_atlas.serving.memory import Memory, chain
 from lvlm_atlas.serving.policy import Policy, Pool
 from lvlm_atlas.serving.prices import Chunk, Prices
@@ -21,8 +20,6 @@ from lvlm_atlas.serving.vision import Piece
 if TYPE_CHECKING:
     import simpy
 
-EPSILON = 1e-9
-"""Steps; less is rounding."""
 SLICES = 8
 """Slices of a device's multiprocessors that a cost model hands out."""
 
@@ -74,9 +71,8 @@ class Instance:
         """Requests whose prompts wait for room."""
         self.filling: list[Request] = []
         """Requests whose prompts are being read."""
-        self.running: dict[int, Request] = {}
-        """Requests that decode, the latest last."""
-        self.decoding = Decoding()
+        self.answers = Answers()
+        """Sequences that decode here."""
         self.coming = 0
         """Requests on their way here, for which room is set aside."""
         self.busy_s = {"encoding": 0.0, "prefilling": 0.0, "decoding": 0.0}
@@ -85,9 +81,6 @@ class Instance:
         self.leaving = False
         """Whether it takes on nothing, since it goes to another pool."""
         self.busy = False
-        self._ends: list[tuple[float, int]] = []
-        """Decoding steps after which each sequence ends."""
-        self._done = 0.0
         self._wake: Any = None
         self._ahead = False
         """Whether several decoding steps are under way."""
@@ -104,12 +97,12 @@ class Instance:
         """Tokens that it still has to read or encode, and one for each sequence that it decodes."""
         unread = sum(each.unread for each in (*self.waiting, *self.filling))
         seen = sum(request.upto(request.frames[index]) for request, index in self.to_encode)
-        return unread + seen + len(self.running) + self.coming
+        return unread + seen + len(self.answers) + self.coming
 
     @property
     def sequences(self) -> int:
         """Sequences under way here."""
-        return len(self.filling) + len(self.running) + self.coming
+        return len(self.filling) + len(self.answers) + self.coming
 
     @property
     def idle(self) -> bool:
@@ -172,10 +165,7 @@ class Instance:
 
     def seat(self, request: Request) -> None:
         """Decode a request whose prompt and first token are here."""
-        shape = request.shape
-        self.running[request.key] = request
-        self.decoding.add(request.key, shape, 1.0)
-        heapq.heappush(self._ends, (self._done + (shape.output - 1) / shape.step_token, request.key))
+        self.answers.add(request)
         if self.reads:  # what it holds grows from now on
             self.memory.give(request.held_byte)
             request.held_byte = 0.0
@@ -185,8 +175,8 @@ class Instance:
     def _grow(self, ahead: float = 0.0) -> None:
         """What sequences that decode hold, each with a block that is not full; with what so many steps add."""
         if self.reads:
-            held = self.decoding.reads(ahead * self.decoding.step_token if ahead else 0.0).held_byte
-            self.memory.grow(held + self.decoding.count * self.memory.block_byte)
+            held = self.answers.decoding.reads(ahead * self.answers.decoding.step_token if ahead else 0.0).held_byte
+            self.memory.grow(held + self.answers.decoding.count * self.memory.block_byte)
 
     def _serve(self) -> Generator[Any, Any, None]:
         """Take steps as long as there is something to do."""
@@ -222,7 +212,7 @@ class Instance:
 
     def _least_share(self, chunks: Sequence[Chunk], limit_s: float, *, decodes: bool) -> float:
         """The least share of the multiprocessors with which a step keeps a limit, the largest where none does."""
-        decoding = self.decoding if decodes else None
+        decoding = self.answers.decoding if decodes else None
         shares = [eighth / SLICES for eighth in range(1, SLICES)]
         return next(
             (each for each in shares if self._sliced(each).step(chunks, decoding).time_s <= limit_s), shares[-1]
@@ -230,8 +220,8 @@ class Instance:
 
     def _batch(self) -> Batch:
         if self.reads:
-            count = self.decoding.count if self.policy.mixed else 0
-            rows = count * (1 + self.decoding.draft.nodes) if count else 0.0
+            count = self.answers.decoding.count if self.policy.mixed else 0
+            rows = count * (1 + self.answers.decoding.draft.nodes) if count else 0.0
             return prompts(
                 self.policy, self.filling, self.waiting, rows=rows, encodes=self.encodes, admit=self.admit
             )  # fmt: skip
@@ -244,7 +234,7 @@ class Instance:
         vision = self._encode(prices, batch.images)
         language = NOTHING
         if batch.chunks or decodes:
-            language = prices.step(chunks, self.decoding if decodes else None)
+            language = prices.step(chunks, self.answers.decoding if decodes else None)
         if decodes:
             self._grow(1.0)
         together = self.policy.sharing == "together"
@@ -253,7 +243,7 @@ class Instance:
         self.steps += 1
         self.busy_s["encoding"] += spent - language.time_s
         self.busy_s["prefilling" if batch.chunks else "decoding"] += language.time_s
-        self.desk.span(self, start, batch, self.decoding.count if decodes else 0)
+        self.desk.span(self, start, batch, self.answers.decoding.count if decodes else 0)
         for request, index in batch.images:
             request.ready[index] |= self.encodes and self.reads
             self.desk.encoded(request, index, self)
@@ -279,7 +269,7 @@ class Instance:
         """Take decoding steps until a sequence ends, room is short, or something comes that can start."""
         start, prices = self.env.now, self._now(decodes=True)
         self._grow(steps)  # nobody else may take that room meanwhile
-        total = prices.step((), self.decoding, steps).time_s
+        total = prices.step((), self.answers.decoding, steps).time_s
         if steps <= 1:
             yield self.env.timeout(total)
         else:
@@ -292,61 +282,48 @@ class Instance:
                 yield self.env.timeout(max(0.0, total - passed))
         self.steps += steps
         self.busy_s["decoding"] += total
-        self.desk.span(self, start, Batch([], []), self.decoding.count)
+        self.desk.span(self, start, Batch([], []), self.answers.decoding.count)
         self._advance(steps)
 
     def _until(self, prices: Prices, passed: float, steps: float, total: float) -> tuple[float, float]:
         """The first step that ends no earlier, and when it does. Steps grow slowly, so that a guess is near."""
         count = min(steps, max(1.0, math.ceil(steps * passed / total - EPSILON)))
-        time_s = prices.step((), self.decoding, count).time_s
+        time_s = prices.step((), self.answers.decoding, count).time_s
         while time_s < passed and count < steps:
             count = min(steps, count + 1)
-            time_s = prices.step((), self.decoding, count).time_s
+            time_s = prices.step((), self.answers.decoding, count).time_s
         return count, time_s
 
     def _steps(self) -> float:
         """Decoding steps to the next end of a sequence, or as many as there is room for. Sequences give way if there is
         room for none.
         """
-        while self.decoding.count:
-            left = max(EPSILON, self._ends[0][0] - self._done)
-            slope = self.decoding.growth_byte * self.decoding.step_token if self.reads else 0.0
+        while self.answers.decoding.count:
+            left = self.answers.left
+            slope = self.answers.decoding.growth_byte * self.answers.decoding.step_token if self.reads else 0.0
             room = self.memory.free
             if not self.reads:
                 return left
             steps = left if slope <= 0 or room >= slope * left else max(0.0, float(math.floor(room / slope)))
-            while steps > 1 and self._growth_byte(steps) > room:  # an uneven cache may grow faster later
+            while steps > 1 and self.answers.growth_byte(steps) > room:  # an uneven cache may grow faster later
                 steps = float(math.floor(steps / 2))
-            if steps and (steps < 1 or self._growth_byte(steps) <= room):
+            if steps and (steps < 1 or self.answers.growth_byte(steps) <= room):
                 return steps
             if not self._preempt():
                 return left
         return 0.0
 
-    def _growth_byte(self, steps: float) -> float:
-        """What the caches of all sequences that decode grow by in so many steps."""
-        later = self.decoding.reads(steps * self.decoding.step_token).held_byte
-        return later - self.decoding.held_byte
-
     def _preempt(self) -> bool:
         """The latest sequence gives up its cache; its prompt and what it has answered are read again later."""
         if self.sequences < 2:
             return False
-        key, request = next(reversed(self.running.items()))
-        end = next(end for end, other in self._ends if other == key)
-        shape = request.shape
-        grown = shape.output - (end - self._done) * shape.step_token
-        self._ends.remove((end, key))
-        heapq.heapify(self._ends)
-        del self.running[key]
-        self.decoding.remove(key, shape, grown)
+        request, tokens = self.answers.give_up()
         self._grow()
         self.memory.unpin(request.pinned)
-        tokens = min(round(grown), shape.output - 1)
         request.pinned, request.computed = [], 0
         request.generated += tokens
         request.preempted += 1
-        old = shape.workload
+        old = request.shape.workload
         request.shape = self.prices.shape(
             replace(old, text_tokens=old.text_tokens + tokens, output_tokens=max(1, old.output_tokens - tokens))
         )
@@ -355,15 +332,7 @@ class Instance:
 
     def _advance(self, steps: float) -> None:
         """So many decoding steps are taken."""
-        self._done += steps
-        self.decoding.advance(steps * self.decoding.step_token)
-        done = []
-        while self._ends and self._ends[0][0] <= self._done + EPSILON:
-            end, key = heapq.heappop(self._ends)
-            request = self.running.pop(key)
-            grown = request.shape.output - (end - self._done) * request.shape.step_token
-            self.decoding.remove(key, request.shape, grown)
-            done.append(request)
+        done = self.answers.advance(steps)
         self._grow()
         for request in done:
             self.desk.answered(request, self)
