@@ -88,7 +88,7 @@ def test_a_server_with_nothing_else_to_do_takes_what_an_estimate_says(planner, p
 
 def test_so_it_does_in_a_runtime_and_the_host_prepares_others_meanwhile(planner, prices) -> None:
     workload = planner.request("single-image-chat", output=2)
-    deployment = planner.paced(Deployment(), runtime="vllm")
+    deployment = planner.paced(Deployment(), runtime="vllm-0.7")
     whole = planner.estimate("qwen2.5-vl-7b", "h100-sxm", workload, deployment=deployment)
     priced = Prices(planner.model("qwen2.5-vl-7b"), planner.device("h100-sxm"), deployment)
     one = Mix((Kind(workload, 1),))
