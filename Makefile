@@ -13,6 +13,7 @@ serve: $(VENV)/.installed-site
 test: $(VENV)/.installed-dev
 	scripts/chromium $(VENV)
 	scripts/check $(VENV)
+	-$(VENV)/bin/lvlm-atlas lab fetch # without photographs, the tests that run curves again are skipped
 	$(PYTHON) -m pytest -n 2 --dist loadfile
 
 # All that `make test` holds against one technique: make technique ID=my-method

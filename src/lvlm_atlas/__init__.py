@@ -7,35 +7,39 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from lvlm_atlas.atlas.root import data_root
-from lvlm_atlas.fault import AtlasError, Fault, FaultsError
-
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lvlm_atlas.atlas.root import data_root
+    from lvlm_atlas.fault import AtlasError, Fault, FaultsError
     from lvlm_atlas.graph.knowledge import KnowledgeBase
     from lvlm_atlas.planner.planner import Planner
     from lvlm_atlas.roofline.deployment import Deployment
 
 __all__ = ["AtlasError", "Deployment", "Fault", "FaultsError", "Planner", "data_root", "load"]
 
+_MODULES = {
+    "AtlasError": "fault", "Deployment": "roofline.deployment", "Fault": "fault", "FaultsError": "fault",
+    "Planner": "planner.planner", "data_root": "atlas.root",
+}  # fmt: skip
+"""Where what this package offers is defined; what a caller does not use is not imported."""
+
 
 def __getattr__(name: str) -> Any:
-    # What a caller does not use is not imported.
-    if name == "Planner":
-        from lvlm_atlas.planner.planner import Planner  # noqa: PLC0415
-
-        return Planner
-    if name == "Deployment":
-        from lvlm_atlas.roofline.deployment import Deployment  # noqa: PLC0415
-
-        return Deployment
+    if name in _MODULES:
+        return getattr(import_module(f"lvlm_atlas.{_MODULES[name]}"), name)
     if name == "__version__":
         from importlib.metadata import version  # noqa: PLC0415 - it takes longer than the rest of this file
 
         return version("lvlm-atlas")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def load(root: Path | str | None = None) -> KnowledgeBase:
@@ -49,6 +53,8 @@ def load(root: Path | str | None = None) -> KnowledgeBase:
         AtlasError: `atlas.yaml` names no catalog.
     """
     # Imported here, since every part of the package imports this file first.
+    from pathlib import Path  # noqa: PLC0415
+
     from lvlm_atlas.atlas.loader import load as read  # noqa: PLC0415
     from lvlm_atlas.atlas.overlay import resolved  # noqa: PLC0415
     from lvlm_atlas.graph.knowledge import KnowledgeBase  # noqa: PLC0415

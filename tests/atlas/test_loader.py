@@ -144,3 +144,12 @@ def test_loading_imports_nothing_heavy(root: Path) -> None:
         "heavy = {'torch', 'numpy', 'networkx', 'jinja2', 'bibtexparser'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code, str(root)], check=True)
+
+
+def test_the_package_has_what_it_offers_and_imports_none_of_it_before() -> None:
+    code = (
+        "import sys, lvlm_atlas as package; early = [name for name in sys.modules if name.startswith('lvlm_atlas.')];"
+        "assert not early, early; assert set(package.__all__) <= set(dir(package));"
+        "assert all(callable(getattr(package, name)) for name in package.__all__)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

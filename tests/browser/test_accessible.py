@@ -40,7 +40,8 @@ def test_axe_finds_nothing_serious_on_any_kind_of_page_in_either_scheme(
         page.emulate_media(color_scheme="light")
         page.goto(f"{address}/{path}", wait_until="load")
         page.evaluate(axe)
-        for scheme, rules in (("light", {}), ("dark", {"runOnly": ["color-contrast"]})):  # only colours differ
+        every = {"rules": {"target-size": {"enabled": True}}}
+        for scheme, rules in (("light", every), ("dark", {"runOnly": ["color-contrast"]})):  # only colours differ
             page.emulate_media(color_scheme=scheme)
             seen = page.evaluate("options => axe.run(document, options)", {"resultTypes": ["violations"], **rules})
             faults += [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -31,8 +32,8 @@ def test_from_home_over_the_matrix_to_a_technique(watched: Any) -> None:
     assert page.locator("h1").inner_text().startswith("FastV")
     page.locator(".la-lines").first.click()
     line = page.locator(".la-source a:target")
+    line.wait_for()  # a fold that is the target's opens by itself
     assert line.count() == 1
-    assert line.is_visible()
 
 
 def found(page: Any, typed: str) -> list[str]:
@@ -144,6 +145,19 @@ def test_the_scheme_follows_the_system_and_can_be_switched(watched: Any) -> None
     page.locator(".md-header__option label:not([hidden])").first.click()
     assert {before, page.evaluate(scheme)} == {"default", "slate"}
     assert page.evaluate(ground) != drawn
+
+
+def test_a_drawing_is_saved_as_a_file_that_needs_no_style_sheet(watched: Any, tmp_path: Path) -> None:
+    page = watched.open("models/qwen2.5-vl-7b.html")
+    with page.expect_download() as saved:
+        page.get_by_role("link", name="Save as SVG: Roofline").click()
+    assert saved.value.suggested_filename.endswith(".svg")
+    saved.value.save_as(tmp_path / "roof.svg")
+    drawn = ElementTree.parse(tmp_path / "roof.svg").getroot()  # noqa: S314  our own
+    roof = drawn.find(".//{*}path[@stroke-width]")
+    assert roof is not None
+    assert roof.attrib["stroke"].startswith(("rgb", "color"))
+    assert not any("class" in element.attrib for element in drawn.iter())
 
 
 def test_the_neighbourhood_can_be_walked_by_keyboard(watched: Any) -> None:

@@ -81,6 +81,15 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
         {**VIT, "model_type": "pixtral", "image_size": 56, "head_dim": 16}, {**TEXT, "model_type": "mistral"},
         {"tie_word_embeddings": False},
     ),
+    "ovis2": (
+        {**VIT, "image_size": 56, "vocab_size": 200, "hidden_stride": 2}, {**TEXT, "model_type": "qwen2"},
+        {"hidden_size": 96, "vocab_size": 100, "tie_word_embeddings": False},
+    ),
+    "ovis2 with biases": (
+        {**VIT, "image_size": 56, "vocab_size": 200, "qkv_bias": True, "mlp_bias": True},
+        {**TEXT, "model_type": "qwen2", "tie_word_embeddings": True},
+        {"hidden_size": 96, "vocab_size": 100, "tie_word_embeddings": True},
+    ),
     "glm4v": ({**QWEN, "image_size": 64, "out_hidden_size": 96}, TEXT, {}),
     "glm4v_moe": (
         {**QWEN, "image_size": 64, "attention_bias": True}, {**TEXT, **DEEPSEEK, "num_hidden_layers": 4}, {},

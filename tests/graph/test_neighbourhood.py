@@ -27,7 +27,7 @@ def test_the_neighbourhood_reads_outwards(kb: KnowledgeBase) -> None:
 
 def test_a_short_neighbourhood_shows_some_of_each_kind_and_names_the_rest(kb: KnowledgeBase) -> None:
     (row,) = (row for row in neighbourhood(kb, "specvlm-ji") if row.reads == "conflicts with")
-    edges = [replace(row.edge, strength=number / 10, evidence="predicted") for number in range(4)]
+    edges = [row.edge._replace(strength=number / 10, evidence="predicted") for number in range(4)]
     many = [Neighbour(1, row.id, row.reads, f"t{number}", edge) for number, edge in enumerate(edges)]
     first, second, rest, stated = folded([*many, row], 2)
     assert [each.other for each in (first, second) if isinstance(each, Neighbour)] == ["t3", "t2"]

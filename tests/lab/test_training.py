@@ -77,14 +77,15 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(name: str, tmp_path
 
 
 def test_rates_start_anew_where_a_phase_says_so_and_end_at_a_tenth() -> None:
-    first = 0
+    first, peak = 0, 1.0
     for at, phase in enumerate(recipe.PHASES):
-        if phase.restart:
-            assert recipe.rate_share(first) == pytest.approx(1 / recipe.WARM_UP, rel=0.01)
+        if phase.rate is not None:
+            peak = phase.rate
+            assert recipe.rate_share(first) == pytest.approx(peak / recipe.WARM_UP, rel=0.01)
         first += phase.steps
         following = recipe.PHASES[at + 1 : at + 2]
-        if not following or following[0].restart:
-            assert recipe.rate_share(first - 1) == pytest.approx(0.1, abs=0.01)
+        if not following or following[0].rate is not None:
+            assert recipe.rate_share(first - 1) == pytest.approx(0.1 * peak, abs=0.01)
 
 
 @every_shape

@@ -71,10 +71,13 @@ def test_the_ideal_is_never_slower_than_what_nvila_measures(planner: Planner, de
 
 
 def test_runtimes_come_near_what_nvila_measures(planner: Planner) -> None:
-    """Times to the first token of videos, which the fit of TinyChat has not seen one by one, within half."""
+    """Times to the first token of videos, which the fit of TinyChat has not seen one by one, within half. They begin
+    behind the decoding of the file.
+    """
+    decoded = Deployment(image_rate=1e9, video_rate=1e9)
     for (device, request_), (_, ttft_s) in README.items():
         if request_ == "video":
-            found = planner.estimate(nvila(planner), device, REQUESTS[request_], runtime="tinychat")
+            found = planner.estimate(nvila(planner), device, REQUESTS[request_], deployment=decoded, runtime="tinychat")
             assert 0.5 <= found.ttft_s / ttft_s <= 1.7, device
 
 

@@ -36,6 +36,19 @@ def test_divprune_gains_less_than_fastv_on_llava_1_5_where_python_starts_each_ke
     assert gain(planner, "divprune", None) > gain(planner, "fastv", None)
 
 
+def test_divprune_takes_longer_than_nothing_on_llava_next_where_many_tokens_stay(planner: Planner) -> None:
+    """The same user timed LLaVA-1.6-7B: 4.24 s plain, 3.77 s with FastV, 5.00 s with DivPrune, and named no budget. At
+    the 640 of 2,880 tokens that papers compare at, 3,840 kernels wait for Python.
+    """
+    request = planner.request(image="672x672", text=60, output=64)
+
+    def total_s(stack: str) -> float:
+        return planner.estimate("llava-next-7b-vicuna", "a100", request, stack=stack, runtime="transformers").total_s
+
+    plain = total_s("")
+    assert total_s("fastv:keep_ratio=0.2222") < plain < total_s("divprune:ratio=0.2222")
+
+
 def test_it_is_the_picks_that_turn_it_round(planner: Planner) -> None:
     """Six kernels a pick, each at a layer's host time over its kernels, while the device waits."""
     runtime = planner.runtime("transformers")

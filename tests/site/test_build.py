@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,19 @@ def test_the_same_data_give_the_same_files(odd: lvlm_atlas.KnowledgeBase, odd_ro
     one = generate(odd, tmp_path / "one")
     two = generate(lvlm_atlas.load(odd_root), tmp_path / "two")
     assert files(one) == files(two)
+
+
+def test_two_builds_in_two_folders_are_equal_byte_for_byte(odd_root: Path, odd_site: Path, tmp_path: Path) -> None:
+    again = tmp_path / "elsewhere" / "again"
+    code = (
+        "import lvlm_atlas; from pathlib import Path; from lvlm_atlas.site.build import build;"
+        f"build(lvlm_atlas.load({str(odd_root)!r}), Path({str(again)!r}))"
+    )
+    other_order = os.environ | {"PYTHONHASHSEED": "77", "TZ": "Pacific/Kiritimati"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=other_order, cwd=tmp_path)
+    one, two = files(odd_site), files(again)
+    assert one.keys() == two.keys()
+    assert [path for path in one if one[path] != two[path]] == []
 
 
 def test_a_root_without_a_site_uses_the_packaged_templates(odd_root: Path, odd_site: Path) -> None:

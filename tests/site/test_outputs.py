@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lvlm_atlas.site.blocks import marked, put_aside, put_back
-from lvlm_atlas.site.outputs import COLUMNS, MOST, broken, running, shown
+from lvlm_atlas.site.outputs import COLUMNS, FEW, MOST, broken, running, shown
 
 GUIDES = sorted((Path(__file__).resolve().parents[2] / "site/pages").glob("*.md"))
 
@@ -38,7 +38,7 @@ def test_what_is_printed_is_what_the_command_prints_its_first_lines_alone(checko
     many, refused = (unescape(printed[marked(line)]) for line in lines)
     rows = many.removeprefix("<pre><code>").split("\n")
     assert "kivi" in many or rows[MOST].startswith("… ")
-    assert len(rows) <= MOST + 3
+    assert len(rows) <= MOST + FEW + 2
     assert "nothing-of-the-kind" in refused
 
 

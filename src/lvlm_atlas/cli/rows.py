@@ -29,10 +29,12 @@ def by_pipeline(atlas: Atlas, techniques: Iterable[Technique]) -> list[Technique
 
 
 def technique_rows(atlas: Atlas, techniques: Iterable[Technique], listing: Listing) -> list[dict[str, Any]]:
-    """The techniques in pipeline order: whole entries where a program reads them, else what a table shows."""
+    """The techniques in pipeline order: whole entries where a program reads them, else what the listing shows."""
     ordered = by_pipeline(atlas, techniques)
     if listing in (Listing.json, Listing.jsonl):
         return [whole_row(atlas, technique) for technique in ordered]
+    if listing in (Listing.table, Listing.ids):  # needs no bibliography
+        return [{name: getattr(technique, name) for name in TECHNIQUE_LINE} for technique in ordered]
     return [table_row(atlas, technique) for technique in ordered]
 
 

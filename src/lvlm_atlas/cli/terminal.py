@@ -14,9 +14,9 @@ import shutil
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise, zip_longest
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 Piece = tuple[str, str]
 Line = tuple[Piece, ...]
@@ -60,13 +60,13 @@ class Text:
 
     def natural_width(self) -> int:
         """Cells of its longest line."""
-        return max(map(cells, self.plain.split("\n")))
+        return _longest_line(self.plain)
 
     def lines(self, width: int, wrap: bool = True) -> Iterator[Line]:
         """Its lines, broken to the width, or cut to it."""
         start = 0
         for line in self.plain.split("\n"):
-            cuts = [0, *(_breaks(line, width) if wrap else ()), len(line)]
+            cuts = [0, *(_breaks(line, width) if wrap and cells(line) > width else ()), len(line)]
             for one, two in pairwise(cuts):
                 kept = _cut(line[one:two], width)
                 yield self._slice(start + one, start + one + len(kept))
@@ -83,8 +83,7 @@ class Text:
         return tuple(pieces)
 
 
-@dataclass(frozen=True)
-class Indented:
+class Indented(NamedTuple):
     """A block further in."""
 
     block: Block
@@ -100,8 +99,7 @@ class Indented:
             yield ((" " * self.by, ""), *line)
 
 
-@dataclass(frozen=True)
-class Column:
+class Column(NamedTuple):
     """A column of a table."""
 
     name: str = ""
@@ -135,15 +133,15 @@ class Table:
         if any(column.cut for column in self.columns) and (over := self.natural_width() - width) > 0:
             yield from self._shortened(over).lines(width)
             return
-        widths = self._widths(width - self._frame)
-        if self.head and self.rows and self._breaks_words(widths):
+        natural, room = self._widths(None), width - self._frame
+        widths = natural if sum(natural) <= room else self._widths(room)
+        if self.head and self.rows and widths != natural and self._breaks_words(widths):
             floors = [self._longest_word(at) for at in range(len(widths))]
-            if sum(floors) > width - self._frame:
+            if sum(floors) > room:
                 yield from self._listed(width)
                 return
-            spare = [natural - floor for natural, floor in zip(self._widths(None), floors, strict=True)]
-            cut = sum(spare) + sum(floors) - (width - self._frame)
-            widths = _reduced(self._widths(None), cut, spare, spare)
+            spare = [most - floor for most, floor in zip(natural, floors, strict=True)]
+            widths = _reduced(natural, sum(spare) + sum(floors) - room, spare, spare)
         if self.head:
             yield ()
             for parts in _sunk(self._row([column.name for column in self.columns], widths, ["bold"] * len(widths))):
@@ -165,7 +163,7 @@ class Table:
                 over -= widest - room
                 for row in rows:
                     row[at] = shortened(row[at], room)
-        columns = [replace(column, cut=False) for column in self.columns]
+        columns = [column._replace(cut=False) for column in self.columns]
         return Table(columns, self.head, self.gap, [*rows])
 
     def _listed(self, width: int) -> Iterator[Line]:
@@ -227,8 +225,7 @@ class Table:
         """Cells of each column with its part of the gaps; of the widest ones fewer, if there are not so many."""
         texts = zip(*([column.name for column in self.columns], *self.rows), strict=True)
         widths = [
-            max(Text(text).natural_width() for text in column) + self._before(at) + self._after(at)
-            for at, column in enumerate(texts)
+            max(map(_longest_line, column)) + self._before(at) + self._after(at) for at, column in enumerate(texts)
         ]
         if most is None or sum(widths) <= most:
             return widths
@@ -286,6 +283,11 @@ def cells(text: str) -> int:
     return len(text) + sum(_cells_of(character) - 1 for character in text if not character.isascii())
 
 
+def _longest_line(text: str) -> int:
+    """Cells of the longest line of a text."""
+    return max(map(cells, text.split("\n")))
+
+
 def shortened(text: str, width: int) -> str:
     """A text that fits, ended with `…` where something is missing."""
     return text if cells(text) <= width else f"{_cut(text, width - 1).rstrip()}…"
@@ -307,12 +309,12 @@ def _styled(line: Line) -> str:
 
 def _breaks(text: str, width: int) -> Iterator[int]:
     """Where a line is broken: before the words that do not fit any more, and inside those that never would."""
-    used = 0
+    used, measured = 0, len if text.isascii() else cells
     for match in _WORD.finditer(text):
         start, word = match.start(), match[0]
-        needed = cells(word.rstrip())
+        needed = measured(word.rstrip())
         if needed <= width - used:
-            used += cells(word)
+            used += measured(word)
         elif needed > width:
             for part in _chopped(word, width):
                 if start:
@@ -321,7 +323,7 @@ def _breaks(text: str, width: int) -> Iterator[int]:
                 used = cells(part)
         elif used and start:
             yield start
-            used = cells(word)
+            used = measured(word)
 
 
 def _chopped(word: str, width: int) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lvlm_atlas.rows import frame, markdown
 from lvlm_atlas.schema.technique import Technique
@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from lvlm_atlas.graph.edges import Edge
 
 
-@dataclass(frozen=True)
-class Reason:
+class Reason(NamedTuple):
     """One condition that a technique meets, and what meets it."""
 
     condition: str
@@ -25,8 +24,7 @@ class Reason:
     """The edges it rests on: one, or a path of them."""
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One technique of an answer."""
 
     technique: Technique

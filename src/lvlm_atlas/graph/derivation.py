@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import combinations, product
+from typing import NamedTuple
 
 from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.schema.technique import Technique
@@ -19,8 +19,7 @@ Pairs = Iterator[tuple[str, str, str]]
 """Start, end and reason of each edge; the ends of a symmetric one in ascending order."""
 
 
-@dataclass(frozen=True)
-class Derivation:
+class Derivation(NamedTuple):
     """One rule."""
 
     id: str

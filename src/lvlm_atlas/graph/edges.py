@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.fault import AtlasError
@@ -17,8 +16,7 @@ Evidence = Literal["reported", "reasoned", "derived", "predicted", "measured"]
 """What an edge rests on: the terms of the vocabulary `evidence`."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Edge:
+class Edge(NamedTuple):
     """One statement about two things, with its reason and where that comes from."""
 
     start: str
@@ -27,12 +25,12 @@ class Edge:
     """What is stated: an interaction's id, or the field of the entry that states it."""
     end: str
     """What it is related to."""
-    symmetric: bool = False
-    """Whether it may be read from either end."""
     reason: str
     """Why, for a reader."""
     evidence: Evidence
     """What it rests on."""
+    symmetric: bool = False
+    """Whether it may be read from either end."""
     paper: str | None = None
     """Key of the source, if somebody wrote it."""
     place: str | None = None
@@ -96,7 +94,7 @@ def edges_by_law(laws: Laws, start: str, end: str, kind: str | None = None) -> I
 
 
 def _with_rules(stated: Edge, rules: tuple[str, ...]) -> Edge:
-    return replace(stated, rules=rules) if rules else stated
+    return stated._replace(rules=rules) if rules else stated
 
 
 def _agreeing(stated: Edge, derived: Iterable[Edge], laws: Laws) -> Iterator[str]:

@@ -30,7 +30,7 @@ COMPARISONS: dict[str, Callable[[int, int], bool]] = {
 _YEAR = re.compile(r"([<>]=?|=)?([0-9]{4})")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Field(ABC):
     """One field."""
 
@@ -65,7 +65,7 @@ class Field(ABC):
         return words[folded(value)]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class TermField(Field):
     """A field whose values are the terms of a vocabulary; a broader term finds the narrower ones."""
 
@@ -93,7 +93,7 @@ class TermField(Field):
         return f"{id_}, {self.detail(technique, id_)}" if self.detail else id_
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ReliefField(Field):
     """The walls a technique moves: `stage/bound`, or either alone."""
 
@@ -132,7 +132,7 @@ class ReliefField(Field):
         raise UnknownValueError(f"{self.name} is never {value!r}; {suggestion(value, self.known(atlas))}")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ChoiceField(Field):
     """A field with a few fixed values."""
 
@@ -151,7 +151,7 @@ class ChoiceField(Field):
         return lambda t: f"{self.name}: {wanted}" if wanted in self.of(atlas, t) else None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class PaperField(Field):
     """The works that define a technique, by key."""
 
@@ -165,7 +165,7 @@ class PaperField(Field):
         return lambda t: f"paper: {wanted}" if wanted in (t.paper, *t.also) else None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ModelField(Field):
     """The models of reported numbers."""
 
@@ -183,7 +183,7 @@ class ModelField(Field):
         return lambda t: _said(self.name, (e.model_given for e in t.reported if e.model_given == wanted))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class YearField(Field):
     """The year of the introducing paper."""
 

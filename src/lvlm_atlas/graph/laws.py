@@ -7,8 +7,8 @@ the techniques that somebody asks about, and none is stored.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.atlas.places import effect_place
@@ -18,8 +18,7 @@ from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.schema.vocabulary import PositionTerm, QuantityTerm
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(NamedTuple):
     """One effect of a technique and where in the pipeline it happens."""
 
     technique: Technique
@@ -55,8 +54,7 @@ Reason = Callable[[Collection[Placed], Collection[Placed]], str | None]
 """Why the first technique stands so to the second, from the effects of both; None if it does not."""
 
 
-@dataclass(frozen=True)
-class Law:
+class Law(NamedTuple):
     """One law."""
 
     id: str

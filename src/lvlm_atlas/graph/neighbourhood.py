@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from lvlm_atlas.graph.edges import Edge
 from lvlm_atlas.graph.interactions import Interactions
@@ -13,8 +13,7 @@ from lvlm_atlas.graph.relations import reading
 from lvlm_atlas.schema.vocabulary import PositionTerm
 
 
-@dataclass(frozen=True)
-class Neighbour:
+class Neighbour(NamedTuple):
     """One interaction, read outwards from the technique that is nearer to the middle."""
 
     step: int
@@ -46,8 +45,7 @@ def neighbourhood(kb: Interactions, id_: str, depth: int = 1) -> tuple[Neighbour
     return tuple(sorted(rows, key=lambda row: (row.step, row.id, row.edge.kind, row.other)))
 
 
-@dataclass(frozen=True)
-class Remainder:
+class Remainder(NamedTuple):
     """Interactions of one technique that a short list leaves out, of one kind, step and direction."""
 
     step: int
@@ -81,8 +79,7 @@ def informative_first(edge: Edge) -> tuple[bool, float]:
     return edge.evidence == "derived", -edge.strength
 
 
-@dataclass(frozen=True)
-class ByLaw:
+class ByLaw(NamedTuple):
     """What the laws say of one technique, by places and quantities instead of the names of all others."""
 
     id: str

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.atlas.shelves import UnknownIdError
@@ -14,8 +13,7 @@ if TYPE_CHECKING:
     from lvlm_atlas.graph.edges import Edge
 
 
-@dataclass(frozen=True)
-class Relation:
+class Relation(NamedTuple):
     """One reading of a kind of interaction."""
 
     name: str

@@ -267,7 +267,9 @@ class Planner:
         from lvlm_atlas.planner.optimiser import plan
 
         if task is not None and keep_quality is None:
-            raise AtlasError("a task says whose answers to keep; give the share of them too, keep_quality")
+            raise AtlasError(
+                "a task says whose answers to keep; give the share of them too, keep_quality or --keep-quality"
+            )
         deployment = deployment or self.paced(Deployment(), efficiency=(TYPICAL if slo else IDEAL).name)
         baseline = self.estimate(model, hardware, workload, deployment=deployment)
         objective = Objective(

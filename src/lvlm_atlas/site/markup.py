@@ -17,7 +17,7 @@ _SPACE = re.compile(r"\s+")
 _UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff\ufeff]")
 _SIGN = re.compile(r"[^A-Za-z0-9 ,;()/'%.?\x80-\U0010ffff-]")
 """What may mean something inside a line: ASCII, but for letters, digits and a few signs that never do."""
-_INDEXED = re.compile(r"(?<!\w)(?<!&#95;)([A-Z])&#95;(in|[a-z])(?!\w|&#95;)")
+_INDEXED = re.compile(r"(?<!\w)(?<!&#95;)([A-Z])&#95;(in|[a-zL])(?![A-Za-z0-9]|&#95;)")
 """A symbol of a formula with its index, written so that Markdown reads no mark in it."""
 _MARKS = re.compile(r"`([^`]+)`|(?<![\w*])\*(?=[^\s*])([^*`]*[^\s*`])\*(?![\w*])")
 

@@ -20,8 +20,8 @@ from lvlm_atlas.site.blocks import Blocks, mark, marked
 
 COLUMNS = 76
 """Characters in a line of commands and of what they print: what a page shows on a screen of 1280 pixels."""
-MOST = 24
-"""Lines of an output that are shown."""
+MOST, FEW = 24, 6
+"""Lines of an output that are shown, and so many more where they are the last."""
 _FENCE = re.compile(r"^```console( output)?\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
 
 
@@ -90,5 +90,5 @@ def running(commands: Iterable[str], root: Path) -> Iterator[Callable[[], Blocks
 def _html(out: str, err: str) -> str:
     """What a command printed, its first lines alone."""
     rows = [row.rstrip() for row in (out + err).strip("\n").splitlines()]
-    more = [f"… {len(rows) - MOST} more lines"] if len(rows) > MOST + 1 else []
+    more = [f"… {len(rows) - MOST} more lines"] if len(rows) > MOST + FEW else []
     return f"<pre><code>{escape(chr(10).join((rows[:MOST] if more else rows) + more), quote=False)}\n</code></pre>"

@@ -17,10 +17,12 @@ from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.schema.vocabulary import PositionTerm, StageTerm
 from lvlm_atlas.site.markup import clean
 
-_INDEXED = re.compile(r"\b([A-Z])_(in|[a-z])\b")
+_INDEXED = re.compile(r"\b([A-Z])_(in|[a-zL])(?![A-Za-z0-9_])")
 Href = Callable[[str, str], str]
 """Address of a thing, by kind and id."""
 
+_SHORT = 20
+"""Letters of a name that fit into half the width of a phone's drawing."""
 FLOW = {
     "encoding": ("vision tokens", "N_v of N_p patches"),
     "prefilling": ("KV cache", "N_v + N_t entries"),
@@ -96,9 +98,11 @@ def pipeline(atlas: Atlas, href: Href, *, tall: bool) -> Markup:
              label("F × H × W pixels", 20 if tall else 4, 40 if tall else 56, "la-t la-small")]  # fmt: skip
     body.append(_arrow(200, 46, 200, 62) if tall else _arrow(4, 72, 124, 72))
     for stage in request:
-        rows = -(-len(_positions(atlas, stage.id)) // 2) if tall else depth
-        height = 104 + 22 * rows
-        body.append(_stage(atlas, stage, href, left, top, box, height, columns=2 if tall else 1))
+        places = _positions(atlas, stage.id)
+        # On a phone two names stand side by side where they are short enough.
+        columns = 2 if tall and all(len(place.name or place.id) <= _SHORT for place in places) else 1
+        height = 104 + 22 * (-(-len(places) // columns) if tall else depth)
+        body.append(_stage(atlas, stage, href, left, top, box, height, columns=columns))
         what, much = FLOW.get(stage.id, ("", ""))
         if tall:
             body.append(_arrow(200, top + height + 4, 200, top + height + 40))

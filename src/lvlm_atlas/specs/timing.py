@@ -49,7 +49,7 @@ class Timing:
             AtlasError: as of `roofline.estimate.estimate`.
         """
         deployment = replace(self.deployment, runtime=runtime)
-        if self.metric.startswith("stages."):  # printed of the device, whatever comes before it
+        if runtime and runtime.host.image_pixel_s:  # a plain core's, which sources of such runtimes do not time
             deployment = replace(deployment, image_rate=MOST_RATE, video_rate=MOST_RATE)
         return _value(estimate(self.model, self.device, self.workload, deployment), self.metric)
 

@@ -13,6 +13,7 @@ from lvlm_atlas.roofline.tokens.anyres_max import anyres_max
 from lvlm_atlas.roofline.tokens.anyres_unpad import anyres_unpad
 from lvlm_atlas.roofline.tokens.canvas import select_canvas
 from lvlm_atlas.roofline.tokens.canvas_tiles import canvas_tiles
+from lvlm_atlas.roofline.tokens.covering_tiles import covering_tiles
 from lvlm_atlas.roofline.tokens.dynamic_tiling import dynamic_tiling
 from lvlm_atlas.roofline.tokens.fixed import fixed
 from lvlm_atlas.roofline.tokens.idefics3_split import idefics3_split, split_grid
@@ -254,3 +255,16 @@ def test_llama_4_pads_to_the_canvas_that_enlarges_least(published_alone, sizes):
         tall, wide = (int(side) // 336 for side in fit((height, width), canvases))
         visual = canvas_tiles([(width, height)], **constants)
         assert tiles_of(visual) == tall * wide + (tall * wide > 1), (width, height)
+
+
+def test_ovis2_takes_as_few_tiles_as_show_nine_tenths(published_alone, sizes):
+    names = ("split_image_into_grid", "compute_patch_covering_area", "get_all_supported_aspect_ratios")
+    grid_of = published_alone("models.ovis2.image_processing_ovis2", "get_min_tile_covering_grid", *names)
+    constants = {"tile": 448, "patch": 14, "max_tiles": 9, "token_per_tile": 256}
+    for width, height in sizes:
+        rows, columns = grid_of((height, width), 448, 9)
+        count = rows * columns + (rows * columns > 1)
+        visual = covering_tiles([(width, height)], **constants)
+        assert tiles_of(visual) == count, (width, height)
+        marks = 3 + rows * (columns - 1) + rows - 1
+        assert visual.llm_token == 256 * count + marks

@@ -28,6 +28,7 @@ PARAMS = {
     "mllama_canvas": {"tile": 560, "patch": 14, "max_tiles": 4},
     "minicpm_slice": {"scale": 448, "patch": 14, "max_slices": 9, "queries": 64},
     "deepseek_vl2_tiles": {"tile": 384, "patch": 14, "merge": 2, "max_tiles": 9, "max_tiled_images": 2},
+    "covering_tiles": {"tile": 448, "patch": 14, "max_tiles": 9, "token_per_tile": 256},
     "hd_transform": {"tile": 336, "patch": 14, "class_token": True, "merge": 2, "num_crops": 16},
     "idefics3_split": {"tile": 384, "patch": 14, "longest_edge": 1536, "token_per_tile": 81},
     "dynamic_s2": {"patch": 14, "scales": [448, 896, 1344], "max_tiles": 12, "token_per_tile": 256},
@@ -50,8 +51,8 @@ IMAGE_RULES = sorted(name for name in rules() if not name.startswith("video_"))
 VIDEO_RULES = sorted(name for name in rules() if name.startswith("video_"))
 BOUND = {
     "fixed": 5, "dynamic_tiling": 13, "anyres_unpad": 3, "anyres_max": 37, "mllama_canvas": 1, "minicpm_slice": 10,
-    "deepseek_vl2_tiles": 10, "hd_transform": 17, "idefics3_split": 17, "dynamic_s2": 17, "smart_resize": 1,
-    "still_clip_resize": 1, "pixtral_grid": 1, "navit_pad": 1, "patch_budget": 1, "canvas_tiles": 17,
+    "covering_tiles": 10, "deepseek_vl2_tiles": 10, "hd_transform": 17, "idefics3_split": 17, "dynamic_s2": 17,
+    "smart_resize": 1, "still_clip_resize": 1, "pixtral_grid": 1, "navit_pad": 1, "patch_budget": 1, "canvas_tiles": 17,
 }  # fmt: skip
 """Most encoder sequences of an image under the constants above."""
 SIZES = st.tuples(st.integers(1, 8000), st.integers(1, 8000)).filter(lambda size: max(size) <= 200 * min(size))

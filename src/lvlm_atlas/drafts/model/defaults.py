@@ -102,6 +102,11 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "projector_type": "downsample_mlp_gelu", "input_dim": 1152, "n_embed": 2048, "depth": 2, "mlp_ratio": 1,
         "downsample_ratio": 2,
     },
+    "Ovis2VisionConfig": {
+        "hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 24, "num_attention_heads": 8,
+        "image_size": 224, "patch_size": 14, "hidden_act": "silu", "vocab_size": 16384, "hidden_stride": 1,
+        "num_visual_indicator_tokens": 5, "qkv_bias": False, "mlp_bias": False,
+    },
     "Llama4TextConfig": {
         "vocab_size": 202048, "hidden_size": 5120, "intermediate_size": 8192, "num_hidden_layers": 48,
         "num_attention_heads": 40, "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": False,

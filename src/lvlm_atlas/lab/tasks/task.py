@@ -79,7 +79,7 @@ TASKS: dict[str, Task] = {
         Task("count", "how many of a thing there are: all of them must be kept", 0.85, _still(stills.count)),
         Task("read", "three to six characters: fine detail, over several steps", 0.7, _still(stills.read)),
         Task("chart", "which bar is the tallest: thin structures", 0.7, _still(stills.chart)),
-        Task("caption", "all things and their cells, 8 to 20 words: a long answer", 0.7, _still(stills.caption)),
+        Task("caption", "all things and their cells, 8 to 20 words: a long answer", 0.85, _still(stills.caption)),
         Task("images", "which of four pictures shows a thing", 0.85, _several(frames.images, frames.which)),
         Task("needle", "which of eight frames of a clip shows a thing", 0.85, _several(frames.needle, frames.which)),
         Task("burst", "which of eight pictures showed a thing, asked after them", 0.85,
@@ -95,7 +95,7 @@ def training_sample(random: np.random.Generator, kind: str, most_words: int) -> 
 
     Args:
         random: draws them.
-        kind: `still`, `chart` and `count` (stills that are asked for that), `images`, `needle` or `burst`.
+        kind: `still`, `chart`, `count` and `caption` (stills that are asked for that), `images`, `needle` or `burst`.
         most_words: room for questions and answers, a word more each for the end of a question and of an answer.
     """
     if kind == "still":
@@ -110,7 +110,7 @@ def training_sample(random: np.random.Generator, kind: str, most_words: int) -> 
     return Sample(pictures, _fitting(_on_frames(random, pictures, kind), most_words))
 
 
-_ALONE: dict[str, stills.Ask] = {"chart": stills.chart, "count": stills.count}
+_ALONE: dict[str, stills.Ask] = {"chart": stills.chart, "count": stills.count, "caption": stills.caption}
 """Questions on stills that take longer to learn than others."""
 
 
@@ -119,7 +119,7 @@ def _alone(random: np.random.Generator, picture: Scene, ask: stills.Ask) -> Iter
     for _ in range(4):
         if turn := ask(random, picture):
             yield turn
-        if ask is stills.chart:
+        if ask is not stills.count:
             break
     while True:
         yield _quick(random, picture)

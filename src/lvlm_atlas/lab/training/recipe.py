@@ -17,8 +17,8 @@ class Phase:
     """How often a step shows pictures of a kind (`training_sample`)."""
     language: bool = True
     """Whether the whole model is trained; else the encoder alone, to tell what each patch shows."""
-    restart: bool = True
-    """Whether the learning rate starts anew; else it goes on falling from the phase before."""
+    rate: float | None = 1.0
+    """Share of the learning rates that it starts at; None: they go on falling from the phase before."""
 
 
 FRAMES = 32
@@ -28,8 +28,9 @@ WORDS = 48
 PHASES = (
     Phase(700, {"still": 1.0}, language=False),
     Phase(1_100, {"still": 1.0}),
-    Phase(700, {"still": 0.5, "images": 0.15, "needle": 0.15, "burst": 0.2}, restart=False),
+    Phase(700, {"still": 0.5, "images": 0.15, "needle": 0.15, "burst": 0.2}, rate=None),
     Phase(1_000, {"still": 0.15, "chart": 0.15, "count": 0.1, "images": 0.2, "needle": 0.2, "burst": 0.2}),
+    Phase(600, {"still": 0.1, "chart": 0.25, "caption": 0.2, "needle": 0.2, "burst": 0.25}, rate=0.6),
 )
 MATRIX_RATE, OTHER_RATE = 3e-3, 3e-3
 """Learning rates of matrices, whose updates Muon makes orthogonal (scaled to the size of AdamW's), and of all else."""
@@ -50,13 +51,16 @@ def phase_of(step: int) -> Phase:
 
 def rate_share(step: int) -> float:
     """Of the learning rates, what a step gets: warmed up, then falling as a cosine to a tenth."""
-    first = length = 0
+    first, length, peak = 0, 0, 1.0
     for phase in PHASES:
-        if phase.restart and step < first + length:
+        if phase.rate is None:
+            length += phase.steps
+        elif step < first + length:
             break
-        first, length = (first + length, phase.steps) if phase.restart else (first, length + phase.steps)
+        else:
+            first, length, peak = first + length, phase.steps, phase.rate
     within = step - first
-    return min(1.0, (within + 1) / WARM_UP) * (0.55 + 0.45 * math.cos(math.pi * within / length))
+    return peak * min(1.0, (within + 1) / WARM_UP) * (0.55 + 0.45 * math.cos(math.pi * within / length))
 
 
 def total() -> int:

@@ -29,7 +29,15 @@ from lvlm_atlas.reference.lvlm.weights import fill
 
 SAVE_EVERY = 50
 """Steps between two times that a run is kept."""
-PICTURES = {"still": 1, "chart": 1, "count": 1, "images": IMAGES, "needle": VIDEO_FRAMES, "burst": VIDEO_FRAMES}
+PICTURES = {
+    "still": 1,
+    "chart": 1,
+    "count": 1,
+    "caption": 1,
+    "images": IMAGES,
+    "needle": VIDEO_FRAMES,
+    "burst": VIDEO_FRAMES,
+}
 """Frames of a sample of each kind."""
 
 

@@ -189,6 +189,8 @@ class _Acting:
     def _look(self, entries: Entries, probe: Probe) -> Tensor:
         """The attention (B, G, S) that a layer's text pays, in shares of 1."""
         batch, groups, length = entries.key_BGSd.shape[:3]
+        if entries.uneven:
+            raise Refusal("HybridKV decides on the whole prompt; leave out the technique that evicts some of it")
         if batch > 1 or entries.real_BGS is not None:
             raise Refusal("HybridKV tells heads apart by one prompt; ask one request a time")
         weight_BHRS = probe.rows(slice(-min(self.setting.window, length), None))

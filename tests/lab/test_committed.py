@@ -1,0 +1,52 @@
+"""The committed curves, run again in part: what comes out lies within their intervals. Needs the lab's photographs."""
+
+from __future__ import annotations
+
+import pytest
+
+from lvlm_atlas import load
+from lvlm_atlas.atlas.root import data_root
+from lvlm_atlas.lab.curves import curve
+from lvlm_atlas.lab.curves.curve import CurveJob, carry_out
+from lvlm_atlas.lab.photographs.collection import collection, place
+from lvlm_atlas.lab.training.checkpoint import known
+from lvlm_atlas.schema.curve import Curve
+from lvlm_atlas.specs.answers import kept, tasks_of
+
+ROOT = data_root()
+EVERY, TASKS_RUN = 24, 2
+"""Of the curves in order of their names every so many-th runs again, on so many of its tasks."""
+CURVES = [curve_ for at, curve_ in enumerate(load(ROOT).atlas.curves.values()) if at % EVERY == 0]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def photographs():
+    if not place().is_file():
+        pytest.skip("the lab's photographs are not here; `lvlm-atlas lab fetch` brings them")
+    collection.cache_clear()
+    yield
+    for each in (collection, curve._model, curve._sat):
+        each.cache_clear()
+
+
+@pytest.mark.catalog
+@pytest.mark.parametrize("committed", CURVES, ids=[each.id for each in CURVES])
+def test_a_committed_curve_comes_out_again(committed: Curve) -> None:
+    tasks = tasks_of(committed)[:TASKS_RUN]
+    counted = next(each for each in committed.tasks if each.task == tasks[0])
+    samples = counted.of
+    job = CurveJob(
+        technique=load(ROOT).technique(committed.id), root=str(ROOT), checkpoints=tuple(committed.checkpoints),
+        samples=samples, tasks=tasks, device="cpu",
+    )  # fmt: skip
+    answer = carry_out(job)
+    assert answer.failed is None
+    again = committed.model_copy(update={"tasks": answer.tasks})
+    for one, other in zip(kept(committed, tasks), kept(again, tasks), strict=True):
+        assert one.setting == other.setting
+        assert abs(one.share - other.share) <= one.margin + 1 / samples
+
+
+def test_the_weights_of_committed_models_are_those_of_their_records() -> None:
+    for checkpoint in known(ROOT).values():
+        curve.load(ROOT, checkpoint)
