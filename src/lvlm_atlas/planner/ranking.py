@@ -146,7 +146,7 @@ class Ranking:
             if len(self._fields) == 1 and not self.limits:
                 end = step_end(point[1], self._goal_of(self.base))
                 for kind in kinds:
-                    if stack.risk <= kind[0] and stack.full <= kind[1] and stack.count <= kind[2]:
+                    if point[2] <= kind[0] and stack.full <= kind[1] and stack.count <= kind[2]:
                         ends[kind] = min(end, ends.get(kind, math.inf))
             return point, self._tie(stack, cost)
 

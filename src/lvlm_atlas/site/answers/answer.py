@@ -42,6 +42,14 @@ class Searches:
     def __init__(self, kb: KnowledgeBase) -> None:
         self.kb = kb
         self._known: dict[tuple[str, ...], tuple[Search, tuple[Stack, ...]]] = {}
+        self._risks: dict[tuple[str, ...], StackRisk] = {}
+
+    def risk(self, candidates: Sequence[Candidate], costs: Costs) -> StackRisk:
+        """The risk of their stacks on a request; what sources report of each is looked up once."""
+        ids = tuple(each.id for each in candidates)
+        if ids not in self._risks:
+            self._risks[ids] = StackRisk.among(self.kb, candidates, costs, RISKS.index(RISK))
+        return changed(self._risks[ids], costs=costs)
 
     def of(self, candidates: Sequence[Candidate]) -> tuple[Search, tuple[Stack, ...]]:
         """The search over some techniques at their defaults, and its stacks."""
@@ -127,7 +135,7 @@ class Answers:
         self, goal: str, baseline: Estimate, asked: Asked, costs: Costs, base: Cost
     ) -> Iterator[tuple[list[int], str, int]]:
         """The stacks of the front: places of their techniques among those tried, what they cost, their risk."""
-        risk = StackRisk.among(self.content.kb, asked.candidates.searched, costs, RISKS.index(RISK))
+        risk = self.searches.risk(asked.candidates.searched, costs)
         for stack in Ranking(costs, baseline, METRICS[goal], (), {}, asked.stacks, risk).front():
             if stack.bits:
                 members = [index for index in range(len(costs.techniques)) if stack.bits >> index & 1]

@@ -9,7 +9,8 @@ Departs:
 1. The encoder is that of the model, and sees frames one by one; the authors' sees a clip at once.
 2. The weights of the MLP are random unless trained ones are given.
 3. Frames that fill no clip are refused, as the code fails on them.
-4. The drop inside the LLM, the video level, is PyramidDrop with shares of its own, and is stacked as that.
+4. Frames of no more patches than tokens are asked for are not merged; the code fails on them.
+5. The drop inside the LLM, the video level, is PyramidDrop with shares of its own, and is stacked as that.
 
 F frames, N patches of a frame, P = c N patches of a clip of c frames, D width.
 """
@@ -89,18 +90,18 @@ class _Acting:
     projector: nn.Sequential
 
     def adapt(self, at: Adapter) -> Tensor:
-        """The vision tokens (F / c, c · `tokens_per_frame`, D) of each clip.
+        """The vision tokens (F / c, c · min(`tokens_per_frame`, N), D) of each clip.
 
         Raises:
-            Refusal: frames are left over, are tiles of an image, or have no more patches than tokens are asked for.
+            Refusal: frames are left over, or are tiles of an image.
         """
         clip, wanted = self.setting.clip_frames, self.setting.tokens_per_frame
         frames, patches = at.hidden_FND.shape[:2]
         if frames % clip or (at.views and clip > 1):
             what = "tiles of an image are no frames" if at.views else f"it does not divide {frames} frames"
             raise Refusal(f"clip_frames {clip} joins frames of a video, and {what}; give 1")
-        if patches <= wanted:
-            raise Refusal(f"tokens_per_frame must be below {patches}, the patches of a frame, got {wanted}")
         patch_BPD = at.hidden_FND.reshape(frames // clip, clip * patches, -1)
-        out: Tensor = self.projector(merged(patch_BPD, clip * wanted, self.run.config.vision.num_attention_heads))
+        out: Tensor = self.projector(
+            merged(patch_BPD, clip * min(wanted, patches), self.run.config.vision.num_attention_heads)
+        )
         return out
