@@ -129,6 +129,8 @@ def run_curves(
                     advance(f"{answer.technique} FAILED: {answer.failed}")
                 elif answer.untrained:
                     advance(f"{answer.technique}: brings weights that are not trained here, no curve")
+                elif answer.declined:
+                    advance(f"{answer.technique}: declines these models: {answer.declined}")
                 else:
                     write(own, answer, hashes, device)
                     advance(f"{answer.technique}: {answer.knob or 'no knob'}, {len(answer.tasks)} curves")

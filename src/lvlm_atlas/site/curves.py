@@ -28,6 +28,8 @@ NEAR = 0.25
 """Share of its cost at which techniques are compared."""
 ENOUGH = 0.95
 """Share of the answers that counts as kept."""
+SPARED = 0.98
+"""Share of its cost that a technique must come below, at some setting, to be compared by it."""
 LINES = 5
 """Lines of a plot beside the baselines'."""
 
@@ -66,7 +68,7 @@ class Curves:
         tables: dict[str, list[Row]] = {cost: [] for cost in COST}
         for id_, curve in self.atlas.curves.items():
             settings = kept(curve)
-            if settings:
+            if settings and min(each.cost[curve.main_cost] for each in settings) < SPARED:
                 near = min(settings, key=lambda each: abs(each.cost[curve.main_cost] - NEAR))
                 by_task = {
                     task: next(each for each in kept(curve, (task,)) if each.setting == near.setting)

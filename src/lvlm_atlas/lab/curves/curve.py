@@ -26,8 +26,8 @@ from lvlm_atlas.schema.curve import CurvePoint, TaskCurve
 from lvlm_atlas.schema.record import Record
 from lvlm_atlas.schema.technique import Technique
 
-PROBES = ("where", "needle")
-"""Tasks with a picture and with several, on one sample each of which settings are compared."""
+PROBES = ("where", "needle", "burst")
+"""Tasks with a picture, with several, and in a session, on one sample each of which settings are compared."""
 
 
 class CurveJob(Record):
@@ -55,6 +55,8 @@ class CurveAnswer(Record):
     idle: tuple[str, ...] = ()
     untrained: bool = False
     """Whether it brings weights of its own, which would be random here; then nothing was run."""
+    declined: str | None = None
+    """What it says where it declines the model in every setting; then nothing was run either."""
     failed: str | None = None
     """What went wrong; None: nothing."""
 
@@ -95,6 +97,8 @@ def _carried_out(job: CurveJob) -> CurveAnswer:
     technique, first = job.technique, job.checkpoints[0]
     forget_modules(_model(job.root, first, job.device))
     found = knob(technique, lambda setting: _probed(job, first, setting))
+    if found is None:
+        return CurveAnswer(technique=technique.id, declined=_declined(job, first))
     if random_weights(_model(job.root, first, job.device)):
         return CurveAnswer(technique=technique.id, untrained=True)
     curves: list[TaskCurve] = []
@@ -144,6 +148,16 @@ def _probed(job: CurveJob, checkpoint: str, setting: Settings) -> Costs | None:
             continue
         full.append(cost(sat.full.trace))
     return ratios(total(costs), total(full)) if costs else None
+
+
+def _declined(job: CurveJob, checkpoint: str) -> str:
+    """What a technique says that declines the model."""
+    (sat,) = _sat(job.root, checkpoint, PROBES[0], 1, job.device)
+    try:
+        _answered(job, _model(job.root, checkpoint, job.device), TASKS[PROBES[0]], sat.sample, {})
+    except (Refusal, ValueError) as error:
+        return str(error)
+    return "it takes its defaults, but none of the settings that its entry names"
 
 
 def _idle(job: CurveJob, model: LVLM, task: Task, sat: Sat, found: Knob) -> bool:

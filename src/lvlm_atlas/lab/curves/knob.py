@@ -34,17 +34,19 @@ class Knob:
     """The main cost falling."""
 
 
-def knob(technique: Technique, cost_of: Callable[[Settings], Costs | None]) -> Knob:
+def knob(technique: Technique, cost_of: Callable[[Settings], Costs | None]) -> Knob | None:
     """The parameter that changes most of any cost, at values whose costs lie near `TARGETS`, and the base setting.
 
     Args:
         technique: the entry.
         cost_of: what a run at a setting costs, as shares of the run without techniques; None where it is refused.
 
-    Raises:
-        ValueError: every setting that the entry names is refused.
+    Returns None where the defaults and every setting that the entry names are refused.
     """
-    base, own = _base(technique, cost_of)
+    begun = _base(technique, cost_of)
+    if begun is None:
+        return None
+    base, own = begun
     best: tuple[float, str, str, list[tuple[float, Settings]]] | None = None
     for name, parameter in technique.parameters.items():
         tried = [(base | {name: value}) for value in values(technique, name, parameter)]
@@ -82,12 +84,12 @@ def values(technique: Technique, name: str, parameter: Parameter) -> Iterator[Se
             yield value
 
 
-def _base(technique: Technique, cost_of: Callable[[Settings], Costs | None]) -> tuple[Settings, Costs]:
+def _base(technique: Technique, cost_of: Callable[[Settings], Costs | None]) -> tuple[Settings, Costs] | None:
     """The defaults, or else the first of the entry's settings that the model takes."""
     for setting in ({}, *authored(technique)):
         if setting != technique.neutral and (costs := cost_of(dict(setting))):
             return dict(setting), costs
-    raise ValueError("every setting that the entry names is refused on the lab's model")
+    return None
 
 
 def _spread(points: list[tuple[float, Settings]]) -> Iterator[Settings]:
