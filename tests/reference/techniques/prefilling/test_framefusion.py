@@ -212,3 +212,13 @@ def test_what_does_not_fit_is_refused(lvlm: LVLM) -> None:
     for wrong in ({"cost": 0.0}, {"cost": 1.1}, {"similarity": 1.5}, {"least_merged": -0.1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             FrameFusion(**wrong)
+
+
+def test_a_question_without_frames_goes_through_behind_a_video() -> None:
+    lvlm = LVLM.random("tiny")
+    request = random_request(lvlm.config, frames=4, text_tokens=6, max_new_tokens=2)
+    session = lvlm.stream([FrameFusion(cost=0.6)])
+    session.see(request.frames_F3HW)
+    asked = session.ask(request.text_N, 2)
+    assert asked.trace.llm_vision_tokens[0] == 0
+    assert len(asked.tokens_N) == 2

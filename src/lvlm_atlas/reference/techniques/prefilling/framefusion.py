@@ -218,4 +218,4 @@ class Fusing:
         lengths = [length for length in self.run.prompt.span_lengths if length] if self.run.prompt else [vision]
         if len({*lengths}) > 1:
             raise Refusal(f"FrameFusion compares frames of equally many tokens, got {lengths}; leave one out")
-        return torch.arange(vision, device=sequence.hidden_BND.device) % max(1, *lengths)
+        return torch.arange(vision, device=sequence.hidden_BND.device) % max([1, *lengths])
