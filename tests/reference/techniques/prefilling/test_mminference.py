@@ -195,3 +195,13 @@ def test_an_even_attention_gains_nothing(device: str) -> None:
 def test_illegal_values_are_told(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         MMInference(**wrong)
+
+
+def test_a_question_without_frames_goes_through_behind_a_picture() -> None:
+    lvlm = LVLM.random("tiny")
+    request = random_request(lvlm.config, frames=2, text_tokens=6, max_new_tokens=2)
+    session = lvlm.stream([MMInference().calibrate(lvlm, [request])])
+    session.see(request.frames_F3HW)
+    asked = session.ask(request.text_N, 2)
+    assert asked.trace.llm_vision_tokens[0] == 0
+    assert len(asked.tokens_N) == 2

@@ -43,7 +43,7 @@ def column_and_diagonal_sums(weight_BHRN: Tensor, place_R: Tensor) -> tuple[Tens
     """
     token_N = torch.arange(weight_BHRN.shape[-1], device=weight_BHRN.device)
     distance_RN = (place_R[:, None] - token_N).clamp(min=0)
-    sum_BHN = torch.zeros_like(weight_BHRN[:, :, 0])
+    sum_BHN = torch.zeros_like(weight_BHRN.sum(2))
     weight_BHP = weight_BHRN.flatten(2)
     return weight_BHRN.sum(2), sum_BHN.scatter_add(-1, distance_RN.flatten().expand(weight_BHP.shape), weight_BHP)
 
