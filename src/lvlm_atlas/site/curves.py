@@ -71,8 +71,10 @@ class Curves:
             if settings and min(each.cost[curve.main_cost] for each in settings) < SPARED:
                 near = min(settings, key=lambda each: abs(each.cost[curve.main_cost] - NEAR))
                 by_task = {
-                    task: next(each for each in kept(curve, (task,)) if each.setting == near.setting)
+                    task: each
                     for task in tasks_of(curve)
+                    for each in kept(curve, (task,))
+                    if each.setting == near.setting
                 }
                 technique = self.atlas.techniques[id_]
                 row = Row(technique, curve, settings, near, by_task, cheapest(curve, ENOUGH))
