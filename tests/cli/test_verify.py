@@ -35,7 +35,7 @@ def test_an_entry_that_holds_is_told_a_line_a_quantity(run: Callable[..., object
 
 
 def test_an_entry_that_does_not_hold_is_told_run_by_run(run: Callable[..., object], copy: Path) -> None:
-    (path,) = copy.rglob("fastv.yaml")
+    (path,) = (copy / "catalog" / "techniques").rglob("fastv.yaml")
     text = path.read_text("utf-8")
     path.write_text(text.replace("    scale: keep_ratio\n", "    scale: keep_ratio / 2\n"), encoding="utf-8")
     said = run("verify", "fastv", "--all", "--format", "jsonl", "--root", copy)

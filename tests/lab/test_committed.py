@@ -37,7 +37,7 @@ def test_a_committed_curve_comes_out_again(committed: Curve) -> None:
     samples = counted.of
     job = CurveJob(
         technique=load(ROOT).technique(committed.id), root=str(ROOT), checkpoints=tuple(committed.checkpoints),
-        samples=samples, tasks=tasks, device="cpu",
+        samples=samples, tasks=tasks, device="cpu", again=committed,
     )  # fmt: skip
     answer = carry_out(job)
     assert answer.failed is None

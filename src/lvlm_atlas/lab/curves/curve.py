@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 from lvlm_atlas.lab.built import built, forget
 from lvlm_atlas.lab.curves.asking import Answered, ask, to_calibrate
 from lvlm_atlas.lab.curves.cost import Costs, cost, ratios, total
-from lvlm_atlas.lab.curves.knob import Knob, Settings, knob, shown
+from lvlm_atlas.lab.curves.knob import Knob, Settings, knob, recorded
 from lvlm_atlas.lab.tasks.sample import Sample
 from lvlm_atlas.lab.tasks.task import TASKS, Task
 from lvlm_atlas.lab.training.checkpoint import known, load
@@ -22,7 +22,7 @@ from lvlm_atlas.reference.lvlm import LVLM
 from lvlm_atlas.reference.modules.kept import forget as forget_modules
 from lvlm_atlas.reference.modules.kept import random_weights
 from lvlm_atlas.reference.refusal import Refusal
-from lvlm_atlas.schema.curve import CurvePoint, TaskCurve
+from lvlm_atlas.schema.curve import Curve, CurvePoint, TaskCurve
 from lvlm_atlas.schema.record import Record
 from lvlm_atlas.schema.technique import Technique
 
@@ -42,6 +42,8 @@ class CurveJob(Record):
     """Samples of each task."""
     tasks: tuple[str, ...]
     device: str
+    again: Curve | None = None
+    """A curve whose settings to run again; None: the knob is looked for."""
 
 
 class CurveAnswer(Record):
@@ -96,7 +98,7 @@ def carry_out(job: CurveJob) -> CurveAnswer:
 def _carried_out(job: CurveJob) -> CurveAnswer:
     technique, first = job.technique, job.checkpoints[0]
     forget_modules(_model(job.root, first, job.device))
-    found = knob(technique, lambda setting: _probed(job, first, setting))
+    found = recorded(job.again) if job.again else knob(technique, lambda setting: _probed(job, first, setting))
     if found is None:
         return CurveAnswer(technique=technique.id, declined=_declined(job, first))
     if random_weights(_model(job.root, first, job.device)):
@@ -219,6 +221,3 @@ def lost(job: CurveJob, problem: str) -> CurveAnswer:
 def about(answer: CurveAnswer, job: CurveJob) -> bool:
     """Whether an answer is one to a job."""
     return answer.technique == job.technique.id
-
-
-__all__ = ["CurveAnswer", "CurveJob", "about", "carry_out", "halved", "lost", "prepare", "reset", "shown"]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from lvlm_atlas.lab.curves.cost import Costs
 from lvlm_atlas.lab.settings import authored, candidates
+from lvlm_atlas.schema.curve import Curve
 from lvlm_atlas.schema.record import Setting
 from lvlm_atlas.schema.technique import RANGE, Parameter, Technique
 
@@ -64,6 +65,12 @@ def knob(technique: Technique, cost_of: Callable[[Settings], Costs | None]) -> K
     return Knob(name, main, tuple(_spread(points)))
 
 
+def recorded(curve: Curve) -> Knob:
+    """The knob of a curve that was run before, with its settings."""
+    settings = {tuple(sorted(point.setting.items())): point.setting for each in curve.tasks for point in each.points}
+    return Knob(curve.knob, curve.main_cost, tuple(settings.values()))
+
+
 def values(technique: Technique, name: str, parameter: Parameter) -> Iterator[Setting]:
     """Legal values over the range of a parameter, more of them than checks try."""
     if parameter.type in ("bool", "choice") or parameter.choices:
@@ -105,8 +112,3 @@ def _spread(points: list[tuple[float, Settings]]) -> Iterator[Settings]:
             chosen[id(nearest)] = nearest
     for _, setting in sorted(chosen.values(), key=lambda point: -point[0]) or [base]:
         yield setting
-
-
-def shown(setting: Mapping[str, Setting]) -> str:
-    """A setting in a line."""
-    return ", ".join(f"{name}={value}" for name, value in setting.items()) or "defaults"

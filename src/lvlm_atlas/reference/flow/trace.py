@@ -95,8 +95,7 @@ class Trace:
     kv_state: list[int] = field(default_factory=list)
     """Numbers of the constant state that a head of each layer holds in place of entries; 0: it holds entries."""
     kv_read: list[float] = field(default_factory=list)
-    """Share of the settled entries that attention reads, summed over the target's passes after prefill; drafted tokens
-    are always read, and left out."""
+    """Share of the entries held that attention reads, summed over the target's passes after prefill."""
     kv_fetched_byte: int = 0
     """Bytes of the cache that these passes fetched from the host, all together."""
     kv_fetched: float = 0.0
@@ -167,10 +166,10 @@ class Trace:
         self.note_settled(lengths)
 
     def note_read(self, layer: int, read: int, held: int) -> None:
-        """In a pass after prefill, a layer's attention read so many of the settled entries that it holds."""
+        """In a pass after prefill, a layer's attention read so many entries of those it holds."""
         if layer == len(self.kv_read):
             self.kv_read.append(0.0)
-        self.kv_read[layer] += read / held if held else 1.0
+        self.kv_read[layer] += read / held
         self.layer_runs += 1
 
     def note_fetch(self, fetched_byte: int, held_byte: int) -> None:

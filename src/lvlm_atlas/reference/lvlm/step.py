@@ -66,7 +66,7 @@ def hidden_states(
         store.append(*new_entries)
         reading = cache.read(index, query)
         if until is None:
-            cache.trace.note_read(index, reading.settled, store.length - len(cache.parents))
+            cache.trace.note_read(index, reading.key_BGSd.shape[2], store.length)
         key, value, settled = reading.key_BGSd, reading.value_BGSd, reading.settled
         if cache.in_cache:
             settled_BGR, new_BGU = cache.in_cache.positions(index, reading, depth_U, position_LBU[index])

@@ -42,9 +42,9 @@ def folded(grid_FRCD: Tensor, factor: int) -> Tensor:
 
 
 def averaged(tokens_FND: Tensor, frames: int) -> Tensor:
-    """The mean of every `frames` neighbours in time, (F / p, N, D); `frames` divides F."""
-    mean_FND: Tensor = tokens_FND.unflatten(0, (-1, frames)).mean(1)
-    return mean_FND
+    """The mean of every `frames` neighbours in time, (T, N, D) with T = F / p; `frames` divides F."""
+    mean_TND: Tensor = tokens_FND.unflatten(0, (-1, frames)).mean(1)
+    return mean_TND
 
 
 class NvilaProjector(nn.Sequential):
