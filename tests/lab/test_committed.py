@@ -14,7 +14,7 @@ from lvlm_atlas.schema.curve import Curve
 from lvlm_atlas.specs.answers import kept, tasks_of
 
 ROOT = data_root()
-EVERY, TASKS_RUN = 24, 2
+EVERY, TASKS_RUN = 40, 2
 """Of the curves in order of their names every so many-th runs again, on so many of its tasks."""
 CURVES = [curve_ for at, curve_ in enumerate(load(ROOT).atlas.curves.values()) if at % EVERY == 0]
 

@@ -8,16 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lvlm_atlas.lab.photographs.collection import Pixels, collection
 from lvlm_atlas.lab.photographs.sources import sources
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 SIDE, CELLS = 96, 3
 CELL = SIDE // CELLS
@@ -190,19 +186,12 @@ def _cut_out(random: np.random.Generator, word: str, size: int) -> Pixels:
     """A thing, mirrored in half of the cases, turned by up to 15 degrees, its longer side of so many pixels."""
     from PIL import Image  # noqa: PLC0415
 
-    image = _image(word)
+    image = Image.fromarray(collection().things[word])
     turned = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if random.random() < 0.5 else image
     turned = turned.rotate(float(random.uniform(-15, 15)), expand=True)
     scale = size / max(turned.size)
     small = turned.resize((max(1, round(turned.width * scale)), max(1, round(turned.height * scale))))
     return np.asarray(small)
-
-
-@cache
-def _image(word: str) -> Image.Image:
-    from PIL import Image  # noqa: PLC0415
-
-    return Image.fromarray(collection().things[word])
 
 
 def _label(canvas: Canvas, random: np.random.Generator, free: set[int]) -> str:
