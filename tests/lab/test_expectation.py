@@ -492,7 +492,7 @@ def test_what_is_planned_lies_within_what_is_checked(seed: int) -> None:
     """Made-up stacks of every shape: bounds of the check hold the state of the plan, quantity by quantity."""
     draw = random.Random(seed)  # noqa: S311  nothing secret
     base, open_, seen = ATLAS.techniques["fastv"], 0, set()
-    for _ in range(150):
+    for _ in range(80):
         stack = [
             opened(
                 made_up.synthetic(
