@@ -191,7 +191,7 @@ def compared(planner: Planner, case: Any, goal: str, also: Sequence[str], slo: M
             if found.fits:
                 met = all(value[name] <= most for name, most in slo.items())
                 label = " + ".join(ready[i].applied.label for i in chosen)
-                rows.append((point, rank, (excess, value[goal], *rank), met, label, ids))
+                rows.append((point, rank, (excess, float(f"{value[goal]:.9g}"), *rank), met, label, ids))
     eligible = [row for row in rows if row[3]] or rows
     front = [
         row for row in eligible

@@ -153,9 +153,9 @@ class Ranking:
         return [*pareto(contenders(), bounds, exact)]
 
     def _order(self, stack: Stack) -> Rank:
-        """Where limits are exceeded, nearest to them first; then best at the goal."""
+        """Where limits are exceeded, nearest to them first; then best at the goal, but for how sums are rounded."""
         cost = self.costs.of(stack.bits)
-        return self._excess(cost), self._goal_of(cost), *self.rank(stack)
+        return self._excess(cost), float(f"{self._goal_of(cost):.9g}"), *self.rank(stack)
 
     def _excess(self, cost: Cost) -> int:
         """Steps by which the worst limit is exceeded; 0 where all are kept."""
