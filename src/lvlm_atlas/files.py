@@ -21,6 +21,12 @@ STALE_S = 3600.0
 """A file half written for longer than this belongs to nobody any more."""
 
 
+def cache_folder() -> Path:
+    """The folder of this program in the user's cache folder; it need not be there."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "lvlm-atlas"
+
+
 def replace_file(path: Path, content: str | bytes, shown: Path | None = None) -> None:
     """Write a file, in the place of the one that is there, if any, with that one's permissions.
 

@@ -10,16 +10,13 @@ import pytest
 from lvlm_atlas import load as load_atlas
 from lvlm_atlas.atlas.records import CURVES, Records
 from lvlm_atlas.atlas.root import data_root
-from lvlm_atlas.lab.curves import curve
 from lvlm_atlas.lab.curves.curve import CurveJob, carry_out
 from lvlm_atlas.lab.curves.knob import TARGETS, Knob, Settings
 from lvlm_atlas.lab.curves.knob import knob as knob_of
 from lvlm_atlas.lab.curves.record import up_to_date, write
-from lvlm_atlas.lab.photographs.collection import collection
 from lvlm_atlas.lab.tasks.task import TASKS
 from lvlm_atlas.lab.training.checkpoint import known
 from lvlm_atlas.schema.technique import Parameter, Technique
-from pictures import write_pictures
 
 ROOT = data_root()
 TASKS_RUN = ("where", "turns")
@@ -75,14 +72,7 @@ def test_settings_that_are_refused_are_none() -> None:
     assert knob_of(entry, lambda _: None) is None
 
 
-@pytest.fixture(autouse=True)
-def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    collection.cache_clear()
-    write_pictures()
-    yield
-    for each in (collection, curve._model, curve._sat):
-        each.cache_clear()
+pytestmark = pytest.mark.usefixtures("noise")
 
 
 def job_of(id_: str, samples: int) -> CurveJob:

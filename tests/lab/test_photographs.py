@@ -17,18 +17,11 @@ from lvlm_atlas.lab.photographs.archive import files
 from lvlm_atlas.lab.photographs.collection import collection, place
 from lvlm_atlas.lab.photographs.scene import CELL, CELLS, MOST_ALIKE, MOST_THINGS, NOTHING, SIDE, frame, labels, scene
 from lvlm_atlas.lab.photographs.sources import sources
-from pictures import write_pictures
 
 SEEDS = range(40)
 
 
-@pytest.fixture(autouse=True)
-def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    collection.cache_clear()
-    write_pictures()
-    yield
-    collection.cache_clear()
+pytestmark = pytest.mark.usefixtures("noise")
 
 
 def test_a_thing_lies_in_the_cell_that_the_scene_says() -> None:

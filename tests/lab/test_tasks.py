@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-from lvlm_atlas.lab.photographs.collection import collection
 from lvlm_atlas.lab.photographs.scene import labels
 from lvlm_atlas.lab.photographs.sources import sources
 from lvlm_atlas.lab.tasks.stills import cell_word
@@ -16,19 +13,12 @@ from lvlm_atlas.lab.tasks.task import TASKS, Task, training_sample
 from lvlm_atlas.lab.tasks.vocabulary import ASK, END, IMAGE, token_ids, vocabulary
 from lvlm_atlas.lab.training.batch import UNJUDGED, batch, shown
 from lvlm_atlas.lab.training.trainer import PICTURES
-from pictures import write_pictures
 
 SAMPLES = range(8)
 every_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 
 
-@pytest.fixture(autouse=True)
-def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    collection.cache_clear()
-    write_pictures()
-    yield
-    collection.cache_clear()
+pytestmark = pytest.mark.usefixtures("noise")
 
 
 @every_task

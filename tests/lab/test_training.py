@@ -12,7 +12,6 @@ import torch
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.lab.curves.asking import ask
 from lvlm_atlas.lab.curves.judging import judged
-from lvlm_atlas.lab.photographs.collection import collection
 from lvlm_atlas.lab.tasks.task import TASKS
 from lvlm_atlas.lab.training import recipe, trainer
 from lvlm_atlas.lab.training.checkpoint import WEIGHTS, known, load, write
@@ -22,19 +21,12 @@ from lvlm_atlas.lab.training.trainer import Trainer
 from lvlm_atlas.reference.lvlm.config import Config, LVLMConfig
 from lvlm_atlas.reference.lvlm.model import LVLM
 from lvlm_atlas.reference.lvlm.weights import fill
-from pictures import write_pictures
 
 every_shape = pytest.mark.parametrize("name", shapes())
 PHASES = (Phase(2, {"still": 1.0}, language=False), Phase(3, {"still": 0.5, "needle": 0.5}))
 
 
-@pytest.fixture(autouse=True)
-def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    collection.cache_clear()
-    write_pictures()
-    yield
-    collection.cache_clear()
+pytestmark = pytest.mark.usefixtures("noise")
 
 
 @pytest.fixture

@@ -128,5 +128,6 @@ def _state(root: Path) -> Iterator[tuple[str, int, int]]:
 
 
 def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "lvlm-atlas" / "overlays"
+    from lvlm_atlas.files import cache_folder
+
+    return cache_folder() / "overlays"

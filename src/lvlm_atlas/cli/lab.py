@@ -102,6 +102,7 @@ def run_curves(
     from lvlm_atlas.lab.training.checkpoint import known
 
     own, atlas = authored_root(root), load(root)
+    whole = not (tasks or checkpoints)
     collection()
     trained = known(root)
     chosen_checkpoints = _named("trained model", checkpoints, trained)
@@ -115,7 +116,7 @@ def run_curves(
         CurveJob(technique=each, root=str(root), checkpoints=chosen_checkpoints, samples=samples, tasks=chosen_tasks,
                  device=device)
         for each in named or every
-        if again or not up_to_date(atlas.atlas.curves, each.id, hashes)
+        if again or not whole or not up_to_date(atlas.atlas.curves, each.id, hashes)
     ]  # fmt: skip
     failed, bounds = 0, Bounds(time_s=3_600.0)
     count = len(named or every)
@@ -132,11 +133,14 @@ def run_curves(
                 elif answer.declined:
                     advance(f"{answer.technique}: declines these models: {answer.declined}")
                 else:
-                    write(own, answer, hashes, device)
+                    if whole:
+                        write(own, answer, hashes, device)
                     advance(f"{answer.technique}: {answer.knob or 'no knob'}, {len(answer.tasks)} curves")
         except KeyboardInterrupt:
             typer.echo("interrupted: records that are written stay, and the same command goes on", err=True)
             raise
+    if not whole:
+        typer.echo("not recorded: a record holds all tasks and trained models", err=True)
     return failed
 
 

@@ -16,8 +16,11 @@ from lvlm_atlas.specs.answers import Kept, cheapest, kept, tasks_of
 from lvlm_atlas.specs.stack import Choice
 from lvlm_atlas.specs.technique import applied
 
-BUDGET_UNIT = "token"
-"""Unit of parameters that are budgets."""
+NEAR = 0.05
+"""How far the share that a number leaves of a request may lie from that of the curve."""
+SPARED = 0.98
+"""Share of a cost above which nothing counts as taken away."""
+IDLE = "takes away nothing in the lab's short requests, but would here, so what it keeps then is not known"
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,8 @@ class Equal:
 def at_quality(kb: KnowledgeBase, technique: Technique, quality: Quality, baseline: Estimate) -> Equal | str:
     """A technique at the cheapest setting of its curve that keeps enough, or why there is none.
 
-    A budget in tokens is another share of another request: the nearest budget that leaves as large a share of the
-    vision tokens, or of the cache, takes its place.
+    A whole number, such as a budget of tokens, is another share of another request: the number that leaves as large a
+    share of the vision tokens, or of the cache, takes its place.
 
     Args:
         kb: the techniques, with their curves.
@@ -79,20 +82,39 @@ def at_quality(kb: KnowledgeBase, technique: Technique, quality: Quality, baseli
     if found is None:
         return f"keeps {max(each.share for each in settings):.0%} of the answers at most, of the settings that were run"
     parameter = technique.parameters.get(curve.knob or "")
-    if parameter is None or parameter.unit != BUDGET_UNIT or curve.main_cost not in _LEFT:
-        return Equal(Choice(technique, found.setting), found)
+    if parameter is None or parameter.type != "int" or parameter.choices or _quantises(kb, technique):
+        return Equal(Choice(technique, found.setting), found) if _bites_alike(kb, technique, found, baseline) else IDLE
+    if curve.main_cost not in _LEFT:
+        return f"its `{curve.knob}` is a number, and what it leaves of another request cannot be held against its curve"
     wanted, left = found.cost[curve.main_cost], _LEFT[curve.main_cost]
-
-    def distance(setting: dict[str, Setting]) -> float:
-        stack = [applied(kb.atlas, technique, setting)]
-        after = estimate(baseline.model, baseline.device, baseline.workload, baseline.deployment, stack)
-        return abs(left(baseline, after) - wanted)
-
-    value = found.setting.get(str(curve.knob), parameter.default)
     budgets = [
-        found.setting | {str(curve.knob): budget} for budget in _budgets(value) if not parameter.problem_with(budget)
+        found.setting | {str(curve.knob): budget}
+        for budget in _budgets(found.setting.get(str(curve.knob), parameter.default))
+        if not parameter.problem_with(budget)
     ]
-    return Equal(Choice(technique, min(budgets, key=distance)), found)
+    shares = [left(baseline, _with(kb, technique, setting, baseline)) for setting in budgets]
+    share, setting = min(zip(shares, budgets, strict=True), key=lambda pair: abs(pair[0] - wanted))
+    if abs(share - wanted) > NEAR:
+        return f"leaves {share:.0%} of this request at its nearest setting, where its curve has {wanted:.0%}"
+    return Equal(Choice(technique, setting), found)
+
+
+def _with(kb: KnowledgeBase, technique: Technique, setting: dict[str, Setting], baseline: Estimate) -> Estimate:
+    stack = [applied(kb.atlas, technique, setting)]
+    return estimate(baseline.model, baseline.device, baseline.workload, baseline.deployment, stack)
+
+
+def _quantises(kb: KnowledgeBase, technique: Technique) -> bool:
+    """Whether it changes what an entry of the cache takes, so that bytes do not tell how many there are."""
+    return bool(applied(kb.atlas, technique).cache_bits)
+
+
+def _bites_alike(kb: KnowledgeBase, technique: Technique, found: Kept, baseline: Estimate) -> bool:
+    """Whether a technique that took nothing away in the lab's short requests takes nothing away here either."""
+    if _quantises(kb, technique):
+        return True
+    after = _with(kb, technique, found.setting, baseline)
+    return all(found.cost[cost] < SPARED or left(baseline, after) >= SPARED for cost, left in _LEFT.items())
 
 
 def _cache_left(before: Estimate, after: Estimate) -> float:

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -53,7 +54,7 @@ class CurveAnswer(Record):
     knob: str | None = None
     main_cost: str = ""
     tasks: tuple[TaskCurve, ...] = ()
-    refused: dict[str, str] = {}  # noqa: RUF012 - a field of a model
+    refused: dict[str, str] = Field(default_factory=dict)
     idle: tuple[str, ...] = ()
     untrained: bool = False
     """Whether it brings weights of its own, which would be random here; then nothing was run."""
@@ -108,10 +109,8 @@ def _carried_out(job: CurveJob) -> CurveAnswer:
     idle: list[str] = []
     for name in job.tasks:
         for checkpoint in job.checkpoints:
-            model, sat = (
-                _model(job.root, checkpoint, job.device),
-                _sat(job.root, checkpoint, name, job.samples, job.device),
-            )
+            model = _model(job.root, checkpoint, job.device)
+            sat = _sat(job.root, checkpoint, name, job.samples, job.device)
             if checkpoint == first and _idle(job, model, TASKS[name], sat[0], found):
                 idle.append(name)
                 break
@@ -140,7 +139,7 @@ def _answered(job: CurveJob, model: LVLM, task: Task, sample: Sample, setting: S
 
 
 def _probed(job: CurveJob, checkpoint: str, setting: Settings) -> Costs | None:
-    """What a setting costs on the probes together; None where it is refused on both."""
+    """What a setting costs on the probes together; None where it is refused on all."""
     model, costs, full = _model(job.root, checkpoint, job.device), [], []
     for name in PROBES:
         (sat,) = _sat(job.root, checkpoint, name, 1, job.device)

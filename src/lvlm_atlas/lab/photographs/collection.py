@@ -6,7 +6,7 @@ H height, W width, F frames.
 from __future__ import annotations
 
 import io
-import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.files import cache_folder
 from lvlm_atlas.lab.photographs.archive import files
 from lvlm_atlas.lab.photographs.fetch import fetch
 from lvlm_atlas.lab.photographs.sources import HELD_BACK_EVERY, sources
@@ -62,9 +63,7 @@ class Collection:
 
 def place() -> Path:
     """Where the collection is kept."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    cache_folder = Path(base) if Path(base).is_absolute() else Path.home() / ".cache"
-    return cache_folder / "lvlm-atlas" / "lab" / f"pictures-{sources().digest}.npz"
+    return cache_folder() / "lab" / f"pictures-{sources().digest}.npz"
 
 
 @cache
@@ -111,9 +110,7 @@ def prepare(given: Path | None, advance: Callable[[str], object]) -> Path:
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as half:
         np.savez_compressed(half, **arrays)  # type: ignore[arg-type]  # its other parameter is no array
     Path(half.name).replace(path)
-    for package in downloads.iterdir():
-        package.unlink()
-    downloads.rmdir()
+    shutil.rmtree(downloads)
     return path
 
 

@@ -10,7 +10,8 @@ from lvlm_atlas.lab.tasks.frames import FRAMES
 from lvlm_atlas.lab.tasks.stills import cell_word
 
 IMAGE, VIDEO, BEGIN, END, ASK = "<image>", "<video>", "<begin>", "<end>", "?"
-"""The placeholders of a picture and of a frame, what a prompt begins with, what ends an answer, and a question."""
+"""The placeholders of a picture and of a frame, what a prompt begins with, what ends an answer, and a question.
+The placeholder of a frame waits for dialects that tell videos from pictures; committed models count its token."""
 _ABOUT = ("name", "where", "count", "read", "tallest", "describe", "says", "which", "what")
 
 

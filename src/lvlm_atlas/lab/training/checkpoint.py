@@ -15,7 +15,7 @@ from pydantic import Field
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.files import replace_file
 from lvlm_atlas.lab.photographs.sources import sources
-from lvlm_atlas.reference.lvlm.config import Config, LVLMConfig, WindowLVLMConfig
+from lvlm_atlas.reference.lvlm.config import LVLMConfig
 from lvlm_atlas.reference.lvlm.formats import FORMATS
 from lvlm_atlas.reference.lvlm.model import LVLM
 from lvlm_atlas.schema.record import Id, Record
@@ -30,7 +30,7 @@ class Checkpoint(Record):
 
     id: Id
     """The folder's name."""
-    dialect: Literal["llava", "qwen2_5_vl"]
+    dialect: Literal["llava"]
     """Name of its shapes."""
     seed: int
     """Of its first weights and of all that it was shown."""
@@ -68,6 +68,8 @@ def write(root: Path, id_: str, model: LVLM, about: dict[str, Any]) -> Path:
     from safetensors.torch import save  # noqa: PLC0415 - an extra
 
     folder = root / FOLDER / id_
+    if not isinstance(model.config, LVLMConfig):
+        raise TypeError(f"no published form is known here of {type(model.config).__name__}")
     folder.mkdir(parents=True, exist_ok=True)
     raw = published(model.config)
     names = [(ours, theirs) for theirs, ours in FORMATS[raw["model_type"]].names]
@@ -111,40 +113,17 @@ def load(root: Path, checkpoint: Checkpoint, device: str = "cpu") -> LVLM:
     return LVLM.from_pretrained(folder, dtype=torch.float32, device=device)
 
 
-def published(config: Config) -> dict[str, Any]:
+def published(config: LVLMConfig) -> dict[str, Any]:
     """What a published config.json says of these shapes."""
-    text, vision = asdict(config.text), asdict(config.vision)
     ends = list(config.eos_token_ids)
-    if isinstance(config, LVLMConfig):
-        return {
-            "model_type": "llava",
-            "vision_config": {"model_type": "clip_vision_model", **vision},
-            "text_config": {"model_type": "llama", **text, "eos_token_id": ends},
-            "image_token_index": config.image_token_id,
-            "eos_token_id": ends,
-            "vision_feature_layer": config.vision_feature_layer,
-        }
-    if not isinstance(config, WindowLVLMConfig):
-        raise TypeError(f"no published form is known of {type(config).__name__}")
     return {
-        "model_type": "qwen2_5_vl",
-        "vision_config": {
-            **{name: vision[name] for name in (
-                "patch_size", "temporal_patch_size", "spatial_merge_size", "window_size", "hidden_size",
-                "intermediate_size", "hidden_act",
-            )},
-            "depth": vision["num_hidden_layers"], "num_heads": vision["num_attention_heads"],
-            "fullatt_block_indexes": list(vision["full_attention_layers"]), "out_hidden_size": text["hidden_size"],
-            "tokens_per_second": config.tokens_per_second,
-        },
-        "text_config": {
-            **text, "eos_token_id": ends,
-            "rope_parameters": {
-                "rope_type": "mrope", "rope_theta": text["rope_theta"], "mrope_section": list(text["rope_sections"]),
-            },
-        },
-        "image_token_id": config.image_token_id, "video_token_id": config.video_token_id, "eos_token_id": ends,
-    }  # fmt: skip
+        "model_type": "llava",
+        "vision_config": {"model_type": "clip_vision_model", **asdict(config.vision)},
+        "text_config": {"model_type": "llama", **asdict(config.text), "eos_token_id": ends},
+        "image_token_index": config.image_token_id,
+        "eos_token_id": ends,
+        "vision_feature_layer": config.vision_feature_layer,
+    }
 
 
 def _renamed(name: str, names: list[tuple[str, str]]) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from lvlm_atlas.atlas.edition import digest
 from lvlm_atlas.atlas.root import data_root
 from lvlm_atlas.atlas.snapshot import SWITCH
+from lvlm_atlas.files import cache_folder
 
 KEPT = 2
 """Sets of answers that are kept."""
@@ -30,9 +31,7 @@ def folder_of(root: Path, source: Path) -> Path | None:
     for file in (*sorted(_PACKAGE.rglob("*.py")), source / "answers.yaml"):
         if file.is_file():
             whole.update(f"{file.name} {file.stat().st_size}\n".encode() + file.read_bytes())
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    cache = Path(base) if Path(base).is_absolute() else Path.home() / ".cache"
-    return cache / "lvlm-atlas" / f"answers-{whole.hexdigest()[:32]}"
+    return cache_folder() / f"answers-{whole.hexdigest()[:32]}"
 
 
 def intact(folder: Path) -> bool:

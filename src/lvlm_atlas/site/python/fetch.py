@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.files import cache_folder
 from lvlm_atlas.site.python.pins import Pins
 
 LIMIT_S = 180
@@ -68,6 +68,4 @@ def _run(command: list[str], folder: Path) -> None:
 
 
 def _folder(pins: Pins) -> Path:
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    cache = Path(base) if Path(base).is_absolute() else Path.home() / ".cache"
-    return cache / "lvlm-atlas" / f"python-{pins.pyodide}-{pins.core}"
+    return cache_folder() / f"python-{pins.pyodide}-{pins.core}"
