@@ -122,6 +122,7 @@ def test_facets_narrow_the_list_to_what_their_query_finds(site: Any) -> None:
     page.locator(".la-facets pre").wait_for()
     page.get_by_label("modality").select_option("video")
     page.get_by_label("year").select_option("2025")
+    page.locator(".la-facets code", has_text="year:2025").wait_for()
     command = page.locator(".la-facets code").inner_text()
     assert command == 'lvlm-atlas query "training:none modality:video year:2025"'
     kb = PLANNER.kb

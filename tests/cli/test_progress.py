@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -55,13 +56,13 @@ def test_each_technique_that_ends_is_told_on_standard_error_alone(
 
 
 def test_ctrl_c_in_the_middle_ends_in_one_line(checkout: Path, interruptible: None) -> None:
-    command = [sys.executable, "-m", "lvlm_atlas", "verify", "fastv", "random", "tome", "kivi"]
+    command = [sys.executable, "-m", "lvlm_atlas", "verify"]  # takes minutes
     environment = os.environ | {"PYTHONPATH": str(checkout / "src")}
     with subprocess.Popen(
         command, cwd=checkout, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stderr is not None
-        assert process.stderr.readline() == "0 of 4 techniques on cpu, float32\n"
+        assert re.fullmatch(r"0 of \d{3} techniques on cpu, float32\n", process.stderr.readline())
         process.stderr.readline()  # one has ended, others run
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
