@@ -264,6 +264,34 @@ def test_a_draft_has_every_number_of_the_catalog(id_: str, family: Callable[...,
     assert record.adapter.merge == model.adapter.merge
 
 
+def test_molmo2_in_its_authors_form_ends_with_the_deepest_layer_that_is_used(tmp_path: Path) -> None:
+    new = {"image_size": 378, "patch_size": 14, "num_hidden_layers": 25, "num_position_embeddings": 729}
+    old = {
+        "image_default_input_size": [378, 378],
+        "image_patch_size": 14,
+        "num_hidden_layers": 27,
+        "image_num_pos": 729,
+    }
+    text_, adapter = {"qkv_bias": False}, {"vit_layers": [-3, -9]}
+    parts = {"model_type": "molmo2", "text_config": text_, "adapter_config": adapter}
+    authors = drafted(written(tmp_path, {**parts, "vit_config": old}, {})[0], None, "mine").record
+    adapter["vit_layers"] = [24, 18]
+    assert drafted(written(tmp_path, {**parts, "vision_config": new}, {})[0], None, "mine").record == authors
+    assert (authors["vision"]["layers"], authors["adapter"]["widths"][0]) == (25, 2304)
+
+
+def test_the_language_model_of_minicpm_v_follows_its_version(tmp_path: Path) -> None:
+    config, _ = minicpmv(MODELS["minicpm-v-2.6"])
+    biased, normed = (
+        drafted(written(tmp_path, {**config, "version": version}, {})[0], None, "mine").record["llm"]
+        for version in (2.6, "4.5")
+    )
+    assert (biased["qkv_bias"], biased["qk_norm"]) == (True, False)
+    assert (normed["qkv_bias"], normed["qk_norm"]) == (False, True)
+    with pytest.raises(AtlasError, match=r"version is 3\.0, which is not known"):
+        drafted(written(tmp_path, {**config, "version": 3.0}, {})[0], None, "mine")
+
+
 def test_every_family_has_a_case() -> None:
     made = {family(MODELS[id_])[0]["model_type"] for id_, family in CASES}
     assert made | {family.partition(" ")[0] for family in COUNTED} | ORIGINAL | UNCOUNTED == set(known())
