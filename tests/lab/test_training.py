@@ -23,7 +23,11 @@ from lvlm_atlas.reference.lvlm.model import LVLM
 from lvlm_atlas.reference.lvlm.weights import fill
 
 every_shape = pytest.mark.parametrize("name", shapes())
-PHASES = (Phase(2, {"still": 1.0}, language=False), Phase(3, {"still": 0.5, "needle": 0.5}))
+PHASES = (
+    Phase(2, {"still": 1.0}, language=False),
+    Phase(3, {"still": 0.5, "needle": 0.5}),
+    Phase(2, {"still": 0.5, "needle": 0.5}, sparse=1.0),
+)
 
 
 pytestmark = pytest.mark.usefixtures("noise")
@@ -31,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("noise")
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A recipe of five steps that is kept after each."""
+    """A recipe of seven steps that is kept after each."""
     monkeypatch.setattr(recipe, "PHASES", PHASES)
     monkeypatch.setattr(recipe, "FRAMES", 8)
     monkeypatch.setattr(trainer, "SAVE_EVERY", 1)

@@ -84,9 +84,11 @@ class Trainer:
 
     def _one(self, phase: recipe.Phase) -> tuple[float, float]:
         random = np.random.default_rng((self.seed, self.step))
-        shown = self._shown(random, phase)
+        whole = self.config.vision.patches // self.config.patches_a_token
+        index_FK = _some(random, whole) if phase.sparse and random.random() < phase.sparse else None
+        shown = self._shown(random, phase, whole if index_FK is None else index_FK.shape[1])
         with torch.enable_grad():
-            feature_FPD, answers = self._forward(shown, language=phase.language)
+            feature_FPD, answers = self._forward(shown, index_FK, language=phase.language)
             told = self.tell(feature_FPD).flatten(0, 1)
             weight = torch.ones(told.shape[-1])
             weight[0] = recipe.BACKGROUND
@@ -103,21 +105,28 @@ class Trainer:
             one.zero_grad()
         return float(answers.detach()), float(patches.detach())
 
-    def _shown(self, random: np.random.Generator, phase: recipe.Phase) -> Batch:
+    def _shown(self, random: np.random.Generator, phase: recipe.Phase, tokens: int) -> Batch:
         kinds = [*phase.kinds]
         kind = kinds[random.choice(len(kinds), p=[*phase.kinds.values()])]
         samples = [training_sample(random, kind, recipe.WORDS) for _ in range(recipe.FRAMES // PICTURES[kind])]
-        patch = self.config.vision.patch_size
-        return batch(samples, patch, self.config.vision.patches // self.config.patches_a_token)
+        return batch(samples, self.config.vision.patch_size, tokens)
 
-    def _forward(self, shown: Batch, *, language: bool) -> tuple[Tensor, Tensor]:
-        """The encoder's features, and the loss of the answers; that is 0 where the encoder alone is trained."""
+    def _forward(self, shown: Batch, index_FK: Tensor | None, *, language: bool) -> tuple[Tensor, Tensor]:
+        """The encoder's features, and the loss of the answers; that is 0 where the encoder alone is trained.
+
+        Args:
+            shown: frames and words.
+            index_FK: the vision tokens of each frame that the language model gets; None: all.
+            language: whether the whole model is trained.
+        """
         dialect = self.model.dialect
         patches = dialect.patches(shown.frames_F3HW, Trace(), lambda _, __, patches: patches)
         feature_FPD = dialect.features(patches)
         if not language:
             return feature_FPD, torch.zeros(())
         tokens = dialect.vision_tokens(dialect.adapter(feature_FPD), patches, dialect.clips(shown.frames_F3HW)[0])
+        if index_FK is not None:
+            tokens = tokens.keep([*index_FK])
         prompt = dialect.prompt(shown.ids_BN, None, [tokens])
         left = self.model.prefill(prompt.embed(self.model.language_model.model.embed_tokens)).outputs
         logits = self.model.language_model.logits(left.hidden_BND)
@@ -150,3 +159,10 @@ class Trainer:
         self.tell.load_state_dict(state["tell"])
         for one, kept in zip(self._optimisers, state["optimisers"], strict=True):
             one.load_state_dict(kept)
+
+
+def _some(random: np.random.Generator, tokens: int) -> Tensor:
+    """Equally many places (F, K) among the vision tokens of each frame of a step, ascending."""
+    kept = round(tokens * random.uniform(recipe.LEAST_KEPT, 1.0))
+    order_FN = random.random((recipe.FRAMES, tokens)).argsort(-1)
+    return torch.from_numpy(order_FN[:, :kept].copy()).sort(-1).values
