@@ -35,12 +35,22 @@ def train(
     out: Annotated[
         Path, typer.Option("--out", help="Folder that keeps the run, so that an interrupted one goes on.")
     ] = Path("build/training"),
+    part: Annotated[
+        list[str] | None,
+        typer.Option("--part", help="Only this part of the model that is there, or `all`; may be given several times."),
+    ] = None,
     root: Root = None,
 ) -> None:
-    """Train a small LVLM on photographs with things on them, and write it under checkpoints/. Needs the lab extra."""
-    from lvlm_atlas.cli.lab import run_train
+    """Train a small LVLM on photographs with things on them, then what techniques bring along for it: scorers, a draft.
 
-    run_train(root_of(root), name, seed, samples, out)
+    They are written under checkpoints/. Needs the lab extra.
+    """
+    from lvlm_atlas.cli.lab import run_train, run_train_parts
+
+    if part:
+        run_train_parts(root_of(root), name, seed, samples, [] if "all" in part else part)
+    else:
+        run_train(root_of(root), name, seed, samples, out)
 
 
 @lab_app.command("run")

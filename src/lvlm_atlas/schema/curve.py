@@ -67,6 +67,8 @@ class Curve(Record):
     """Where it ran."""
     checkpoints: dict[Id, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
     """Trained models, and the hashes of their weights."""
+    parts: dict[Id, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] = Field(default_factory=dict)
+    """Trained parts of these models that the technique used, and the hashes of their weights."""
     knob: Text | None = None
     """The parameter that was moved; absent: none changes what a run costs."""
     main_cost: Cost

@@ -16,11 +16,11 @@ from lvlm_atlas.lab.built import built, forget
 from lvlm_atlas.lab.curves.asking import Answered, ask, to_calibrate
 from lvlm_atlas.lab.curves.cost import Costs, cost, ratios, total
 from lvlm_atlas.lab.curves.knob import Knob, Settings, knob, recorded
+from lvlm_atlas.lab.parts.part import Equipment, equipment
 from lvlm_atlas.lab.tasks.sample import Sample
 from lvlm_atlas.lab.tasks.task import TASKS, Task
 from lvlm_atlas.lab.training.checkpoint import known, load
 from lvlm_atlas.reference.lvlm import LVLM
-from lvlm_atlas.reference.modules.kept import forget as forget_modules
 from lvlm_atlas.reference.modules.kept import random_weights
 from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.schema.curve import Curve, CurvePoint, TaskCurve
@@ -56,6 +56,8 @@ class CurveAnswer(Record):
     tasks: tuple[TaskCurve, ...] = ()
     refused: dict[str, str] = Field(default_factory=dict)
     idle: tuple[str, ...] = ()
+    parts: dict[str, str] = Field(default_factory=dict)
+    """Trained parts that it used, and the hashes of their weights."""
     untrained: bool = False
     """Whether it brings weights of its own, which would be random here; then nothing was run."""
     declined: str | None = None
@@ -77,6 +79,7 @@ class Sat:
 def prepare(job: CurveJob) -> None:
     """Load the models and ask them everything without techniques, which all jobs share."""
     for checkpoint in job.checkpoints:
+        _equipment(job.root, checkpoint, job.device)
         for task in job.tasks:
             _sat(job.root, checkpoint, task, job.samples, job.device)
         for task in PROBES:
@@ -98,7 +101,8 @@ def carry_out(job: CurveJob) -> CurveAnswer:
 
 def _carried_out(job: CurveJob) -> CurveAnswer:
     technique, first = job.technique, job.checkpoints[0]
-    forget_modules(_model(job.root, first, job.device))
+    for checkpoint in job.checkpoints:
+        _equipment(job.root, checkpoint, job.device).equip(_model(job.root, checkpoint, job.device))
     found = recorded(job.again) if job.again else knob(technique, lambda setting: _probed(job, first, setting))
     if found is None:
         return CurveAnswer(technique=technique.id, declined=_declined(job, first))
@@ -128,9 +132,12 @@ def _carried_out(job: CurveJob) -> CurveAnswer:
                 full=sum(sum(each.full.right) for each in sat), hard=sum(sum(each.hard) for each in sat),
                 points=tuple(sorted(points, key=lambda point: -point.cost.get(found.main_cost, 1.0))),  # type: ignore[call-overload]
             ))  # fmt: skip
+    used: dict[str, str] = {}
+    for checkpoint in job.checkpoints:
+        used |= _equipment(job.root, checkpoint, job.device).used(_model(job.root, checkpoint, job.device))
     return CurveAnswer(
         technique=technique.id, knob=found.parameter, main_cost=found.main_cost, tasks=tuple(curves), refused=refused,
-        idle=tuple(idle),
+        idle=tuple(idle), parts=used,
     )  # fmt: skip
 
 
@@ -192,6 +199,11 @@ def _point(job: CurveJob, model: LVLM, task: Task, sat: Sequence[Sat], setting: 
 def _model(root: str, checkpoint: str, device: str) -> LVLM:
     torch.set_num_threads(1)
     return load(Path(root), known(Path(root))[checkpoint], device)
+
+
+@cache
+def _equipment(root: str, checkpoint: str, device: str) -> Equipment:
+    return equipment(Path(root), known(Path(root))[checkpoint], _model(root, checkpoint, device))
 
 
 @cache

@@ -16,9 +16,14 @@ from lvlm_atlas.lab.record import commit, machine
 from lvlm_atlas.schema.curve import Curve
 
 
-def up_to_date(curves: Mapping[str, Curve], technique: str, hashes: Mapping[str, str]) -> bool:
-    """Whether a technique has a curve on these trained models."""
-    return technique in curves and hashes.items() <= curves[technique].checkpoints.items()
+def up_to_date(
+    curves: Mapping[str, Curve], technique: str, hashes: Mapping[str, str], parts: Mapping[str, str]
+) -> bool:
+    """Whether a technique has a curve on these trained models, and with these parts of theirs where it used any."""
+    if technique not in curves:
+        return False
+    curve = curves[technique]
+    return hashes.items() <= curve.checkpoints.items() and curve.parts.items() <= parts.items()
 
 
 def write(root: Path, answer: CurveAnswer, hashes: Mapping[str, str], device: str) -> Path:
@@ -29,7 +34,8 @@ def write(root: Path, answer: CurveAnswer, hashes: Mapping[str, str], device: st
     """
     curve = Curve(
         id=answer.technique, date=date.today().isoformat(), commit=commit(root), version=version("lvlm-atlas"),
-        machine=machine(device), checkpoints=dict(hashes), knob=answer.knob, main_cost=answer.main_cost,  # type: ignore[arg-type]
+        machine=machine(device), checkpoints=dict(hashes), parts=answer.parts, knob=answer.knob,
+        main_cost=answer.main_cost,  # type: ignore[arg-type]
         tasks=answer.tasks, refused=answer.refused, idle=answer.idle,
     )  # fmt: skip
     path = root / CURVES / f"{answer.technique}.yaml"

@@ -5,14 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lvlm_atlas.lab.training.checkpoint import WEIGHTS
 from lvlm_atlas.reference.lvlm.config import Config
 from lvlm_atlas.reference.lvlm.model import LVLM
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class Pupil(nn.Module):
@@ -29,7 +32,7 @@ class Pupil(nn.Module):
         raise NotImplementedError
 
 
-class Lesson(ABC):
+class Lesson(ABC, Generic[Module]):
     """How a part is trained."""
 
     summary: ClassVar[str]
@@ -48,7 +51,7 @@ class Lesson(ABC):
         """What a model of these shapes keeps the part under (`reference.modules.kept`)."""
 
     @abstractmethod
-    def empty(self, config: Config) -> nn.Module:
+    def empty(self, config: Config) -> Module:
         """The part of a model of these shapes, its weights not trained."""
 
     @abstractmethod
@@ -56,20 +59,24 @@ class Lesson(ABC):
         """The part with the weights that training begins with."""
 
     @abstractmethod
-    def judged(self, model: LVLM, part: nn.Module, samples: int) -> Mapping[str, float]:
+    def judged(self, model: LVLM, part: Module, samples: int) -> Mapping[str, float]:
         """How well it does on so many samples of each kind that were held back."""
 
-    def files(self, part: nn.Module) -> Mapping[str, bytes]:
-        """What is written of it, by file: the weights, in half precision, first."""
+    def suits(self, config: Config) -> bool:  # noqa: ARG002
+        """Whether models of these shapes can have the part."""
+        return True
+
+    def files(self, part: Module) -> Mapping[str, bytes]:
+        """What is written of it, by file, its weights in half precision."""
         from safetensors.torch import save  # noqa: PLC0415 - an extra
 
         tensors = {name: weight.detach().half().contiguous() for name, weight in part.state_dict().items()}
-        return {"model.safetensors": save(tensors, {"format": "pt"})}
+        return {WEIGHTS: save(tensors, {"format": "pt"})}
 
-    def read(self, folder: Path, config: Config, device: str) -> nn.Module:
-        """The part that was written to a folder, in single precision."""
+    def read(self, folder: Path, model: LVLM) -> Module:
+        """The part of a model that was written to a folder, in single precision."""
         from safetensors.torch import load_file  # noqa: PLC0415
 
-        part = self.empty(config)
-        part.load_state_dict({name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()})
-        return part.to(device, torch.float32)
+        part = self.empty(model.config)
+        part.load_state_dict(load_file(folder / WEIGHTS))
+        return part.to(model.device, torch.float32)

@@ -15,7 +15,7 @@ ON_THINGS = ("where", "count", "which")
 
 def on(random: np.random.Generator, scene: Scene) -> Question | None:
     """A question on something that a frame shows; None where it shows nothing."""
-    asks = [(word, thing.word) for word in ON_THINGS for thing in scene.things]
+    asks: list[Question] = [(word, thing.word) for word in ON_THINGS for thing in scene.things]
     asks += [("read",)] * (2 * bool(scene.label)) + [("tallest",)] * (2 * bool(scene.bars))
     return asks[random.integers(len(asks))] if asks else None
 

@@ -5,9 +5,9 @@ F frames, N patches, Q questions, P width of the shared space.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import replace
-from typing import ClassVar
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
 from lvlm_atlas.lab.parts import questions
 from lvlm_atlas.lab.parts.lesson import Lesson, Pupil
-from lvlm_atlas.lab.photographs.scene import SIDE, Scene, labels
+from lvlm_atlas.lab.photographs.scene import SIDE, labels
 from lvlm_atlas.lab.tasks.task import TASKS, training_sample
 from lvlm_atlas.lab.tasks.vocabulary import token_ids, vocabulary
 from lvlm_atlas.lab.training.batch import normalised, shown
@@ -25,7 +25,6 @@ from lvlm_atlas.reference.lvlm.config import Config, LVLMConfig, VisionConfig
 from lvlm_atlas.reference.lvlm.model import LVLM
 from lvlm_atlas.reference.modules.kept import drawn
 from lvlm_atlas.reference.modules.matcher import SMALL, ImageTextMatcher, MatcherConfig
-from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.encoding.trim import matcher_config
 
 TEXT = VisionConfig(image_size=8, patch_size=8, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
@@ -85,13 +84,13 @@ def features(model: LVLM, frames_F3HW: Tensor) -> Tensor:
     return patches.hidden_FND[:, patches.prefix :]
 
 
-class FrameScorer(Lesson):
+class FrameScorer(Lesson[ImageTextMatcher]):
     """The towers that rate frames."""
 
     summary = "the two towers of a dual encoder that rates frames by a question"
     departs = (
         "A small CLIP, its image tower begun from the model's encoder, trained by a sigmoid for each pair of a frame "
-        "and a question on whether the frame shows what is asked for; the papers take CLIP, BLIP or Long-CLIP as they are."
+        "and a question on whether the frame shows what is asked for; papers take CLIP, BLIP or Long-CLIP as they are."
     )
     steps, pictures = 500, sum(count * (1 if kind == "still" else 8) for kind, count in PICTURES)
 
@@ -112,9 +111,8 @@ class FrameScorer(Lesson):
         return Contrast(_calmed(part))
 
     @torch.no_grad()
-    def judged(self, model: LVLM, part: nn.Module, samples: int) -> Mapping[str, float]:  # noqa: ARG002
+    def judged(self, model: LVLM, part: ImageTextMatcher, samples: int) -> Mapping[str, float]:  # noqa: ARG002
         """Shares of samples whose best frame is the one asked for, of 8 (`needle`, `burst`) or 4 (`images`)."""
-        assert isinstance(part, ImageTextMatcher)
         shares = {}
         for name in ("needle", "burst", "images"):
             task, found, asked = TASKS[name], 0, 0
@@ -131,7 +129,7 @@ class FrameScorer(Lesson):
         return shares
 
 
-class PatchScorer(Lesson):
+class PatchScorer(Lesson[ImageTextMatcher]):
     """The text tower and projections that rate patches of the model's encoder."""
 
     summary = "a text tower and projections that rate patches of the model's own encoder by a question"
@@ -141,12 +139,12 @@ class PatchScorer(Lesson):
     )
     steps, pictures = 400, FrameScorer.pictures
 
-    def key(self, config: Config) -> Hashable:
-        """See `Lesson`.
+    def suits(self, config: Config) -> bool:
+        """Whether the encoder is CLIP's."""
+        return isinstance(config, LVLMConfig)
 
-        Raises:
-            Refusal: the model's encoder is none of CLIP's.
-        """
+    def key(self, config: Config) -> Hashable:
+        """See `Lesson`."""
         return matcher_config(_clip(config))
 
     def empty(self, config: Config) -> ImageTextMatcher:
@@ -158,10 +156,9 @@ class PatchScorer(Lesson):
         return PatchContrast(_calmed(drawn(lambda: self.empty(model.config), seed=seed)))
 
     @torch.no_grad()
-    def judged(self, model: LVLM, part: nn.Module, samples: int) -> Mapping[str, float]:
+    def judged(self, model: LVLM, part: ImageTextMatcher, samples: int) -> Mapping[str, float]:
         """Shares of samples whose best patch shows the thing, or a character of the label; and of random patches."""
-        assert isinstance(part, ImageTextMatcher)
-        shares = {}
+        shares = dict[str, float]()
         for name in ("where", "read"):
             right, chance = 0.0, 0.0
             for number in range(samples):
@@ -185,9 +182,7 @@ def _shapes(vision: VisionConfig) -> MatcherConfig:
 
 
 def _clip(config: Config) -> VisionConfig:
-    if not isinstance(config, LVLMConfig):
-        raise Refusal(f"patches are rated where the encoder is CLIP's, got {type(config).__name__}")
-    return config.vision
+    return cast("LVLMConfig", config).vision
 
 
 def _calmed(part: ImageTextMatcher) -> ImageTextMatcher:

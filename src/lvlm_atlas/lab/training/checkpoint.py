@@ -20,8 +20,8 @@ from lvlm_atlas.reference.lvlm.formats import FORMATS
 from lvlm_atlas.reference.lvlm.model import LVLM
 from lvlm_atlas.schema.record import Id, Record
 
-FOLDER, WEIGHTS, RECORD = Path("checkpoints"), "model.safetensors", "checkpoint.yaml"
-"""Where trained models lie under a root, and what a folder of one holds beside config.json."""
+FOLDER, WEIGHTS, CONFIG, RECORD = Path("checkpoints"), "model.safetensors", "config.json", "checkpoint.yaml"
+"""Where trained models lie under a root, and what a folder of one holds."""
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -65,25 +65,34 @@ def write(root: Path, id_: str, model: LVLM, about: dict[str, Any]) -> Path:
         model: the model.
         about: the fields of its record that are not known here.
     """
+    folder = root / FOLDER / id_
+    folder.mkdir(parents=True, exist_ok=True)
+    files = pretrained_files(model)
+    record = Checkpoint(
+        id=id_, parameters=sum(weight.numel() for weight in model.parameters()),
+        sha256=sha256(files[WEIGHTS]).hexdigest(), data=sources().digest, licences=licences(), **about,
+    )  # fmt: skip
+    for name, content in files.items():
+        replace_file(folder / name, content)
+    replace_file(folder / RECORD, yaml.safe_dump(record.model_dump(mode="json"), sort_keys=False, width=120))
+    return folder
+
+
+def pretrained_files(model: LVLM) -> dict[str, bytes]:
+    """What a folder in a model's published format holds, by file: its weights in half precision, and its shapes."""
     from safetensors.torch import save  # noqa: PLC0415 - an extra
 
-    folder = root / FOLDER / id_
     if not isinstance(model.config, LVLMConfig):
         raise TypeError(f"no published form is known here of {type(model.config).__name__}")
-    folder.mkdir(parents=True, exist_ok=True)
     raw = published(model.config)
     names = [(ours, theirs) for theirs, ours in FORMATS[raw["model_type"]].names]
     tensors = {_renamed(name, names): weight.detach().half().contiguous() for name, weight in model.named_parameters()}
-    weights = save(tensors, {"format": "pt"})
-    used = {package: sources().packages[package].licence for package in sources().packages}
-    record = Checkpoint(
-        id=id_, parameters=sum(weight.numel() for weight in model.parameters()), sha256=sha256(weights).hexdigest(),
-        data=sources().digest, licences=used, **about,
-    )  # fmt: skip
-    replace_file(folder / WEIGHTS, weights)
-    replace_file(folder / "config.json", json.dumps(raw, indent=2) + "\n")
-    replace_file(folder / RECORD, yaml.safe_dump(record.model_dump(mode="json"), sort_keys=False, width=120))
-    return folder
+    return {WEIGHTS: save(tensors, {"format": "pt"}), CONFIG: f"{json.dumps(raw, indent=2)}\n".encode()}
+
+
+def licences() -> dict[str, str]:
+    """The packages that pictures are made of, and the licences of what is used of them."""
+    return {name: package.licence for name, package in sources().packages.items()}
 
 
 def known(root: Path) -> dict[str, Checkpoint]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 from lvlm_atlas.lab.photographs.scene import SIDE
 from lvlm_atlas.lab.tasks.vocabulary import END, IMAGE, token_ids, vocabulary
 from lvlm_atlas.reference.lvlm.config import Config, LVLMConfig, TextConfig, VisionConfig
@@ -36,3 +40,10 @@ def shapes() -> dict[str, Config]:
             vision_feature_layer=-1,
         ),
     }
+
+
+def smaller(config: Config, vision: Mapping[str, int], text: Mapping[str, int]) -> Config:
+    """A model's shapes with some numbers of its encoder and decoder changed."""
+    towers: tuple[tuple[Any, Mapping[str, Any]], ...] = ((config.vision, vision), (config.text, text))
+    changed = [replace(tower, **numbers) for tower, numbers in towers]
+    return replace(config, vision=changed[0], text=changed[1])
