@@ -95,7 +95,7 @@ class Draft(Lesson[LVLM]):
     def empty(self, config: Config) -> LVLM:
         """See `Lesson`."""
         vision = {"num_hidden_layers": ENCODER_LAYERS}
-        text = {"hidden_size": 64, "intermediate_size": 104, "num_hidden_layers": 2}
+        text = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
         return LVLM.empty(smaller(config, vision, text))
 
     def pupil(self, model: LVLM, seed: int) -> Distilled:
