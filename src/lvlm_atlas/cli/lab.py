@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import typer
@@ -141,9 +141,8 @@ def run_curves(
     _need()
     need_torch("the lab needs", device)
     from lvlm_atlas.lab.curves.curve import CurveAnswer, CurveJob, about, lost
-    from lvlm_atlas.lab.curves.record import up_to_date, write
+    from lvlm_atlas.lab.curves.record import missing, write
     from lvlm_atlas.lab.isolation import Bounds, in_processes
-    from lvlm_atlas.lab.parts.lessons import LESSONS
     from lvlm_atlas.lab.parts.part import known as known_parts
     from lvlm_atlas.lab.photographs.collection import collection
     from lvlm_atlas.lab.tasks.task import TASKS
@@ -156,23 +155,23 @@ def run_curves(
     chosen_checkpoints = _named("trained model", checkpoints, trained)
     chosen_tasks = _named("task", tasks, TASKS)
     named = [*{each.id: each for each in map(atlas.technique, ids)}.values()]
-    there = [known_parts(root, trained[name]) for name in chosen_checkpoints]
-    parts = {part.id: part.sha256 for each in there for part in each.values()}
-    lessons = [lesson for name, lesson in LESSONS.items() if all(name in each for each in there)]
-    ready = [technique for lesson in lessons for technique in lesson.techniques]
-    if untrained := [each.id for each in named if each.training not in UNTRAINED and each.id not in ready]:
-        raise AtlasError(f"{', '.join(untrained)}: its weights must be trained first, which the lab does not do yet")
-    every: list[Technique] = [
-        each for each in atlas.atlas.techniques.values()
-        if each.reference and (each.training in UNTRAINED or each.id in ready)
-    ]  # fmt: skip
     hashes = {name: trained[name].sha256 for name in chosen_checkpoints}
-    jobs = [
-        CurveJob(technique=each, root=str(root), checkpoints=chosen_checkpoints, samples=samples, tasks=chosen_tasks,
-                 device=device)
-        for each in named or every
-        if again or not whole or not up_to_date(atlas.atlas.curves, each.id, hashes, parts)
-    ]  # fmt: skip
+    parts = {name: known_parts(root, trained[name]) for name in chosen_checkpoints}
+    if untrained := [each.id for each in named if not _ready(each, parts)]:
+        raise AtlasError(f"{', '.join(untrained)}: its weights must be trained first, which the lab does not do yet")
+    every = [each for each in atlas.atlas.techniques.values() if each.reference and _ready(each, parts)]
+    curves = atlas.atlas.curves
+    jobs = []
+    for each in named or every:
+        earlier = curves.get(each.id) if whole and not again else None
+        ours = {name: hashes[name] for name in _ready(each, parts)}
+        if run := missing(earlier, samples, ours, parts):
+            kept = earlier if len(run) < len(ours) else None
+            jobs.append(CurveJob(
+                technique=each, root=str(root), checkpoints=run, samples=samples, tasks=chosen_tasks, device=device,
+                again=kept,
+            ))  # fmt: skip
+    earlier_of = {job.technique.id: job.again for job in jobs}
     failed, bounds = 0, Bounds(time_s=3_600.0)
     count = len(named or every)
     with progress(f"techniques on {device}", count, count - len(jobs)) as advance:
@@ -189,7 +188,7 @@ def run_curves(
                     advance(f"{answer.technique}: declines these models: {answer.declined}")
                 else:
                     if whole:
-                        write(own, answer, hashes, device)
+                        write(own, answer, samples, hashes, device, earlier=earlier_of[answer.technique])
                     advance(f"{answer.technique}: {answer.knob or 'no knob'}, {len(answer.tasks)} curves")
         except KeyboardInterrupt:
             typer.echo("interrupted: records that are written stay, and the same command goes on", err=True)
@@ -197,6 +196,15 @@ def run_curves(
     if not whole:
         typer.echo("not recorded: a record holds all tasks and trained models", err=True)
     return failed
+
+
+def _ready(technique: Technique, parts: Mapping[str, Collection[str]]) -> list[str]:
+    """The models that have what a technique must have trained, from the lessons that each model's parts have had."""
+    from lvlm_atlas.lab.parts.lessons import serving
+
+    if technique.training in UNTRAINED:
+        return [*parts]
+    return [name for name, theirs in parts.items() if not serving(technique.id).isdisjoint(theirs)]
 
 
 def _named(what: str, names: Sequence[str], known: Collection[str]) -> tuple[str, ...]:

@@ -25,3 +25,8 @@ LESSONS: Mapping[str, Lesson[Any]] = {
 def lessons(config: Config) -> dict[str, Lesson[Any]]:
     """Those that suit models of these shapes."""
     return {name: lesson for name, lesson in LESSONS.items() if lesson.suits(config)}
+
+
+def serving(technique: str) -> set[str]:
+    """Names of those that train what a technique must have trained."""
+    return {name for name, lesson in LESSONS.items() if technique in lesson.techniques}

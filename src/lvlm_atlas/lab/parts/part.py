@@ -71,10 +71,10 @@ class Equipment:
         for key, (_, module) in self.parts.items():
             give(model, key, module)
 
-    def used(self, model: LVLM) -> dict[str, str]:
-        """Ids and hashes of the parts that something has asked the model for since."""
+    def used(self, model: LVLM) -> list[Part]:
+        """The parts that something has asked the model for since."""
         asked = taken(model)
-        return {part.id: part.sha256 for key, (part, _) in self.parts.items() if key in asked}
+        return [part for key, (part, _) in self.parts.items() if key in asked]
 
 
 def write(root: Path, checkpoint: Checkpoint, name: str, part: nn.Module, about: Mapping[str, Any]) -> Path:
