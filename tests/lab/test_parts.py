@@ -10,9 +10,13 @@ import pytest
 import torch
 
 from lvlm_atlas import load as load_atlas
+from lvlm_atlas.atlas.records import CURVES, Records
 from lvlm_atlas.atlas.root import data_root
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.lab.curves.asking import first_request
+from lvlm_atlas.lab.curves.curve import CurveAnswer
+from lvlm_atlas.lab.curves.record import missing
+from lvlm_atlas.lab.curves.record import write as write_curve
 from lvlm_atlas.lab.parts import questions
 from lvlm_atlas.lab.parts.lessons import LESSONS, lessons
 from lvlm_atlas.lab.parts.part import equipment, known, write
@@ -161,3 +165,18 @@ def test_the_prompt_of_a_question_is_what_scorers_are_shown_of_a_sample() -> Non
         sample = task.sample(0)
         shown = first_request(model, sample).text_N.tolist()
         assert shown == token_ids(*questions.prompt_of(len(sample.frames), sample.turns[0].question))
+
+
+def test_a_curve_lacks_models_whose_parts_were_trained_anew_and_those_it_did_not_run_on(tmp_path: Path) -> None:
+    model, checkpoint, lesson = a_model(), a_checkpoint(), LESSONS["depth-head"]
+    write(tmp_path, checkpoint, "depth-head", lesson.pupil(model, 0).part, {"seed": 0, "samples": 1, "held_back": {}})
+    parts = {checkpoint.id: known(tmp_path, checkpoint), "lab-y": {}}
+    (part,) = parts[checkpoint.id].values()
+    hashes = {checkpoint.id: checkpoint.sha256, "lab-y": "c" * 64}
+    answer = CurveAnswer(technique="tosa", main_cost="vision_tokens", checkpoints=(checkpoint.id,),
+                         parts={part.id: part.sha256})  # fmt: skip
+    write_curve(tmp_path, answer, 1, hashes, "cpu")
+    curve = Records(tmp_path, CURVES)["tosa"]
+    assert missing(curve, 1, hashes, parts) == ("lab-y",)
+    other = curve.model_copy(update={"parts": {part.id: "d" * 64}})
+    assert missing(other, 1, hashes, parts) == (checkpoint.id, "lab-y")
