@@ -29,7 +29,7 @@ def fetch(
 
 @lab_app.command("train")
 def train(
-    name: Annotated[str, typer.Argument(metavar="[DIALECT]", help="Dialect; only llava so far.")] = "llava",
+    name: Annotated[str, typer.Argument(metavar="[DIALECT]", help="Dialect: llava or qwen2_5_vl.")] = "llava",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the first weights and of all pictures.")] = 0,
     samples: Annotated[int, typer.Option("--samples", min=1, help="Held-back samples of each task to judge by.")] = 200,
     out: Annotated[

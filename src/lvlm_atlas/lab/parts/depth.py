@@ -17,7 +17,7 @@ from lvlm_atlas.lab.photographs.scene import Scene, scene
 from lvlm_atlas.lab.training.batch import normalised, shown
 from lvlm_atlas.reference.flow.states import Patches
 from lvlm_atlas.reference.flow.trace import Trace
-from lvlm_atlas.reference.lvlm.config import Config
+from lvlm_atlas.reference.lvlm.config import Config, LVLMConfig
 from lvlm_atlas.reference.lvlm.model import LVLM
 from lvlm_atlas.reference.techniques.encoding.tosa import DepthHead
 
@@ -55,6 +55,10 @@ class Depth(Lesson[DepthHead]):
     summary = "a head that tells from the encoder's first layer how far away a patch is"
     departs = "Two depths alone: what was put on a photograph, and that; the paper takes a sensor or a network."
     steps, pictures = 150, 16
+
+    def suits(self, config: Config) -> bool:
+        """Whether the encoder is CLIP's, whose patches ToSA may merge."""
+        return isinstance(config, LVLMConfig)
 
     def key(self, config: Config) -> Hashable:  # noqa: ARG002
         """See `Lesson`."""

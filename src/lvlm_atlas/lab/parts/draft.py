@@ -53,7 +53,7 @@ class Distilled(Pupil):
         frames = encoded(self.part, shown.frames_F3HW)
         weight = torch.ones(len(labels()))
         weight[0] = recipe.BACKGROUND
-        loss = cross_entropy(self.tell(frames.feature_FPD).flatten(0, 1), shown.shown_FP.flatten(), weight)
+        loss = cross_entropy(self.tell(frames.feature_TPD).flatten(0, 1), shown.shown_TP.flatten(), weight)
         self.step += 1
         if self.step <= LOOKING * Draft.steps:
             return loss
@@ -67,8 +67,7 @@ def drawn_batch(model: LVLM, random: np.random.Generator) -> Batch:
     """A batch to train on."""
     kind = [*KINDS][random.choice(len(KINDS), p=[*KINDS.values()])]
     samples = [training_sample(random, kind, recipe.WORDS) for _ in range(recipe.FRAMES // PICTURES[kind])]
-    vision = model.config.vision
-    return batch(samples, vision.patch_size, vision.patches // model.config.patches_a_token)
+    return batch(samples, model.config)
 
 
 def said(model: LVLM, shown: Batch) -> Tensor:
@@ -95,7 +94,8 @@ class Draft(Lesson[LVLM]):
     def empty(self, config: Config) -> LVLM:
         """See `Lesson`."""
         vision = {"num_hidden_layers": ENCODER_LAYERS}
-        text = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+        text = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2,
+                "num_key_value_heads": 1}  # fmt: skip
         return LVLM.empty(smaller(config, vision, text))
 
     def pupil(self, model: LVLM, seed: int) -> Distilled:
@@ -116,10 +116,9 @@ class Draft(Lesson[LVLM]):
         """Shares of the answers' tokens at which the draft's likeliest is the model's, by task."""
         shares = {}
         for name, task in TASKS.items():
-            vision = model.config.vision
-            same = []
+            same = list[bool]()
             for number in range(samples):
-                shown = batch([task.sample(number)], vision.patch_size, vision.patches // model.config.patches_a_token)
+                shown = batch([task.sample(number)], model.config)
                 ours, theirs = (said(each, shown)[shown.target_BN != UNJUDGED].argmax(-1) for each in (part, model))
                 same += (ours == theirs).tolist()
             shares[name] = round(sum(same) / len(same), 4)

@@ -96,11 +96,11 @@ class FeatureLesson(Lesson[FeatureHead]):
     @torch.no_grad()
     def judged(self, model: LVLM, part: FeatureHead, samples: int) -> Mapping[str, float]:
         """Shares of the answers' tokens at which the head's likeliest is the model's, by task."""
-        vision, shares = model.config.vision, {}
+        shares = dict[str, float]()
         for name, task in TASKS.items():
             same = list[bool]()
             for number in range(samples):
-                shown = batch([task.sample(number)], vision.patch_size, vision.patches // model.config.patches_a_token)
+                shown = batch([task.sample(number)], model.config)
                 ours, theirs = (model.head(each).argmax(-1) for each in self.features(model, part, shown))
                 same += (ours == theirs).tolist()
             shares[name] = round(sum(same) / len(same), 4)

@@ -24,6 +24,7 @@ from lvlm_atlas.lab.training import recipe
 from lvlm_atlas.lab.training.batch import UNJUDGED, Batch, batch
 from lvlm_atlas.lab.training.optimisers import Optimisers
 from lvlm_atlas.lab.training.reading import encoded, logits, sequence
+from lvlm_atlas.lab.training.shapes import vision_tokens
 from lvlm_atlas.reference.lvlm.config import Config
 from lvlm_atlas.reference.lvlm.model import LVLM
 from lvlm_atlas.reference.lvlm.weights import fill
@@ -84,7 +85,7 @@ class Trainer:
 
     def _one(self, phase: recipe.Phase) -> tuple[float, float]:
         random = np.random.default_rng((self.seed, self.step))
-        whole = self.config.vision.patches // self.config.patches_a_token
+        whole = vision_tokens(self.config)
         index_FK = _some(random, whole) if phase.sparse and random.random() < phase.sparse else None
         shown = self._shown(random, phase, whole if index_FK is None else index_FK.shape[1])
         with torch.enable_grad():
@@ -92,7 +93,7 @@ class Trainer:
             told = self.tell(feature_FPD).flatten(0, 1)
             weight = torch.ones(told.shape[-1])
             weight[0] = recipe.BACKGROUND
-            patches = cross_entropy(told, shown.shown_FP.flatten(), weight)
+            patches = cross_entropy(told, shown.shown_TP.flatten(), weight)
             (answers + patches).backward()
         self._optimisers.step(recipe.rate_share(self.step))
         return float(answers.detach()), float(patches.detach())
@@ -101,7 +102,7 @@ class Trainer:
         kinds = [*phase.kinds]
         kind = kinds[random.choice(len(kinds), p=[*phase.kinds.values()])]
         samples = [training_sample(random, kind, recipe.WORDS) for _ in range(recipe.FRAMES // PICTURES[kind])]
-        return batch(samples, self.config.vision.patch_size, tokens)
+        return batch(samples, self.config, tokens)
 
     def _forward(self, shown: Batch, index_FK: Tensor | None, *, language: bool) -> tuple[Tensor, Tensor]:
         """The encoder's features, and the loss of the answers; that is 0 where the encoder alone is trained.
@@ -113,10 +114,10 @@ class Trainer:
         """
         frames = encoded(self.model, shown.frames_F3HW)
         if not language:
-            return frames.feature_FPD, torch.zeros(())
+            return frames.feature_TPD, torch.zeros(())
         told = logits(self.model, sequence(self.model, shown, frames, index_FK))
         answers = cross_entropy(told.flatten(0, 1), shown.target_BN.flatten(), ignore_index=UNJUDGED)
-        return frames.feature_FPD, answers
+        return frames.feature_TPD, answers
 
     def _keep(self) -> None:
         state = {"step": self.step, "model": self.model.state_dict(), "tell": self.tell.state_dict(),
