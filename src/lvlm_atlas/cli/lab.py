@@ -24,7 +24,7 @@ def run_fetch(given: Path | None) -> None:
     Raises:
         AtlasError: a package cannot be had.
     """
-    _need()
+    need()
     from lvlm_atlas.lab.photographs.collection import place, prepare
     from lvlm_atlas.lab.photographs.sources import sources
 
@@ -44,7 +44,7 @@ def run_train(root: Path, name: str, seed: int, samples: int, out: Path) -> None
     Raises:
         AtlasError: there is no dialect of that name, or no pictures.
     """
-    _need()
+    need()
     import torch
 
     from lvlm_atlas.lab.curves.judging import judged
@@ -92,7 +92,7 @@ def run_curves(
     Raises:
         AtlasError: a name is unknown, there are no pictures or no trained models, or a technique needs training.
     """
-    _need()
+    need()
     need_torch("the lab needs", device)
     from lvlm_atlas.lab.curves.curve import CurveAnswer, CurveJob, about, lost
     from lvlm_atlas.lab.curves.record import up_to_date, write
@@ -105,8 +105,8 @@ def run_curves(
     whole = not (tasks or checkpoints)
     collection()
     trained = known(root)
-    chosen_checkpoints = _named("trained model", checkpoints, trained)
-    chosen_tasks = _named("task", tasks, TASKS)
+    chosen_checkpoints = chosen_of("trained model", checkpoints, trained)
+    chosen_tasks = chosen_of("task", tasks, TASKS)
     named = [*{each.id: each for each in map(atlas.technique, ids)}.values()]
     if untrained := [each.id for each in named if each.training not in UNTRAINED]:
         raise AtlasError(f"{', '.join(untrained)}: its weights must be trained first, which the lab does not do yet")
@@ -144,14 +144,19 @@ def run_curves(
     return failed
 
 
-def _named(what: str, names: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
+def chosen_of(what: str, names: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
+    """The names that were given, or all that are known.
+
+    Raises:
+        AtlasError: one is not known.
+    """
     for name in names:
         if name not in known:
             raise AtlasError(f"no {what} {name!r}; {suggestion(name, known, known)}")
     return tuple(names) or tuple(known)
 
 
-def _need() -> None:
+def need() -> None:
     """Make sure that the lab's libraries are there.
 
     Raises:
