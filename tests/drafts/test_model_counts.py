@@ -126,6 +126,15 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
         },
         {"tie_word_embeddings": True, "audio_config": None},
     ),
+    "gemma4 with inputs of layers and shared caches": (
+        {**VIT, "num_key_value_heads": 4, "head_dim": 16, "position_embedding_size": 32, "pooling_kernel_size": 3},
+        {
+            **GEMMA4, "attention_k_eq_v": False, "num_kv_shared_layers": 4, "use_double_wide_mlp": True,
+            "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 60,
+            "layer_types": ["sliding_attention", "full_attention"] * 3,
+        },
+        {"tie_word_embeddings": True, "audio_config": None},
+    ),
     "qwen3_omni_moe": (DEEP, {**TEXT, **MOE}, {}),
     "kimi_k25": (
         {**VIT, "pos_emb_height": 8, "pos_emb_width": 6, "merge_kernel_size": [2, 2]},

@@ -95,7 +95,7 @@ def run_curves(
     need()
     need_torch("the lab needs", device)
     from lvlm_atlas.lab.curves.curve import CurveAnswer, CurveJob, about, lost
-    from lvlm_atlas.lab.curves.record import up_to_date, write
+    from lvlm_atlas.lab.curves.record import missing, write
     from lvlm_atlas.lab.isolation import Bounds, in_processes
     from lvlm_atlas.lab.photographs.collection import collection
     from lvlm_atlas.lab.tasks.task import TASKS
@@ -112,12 +112,17 @@ def run_curves(
         raise AtlasError(f"{', '.join(untrained)}: its weights must be trained first, which the lab does not do yet")
     every: list[Technique] = [t for t in atlas.atlas.techniques.values() if t.reference and t.training in UNTRAINED]
     hashes = {name: trained[name].sha256 for name in chosen_checkpoints}
-    jobs = [
-        CurveJob(technique=each, root=str(root), checkpoints=chosen_checkpoints, samples=samples, tasks=chosen_tasks,
-                 device=device)
-        for each in named or every
-        if again or not whole or not up_to_date(atlas.atlas.curves, each.id, hashes)
-    ]  # fmt: skip
+    curves = atlas.atlas.curves
+    jobs = []
+    for each in named or every:
+        earlier = curves.get(each.id) if whole and not again else None
+        if run := missing(earlier, samples, hashes):
+            kept = earlier if len(run) < len(hashes) else None
+            jobs.append(CurveJob(
+                technique=each, root=str(root), checkpoints=run, samples=samples, tasks=chosen_tasks, device=device,
+                again=kept,
+            ))  # fmt: skip
+    earlier_of = {job.technique.id: job.again for job in jobs}
     failed, bounds = 0, Bounds(time_s=3_600.0)
     count = len(named or every)
     with progress(f"techniques on {device}", count, count - len(jobs)) as advance:
@@ -134,7 +139,7 @@ def run_curves(
                     advance(f"{answer.technique}: declines these models: {answer.declined}")
                 else:
                     if whole:
-                        write(own, answer, hashes, device)
+                        write(own, answer, samples, hashes, device, earlier=earlier_of[answer.technique])
                     advance(f"{answer.technique}: {answer.knob or 'no knob'}, {len(answer.tasks)} curves")
         except KeyboardInterrupt:
             typer.echo("interrupted: records that are written stay, and the same command goes on", err=True)

@@ -85,7 +85,11 @@ def _prompt_byte(layout: Layout, layers: PromptLayers) -> tuple[float, float]:
     """The same for the prompt of a request in the LLM, and the logits of one position."""
     llm = layout.model.llm
     length = _length(layout, layers)
-    used = llm.experts.intermediate * (llm.experts.top_k + llm.experts.shared) if llm.experts else llm.intermediate
+    used = (
+        llm.experts.intermediate * (llm.experts.top_k + llm.experts.shared)
+        if llm.experts
+        else llm.intermediate_at(bool(llm.borrowing_layers))
+    )
     inner = max((llm.heads + 2 * llm.kv_heads) * llm.head_dim, 2 * used)
     shards = layout.shards
     hidden = length * (2 * llm.hidden + inner / shards) * layout.activation_byte

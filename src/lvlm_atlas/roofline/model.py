@@ -169,6 +169,14 @@ class Llm:
     """Heads of the layers that are not local; None: those of all layers."""
     linear: LinearAttention | None = None
     """Layers with a state of constant size; None: every layer has a cache."""
+    borrowing_layers: int = 0
+    """Last layers that keep no keys and values, and attend to those of an earlier layer."""
+    borrowing_intermediate: int | None = None
+    """Width of the gated MLP of these; None: that of the others."""
+    layer_input: int = 0
+    """Width of the input that every layer gets beside the hidden states; 0: none."""
+    layer_vocab: int = 0
+    """Rows of the table that these inputs are looked up in."""
     output_gate: bool = False
     """Whether queries are projected together with a gate of the attention's output."""
     skipped_layers: int = 0
@@ -187,6 +195,10 @@ class Llm:
         if wide and self.global_heads:
             return self.global_heads
         return Heads(kv_heads=self.kv_heads, head_dim=self.head_dim)
+
+    def intermediate_at(self, borrows: bool) -> int:
+        """Width of the dense MLP of a layer that has a cache of its own, or borrows that of another."""
+        return self.borrowing_intermediate or self.intermediate if borrows else self.intermediate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

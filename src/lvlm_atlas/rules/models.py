@@ -75,7 +75,27 @@ def _matrices(model: Model) -> Iterator[tuple[str, int, float]]:
     if experts:
         chosen = (experts.routed + experts.shared) * 3 * llm.hidden * experts.intermediate + experts.routed * llm.hidden
         of_layers += (llm.layers // experts.step - experts.dense_layers // experts.step) * (chosen - dense)
+    of_layers += _of_inputs(llm) - _of_shared_cache(llm)
     yield "llm", of_layers + llm.vocab * llm.hidden * (2 - llm.tied_embeddings), 0.005
+
+
+def _of_inputs(llm: Llm) -> int:
+    """Parameters of what each layer gets beside the hidden states: the table, and three matrices a layer."""
+    given = llm.layer_inputs
+    return llm.layers * given.width * (given.vocab + 3 * llm.hidden) if given else 0
+
+
+def _of_shared_cache(llm: Llm) -> int:
+    """Parameters that layers without a cache of their own lack: keys and values, less what their MLP has more."""
+    shared = llm.shared_cache
+    if shared is None:
+        return 0
+    wide, window = llm.global_attention, llm.sliding_window
+    keys = [2 * llm.kv_heads * llm.head_dim] * llm.layers
+    for layer in window.global_layers if wide and window else ():
+        keys[layer] = (1 if wide.shared_projection else 2) * wide.kv_heads * wide.head_dim if wide else 0
+    more = 3 * ((shared.intermediate or llm.intermediate) - llm.intermediate)
+    return llm.hidden * (sum(keys[-shared.layers :]) - shared.layers * more)
 
 
 def _wider(llm: Llm) -> int:

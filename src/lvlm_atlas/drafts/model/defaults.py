@@ -133,7 +133,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "vocab_size": 262144, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 30,
         "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "tie_word_embeddings": True,
         "attention_bias": False, "sliding_window": 512, "attention_k_eq_v": False, "num_kv_shared_layers": 0,
-        "hidden_size_per_layer_input": 256,
+        "hidden_size_per_layer_input": 256, "vocab_size_per_layer_input": 262144, "use_double_wide_mlp": False,
     },
     "Gemma4VisionConfig": {
         "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 16, "num_attention_heads": 12,

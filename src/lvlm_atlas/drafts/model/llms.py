@@ -125,6 +125,7 @@ def parameters(fields: Mapping[str, Any], norms: int, *, active: bool = False) -
         total += (layers - full) * hybrid.parameters(linear, hidden)
     if "experts" in fields:
         total += mixture.parameters(fields, active=active)
+    total += hybrid.beside(fields)
     embeddings = fields["vocab"] * hidden * (1 if fields["tied_embeddings"] else 2)
     total += hidden + embeddings
     return total

@@ -29,18 +29,12 @@ WORDS = 48
 """Room for questions and answers on the pictures of a sample."""
 PHASES = (
     Phase(700, {"still": 1.0}, language=False),
-    Phase(1_100, {"still": 1.0}),
-    Phase(700, {"still": 0.5, "images": 0.15, "needle": 0.15, "burst": 0.2}, rate=None),
-    Phase(1_000, {"still": 0.15, "chart": 0.15, "count": 0.1, "images": 0.2, "needle": 0.2, "burst": 0.2}),
-    Phase(600, {"still": 0.1, "chart": 0.25, "caption": 0.2, "needle": 0.2, "burst": 0.25}, rate=0.6),
-    Phase(
-        600,
-        {"still": 0.25, "chart": 0.15, "count": 0.1, "caption": 0.15, "images": 0.1, "needle": 0.1, "burst": 0.15},
-        rate=0.6,
-        sparse=0.7,
-    ),
+    Phase(1_300, {"still": 1.0}, sparse=0.5),
+    Phase(700, {"still": 0.5, "images": 0.15, "needle": 0.15, "burst": 0.2}, rate=None, sparse=0.5),
+    Phase(1_000, {"still": 0.15, "chart": 0.15, "count": 0.1, "images": 0.2, "needle": 0.2, "burst": 0.2}, sparse=0.5),
+    Phase(900, {"still": 0.1, "chart": 0.2, "caption": 0.25, "needle": 0.2, "burst": 0.25}, rate=0.6, sparse=0.3),
 )
-LEAST_KEPT = 0.1
+LEAST_KEPT = 0.15
 """Share of a picture's vision tokens that a sparse step keeps at least."""
 MATRIX_RATE, OTHER_RATE = 3e-3, 3e-3
 """Learning rates of matrices, whose updates Muon makes orthogonal (scaled to the size of AdamW's), and of all else."""
