@@ -64,7 +64,7 @@ def test_a_record_of_a_pair_is_a_measured_edge_that_settles_nothing(kb: Knowledg
     (edge,) = (each for each in measured.between("h2o", "divprune") if each.evidence == "measured")
     assert (edge.start, edge.kind, edge.end) == ("divprune", MEASURED[verdict], "h2o")
     assert edge.source == "record divprune.h2o"
-    assert "10% and divprune 20% are lost alone" in edge.reason
+    assert "h2o 90% and divprune 80% are kept alone" in edge.reason
     assert edge in measured.interactions("divprune")
     assert measured.related("h2o", edge.kind) == (measured.technique("divprune"),)
     assert measured.relation("h2o", "divprune") == kb.relation("h2o", "divprune")

@@ -146,11 +146,12 @@ def measured_edge(stack: MeasuredStack) -> Edge:
     start, end = sorted(stack.techniques)
     each = stack.departure
     models = "1 model" if len(stack.checkpoints) == 1 else f"{len(stack.checkpoints)} models"
-    losses = " and ".join(f"{one.technique} {1 - one.kept:.0%}" for one in stack.members)
+    alone = " and ".join(f"{one.technique} {one.kept:.0%}" for one in stack.members)
+    more = "more" if each.value >= 0 else "less"
     reason = (
-        f"Of the answers of {models} of the lab, {losses} are lost alone, and {1 - stack.kept:.0%} together: "
-        f"{each.value:+.1%} off the sum, 95 % interval {each.low:+.1%} to {each.high:+.1%}, "
-        f"{stack.questions:,} questions."
+        f"Of the answers of {models} of the lab, {alone} are kept alone, and {stack.kept:.0%} together: "
+        f"{abs(100 * each.value):.1f} points {more} are lost than in sum, 95 % interval {100 * each.low:+.1f} to "
+        f"{100 * each.high:+.1f}, {stack.questions:,} questions."
     )
     return Edge(
         start=start, kind=MEASURED[stack.verdict], end=end, reason=reason, evidence="measured", symmetric=True,
