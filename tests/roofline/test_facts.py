@@ -9,6 +9,7 @@ import pytest
 from lvlm_atlas.planner.planner import Planner
 from lvlm_atlas.roofline.deployment import Deployment
 from lvlm_atlas.roofline.estimate import Estimate, estimate
+from lvlm_atlas.roofline.model import Adapter
 from lvlm_atlas.roofline.operator import Work
 from lvlm_atlas.roofline.transform import Applied, Change
 from lvlm_atlas.roofline.weights import parameters_by_part
@@ -284,6 +285,21 @@ def test_a_request_reads_every_published_parameter_once(planner: Planner, model:
     least = 0.9 if model.startswith(("llama", "gemma-4")) else 0.985
     assert least <= read["encoder"] / spec.encoder.parameters <= 1
     assert read["adapter"] == pytest.approx(spec.adapter.parameters, rel=0.005)
+
+
+def test_attention_that_pools_projects_every_patch_and_asks_once_a_token(planner: Planner) -> None:
+    """Molmo2's adapter: the mean of four patches attends to them, and a gated MLP follows."""
+    widths = (2304, 1152, 12_288, 3584)
+    adapter = Adapter(widths=widths, merge=4, gated=True, pools_by_attention=True, parameters=1)
+    model = replace(planner.model("qwen2.5-vl-7b"), adapter=adapter)
+    found = estimate(model, planner.device("h200"), Workload(images=(Image(448, 448),), text_tokens=5, output_tokens=1))
+    flops = {each.name: each.flop for each in works(found, "encoding") if each.name.startswith("adapter")}
+    token = 256
+    assert flops == {
+        "adapter.query": 2 * token * 2304 * 1152, "adapter.key_value": 2 * 4 * token * 2304 * 2 * 1152,
+        "adapter.attention": 4 * 4 * token * 1152, "adapter.output": 2 * token * 1152**2,
+        "adapter.linear_1": 2 * 2 * token * 1152 * 12_288, "adapter.linear_2": 2 * token * 12_288 * 3584,
+    }  # fmt: skip
 
 
 def test_a_step_reads_what_stays_and_what_is_fetched(planner: Planner) -> None:

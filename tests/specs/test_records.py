@@ -99,6 +99,7 @@ def test_the_matrices_of_the_adapter_make_up_its_parameters(id_: str) -> None:
         matrices = spec.widths[0] * width + 5 * width**2 + spec.queries * width
     else:
         gate = spec.widths[-3] * spec.widths[-2] if spec.gated else 0
+        gate += 2 * spec.widths[0] * spec.widths[1] + spec.widths[1] ** 2 if spec.pools_by_attention else 0
         matrices = spec.copies * (gate + sum(before * after for before, after in pairs))
     assert matrices == pytest.approx(spec.parameters, rel=0.01)
 

@@ -100,12 +100,30 @@ def _adapter(layout: Layout, encoded: Encoded) -> Iterator[Work]:
     if adapter.queries:
         yield from _resampler(layout, encoded, rows)
         return
+    if adapter.pools_by_attention:
+        yield from _pooling(layout, rows)
     for index, (into, out) in enumerate(zip(adapter.widths, adapter.widths[1:], strict=False)):
+        if adapter.pools_by_attention and not index:
+            continue
         gate = adapter.gated and index == len(adapter.widths) - 3
         yield layout.linear(
             f"adapter.linear_{index}", rows, into, out, adapter.copies, shards=layout.encoder_shards,
             matrices=2 if gate else 1,
         )  # fmt: skip
+
+
+def _pooling(layout: Layout, rows: float) -> Iterator[Work]:
+    """Attention of the mean of each window of patches to those."""
+    adapter = layout.model.adapter
+    into, width, *_ = adapter.widths
+    patches = rows * adapter.merge
+    yield layout.linear("adapter.query", rows, into, width)
+    yield layout.linear("adapter.key_value", patches, into, 2 * width)
+    yield Work(
+        "adapter.attention", "attention", flop=4 * patches * width,
+        activation_byte=layout.activation_byte * (2 * rows + 2 * patches) * width, kernels=1, law="encoder-attention",
+    )  # fmt: skip
+    yield layout.linear("adapter.output", rows, width, width)
 
 
 def _resampler(layout: Layout, encoded: Encoded, rows: float) -> Iterator[Work]:

@@ -48,6 +48,9 @@ class Adapter:
     """Neighbours of the patch grid that become one row; 1: rows are patches, whatever their order."""
     gated: bool = False
     """Whether the last hidden width has a gate, so a matrix more."""
+    pools_by_attention: bool = False
+    """Whether the first step is attention, to the second width: the mean of the patches that become a token attends to
+    them."""
     copies: int = 1
     """How many chains of these shapes run on the same rows: the main one and those of deepstack."""
     queries: int = 0

@@ -63,6 +63,8 @@ def _matrices(model: Model) -> Iterator[tuple[str, int, float]]:
     if not adapter.queries:
         products = [*map(mul, adapter.widths, adapter.widths[1:])]
         gate = products[-2] if adapter.gated and len(products) > 1 else 0
+        if adapter.pools_by_attention:  # keys and values beside the query, and the projection of what comes out
+            gate += 2 * products[0] + adapter.widths[1] ** 2
         yield "adapter", adapter.copies * (sum(products) + gate), 0.02
     experts, dense = llm.experts, 3 * llm.hidden * llm.intermediate
     linear = llm.linear_attention

@@ -84,6 +84,9 @@ class Adapter(Sourced):
     width."""
     gated: bool = False
     """Whether the last hidden width has a gate, so a matrix more."""
+    pools_by_attention: bool = False
+    """Whether the first step is attention, to its second width: the mean of the patches that become a token attends to
+    them."""
     copies: Count = 1
     """How many chains of these shapes run on the same rows: the main one and those of deepstack."""
     merge: Count | None = None

@@ -110,6 +110,7 @@ def _adapter(adapter: Adapter, params: Parameters) -> model.Adapter:
         widths=adapter.widths,
         merge=adapter.merge or 1,
         gated=adapter.gated,
+        pools_by_attention=adapter.pools_by_attention,
         copies=adapter.copies,
         queries=adapter.queries,
         parameters=params.adapter,
