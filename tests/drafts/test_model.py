@@ -133,6 +133,14 @@ def internvl(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
     return {**made, "downsample_ratio": 0.5}, {"min_patches": 1, "max_patches": 12, "crop_to_patches": True}
 
 
+def minicpmv(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
+    slices = {"max_slice_nums": 9, "patch_size": 14, "scale_resolution": 448, "model_type": "minicpmv"}
+    return {
+        **text(model, "minicpmv"), "version": 2.6, "query_num": 64, "slice_config": slices,
+        "vision_config": {**vit(model, "siglip"), "image_size": 980}, "drop_vision_last_layer": False,
+    }, {}  # fmt: skip
+
+
 def gemma3(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
     given = {**text(model, "gemma3_text"), "sliding_window": 1024}
     # The published file leaves these out.
@@ -196,7 +204,7 @@ CASES: list[tuple[str, Callable[[Model], tuple[dict[str, Any], dict[str, Any]]]]
     ("internvl3-78b", internvl_chat), ("internvl3.5-8b", internvl_chat), ("internvl3-8b", internvl),
     ("internvl3-78b", internvl), ("gemma-3-12b", gemma3), ("llama-3.2-11b-vision", mllama),
     ("smolvlm-2.2b", idefics3), ("smolvlm-2.2b", smolvlm), ("deepseek-vl2-tiny", deepseek_vl_v2),
-    ("deepseek-vl2-small", deepseek_vl_v2), ("deepseek-vl2", deepseek_vl_v2),
+    ("deepseek-vl2-small", deepseek_vl_v2), ("deepseek-vl2", deepseek_vl_v2), ("minicpm-v-2.6", minicpmv),
 ]  # fmt: skip
 
 UNUSED_NORM = {"llava-onevision-7b": 2 * 1152}

@@ -25,7 +25,7 @@ def photographs():
         pytest.skip("the lab's photographs are not here; `lvlm-atlas lab fetch` brings them")
     collection.cache_clear()
     yield
-    for each in (collection, curve._model, curve._equipment, curve._sat):
+    for each in (collection, curve.model_of, curve.equipment_of, curve.sat_of):
         each.cache_clear()
 
 

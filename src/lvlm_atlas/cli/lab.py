@@ -24,7 +24,7 @@ def run_fetch(given: Path | None) -> None:
     Raises:
         AtlasError: a package cannot be had.
     """
-    _need()
+    need()
     from lvlm_atlas.lab.photographs.collection import place, prepare
     from lvlm_atlas.lab.photographs.sources import sources
 
@@ -44,7 +44,7 @@ def run_train(root: Path, name: str, seed: int, samples: int, out: Path) -> None
     Raises:
         AtlasError: there is no dialect of that name, or no pictures.
     """
-    _need()
+    need()
     import torch
 
     from lvlm_atlas.lab.curves.judging import judged
@@ -97,7 +97,7 @@ def run_train_parts(root: Path, name: str, seed: int, samples: int, parts: Seque
     Raises:
         AtlasError: there is no such part or model, or no pictures.
     """
-    _need()
+    need()
     import torch
 
     from lvlm_atlas.lab.parts.lessons import lessons
@@ -113,7 +113,7 @@ def run_train_parts(root: Path, name: str, seed: int, samples: int, parts: Seque
     torch.set_num_threads(1)
     model = load(root, trained[id_])
     suiting = lessons(model.config)
-    for part in _named("part", parts, suiting):
+    for part in chosen_of("part", parts, suiting):
         lesson = suiting[part]
         pupil = lesson.pupil(model, seed)
         with progress(f"steps of {part}", lesson.steps) as advance:
@@ -138,7 +138,7 @@ def run_curves(
     Raises:
         AtlasError: a name is unknown, there are no pictures or no trained models, or a technique needs training.
     """
-    _need()
+    need()
     need_torch("the lab needs", device)
     from lvlm_atlas.lab.curves.curve import CurveAnswer, CurveJob, about, lost
     from lvlm_atlas.lab.curves.record import missing, write
@@ -152,8 +152,8 @@ def run_curves(
     whole = not (tasks or checkpoints)
     collection()
     trained = known(root)
-    chosen_checkpoints = _named("trained model", checkpoints, trained)
-    chosen_tasks = _named("task", tasks, TASKS)
+    chosen_checkpoints = chosen_of("trained model", checkpoints, trained)
+    chosen_tasks = chosen_of("task", tasks, TASKS)
     named = [*{each.id: each for each in map(atlas.technique, ids)}.values()]
     hashes = {name: trained[name].sha256 for name in chosen_checkpoints}
     parts = {name: known_parts(root, trained[name]) for name in chosen_checkpoints}
@@ -207,14 +207,19 @@ def _ready(technique: Technique, parts: Mapping[str, Collection[str]]) -> list[s
     return [name for name, theirs in parts.items() if not serving(technique.id).isdisjoint(theirs)]
 
 
-def _named(what: str, names: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
+def chosen_of(what: str, names: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
+    """The names that were given, or all that are known.
+
+    Raises:
+        AtlasError: one is not known.
+    """
     for name in names:
         if name not in known:
             raise AtlasError(f"no {what} {name!r}; {suggestion(name, known, known)}")
     return tuple(names) or tuple(known)
 
 
-def _need() -> None:
+def need() -> None:
     """Make sure that the lab's libraries are there.
 
     Raises:

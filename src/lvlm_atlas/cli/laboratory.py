@@ -77,6 +77,29 @@ def run(
         raise typer.Exit(1)
 
 
+@lab_app.command("stacks")
+def stacks(
+    ids: References = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Pairs at most, the most interesting first.")] = 200,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Held-back samples of each task.")] = 24,
+    task: Annotated[
+        list[str] | None, typer.Option("--task", help="Only this task; may be given several times.")
+    ] = None,
+    device: DeviceOption = Device.cpu,
+    again: Annotated[bool, typer.Option("--again", help="Also those that have a record on these models.")] = False,
+    root: Root = None,
+) -> None:
+    """Run techniques together, hold what they lose against the sum, and write a record of each under catalog/stacks.
+
+    Runs the stacks of the planner's front and the most interesting pairs besides, or those of the techniques that are
+    named. An interrupted run goes on: what has a record is not run again.
+    """
+    from lvlm_atlas.cli.joint import run_stacks
+
+    if run_stacks(root_of(root), ids or [], limit, samples, task or [], device.value, again=again):
+        raise typer.Exit(1)
+
+
 @lab_app.command("show")
 def show(
     ids: References = None,

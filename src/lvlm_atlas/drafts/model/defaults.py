@@ -206,6 +206,15 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "patch_size": 14, "image_size": 448, "hidden_act": "gelu", "pixel_shuffle_ratio": 0.5,
         "projector_input_dim": 4096, "projector_output_dim": 4096, "vision_output_dim": 7680,
     },
+    "Phi4MultimodalConfig": {
+        "vocab_size": 200064, "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": False,
+        "max_position_embeddings": 131072,
+    },
+    "Phi4MultimodalVisionConfig": {
+        "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16,
+        "image_size": 448, "patch_size": 14, "hidden_act": "gelu_pytorch_tanh", "crop_size": 448,
+    },
     "PaliGemmaConfig": {"projection_dim": 2048, "tie_word_embeddings": True},
     "Kimi_K25VisionConfig": {
         "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16,

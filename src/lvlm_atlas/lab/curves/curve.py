@@ -81,11 +81,11 @@ class Sat:
 def prepare(job: CurveJob) -> None:
     """Load the models and ask them everything without techniques, which all jobs share."""
     for checkpoint in job.checkpoints:
-        _equipment(job.root, checkpoint, job.device)
+        equipment_of(job.root, checkpoint, job.device)
         for task in job.tasks:
-            _sat(job.root, checkpoint, task, job.samples, job.device)
+            sat_of(job.root, checkpoint, task, job.samples, job.device)
         for task in PROBES:
-            _sat(job.root, checkpoint, task, 1, job.device)
+            sat_of(job.root, checkpoint, task, 1, job.device)
 
 
 def reset() -> None:
@@ -116,8 +116,8 @@ def _carried_out(job: CurveJob) -> CurveAnswer:
     idle: list[str] = []
     for name in job.tasks:
         for checkpoint in parts:
-            model = _model(job.root, checkpoint, job.device)
-            sat = _sat(job.root, checkpoint, name, job.samples, job.device)
+            model = model_of(job.root, checkpoint, job.device)
+            sat = sat_of(job.root, checkpoint, name, job.samples, job.device)
             if checkpoint == first and _idle(job, model, TASKS[name], sat[0], found):
                 idle.append(name)
                 break
@@ -143,7 +143,7 @@ def _carried_out(job: CurveJob) -> CurveAnswer:
 
 
 def _equip(job: CurveJob, checkpoint: str) -> None:
-    _equipment(job.root, checkpoint, job.device).equip(_model(job.root, checkpoint, job.device))
+    equipment_of(job.root, checkpoint, job.device).equip(model_of(job.root, checkpoint, job.device))
 
 
 def _trained(job: CurveJob, found: Knob) -> dict[str, list[tuple[str, str]]]:
@@ -158,8 +158,8 @@ def _trained(job: CurveJob, found: Knob) -> dict[str, list[tuple[str, str]]]:
     for checkpoint in job.checkpoints:
         _equip(job, checkpoint)
         _probed(job, checkpoint, found.settings[-1])
-        model = _model(job.root, checkpoint, job.device)
-        parts = _equipment(job.root, checkpoint, job.device).used(model)
+        model = model_of(job.root, checkpoint, job.device)
+        parts = equipment_of(job.root, checkpoint, job.device).used(model)
         lessons = {part.lesson for part in parts}
         wanted = lessons if wanted is None else wanted
         if lessons == wanted and not random_weights(model):
@@ -173,9 +173,9 @@ def _answered(job: CurveJob, model: LVLM, task: Task, sample: Sample, setting: S
 
 def _probed(job: CurveJob, checkpoint: str, setting: Settings) -> Costs | None:
     """What a setting costs on the probes together; None where it is refused on all."""
-    model, costs, full = _model(job.root, checkpoint, job.device), [], []
+    model, costs, full = model_of(job.root, checkpoint, job.device), [], []
     for name in PROBES:
-        (sat,) = _sat(job.root, checkpoint, name, 1, job.device)
+        (sat,) = sat_of(job.root, checkpoint, name, 1, job.device)
         try:
             costs.append(cost(_answered(job, model, TASKS[name], sat.sample, setting).trace))
         except (Refusal, ValueError):
@@ -186,9 +186,9 @@ def _probed(job: CurveJob, checkpoint: str, setting: Settings) -> Costs | None:
 
 def _declined(job: CurveJob, checkpoint: str) -> str:
     """What a technique says that declines the model."""
-    (sat,) = _sat(job.root, checkpoint, PROBES[0], 1, job.device)
+    (sat,) = sat_of(job.root, checkpoint, PROBES[0], 1, job.device)
     try:
-        _answered(job, _model(job.root, checkpoint, job.device), TASKS[PROBES[0]], sat.sample, {})
+        _answered(job, model_of(job.root, checkpoint, job.device), TASKS[PROBES[0]], sat.sample, {})
     except (Refusal, ValueError) as error:
         return str(error)
     return "it takes its defaults, but none of the settings that its entry names"
@@ -222,19 +222,22 @@ def _point(job: CurveJob, model: LVLM, task: Task, sat: Sequence[Sat], setting: 
 
 
 @cache
-def _model(root: str, checkpoint: str, device: str) -> LVLM:
+def model_of(root: str, checkpoint: str, device: str) -> LVLM:
+    """A trained model."""
     torch.set_num_threads(1)
     return load(Path(root), known(Path(root))[checkpoint], device)
 
 
 @cache
-def _equipment(root: str, checkpoint: str, device: str) -> Equipment:
-    return equipment(Path(root), known(Path(root))[checkpoint], _model(root, checkpoint, device))
+def equipment_of(root: str, checkpoint: str, device: str) -> Equipment:
+    """The trained parts of a model."""
+    return equipment(Path(root), known(Path(root))[checkpoint], model_of(root, checkpoint, device))
 
 
 @cache
-def _sat(root: str, checkpoint: str, task: str, samples: int, device: str) -> tuple[Sat, ...]:
-    model, kind = _model(root, checkpoint, device), TASKS[task]
+def sat_of(root: str, checkpoint: str, task: str, samples: int, device: str) -> tuple[Sat, ...]:
+    """The first samples of a task, each asked without techniques."""
+    model, kind = model_of(root, checkpoint, device), TASKS[task]
     sat = []
     for number in range(samples):
         sample = kind.sample(number)
