@@ -5,7 +5,7 @@ F frames, P patches of a frame, N tokens, C vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy, kl_div
 from lvlm_atlas.lab.parts.lesson import Lesson, Pupil
 from lvlm_atlas.lab.photographs.scene import labels
 from lvlm_atlas.lab.tasks.task import TASKS, training_sample
+from lvlm_atlas.lab.tasks.vocabulary import ASK, token_ids
 from lvlm_atlas.lab.training import recipe
 from lvlm_atlas.lab.training.batch import UNJUDGED, Batch, batch
 from lvlm_atlas.lab.training.checkpoint import pretrained_files
@@ -57,10 +58,37 @@ class Distilled(Pupil):
         self.step += 1
         if self.step <= LOOKING * Draft.steps:
             return loss
-        theirs, answers = said(model, shown), shown.target_BN != UNJUDGED
         ours = logits(self.part, sequence(self.part, shown, frames))
-        return loss + kl_div(ours[answers].log_softmax(-1), theirs[answers].log_softmax(-1), reduction="batchmean",
-                             log_target=True)  # fmt: skip
+        return loss + divergence(ours, said(model, shown), shown)
+
+
+def divergence(ours_BNC: Tensor, theirs_BNC: Tensor, shown: Batch) -> Tensor:
+    """How far a draft's distributions are from the model's at the tokens of answers, mean: Kullback and Leibler's."""
+    answers_BN = shown.target_BN != UNJUDGED
+    ours, theirs = (each[answers_BN].log_softmax(-1) for each in (ours_BNC, theirs_BNC))
+    return kl_div(ours, theirs, reduction="batchmean", log_target=True)
+
+
+def agreement(model: LVLM, samples: int, said_of: Callable[[Batch], tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """Shares of tokens at which a draft's likeliest is the model's, by task.
+
+    Of answers, their first tokens left out, which follow from the prompt: drafts begin behind them.
+
+    Args:
+        model: the model.
+        samples: held-back samples of each task.
+        said_of: what draft and model say at each place of a batch, logits (B, N, C) each.
+    """
+    shares = dict[str, float]()
+    for name, task in TASKS.items():
+        same = list[bool]()
+        for number in range(samples):
+            shown = batch([task.sample(number)], model.config)
+            drafted_BN = (shown.target_BN != UNJUDGED) & (shown.ids_BN != token_ids(ASK)[0])
+            ours, theirs = (each[drafted_BN].argmax(-1) for each in said_of(shown))
+            same += (ours == theirs).tolist()
+        shares[name] = round(sum(same) / len(same), 4)
+    return shares
 
 
 def drawn_batch(model: LVLM, random: np.random.Generator) -> Batch:
@@ -113,16 +141,8 @@ class Draft(Lesson[LVLM]):
 
     @torch.no_grad()
     def judged(self, model: LVLM, part: LVLM, samples: int) -> Mapping[str, float]:
-        """Shares of the answers' tokens at which the draft's likeliest is the model's, by task."""
-        shares = {}
-        for name, task in TASKS.items():
-            same = list[bool]()
-            for number in range(samples):
-                shown = batch([task.sample(number)], model.config)
-                ours, theirs = (said(each, shown)[shown.target_BN != UNJUDGED].argmax(-1) for each in (part, model))
-                same += (ours == theirs).tolist()
-            shares[name] = round(sum(same) / len(same), 4)
-        return shares
+        """Shares of drafted tokens that are the model's, by task; see `agreement`."""
+        return agreement(model, samples, lambda shown: (said(part, shown), said(model, shown)))
 
     def files(self, part: LVLM) -> Mapping[str, bytes]:
         """See `Lesson`: the published format."""

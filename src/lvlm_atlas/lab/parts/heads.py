@@ -11,13 +11,12 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import kl_div, smooth_l1_loss
+from torch.nn.functional import smooth_l1_loss
 
-from lvlm_atlas.lab.parts.draft import drawn_batch
+from lvlm_atlas.lab.parts.draft import agreement, divergence, drawn_batch
 from lvlm_atlas.lab.parts.lesson import Lesson, Pupil
-from lvlm_atlas.lab.tasks.task import TASKS
 from lvlm_atlas.lab.training import recipe
-from lvlm_atlas.lab.training.batch import UNJUDGED, Batch, batch
+from lvlm_atlas.lab.training.batch import UNJUDGED, Batch
 from lvlm_atlas.lab.training.reading import encoded, sequence, states
 from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.lvlm.config import Config
@@ -44,9 +43,11 @@ class Following(Pupil):
 
     def forward(self, model: LVLM, random: np.random.Generator) -> Tensor:
         """See `Pupil`."""
-        ours_MD, theirs_MD = self.lesson.features(model, self.part, drawn_batch(model, random))
-        ours, theirs = (model.head(each).log_softmax(-1) for each in (ours_MD, theirs_MD))
-        return smooth_l1_loss(ours_MD, theirs_MD) + kl_div(ours, theirs, reduction="batchmean", log_target=True)
+        shown = drawn_batch(model, random)
+        ours_BND, theirs_BND = self.lesson.features(model, self.part, shown)
+        answers_BN = shown.target_BN != UNJUDGED
+        near = smooth_l1_loss(ours_BND[answers_BN], theirs_BND[answers_BN])
+        return near + divergence(model.head(ours_BND), model.head(theirs_BND), shown)
 
 
 class FeatureLesson(Lesson[FeatureHead]):
@@ -75,15 +76,15 @@ class FeatureLesson(Lesson[FeatureHead]):
         return head.enter(entered.hidden_BND[:, 1:], feature_BND[:, :-1])
 
     def features(self, model: LVLM, head: FeatureHead, shown: Batch) -> tuple[Tensor, Tensor]:
-        """The head's features and the model's (M, D) at the tokens of answers."""
+        """The head's features and the model's (B, N, D), alike at the first token, before which there is none."""
         with torch.no_grad():
             entered = sequence(model, shown, encoded(model, shown.frames_F3HW))
             feature_BND = model.final_norm(states(model, entered))
         rows_BND = self.rows(head, entered, feature_BND)
         query, key, value = head.layer.project(rows_BND, entered.position_BN[:, 1:])
         seen = attend(query, key, value, causal_mask(rows_BND.shape[1], rows_BND.device))
-        answers_BN = shown.target_BN[:, 1:] != UNJUDGED
-        return head.layer.finish(rows_BND, seen)[answers_BN], feature_BND[:, 1:][answers_BN]
+        ours_BND = head.layer.finish(rows_BND, seen)
+        return torch.cat([feature_BND[:, :1], ours_BND], dim=1), feature_BND
 
     def empty(self, config: Config) -> FeatureHead:
         """See `Lesson`."""
@@ -95,16 +96,13 @@ class FeatureLesson(Lesson[FeatureHead]):
 
     @torch.no_grad()
     def judged(self, model: LVLM, part: FeatureHead, samples: int) -> Mapping[str, float]:
-        """Shares of the answers' tokens at which the head's likeliest is the model's, by task."""
-        shares = dict[str, float]()
-        for name, task in TASKS.items():
-            same = list[bool]()
-            for number in range(samples):
-                shown = batch([task.sample(number)], model.config)
-                ours, theirs = (model.head(each).argmax(-1) for each in self.features(model, part, shown))
-                same += (ours == theirs).tolist()
-            shares[name] = round(sum(same) / len(same), 4)
-        return shares
+        """Shares of drafted tokens that are the model's, by task; see `agreement`."""
+
+        def said(shown: Batch) -> tuple[Tensor, Tensor]:
+            ours_BND, theirs_BND = self.features(model, part, shown)
+            return model.head(ours_BND), model.head(theirs_BND)
+
+        return agreement(model, samples, said)
 
 
 class DecoupledLesson(FeatureLesson):

@@ -10,6 +10,7 @@ from lvlm_atlas.lab.parts.draft import Draft
 from lvlm_atlas.lab.parts.heads import DecoupledLesson, FeatureLesson
 from lvlm_atlas.lab.parts.lesson import Lesson
 from lvlm_atlas.lab.parts.scorer import FrameScorer, PatchScorer
+from lvlm_atlas.lab.parts.seeing import SeeingLesson
 from lvlm_atlas.reference.lvlm.config import Config
 
 LESSONS: Mapping[str, Lesson[Any]] = {
@@ -19,6 +20,7 @@ LESSONS: Mapping[str, Lesson[Any]] = {
     "draft": Draft(),
     "feature-head": FeatureLesson(),
     "decoupled-head": DecoupledLesson(),
+    "seeing-drafter": SeeingLesson(),
 }
 
 

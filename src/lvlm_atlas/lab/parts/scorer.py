@@ -92,7 +92,7 @@ class FrameScorer(Lesson[ImageTextMatcher]):
         "A small CLIP, its image tower begun from the model's encoder, trained by a sigmoid for each pair of a frame "
         "and a question on whether the frame shows what is asked for; papers take CLIP, BLIP or Long-CLIP as they are."
     )
-    steps, pictures = 500, sum(count * (1 if kind == "still" else 8) for kind, count in PICTURES)
+    steps, pictures = 300, sum(count * (1 if kind == "still" else 8) for kind, count in PICTURES)
 
     def key(self, config: Config) -> Hashable:  # noqa: ARG002
         """See `Lesson`."""
@@ -137,7 +137,7 @@ class PatchScorer(Lesson[ImageTextMatcher]):
         "Trained on frames as a whole, pooled over the patches that resemble the question least: the papers find that "
         "CLIP's patches resemble a text the less, the more they show of it, and here that is what is trained."
     )
-    steps, pictures = 400, FrameScorer.pictures
+    steps, pictures = 250, FrameScorer.pictures
 
     def suits(self, config: Config) -> bool:
         """Whether the encoder is CLIP's."""
