@@ -25,7 +25,7 @@ def photographs():
         pytest.skip("the lab's photographs are not here; `lvlm-atlas lab fetch` brings them")
     collection.cache_clear()
     yield
-    for each in (collection, curve._model, curve._sat):
+    for each in (collection, curve.model_of, curve.equipment_of, curve.sat_of):
         each.cache_clear()
 
 
@@ -33,18 +33,16 @@ def photographs():
 @pytest.mark.parametrize("committed", CURVES, ids=[each.id for each in CURVES])
 def test_a_committed_curve_comes_out_again(committed: Curve) -> None:
     tasks = tasks_of(committed)[:TASKS_RUN]
-    counted = next(each for each in committed.tasks if each.task == tasks[0])
-    samples = counted.of
     job = CurveJob(
         technique=load(ROOT).technique(committed.id), root=str(ROOT), checkpoints=tuple(committed.checkpoints),
-        samples=samples, tasks=tasks, device="cpu", again=committed,
+        samples=committed.samples, tasks=tasks, device="cpu", again=committed,
     )  # fmt: skip
     answer = carry_out(job)
     assert answer.failed is None
     again = committed.model_copy(update={"tasks": answer.tasks})
     for one, other in zip(kept(committed, tasks), kept(again, tasks), strict=True):
         assert one.setting == other.setting
-        assert abs(one.share - other.share) <= one.margin + 1 / samples
+        assert abs(one.share - other.share) <= one.margin + 1 / committed.samples
 
 
 def test_the_weights_of_committed_models_are_those_of_their_records() -> None:

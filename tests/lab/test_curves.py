@@ -13,7 +13,7 @@ from lvlm_atlas.atlas.root import data_root
 from lvlm_atlas.lab.curves.curve import CurveJob, carry_out
 from lvlm_atlas.lab.curves.knob import TARGETS, Knob, Settings
 from lvlm_atlas.lab.curves.knob import knob as knob_of
-from lvlm_atlas.lab.curves.record import up_to_date, write
+from lvlm_atlas.lab.curves.record import missing, write
 from lvlm_atlas.lab.tasks.task import TASKS
 from lvlm_atlas.lab.training.checkpoint import known
 from lvlm_atlas.schema.technique import Parameter, Technique
@@ -93,11 +93,32 @@ def test_counts_of_a_curve_add_up_and_its_record_is_read_again(tmp_path: Path, i
         for point in each.points:
             assert point.right == each.full - point.lost + point.gained
             assert point.hard_right <= each.hard
-    write(tmp_path, answer, {"lab-x": "0" * 64}, "cpu")
-    again = Records(tmp_path, CURVES)
-    assert again[id_].tasks == answer.tasks
-    assert up_to_date(again, id_, {"lab-x": "0" * 64})
-    assert not up_to_date(again, id_, {"lab-x": "1" * 64})
+    name = answer.tasks[0].checkpoint
+    write(tmp_path, answer, 2, {name: "0" * 64}, "cpu")
+    again = Records(tmp_path, CURVES)[id_]
+    assert again.tasks == answer.tasks
+    assert missing(again, 2, {name: "0" * 64}) == ()
+    assert missing(again, 3, {name: "0" * 64}) == missing(again, 2, {name: "1" * 64}) == (name,)
+
+
+def test_a_model_that_comes_later_is_added_to_the_record(tmp_path: Path) -> None:
+    answer = carry_out(job_of("fastv", samples=1))
+    (name,) = {each.checkpoint for each in answer.tasks}
+    write(tmp_path, answer, 1, {name: "0" * 64}, "cpu")
+    earlier, both = Records(tmp_path, CURVES)["fastv"], {name: "0" * 64, "lab-x": "1" * 64}
+    assert missing(earlier, 1, both) == ("lab-x",)
+    other = answer.model_copy(
+        update={
+            "tasks": tuple(each.model_copy(update={"checkpoint": "lab-x"}) for each in answer.tasks),
+            "checkpoints": ("lab-x",),
+        }
+    )
+    write(tmp_path, other, 1, both, "cpu", earlier=earlier)
+    held = Records(tmp_path, CURVES)["fastv"]
+    assert missing(held, 1, both) == ()
+    for one, two in zip(held.tasks[::2], held.tasks[1::2], strict=True):
+        assert (one.checkpoint, two.checkpoint) == (name, "lab-x")
+        assert (one.task, one.points) == (two.task, two.points)
 
 
 def test_a_technique_whose_own_weights_nobody_trained_has_no_curve() -> None:

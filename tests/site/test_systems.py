@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from html import unescape
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import lvlm_atlas
 from lvlm_atlas.site.content import Content
 from lvlm_atlas.site.pages import pages
-from lvlm_atlas.site.systems import system_pages
+from lvlm_atlas.site.systems import rules_of, system_pages
 
 
 def shown(page: Path) -> str:
@@ -70,3 +71,9 @@ def test_a_family_of_any_stage_stands_where_its_techniques_do(catalog: lvlm_atla
     named = {stage.id: [f.id for f in content.families(stage=stage.id)] for stage in catalog.atlas.terms("stage")}
     stages = {technique.stage for technique in content.of_family("baselines")}
     assert {stage for stage, families in named.items() if "baselines" in families} == stages
+
+
+def test_rules_of_layouts_are_shown_also_of_records_from_a_snapshot(catalog: lvlm_atlas.KnowledgeBase) -> None:
+    layouts = [layout for system in catalog.atlas.systems.values() for layout in system.simulated]
+    assert any(rules_of(layout) for layout in layouts)
+    assert all(rules_of(pickle.loads(pickle.dumps(layout))) == rules_of(layout) for layout in layouts)  # noqa: S301

@@ -25,7 +25,7 @@ def task(name: str, full: int, *points: CurvePoint, of: int = 100, checkpoint: s
 
 def curve(*tasks: TaskCurve) -> Curve:
     return Curve(
-        id="fastv", date="2026-11-30", version="0", machine=MACHINE, checkpoints={"lab-a": "0" * 64},
+        samples=100, id="fastv", date="2026-11-30", version="0", machine=MACHINE, checkpoints={"lab-a": "0" * 64},
         knob="keep_ratio", main_cost="vision_tokens", tasks=tasks,
     )  # fmt: skip
 

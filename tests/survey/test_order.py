@@ -30,7 +30,7 @@ def curve(id_: str, right: int, cost: float = 0.25) -> Curve:
     made = CurvePoint(setting={}, cost={"vision_tokens": cost}, right=right, lost=100 - right, gained=0, hard_right=0)
     task = TaskCurve(checkpoint="lab-a", task="read", of=100, full=100, hard=0, points=(made,))
     return Curve(
-        id=id_, date="2026-11-30", version="0", machine=MACHINE, checkpoints={"lab-a": "0" * 64},
+        samples=100, id=id_, date="2026-11-30", version="0", machine=MACHINE, checkpoints={"lab-a": "0" * 64},
         main_cost="vision_tokens", tasks=(task,),
     )  # fmt: skip
 

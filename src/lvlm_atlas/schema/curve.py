@@ -58,7 +58,7 @@ class Curve(Record):
     id: Annotated[Id, Ref("technique")]
     """The technique; also the file's name."""
     date: Day
-    """Day of the run."""
+    """Day of the last run; what follows down to `machine` is of that run too."""
     commit: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}(-dirty)?$")
     """Commit of the code, where it ran in a checkout."""
     version: str
@@ -67,6 +67,10 @@ class Curve(Record):
     """Where it ran."""
     checkpoints: dict[Id, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
     """Trained models, and the hashes of their weights."""
+    parts: dict[Id, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] = Field(default_factory=dict)
+    """Trained parts of these models that the technique used, and the hashes of their weights."""
+    samples: Annotated[int, Field(ge=1, le=MOST_COUNT)]
+    """Samples of each task."""
     knob: Text | None = None
     """The parameter that was moved; absent: none changes what a run costs."""
     main_cost: Cost

@@ -40,7 +40,7 @@ def _system_page(content: Content, system: System) -> Page:
         context={
             "system": system,
             "replays": content.under_load.replays(system),
-            "layouts": [(each, _rules(each), content.under_load.layout(each.name)) for each in system.simulated],
+            "layouts": [(each, rules_of(each), content.under_load.layout(each.name)) for each in system.simulated],
             "asked": load_asked(),
             "paper": content.atlas.papers[system.paper],
             "transfers": [(transfer, _formula(transfer.byte)) for transfer in system.communication],
@@ -50,14 +50,14 @@ def _system_page(content: Content, system: System) -> Page:
     )  # fmt: skip
 
 
-def _rules(layout: Simulated) -> list[tuple[str, Markup]]:
+def rules_of(layout: Simulated) -> list[tuple[str, Markup]]:
     """The rules of a layout that are not those of a plain server: what each says, and how it is set."""
     docs = field_docs(Simulated)
-    own = layout.model_fields_set - {"name", "variant", "pools", "departs"}
-    values = {name: getattr(layout, name) for name in Simulated.model_fields if name in own}
     words = {True: "yes", False: "no"}
     return [
-        (docs[name], code(words[value] if isinstance(value, bool) else str(value))) for name, value in values.items()
+        (docs[name], code(words[value] if isinstance(value, bool) else str(value)))
+        for name, field in Simulated.model_fields.items()
+        if name not in ("name", "variant", "pools", "departs") and (value := getattr(layout, name)) != field.default
     ]
 
 

@@ -19,6 +19,8 @@ class Phase:
     """Whether the whole model is trained; else the encoder alone, to tell what each patch shows."""
     rate: float | None = 1.0
     """Share of the learning rates that it starts at; None: they go on falling from the phase before."""
+    sparse: float = 0.0
+    """Share of the steps that show the language model only some of each picture's vision tokens, drawn by chance."""
 
 
 FRAMES = 32
@@ -27,11 +29,13 @@ WORDS = 48
 """Room for questions and answers on the pictures of a sample."""
 PHASES = (
     Phase(700, {"still": 1.0}, language=False),
-    Phase(1_100, {"still": 1.0}),
-    Phase(700, {"still": 0.5, "images": 0.15, "needle": 0.15, "burst": 0.2}, rate=None),
-    Phase(1_000, {"still": 0.15, "chart": 0.15, "count": 0.1, "images": 0.2, "needle": 0.2, "burst": 0.2}),
-    Phase(600, {"still": 0.1, "chart": 0.25, "caption": 0.2, "needle": 0.2, "burst": 0.25}, rate=0.6),
+    Phase(1_300, {"still": 1.0}, sparse=0.5),
+    Phase(700, {"still": 0.5, "images": 0.15, "needle": 0.15, "burst": 0.2}, rate=None, sparse=0.5),
+    Phase(1_000, {"still": 0.15, "chart": 0.15, "count": 0.1, "images": 0.2, "needle": 0.2, "burst": 0.2}, sparse=0.5),
+    Phase(900, {"still": 0.1, "chart": 0.2, "caption": 0.25, "needle": 0.2, "burst": 0.25}, rate=0.6, sparse=0.3),
 )
+LEAST_KEPT = 0.15
+"""Share of a picture's vision tokens that a sparse step keeps at least."""
 MATRIX_RATE, OTHER_RATE = 3e-3, 3e-3
 """Learning rates of matrices, whose updates Muon makes orthogonal (scaled to the size of AdamW's), and of all else."""
 WARM_UP, DECAY, CLIP = 50, 0.01, 1.0
@@ -70,5 +74,5 @@ def total() -> int:
 
 def digest() -> str:
     """Changes with the recipe."""
-    said = repr((PHASES, FRAMES, WORDS, MATRIX_RATE, OTHER_RATE, WARM_UP, DECAY, CLIP, BACKGROUND))
+    said = repr((PHASES, FRAMES, WORDS, MATRIX_RATE, OTHER_RATE, WARM_UP, DECAY, CLIP, BACKGROUND, LEAST_KEPT))
     return sha256(said.encode()).hexdigest()[:8]

@@ -1,0 +1,85 @@
+"""Puts the record of a stack together, and writes it: a file a stack, in place of an earlier one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from types import MappingProxyType
+
+import yaml
+
+from lvlm_atlas.atlas.records import STACKS
+from lvlm_atlas.files import replace_file
+from lvlm_atlas.lab.joint.departure import departure, kept
+from lvlm_atlas.lab.joint.job import JointAnswer
+from lvlm_atlas.lab.record import commit, machine
+from lvlm_atlas.schema.record import Setting
+from lvlm_atlas.schema.stack import MeasuredStack, Member, StackTask
+from lvlm_atlas.specs.joint import record_of, stack_id
+
+
+def up_to_date(
+    stacks: Mapping[str, MeasuredStack], settings: Mapping[str, Mapping[str, Setting]], hashes: Mapping[str, str]
+) -> bool:
+    """Whether techniques have a record at these settings on these trained models."""
+    known = record_of(stacks, settings)
+    if known is None or known.checkpoints != dict(hashes):
+        return False
+    return {each.technique: each.setting for each in known.members} == settings
+
+
+def compared(joint: JointAnswer, alone: Sequence[JointAnswer], samples: int) -> tuple[StackTask, ...]:
+    """The tasks that were run with each technique alone and with all, question by question."""
+    rows = [{(each.checkpoint, each.task): each.right for each in answer.tasks} for answer in alone]
+    return tuple(
+        StackTask(
+            checkpoint=each.checkpoint, task=each.task, samples=samples, full=each.full,
+            alone=tuple(row[each.checkpoint, each.task] for row in rows), joint=each.right,
+        )
+        for each in joint.tasks
+        if all((each.checkpoint, each.task) in row for row in rows)
+    )  # fmt: skip
+
+
+def record(
+    settings: Mapping[str, Mapping[str, Setting]], tasks: tuple[StackTask, ...], hashes: Mapping[str, str], root: Path,
+    device: str, why: tuple[str, ...] = (), refused: Mapping[str, str] = MappingProxyType({}),
+) -> MeasuredStack:  # fmt: skip
+    """The record of a stack.
+
+    Args:
+        settings: of each technique, in pipeline order.
+        tasks: what was answered rightly.
+        hashes: trained models, with the hashes of their weights.
+        root: the checkout.
+        device: where it ran.
+        why: why they were run together.
+        refused: tasks that they decline together.
+    """
+    shares, together = kept(tasks)
+    found = departure(tasks)
+    members = tuple(
+        Member(technique=id_, setting=dict(setting), kept=share)
+        for (id_, setting), share in zip(settings.items(), shares, strict=True)
+    )
+    return MeasuredStack(
+        id=stack_id(settings), date=date.today().isoformat(), commit=commit(root), version=version("lvlm-atlas"),
+        machine=machine(device), checkpoints=dict(hashes), members=members, why=why, kept=together,
+        departure=found, verdict=found.verdict, tasks=tasks, refused=dict(refused),
+    )  # fmt: skip
+
+
+def write(root: Path, stack: MeasuredStack) -> Path:
+    """Write a record under catalog/stacks, and return its path.
+
+    Raises:
+        AtlasError: it cannot be written.
+    """
+    path = root / STACKS / f"{stack.id}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = stack.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    body = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=400, default_flow_style=None)
+    replace_file(path, f"# yaml-language-server: $schema=../../taxonomy/schema/stack.json\n{body}")
+    return path

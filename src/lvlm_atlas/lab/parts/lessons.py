@@ -1,0 +1,34 @@
+"""How the lab trains parts of its models, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lvlm_atlas.lab.parts.depth import Depth
+from lvlm_atlas.lab.parts.draft import Draft
+from lvlm_atlas.lab.parts.heads import DecoupledLesson, FeatureLesson
+from lvlm_atlas.lab.parts.lesson import Lesson
+from lvlm_atlas.lab.parts.scorer import FrameScorer, PatchScorer
+from lvlm_atlas.lab.parts.seeing import SeeingLesson
+from lvlm_atlas.reference.lvlm.config import Config
+
+LESSONS: Mapping[str, Lesson[Any]] = {
+    "frame-scorer": FrameScorer(),
+    "patch-scorer": PatchScorer(),
+    "depth-head": Depth(),
+    "draft": Draft(),
+    "feature-head": FeatureLesson(),
+    "decoupled-head": DecoupledLesson(),
+    "seeing-drafter": SeeingLesson(),
+}
+
+
+def lessons(config: Config) -> dict[str, Lesson[Any]]:
+    """Those that suit models of these shapes."""
+    return {name: lesson for name, lesson in LESSONS.items() if lesson.suits(config)}
+
+
+def serving(technique: str) -> set[str]:
+    """Names of those that train what a technique must have trained."""
+    return {name for name, lesson in LESSONS.items() if technique in lesson.techniques}
