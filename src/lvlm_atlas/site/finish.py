@@ -85,7 +85,7 @@ def _page(html: str, root: str, head: str, scripts: dict[str, str]) -> str:
         return f'<script src="{root}assets/{name}"></script>'
 
     html = _REDIRECT.sub("", _INLINE.sub(outside, html))
-    html = re.sub(r'\s*<link rel="canonical"[^>]*>', "", html)
+    html = re.sub(r'<link rel="canonical"[^>]*>', "", html)
     first = f'<meta http-equiv="Content-Security-Policy" content="{escape(SCRIPTS, quote=False)}">'
     html = html.replace('<meta charset="utf-8">', f'<meta charset="utf-8">\n{first}', 1)
     return html.replace("</head>", f"{head}\n</head>", 1)
