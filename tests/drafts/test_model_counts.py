@@ -135,6 +135,26 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
         },
         {"tie_word_embeddings": True, "audio_config": None},
     ),
+    "molmo2": (
+        {**VIT, "num_key_value_heads": 4, "head_dim": 16, "image_size": [56, 56]},
+        {**TEXT, "head_dim": 32, "additional_vocab_size": 8},
+        {
+            "adapter_config": {
+                "vision_feature_layer": [-1, 0], "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4,
+                "head_dim": 16, "intermediate_size": 80, "text_hidden_size": 96,
+            },
+        },
+    ),
+    "molmo2 with norms over all heads": (
+        {**VIT, "num_key_value_heads": 4, "head_dim": 16, "image_size": [56, 56]},
+        {**TEXT, "additional_vocab_size": 8, "qk_norm_type": "olmo"},
+        {
+            "adapter_config": {
+                "vision_feature_layer": [2], "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4,
+                "head_dim": 16, "intermediate_size": 80, "text_hidden_size": 96,
+            },
+        },
+    ),
     "phi4_multimodal": ({**VIT, "image_size": 56, "crop_size": 56}, {}, {**TEXT, "bos_token_id": 2, "eos_token_id": 3}),
     "qwen3_omni_moe": (DEEP, {**TEXT, **MOE}, {}),
     "kimi_k25": (

@@ -9,6 +9,7 @@ import pytest
 from lvlm_atlas.planner.planner import Planner
 from lvlm_atlas.roofline.deployment import Deployment
 from lvlm_atlas.roofline.estimate import Estimate, estimate
+from lvlm_atlas.roofline.model import Adapter
 from lvlm_atlas.roofline.operator import Work
 from lvlm_atlas.roofline.transform import Applied, Change
 from lvlm_atlas.roofline.weights import parameters_by_part
@@ -284,6 +285,38 @@ def test_a_request_reads_every_published_parameter_once(planner: Planner, model:
     least = 0.9 if model.startswith(("llama", "gemma-4")) else 0.985
     assert least <= read["encoder"] / spec.encoder.parameters <= 1
     assert read["adapter"] == pytest.approx(spec.adapter.parameters, rel=0.005)
+
+
+def test_attention_that_pools_projects_every_patch_and_asks_once_a_token(planner: Planner) -> None:
+    """Molmo2's adapter: the mean of four patches attends to them, and a gated MLP follows."""
+    widths = (2304, 1152, 12_288, 3584)
+    adapter = Adapter(widths=widths, merge=4, gated=True, pools_by_attention=True, parameters=1)
+    model = replace(planner.model("qwen2.5-vl-7b"), adapter=adapter)
+    found = estimate(model, planner.device("h200"), Workload(images=(Image(448, 448),), text_tokens=5, output_tokens=1))
+    flops = {each.name: each.flop for each in works(found, "encoding") if each.name.startswith("adapter")}
+    token = 256
+    assert flops == {
+        "adapter.query": 2 * token * 2304 * 1152, "adapter.key_value": 2 * 4 * token * 2304 * 2 * 1152,
+        "adapter.attention": 4 * 4 * token * 1152, "adapter.output": 2 * token * 1152**2,
+        "adapter.linear_1": 2 * 2 * token * 1152 * 12_288, "adapter.linear_2": 2 * token * 12_288 * 3584,
+    }  # fmt: skip
+
+
+def test_a_smaller_encoder_in_front_runs_on_all_patches_and_hands_on_a_sixteenth(planner: Planner) -> None:
+    """DeepSeek-OCR on 640 x 640: SAM sees 64 x 64 patches, in 8 of 12 layers as 5 x 5 windows of 14 x 14; CLIP 257."""
+    request = Workload(images=(Image(640, 640),), text_tokens=5, output_tokens=1)
+    found = planner.estimate("deepseek-ocr", "h200", request)
+    flop: dict[str, float] = {}
+    for each in works(found, "encoding"):
+        flop[each.name] = flop.get(each.name, 0.0) + each.flop
+    assert flop["encoder.patch_embedding"] == 2 * 4096 * 768 * 768
+    assert flop["encoder.qkv"] == 2 * 768 * 2304 * (4 * 4096 + 8 * 4900) + 24 * 2 * 257 * 1024 * 3072
+    assert flop["encoder.attention"] == 4 * 4 * 4096**2 * 768 + 24 * 4 * 257**2 * 1024
+    assert flop["encoder.window_attention"] == 8 * 4 * 25 * 196**2 * 768
+    assert flop["encoder.mlp_up"] == 12 * 2 * 4096 * 768 * 3072 + 24 * 2 * 257 * 1024 * 4096
+    kernels = 4096 * (768 * 256 + 9 * 256 * 256) + 1024 * 9 * 256 * 512 + 256 * 9 * 512 * 1024
+    assert flop["encoder.convolution"] == 2 * kernels
+    assert flop["adapter.linear_0"] == 2 * 256 * 2048 * 1280
 
 
 def test_a_step_reads_what_stays_and_what_is_fetched(planner: Planner) -> None:

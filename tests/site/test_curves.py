@@ -11,7 +11,8 @@ from lvlm_atlas import load
 from lvlm_atlas.atlas.root import data_root
 from lvlm_atlas.schema.stack import Departure, MeasuredStack, Member, StackTask
 from lvlm_atlas.site.content import Content
-from lvlm_atlas.site.curves import SPARED, Curves, curves_page
+from lvlm_atlas.site.curves import ENOUGH, SPARED, Curves, curves_page
+from lvlm_atlas.site.equal_quality import equal_quality
 from lvlm_atlas.site.render import environment, render
 from lvlm_atlas.specs.answers import kept
 
@@ -92,3 +93,16 @@ def test_the_page_tells_of_the_models_that_curves_name_and_holds_stacks_against_
         assert each.accuracy.keys() == each.blind.keys() == each.downsampled.keys()
     (bare,) = curves_page(content) if not content.atlas.stacks else (None,)
     assert bare is None or "held against the sum" not in render(content, bare, environment(Path(data_root()) / "site"))
+
+
+def test_at_equal_quality_all_keep_enough_and_have_the_numbers_of_their_estimate(content: Content) -> None:
+    equal = equal_quality(content.estimates, ENOUGH)
+    assert equal
+    base = equal.baseline
+    for row in equal.rows:
+        assert row.kept.share >= ENOUGH
+        again = content.estimates.planner.estimate(base.model.id, base.device.id, base.workload.id, stack=row.setting)
+        assert (again.ttft_s, again.tpot_s) == (row.estimate.ttft_s, row.estimate.tpot_s)
+    shown = {row.technique.id for row in equal.rows} | {each.what for each in equal.lost}
+    assert shown == {*content.atlas.curves}
+    assert equal.command.startswith("lvlm-atlas plan")

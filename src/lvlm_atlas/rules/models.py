@@ -59,10 +59,16 @@ def _matrices(model: Model) -> Iterator[tuple[str, int, float]]:
     attention = 4 * vision.hidden * vision.heads * vision.head_dim
     mlp = (2 + vision.gated_mlp) * vision.hidden * vision.mlp
     patch = 3 * vision.patch_size**2 * vision.temporal_patch_size * vision.hidden
+    if front := vision.front:
+        layers = front.layers * (4 * front.hidden**2 + 2 * front.hidden * front.mlp)
+        kernels = sum(each.kernel**2 * each.into * each.out for each in front.convolutions)
+        patch = 3 * front.patch_size**2 * front.hidden + layers + kernels
     yield "vision", vision.layers * (attention + mlp) + patch, 0.12  # tables of positions, some for tiles
     if not adapter.queries:
         products = [*map(mul, adapter.widths, adapter.widths[1:])]
         gate = products[-2] if adapter.gated and len(products) > 1 else 0
+        if adapter.pools_by_attention:  # keys and values beside the query, and the projection of what comes out
+            gate += 2 * products[0] + adapter.widths[1] ** 2
         yield "adapter", adapter.copies * (sum(products) + gate), 0.02
     experts, dense = llm.experts, 3 * llm.hidden * llm.intermediate
     linear = llm.linear_attention

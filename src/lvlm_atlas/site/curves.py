@@ -16,6 +16,7 @@ from lvlm_atlas.schema.stack import VERDICTS, MeasuredStack
 from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.site.content import FULL_WIDTH, Content, Page
 from lvlm_atlas.site.curve_svg import Line, curve_plot
+from lvlm_atlas.site.equal_quality import equal_quality
 from lvlm_atlas.site.routes import FIXED
 from lvlm_atlas.site.trained import Trained, trained
 from lvlm_atlas.specs.answers import Kept, cheapest, kept, tasks_of
@@ -144,5 +145,5 @@ def curves_page(content: Content) -> Iterator[Page]:
             path=FIXED["curves"], title="All techniques on one model", template="curves.md.j2", hide=FULL_WIDTH,
             description="What every technique costs in answers, measured on small models trained on photographs.",
             context={"curves": curves, "words": WORDS, "near": NEAR, "enough": ENOUGH, "verdicts": VERDICTS,
-                     "wanted": WANTED},
+                     "wanted": WANTED, "equal": equal_quality(content.estimates, ENOUGH)},
         )  # fmt: skip

@@ -21,6 +21,7 @@ from lvlm_atlas.roofline.tokens.idefics3_split import idefics3_split, split_grid
 from lvlm_atlas.roofline.tokens.minicpm_slice import minicpm_slice
 from lvlm_atlas.roofline.tokens.mllama_canvas import mllama_canvas
 from lvlm_atlas.roofline.tokens.navit_pad import navit_pad
+from lvlm_atlas.roofline.tokens.overlapping_crops import overlapping_crops
 from lvlm_atlas.roofline.tokens.padded_crops import padded_crops
 from lvlm_atlas.roofline.tokens.patch_budget import patch_budget
 from lvlm_atlas.roofline.tokens.pixtral_grid import pixtral_grid
@@ -257,6 +258,17 @@ def test_llama_4_pads_to_the_canvas_that_enlarges_least(published_alone, sizes):
         tall, wide = (int(side) // 336 for side in fit((height, width), canvases))
         visual = canvas_tiles([(width, height)], **constants)
         assert tiles_of(visual) == tall * wide + (tall * wide > 1), (width, height)
+
+
+def test_molmo2_cuts_crops_that_overlap(published_alone, sizes):
+    geometry = published_alone("models.molmo2.image_processing_molmo2", "compute_crop_geometry", "select_tiling")
+    for width, height in sizes:
+        rows, columns, tall, wide = geometry(height, width, 8, [4, 4], 378, 14)
+        visual = overlapping_crops([(width, height)], tile=378, patch=14, pool=2, margin=4, max_crops=8)
+        assert tiles_of(visual) == 1 + rows * columns, (width, height)
+        high = math.ceil(tall / 28), math.ceil(wide / 28)
+        assert visual.adapter_token == 14 * 14 + high[0] * high[1]
+        assert visual.llm_token == 14 * 15 + high[0] * (high[1] + 1)
 
 
 def test_phi_4_leaves_out_tokens_that_show_padding_alone(sizes):

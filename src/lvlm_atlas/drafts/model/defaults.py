@@ -206,6 +206,17 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "patch_size": 14, "image_size": 448, "hidden_act": "gelu", "pixel_shuffle_ratio": 0.5,
         "projector_input_dim": 4096, "projector_output_dim": 4096, "vision_output_dim": 7680,
     },
+    "Molmo2TextConfig": {
+        "vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": False,
+        "attention_bias": False, "additional_vocab_size": 128, "qk_norm_type": "qwen3",
+        "max_position_embeddings": 36864,
+    },
+    "Molmo2VisionConfig": {
+        "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 25, "num_attention_heads": 16,
+        "image_size": 378, "patch_size": 14, "hidden_act": "gelu_pytorch_tanh",
+    },
+    "Molmo2AdapterConfig": {"num_attention_heads": 16, "head_dim": 72, "intermediate_size": 18944},
     "Phi4MultimodalConfig": {
         "vocab_size": 200064, "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 32,
         "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": False,
