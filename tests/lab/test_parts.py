@@ -21,7 +21,7 @@ from lvlm_atlas.lab.curves.record import write as write_curve
 from lvlm_atlas.lab.parts import questions, scorer
 from lvlm_atlas.lab.parts.draft import SHARE
 from lvlm_atlas.lab.parts.lessons import LESSONS, lessons
-from lvlm_atlas.lab.parts.part import equipment, known, write
+from lvlm_atlas.lab.parts.part import equipment, known, lacking, write
 from lvlm_atlas.lab.parts.trainer import train
 from lvlm_atlas.lab.photographs.scene import scene
 from lvlm_atlas.lab.tasks.task import TASKS
@@ -104,6 +104,7 @@ def test_a_part_is_the_same_for_a_seed_and_is_read_as_it_was_written(name: str, 
     assert held_back == dict(lesson.judged(model, again, 1))
     folder = write(tmp_path, checkpoint, name, part, {"seed": 3, "samples": 1, "held_back": held_back})
     (record,) = known(tmp_path, checkpoint).values()
+    assert lacking(tmp_path, checkpoint, LESSONS) == [each for each in LESSONS if each != name]
     assert record.held_back == held_back
     read = lesson.read(folder, model)
     for (key_1, one), (key_2, other) in zip(part.named_parameters(), read.named_parameters(), strict=True):
@@ -136,8 +137,11 @@ def test_a_part_of_other_weights_is_refused_and_says_how_to_train_it_anew(tmp_pa
     model, checkpoint = a_model(), a_checkpoint()
     write(tmp_path, checkpoint, "depth-head", LESSONS["depth-head"].pupil(model, 0).part,
           {"seed": 0, "samples": 1, "held_back": {}})  # fmt: skip
-    with pytest.raises(AtlasError, match="lab train llava --part depth-head"):
-        known(tmp_path, checkpoint.model_copy(update={"sha256": "b" * 64}))
+    other = checkpoint.model_copy(update={"sha256": "b" * 64})
+    with pytest.raises(AtlasError, match="lab train llava --seed 0 --part depth-head"):
+        known(tmp_path, other)
+    assert lacking(tmp_path, other, ["depth-head"]) == ["depth-head"]
+    assert not lacking(tmp_path, checkpoint, ["depth-head"])
 
 
 def test_a_changed_part_is_refused(tmp_path: Path) -> None:
