@@ -14,6 +14,8 @@ from lvlm_atlas.cli.tensors import need_torch
 from lvlm_atlas.fault import AtlasError, suggestion
 from lvlm_atlas.schema.technique import Technique
 
+PART_SAMPLES = 64
+"""Held-back samples that parts are judged by, at most, where they are trained behind their model."""
 UNTRAINED = ("none", "calibration")
 """Kinds of training that the lab needs not do: none, and fits that a reference makes itself."""
 
@@ -81,7 +83,7 @@ def run_train(root: Path, name: str, seed: int, samples: int, out: Path) -> None
     typer.echo(f"wrote {folder}")
     for task, accuracy in about["accuracy"].items():
         typer.echo(f"{task}: {accuracy:.3f}, blind {about['blind'][task]:.3f}", err=True)
-    run_train_parts(root, name, seed, samples, ())
+    run_train_parts(root, name, seed, min(samples, PART_SAMPLES), ())
 
 
 def run_train_parts(root: Path, name: str, seed: int, samples: int, parts: Sequence[str]) -> None:
@@ -92,7 +94,7 @@ def run_train_parts(root: Path, name: str, seed: int, samples: int, parts: Seque
         name: the dialect.
         seed: the model's; the parts have the same.
         samples: held-back samples of each kind to judge by.
-        parts: which; none means all that suit the model.
+        parts: which; none means all that suit the model and that it lacks.
 
     Raises:
         AtlasError: there is no such part or model, or no pictures.
