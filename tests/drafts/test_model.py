@@ -507,7 +507,7 @@ def test_a_missing_file_and_a_bad_id_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"vision_config": {"model_name": "deeplip_b_l"}}, "DeepSeek-OCR shares the family's name"),
+        ({"vision_config": {"model_name": "deeplip_b"}}, "model_name is 'deeplip_b', which is not known"),
         ({"projector_config": {"projector_type": "linear"}}, "only downsample_mlp_gelu"),
         ({"candidate_resolutions": [[384, 384], [768, 768]]}, "not all canvases of 4 tiles"),
         ({"candidate_resolutions": "many"}, "must list sides"),
@@ -518,6 +518,40 @@ def test_what_deepseek_vl2_has_otherwise_is_refused(change: dict[str, Any], mess
     config, _ = deepseek_vl_v2(MODELS["deepseek-vl2-tiny"])
     with pytest.raises(AtlasError, match=message):
         drafted(written(tmp_path, {**config, **change}, {})[0], None, "mine")
+
+
+DEEPSEEK_OCR = {
+    "model_type": "deepseek_vl_v2", "torch_dtype": "bfloat16", "candidate_resolutions": [[1024, 1024]],
+    "language_config": {
+        "vocab_size": 129280, "hidden_size": 1280, "intermediate_size": 6848, "moe_intermediate_size": 896,
+        "num_hidden_layers": 12, "num_attention_heads": 10, "num_key_value_heads": 10, "n_routed_experts": 64,
+        "num_experts_per_tok": 6, "n_shared_experts": 2, "first_k_dense_replace": 1, "max_position_embeddings": 8192,
+        "use_mla": False, "kv_lora_rank": None, "q_lora_rank": None, "qk_nope_head_dim": 0, "qk_rope_head_dim": 0,
+        "v_head_dim": 0, "topk_method": "greedy",
+    },
+    "projector_config": {"input_dim": 2048, "n_embed": 1280, "projector_type": "linear"},
+    "vision_config": {
+        "image_size": 1024, "mlp_ratio": 3.7362, "model_name": "deeplip_b_l",
+        "width": {
+            "clip-l-14-224": {"heads": 16, "image_size": 224, "layers": 24, "patch_size": 14, "width": 1024},
+            "sam_vit_b": {
+                "downsample_channels": [512, 1024], "global_attn_indexes": [2, 5, 8, 11], "heads": 12, "layers": 12,
+                "width": 768,
+            },
+        },
+    },
+}  # fmt: skip
+"""The published configuration."""
+
+
+def test_deepseek_ocr_has_as_many_parameters_as_its_index_counts_bytes(tmp_path: Path) -> None:
+    """Public code gives the `total_size` of its model.safetensors.index.json, all in 16 bits."""
+    record = drafted(written(tmp_path, DEEPSEEK_OCR, {})[0], None, "mine").record
+    assert 2 * record["params"]["total"] == 6_672_212_480
+    assert record["vision"]["front"]["full_attention_layers"] == [2, 5, 8, 11]
+    other = {**DEEPSEEK_OCR, "projector_config": {"input_dim": 2048, "n_embed": 1280}}
+    with pytest.raises(AtlasError, match="projector_type is ''; only linear is known"):
+        drafted(written(tmp_path, other, {})[0], None, "mine")
 
 
 def test_a_gate_without_correction_has_no_bias(tmp_path: Path) -> None:

@@ -302,6 +302,23 @@ def test_attention_that_pools_projects_every_patch_and_asks_once_a_token(planner
     }  # fmt: skip
 
 
+def test_a_smaller_encoder_in_front_runs_on_all_patches_and_hands_on_a_sixteenth(planner: Planner) -> None:
+    """DeepSeek-OCR on 640 x 640: SAM sees 64 x 64 patches, in 8 of 12 layers as 5 x 5 windows of 14 x 14; CLIP 257."""
+    request = Workload(images=(Image(640, 640),), text_tokens=5, output_tokens=1)
+    found = planner.estimate("deepseek-ocr", "h200", request)
+    flop: dict[str, float] = {}
+    for each in works(found, "encoding"):
+        flop[each.name] = flop.get(each.name, 0.0) + each.flop
+    assert flop["encoder.patch_embedding"] == 2 * 4096 * 768 * 768
+    assert flop["encoder.qkv"] == 2 * 768 * 2304 * (4 * 4096 + 8 * 4900) + 24 * 2 * 257 * 1024 * 3072
+    assert flop["encoder.attention"] == 4 * 4 * 4096**2 * 768 + 24 * 4 * 257**2 * 1024
+    assert flop["encoder.window_attention"] == 8 * 4 * 25 * 196**2 * 768
+    assert flop["encoder.mlp_up"] == 12 * 2 * 4096 * 768 * 3072 + 24 * 2 * 257 * 1024 * 4096
+    kernels = 4096 * (768 * 256 + 9 * 256 * 256) + 1024 * 9 * 256 * 512 + 256 * 9 * 512 * 1024
+    assert flop["encoder.convolution"] == 2 * kernels
+    assert flop["adapter.linear_0"] == 2 * 256 * 2048 * 1280
+
+
 def test_a_step_reads_what_stays_and_what_is_fetched(planner: Planner) -> None:
     away = Change(quantity="kv.resident", order=0, how="set", amount=0.25, fetch=0.5)
     stack = (Applied(id="away", label="away", parameters={}, changes=(away,)),)

@@ -17,12 +17,14 @@ MODELS = sorted(ATLAS.models)
 
 POSITION_ROWS = {
     "minicpm-v-2.6": 70 * 70, "llama-3.2-11b-vision": 9 * 4 * 1601, "kimi-k2.5": 64 * 64,
-    "gemma-4-31b": 2 * 10_240, "gemma-4-26b-a4b": 2 * 10_240, "gemma-4-e2b": 2 * 10_240, "gemma-4-e4b": 2 * 10_240,
+    "gemma-4-31b": 2 * 10_240, "gemma-4-26b-a4b": 2 * 10_240,
+    "gemma-4-e2b": 2 * 10_240, "gemma-4-e4b": 2 * 10_240, "deepseek-ocr": 257 + 64 * 64 * 768 // 1024,
 }  # fmt: skip
 """Rows of learned positions that the size of a tile does not tell: Llama has a table for each arrangement of tiles."""
 
 KV_BYTE = {
     "deepseek-vl2": 34560, "deepseek-vl2-small": 31104, "deepseek-vl2-tiny": 61440, "gemma-3-12b": 393216,
+    "deepseek-ocr": 61440,
     "internvl2.5-8b": 131072, "internvl3-78b": 327680, "internvl3-8b": 57344, "internvl3.5-8b": 147456,
     "llama-3.2-11b-vision": 131072, "llava-1.5-13b": 819200, "llava-1.5-7b": 524288,
     "llava-next-7b-mistral": 131072, "llava-next-7b-vicuna": 524288, "llava-onevision-7b": 57344,
@@ -86,6 +88,11 @@ def test_the_matrices_of_the_encoder_make_up_its_parameters(id_: str) -> None:
     width = spec.heads * spec.head_dim
     layer = 4 * spec.hidden * width + (3 if spec.gated_mlp else 2) * spec.hidden * spec.mlp
     embedding = 3 * spec.patch_size**2 * spec.temporal_patch_size * spec.hidden
+    if front := spec.front:
+        embedding = (
+            3 * front.patch_size**2 * front.hidden + front.layers * (4 * front.hidden + 2 * front.mlp) * front.hidden
+        )
+        embedding += sum(each.kernel**2 * each.into * each.out for each in front.convolutions)
     rows = POSITION_ROWS.get(id_, (vision.image_size // spec.patch_size) ** 2 if vision.image_size else 0)
     assert spec.layers * layer + embedding + rows * spec.hidden == pytest.approx(spec.parameters, rel=0.01)
 

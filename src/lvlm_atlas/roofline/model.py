@@ -2,9 +2,51 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Convolution:
+    """A convolution over the patch grid."""
+
+    kernel: int
+    """Side of its kernel in patches."""
+    stride: int
+    """Patches from one output to the next, along a side."""
+    into: int
+    """Channels that it reads."""
+    out: int
+    """Channels that it writes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Front:
+    """A smaller encoder on square images, whose convolutions hand fewer patches on to the main one."""
+
+    layers: int
+    """Layers."""
+    hidden: int
+    """Width of the hidden states."""
+    mlp: int
+    """Width of the MLP."""
+    heads: int
+    """Attention heads, which share the hidden width."""
+    patch_size: int
+    """Side of a patch in pixels."""
+    window: int
+    """Patches along a side of a window; those at the edge are padded."""
+    full_attention_layers: frozenset[int]
+    """The layers that attend to the whole image."""
+    convolutions: tuple[Convolution, ...]
+    """What follows its layers, in order."""
+
+    @property
+    def stride(self) -> int:
+        """Patches along a side that become one patch of the main encoder."""
+        return math.prod(each.stride for each in self.convolutions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +73,8 @@ class Encoder:
     """Frames that share a patch."""
     class_token: bool = False
     """Whether each sequence carries a class token."""
+    front: Front | None = None
+    """A smaller encoder that makes the patches of this one; None: a linear layer makes them from pixels."""
     full_attention_layers: frozenset[int] | None = None
     """The layers that attend to the whole sequence where the others attend in windows; None: all of them."""
     parameters: int

@@ -59,6 +59,10 @@ def _matrices(model: Model) -> Iterator[tuple[str, int, float]]:
     attention = 4 * vision.hidden * vision.heads * vision.head_dim
     mlp = (2 + vision.gated_mlp) * vision.hidden * vision.mlp
     patch = 3 * vision.patch_size**2 * vision.temporal_patch_size * vision.hidden
+    if front := vision.front:
+        layers = front.layers * (4 * front.hidden**2 + 2 * front.hidden * front.mlp)
+        kernels = sum(each.kernel**2 * each.into * each.out for each in front.convolutions)
+        patch = 3 * front.patch_size**2 * front.hidden + layers + kernels
     yield "vision", vision.layers * (attention + mlp) + patch, 0.12  # tables of positions, some for tiles
     if not adapter.queries:
         products = [*map(mul, adapter.widths, adapter.widths[1:])]

@@ -35,6 +35,7 @@ PARAMS = {
     "still_clip_resize": {"patch": 14, "merge": 2, "temporal": 2, "min_pixels": 12_544, "max_pixels": 9_633_792},
     "pixtral_grid": {"patch": 14, "merge": 2, "longest_edge": 1540},
     "navit_pad": {"patch": 14, "merge": 2, "max_patches": 4096},
+    "framed_crops": {"frame": 1024, "tile": 640, "patch": 64, "min_tiles": 2, "max_tiles": 6},
     "overlapping_crops": {"tile": 378, "patch": 14, "pool": 2, "margin": 4, "max_crops": 8},
     "padded_crops": {"tile": 448, "patch": 14, "max_crops": 36},
     "patch_budget": {"patch": 16, "merge": 3, "max_tokens": 280},
@@ -57,6 +58,7 @@ BOUND = {
     "smart_resize": 1, "still_clip_resize": 1, "pixtral_grid": 1, "navit_pad": 1, "patch_budget": 1, "canvas_tiles": 17,
     "padded_crops": 37,
     "overlapping_crops": 9,
+    "framed_crops": 7,
 }  # fmt: skip
 """Most encoder sequences of an image under the constants above."""
 SIZES = st.tuples(st.integers(1, 8000), st.integers(1, 8000)).filter(lambda size: max(size) <= 200 * min(size))
@@ -108,7 +110,11 @@ def test_an_image_costs_something_and_within_the_bounds_of_its_rule(name, size):
 
 # The others compare quotients of width to height, which lie otherwise once turned, or round them.
 @pytest.mark.parametrize(
-    "name", sorted({*IMAGE_RULES} - {"dynamic_s2", "dynamic_tiling", "idefics3_split", "minicpm_slice", "padded_crops"})
+    "name",
+    sorted(
+        {*IMAGE_RULES}
+        - {"dynamic_s2", "dynamic_tiling", "idefics3_split", "minicpm_slice", "padded_crops", "framed_crops"}
+    ),
 )
 @given(size=SIZES)
 def test_turning_an_image_leaves_the_encoders_work(name, size):

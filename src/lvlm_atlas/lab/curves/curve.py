@@ -103,10 +103,11 @@ def carry_out(job: CurveJob) -> CurveAnswer:
 
 def _carried_out(job: CurveJob) -> CurveAnswer:
     technique, first = job.technique, job.checkpoints[0]
-    _equip(job, first)
     found = recorded(job.again) if job.again else knob(technique, lambda setting: _probed(job, first, setting))
     if found is None:
-        return CurveAnswer(technique=technique.id, declined=_declined(job, first))
+        declined = _declined(job, first)
+        untrained = bool(random_weights(model_of(job.root, first, job.device)))
+        return CurveAnswer(technique=technique.id, declined=None if untrained else declined, untrained=untrained)
     parts = _trained(job, found)
     if not parts:
         return CurveAnswer(technique=technique.id, untrained=True)
@@ -142,10 +143,6 @@ def _carried_out(job: CurveJob) -> CurveAnswer:
     )  # fmt: skip
 
 
-def _equip(job: CurveJob, checkpoint: str) -> None:
-    equipment_of(job.root, checkpoint, job.device).equip(model_of(job.root, checkpoint, job.device))
-
-
 def _trained(job: CurveJob, found: Knob) -> dict[str, list[tuple[str, str]]]:
     """The parts that a technique takes of each trained model, ids and hashes, in a run of the probes.
 
@@ -156,13 +153,12 @@ def _trained(job: CurveJob, found: Knob) -> dict[str, list[tuple[str, str]]]:
               if id_.startswith(f"{name}-")} if job.again else None  # fmt: skip
     taken: dict[str, list[tuple[str, str]]] = {}
     for checkpoint in job.checkpoints:
-        _equip(job, checkpoint)
-        _probed(job, checkpoint, found.settings[-1])
+        ran = _probed(job, checkpoint, found.settings[-1]) is not None
         model = model_of(job.root, checkpoint, job.device)
         parts = equipment_of(job.root, checkpoint, job.device).used(model)
         lessons = {part.lesson for part in parts}
         wanted = lessons if wanted is None else wanted
-        if lessons == wanted and not random_weights(model):
+        if ran and lessons == wanted:
             taken[checkpoint] = [(part.id, part.sha256) for part in parts]
     return taken
 
@@ -172,14 +168,17 @@ def _answered(job: CurveJob, model: LVLM, task: Task, sample: Sample, setting: S
 
 
 def _probed(job: CurveJob, checkpoint: str, setting: Settings) -> Costs | None:
-    """What a setting costs on the probes together; None where it is refused on all."""
+    """What a setting costs on the probes together; None where it is refused on all, or takes weights nobody trained."""
     model, costs, full = model_of(job.root, checkpoint, job.device), [], []
+    equipment_of(job.root, checkpoint, job.device).equip(model)
     for name in PROBES:
         (sat,) = sat_of(job.root, checkpoint, name, 1, job.device)
         try:
             costs.append(cost(_answered(job, model, TASKS[name], sat.sample, setting).trace))
         except (Refusal, ValueError):
             continue
+        if random_weights(model):
+            return None
         full.append(cost(sat.full.trace))
     return ratios(total(costs), total(full)) if costs else None
 
