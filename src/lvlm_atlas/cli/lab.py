@@ -107,7 +107,7 @@ def run_train_parts(root: Path, name: str, seed: int, samples: int, parts: Seque
     import torch
 
     from lvlm_atlas.lab.parts.lessons import lessons
-    from lvlm_atlas.lab.parts.part import write
+    from lvlm_atlas.lab.parts.part import lacking, write
     from lvlm_atlas.lab.parts.trainer import train
     from lvlm_atlas.lab.photographs.collection import collection
     from lvlm_atlas.lab.training.checkpoint import known, load
@@ -119,7 +119,7 @@ def run_train_parts(root: Path, name: str, seed: int, samples: int, parts: Seque
     torch.set_num_threads(THREADS)
     model = load(root, trained[id_])
     suiting = lessons(model.config)
-    for part in chosen_of("part", parts, suiting):
+    for part in chosen_of("part", parts, suiting) if parts else lacking(root, trained[id_], suiting):
         lesson = suiting[part]
         pupil = lesson.pupil(model, seed)
         with progress(f"steps of {part}", lesson.steps) as advance:

@@ -52,7 +52,7 @@ def shapes() -> dict[str, Config]:
             vision=WindowVisionConfig(
                 patch_size=4,
                 window_size=SIDE // 3,
-                full_attention_layers=(1, 3),
+                full_attention_layers=(3,),
                 hidden_size=64,
                 intermediate_size=128,
                 num_hidden_layers=4,
