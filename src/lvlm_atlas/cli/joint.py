@@ -16,7 +16,7 @@ from lvlm_atlas.cli.progress import progress
 from lvlm_atlas.cli.tensors import need_torch
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.graph.knowledge import KnowledgeBase
-from lvlm_atlas.planner.interest import Interesting, interesting, planned, settings
+from lvlm_atlas.planner.interest import LEAST, Interesting, interesting, planned, settings
 from lvlm_atlas.planner.planner import Planner
 from lvlm_atlas.schema.curve import Curve
 from lvlm_atlas.schema.record import Setting
@@ -64,10 +64,12 @@ def run_stacks(
     planner = Planner(root, _current(load(root), hashes))
     atlas, wanted = planner.kb.atlas, {planner.kb.technique(id_).id for id_ in ids}
     chosen = settings(planner.kb)
+    if bare := sorted(wanted - atlas.curves.keys()):
+        raise AtlasError(f"{', '.join(bare)}: no curve of these models; `lvlm-atlas lab run {bare[0]}` makes one")
     if barred := sorted(wanted - chosen.keys()):
         raise AtlasError(
-            f"{', '.join(barred)}: no setting of a curve of these models keeps enough of the answers and spares "
-            f"something; `lvlm-atlas lab run {barred[0]}` makes a curve"
+            f"{', '.join(barred)}: no setting of its curve keeps {LEAST:.0%} of the answers and spares something; "
+            f"name others, such as {', '.join([*chosen][:3])}"
         )
     stacks = interesting(planner.kb, planned(planner), limit, wanted)
     run = _Run(own, chosen, hashes, samples, asked, device, atlas.curves, parts)
