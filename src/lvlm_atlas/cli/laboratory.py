@@ -37,9 +37,7 @@ def train(
     ] = Path("build/training"),
     part: Annotated[
         list[str] | None,
-        typer.Option(
-            "--part", help="Only this part of the model that is there, or `all` that it lacks."
-        ),
+        typer.Option("--part", help="Only this part of the model that is there, or `all` that it lacks."),
     ] = None,
     root: Root = None,
 ) -> None:
