@@ -20,6 +20,10 @@ UNTRAINED = ("none", "calibration")
 """Kinds of training that the lab needs not do: none, and fits that a reference makes itself."""
 
 
+THREADS = 2
+"""Of a training: more hardly help matrices of this size, and another number sums in another order."""
+
+
 def run_fetch(given: Path | None) -> None:
     """Fetch the pictures and say where they are.
 
@@ -62,7 +66,7 @@ def run_train(root: Path, name: str, seed: int, samples: int, out: Path) -> None
         raise AtlasError(f"no dialect {name!r}; {suggestion(name, shapes(), shapes())}")
     collection()
     id_ = _id(name, seed)
-    torch.set_num_threads(1)  # such small matrices gain nothing by more, and two runs go side by side
+    torch.set_num_threads(THREADS)
     trainer = Trainer(shapes()[name], seed, out / f"{id_}-{recipe.digest()}.pt")
     with progress("steps of training", recipe.total(), trainer.step) as advance:
         try:
@@ -112,7 +116,7 @@ def run_train_parts(root: Path, name: str, seed: int, samples: int, parts: Seque
     if id_ not in trained:
         raise AtlasError(f"no trained model {id_!r}; {suggestion(id_, trained, trained)}")
     collection()
-    torch.set_num_threads(1)
+    torch.set_num_threads(THREADS)
     model = load(root, trained[id_])
     suiting = lessons(model.config)
     for part in chosen_of("part", parts, suiting):
