@@ -79,7 +79,7 @@ def test_a_record_holds_the_same_questions_alone_and_together_and_is_read_again(
     for each in tasks:
         assert {len(each.full), len(each.joint), *map(len, each.alone)} == {2 if each.task == "where" else 16}
     hashes, settings = {"lab-x": "0" * 64}, {"fastv": {}, "kivi": {}}
-    made = record(settings, tasks, hashes, ROOT, "cpu", ("Because.",))
+    made = record(settings, tasks, hashes, ROOT, "cpu", ("Because.",), joint)
     write(tmp_path, made)
     again = Records(tmp_path, STACKS)
     assert again["fastv.kivi"] == made

@@ -13,20 +13,22 @@ from lvlm_atlas import load as load_atlas
 from lvlm_atlas.atlas.records import CURVES, Records
 from lvlm_atlas.atlas.root import data_root
 from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.lab.curves import curve
 from lvlm_atlas.lab.curves.asking import first_request
-from lvlm_atlas.lab.curves.curve import CurveAnswer
+from lvlm_atlas.lab.curves.curve import CurveAnswer, CurveJob, carry_out
 from lvlm_atlas.lab.curves.record import missing
 from lvlm_atlas.lab.curves.record import write as write_curve
 from lvlm_atlas.lab.parts import questions, scorer
 from lvlm_atlas.lab.parts.draft import SHARE
 from lvlm_atlas.lab.parts.lessons import LESSONS, lessons
-from lvlm_atlas.lab.parts.part import equipment, known, write
+from lvlm_atlas.lab.parts.part import equipment, known, lacking, write
 from lvlm_atlas.lab.parts.trainer import train
 from lvlm_atlas.lab.photographs.scene import scene
 from lvlm_atlas.lab.tasks.task import TASKS
 from lvlm_atlas.lab.tasks.vocabulary import token_ids
 from lvlm_atlas.lab.training import recipe
 from lvlm_atlas.lab.training.checkpoint import WEIGHTS, Checkpoint
+from lvlm_atlas.lab.training.checkpoint import known as trained_models
 from lvlm_atlas.lab.training.shapes import shapes, smaller
 from lvlm_atlas.reference.lvlm.model import LVLM
 from lvlm_atlas.reference.lvlm.weights import fill
@@ -102,6 +104,7 @@ def test_a_part_is_the_same_for_a_seed_and_is_read_as_it_was_written(name: str, 
     assert held_back == dict(lesson.judged(model, again, 1))
     folder = write(tmp_path, checkpoint, name, part, {"seed": 3, "samples": 1, "held_back": held_back})
     (record,) = known(tmp_path, checkpoint).values()
+    assert lacking(tmp_path, checkpoint, LESSONS) == [each for each in LESSONS if each != name]
     assert record.held_back == held_back
     read = lesson.read(folder, model)
     for (key_1, one), (key_2, other) in zip(part.named_parameters(), read.named_parameters(), strict=True):
@@ -134,8 +137,11 @@ def test_a_part_of_other_weights_is_refused_and_says_how_to_train_it_anew(tmp_pa
     model, checkpoint = a_model(), a_checkpoint()
     write(tmp_path, checkpoint, "depth-head", LESSONS["depth-head"].pupil(model, 0).part,
           {"seed": 0, "samples": 1, "held_back": {}})  # fmt: skip
-    with pytest.raises(AtlasError, match="lab train llava --part depth-head"):
-        known(tmp_path, checkpoint.model_copy(update={"sha256": "b" * 64}))
+    other = checkpoint.model_copy(update={"sha256": "b" * 64})
+    with pytest.raises(AtlasError, match="lab train llava --seed 0 --part depth-head"):
+        known(tmp_path, other)
+    assert lacking(tmp_path, other, ["depth-head"]) == ["depth-head"]
+    assert not lacking(tmp_path, checkpoint, ["depth-head"])
 
 
 def test_a_changed_part_is_refused(tmp_path: Path) -> None:
@@ -191,3 +197,21 @@ def test_a_curve_lacks_models_whose_parts_were_trained_anew_and_those_it_did_not
     assert missing(curve, 1, hashes, parts) == ("lab-y",)
     other = curve.model_copy(update={"parts": {part.id: "d" * 64}})
     assert missing(other, 1, hashes, parts) == (checkpoint.id, "lab-y")
+
+
+def test_a_curve_holds_the_settings_alone_whose_weights_are_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (checkpoint, *_), name = trained_models(ROOT).values(), "shuffle-projector"
+    model = curve.model_of(str(ROOT), checkpoint.id, "cpu")
+    write(tmp_path, checkpoint, name, LESSONS[name].pupil(model, 0).part,
+          {"seed": 0, "samples": 1, "held_back": {}})  # fmt: skip
+    gear = equipment(tmp_path, checkpoint, model)
+    job = CurveJob(technique=load_atlas(ROOT).technique("pixel-shuffle"), root=str(ROOT), checkpoints=(checkpoint.id,),
+                   samples=1, tasks=("where",), device="cpu")  # fmt: skip
+    with monkeypatch.context() as patched:
+        patched.setattr(curve, "equipment_of", lambda *_: gear)
+        answer = carry_out(job)
+    assert answer.checkpoints == (checkpoint.id,)
+    assert [*answer.parts] == [f"{checkpoint.id}-{name}"]
+    assert {point.setting.get("factor", 2) for each in answer.tasks for point in each.points} == {2}

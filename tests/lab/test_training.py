@@ -30,7 +30,7 @@ every_shape = pytest.mark.parametrize("name", shapes())
 PHASES = (
     Phase(2, {"still": 1.0}, language=False),
     Phase(3, {"still": 0.5, "needle": 0.5}),
-    Phase(2, {"still": 0.5, "needle": 0.5}, sparse=1.0),
+    Phase(2, {"still": 0.5, "needle": 0.5}, sparse=1.0, placed=1.0),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -178,7 +179,7 @@ class Html(HTMLParser):
     text: str
     links: list[str] = field(default_factory=list)
     loads: list[str] = field(default_factory=list)
-    ids: set[str] = field(default_factory=set)
+    ids: Counter[str] = field(default_factory=Counter)
     tags: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -188,7 +189,7 @@ class Html(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = {key: value or "" for key, value in attrs}
         self.tags.append(tag)
-        self.ids |= {given[key] for key in ("id", "name") if key in given}
+        self.ids.update({given[key] for key in ("id", "name") if key in given})
         if tag == "a" and "href" in given:
             self.links.append(given["href"])
         if tag == "link" and given.get("rel") not in ("canonical", "next", "prev"):

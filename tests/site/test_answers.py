@@ -29,6 +29,7 @@ from lvlm_atlas.site.content import Content
 PLANNER = Planner()
 CONTENT = Content(PLANNER.kb)
 SCOPE = Scope(("l40s", "h200-sxm"), ("l40s", "h200-sxm"), ("images-20", "multi-turn", "video-60s"))
+ASKED = Path(__file__).resolve().parents[2] / "site/answers.yaml"
 seconds = st.one_of(st.just(0.0), st.floats(1e-7, 1e4))
 costs = st.builds(
     Cost, seconds, seconds, seconds, seconds, seconds, st.floats(1e6, 1e13), st.one_of(st.just(math.inf), seconds)
@@ -103,12 +104,12 @@ def test_a_second_build_takes_the_answers_of_the_first_unless_the_catalog_has_ch
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     root = tmp_path / "root"
     shutil.copytree(odd_root, root)
-    source, changed = Path(__file__).resolve().parents[2] / "site", root / "papers.bib"
-    kept = folder_of(root, source)
+    changed = root / "papers.bib"
+    kept = folder_of("answers", root, ASKED)
     assert kept is not None
     sites = []
     for name in ("first", "second"):
-        with computing(root, source) as place:
+        with computing(root, ASKED) as place:
             place(tmp_path / name)
         assert intact(kept)
         sites.append({path.name: path.read_bytes() for path in (tmp_path / name).rglob("*.js")})
@@ -116,11 +117,11 @@ def test_a_second_build_takes_the_answers_of_the_first_unless_the_catalog_has_ch
     kept.chmod(0o777)
     assert not intact(kept)  # others could have written it
     changed.write_text(changed.read_text(encoding="utf-8") + "\n", encoding="utf-8")
-    assert folder_of(root, source) != kept
+    assert folder_of("answers", root, ASKED) != kept
 
 
 def test_an_atlas_without_models_has_its_facets_and_pairs_all_the_same(odd_root: Path, tmp_path: Path) -> None:
-    main(odd_root, Path(__file__).resolve().parents[2] / "site", tmp_path, 0, 1)
+    main(odd_root, ASKED, tmp_path, 0, 1)
     said = {
         path.stem: path.read_text(encoding="utf-8").partition("] = ")[2].rstrip(";\n") for path in tmp_path.glob("*.js")
     }
@@ -133,9 +134,8 @@ def test_an_atlas_without_models_has_its_facets_and_pairs_all_the_same(odd_root:
 
 
 def test_what_the_site_asks_for_is_in_the_catalog_and_of_the_size_that_pages_promise() -> None:
-    source = Path(__file__).resolve().parents[2] / "site"
-    chosen = yaml.safe_load((source / "answers.yaml").read_text(encoding="utf-8"))
-    asked = scope(CONTENT, source)
+    chosen = yaml.safe_load(ASKED.read_text(encoding="utf-8"))
+    asked = scope(CONTENT, ASKED)
     assert {*chosen["devices"]} == {*asked.devices}
     assert {*chosen["workloads"]} == {*asked.workloads}
     assert len(asked.devices) >= 6
@@ -145,6 +145,6 @@ def test_what_the_site_asks_for_is_in_the_catalog_and_of_the_size_that_pages_pro
 
 
 def test_a_site_that_asks_for_nothing_is_asked_about_everything(tmp_path: Path) -> None:
-    asked = scope(CONTENT, tmp_path)
+    asked = scope(CONTENT, tmp_path / "none.yaml")
     assert asked.devices == asked.every_device
     assert {*asked.workloads} == {*PLANNER.kb.atlas.workloads}

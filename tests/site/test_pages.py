@@ -59,7 +59,7 @@ def test_a_renamed_id_is_redirected_and_a_split_one_lets_the_reader_choose(
         "rules.md": "rules/index.md",
         "techniques/kivi-2bit.md": "techniques/kivi.md",
     }
-    assert 'url=kivi.html"' in (odd_site / "techniques/kivi-2bit.html").read_text(encoding="utf-8")
+    assert "url=kivi.html" in (odd_site / "techniques/kivi-2bit.html").read_text(encoding="utf-8")
     assert {"kivi.html", "fastv.html"} <= set(read(odd_site / "techniques/both.html").links)
 
 
@@ -88,18 +88,18 @@ def test_reported_and_measured_numbers_stand_in_two_blocks(odd_site: Path) -> No
 
 def test_results_stand_by_benchmark_with_their_share_of_the_unmodified_model(odd_site: Path) -> None:
     html = shown(odd_site / "results.html")
-    gqa = html[html.index('id="benchmark-gqa"') : html.index('id="metric-ttft"')]
+    gqa = html[html.index("id=benchmark-gqa") : html.index("id=metric-ttft")]
     for part in ("12.5 %", "60.5 %", "62.5 %", "96.8 %", "layer=3", "accuracy, higher is better".capitalize()):
         assert part in gqa, part
-    assert "55 %" in html[html.index('id="metric-ttft"') :]  # 45 % less
-    assert 'href="../results.html#benchmark-gqa"' in (odd_site / "techniques/fastv.html").read_text(encoding="utf-8")
+    assert "55 %" in html[html.index("id=metric-ttft") :]  # 45 % less
+    assert "href=../results.html#benchmark-gqa" in (odd_site / "techniques/fastv.html").read_text(encoding="utf-8")
 
 
 def test_measures_of_many_results_are_folded_and_hold_all_of_them(
     site: Path, catalog: lvlm_atlas.KnowledgeBase
 ) -> None:
     html = (site / "results.html").read_text(encoding="utf-8")
-    sections = dict(re.findall(r'<h2 id="(\w+-[\w.-]+)">(.*?)(?=<h2|</article>)', html, re.DOTALL))
+    sections = dict(re.findall(r"<h2 id=(\w+-[\w.-]+)>(.*?)(?=<h2|</article>)", html, re.DOTALL))
     for kind, term, groups in measures(Content(catalog)):
         section, numbers = sections[f"{kind}-{term.id}"], sum(map(len, groups))
         assert section.count("<tr>") == numbers + len(groups)

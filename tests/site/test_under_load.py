@@ -27,7 +27,7 @@ def test_every_layout_is_held_against_the_others_and_has_its_numbers(
         assert f"<code>{name}:" in text
         page = shown(site / f"systems/{system.id}.html")
         assert all(each in page for each in layout.departs)
-        assert f'id="load-{name}"' in page
+        assert f"id=load-{name}" in page
         assert f"<code>{name}:" in page
 
 

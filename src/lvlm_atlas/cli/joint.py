@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from lvlm_atlas import load
 from lvlm_atlas.atlas.root import authored_root
 from lvlm_atlas.cli.lab import chosen_of, need
 from lvlm_atlas.cli.progress import progress
 from lvlm_atlas.cli.tensors import need_torch
 from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.graph.knowledge import KnowledgeBase
 from lvlm_atlas.planner.interest import Interesting, interesting, planned, settings
 from lvlm_atlas.planner.planner import Planner
+from lvlm_atlas.schema.curve import Curve
 from lvlm_atlas.schema.record import Setting
 from lvlm_atlas.specs.answers import Kept, tasks_of
 from lvlm_atlas.specs.joint import stack_id
@@ -50,19 +53,25 @@ def run_stacks(
     from lvlm_atlas.lab.tasks.task import TASKS
     from lvlm_atlas.lab.training.checkpoint import known
 
-    own, planner = authored_root(root), Planner(root)
+    own = authored_root(root)
     collection()
     hashes = {name: each.sha256 for name, each in known(root).items()}
     asked = chosen_of("task", tasks, TASKS) if tasks else ()
+    planner = Planner(root, _current(load(root), hashes))
     atlas, wanted = planner.kb.atlas, {planner.kb.technique(id_).id for id_ in ids}
     chosen = settings(planner.kb)
     if barred := sorted(wanted - chosen.keys()):
         raise AtlasError(
-            f"{', '.join(barred)}: no setting of its curve keeps enough of the answers and spares something"
+            f"{', '.join(barred)}: no setting of a curve of these models keeps enough of the answers and spares "
+            f"something; `lvlm-atlas lab run {barred[0]}` makes a curve"
         )
     stacks = interesting(planner.kb, planned(planner), limit, wanted)
-    run = _Run(own, chosen, hashes, samples, asked, device, {id_: tasks_of(atlas.curves[id_]) for id_ in chosen})
-    pending = [each for each in stacks if again or tasks or not up_to_date(atlas.stacks, run.settings(each), hashes)]
+    run = _Run(own, chosen, hashes, samples, asked, device, atlas.curves)
+    pending = [
+        each
+        for each in stacks
+        if again or tasks or not up_to_date(atlas.stacks, run.settings(each), run.models(each.checkpoints))
+    ]
     with progress(f"stacks on {device}", len(stacks), len(stacks) - len(pending)) as advance:
         try:
             for answer in in_processes(
@@ -79,6 +88,12 @@ def run_stacks(
     return run.failed
 
 
+def _current(kb: KnowledgeBase, hashes: Mapping[str, str]) -> KnowledgeBase:
+    """The knowledge base with the curves of these trained models alone."""
+    curves = {id_: each for id_, each in kb.atlas.curves.items() if each.checkpoints.items() <= hashes.items()}
+    return KnowledgeBase(replace(kb.atlas, curves=curves))
+
+
 @dataclass
 class _Run:
     """What was answered so far, and what waits for it."""
@@ -90,11 +105,15 @@ class _Run:
     tasks: Collection[str]
     """Only these; none: all."""
     device: str
-    served: Mapping[str, tuple[str, ...]]
-    """Tasks of each technique."""
+    curves: Mapping[str, Curve]
+    """Those of these models."""
     failed: int = 0
     alone: dict[str, JointAnswer] = field(default_factory=dict)
     joint: dict[str, tuple[Interesting, JointAnswer]] = field(default_factory=dict)
+
+    def models(self, names: Iterable[str]) -> dict[str, str]:
+        """Trained models with the hashes of their weights."""
+        return {name: self.hashes[name] for name in names}
 
     def settings(self, stack: Interesting) -> dict[str, dict[str, Setting]]:
         """The setting of each technique of a stack."""
@@ -107,12 +126,16 @@ class _Run:
         self.pending = {each.id: each for each in stacks}
         begun: set[str] = set()
         for stack in stacks:
-            runs = [((each,), self.served[each.id]) for each in stack.techniques if each.id not in begun]
-            begun |= {each.id for each in stack.techniques}
-            for techniques, tasks in [*runs, (stack.techniques, stack.tasks)]:
+            fresh = [each for each in stack.techniques if each.id not in begun]
+            begun |= {each.id for each in fresh}
+            curves = [self.curves[each.id] for each in fresh]
+            runs = [
+                ((each,), tasks_of(curve), tuple(curve.checkpoints)) for each, curve in zip(fresh, curves, strict=True)
+            ]
+            for techniques, tasks, models in [*runs, (stack.techniques, stack.tasks, stack.checkpoints)]:
                 yield JointJob(
                     techniques=techniques, settings=tuple(self.chosen[each.id].setting for each in techniques),
-                    root=str(self.root), checkpoints=tuple(self.hashes), samples=self.samples,
+                    root=str(self.root), checkpoints=models, samples=self.samples,
                     tasks=tuple(task for task in tasks if not self.tasks or task in self.tasks), device=self.device,
                 )  # fmt: skip
 
@@ -140,7 +163,8 @@ class _Run:
         if not tasks:
             return f"{label}: {next(iter(joint.refused.values()), 'no task in common')}"
         settings = self.settings(stack)
-        made = record(settings, tasks, self.hashes, self.root, self.device, stack.why, joint.refused)
+        models = self.models(stack.checkpoints)
+        made = record(settings, tasks, models, self.root, self.device, stack.why, joint)
         if not self.tasks:
             write(self.root, made)
         each = made.departure

@@ -14,8 +14,14 @@ from lvlm_atlas.cli.tensors import need_torch
 from lvlm_atlas.fault import AtlasError, suggestion
 from lvlm_atlas.schema.technique import Technique
 
+PART_SAMPLES = 64
+"""Held-back samples that parts are judged by, at most, where they are trained behind their model."""
 UNTRAINED = ("none", "calibration")
 """Kinds of training that the lab needs not do: none, and fits that a reference makes itself."""
+
+
+THREADS = 2
+"""Of a training: more hardly help matrices of this size, and another number sums in another order."""
 
 
 def run_fetch(given: Path | None) -> None:
@@ -60,7 +66,7 @@ def run_train(root: Path, name: str, seed: int, samples: int, out: Path) -> None
         raise AtlasError(f"no dialect {name!r}; {suggestion(name, shapes(), shapes())}")
     collection()
     id_ = _id(name, seed)
-    torch.set_num_threads(1)  # such small matrices gain nothing by more, and two runs go side by side
+    torch.set_num_threads(THREADS)
     trainer = Trainer(shapes()[name], seed, out / f"{id_}-{recipe.digest()}.pt")
     with progress("steps of training", recipe.total(), trainer.step) as advance:
         try:
@@ -81,7 +87,7 @@ def run_train(root: Path, name: str, seed: int, samples: int, out: Path) -> None
     typer.echo(f"wrote {folder}")
     for task, accuracy in about["accuracy"].items():
         typer.echo(f"{task}: {accuracy:.3f}, blind {about['blind'][task]:.3f}", err=True)
-    run_train_parts(root, name, seed, samples, ())
+    run_train_parts(root, name, seed, min(samples, PART_SAMPLES), ())
 
 
 def run_train_parts(root: Path, name: str, seed: int, samples: int, parts: Sequence[str]) -> None:
@@ -92,7 +98,7 @@ def run_train_parts(root: Path, name: str, seed: int, samples: int, parts: Seque
         name: the dialect.
         seed: the model's; the parts have the same.
         samples: held-back samples of each kind to judge by.
-        parts: which; none means all that suit the model.
+        parts: which; none means all that suit the model and that it lacks.
 
     Raises:
         AtlasError: there is no such part or model, or no pictures.
@@ -110,7 +116,7 @@ def run_train_parts(root: Path, name: str, seed: int, samples: int, parts: Seque
     if id_ not in trained:
         raise AtlasError(f"no trained model {id_!r}; {suggestion(id_, trained, trained)}")
     collection()
-    torch.set_num_threads(1)
+    torch.set_num_threads(THREADS)
     model = load(root, trained[id_])
     suiting = lessons(model.config)
     for part in chosen_of("part", parts, suiting):

@@ -37,7 +37,9 @@ def train(
     ] = Path("build/training"),
     part: Annotated[
         list[str] | None,
-        typer.Option("--part", help="Only this part of the model that is there, or `all`; may be given several times."),
+        typer.Option(
+            "--part", help="Only this part of the model that is there, or `all` that it lacks."
+        ),
     ] = None,
     root: Root = None,
 ) -> None:

@@ -34,6 +34,8 @@ class Interesting:
     """In pipeline order."""
     tasks: tuple[str, ...]
     """Tasks on which each of them changes something."""
+    checkpoints: tuple[str, ...]
+    """Trained models that each has a curve of."""
     why: tuple[str, ...]
     """Reasons."""
 
@@ -81,7 +83,10 @@ def interesting(
         if why and kb.relation(*pair).value != "breaks":
             pairs.append(_interesting(kb, frozenset(pair), why))
     left = {id_: each.cost[kb.atlas.curves[id_].main_cost] for id_, each in chosen.items()}
-    larger, pairs = ([each for each in several if each.tasks and _has(each, wanted)] for several in (larger, pairs))
+    larger, pairs = (
+        [each for each in several if each.tasks and each.checkpoints and _has(each, wanted)]
+        for several in (larger, pairs)
+    )
     return [*larger, *_spread(pairs, left, count)]
 
 
@@ -120,7 +125,9 @@ def _interesting(kb: KnowledgeBase, ids: frozenset[str], why: tuple[str, ...]) -
     techniques = sorted((kb.technique(id_) for id_ in ids), key=lambda each: (kb.atlas.place(each), each.id))
     shared = [tasks_of(kb.atlas.curves[each.id]) for each in techniques]
     tasks = tuple(task for task in shared[0] if all(task in others for others in shared))
-    return Interesting(tuple(techniques), tasks, why)
+    first, *others = (kb.atlas.curves[each.id].checkpoints for each in techniques)
+    models = tuple(name for name in first if all(name in other for other in others))
+    return Interesting(tuple(techniques), tasks, models, why)
 
 
 def _spread(pairs: Sequence[Interesting], left: Mapping[str, float], count: int) -> Iterator[Interesting]:

@@ -79,6 +79,8 @@ class MeasuredStack(Record):
     """Where it ran."""
     checkpoints: dict[Id, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
     """Trained models, and the hashes of their weights."""
+    parts: dict[Id, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] = Field(default_factory=dict)
+    """Trained parts of these models that the techniques used, and the hashes of their weights."""
     members: tuple[Member, ...] = Field(min_length=2)
     """The techniques, in pipeline order."""
     why: tuple[Text, ...] = ()

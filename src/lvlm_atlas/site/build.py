@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 OUT = Path("build/site")
 DOCS = Path("build/docs")
+ANSWERS = "answers.yaml"
 HEADS, BLOCKS, COMMANDS = "heads.json", "blocks.json", "commands.json"
 MARK = ".lvlm-atlas"
 """A file that says that a folder is ours, and may be replaced."""
@@ -48,12 +49,14 @@ def build(
     published: Published = UNPUBLISHED,
     engine: str = "mkdocs",
     python: bool = False,
+    answers: Path | None = None,
 ) -> Path:
     """Build the site into `out`, its Markdown into `docs`; both are replaced, and only if the build succeeds.
 
     Without `docs`, the Markdown of the default site goes to `build/docs`, that of another is not kept. With
     `strict`, a link or anchor that leads nowhere fails the build. With `python`, the program itself is put into it, for
-    which npm and pip fetch an interpreter once.
+    which npm and pip fetch an interpreter once. `answers` says for which requests pages answer; without it, the
+    `answers.yaml` of the site's sources does.
 
     Raises:
         AtlasError: an extra is missing, a folder is not ours to replace, or the build failed.
@@ -68,7 +71,7 @@ def build(
     interpreter = fetch(pins(source)) if python else None
     with _replacing(out) as new_out, _replacing(docs.absolute()) if docs else _passing() as new_docs:
         site_dir = os.path.relpath(out, docs) if docs else "../site"
-        with computing(kb.atlas.root, source) as place_answers:
+        with computing(kb.atlas.root, answers or source / ANSWERS) as place_answers:
             generate(kb, new_docs, site_dir=site_dir, published=published, engine=engine, python=python)
             known, blocks, commands = (_read(new_docs / name) for name in (HEADS, BLOCKS, COMMANDS))
             with running(commands, kb.atlas.root) as outputs:
@@ -116,10 +119,8 @@ def generate(
     commands: list[str] = []
     files = {page.path: put_aside(shown(render(content, page, templates), commands), blocks) for page in made}
     files[DATA] = find_data(content, made, files)
-    for kind, id_, document, written in _documents(content):
-        stem = content.routes.path(kind, id_).removesuffix(".md")
-        files[f"{stem}.json"] = document
-        files[f"{stem}.yaml"] = (kb.atlas.root / written).read_text(encoding="utf-8")
+    for kind, id_, document in _documents(content):
+        files[content.routes.path(kind, id_).removesuffix(".md") + ".json"] = document
     for old in kb.atlas.redirects:
         files[f"techniques/{old}.json"] = content.data.forwarding(old, final(content, old))
     files["atlas.json"] = content.data.whole
@@ -150,24 +151,24 @@ def _predicting(kb: KnowledgeBase) -> KnowledgeBase:
     return with_predictions(Planner(kb.atlas.root, kb))
 
 
-def _documents(content: Content) -> Iterator[tuple[str, str, str, Path]]:
-    """Each record that has a page: kind, id, the record as JSON with what the atlas adds, its file in the root."""
+def _documents(content: Content) -> Iterator[tuple[str, str, str]]:
+    """Each record that has a page: kind, id, the record as JSON with what the atlas adds."""
     from lvlm_atlas.roofline.contract import contract
     from lvlm_atlas.site.models import predictions, reference_case
 
     atlas, data = content.atlas, content.data
     for technique in content.techniques:
-        yield "technique", technique.id, data.technique(technique), atlas.paths[technique.id]
+        yield "technique", technique.id, data.technique(technique)
     for model in atlas.models.values():
         case = reference_case(content, model.id)
         predicted = [contract(each.bound) for each in predictions(content, case) if each.bound] if case else []
-        yield "model", model.id, data.record("model", model, predicted), Path(f"catalog/models/{model.id}.yaml")
+        yield "model", model.id, data.record("model", model, predicted)
     for device in atlas.hardware.values():
-        yield "device", device.id, data.record("device", device), Path(f"catalog/hardware/{device.id}.yaml")
+        yield "device", device.id, data.record("device", device)
     for runtime in atlas.runtimes.values():
-        yield "runtime", runtime.id, data.record("runtime", runtime), Path(f"catalog/runtimes/{runtime.id}.yaml")
+        yield "runtime", runtime.id, data.record("runtime", runtime)
     for system in atlas.systems.values():
-        yield "system", system.id, data.record("system", system), Path(f"catalog/systems/{system.id}.yaml")
+        yield "system", system.id, data.record("system", system)
 
 
 def source_of(root: Path) -> Path:

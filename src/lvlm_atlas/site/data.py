@@ -17,7 +17,7 @@ from lvlm_atlas.graph.results import results_of
 from lvlm_atlas.schema.record import Record
 from lvlm_atlas.schema.technique import Technique
 
-FORMAT = "lvlm-atlas-technique/2"
+FORMAT = "lvlm-atlas-technique/3"
 """Names the layout of a technique's JSON; the number rises when a key changes its meaning."""
 
 
@@ -30,7 +30,7 @@ class Data:
     @cached_property
     def whole(self) -> str:
         """The whole atlas as JSON, without the indents that `lvlm-atlas export` gives it."""
-        return _dumped(json.loads(to_json(self.kb)))
+        return _dumped(_stated(json.loads(to_json(self.kb))))
 
     @property
     def survey(self) -> Paper:
@@ -39,10 +39,10 @@ class Data:
         return self.kb.atlas.papers[next(papers)]
 
     def technique(self, technique: Technique) -> str:
-        """One technique as JSON: the entry as it stands, and what the atlas adds to it."""
+        """One technique as JSON: the entry as it stands, what the atlas adds to it, and nothing of what is unknown."""
         kb, id_ = self.kb, technique.id
         paper, law = kb.atlas.papers[technique.paper], by_law(kb, id_)
-        return _dumped({
+        return _dumped(_stated({
             "format": FORMAT,
             "data": self._data,
             "technique": technique.model_dump(mode="json", by_alias=True, exclude_none=True),
@@ -54,20 +54,34 @@ class Data:
                 "fed_by_places": [place.id for place in law.fed_by],
                 "shares_quantities": list(law.shared),
             },
-            "compatibility": {
-                other: kb.relation(id_, other).value for other in sorted(kb.atlas.techniques) if other != id_
-            },
+            "compatibility": self._compatible(id_),
             "results": [asdict(result) for result in results_of(kb.atlas, technique)],
             "measured": [
                 {"measurement": m.id, **result.model_dump(mode="json", exclude_none=True)}
                 for m in kb.atlas.measurements.values() for result in m.results if result.technique == id_
             ],
-        })  # fmt: skip
+        }))  # fmt: skip
+
+    def _compatible(self, id_: str) -> dict[str, list[str]]:
+        """The other techniques, by whether the two get along."""
+        found: dict[str, list[str]] = {"works": [], "breaks": [], "unknown": []}
+        for other in sorted(self.kb.atlas.techniques):
+            if other != id_:
+                found[self.kb.relation(id_, other).value].append(other)
+        return found
 
     def record(self, kind: str, record: Record, predicted: Iterable[dict[str, Any]] = ()) -> str:
-        """A model or a device as JSON: the record as it stands, and what the roofline predicts of it."""
+        """A model or a device as JSON: the record as it stands, and what the roofline predicts of it.
+
+        What all predictions take for granted is said once, under `assumptions`.
+        """
         stated = record.model_dump(mode="json", by_alias=True, exclude_none=True)
-        return _dumped({"format": f"lvlm-atlas-{kind}/1", "data": self._data, kind: stated, "predicted": [*predicted]})
+        each = [*predicted]
+        first = each[0]["assumptions"] if each else []
+        shared = [said for said in first if all(said in one["assumptions"] for one in each)]
+        own = [one | {"assumptions": [said for said in one["assumptions"] if said not in shared]} for one in each]
+        return _dumped({"format": f"lvlm-atlas-{kind}/2", "data": self._data, kind: stated, "assumptions": shared,
+                        "predicted": own})  # fmt: skip
 
     @property
     def _data(self) -> dict[str, str]:
@@ -83,6 +97,13 @@ def _edge(edge: Edge) -> dict[str, Any]:
         "start": edge.start, "kind": edge.kind, "end": edge.end, "symmetric": edge.symmetric,
         "reason": edge.reason, "evidence": edge.evidence, "source": edge.source,
     }  # fmt: skip
+
+
+def _stated(value: Any) -> Any:
+    """Data without the keys that have no value: every seventh byte of results would say `null`."""
+    if isinstance(value, dict):
+        return {key: _stated(each) for key, each in value.items() if each is not None}
+    return [_stated(each) for each in value] if isinstance(value, list) else value
 
 
 def _dumped(document: dict[str, Any]) -> str:

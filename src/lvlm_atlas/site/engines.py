@@ -34,7 +34,7 @@ def require(engine: str) -> None:
     """
     if engine not in NEEDS:
         raise AtlasError(f"no engine {engine!r}; {suggestion(engine, NEEDS)}")
-    missing = [module for module in ("jinja2", "pygments", *NEEDS[engine]) if find_spec(module) is None]
+    missing = [module for module in ("jinja2", "minify_html", "pygments", *NEEDS[engine]) if find_spec(module) is None]
     if missing == ["zensical"]:
         raise AtlasError("the engine zensical is not installed; run: pip install zensical, or leave out --engine")
     if missing:

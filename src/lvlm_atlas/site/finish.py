@@ -18,24 +18,15 @@ from lvlm_atlas.site.published import Published
 
 _INLINE = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 _ROOT = re.compile(r'href="([^"]*)assets/stylesheets/')
-_WHOLE = re.compile(r"(<(?:pre|textarea|script)\b.*?</(?:pre|textarea|script)>)", re.DOTALL)
-"""Elements in which white space counts."""
-_PADDING = re.compile(r"\s*\n\s*")
 _REDIRECT = re.compile(r'"redirect":\s*"[^"]*",\s*')
 """A list of moved pages that Zensical asks for: they have pages that lead on, also without a server."""
-_NUMBERED = re.compile(r"&#(\d{2,4});")
-"""Signs that were written as numbers so that no engine reads them as marks."""
-_SPECIAL = frozenset("&<>\"'`\u00a0\u00ad")
-_BLOCKS = "t[rdh]|thead|tbody|table|[uod]l|li|d[td]|div|nav|section|article|main|header|footer|figure|meta|link"
 _SHORTER = (
     (re.compile(r'<(t[dh]) style="text-align: right;">'), r'<\1 class="la-r">'),
     (re.compile(r'<span class="w">(\s*)</span>'), r"\1"),
-    (re.compile(rf"\s*\n\s*(?=</?(?:{_BLOCKS})\b)"), ""),
     (re.compile(r', "search": "[^"]*"'), ""),
     (re.compile(r'"search\.[^"]*": "[^"]*", '), ""),
 )
-"""What engines write at length a hundred times a page: alignments, colours of blanks, new lines that no reader sees,
-words of their own search."""
+"""What engines write at length a hundred times a page: alignments, colours of blanks, words of their own search."""
 _SOURCE_MAP = re.compile(r"\n?(?://# sourceMappingURL=\S+|/\*# sourceMappingURL=\S+ \*/)\s*$")
 _UNUSED = ("search", "search.json", "assets/javascripts/lunr", "assets/javascripts/workers", "tags.json",
            "redirect.json", "objects.inv", "sitemap.xml", "sitemap.xml.gz")  # fmt: skip
@@ -61,7 +52,7 @@ def finish(site: Path, heads: Mapping[str, str], blocks: Blocks, published: Publ
             html = _page(html, root[1], heads.get(path, ""), scripts)
             if path == "404.html":
                 html = _lost(html)
-        file.write_text(put_back(_tight(html), blocks), encoding="utf-8", newline="\n")
+        file.write_text(_tight(put_back(html, blocks)), encoding="utf-8", newline="\n")
     for name, body in scripts.items():
         (site / "assets" / name).write_text(body, encoding="utf-8", newline="\n")
     if published.url:
@@ -94,7 +85,7 @@ def _page(html: str, root: str, head: str, scripts: dict[str, str]) -> str:
         return f'<script src="{root}assets/{name}"></script>'
 
     html = _REDIRECT.sub("", _INLINE.sub(outside, html))
-    html = re.sub(r'\s*<link rel="canonical"[^>]*>', "", html)
+    html = re.sub(r'<link rel="canonical"[^>]*>', "", html)
     first = f'<meta http-equiv="Content-Security-Policy" content="{escape(SCRIPTS, quote=False)}">'
     html = html.replace('<meta charset="utf-8">', f'<meta charset="utf-8">\n{first}', 1)
     return html.replace("</head>", f"{head}\n</head>", 1)
@@ -111,18 +102,12 @@ def _lost(html: str) -> str:
 
 
 def _tight(html: str) -> str:
-    """The page without blank lines, indents and signs written as numbers, but where they count."""
+    """The page without what no reader sees: indents, quotes and closing tags that HTML lets go."""
+    from minify_html import minify
+
     for long, short in _SHORTER:
         html = long.sub(short, html)
-    parts = _WHOLE.split(html)
-    parts[::2] = (_NUMBERED.sub(_plain, _PADDING.sub("\n", part)) for part in parts[::2])
-    return "".join(parts).strip() + "\n"
-
-
-def _plain(found: re.Match[str]) -> str:
-    """A numbered sign as itself, where HTML does not read it as anything else."""
-    sign = chr(int(found[1]))
-    return sign if sign.isprintable() and sign not in _SPECIAL else found[0]
+    return minify(html) + "\n"
 
 
 def _sitemap(site: Path, paths: list[str], url: str, day: str) -> None:

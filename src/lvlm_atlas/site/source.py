@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from markupsafe import Markup
@@ -102,7 +102,7 @@ class Source:
         return _block("\n".join(_highlighted(text)), "la-snippet", f"Code: {lines.label}")
 
     @cached_property
-    def _rows(self) -> list[str]:
+    def _rows(self) -> tuple[str, ...]:
         return _highlighted(self.text)
 
     @cached_property
@@ -142,7 +142,8 @@ def _named(scope: ast.AST | None, name: str) -> ast.AST | None:
     return None
 
 
-def _highlighted(text: str) -> list[str]:
+@cache
+def _highlighted(text: str) -> tuple[str, ...]:
     """Lines of Python as HTML, with colours for words of the language, texts and comments: pages are half as large."""
     from pygments import format as formatted
     from pygments.formatters.html import HtmlFormatter
@@ -152,7 +153,7 @@ def _highlighted(text: str) -> list[str]:
     tokens = PythonLexer(stripnl=False).get_tokens(clean(text))
     kinds = (Comment, Keyword, String)
     coloured = ((next((each for each in kinds if kind in each), Text), value) for kind, value in tokens)
-    return str(formatted(coloured, HtmlFormatter(nowrap=True))).splitlines()
+    return tuple(str(formatted(coloured, HtmlFormatter(nowrap=True))).splitlines())
 
 
 def _block(body: str, class_: str, label: str) -> Markup:

@@ -35,7 +35,7 @@ def tag(name: str, *children: str, **attributes: str | float) -> str:
     """An element; `class_` and `stroke_width` give `class` and `stroke-width`."""
     shown = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in attributes.items()}
     given = "".join(f" {key.rstrip('_').replace('_', '-')}={quoteattr(clean(value))}" for key, value in shown.items())
-    return f"<{name}{given}>{''.join(children)}</{name}>"
+    return f"<{name}{given}>{''.join(children)}</{name}>" if children else f"<{name}{given}/>"
 
 
 def label(content: str, x: float, y: float, class_: str = "la-t", anchor: str = "start") -> str:
@@ -168,7 +168,7 @@ def strip(atlas: Atlas, acts_at: Collection[str], name: str) -> Markup:
         parts.append(tag("rect", x=x, y=18, width=width - 6, height=22, rx=11, class_="la-track"))
         parts.append(label(stage.name or stage.id, x + (width - 6) / 2, 11, "la-t la-small", "middle"))
         for at, place in enumerate(places):
-            cx, acts = x + (width - 6) * (at + 0.5) / len(places), place.id in acts_at
+            cx, acts = round(x + (width - 6) * (at + 0.5) / len(places), 1), place.id in acts_at
             marks.append(tag("circle", cx=cx, cy=29, r=7 if acts else 3, class_="la-on" if acts else "la-off"))
             if acts:
                 named.append((cx, place.name or place.id))

@@ -10,9 +10,9 @@ from lvlm_atlas.schema.field_docs import field_docs
 from lvlm_atlas.schema.system import Simulated, System
 from lvlm_atlas.schema.wording import written
 from lvlm_atlas.site.content import FULL_WIDTH, Content, Page
-from lvlm_atlas.site.loads import load_asked
 from lvlm_atlas.site.markup import bare, code
 from lvlm_atlas.site.routes import FIXED
+from lvlm_atlas.site.simulations import load_asked
 
 KINDS = {"serving-system": "Serving systems", "engine-feature": "Lossless features of engines"}
 """Headings of the list, by kind."""
@@ -39,8 +39,7 @@ def _system_page(content: Content, system: System) -> Page:
         description=bare(system.summary),
         context={
             "system": system,
-            "replays": content.under_load.replays(system),
-            "layouts": [(each, rules_of(each), content.under_load.layout(each.name)) for each in system.simulated],
+            "layouts": [(each, rules_of(each)) for each in system.simulated],
             "asked": load_asked(),
             "paper": content.atlas.papers[system.paper],
             "transfers": [(transfer, _formula(transfer.byte)) for transfer in system.communication],

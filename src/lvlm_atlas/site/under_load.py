@@ -10,8 +10,9 @@ from markupsafe import Markup
 from lvlm_atlas.roofline.units import seconds
 from lvlm_atlas.site.content import Content, Page
 from lvlm_atlas.site.load_svg import key, load_curves
-from lvlm_atlas.site.loads import Loads, load_asked
+from lvlm_atlas.site.loads import Loads
 from lvlm_atlas.site.routes import FIXED
+from lvlm_atlas.site.simulations import load_asked
 
 
 def under_load_page(content: Content) -> Iterator[Page]:

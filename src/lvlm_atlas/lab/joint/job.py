@@ -9,6 +9,7 @@ from lvlm_atlas.lab.curves.asking import ask, to_calibrate
 from lvlm_atlas.lab.curves.curve import Sat, equipment_of, model_of, sat_of
 from lvlm_atlas.lab.tasks.task import TASKS
 from lvlm_atlas.reference.lvlm import LVLM
+from lvlm_atlas.reference.modules.kept import random_weights
 from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.schema.record import Record, Setting
 from lvlm_atlas.schema.technique import Technique
@@ -54,6 +55,8 @@ class JointAnswer(Record):
     tasks: tuple[TaskAnswers, ...] = ()
     refused: dict[str, str] = Field(default_factory=dict)
     """Tasks that the techniques decline, with what is said."""
+    parts: dict[str, str] = Field(default_factory=dict)
+    """Trained parts that they used, and the hashes of their weights."""
     failed: str | None = None
     """What went wrong; None: nothing."""
 
@@ -61,6 +64,7 @@ class JointAnswer(Record):
 def prepare(job: JointJob) -> None:
     """Load the models and ask them everything without techniques, which all jobs share."""
     for checkpoint in job.checkpoints:
+        equipment_of(job.root, checkpoint, job.device)
         for task in TASKS:
             sat_of(job.root, checkpoint, task, job.samples, job.device)
 
@@ -81,17 +85,23 @@ def carry_out(job: JointJob) -> JointAnswer:
 def _carried_out(job: JointJob) -> JointAnswer:
     answers: list[TaskAnswers] = []
     refused: dict[str, str] = {}
-    for task in job.tasks:
-        try:
-            answers += [_answers(job, checkpoint, task) for checkpoint in job.checkpoints]
-        except Refusal as error:
-            refused[task] = str(error)
-    return JointAnswer(techniques=job.ids, tasks=tuple(answers), refused=refused)
+    parts: dict[str, str] = {}
+    for checkpoint in job.checkpoints:
+        model = model_of(job.root, checkpoint, job.device)
+        equipment = equipment_of(job.root, checkpoint, job.device)
+        equipment.equip(model)
+        for task in job.tasks:
+            try:
+                answers.append(_answers(job, model, checkpoint, task))
+            except Refusal as error:
+                refused[task] = str(error)
+        if random_weights(model):
+            raise ValueError(f"they bring weights that nobody trained for {checkpoint}")
+        parts |= {part.id: part.sha256 for part in equipment.used(model)}
+    return JointAnswer(techniques=job.ids, tasks=tuple(answers), refused=refused, parts=parts)
 
 
-def _answers(job: JointJob, checkpoint: str, task: str) -> TaskAnswers:
-    model = model_of(job.root, checkpoint, job.device)
-    equipment_of(job.root, checkpoint, job.device).equip(model)
+def _answers(job: JointJob, model: LVLM, checkpoint: str, task: str) -> TaskAnswers:
     sat = sat_of(job.root, checkpoint, task, job.samples, job.device)
     right = [each for sitting in sat for each in _right(job, model, task, sitting)]
     full = [each for sitting in sat for each in sitting.full.right]

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-from types import MappingProxyType
 
 import yaml
 
@@ -45,18 +44,18 @@ def compared(joint: JointAnswer, alone: Sequence[JointAnswer], samples: int) -> 
 
 def record(
     settings: Mapping[str, Mapping[str, Setting]], tasks: tuple[StackTask, ...], hashes: Mapping[str, str], root: Path,
-    device: str, why: tuple[str, ...] = (), refused: Mapping[str, str] = MappingProxyType({}),
+    device: str, why: tuple[str, ...], joint: JointAnswer,
 ) -> MeasuredStack:  # fmt: skip
     """The record of a stack.
 
     Args:
         settings: of each technique, in pipeline order.
         tasks: what was answered rightly.
-        hashes: trained models, with the hashes of their weights.
+        hashes: trained models that all have a curve of, with the hashes of their weights.
         root: the checkout.
         device: where it ran.
         why: why they were run together.
-        refused: tasks that they decline together.
+        joint: what came of the run of all, for the tasks that were refused and the trained parts.
     """
     shares, together = kept(tasks)
     found = departure(tasks)
@@ -67,7 +66,7 @@ def record(
     return MeasuredStack(
         id=stack_id(settings), date=date.today().isoformat(), commit=commit(root), version=version("lvlm-atlas"),
         machine=machine(device), checkpoints=dict(hashes), members=members, why=why, kept=together,
-        departure=found, verdict=found.verdict, tasks=tasks, refused=dict(refused),
+        departure=found, verdict=found.verdict, tasks=tasks, refused=joint.refused, parts=joint.parts,
     )  # fmt: skip
 
 

@@ -59,7 +59,7 @@ class AdapterLesson(Lesson[nn.Module]):
         "The adapter alone is trained, to have the model say what it says with its own adapter; encoder and decoder "
         "stay as they are. The papers train the decoder with it, and some the encoder."
     )
-    steps, pictures = 400, recipe.FRAMES
+    steps, pictures = 300, recipe.FRAMES
 
     def __init__(self, id_: str, technique: Technique, key: Hashable, build: Callable[[int, int], nn.Module]) -> None:
         self.techniques = (id_,)  # type: ignore[misc]

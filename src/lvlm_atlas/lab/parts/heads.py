@@ -59,7 +59,7 @@ class FeatureLesson(Lesson[FeatureHead]):
         "right answers, which most of the model's own are; no noise on what the head reads."
     )
     techniques: ClassVar[tuple[str, ...]] = ("tree-verification",)
-    steps, pictures = 500, recipe.FRAMES
+    steps, pictures = 300, recipe.FRAMES
 
     def key(self, config: Config) -> Hashable:  # noqa: ARG002
         """See `Lesson`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -109,19 +109,30 @@ def known(root: Path, checkpoint: Checkpoint) -> dict[str, Part]:
     Raises:
         AtlasError: one of them was trained for another model of that name.
     """
-    found = {}
-    for path in sorted((root / FOLDER).glob(f"*/{RECORD}")):
-        part = Part.model_validate(yaml.safe_load(path.read_text("utf-8")))
-        if part.checkpoint != checkpoint.id:
-            continue
+    found = _records(root, checkpoint)
+    for part in found.values():
         if part.model != checkpoint.sha256:
             raise AtlasError(
-                f"{path}: was trained for a {checkpoint.id} with other weights, {part.model[:8]}…, than are there now, "
-                f"{checkpoint.sha256[:8]}…; train it anew: lvlm-atlas lab train {checkpoint.dialect} --part "
-                f"{part.lesson}"
+                f"{root / FOLDER / part.id / RECORD}: was trained for a {checkpoint.id} with other weights, "
+                f"{part.model[:8]}…, than are there now, {checkpoint.sha256[:8]}…; train it anew: "
+                f"lvlm-atlas lab train {checkpoint.dialect} --seed {checkpoint.seed} --part {part.lesson}"
             )
-        found[part.lesson] = part
     return found
+
+
+def lacking(root: Path, checkpoint: Checkpoint, names: Iterable[str]) -> list[str]:
+    """Of lessons those whose part a model lacks, or has from other weights or from another number of steps."""
+    found = _records(root, checkpoint)
+    return [
+        name for name in names
+        if name not in found or (found[name].model, found[name].steps) != (checkpoint.sha256, LESSONS[name].steps)
+    ]  # fmt: skip
+
+
+def _records(root: Path, checkpoint: Checkpoint) -> dict[str, Part]:
+    paths = sorted((root / FOLDER).glob(f"*/{RECORD}"))
+    found = (Part.model_validate(yaml.safe_load(path.read_text("utf-8"))) for path in paths)
+    return {part.lesson: part for part in found if part.checkpoint == checkpoint.id}
 
 
 def equipment(root: Path, checkpoint: Checkpoint, model: LVLM) -> Equipment:

@@ -21,6 +21,9 @@ class Phase:
     """Share of the learning rates that it starts at; None: they go on falling from the phase before."""
     sparse: float = 0.0
     """Share of the steps that show the language model only some of each picture's vision tokens, drawn by chance."""
+    placed: float = 0.0
+    """Weight of telling from the features of a patch in which row and column it lies, so that a vision token says it
+    wherever it stands in the prompt."""
 
 
 FRAMES = 32
@@ -29,10 +32,24 @@ WORDS = 48
 """Room for questions and answers on the pictures of a sample."""
 PHASES = (
     Phase(700, {"still": 1.0}, language=False),
-    Phase(1_300, {"still": 1.0}, sparse=0.5),
-    Phase(700, {"still": 0.5, "images": 0.15, "needle": 0.15, "burst": 0.2}, rate=None, sparse=0.5),
-    Phase(1_000, {"still": 0.15, "chart": 0.15, "count": 0.1, "images": 0.2, "needle": 0.2, "burst": 0.2}, sparse=0.5),
-    Phase(900, {"still": 0.1, "chart": 0.2, "caption": 0.25, "needle": 0.2, "burst": 0.25}, rate=0.6, sparse=0.3),
+    Phase(1_100, {"still": 1.0}),
+    Phase(700, {"still": 0.5, "images": 0.15, "needle": 0.15, "burst": 0.2}, rate=None),
+    Phase(1_000, {"still": 0.15, "chart": 0.15, "count": 0.1, "images": 0.2, "needle": 0.2, "burst": 0.2}),
+    Phase(600, {"still": 0.1, "chart": 0.25, "caption": 0.2, "needle": 0.2, "burst": 0.25}, rate=0.6),
+    Phase(
+        900,
+        {"still": 0.3, "chart": 0.1, "count": 0.1, "caption": 0.2, "images": 0.05, "needle": 0.1, "burst": 0.15},
+        rate=0.8,
+        sparse=0.5,
+        placed=1.0,
+    ),
+    Phase(
+        700,
+        {"still": 0.2, "chart": 0.1, "count": 0.1, "caption": 0.25, "images": 0.05, "needle": 0.1, "burst": 0.2},
+        rate=0.7,
+        sparse=0.5,
+        placed=1.0,
+    ),
 )
 LEAST_KEPT = 0.15
 """Share of a picture's vision tokens that a sparse step keeps at least."""

@@ -24,7 +24,7 @@ from lvlm_atlas.lab.training import recipe
 from lvlm_atlas.lab.training.batch import UNJUDGED, Batch, batch
 from lvlm_atlas.lab.training.optimisers import Optimisers
 from lvlm_atlas.lab.training.reading import encoded, logits, sequence
-from lvlm_atlas.lab.training.shapes import vision_tokens
+from lvlm_atlas.lab.training.shapes import grid, patch_order, vision_tokens
 from lvlm_atlas.reference.lvlm.config import Config
 from lvlm_atlas.reference.lvlm.model import LVLM
 from lvlm_atlas.reference.lvlm.weights import fill
@@ -60,17 +60,21 @@ class Trainer:
     model: LVLM = field(init=False)
     tell: nn.Linear = field(init=False)
     """From the encoder's features to what a patch shows."""
+    place: nn.Linear = field(init=False)
+    """From the same to the row and the column in which it lies."""
 
     def __post_init__(self) -> None:
         self.model = fill(LVLM.empty(self.config), seed=self.seed, dtype=torch.float32, device="cpu")
         torch.manual_seed(self.seed)
         self.tell = nn.Linear(self.config.vision.hidden_size, len(labels()))
+        self.place = nn.Linear(self.config.vision.hidden_size, 2 * grid(self.config))
         with torch.no_grad():
             for name, weight in self.model.named_parameters():
                 weight.requires_grad_()
                 if "embed" in name and weight.dim() < 3:
                     weight.mul_(0.2)  # one is as large as what a patch or token says
-        self._optimisers = Optimisers(self.model.named_parameters(), self.tell.parameters())
+        heads = (*self.tell.parameters(), *self.place.parameters())
+        self._optimisers = Optimisers(self.model.named_parameters(), heads)
         if self.kept.is_file():
             self._resume()
 
@@ -89,12 +93,13 @@ class Trainer:
         index_FK = _some(random, whole) if phase.sparse and random.random() < phase.sparse else None
         shown = self._shown(random, phase, whole if index_FK is None else index_FK.shape[1])
         with torch.enable_grad():
-            feature_FPD, answers = self._forward(shown, index_FK, language=phase.language)
-            told = self.tell(feature_FPD).flatten(0, 1)
+            feature_TPD, answers = self._forward(shown, index_FK, language=phase.language)
+            told = self.tell(feature_TPD).flatten(0, 1)
             weight = torch.ones(told.shape[-1])
             weight[0] = recipe.BACKGROUND
             patches = cross_entropy(told, shown.shown_TP.flatten(), weight)
-            (answers + patches).backward()
+            places = self._placed(feature_TPD) if phase.placed else 0.0
+            (answers + patches + phase.placed * places).backward()
         self._optimisers.step(recipe.rate_share(self.step))
         return float(answers.detach()), float(patches.detach())
 
@@ -119,9 +124,18 @@ class Trainer:
         answers = cross_entropy(told.flatten(0, 1), shown.target_BN.flatten(), ignore_index=UNJUDGED)
         return frames.feature_TPD, answers
 
+    def _placed(self, feature_TPD: Tensor) -> Tensor:
+        """The loss of rows and columns."""
+        side, order_P = grid(self.config), patch_order(self.config)
+        told = self.place(feature_TPD).unflatten(-1, (2, side)).flatten(0, 2)
+        place_P2 = torch.stack([order_P // side, order_P % side], dim=-1)
+        return cross_entropy(told, place_P2.expand(len(feature_TPD), -1, -1).flatten())
+
     def _keep(self) -> None:
-        state = {"step": self.step, "model": self.model.state_dict(), "tell": self.tell.state_dict(),
-                 "optimisers": [one.state_dict() for one in self._optimisers.each]}  # fmt: skip
+        state = {
+            "step": self.step, "model": self.model.state_dict(), "tell": self.tell.state_dict(),
+            "place": self.place.state_dict(), "optimisers": [one.state_dict() for one in self._optimisers.each],
+        }  # fmt: skip
         self.kept.parent.mkdir(parents=True, exist_ok=True)
         half = self.kept.with_suffix(f".{os.getpid()}.part")
         torch.save(state, half)
@@ -132,6 +146,7 @@ class Trainer:
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
         self.tell.load_state_dict(state["tell"])
+        self.place.load_state_dict(state["place"])
         for one, kept in zip(self._optimisers.each, state["optimisers"], strict=True):
             one.load_state_dict(kept)
 

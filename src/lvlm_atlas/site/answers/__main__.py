@@ -1,4 +1,4 @@
-"""One of the processes that compute answers: `python -m lvlm_atlas.site.answers ROOT SOURCE OUT PART PARTS`."""
+"""One of the processes that compute answers: `python -m lvlm_atlas.site.answers ROOT ASKED OUT PART PARTS`."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from lvlm_atlas.site.answers.card import card, pairs
 from lvlm_atlas.site.answers.edges import edges
 from lvlm_atlas.site.answers.facets import facets
 from lvlm_atlas.site.answers.index import index, numbers
-from lvlm_atlas.site.answers.scope import scope
+from lvlm_atlas.site.answers.scope import Scope, scope
 from lvlm_atlas.site.answers.script import script
 from lvlm_atlas.site.content import Content
 from lvlm_atlas.site.estimates import REFERENCE
 
 
-def main(root: Path, source: Path, out: Path, part: int, parts: int) -> None:
+def main(root: Path, asked: Path, out: Path, part: int, parts: int) -> None:
     """Write what falls to one of so many parts."""
     content = Content(lvlm_atlas.load(root))
-    for name, value in _scripts(content, source, part, parts):
+    for name, value in _scripts(content, scope(content, asked), part, parts):
         path = out / f"{name}.js"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(script(name, value), encoding="utf-8", newline="\n")
 
 
-def _scripts(content: Content, source: Path, part: int, parts: int) -> Iterator[tuple[str, Any]]:
+def _scripts(content: Content, asked: Scope, part: int, parts: int) -> Iterator[tuple[str, Any]]:
     """Names of scripts, with what they hand over."""
-    asked, numbered, searches = scope(content, source), numbers(content), Searches(content.kb)
+    numbered, searches = numbers(content), Searches(content.kb)
     if part == 0:
         yield "index", index(content, asked)
         yield "facets", facets(content, numbered)
@@ -49,5 +49,5 @@ def _scripts(content: Content, source: Path, part: int, parts: int) -> Iterator[
 
 
 if __name__ == "__main__":
-    given_root, given_source, given_out, given_part, given_parts = sys.argv[1:]
-    main(Path(given_root), Path(given_source), Path(given_out), int(given_part), int(given_parts))
+    given_root, given_asked, given_out, given_part, given_parts = sys.argv[1:]
+    main(Path(given_root), Path(given_asked), Path(given_out), int(given_part), int(given_parts))

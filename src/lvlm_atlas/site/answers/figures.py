@@ -11,6 +11,8 @@ from lvlm_atlas.roofline.costs import Cost
 DIGITS = (5, 6, 7, 8, 10, 12, 17)
 """How many digits a number may have; it gets the fewest that show the same."""
 _CLOSE = 1e-12
+_SHOWN = ("encoding_s", "prefilling_s", "decoding_s", "ttft_s", "tpot_s", "total_s", "device_byte", "request_share")
+"""The figures of a cost that a page shows."""
 
 
 def written(cost: Cost, base: Cost | None = None) -> str:
@@ -54,7 +56,11 @@ def read(text: str, base: Cost) -> Cost:
 
 def _shows(one: Cost, two: Cost, base: Cost) -> bool:
     """Whether a page shows the same of both."""
-    return one == two or all(a == b for a, b in zip(_shown(one, base), _shown(two, base), strict=True))
+    return all(
+        now == then or _words(name, now, base) == _words(name, then, base)
+        for name in _SHOWN
+        for now, then in ((getattr(one, name), getattr(two, name)),)
+    )
 
 
 def shown(cost: Cost, base: Cost) -> tuple[str, ...]:
@@ -63,13 +69,16 @@ def shown(cost: Cost, base: Cost) -> tuple[str, ...]:
 
 
 def _shown(cost: Cost, base: Cost) -> Iterator[str]:
-    for name in ("encoding_s", "prefilling_s", "decoding_s", "ttft_s", "tpot_s", "total_s"):
-        now, before = getattr(cost, name), getattr(base, name)
-        yield units.seconds(now)
-        yield units.gain(before, now)
-    yield units.size(cost.device_byte)
-    yield units.gain(base.device_byte, cost.device_byte)
-    yield str(math.floor(1 / cost.request_share)) if cost.request_share else "∞"
+    for name in _SHOWN:
+        yield from _words(name, getattr(cost, name), base)
+
+
+def _words(name: str, value: float, base: Cost) -> tuple[str, ...]:
+    """What a page says of one figure."""
+    if name == "request_share":
+        return (str(math.floor(1 / value)) if value else "∞",)
+    unit = units.size if name == "device_byte" else units.seconds
+    return unit(value), units.gain(getattr(base, name), value)
 
 
 def _expected(cost: Cost, base: Cost) -> tuple[float, ...]:

@@ -34,9 +34,9 @@ class Scope:
         return self.every_device if model == REFERENCE.model else self.devices
 
 
-def scope(content: Content, folder: Path) -> Scope:
-    """What the folder of the site's sources asks for, as far as the atlas has it; all where it has none of it."""
-    file, estimates = folder / "answers.yaml", content.estimates
+def scope(content: Content, file: Path) -> Scope:
+    """What a file asks for, as far as the atlas has it; all where it has none of it, or is not there."""
+    estimates = content.estimates
     chosen = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
     by_speed = sorted(estimates.devices.values(), key=lambda device: (device.bandwidth_byte_s, device.id))
     every_device = tuple(device.id for device in by_speed)

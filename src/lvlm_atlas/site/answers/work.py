@@ -24,17 +24,17 @@ MOST = 8
 
 
 @contextmanager
-def computing(root: Path, source: Path) -> Iterator[Callable[[Path], None]]:
+def computing(root: Path, asked: Path) -> Iterator[Callable[[Path], None]]:
     """Have the answers of an atlas computed. What is yielded waits for them and copies them into a folder.
 
     Args:
         root: the atlas.
-        source: folder of the site's sources.
+        asked: the file that says for which requests.
 
     Raises:
         AtlasError: a process failed.
     """
-    before = folder_of(root, source)
+    before = folder_of(FOLDER, root, asked)
     if before and intact(before):
         yield lambda within: _copy(before, within)
         return
@@ -42,7 +42,7 @@ def computing(root: Path, source: Path) -> Iterator[Callable[[Path], None]]:
         out = Path(folder) / FOLDER
         out.mkdir()
         count = max(1, min(os.cpu_count() or 1, MOST))
-        command = [sys.executable, "-m", "lvlm_atlas.site.answers", str(root), str(source), str(out)]
+        command = [sys.executable, "-m", "lvlm_atlas.site.answers", str(root), str(asked), str(out)]
         running = [
             subprocess.Popen(  # noqa: S603  our own interpreter and arguments
                 [*command, str(part), str(count)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
