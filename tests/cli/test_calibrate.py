@@ -29,6 +29,15 @@ def test_runtimes_are_held_against_the_times_of_a_file(run: Any) -> None:
     assert said.err.count("not judged") == 5  # times to the first token that a prefix cache may have shortened
 
 
+@pytest.mark.parametrize("listing", ["table", "csv", "jsonl", "md", "ids"])
+@pytest.mark.parametrize("more", [(), ("--all",)])
+def test_judgements_are_printed_in_every_form(run: Any, listing: str, more: tuple[str, ...]) -> None:
+    said = run("calibrate", "--judge", TIMINGS / "gpustack-qwen3.5-35b-vllm.yaml", "--format", listing, *more)
+    assert said.code == 0
+    assert said.err == ""
+    assert "vllm" in said.out
+
+
 def test_a_time_below_the_bound_is_named(run: Any, tmp_path: Path) -> None:
     file = tmp_path / "points.yaml"
     file.write_text(

@@ -14,6 +14,12 @@ from lvlm_atlas import load
 
 ATLAS = load()
 SHARED = ATLAS.results("fastv or divprune", benchmark="pope", model="qwen2.5-vl-7b")
+NOT_OF_FASTV = next(
+    row.measure
+    for row in ATLAS.results()
+    if row.kind == "benchmark" and not ATLAS.results("fastv", benchmark=row.measure)
+)
+"""A benchmark on which no source scores FastV."""
 
 
 def test_programs_get_every_field_of_every_result(run) -> None:
@@ -93,7 +99,7 @@ def test_parquet_without_its_library_says_what_to_install(run, tmp_path: Path, m
         (("stage:nowhere",), 2, "stage is never 'nowhere'"),
         (("--out", "r.txt"), 2, "ends in neither .csv nor .parquet"),
         (("--out", "no/such/folder/r.csv"), 2, "cannot write no/such/folder/r.csv: no such file or directory"),
-        (("adaptive-keyframe-sampling",), 1, "no source reports such a result"),
+        (("fastv", "-b", NOT_OF_FASTV), 1, "no source reports such a result"),
     ],
 )
 def test_what_cannot_be_answered_says_why(run, arguments: tuple[str, ...], code: int, told: str) -> None:
@@ -107,3 +113,29 @@ def test_a_sheet_shows_every_reported_number_with_its_source(run) -> None:
     assert "slidevqa 82.5 % (83.5 % without)" in text
     assert "kv-memory up to 80 % less" in text
     assert "[zhang2026survey, app. D.1, table 7]" in text
+
+
+def test_what_the_lab_measured_is_never_mixed_with_what_sources_report(run) -> None:
+    id_ = next(id_ for id_, curve in ATLAS.atlas.curves.items() if curve.tasks and ATLAS.results(id_))
+    rows = json.loads(run("results", id_, "--measured", "-f", "json").out)
+    assert rows
+    assert all(row["evidence"] == "measured on the lab's model" for row in rows)
+    assert all(id_ in row["techniques"] for row in rows)
+    together = {row["id"] for row in rows if row["departure"] is not None}
+    assert together == {each for each in ATLAS.atlas.stacks if id_ in each.split(".")}
+    reported = json.loads(run("results", id_, "-f", "json").out)
+    assert len(reported) == len(ATLAS.results(id_))
+    assert all("evidence" not in row for row in reported)
+    table = run("results", id_).out
+    assert table.index("Experiments") < table.index("Measured on the lab's model, alone")
+    assert "Measured" not in run("results", id_, "-m", reported[0]["model"]).out
+
+
+def test_measured_results_take_no_option_of_reported_ones(run) -> None:
+    said = run("results", "--measured", "-b", "gqa")
+    assert said.code == 2
+    assert "leave the other options out" in said.err
+    bare = next(each.id for each in ATLAS if each.id not in ATLAS.atlas.curves)
+    none = run("results", bare, "--measured")
+    assert none.code == 1
+    assert "measured nothing" in none.err

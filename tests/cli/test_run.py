@@ -161,8 +161,16 @@ def test_what_was_counted_is_drawn_into_a_file(run: Any, checkpoint: Path, image
     assert drawn.startswith("<svg")
     assert "tokens that enter" in drawn
     assert "round 0 to 4" in drawn  # the prompt, then a step for each further token
+    assert "drafted tokens accepted" not in drawn
     said = run(*ask(checkpoint, image, *stack[:2], "--plot", tmp_path / "nowhere" / "counts.svg"))
     assert (said.code, "cannot write" in said.err) == (2, True)
+
+
+def test_drafted_tokens_are_drawn_round_by_round(run: Any, checkpoint: Path, image: Path, tmp_path: Path) -> None:
+    stack = ("--stack", "relaxed-verification:relaxation=1,gamma=1", "--plot", tmp_path / "counts.svg")
+    assert run(*ask(checkpoint, image, *stack)).code == 0
+    drawn = (tmp_path / "counts.svg").read_text("utf-8")
+    assert "drafted tokens accepted: 2 against 0" in drawn  # five tokens: the prompt's, two rounds of two
 
 
 def test_the_chat_form_of_the_checkpoint_is_used_where_it_has_one(

@@ -133,6 +133,23 @@ def internvl(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
     return {**made, "downsample_ratio": 0.5}, {"min_patches": 1, "max_patches": 12, "crop_to_patches": True}
 
 
+def minicpmv(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
+    slices = {"max_slice_nums": 9, "patch_size": 14, "scale_resolution": 448, "model_type": "minicpmv"}
+    return {
+        **text(model, "minicpmv"), "version": 2.6, "query_num": 64, "slice_config": slices,
+        "vision_config": {**vit(model, "siglip"), "image_size": 980}, "drop_vision_last_layer": False,
+    }, {}  # fmt: skip
+
+
+def nvila(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
+    return {
+        "model_type": "llava_llama", "llm_cfg": {**text(model, "qwen2"), "model_max_length": 8192},
+        "vision_tower_cfg": vit(model, "siglip_vision_model"), "mm_vision_select_layer": -2, "num_video_frames": 8,
+        "mm_projector_cfg": {"mm_projector_type": "mlp_downsample"}, "mm_hidden_size": 3456,
+        "image_aspect_ratio": "dynamic_s2", "s2_scales": "448,896,1344",
+    }, {}  # fmt: skip
+
+
 def gemma3(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
     given = {**text(model, "gemma3_text"), "sliding_window": 1024}
     # The published file leaves these out.
@@ -196,7 +213,8 @@ CASES: list[tuple[str, Callable[[Model], tuple[dict[str, Any], dict[str, Any]]]]
     ("internvl3-78b", internvl_chat), ("internvl3.5-8b", internvl_chat), ("internvl3-8b", internvl),
     ("internvl3-78b", internvl), ("gemma-3-12b", gemma3), ("llama-3.2-11b-vision", mllama),
     ("smolvlm-2.2b", idefics3), ("smolvlm-2.2b", smolvlm), ("deepseek-vl2-tiny", deepseek_vl_v2),
-    ("deepseek-vl2-small", deepseek_vl_v2), ("deepseek-vl2", deepseek_vl_v2),
+    ("deepseek-vl2-small", deepseek_vl_v2), ("deepseek-vl2", deepseek_vl_v2), ("minicpm-v-2.6", minicpmv),
+    ("nvila-8b", nvila),
 ]  # fmt: skip
 
 UNUSED_NORM = {"llava-onevision-7b": 2 * 1152}
@@ -256,6 +274,78 @@ def test_a_draft_has_every_number_of_the_catalog(id_: str, family: Callable[...,
     assert record.adapter.merge == model.adapter.merge
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mm_projector_cfg": {"mm_projector_type": "resampler"}}, "mm_projector_type is 'resampler'"),
+        ({"image_aspect_ratio": "anyres"}, "image_aspect_ratio is 'anyres'"),
+        ({"s2_scales": [448]}, r"s2_scales is \[448\]; it must be such as"),
+    ],
+)
+def test_what_vila_names_and_nobody_knows_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    config, _ = nvila(MODELS["nvila-8b"])
+    with pytest.raises(AtlasError, match=message):
+        drafted(written(tmp_path, {**config, **change}, {})[0], None, "mine")
+
+
+def test_the_lite_form_of_nvila_merges_nine_patches(tmp_path: Path) -> None:
+    config, _ = nvila(MODELS["nvila-8b"])
+    lite = {"mm_projector_cfg": {"mm_projector_type": "mlp_downsample_3x3_fix"}, "mm_hidden_size": 1152}
+    record = drafted(written(tmp_path, {**config, **lite, "image_aspect_ratio": "dynamic"}, {})[0], None, "mine").record
+    assert record["adapter"]["widths"] == [10_368, 3456, 3584, 3584]
+    linear = 10_369 * 3456 + 3457 * 3584 + 3585 * 3584
+    assert record["params"]["adapter"] == linear + 2 * (10_368 + 3456)
+    assert record["tokens"]["image"]["params"]["token_per_tile"] == 121
+
+
+MOLMO = {
+    "model_type": "molmo", "hidden_size": 3584, "intermediate_size": 37_888, "num_hidden_layers": 28,
+    "num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152_064, "embedding_size": 152_064,
+    "qkv_bias": True, "attention_layer_norm": False, "tie_word_embeddings": False, "max_position_embeddings": 4096,
+}  # fmt: skip
+"""The configuration of Molmo-7B-D, whose language model is Qwen2-7B."""
+
+
+def test_molmo_is_qwen2_behind_attention_that_pools_and_keeps_rows_of_its_own(tmp_path: Path) -> None:
+    record = drafted(written(tmp_path, MOLMO, {})[0], None, "mine").record
+    qwen2 = MODELS["qwen2-vl-7b"].params.llm
+    assert record["params"]["llm"] == qwen2 + 128 * 3584
+    attention = 3 * 2049 * 1024 + 1025 * 1024
+    assert record["params"]["adapter"] == attention + 2 * 2048 + 2 * 1024 * 18_944 + 18_944 * 3584
+    assert (record["vision"]["layers"], record["vision"]["layers_needed"]) == (23, 22)
+    normed = {**MOLMO, "attention_layer_norm": True}
+    more = drafted(written(tmp_path, normed, {})[0], None, "mine").record["params"]["llm"]
+    assert more == record["params"]["llm"] + 28 * (3584 + 512)
+
+
+def test_molmo2_in_its_authors_form_ends_with_the_deepest_layer_that_is_used(tmp_path: Path) -> None:
+    new = {"image_size": 378, "patch_size": 14, "num_hidden_layers": 25, "num_position_embeddings": 729}
+    old = {
+        "image_default_input_size": [378, 378],
+        "image_patch_size": 14,
+        "num_hidden_layers": 27,
+        "image_num_pos": 729,
+    }
+    text_, adapter = {"qkv_bias": False}, {"vit_layers": [-3, -9]}
+    parts = {"model_type": "molmo2", "text_config": text_, "adapter_config": adapter}
+    authors = drafted(written(tmp_path, {**parts, "vit_config": old}, {})[0], None, "mine").record
+    adapter["vit_layers"] = [24, 18]
+    assert drafted(written(tmp_path, {**parts, "vision_config": new}, {})[0], None, "mine").record == authors
+    assert (authors["vision"]["layers"], authors["adapter"]["widths"][0]) == (25, 2304)
+
+
+def test_the_language_model_of_minicpm_v_follows_its_version(tmp_path: Path) -> None:
+    config, _ = minicpmv(MODELS["minicpm-v-2.6"])
+    biased, normed = (
+        drafted(written(tmp_path, {**config, "version": version}, {})[0], None, "mine").record["llm"]
+        for version in (2.6, "4.5")
+    )
+    assert (biased["qkv_bias"], biased["qk_norm"]) == (True, False)
+    assert (normed["qkv_bias"], normed["qk_norm"]) == (False, True)
+    with pytest.raises(AtlasError, match=r"version is 3\.0, which is not known"):
+        drafted(written(tmp_path, {**config, "version": 3.0}, {})[0], None, "mine")
+
+
 def test_every_family_has_a_case() -> None:
     made = {family(MODELS[id_])[0]["model_type"] for id_, family in CASES}
     assert made | {family.partition(" ")[0] for family in COUNTED} | ORIGINAL | UNCOUNTED == set(known())
@@ -263,7 +353,7 @@ def test_every_family_has_a_case() -> None:
 
 ORIGINAL = {"llava", "llava_llama", "llava_mistral", "llava_qwen"}
 """Families that have their authors' form of LLaVA."""
-UNCOUNTED = {"kimi_vl"}
+UNCOUNTED = {"kimi_vl", "molmo"}
 """Families that transformers has not, so that nothing but the catalog holds their counts."""
 UNPAD = {"image_aspect_ratio": "anyres", "mm_patch_merge_type": "spatial_unpad"}
 
@@ -437,7 +527,7 @@ def test_a_missing_file_and_a_bad_id_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"vision_config": {"model_name": "deeplip_b_l"}}, "DeepSeek-OCR shares the family's name"),
+        ({"vision_config": {"model_name": "deeplip_b"}}, "model_name is 'deeplip_b', which is not known"),
         ({"projector_config": {"projector_type": "linear"}}, "only downsample_mlp_gelu"),
         ({"candidate_resolutions": [[384, 384], [768, 768]]}, "not all canvases of 4 tiles"),
         ({"candidate_resolutions": "many"}, "must list sides"),
@@ -448,6 +538,40 @@ def test_what_deepseek_vl2_has_otherwise_is_refused(change: dict[str, Any], mess
     config, _ = deepseek_vl_v2(MODELS["deepseek-vl2-tiny"])
     with pytest.raises(AtlasError, match=message):
         drafted(written(tmp_path, {**config, **change}, {})[0], None, "mine")
+
+
+DEEPSEEK_OCR = {
+    "model_type": "deepseek_vl_v2", "torch_dtype": "bfloat16", "candidate_resolutions": [[1024, 1024]],
+    "language_config": {
+        "vocab_size": 129280, "hidden_size": 1280, "intermediate_size": 6848, "moe_intermediate_size": 896,
+        "num_hidden_layers": 12, "num_attention_heads": 10, "num_key_value_heads": 10, "n_routed_experts": 64,
+        "num_experts_per_tok": 6, "n_shared_experts": 2, "first_k_dense_replace": 1, "max_position_embeddings": 8192,
+        "use_mla": False, "kv_lora_rank": None, "q_lora_rank": None, "qk_nope_head_dim": 0, "qk_rope_head_dim": 0,
+        "v_head_dim": 0, "topk_method": "greedy",
+    },
+    "projector_config": {"input_dim": 2048, "n_embed": 1280, "projector_type": "linear"},
+    "vision_config": {
+        "image_size": 1024, "mlp_ratio": 3.7362, "model_name": "deeplip_b_l",
+        "width": {
+            "clip-l-14-224": {"heads": 16, "image_size": 224, "layers": 24, "patch_size": 14, "width": 1024},
+            "sam_vit_b": {
+                "downsample_channels": [512, 1024], "global_attn_indexes": [2, 5, 8, 11], "heads": 12, "layers": 12,
+                "width": 768,
+            },
+        },
+    },
+}  # fmt: skip
+"""The published configuration."""
+
+
+def test_deepseek_ocr_has_as_many_parameters_as_its_index_counts_bytes(tmp_path: Path) -> None:
+    """Public code gives the `total_size` of its model.safetensors.index.json, all in 16 bits."""
+    record = drafted(written(tmp_path, DEEPSEEK_OCR, {})[0], None, "mine").record
+    assert 2 * record["params"]["total"] == 6_672_212_480
+    assert record["vision"]["front"]["full_attention_layers"] == [2, 5, 8, 11]
+    other = {**DEEPSEEK_OCR, "projector_config": {"input_dim": 2048, "n_embed": 1280}}
+    with pytest.raises(AtlasError, match="projector_type is ''; only linear is known"):
+        drafted(written(tmp_path, other, {})[0], None, "mine")
 
 
 def test_a_gate_without_correction_has_no_bias(tmp_path: Path) -> None:

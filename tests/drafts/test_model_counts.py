@@ -126,6 +126,36 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
         },
         {"tie_word_embeddings": True, "audio_config": None},
     ),
+    "gemma4 with inputs of layers and shared caches": (
+        {**VIT, "num_key_value_heads": 4, "head_dim": 16, "position_embedding_size": 32, "pooling_kernel_size": 3},
+        {
+            **GEMMA4, "attention_k_eq_v": False, "num_kv_shared_layers": 4, "use_double_wide_mlp": True,
+            "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 60,
+            "layer_types": ["sliding_attention", "full_attention"] * 3,
+        },
+        {"tie_word_embeddings": True, "audio_config": None},
+    ),
+    "molmo2": (
+        {**VIT, "num_key_value_heads": 4, "head_dim": 16, "image_size": [56, 56]},
+        {**TEXT, "head_dim": 32, "additional_vocab_size": 8},
+        {
+            "adapter_config": {
+                "vision_feature_layer": [-1, 0], "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4,
+                "head_dim": 16, "intermediate_size": 80, "text_hidden_size": 96,
+            },
+        },
+    ),
+    "molmo2 with norms over all heads": (
+        {**VIT, "num_key_value_heads": 4, "head_dim": 16, "image_size": [56, 56]},
+        {**TEXT, "additional_vocab_size": 8, "qk_norm_type": "olmo"},
+        {
+            "adapter_config": {
+                "vision_feature_layer": [2], "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4,
+                "head_dim": 16, "intermediate_size": 80, "text_hidden_size": 96,
+            },
+        },
+    ),
+    "phi4_multimodal": ({**VIT, "image_size": 56, "crop_size": 56}, {}, {**TEXT, "bos_token_id": 2, "eos_token_id": 3}),
     "qwen3_omni_moe": (DEEP, {**TEXT, **MOE}, {}),
     "kimi_k25": (
         {**VIT, "pos_emb_height": 8, "pos_emb_width": 6, "merge_kernel_size": [2, 2]},
@@ -147,9 +177,13 @@ def test_the_parameters_are_those_of_the_model(family: str, tmp_path: Path) -> N
     kind = THINKER.get(family, family)
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore")
-        config = transformers.AutoConfig.for_model(kind, vision_config=vision, text_config=text, **more)
-        model = transformers.AutoModelForImageTextToText.from_config(config)
-    want = sum(parameter.numel() for name, parameter in model.named_parameters() if ".audio_tower." not in name)
+        parts = {"vision_config": vision, **({"text_config": text} if text else {})}
+        config = transformers.AutoConfig.for_model(kind, **parts, **more)
+        of = type(config) in transformers.AutoModelForImageTextToText._model_mapping
+        model = (transformers.AutoModelForImageTextToText if of else transformers.AutoModelForCausalLM).from_config(
+            config
+        )
+    want = sum(parameter.numel() for name, parameter in model.named_parameters() if "audio" not in name)
     path = tmp_path / "config.json"
     written = {"vision_config": vision, "text_config": text, **more}
     path.write_text(json.dumps({"model_type": family, **({"thinker_config": written} if kind != family else written)}))

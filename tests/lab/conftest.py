@@ -19,5 +19,5 @@ def noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     collection.cache_clear()
     write_pictures()
     yield
-    for each in (collection, curve._model, curve._sat):
+    for each in (collection, curve.model_of, curve.equipment_of, curve.sat_of):
         each.cache_clear()

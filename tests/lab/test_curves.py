@@ -108,7 +108,10 @@ def test_a_model_that_comes_later_is_added_to_the_record(tmp_path: Path) -> None
     earlier, both = Records(tmp_path, CURVES)["fastv"], {name: "0" * 64, "lab-x": "1" * 64}
     assert missing(earlier, 1, both) == ("lab-x",)
     other = answer.model_copy(
-        update={"tasks": tuple(each.model_copy(update={"checkpoint": "lab-x"}) for each in answer.tasks)}
+        update={
+            "tasks": tuple(each.model_copy(update={"checkpoint": "lab-x"}) for each in answer.tasks),
+            "checkpoints": ("lab-x",),
+        }
     )
     write(tmp_path, other, 1, both, "cpu", earlier=earlier)
     held = Records(tmp_path, CURVES)["fastv"]

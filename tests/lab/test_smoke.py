@@ -41,6 +41,8 @@ def test_every_reference_passes_the_smoke_test(technique: Technique, dtype: str,
     assert [result.failed for result in results] == [{}] * len(results)
     assert all({*result.passed, *result.skipped} == {"runs", *CHECKS} for result in results)
     assert all(result.skipped == spared(technique) for result in results)
+    plain = [result.baseline for result in results if result.baseline]
+    assert all(len(one.kv_settled_entries) == 1 + one.target_passes and not one.accepted_lengths for one in plain)
 
 
 @pytest.mark.parametrize("preset", dict.fromkeys(shape.preset for shape in SHAPES))

@@ -12,6 +12,7 @@ from lvlm_atlas.lab.tasks.stills import cell_word
 from lvlm_atlas.lab.tasks.task import TASKS, Task, training_sample
 from lvlm_atlas.lab.tasks.vocabulary import ASK, END, IMAGE, token_ids, vocabulary
 from lvlm_atlas.lab.training.batch import UNJUDGED, batch, shown
+from lvlm_atlas.lab.training.shapes import shapes
 from lvlm_atlas.lab.training.trainer import PICTURES
 
 SAMPLES = range(8)
@@ -80,7 +81,7 @@ def test_every_word_has_a_token_of_its_own() -> None:
 def test_a_batch_judges_answers_alone_and_has_a_place_for_each_vision_token(kind: str) -> None:
     random = np.random.default_rng(0)
     samples = [training_sample(random, kind, 48) for _ in range(2)]
-    made = batch(samples, patch=8, tokens=144)
+    made = batch(samples, shapes()["llava"])
     assert int((made.ids_BN == token_ids(IMAGE)[0]).sum()) == 144 * len(made.frames_F3HW)
     for row, sample in enumerate(samples):
         judged = made.target_BN[row][made.target_BN[row] != UNJUDGED].tolist()

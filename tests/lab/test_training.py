@@ -10,23 +10,27 @@ import pytest
 import torch
 
 from lvlm_atlas.fault import AtlasError
-from lvlm_atlas.lab.curves.asking import ask
+from lvlm_atlas.lab.curves.asking import ask, first_request
 from lvlm_atlas.lab.curves.judging import judged
+from lvlm_atlas.lab.photographs.scene import SIDE
 from lvlm_atlas.lab.tasks.task import TASKS
 from lvlm_atlas.lab.training import recipe, trainer
+from lvlm_atlas.lab.training.batch import batch
 from lvlm_atlas.lab.training.checkpoint import WEIGHTS, known, load, write
+from lvlm_atlas.lab.training.reading import encoded, sequence
 from lvlm_atlas.lab.training.recipe import Phase
-from lvlm_atlas.lab.training.shapes import shapes
+from lvlm_atlas.lab.training.shapes import patch_order, shapes, vision_tokens
 from lvlm_atlas.lab.training.trainer import Trainer
 from lvlm_atlas.reference.lvlm.config import Config, LVLMConfig
 from lvlm_atlas.reference.lvlm.model import LVLM
 from lvlm_atlas.reference.lvlm.weights import fill
+from lvlm_atlas.reference.lvlm.windows import to_patches
 
 every_shape = pytest.mark.parametrize("name", shapes())
 PHASES = (
     Phase(2, {"still": 1.0}, language=False),
     Phase(3, {"still": 0.5, "needle": 0.5}),
-    Phase(2, {"still": 0.5, "needle": 0.5}, sparse=1.0),
+    Phase(2, {"still": 0.5, "needle": 0.5}, sparse=1.0, placed=1.0),
 )
 
 
@@ -45,9 +49,10 @@ def small(config: Config) -> Config:
     vision, text = config.vision, config.text
     return replace(
         config,
-        vision=replace(vision, hidden_size=16, intermediate_size=16, num_hidden_layers=2),
-        text=replace(text, hidden_size=32, intermediate_size=32, num_hidden_layers=2),
-    )
+        vision=replace(vision, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=1),
+        text=replace(text, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=1,
+                     num_key_value_heads=1),
+    )  # fmt: skip
 
 
 def a_model(config: Config, seed: int = 0) -> LVLM:
@@ -87,7 +92,7 @@ def test_rates_start_anew_where_a_phase_says_so_and_end_at_a_tenth() -> None:
 @every_shape
 def test_the_models_keep_to_their_size(name: str) -> None:
     config = shapes()[name]
-    assert 144 <= config.vision.patches // config.patches_a_token <= 256
+    assert 144 <= vision_tokens(config) <= 256
     assert sum(weight.numel() for weight in LVLM.empty(config).parameters()) <= 5e6
 
 
@@ -127,3 +132,41 @@ def test_judging_has_every_task_under_every_change() -> None:
     model = a_model(small(next(iter(shapes().values()))))
     shares = judged(model, 1, lambda _: None)
     assert all(set(each) == set(TASKS) for each in shares.values())
+
+
+@every_shape
+def test_a_few_steps_make_the_loss_smaller(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipe, "PHASES", (Phase(16, {"still": 1.0}),))
+    monkeypatch.setattr(recipe, "WARM_UP", 2)
+    monkeypatch.setattr(recipe, "FRAMES", 4)
+    losses = [
+        answers + patches for _, answers, patches in Trainer(small(shapes()[name]), 0, tmp_path / "kept.pt").run()
+    ]
+    assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
+
+
+@every_shape
+def test_what_is_trained_reads_as_requests_are_read(name: str) -> None:
+    model = a_model(small(shapes()[name]))
+    for task in (TASKS["where"], TASKS["images"], TASKS["needle"]):
+        sample = task.sample(0)
+        shown = batch([sample], model.config)
+        entered = sequence(model, shown, encoded(model, shown.frames_F3HW))
+        run = model.begin(first_request(model, sample))
+        prompt = model.prepare(run)
+        length = prompt.length
+        assert torch.allclose(entered.hidden_BND[:, :length], prompt.hidden_BND, atol=1e-5)
+        assert torch.equal(entered.position_BN[:, :length], prompt.position_BN)
+
+
+@every_shape
+def test_labels_of_patches_stand_where_the_encoder_has_their_pixels(name: str) -> None:
+    config = shapes()[name]
+    side, patch = SIDE // config.vision.patch_size, config.vision.patch_size
+    marked = torch.zeros(2, 3, SIDE, SIDE)
+    marked[:, :, 3 * patch : 4 * patch, 5 * patch : 6 * patch] = 1
+    order = patch_order(config)
+    assert sorted(order.tolist()) == [*range(side**2)]
+    if not isinstance(config, LVLMConfig):
+        seen_P = to_patches(marked, config.vision)[0].sum(-1)
+        assert order[int(seen_P.argmax())] == 3 * side + 5

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import pytest
 
 from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.graph.knowledge import KnowledgeBase
 from lvlm_atlas.planner import Planner
-from lvlm_atlas.planner.equal_quality import _LEFT, NEAR, SPARED, Equal, Quality, _quantises, at_quality
+from lvlm_atlas.planner.equal_quality import _LEFT, NEAR, SPARED, Equal, Quality, _quantises, at_quality, harmful
 from lvlm_atlas.roofline.estimate import Estimate
-from lvlm_atlas.specs.answers import kept
+from lvlm_atlas.schema.measurement import Machine
+from lvlm_atlas.schema.stack import Departure, MeasuredStack, Member, StackTask
+from lvlm_atlas.specs.answers import Kept, kept
 from lvlm_atlas.specs.fits import problem
+from lvlm_atlas.specs.joint import stack_id, together
 
 PLANNER = Planner()
 REQUEST = ("qwen2.5-vl-7b", "h200", "images-20")
@@ -86,3 +93,42 @@ def test_a_plan_holds_only_what_keeps_enough_and_says_how_much(equals: dict[str,
 def test_what_no_curve_answers_is_refused(more: dict, said: str) -> None:
     with pytest.raises(AtlasError, match=said):
         PLANNER.plan(*REQUEST, goal="ttft", **more)
+
+
+def test_a_pair_that_keeps_less_together_than_asked_for_is_in_no_stack(equals: dict[str, Equal | str]) -> None:
+    plan = PLANNER.plan(*REQUEST, goal="total", keep_quality=QUALITY.share, max_techniques=2)
+    option = next(each for each in plan.front if len(each.answers) == 2)
+    assert option.together is not None
+    answers = dict(option.answers)
+    assert option.together.share == pytest.approx(together(PLANNER.kb.atlas.stacks, answers).share)
+    record = a_record(answers, lost=0.5)
+    kb = KnowledgeBase(replace(PLANNER.kb.atlas, stacks={record.id: record}))
+    assert harmful(kb, answers, QUALITY).keys() == {frozenset(answers)}
+    assert not harmful(kb, answers, Quality(0.01))
+    again = Planner(kb=kb).plan(*REQUEST, goal="total", keep_quality=QUALITY.share, max_techniques=2)
+    assert all({*answers} != {*each.answers} for each in again.front)
+    (lost,) = (each for each in again.conflicts if each.kind == "answers")
+    assert record.id in lost.why
+    mild = a_record(answers, lost=-0.1)
+    kb = KnowledgeBase(replace(PLANNER.kb.atlas, stacks={mild.id: mild}))
+    again = Planner(kb=kb).plan(*REQUEST, goal="total", keep_quality=QUALITY.share, max_techniques=2)
+    same = next(each for each in again.front if {*each.answers} == {*answers})
+    assert same.together is not None
+    assert same.together.records == (mild.id,)
+    assert same.together.share == pytest.approx(sum(each.share for each in answers.values()) - 1 + 0.1)
+
+
+def a_record(answers: Mapping[str, Kept], lost: float) -> MeasuredStack:
+    """Techniques that lose so much more together than in sum, of a hundred questions."""
+    half = "0" * 50 + "1" * 50
+    task = StackTask(
+        checkpoint="lab-a", task="read", samples=100, full="1" * 100, alone=(half, "1" * 100),
+        joint="0" * round(50 + 100 * lost) + "1" * round(50 - 100 * lost),
+    )  # fmt: skip
+    found = Departure(value=lost, low=lost - 0.05, high=lost + 0.05)
+    return MeasuredStack(
+        id=stack_id(answers), date="2026-11-30", version="0", checkpoints={"lab-a": "0" * 64}, kept=0.5 - lost,
+        machine=Machine(device="a", kind="cpu", python="3.11", torch="2", system="Linux"), departure=found,
+        members=tuple(Member(technique=id_, setting={}, kept=0.5) for id_ in answers), verdict=found.verdict,
+        tasks=(task,),
+    )  # fmt: skip

@@ -33,6 +33,15 @@ def test_systems_that_are_laid_out_in_one_way_go_by_their_id_too(planner) -> Non
     assert policy(systems, "epdserve", 8) == policy(systems, "epd:2,2,4", 8)
 
 
+def test_forms_of_a_system_lay_its_stages_out_apart_too(planner) -> None:
+    systems = planner.atlas.systems
+    pairs = [(one, systems[id_]) for one in systems.values() for id_ in one.forms]
+    assert pairs
+    for one, form in pairs:
+        assert {*form.stages} <= {*one.stages}
+        assert any(len(layout.pools) > 1 for layout in form.simulated), f"{form.id} keeps all stages together"
+
+
 @pytest.mark.parametrize(
     ("text", "instances", "said"),
     [

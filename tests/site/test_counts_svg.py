@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from lvlm_atlas.site.counts_svg import Panel, counts
+from lvlm_atlas.schema.measurement import Counts, SmokeResult
+from lvlm_atlas.site.counts_svg import Panel, counts, counts_picture
 
 
 def stairs(drawn: str) -> list[list[float]]:
@@ -32,3 +33,18 @@ def test_what_was_not_counted_has_no_panel() -> None:
 
 def test_a_file_of_its_own_brings_its_style() -> None:
     assert "<style>" in str(counts([Panel("a", "x", (1.0,))], id_="p", title="t", style=True))
+
+
+def test_a_record_shows_the_counts_that_differ_over_layers_and_over_rounds() -> None:
+    plain = Counts(
+        encoder_tokens=(16, 16), llm_tokens=(24, 24), score_entries=(1, 1), kv_entries=(24, 24), kv_byte=1,
+        kv_settled_entries=(48, 50, 52, 54), target_passes=3, output_tokens=4,
+    )  # fmt: skip
+    drafted = plain.model_copy(
+        update={"kv_settled_entries": (48, 52, 54), "accepted_lengths": (1, 0), "target_passes": 2}
+    )
+    result = SmokeResult(technique="medusa", setting={}, passed=(), counts=drafted, baseline=plain)
+    drawn = str(counts_picture(result, "p"))
+    assert ("cache entries of all layers while answering" in drawn, "drafted tokens accepted" in drawn) == (True, True)
+    assert "tokens that enter" not in drawn
+    assert not counts_picture(result.model_copy(update={"counts": plain}), "p")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from lvlm_atlas import load
 from lvlm_atlas.atlas.root import data_root
+from lvlm_atlas.schema.stack import Departure, MeasuredStack, Member, StackTask
 from lvlm_atlas.site.content import Content
-from lvlm_atlas.site.curves import SPARED, Curves, curves_page
+from lvlm_atlas.site.curves import ENOUGH, SPARED, Curves, curves_page
+from lvlm_atlas.site.equal_quality import equal_quality
+from lvlm_atlas.site.render import environment, render
 from lvlm_atlas.specs.answers import kept
 
 
@@ -49,3 +53,56 @@ def test_an_atlas_without_curves_has_no_such_page(content: Content) -> None:
     bare = replace(content, kb=replace(content.kb, atlas=replace(content.atlas, curves={})))
     assert not [*curves_page(bare)]
     assert [*curves_page(content)]
+
+
+def test_baselines_are_drawn_in_every_plot_whose_cost_they_spare(content: Content) -> None:
+    curves = Curves(content.atlas)
+    names = {row.technique.name: row for row in curves.baselines}
+    assert names
+    for cost in curves.by_cost:
+        drawn = str(curves.plot(cost, "id"))
+        for name, row in names.items():
+            spares = min(each.cost[cost] for each in row.all_) < SPARED
+            assert (f">{name}<" in drawn) == spares, (cost, name)
+
+
+def test_the_page_tells_of_the_models_that_curves_name_and_holds_stacks_against_the_sum(content: Content) -> None:
+    one, two = [*content.atlas.curves][:2]
+    record = next(iter(content.atlas.curves.values()))
+    found = Departure(value=0.1, low=0.02, high=0.18)
+    task = StackTask(checkpoint="lab-a", task="read", samples=1, full="1", alone=("1", "1"), joint="0")
+    harm = MeasuredStack(
+        id=f"{one}.{two}", date="2026-11-30", version="0", machine=record.machine, checkpoints=record.checkpoints,
+        members=(Member(technique=one, setting={}, kept=0.9), Member(technique=two, setting={}, kept=0.95)),
+        kept=0.75, departure=found, verdict=found.verdict, tasks=(task,),
+    )  # fmt: skip
+    less = Departure(value=-0.04, low=-0.06, high=-0.02)
+    mild = harm.model_copy(update={"id": "a.b", "departure": less, "verdict": less.verdict})
+    atlas = replace(content.atlas, stacks={mild.id: mild, harm.id: harm})
+    full = replace(content, kb=replace(content.kb, atlas=atlas))
+    assert Curves(atlas).stacks == (harm, mild)
+    (page,) = curves_page(full)
+    text = render(full, page, environment(Path(data_root()) / "site")).replace("&#45;", "-").replace("&#43;", "+")
+    assert "+10.0 (+2.0 to +18.0) | harmful" in text
+    assert "-4.0 (-6.0 to -2.0) | redundant" in text
+    models = Curves(atlas).models
+    assert {each.id for each in models} == set(record.checkpoints)
+    for each in models:
+        assert f"<code>{each.id}</code>" in text
+        assert each.vision_tokens > 0
+        assert each.accuracy.keys() == each.blind.keys() == each.downsampled.keys()
+    (bare,) = curves_page(content) if not content.atlas.stacks else (None,)
+    assert bare is None or "held against the sum" not in render(content, bare, environment(Path(data_root()) / "site"))
+
+
+def test_at_equal_quality_all_keep_enough_and_have_the_numbers_of_their_estimate(content: Content) -> None:
+    equal = equal_quality(content.estimates, ENOUGH)
+    assert equal
+    base = equal.baseline
+    for row in equal.rows:
+        assert row.kept.share >= ENOUGH
+        again = content.estimates.planner.estimate(base.model.id, base.device.id, base.workload.id, stack=row.setting)
+        assert (again.ttft_s, again.tpot_s) == (row.estimate.ttft_s, row.estimate.tpot_s)
+    shown = {row.technique.id for row in equal.rows} | {each.what for each in equal.lost}
+    assert shown == {*content.atlas.curves}
+    assert equal.command.startswith("lvlm-atlas plan")

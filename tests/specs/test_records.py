@@ -18,11 +18,13 @@ MODELS = sorted(ATLAS.models)
 POSITION_ROWS = {
     "minicpm-v-2.6": 70 * 70, "llama-3.2-11b-vision": 9 * 4 * 1601, "kimi-k2.5": 64 * 64,
     "gemma-4-31b": 2 * 10_240, "gemma-4-26b-a4b": 2 * 10_240,
+    "gemma-4-e2b": 2 * 10_240, "gemma-4-e4b": 2 * 10_240, "deepseek-ocr": 257 + 64 * 64 * 768 // 1024,
 }  # fmt: skip
 """Rows of learned positions that the size of a tile does not tell: Llama has a table for each arrangement of tiles."""
 
 KV_BYTE = {
     "deepseek-vl2": 34560, "deepseek-vl2-small": 31104, "deepseek-vl2-tiny": 61440, "gemma-3-12b": 393216,
+    "deepseek-ocr": 61440,
     "internvl2.5-8b": 131072, "internvl3-78b": 327680, "internvl3-8b": 57344, "internvl3.5-8b": 147456,
     "llama-3.2-11b-vision": 131072, "llava-1.5-13b": 819200, "llava-1.5-7b": 524288,
     "llava-next-7b-mistral": 131072, "llava-next-7b-vicuna": 524288, "llava-onevision-7b": 57344,
@@ -30,7 +32,7 @@ KV_BYTE = {
     "qwen2.5-vl-32b": 262144, "qwen2.5-vl-3b": 36864, "qwen2.5-vl-72b": 327680, "qwen2.5-vl-7b": 57344,
     "qwen3-vl-235b-a22b": 192512, "qwen3-vl-30b-a3b": 98304, "qwen3-vl-8b": 147456, "smolvlm-2.2b": 196608,
     "glm-4.1v-9b": 40960, "internvl3.5-2b": 114688, "internvl3.5-30b-a3b": 98304, "internvl3.5-38b": 262144,
-    "gemma-4-26b-a4b": 225280, "gemma-4-31b": 901120,
+    "gemma-4-26b-a4b": 225280, "gemma-4-31b": 901120, "gemma-4-e2b": 18432, "gemma-4-e4b": 57344,
     "kimi-k2.5": 70272, "llama-4-maverick": 196608, "llama-4-scout": 196608, "mistral-small-3.1-24b": 163840,
     "qwen3-omni-30b-a3b": 98304, "qwen3-vl-2b": 114688, "qwen3-vl-32b": 262144, "qwen3-vl-4b": 147456,
     "qwen3.5-122b-a10b": 24576, "qwen3.5-27b": 65536, "qwen3.5-35b-a3b": 20480, "qwen3.5-397b-a17b": 30720,
@@ -55,7 +57,10 @@ def attentions(llm: Llm) -> int:
     linear, apart = llm.linear, llm.global_heads
     if apart:
         wide = llm.hidden * apart.head_dim * (2 * llm.heads + apart.projections * apart.kv_heads)
-        return len(llm.local_layers) * attention(llm) + (llm.layers - len(llm.local_layers)) * wide
+        without = [layer in llm.local_layers for layer in range(llm.layers - llm.borrowing_layers, llm.layers)]
+        narrow_keys, wide_keys = llm.kv_heads * llm.head_dim, apart.kv_heads * apart.head_dim
+        lacking = sum(2 * narrow_keys if local else apart.projections * wide_keys for local in without) * llm.hidden
+        return len(llm.local_layers) * attention(llm) + (llm.layers - len(llm.local_layers)) * wide - lacking
     if linear is None:
         return llm.layers * attention(llm)
     keys, values = linear.key_heads * linear.key_dim, linear.value_heads * linear.value_dim
@@ -67,7 +72,9 @@ def mlps(llm: Llm, per_token: bool = False) -> int:
     """Parameters of the MLPs of all layers, or of those that one token uses."""
     dense = 3 * llm.hidden * llm.intermediate
     if llm.experts is None:
-        return llm.layers * dense
+        more = 3 * llm.hidden * ((llm.borrowing_intermediate or llm.intermediate) - llm.intermediate)
+        inputs = llm.layer_input * (llm.layer_vocab + 3 * llm.hidden)
+        return llm.layers * (dense + inputs) + llm.borrowing_layers * more
     mix = llm.experts
     experts = (mix.top_k if per_token else mix.routed) + mix.shared
     sparse = 3 * llm.hidden * mix.intermediate * experts + mix.routed * llm.hidden
@@ -81,6 +88,11 @@ def test_the_matrices_of_the_encoder_make_up_its_parameters(id_: str) -> None:
     width = spec.heads * spec.head_dim
     layer = 4 * spec.hidden * width + (3 if spec.gated_mlp else 2) * spec.hidden * spec.mlp
     embedding = 3 * spec.patch_size**2 * spec.temporal_patch_size * spec.hidden
+    if front := spec.front:
+        embedding = (
+            3 * front.patch_size**2 * front.hidden + front.layers * (4 * front.hidden + 2 * front.mlp) * front.hidden
+        )
+        embedding += sum(each.kernel**2 * each.into * each.out for each in front.convolutions)
     rows = POSITION_ROWS.get(id_, (vision.image_size // spec.patch_size) ** 2 if vision.image_size else 0)
     assert spec.layers * layer + embedding + rows * spec.hidden == pytest.approx(spec.parameters, rel=0.01)
 
@@ -94,6 +106,7 @@ def test_the_matrices_of_the_adapter_make_up_its_parameters(id_: str) -> None:
         matrices = spec.widths[0] * width + 5 * width**2 + spec.queries * width
     else:
         gate = spec.widths[-3] * spec.widths[-2] if spec.gated else 0
+        gate += 2 * spec.widths[0] * spec.widths[1] + spec.widths[1] ** 2 if spec.pools_by_attention else 0
         matrices = spec.copies * (gate + sum(before * after for before, after in pairs))
     assert matrices == pytest.approx(spec.parameters, rel=0.01)
 
@@ -119,8 +132,9 @@ def test_a_token_takes_the_known_bytes_of_cache(id_: str) -> None:
     values = llm.latent.kv_lora_rank + llm.latent.rope_dim if llm.latent else 2 * llm.kv_heads * llm.head_dim  # a layer
     if llm.global_heads:
         wide = llm.global_heads.kv_heads * llm.global_heads.head_dim
-        local = len(llm.local_layers)
-        assert 4 * (local * llm.kv_heads * llm.head_dim + (llm.layers - local) * wide) == KV_BYTE[id_]
+        layers = llm.layers - llm.borrowing_layers
+        local = len(llm.local_layers & set(range(layers)))
+        assert 4 * (local * llm.kv_heads * llm.head_dim + (layers - local) * wide) == KV_BYTE[id_]
         return
     without = len(llm.cross_layers) + (len(llm.linear.layers) if llm.linear else 0)
     assert 2 * (llm.layers - without) * values == KV_BYTE[id_]

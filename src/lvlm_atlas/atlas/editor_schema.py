@@ -18,6 +18,7 @@ from lvlm_atlas.schema.hardware import Hardware
 from lvlm_atlas.schema.measurement import Measurement
 from lvlm_atlas.schema.model import Model
 from lvlm_atlas.schema.runtime import Runtime
+from lvlm_atlas.schema.stack import MeasuredStack
 from lvlm_atlas.schema.survey_list import SurveyList
 from lvlm_atlas.schema.system import System
 from lvlm_atlas.schema.technique import Technique
@@ -31,7 +32,7 @@ _KINDS: dict[str, Any] = {
     "model": Model, "hardware": Hardware, "workload": Workload, "system": System,
     "list": SurveyList, "runtime": Runtime, "timing": Timings,
     "calibration": Calibration, "traffic": Traffic,
-    "curve": Curve,
+    "curve": Curve, "stack": MeasuredStack,
 }  # fmt: skip
 
 

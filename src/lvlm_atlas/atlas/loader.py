@@ -24,6 +24,7 @@ from lvlm_atlas.atlas.records import (
     MEASUREMENTS,
     MODELS,
     RUNTIMES,
+    STACKS,
     SYSTEMS,
     TAXONOMY,
     TECHNIQUES,
@@ -55,6 +56,7 @@ _FOLDERS = {
     "measurements": MEASUREMENTS, "models": MODELS, "hardware": HARDWARE, "workloads": WORKLOADS,
     "systems": SYSTEMS, "lists": LISTS, "runtimes": RUNTIMES, "timings": TIMINGS,
     "calibrations": CALIBRATIONS, "traffic": TRAFFIC, "curves": CURVES,
+    "stacks": STACKS,
 }  # fmt: skip
 """Folders of records that `load` reads one at a time, by their field of `Atlas`."""
 

@@ -34,6 +34,7 @@ TIMINGS = Path("catalog/timings")
 CALIBRATIONS = Path("catalog/calibrations")
 TRAFFIC = Path("catalog/traffic")
 CURVES = Path("catalog/curves")
+STACKS = Path("catalog/stacks")
 KINDS: Mapping[Path, str] = {
     MEASUREMENTS: "measurement.Measurement",
     MODELS: "model.Model",
@@ -46,6 +47,7 @@ KINDS: Mapping[Path, str] = {
     CALIBRATIONS: "calibration.Calibration",
     TRAFFIC: "traffic.Traffic",
     CURVES: "curve.Curve",
+    STACKS: "stack.MeasuredStack",
 }
 """Folders whose records are read one at a time, when they are asked for, and their type in `lvlm_atlas.schema`."""
 

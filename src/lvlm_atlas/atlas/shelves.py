@@ -14,6 +14,7 @@ from lvlm_atlas.atlas.records import (
     LISTS,
     MODELS,
     RUNTIMES,
+    STACKS,
     SYSTEMS,
     TIMINGS,
     TRAFFIC,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:  # imported when a record is asked for: commands that ask for 
     from lvlm_atlas.schema.hardware import Hardware
     from lvlm_atlas.schema.model import Model
     from lvlm_atlas.schema.runtime import Runtime
+    from lvlm_atlas.schema.stack import MeasuredStack
     from lvlm_atlas.schema.survey_list import SurveyList
     from lvlm_atlas.schema.system import System
     from lvlm_atlas.schema.timing import Timings
@@ -66,6 +68,8 @@ class Shelves:
     """Published distributions of requests by id."""
     curves: Mapping[str, Curve] = field(default_factory=dict)
     """What techniques cost in answers, by the technique's id."""
+    stacks: Mapping[str, MeasuredStack] = field(default_factory=dict)
+    """What techniques cost in answers together, by their ids joined by `.`."""
 
     def model(self, id_or_alias: str) -> Model:
         """The model of that id, name, alias or repository (case, spaces and hyphens do not matter).
@@ -144,6 +148,7 @@ def shelves(root: Path | None = None) -> Shelves:
         timings=Records(root, TIMINGS), calibrations=Records(root, CALIBRATIONS),
         traffic=Records(root, TRAFFIC),
         curves=Records(root, CURVES),
+        stacks=Records(root, STACKS),
     )  # fmt: skip
 
 

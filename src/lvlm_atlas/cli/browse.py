@@ -151,13 +151,24 @@ def results(
     comparable: Annotated[
         bool, typer.Option("--comparable", help="Only what several techniques report on the same model.")
     ] = False,
+    measured: Annotated[
+        bool, typer.Option("--measured", help="Only what was measured on the lab's model, alone and together.")
+    ] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Write a .csv or .parquet file in place of a list.")] = None,
     format_: Format = Listing.table,
     root: Root = None,
 ) -> None:
-    """List the numbers that sources report, those of one benchmark and model together, most tokens kept first."""
-    from lvlm_atlas.cli.results import list_results
+    """List the numbers that sources report, those of one benchmark and model together, most tokens kept first.
 
+    A table that is not narrowed by option ends with what was measured on the lab's model; other formats never mix them.
+    """
+    from lvlm_atlas.cli.results import list_measured, list_results
+
+    if measured:
+        if benchmark or metric or model or comparable or out:
+            raise AtlasError("--measured takes a query and a format alone; leave the other options out")
+        list_measured(opened(root), query, format_)
+        return
     list_results(opened(root), query, benchmark, metric, model, comparable, out, format_)
 
 

@@ -42,5 +42,5 @@ def curve_rows(kb: KnowledgeBase, ids: Sequence[str], tasks: Sequence[str]) -> I
                 "cost": f"{share(each.cost[curve.main_cost])} of {curve.main_cost}",
                 "kept": f"{share(each.share)} ± {share(each.margin)}", "questions": each.questions,
                 "share": each.share, "margin": each.margin, "costs": each.cost, "tasks": list(each.tasks),
-                "models": each.models, "parameters": each.setting,
+                "hard": each.hard, "hard_right": each.hard_right, "models": each.models, "parameters": each.setting,
             }  # fmt: skip

@@ -39,15 +39,17 @@ def run_judge(planner: Planner, path: Path, listing: Listing, *, every: bool) ->
             typer.echo(f"not judged: {each.label}: {each.why}", err=True)
     if not verdicts:
         raise AtlasError(f"{path}: no point can be judged; each is named above, with the reason")
-    program = listing in (Listing.json, Listing.jsonl, Listing.csv)
+    program = listing in (Listing.json, Listing.jsonl, Listing.csv, Listing.ids)
     if every:
-        print_rows([_point(each, program) for each in verdicts], POINT_COLUMNS, listing)
+        points = [_point(each, program) for each in verdicts]
+        print_rows(points, tuple(points[0]) if program else POINT_COLUMNS, listing)
     else:
         groups: dict[str, list[Verdict]] = {}
         for verdict in verdicts:
             groups.setdefault(verdict.runtime.id, []).append(verdict)
-        rows = [{**_sums(group, program), "runtime": id_} for id_, group in groups.items()]
-        print_rows([*rows, {**_sums(verdicts, program), "runtime": "all"}], COLUMNS, listing)
+        named = [*groups.items(), ("all", verdicts)]
+        rows = [{"id": id_, "runtime": id_, **_sums(group, program)} for id_, group in named]
+        print_rows(rows, tuple(rows[0]) if program else COLUMNS, listing)
     if any(each.beats_ideal for each in verdicts):
         typer.echo("a measured time lies below the bound: a peak, the request or the time itself is wrong", err=True)
         raise typer.Exit(1)
@@ -76,7 +78,8 @@ def run_refit(planner: Planner, id_: str, listing: Listing) -> None:
         typer.echo(_yaml(new, own, held, kept))
     else:
         groups = {"fit": own, by: held, "kept aside": kept}
-        print_rows([_residual(each, name) for name, found in groups.items() for each in found], (), listing)
+        rows = [_residual(each, name) for name, found in groups.items() for each in found]
+        print_rows(rows, tuple(rows[0]), listing)
 
 
 def timings_of(planner: Planner, ids: Sequence[str]) -> list[Timing]:
@@ -115,7 +118,8 @@ def _sums(verdicts: Sequence[Verdict], program: bool) -> dict[str, Any]:
 
 
 def _point(each: Verdict, program: bool) -> dict[str, Any]:
-    own = {"source": each.timing.source, "case": each.timing.label, "metric": each.timing.metric}
+    own = {"id": each.timing.source, "source": each.timing.source, "case": each.timing.label}
+    own["metric"] = each.timing.metric
     times = {"measured": each.timing.value_s, "predicted": each.predicted_s}
     ratios = {"ratio": each.ratio, "ideal ratio": each.ideal_s / each.timing.value_s}
     if program:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import typer
@@ -14,8 +14,14 @@ from lvlm_atlas.cli.tensors import need_torch
 from lvlm_atlas.fault import AtlasError, suggestion
 from lvlm_atlas.schema.technique import Technique
 
+PART_SAMPLES = 64
+"""Held-back samples that parts are judged by, at most, where they are trained behind their model."""
 UNTRAINED = ("none", "calibration")
 """Kinds of training that the lab needs not do: none, and fits that a reference makes itself."""
+
+
+THREADS = 2
+"""Of a training: more hardly help matrices of this size, and another number sums in another order."""
 
 
 def run_fetch(given: Path | None) -> None:
@@ -24,7 +30,7 @@ def run_fetch(given: Path | None) -> None:
     Raises:
         AtlasError: a package cannot be had.
     """
-    _need()
+    need()
     from lvlm_atlas.lab.photographs.collection import place, prepare
     from lvlm_atlas.lab.photographs.sources import sources
 
@@ -44,7 +50,7 @@ def run_train(root: Path, name: str, seed: int, samples: int, out: Path) -> None
     Raises:
         AtlasError: there is no dialect of that name, or no pictures.
     """
-    _need()
+    need()
     import torch
 
     from lvlm_atlas.lab.curves.judging import judged
@@ -59,8 +65,8 @@ def run_train(root: Path, name: str, seed: int, samples: int, out: Path) -> None
     if name not in shapes():
         raise AtlasError(f"no dialect {name!r}; {suggestion(name, shapes(), shapes())}")
     collection()
-    id_ = f"lab-{name.replace('_', '-')}-s{seed}"
-    torch.set_num_threads(1)  # such small matrices gain nothing by more, and two runs go side by side
+    id_ = _id(name, seed)
+    torch.set_num_threads(THREADS)
     trainer = Trainer(shapes()[name], seed, out / f"{id_}-{recipe.digest()}.pt")
     with progress("steps of training", recipe.total(), trainer.step) as advance:
         try:
@@ -81,6 +87,52 @@ def run_train(root: Path, name: str, seed: int, samples: int, out: Path) -> None
     typer.echo(f"wrote {folder}")
     for task, accuracy in about["accuracy"].items():
         typer.echo(f"{task}: {accuracy:.3f}, blind {about['blind'][task]:.3f}", err=True)
+    run_train_parts(root, name, seed, min(samples, PART_SAMPLES), ())
+
+
+def run_train_parts(root: Path, name: str, seed: int, samples: int, parts: Sequence[str]) -> None:
+    """Train parts of a model that is trained already, judge them, and write them.
+
+    Args:
+        root: the root.
+        name: the dialect.
+        seed: the model's; the parts have the same.
+        samples: held-back samples of each kind to judge by.
+        parts: which; none means all that suit the model and that it lacks.
+
+    Raises:
+        AtlasError: there is no such part or model, or no pictures.
+    """
+    need()
+    import torch
+
+    from lvlm_atlas.lab.parts.lessons import lessons
+    from lvlm_atlas.lab.parts.part import lacking, write
+    from lvlm_atlas.lab.parts.trainer import train
+    from lvlm_atlas.lab.photographs.collection import collection
+    from lvlm_atlas.lab.training.checkpoint import known, load
+
+    own, id_, trained = authored_root(root), _id(name, seed), known(root)
+    if id_ not in trained:
+        raise AtlasError(f"no trained model {id_!r}; {suggestion(id_, trained, trained)}")
+    collection()
+    torch.set_num_threads(THREADS)
+    model = load(root, trained[id_])
+    suiting = lessons(model.config)
+    for part in chosen_of("part", parts, suiting) if parts else lacking(root, trained[id_], suiting):
+        lesson = suiting[part]
+        pupil = lesson.pupil(model, seed)
+        with progress(f"steps of {part}", lesson.steps) as advance:
+            for _ in train(lesson, model, pupil, seed):
+                advance()
+        held_back = dict(lesson.judged(model, pupil.part, samples))
+        about = {"seed": seed, "samples": samples, "held_back": held_back}
+        typer.echo(f"wrote {write(own, trained[id_], part, pupil.part, about)}")
+        typer.echo(", ".join(f"{kind} {share:.3f}" for kind, share in held_back.items()), err=True)
+
+
+def _id(dialect: str, seed: int) -> str:
+    return f"lab-{dialect.replace('_', '-')}-s{seed}"
 
 
 def run_curves(
@@ -92,11 +144,12 @@ def run_curves(
     Raises:
         AtlasError: a name is unknown, there are no pictures or no trained models, or a technique needs training.
     """
-    _need()
+    need()
     need_torch("the lab needs", device)
     from lvlm_atlas.lab.curves.curve import CurveAnswer, CurveJob, about, lost
     from lvlm_atlas.lab.curves.record import missing, write
     from lvlm_atlas.lab.isolation import Bounds, in_processes
+    from lvlm_atlas.lab.parts.part import known as known_parts
     from lvlm_atlas.lab.photographs.collection import collection
     from lvlm_atlas.lab.tasks.task import TASKS
     from lvlm_atlas.lab.training.checkpoint import known
@@ -105,19 +158,21 @@ def run_curves(
     whole = not (tasks or checkpoints)
     collection()
     trained = known(root)
-    chosen_checkpoints = _named("trained model", checkpoints, trained)
-    chosen_tasks = _named("task", tasks, TASKS)
+    chosen_checkpoints = chosen_of("trained model", checkpoints, trained)
+    chosen_tasks = chosen_of("task", tasks, TASKS)
     named = [*{each.id: each for each in map(atlas.technique, ids)}.values()]
-    if untrained := [each.id for each in named if each.training not in UNTRAINED]:
-        raise AtlasError(f"{', '.join(untrained)}: its weights must be trained first, which the lab does not do yet")
-    every: list[Technique] = [t for t in atlas.atlas.techniques.values() if t.reference and t.training in UNTRAINED]
     hashes = {name: trained[name].sha256 for name in chosen_checkpoints}
+    parts = {name: known_parts(root, trained[name]) for name in chosen_checkpoints}
+    if untrained := [each.id for each in named if not _ready(each, parts)]:
+        raise AtlasError(f"{', '.join(untrained)}: its weights must be trained first, which the lab does not do yet")
+    every = [each for each in atlas.atlas.techniques.values() if each.reference and _ready(each, parts)]
     curves = atlas.atlas.curves
     jobs = []
     for each in named or every:
         earlier = curves.get(each.id) if whole and not again else None
-        if run := missing(earlier, samples, hashes):
-            kept = earlier if len(run) < len(hashes) else None
+        ours = {name: hashes[name] for name in _ready(each, parts)}
+        if run := missing(earlier, samples, ours, parts):
+            kept = earlier if len(run) < len(ours) else None
             jobs.append(CurveJob(
                 technique=each, root=str(root), checkpoints=run, samples=samples, tasks=chosen_tasks, device=device,
                 again=kept,
@@ -149,14 +204,28 @@ def run_curves(
     return failed
 
 
-def _named(what: str, names: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
+def _ready(technique: Technique, parts: Mapping[str, Collection[str]]) -> list[str]:
+    """The models that have what a technique must have trained, from the lessons that each model's parts have had."""
+    from lvlm_atlas.lab.parts.lessons import serving
+
+    if technique.training in UNTRAINED:
+        return [*parts]
+    return [name for name, theirs in parts.items() if not serving(technique.id).isdisjoint(theirs)]
+
+
+def chosen_of(what: str, names: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
+    """The names that were given, or all that are known.
+
+    Raises:
+        AtlasError: one is not known.
+    """
     for name in names:
         if name not in known:
             raise AtlasError(f"no {what} {name!r}; {suggestion(name, known, known)}")
     return tuple(names) or tuple(known)
 
 
-def _need() -> None:
+def need() -> None:
     """Make sure that the lab's libraries are there.
 
     Raises:

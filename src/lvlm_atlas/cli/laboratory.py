@@ -29,18 +29,28 @@ def fetch(
 
 @lab_app.command("train")
 def train(
-    name: Annotated[str, typer.Argument(metavar="[DIALECT]", help="Dialect; only llava so far.")] = "llava",
+    name: Annotated[str, typer.Argument(metavar="[DIALECT]", help="Dialect: llava or qwen2_5_vl.")] = "llava",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the first weights and of all pictures.")] = 0,
     samples: Annotated[int, typer.Option("--samples", min=1, help="Held-back samples of each task to judge by.")] = 200,
     out: Annotated[
         Path, typer.Option("--out", help="Folder that keeps the run, so that an interrupted one goes on.")
     ] = Path("build/training"),
+    part: Annotated[
+        list[str] | None,
+        typer.Option("--part", help="Only this part of the model that is there, or `all` that it lacks."),
+    ] = None,
     root: Root = None,
 ) -> None:
-    """Train a small LVLM on photographs with things on them, and write it under checkpoints/. Needs the lab extra."""
-    from lvlm_atlas.cli.lab import run_train
+    """Train a small LVLM on photographs with things on them, then what techniques bring along for it: scorers, a draft.
 
-    run_train(root_of(root), name, seed, samples, out)
+    They are written under checkpoints/. Needs the lab extra.
+    """
+    from lvlm_atlas.cli.lab import run_train, run_train_parts
+
+    if part:
+        run_train_parts(root_of(root), name, seed, samples, [] if "all" in part else part)
+    else:
+        run_train(root_of(root), name, seed, samples, out)
 
 
 @lab_app.command("run")
@@ -64,6 +74,29 @@ def run(
     from lvlm_atlas.cli.lab import run_curves
 
     if run_curves(root_of(root), ids or [], samples, task or [], checkpoint or [], device.value, again=again):
+        raise typer.Exit(1)
+
+
+@lab_app.command("stacks")
+def stacks(
+    ids: References = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Pairs at most, the most interesting first.")] = 200,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Held-back samples of each task.")] = 24,
+    task: Annotated[
+        list[str] | None, typer.Option("--task", help="Only this task; may be given several times.")
+    ] = None,
+    device: DeviceOption = Device.cpu,
+    again: Annotated[bool, typer.Option("--again", help="Also those that have a record on these models.")] = False,
+    root: Root = None,
+) -> None:
+    """Run techniques together, hold what they lose against the sum, and write a record of each under catalog/stacks.
+
+    Runs the stacks of the planner's front and the most interesting pairs besides, or those of the techniques that are
+    named. An interrupted run goes on: what has a record is not run again.
+    """
+    from lvlm_atlas.cli.joint import run_stacks
+
+    if run_stacks(root_of(root), ids or [], limit, samples, task or [], device.value, again=again):
         raise typer.Exit(1)
 
 

@@ -22,6 +22,7 @@ from lvlm_atlas.roofline.stage import STAGES
 from lvlm_atlas.roofline.summary import head, subject
 from lvlm_atlas.roofline.units import number, seconds
 from lvlm_atlas.rows import markdown
+from lvlm_atlas.specs.joint import KeptTogether
 
 SHOWN = 2
 """Results that a page shows of each technique; JSON has all."""
@@ -117,9 +118,22 @@ def _notes(option: Option) -> Iterator[str]:
     if option.answers:
         said = ", ".join(f"{id_} {kept.share:.0%} ± {kept.margin:.0%}" for id_, kept in option.answers.items())
         yield f"answers kept, measured of each alone on small models trained here: {said}"
+    if option.together:
+        yield _together_kept(option.together)
     yield from option.warnings
     if unknown := [f"{pair.one} × {pair.two}" for pair in option.pairs if pair.verdict == "unknown"]:
         yield f"no source shows that they work together: {', '.join(unknown)}"
+
+
+def _together_kept(kept: KeptTogether) -> str:
+    """What a stack keeps of the answers, and what that rests on."""
+    if kept.records:
+        rests = f"the sum of these losses, corrected by what was measured together: {', '.join(kept.records)}"
+    else:
+        rests = "the sum of these losses"
+    if kept.unmeasured:
+        rests += f"; not measured: {', '.join(f'{one} × {two}' for one, two in kept.unmeasured)}"
+    return f"answers kept together, expected: {kept.share:.0%} ± {kept.margin:.0%}, {rests}"
 
 
 def _kept(id_: str, result: ReportedResult | None, model: str) -> str:

@@ -12,6 +12,8 @@ from typing import Any
 import typer
 
 from lvlm_atlas.atlas.atlas import Atlas
+from lvlm_atlas.cli.measured import COLUMNS as MEASURED
+from lvlm_atlas.cli.measured import EVIDENCE, measured_rows
 from lvlm_atlas.cli.options import Listing
 from lvlm_atlas.cli.output import print_rows
 from lvlm_atlas.cli.terminal import Block, Column, Table, Text, show
@@ -48,6 +50,11 @@ def list_results(
     results = atlas.results(query, benchmark=benchmark, metric=metric, model=model)
     if comparable:
         results = comparable_results(results)
+    whole = not (benchmark or metric or model or comparable or out) and listing is Listing.table
+    measured = _measured(atlas, query) if whole else []
+    if measured:
+        show(*(_tables(atlas.atlas, results) if results else ()), *_measured_table(measured))
+        return
     if not results:
         typer.echo("no source reports such a result of these techniques", err=True)
         raise typer.Exit(1)
@@ -56,6 +63,43 @@ def list_results(
     else:
         write_results(results, out)
         typer.echo(f"wrote {len(results)} results to {out}")
+
+
+def list_measured(atlas: KnowledgeBase, query: str | None, listing: Listing) -> None:
+    """Print what the lab measured of the techniques that a query finds.
+
+    Raises:
+        AtlasError: the query cannot be answered as written.
+        Exit: nothing was measured of them; standard error says so.
+    """
+    rows = _measured(atlas, query)
+    if not rows:
+        typer.echo("the lab has measured nothing of these techniques; `lvlm-atlas lab run` makes curves", err=True)
+        raise typer.Exit(1)
+    if listing is Listing.table:
+        show(*_measured_table(rows))
+    else:
+        print_rows(rows, ("evidence", *MEASURED), listing)
+
+
+def _measured(atlas: KnowledgeBase, query: str | None) -> list[dict[str, Any]]:
+    found = atlas.techniques if query is None else atlas.query(query).ids
+    return [*measured_rows(atlas.atlas, frozenset(found))]
+
+
+def _measured_table(rows: Sequence[Mapping[str, Any]]) -> list[Block]:
+    """Settings of curves, and stacks, each in a table without the columns that only the other has."""
+    parts: list[Block] = []
+    for together, heading in ((False, "alone"), (True, "together, held against the sum of what each loses alone")):
+        chosen = [row for row in rows if (row["departure"] is not None) is together]
+        if not chosen:
+            continue
+        parts.append(Text(f"{EVIDENCE[0].upper()}{EVIDENCE[1:]}, {heading}", style="bold"))
+        columns = [name for name in MEASURED if any(row[name] != "" for row in chosen)]
+        table = Table([Column(name, wrap=name in ("stack", "off the sum"), right=name == "kept") for name in columns])
+        table.rows += [tuple(str(row[name]) for name in columns) for row in chosen]
+        parts.append(table)
+    return parts
 
 
 def print_results(atlas: Atlas, results: Sequence[ReportedResult], listing: Listing) -> None:

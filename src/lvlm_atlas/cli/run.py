@@ -73,19 +73,11 @@ def run_checkpoint(
 
 def _picture(plain: Result, result: Result | None) -> str:
     """Tokens and cache by layer, the cache over the answer, and drafted tokens accepted, as an SVG file."""
-    from lvlm_atlas.site.counts_svg import Panel, counts
+    from lvlm_atlas.site.counts_svg import Panel, counts, panels_of
 
     with_, without = (result or plain).trace, plain.trace if result else None
-    rows = (
-        ("tokens that enter", "LLM layer", "llm_tokens"),
-        ("cache entries a head, prompt read", "LLM layer", "kv_entries"),
-        ("bytes of the cache, prompt read", "LLM layer", "kv_byte"),
-        ("cache entries of all layers while answering", "round", "kv_settled_entries"),
-        ("drafted tokens accepted", "round", "accepted_lengths"),
-    )
-    panels = [
-        Panel(title, across, getattr(with_, field), getattr(without, field, ()) or ()) for title, across, field in rows
-    ]
+    held = Panel("bytes of the cache, prompt read", "LLM layer", with_.kv_byte, without.kv_byte if without else ())
+    panels = [*panels_of(with_, without), held]
     return str(counts(panels, id_="counts", title="What the runs counted", style=True))
 
 

@@ -50,7 +50,8 @@ def run_smoke(
     if record and failed:
         typer.echo("not recorded: a record holds runs that passed", err=True)
     elif record:
-        typer.echo(f"recorded in {write(authored_root(root), workload, device, results)}")
+        paths = write(authored_root(root), workload, device, results)
+        typer.echo(f"recorded in {', '.join(map(str, paths))}")
     return failed
 
 

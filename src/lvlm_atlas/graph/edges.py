@@ -1,19 +1,29 @@
-"""Interaction edges: those that entries state, those that rules derive from what entries declare, and predictions."""
+"""Interaction edges: stated by entries, derived by rules from what entries declare, measured in the lab, predicted."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
 from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.graph.derivation import RULES
 from lvlm_atlas.graph.laws import Laws
+from lvlm_atlas.schema.stack import MeasuredStack, Verdict
 from lvlm_atlas.schema.vocabulary import InteractionTerm
 
 Evidence = Literal["reported", "reasoned", "derived", "predicted", "measured"]
 """What an edge rests on: the terms of the vocabulary `evidence`."""
+
+
+COMPUTED: frozenset[Evidence] = frozenset({"predicted", "measured"})
+"""Evidence of edges that numbers stand behind, which say what two buy or lose and settle no verdict: that two gains
+multiply on paper, or that a small model's answers add up, does not show that the two work together in a large one."""
+MEASURED: Mapping[Verdict, str] = {
+    "additive": "adds-up-with", "redundant": "overlaps-with", "harmful": "harms-with",
+}  # fmt: skip
+"""Kinds of the edges that records of pairs are, by what was measured."""
 
 
 class Edge(NamedTuple):
@@ -38,7 +48,8 @@ class Edge(NamedTuple):
     rules: tuple[str, ...] = ()
     """Ids of the rules that derive it; a stated edge may be derived as well."""
     strength: float = 0.0
-    """Of a predicted edge, the logarithm of the factor that it tells of."""
+    """Of a predicted edge, the logarithm of the factor that it tells of; of a measured one, how far it is from the
+    sum."""
 
     @property
     def source(self) -> str:
@@ -67,8 +78,8 @@ def stored_edges(laws: Laws, predicted: Iterable[Edge] = (), of: str | None = No
     Their order is fixed.
 
     Entries may state an edge twice, from both ends: both statements stay. An edge that an entry states is
-    not derived again: the statement has the better reason, and notes the rules that agree with it. A predicted edge
-    stands beside the others, since its numbers are of another kind.
+    not derived again: the statement has the better reason, and notes the rules that agree with it. Measured and
+    predicted edges stand beside the others, since their numbers are of another kind.
     """
     stated, derived = list(_stated(laws.atlas, of)), defaultdict(list)
     for edge in _derived(laws.atlas, of):
@@ -76,12 +87,13 @@ def stored_edges(laws: Laws, predicted: Iterable[Edge] = (), of: str | None = No
     known = {edge.key() for edge in stated}
     edges = [_with_rules(edge, tuple(_agreeing(edge, derived.get(edge.key(), ()), laws))) for edge in stated]
     edges += [edge for key, twins in derived.items() if key not in known for edge in twins]
+    edges += _measured(laws.atlas, of)
     edges += (edge for edge in predicted if of is None or of in edge.ends)
     return tuple(
         sorted(
             edges,
             key=lambda edge: (
-                edge.start, edge.kind, edge.end, edge.evidence == "predicted", edge.source, edge.reason,
+                edge.start, edge.kind, edge.end, edge.evidence in COMPUTED, edge.source, edge.reason,
             ),
         )
     )  # fmt: skip
@@ -119,6 +131,32 @@ def _stated(atlas: Atlas, of: str | None) -> Iterable[Edge]:
                 paper=said.source.paper,
                 place=said.source.place,
             )
+
+
+def _measured(atlas: Atlas, of: str | None) -> Iterator[Edge]:
+    """An edge for each pair that has a record; ids of records name their techniques, so that others are not read."""
+    for id_ in atlas.stacks:
+        ends = id_.split(".")
+        if len(ends) == 2 and of in (None, *ends) and all(end in atlas.techniques for end in ends):
+            yield measured_edge(atlas.stacks[id_])
+
+
+def measured_edge(stack: MeasuredStack) -> Edge:
+    """The record of a pair as an edge."""
+    start, end = sorted(stack.techniques)
+    each = stack.departure
+    models = "1 model" if len(stack.checkpoints) == 1 else f"{len(stack.checkpoints)} models"
+    alone = " and ".join(f"{one.technique} {one.kept:.0%}" for one in stack.members)
+    more = "more" if each.value >= 0 else "less"
+    reason = (
+        f"Of the answers of {models} of the lab, {alone} are kept alone, and {stack.kept:.0%} together: "
+        f"{abs(100 * each.value):.1f} points {more} are lost than in sum, 95 % interval {100 * each.low:+.1f} to "
+        f"{100 * each.high:+.1f}, {stack.questions:,} questions."
+    )
+    return Edge(
+        start=start, kind=MEASURED[stack.verdict], end=end, reason=reason, evidence="measured", symmetric=True,
+        place=f"record {stack.id}", strength=abs(each.value),
+    )  # fmt: skip
 
 
 def _target(atlas: Atlas, entry: str, target: str) -> str:

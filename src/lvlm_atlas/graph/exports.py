@@ -11,7 +11,7 @@ from dataclasses import asdict
 import networkx as nx
 
 from lvlm_atlas.fault import AtlasError
-from lvlm_atlas.graph.edges import Edge
+from lvlm_atlas.graph.edges import COMPUTED, Edge
 from lvlm_atlas.graph.knowledge import KnowledgeBase
 from lvlm_atlas.graph.laws import LAWS
 
@@ -140,8 +140,8 @@ def _laws() -> Iterator[str]:
 
 
 def _labelled(edge: Edge) -> str:
-    """The kind, and that it is predicted, which nobody must take for a statement."""
-    return f"{edge.kind} (predicted)" if edge.evidence == "predicted" else edge.kind
+    """The kind, and that it is predicted or measured, which nobody must take for a statement."""
+    return f"{edge.kind} ({edge.evidence})" if edge.evidence in COMPUTED else edge.kind
 
 
 def _drawn(kb: KnowledgeBase, ids: Collection[str] | None) -> tuple[list[str], list[Edge]]:

@@ -97,6 +97,7 @@ def _of_systems(atlas: Atlas) -> Iterator[Edge]:
         ends += [("family", _node(atlas, "family", system.family))] if system.family else []
         ends += [("shipped-in", _node(atlas, "engine", shipped.engine)) for shipped in system.shipped_in]
         ends += [("paper", f"paper:{key}") for key in dict.fromkeys((system.paper, *system.also))]
+        ends += [("form", f"system:{id_}") for id_ in system.forms]
         for kind, end in ends:
             yield _system_edge(system, kind, end)
 

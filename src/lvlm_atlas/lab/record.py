@@ -12,8 +12,12 @@ from pathlib import Path
 import torch
 import yaml
 
+from lvlm_atlas.atlas.document import MAX_BYTE
 from lvlm_atlas.files import create_file
 from lvlm_atlas.schema.measurement import Machine, Measurement, SmokeResult, Workload
+
+ROOM_BYTE = 64
+"""Left in a file for the number behind its name, which stands in it too."""
 
 
 def machine(device: str) -> Machine:
@@ -29,16 +33,17 @@ def machine(device: str) -> Machine:
     )
 
 
-def record(root: Path, workload: Workload, device: str, results: Iterable[SmokeResult]) -> Path:
-    """Write the results as a new record under catalog/measurements, and return its path.
+def record(
+    root: Path, workload: Workload, device: str, results: Iterable[SmokeResult], *, most_byte: int = MAX_BYTE
+) -> tuple[Path, ...]:
+    """Write the results as new records under catalog/measurements, as many as they need, and return their paths.
 
     Raises:
         AtlasError: the folder cannot be written.
     """
-    folder, today = root / "catalog" / "measurements", date.today().isoformat()
-    stem = f"smoke-{device.split(':', maxsplit=1)[0]}-{workload.dtype}-{today}"
+    today = date.today().isoformat()
     measurement = Measurement(
-        id=stem,
+        id=f"smoke-{device.split(':', maxsplit=1)[0]}-{workload.dtype}-{today}",
         kind="smoke",
         date=today,
         commit=commit(root),
@@ -47,7 +52,21 @@ def record(root: Path, workload: Workload, device: str, results: Iterable[SmokeR
         workload=workload,
         results=tuple(sorted(results, key=lambda r: r.technique)),
     )
-    for name in numbered(stem):
+    return tuple(_created(root / "catalog" / "measurements", part) for part in _parts(measurement, most_byte))
+
+
+def _parts(measurement: Measurement, most_byte: int) -> Iterator[Measurement]:
+    """The measurement, halved until each part fits a file that the loader reads."""
+    half = len(measurement.results) // 2
+    if not half or len(_yaml(measurement).encode()) + ROOM_BYTE <= most_byte:
+        yield measurement
+        return
+    for results in (measurement.results[:half], measurement.results[half:]):
+        yield from _parts(measurement.model_copy(update={"results": results}), most_byte)
+
+
+def _created(folder: Path, measurement: Measurement) -> Path:
+    for name in numbered(measurement.id):
         path = folder / f"{name}.yaml"
         try:
             create_file(path, _yaml(measurement.model_copy(update={"id": name})))

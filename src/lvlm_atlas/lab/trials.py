@@ -87,6 +87,8 @@ def _counts(result: Result) -> Counts:
         score_entries=tuple(trace.score_entries),
         kv_entries=tuple(trace.kv_entries),
         kv_byte=sum(trace.kv_byte),
+        kv_settled_entries=tuple(trace.kv_settled_entries),
+        accepted_lengths=tuple(trace.accepted_lengths) if any(trace.draft_nodes) else (),
         target_passes=trace.target_passes,
         output_tokens=trace.output_tokens,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 
 from lvlm_atlas.fault import AtlasError, suggestion
 from lvlm_atlas.graph.knowledge import KnowledgeBase
@@ -13,6 +14,7 @@ from lvlm_atlas.schema.curve import Curve
 from lvlm_atlas.schema.record import Setting
 from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.specs.answers import Kept, cheapest, kept, tasks_of
+from lvlm_atlas.specs.joint import record_of, together
 from lvlm_atlas.specs.stack import Choice
 from lvlm_atlas.specs.technique import applied
 
@@ -34,6 +36,11 @@ class Quality:
 
     share: float
     task: str | None = None
+
+    @property
+    def tasks(self) -> tuple[str, ...] | None:
+        """The tasks that this is about; None: all."""
+        return None if self.task is None else (self.task,)
 
     def check(self, kb: KnowledgeBase) -> None:
         """Refuse what no curve could answer.
@@ -74,7 +81,7 @@ def at_quality(kb: KnowledgeBase, technique: Technique, quality: Quality, baseli
     if technique.id not in kb.atlas.curves:
         return "has no curve, so what it keeps of the answers is not known"
     curve: Curve = kb.atlas.curves[technique.id]
-    tasks = None if quality.task is None else (quality.task,)
+    tasks = quality.tasks
     settings = kept(curve, tasks)
     if not settings:
         return "changes nothing on that task, or declines it" if tasks else "has no task on which it changes anything"
@@ -97,6 +104,28 @@ def at_quality(kb: KnowledgeBase, technique: Technique, quality: Quality, baseli
     if abs(share - wanted) > NEAR:
         return f"leaves {share:.0%} of this request at its nearest setting, where its curve has {wanted:.0%}"
     return Equal(Choice(technique, setting), found)
+
+
+def harmful(kb: KnowledgeBase, answers: Mapping[str, Kept], quality: Quality) -> dict[frozenset[str], str]:
+    """The pairs that were measured to lose more than the sum, and keep less than enough for it, with the reason.
+
+    Args:
+        kb: the techniques, with their records.
+        answers: what each technique that is searched keeps alone.
+        quality: what must be kept.
+    """
+    found = {}
+    for pair in combinations(answers, 2):
+        record = record_of(kb.atlas.stacks, pair)
+        if record is None or record.verdict != "harmful":
+            continue
+        kept_ = together(kb.atlas.stacks, {id_: answers[id_] for id_ in pair}, quality.tasks)
+        if kept_.share < quality.share:
+            found[frozenset(pair)] = (
+                f"measured on the lab's models to lose {record.departure.value:.0%} of the answers more than in sum, "
+                f"so that {kept_.share:.0%} are kept (record {record.id})"
+            )
+    return found
 
 
 def _with(kb: KnowledgeBase, technique: Technique, setting: dict[str, Setting], baseline: Estimate) -> Estimate:

@@ -9,6 +9,7 @@ from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.graph.knowledge import KnowledgeBase
 from lvlm_atlas.graph.results import results_of
 from lvlm_atlas.planner.candidates import candidates
+from lvlm_atlas.planner.equal_quality import Quality, harmful
 from lvlm_atlas.planner.metric import Metric
 from lvlm_atlas.planner.objective import Objective
 from lvlm_atlas.planner.plan import Limit, Option, Plan, Together
@@ -23,6 +24,7 @@ from lvlm_atlas.planner.warnings import shipments, vision_left, warnings
 from lvlm_atlas.roofline.costs import Costs
 from lvlm_atlas.roofline.estimate import Estimate, estimate
 from lvlm_atlas.specs.answers import Kept
+from lvlm_atlas.specs.joint import together
 
 
 def plan(kb: KnowledgeBase, baseline: Estimate, objective: Objective) -> Plan:
@@ -40,7 +42,8 @@ def plan(kb: KnowledgeBase, baseline: Estimate, objective: Objective) -> Plan:
     goal, *also = objective.metrics(baseline)
     limits = objective.limits(baseline)
     chosen = candidates(kb, baseline, objective)
-    search = Search(kb, chosen.searched)
+    barred = {} if objective.quality is None else harmful(kb, chosen.answers, objective.quality)
+    search = Search(kb, chosen.searched, barred)
     costs = Costs(
         baseline.model, baseline.device, baseline.workload, baseline.deployment,
         [each.applied for each in chosen.searched],
@@ -57,7 +60,7 @@ def plan(kb: KnowledgeBase, baseline: Estimate, objective: Objective) -> Plan:
         goal=goal,
         baseline=_option(kb, baseline, search, Stack(0, 0, 0, 0), limits, 0),
         front=tuple(
-            _option(kb, baseline, search, stack, limits, risk.of(stack), chosen.answers)
+            _option(kb, baseline, search, stack, limits, risk.of(stack), chosen.answers, objective.quality)
             for stack in front
             if stack.bits
         ),
@@ -72,7 +75,7 @@ def plan(kb: KnowledgeBase, baseline: Estimate, objective: Objective) -> Plan:
 
 def _option(
     kb: KnowledgeBase, baseline: Estimate, search: Search, stack: Stack, limits: Mapping[Metric, float], risk: int,
-    answers: Mapping[str, Kept] | None = None,
+    answers: Mapping[str, Kept] | None = None, quality_kept: Quality | None = None,
 ) -> Option:  # fmt: skip
     """A stack with its estimate and what is known of its techniques."""
     members = search.members(stack)
@@ -89,6 +92,7 @@ def _option(
         verdict = search.verdicts[frozenset((one, two))]
         why = tuple(edge.reason for edge in verdict.edges)
         pairs.append(Together(one, two, verdict.value, why, kb.between(one, two)))
+    alone = {each.id: answers[each.id] for each in members if answers and each.id in answers}
     return Option(
         estimate=prediction,
         risk=RISKS[risk],
@@ -97,6 +101,7 @@ def _option(
         reported=reported,
         quality={id_: quality(results, baseline.model.id, left) for id_, results in reported.items()},
         warnings=tuple(warnings([each.choice.technique for each in members], baseline, prediction, reported)),
-        answers={each.id: answers[each.id] for each in members if answers and each.id in answers},
+        answers=alone,
+        together=together(kb.atlas.stacks, alone, quality_kept.tasks) if quality_kept and len(alone) > 1 else None,
         shipped=tuple(text for each in members for text in shipments(each.choice.technique)),
     )

@@ -22,6 +22,7 @@ from lvlm_atlas.roofline.stage import STAGES
 from lvlm_atlas.roofline.units import number, share
 from lvlm_atlas.rows import frame, markdown
 from lvlm_atlas.specs.answers import Kept
+from lvlm_atlas.specs.joint import KeptTogether
 
 FORMAT = "lvlm-atlas-plan/2"
 """Names the layout of the JSON; the number rises when a key changes its meaning."""
@@ -85,6 +86,8 @@ class Option:
     """Of those, by technique, the one that says best which share of the quality it keeps; None: no source says."""
     answers: Mapping[str, Kept] = field(default_factory=dict)
     """What each technique alone keeps of the answers of the lab's small models, where that was asked for."""
+    together: KeptTogether | None = None
+    """What all are expected to keep of them together, where that was asked for and there are several."""
     warnings: tuple[str, ...] = ()
     """What stands between the stack and its use, or between the prediction and what sources saw."""
     shipped: tuple[str, ...] = ()
@@ -108,7 +111,8 @@ class Lost:
     what: str
     """A technique or a stack."""
     kind: str
-    """`left-out`: not searched; `no-gain`, `dominated`, `limit` or `memory`: searched and lost; `conflict`: a pair."""
+    """`left-out`: not searched; `no-gain`, `dominated`, `limit` or `memory`: searched and lost; `conflict`: a pair that
+    cannot share a stack; `answers`: one that keeps too few answers together."""
     why: str
 
 
@@ -260,6 +264,7 @@ class Plan:
                 id_: {"share": kept.share, "margin": kept.margin, "tasks": list(kept.tasks), "models": kept.models}
                 for id_, kept in option.answers.items()
             },
+            "answers_together": None if option.together is None else asdict(option.together),
             "warnings": list(option.warnings),
             "shipped": list(option.shipped),
             "assumptions": [text for each in estimate.stack for text in each.assumptions],

@@ -47,6 +47,8 @@ class Reasons:
         for pair, verdict in self.search.verdicts.items():
             if verdict.value == "breaks":
                 yield Lost(" × ".join(sorted(pair)), "conflict", verdict.edges[0].reason)
+        for pair, why in self.search.barred.items():
+            yield Lost(" × ".join(sorted(pair)), "answers", why)
 
     def _unused(self, id_: str) -> Lost:
         settings = self.search.bits(id_)

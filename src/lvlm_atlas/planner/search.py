@@ -63,10 +63,13 @@ class Search:
     Args:
         kb: what is known of pairs.
         candidates: techniques at settings, in pipeline order.
+        barred: pairs of techniques that no stack may have, each with the reason.
     """
 
-    def __init__(self, kb: KnowledgeBase, candidates: Sequence[Candidate]) -> None:
-        self.kb, self.candidates = kb, candidates
+    def __init__(
+        self, kb: KnowledgeBase, candidates: Sequence[Candidate], barred: Mapping[frozenset[str], str] | None = None
+    ) -> None:
+        self.kb, self.candidates, self.barred = kb, candidates, barred or {}
 
     @cached_property
     def verdicts(self) -> Mapping[frozenset[str], Verdict]:
@@ -116,7 +119,7 @@ class Search:
         """For each candidate, those that are known to work with it, and those of which nothing is known."""
         works, unknown = [0] * len(self.candidates), [0] * len(self.candidates)
         for (i, one), (j, two) in combinations(enumerate(self.candidates), 2):
-            if one.id != two.id:
+            if one.id != two.id and frozenset((one.id, two.id)) not in self.barred:
                 verdict = self.verdicts[frozenset((one.id, two.id))].value
                 for table, value in ((works, "works"), (unknown, "unknown")):
                     if verdict == value:

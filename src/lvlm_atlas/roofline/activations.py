@@ -75,17 +75,27 @@ def encoder_byte(layout: Layout, encoded: Encoded) -> float:
         length = schedule[0] + each.token - each.patch
         tokens += each.sequences * length
         scores += each.sequences * length**2 * encoder.heads
+    if front := encoder.front:  # on more patches than the encoder itself, though fewer at a width
+        larger = front.stride**2 * sum(each.sequences * each.patch for each in encoded.visual.patches)
+        wide = 2 * front.hidden + max(3 * front.hidden, front.mlp)
+        front_byte = larger * wide * layout.activation_byte
+    else:
+        front_byte = 0.0
     inner = max(3 * encoder.heads * encoder.head_dim, (2 if encoder.gated_mlp else 1) * encoder.mlp)
     shards = layout.encoder_shards
     held_byte = tokens * (2 * encoder.hidden + inner / shards) * layout.activation_byte
-    return held_byte + (scores * SCORE_BYTE / shards if layout.materialised else 0.0)
+    return max(front_byte, held_byte + (scores * SCORE_BYTE / shards if layout.materialised else 0.0))
 
 
 def _prompt_byte(layout: Layout, layers: PromptLayers) -> tuple[float, float]:
     """The same for the prompt of a request in the LLM, and the logits of one position."""
     llm = layout.model.llm
     length = _length(layout, layers)
-    used = llm.experts.intermediate * (llm.experts.top_k + llm.experts.shared) if llm.experts else llm.intermediate
+    used = (
+        llm.experts.intermediate * (llm.experts.top_k + llm.experts.shared)
+        if llm.experts
+        else llm.intermediate_at(bool(llm.borrowing_layers))
+    )
     inner = max((llm.heads + 2 * llm.kv_heads) * llm.head_dim, 2 * used)
     shards = layout.shards
     hidden = length * (2 * llm.hidden + inner / shards) * layout.activation_byte

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from lvlm_atlas.roofline.deployment import BITS, Deployment, Efficiency
 from lvlm_atlas.roofline.device import Device
 from lvlm_atlas.roofline.layout import Layout
+from lvlm_atlas.roofline.model import Llm
 from lvlm_atlas.roofline.runtime import Host, Runtime
 from lvlm_atlas.roofline.transform import Applied
 from lvlm_atlas.roofline.units import seconds, share
@@ -53,17 +54,7 @@ def assumptions(
             f"The encoder runs all {lay.encoder_layers} layers, as transformers does; the features used come from "
             f"layer {lay.model.encoder.layers_needed}."
         )
-    if llm.skipped_layers:
-        said.append(f"Without an image, the {llm.skipped_layers} layers of cross-attention are skipped, not unloaded.")
-    if llm.experts:
-        said.append("Tokens choose experts uniformly and independently, which sets how many are read.")
-    if llm.linear:
-        said.append(
-            "Layers of linear attention take three multiply-adds for each number of their state and token; each step "
-            "reads and writes the state."
-        )
-    if llm.latent:
-        said.append("The cache holds latents; decoding absorbs their up-projection into queries and outputs.")
+    said += _of_llm(llm)
     if lay.shards > 1 and lay.encoder_shards == 1:
         said.append(
             f"{lay.model.encoder.heads} encoder heads cannot be split by {lay.shards}: each device runs it whole."
@@ -85,6 +76,26 @@ def assumptions(
     said.append(_memory(device, deployment.memory_share))
     said.append("Energy is time at the thermal design power: an upper bound.")
     return (*said, *_of_effects(stack), *(text for each in stack for text in each.assumptions))
+
+
+def _of_llm(llm: Llm) -> Iterator[str]:
+    """What layers of the language model that differ from others take for granted."""
+    if llm.skipped_layers:
+        yield f"Without an image, the {llm.skipped_layers} layers of cross-attention are skipped, not unloaded."
+    if llm.experts:
+        yield "Tokens choose experts uniformly and independently, which sets how many are read."
+    if llm.linear:
+        yield (
+            "Layers of linear attention take three multiply-adds for each number of their state and token; each step "
+            "reads and writes the state."
+        )
+    if llm.borrowing_layers:
+        yield (
+            f"The last {llm.borrowing_layers} layers keep no cache: they read that of an earlier layer, which is taken "
+            "to hold as many entries as theirs would, and all tokens pass through them."
+        )
+    if llm.latent:
+        yield "The cache holds latents; decoding absorbs their up-projection into queries and outputs."
 
 
 def _bits(lay: Layout) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from lvlm_atlas.roofline import front
 from lvlm_atlas.roofline.kind import alike
 from lvlm_atlas.roofline.layout import Layout
 from lvlm_atlas.roofline.operator import Work
@@ -49,10 +50,13 @@ def _encoder(layout: Layout, shape: Patches, schedule: tuple[float, ...], densit
     encoder, b = layout.model.encoder, layout.activation_byte
     count = layout.batch * shape.sequences
     width = encoder.heads * encoder.head_dim
-    embedding = 3 * encoder.temporal_patch_size * encoder.patch_size**2
-    yield layout.linear(
-        "encoder.patch_embedding", count * shape.patch, embedding, encoder.hidden, shards=layout.encoder_shards
-    )
+    if encoder.front is None:
+        embedding = 3 * encoder.temporal_patch_size * encoder.patch_size**2
+        yield layout.linear(
+            "encoder.patch_embedding", count * shape.patch, embedding, encoder.hidden, shards=layout.encoder_shards
+        )
+    else:
+        yield from front.works(layout, encoder.front, count, shape.patch)
     other = shape.token - shape.patch
     windows = encoder.full_attention_layers is not None and shape.window_pair is not None
     kinds = alike(
@@ -100,12 +104,30 @@ def _adapter(layout: Layout, encoded: Encoded) -> Iterator[Work]:
     if adapter.queries:
         yield from _resampler(layout, encoded, rows)
         return
+    if adapter.pools_by_attention:
+        yield from _pooling(layout, rows)
     for index, (into, out) in enumerate(zip(adapter.widths, adapter.widths[1:], strict=False)):
+        if adapter.pools_by_attention and not index:
+            continue
         gate = adapter.gated and index == len(adapter.widths) - 3
         yield layout.linear(
             f"adapter.linear_{index}", rows, into, out, adapter.copies, shards=layout.encoder_shards,
             matrices=2 if gate else 1,
         )  # fmt: skip
+
+
+def _pooling(layout: Layout, rows: float) -> Iterator[Work]:
+    """Attention of the mean of each window of patches to those."""
+    adapter = layout.model.adapter
+    into, width, *_ = adapter.widths
+    patches = rows * adapter.merge
+    yield layout.linear("adapter.query", rows, into, width)
+    yield layout.linear("adapter.key_value", patches, into, 2 * width)
+    yield Work(
+        "adapter.attention", "attention", flop=4 * patches * width,
+        activation_byte=layout.activation_byte * (2 * rows + 2 * patches) * width, kernels=1, law="encoder-attention",
+    )  # fmt: skip
+    yield layout.linear("adapter.output", rows, width, width)
 
 
 def _resampler(layout: Layout, encoded: Encoded, rows: float) -> Iterator[Work]:

@@ -6,7 +6,6 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple, TypeVar
 
-from lvlm_atlas.roofline.layout import Layout
 from lvlm_atlas.roofline.model import Llm
 from lvlm_atlas.roofline.state import Cached, Limits, Prefilled
 
@@ -26,6 +25,8 @@ class Place(NamedTuple):
     """Whether it has heads other than most layers, since it attends to everything."""
     linear: bool = False
     """Whether it keeps a state of constant size in place of a cache."""
+    borrows: bool = False
+    """Whether it attends to the keys and values of an earlier layer, and keeps none."""
 
 
 class PromptLayer(NamedTuple):
@@ -69,14 +70,14 @@ CacheLayers = dict[CacheLayer, int]
 """How many layers there are of each kind."""
 
 
-def places(layout: Layout) -> tuple[Place, ...]:
+def places(llm: Llm) -> tuple[Place, ...]:
     """The places of all layers."""
-    llm = layout.model.llm
+    own = llm.layers - llm.borrowing_layers
     linear = llm.linear.layers if llm.linear else frozenset()
     return tuple(
         Place(
             llm.window if layer in llm.local_layers else None, layer in llm.cross_layers, _is_dense(llm, layer),
-            llm.global_heads is not None and layer not in llm.local_layers, layer in linear,
+            llm.global_heads is not None and layer not in llm.local_layers, layer in linear, layer >= own,
         )
         for layer in range(llm.layers)
     )  # fmt: skip

@@ -131,7 +131,7 @@ def projections(
     else:
         gated = 2 if llm.output_gate else 1
         yield layout.linear("llm.query", rows, llm.hidden, gated * width, count, shards=shards)
-        if not place.cross:
+        if not (place.cross or place.borrows):
             keys = heads.kv_heads * heads.head_dim
             yield layout.linear(
                 "llm.key_value", keys_rows, llm.hidden, keys, count * kv_layers, shards=shards,
@@ -239,7 +239,7 @@ def mlp(layout: Layout, place: Place, new: float, count: float, *, through: floa
     rows = layout.batch * (new if through is None else through)
     experts = llm.experts
     if place.dense or experts is None:
-        inner = llm.intermediate
+        inner = llm.intermediate_at(place.borrows)
         yield layout.linear("llm.mlp_up", rows, llm.hidden, inner, count, shards=shards, matrices=2)
         yield layout.linear("llm.mlp_down", rows, inner, llm.hidden, count, shards=shards)
     else:
@@ -265,6 +265,20 @@ def mlp(layout: Layout, place: Place, new: float, count: float, *, through: floa
     yield Work(
         "llm.activation", "elementwise", activation_byte=count * b * rows * 3 * inner, kernels=count, shards=shards
     )
+    if llm.layer_input:
+        yield from _layer_input(layout, layout.batch * new, count)
+
+
+def _layer_input(layout: Layout, rows: float, count: float) -> Iterator[Work]:
+    """What `count` layers do with inputs of their own: each projects them from the hidden states before the first
+    layer (one product for all layers), gates them by its own, and projects them back; a norm and a sum follow.
+    """
+    llm = layout.model.llm
+    made = layout.linear("llm.layer_input", rows, llm.hidden, llm.layer_input, count, matrices=2)
+    yield replace(made, kernels=count)
+    yield layout.linear("llm.layer_output", rows, llm.layer_input, llm.hidden, count)
+    moved = rows * (5 * llm.hidden + 3 * llm.layer_input) * layout.activation_byte
+    yield Work("llm.elementwise", "elementwise", activation_byte=count * moved, kernels=3 * count)
 
 
 def output(layout: Layout, last: float) -> Iterator[Work]:

@@ -72,6 +72,8 @@ def cache_byte(stages: Stages, cached: Cached, grown: float) -> tuple[float, flo
     """Bytes of the cache once `grown` tokens have followed the first prompt, and of its vision entries."""
     byte = vision = 0.0
     for layer, count in cache_layers(cached, stages.places).items():
+        if layer.place.borrows:
+            continue
         holds = held(stages.layout, cached, layer, grown)
         byte += stages.layout.batch * count * holds.byte
         vision += stages.layout.batch * count * holds.vision_byte

@@ -2,9 +2,51 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Convolution:
+    """A convolution over the patch grid."""
+
+    kernel: int
+    """Side of its kernel in patches."""
+    stride: int
+    """Patches from one output to the next, along a side."""
+    into: int
+    """Channels that it reads."""
+    out: int
+    """Channels that it writes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Front:
+    """A smaller encoder on square images, whose convolutions hand fewer patches on to the main one."""
+
+    layers: int
+    """Layers."""
+    hidden: int
+    """Width of the hidden states."""
+    mlp: int
+    """Width of the MLP."""
+    heads: int
+    """Attention heads, which share the hidden width."""
+    patch_size: int
+    """Side of a patch in pixels."""
+    window: int
+    """Patches along a side of a window; those at the edge are padded."""
+    full_attention_layers: frozenset[int]
+    """The layers that attend to the whole image."""
+    convolutions: tuple[Convolution, ...]
+    """What follows its layers, in order."""
+
+    @property
+    def stride(self) -> int:
+        """Patches along a side that become one patch of the main encoder."""
+        return math.prod(each.stride for each in self.convolutions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +73,8 @@ class Encoder:
     """Frames that share a patch."""
     class_token: bool = False
     """Whether each sequence carries a class token."""
+    front: Front | None = None
+    """A smaller encoder that makes the patches of this one; None: a linear layer makes them from pixels."""
     full_attention_layers: frozenset[int] | None = None
     """The layers that attend to the whole sequence where the others attend in windows; None: all of them."""
     parameters: int
@@ -48,6 +92,9 @@ class Adapter:
     """Neighbours of the patch grid that become one row; 1: rows are patches, whatever their order."""
     gated: bool = False
     """Whether the last hidden width has a gate, so a matrix more."""
+    pools_by_attention: bool = False
+    """Whether the first step is attention, to the second width: the mean of the patches that become a token attends to
+    them."""
     copies: int = 1
     """How many chains of these shapes run on the same rows: the main one and those of deepstack."""
     queries: int = 0
@@ -169,6 +216,14 @@ class Llm:
     """Heads of the layers that are not local; None: those of all layers."""
     linear: LinearAttention | None = None
     """Layers with a state of constant size; None: every layer has a cache."""
+    borrowing_layers: int = 0
+    """Last layers that keep no keys and values, and attend to those of an earlier layer."""
+    borrowing_intermediate: int | None = None
+    """Width of the gated MLP of these; None: that of the others."""
+    layer_input: int = 0
+    """Width of the input that every layer gets beside the hidden states; 0: none."""
+    layer_vocab: int = 0
+    """Rows of the table that these inputs are looked up in."""
     output_gate: bool = False
     """Whether queries are projected together with a gate of the attention's output."""
     skipped_layers: int = 0
@@ -187,6 +242,10 @@ class Llm:
         if wide and self.global_heads:
             return self.global_heads
         return Heads(kv_heads=self.kv_heads, head_dim=self.head_dim)
+
+    def intermediate_at(self, borrows: bool) -> int:
+        """Width of the dense MLP of a layer that has a cache of its own, or borrows that of another."""
+        return self.borrowing_intermediate or self.intermediate if borrows else self.intermediate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

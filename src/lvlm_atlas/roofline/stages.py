@@ -65,7 +65,7 @@ class Stages:
 
     def __init__(self, layout: Layout, workload: Workload) -> None:
         self.layout, self.text, self.turns = layout, workload.text_tokens, workload.turns
-        self.places = places(layout)
+        self.places = places(layout.model.llm)
         self.pace = HostPace(layout)
 
     def encoding(self, encoded: Encoded, added: Sequence[Work] = ()) -> list[Part]:

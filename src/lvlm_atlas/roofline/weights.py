@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from lvlm_atlas.fault import AtlasError, suggestion
 from lvlm_atlas.roofline.deployment import BITS, Deployment, dtype_named
+from lvlm_atlas.roofline.kind import Place, places
 from lvlm_atlas.roofline.model import Llm, Model
 
 PARTS = ("encoder", "adapter", "llm", "embedding", "head", "other")
@@ -208,8 +211,9 @@ def weights_spelled(text: str) -> str:
 def parameters_by_part(model: Model) -> dict[str, float]:
     """Parameters of each of `PARTS`."""
     llm = model.llm
-    embedding = llm.vocab * llm.hidden
-    head = 0 if llm.tied else embedding
+    table = llm.vocab * llm.hidden
+    embedding = table + llm.layer_vocab * llm.layers * llm.layer_input
+    head = 0 if llm.tied else table
     matrices = min(_matrices(llm), llm.parameters - embedding - head)
     return {
         "encoder": model.encoder.parameters,
@@ -221,20 +225,32 @@ def parameters_by_part(model: Model) -> dict[str, float]:
     }
 
 
+@lru_cache(maxsize=256)
 def _matrices(llm: Llm) -> float:
     """Parameters in the matrices of all layers, routers left out."""
-    width = llm.heads * llm.head_dim
+    kinds = Counter(places(llm)).items()
+    return sum(count * (_attention(llm, place) + _mlp(llm, place)) for place, count in kinds)
+
+
+def _attention(llm: Llm, place: Place) -> float:
+    """Parameters in the matrices of a layer's attention."""
+    if place.linear and llm.linear:
+        return llm.hidden * (llm.linear.inner + llm.linear.value_heads * llm.linear.value_dim)
     if llm.latent is None:
-        attention = 2 * llm.hidden * (width + llm.kv_heads * llm.head_dim)
-    else:
-        latent, through = llm.latent, llm.latent.q_lora_rank
-        query = llm.heads * (latent.nope_dim + latent.rope_dim)
-        attention = through * (llm.hidden + query) if through else llm.hidden * query
-        attention += llm.hidden * (latent.kv_lora_rank + latent.rope_dim)
-        attention += latent.kv_lora_rank * llm.heads * (latent.nope_dim + latent.v_dim)
-        attention += llm.heads * latent.v_dim * llm.hidden
-    dense, experts = 3 * llm.hidden * llm.intermediate, llm.experts
-    if experts is None:
-        return llm.layers * (attention + dense)
-    chosen = (experts.routed + experts.shared) * 3 * llm.hidden * experts.intermediate
-    return llm.layers * attention + experts.dense_layers * dense + (llm.layers - experts.dense_layers) * chosen
+        heads = llm.heads_at(place.wide)
+        keys = 0 if place.borrows else heads.projections * heads.kv_heads
+        return llm.hidden * heads.head_dim * ((2 + llm.output_gate) * llm.heads + keys)
+    latent, through = llm.latent, llm.latent.q_lora_rank
+    query = llm.heads * (latent.nope_dim + latent.rope_dim)
+    attention = through * (llm.hidden + query) if through else llm.hidden * query
+    attention += llm.hidden * (latent.kv_lora_rank + latent.rope_dim)
+    attention += latent.kv_lora_rank * llm.heads * (latent.nope_dim + latent.v_dim)
+    return attention + llm.heads * latent.v_dim * llm.hidden
+
+
+def _mlp(llm: Llm, place: Place) -> float:
+    """Parameters in the matrices of a layer's MLP or experts, and in those of its input beside the hidden states."""
+    experts, beside = llm.experts, 3 * llm.hidden * llm.layer_input
+    if place.dense or experts is None:
+        return 3 * llm.hidden * llm.intermediate_at(place.borrows) + beside
+    return 3 * llm.hidden * experts.intermediate * (experts.routed + experts.shared) + beside

@@ -59,10 +59,16 @@ def _matrices(model: Model) -> Iterator[tuple[str, int, float]]:
     attention = 4 * vision.hidden * vision.heads * vision.head_dim
     mlp = (2 + vision.gated_mlp) * vision.hidden * vision.mlp
     patch = 3 * vision.patch_size**2 * vision.temporal_patch_size * vision.hidden
+    if front := vision.front:
+        layers = front.layers * (4 * front.hidden**2 + 2 * front.hidden * front.mlp)
+        kernels = sum(each.kernel**2 * each.into * each.out for each in front.convolutions)
+        patch = 3 * front.patch_size**2 * front.hidden + layers + kernels
     yield "vision", vision.layers * (attention + mlp) + patch, 0.12  # tables of positions, some for tiles
     if not adapter.queries:
         products = [*map(mul, adapter.widths, adapter.widths[1:])]
         gate = products[-2] if adapter.gated and len(products) > 1 else 0
+        if adapter.pools_by_attention:  # keys and values beside the query, and the projection of what comes out
+            gate += 2 * products[0] + adapter.widths[1] ** 2
         yield "adapter", adapter.copies * (sum(products) + gate), 0.02
     experts, dense = llm.experts, 3 * llm.hidden * llm.intermediate
     linear = llm.linear_attention
@@ -75,7 +81,27 @@ def _matrices(model: Model) -> Iterator[tuple[str, int, float]]:
     if experts:
         chosen = (experts.routed + experts.shared) * 3 * llm.hidden * experts.intermediate + experts.routed * llm.hidden
         of_layers += (llm.layers // experts.step - experts.dense_layers // experts.step) * (chosen - dense)
+    of_layers += _of_inputs(llm) - _of_shared_cache(llm)
     yield "llm", of_layers + llm.vocab * llm.hidden * (2 - llm.tied_embeddings), 0.005
+
+
+def _of_inputs(llm: Llm) -> int:
+    """Parameters of what each layer gets beside the hidden states: the table, and three matrices a layer."""
+    given = llm.layer_inputs
+    return llm.layers * given.width * (given.vocab + 3 * llm.hidden) if given else 0
+
+
+def _of_shared_cache(llm: Llm) -> int:
+    """Parameters that layers without a cache of their own lack: keys and values, less what their MLP has more."""
+    shared = llm.shared_cache
+    if shared is None:
+        return 0
+    wide, window = llm.global_attention, llm.sliding_window
+    keys = [2 * llm.kv_heads * llm.head_dim] * llm.layers
+    for layer in window.global_layers if wide and window else ():
+        keys[layer] = (1 if wide.shared_projection else 2) * wide.kv_heads * wide.head_dim if wide else 0
+    more = 3 * ((shared.intermediate or llm.intermediate) - llm.intermediate)
+    return llm.hidden * (sum(keys[-shared.layers :]) - shared.layers * more)
 
 
 def _wider(llm: Llm) -> int:

@@ -14,10 +14,12 @@ from lvlm_atlas.rules.edit import no_second_item
 from lvlm_atlas.rules.rule import Files, Finding, rule
 from lvlm_atlas.rules.sample import ALPHA, BETA
 from lvlm_atlas.schema.calibration import Calibration
+from lvlm_atlas.schema.curve import Curve
 from lvlm_atlas.schema.hardware import Hardware
 from lvlm_atlas.schema.measurement import Measurement
 from lvlm_atlas.schema.model import Model
 from lvlm_atlas.schema.runtime import Runtime
+from lvlm_atlas.schema.stack import MeasuredStack
 from lvlm_atlas.schema.system import System
 from lvlm_atlas.schema.technique import Moved, Relief, Split, Technique
 from lvlm_atlas.schema.timing import Timings
@@ -38,6 +40,8 @@ _Own = (
     | Timings
     | Calibration
     | Traffic
+    | Curve
+    | MeasuredStack
 )
 """Records with a file of their own."""
 HOUSE = "lvlm_atlas.reference.techniques"

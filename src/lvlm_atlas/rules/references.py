@@ -7,12 +7,12 @@ from pathlib import Path
 
 from lvlm_atlas.atlas.bibliography import BIB
 from lvlm_atlas.atlas.loader import Inspection
-from lvlm_atlas.atlas.records import TECHNIQUES
+from lvlm_atlas.atlas.records import SYSTEMS, TECHNIQUES
 from lvlm_atlas.atlas.yaml_subset import Loc
 from lvlm_atlas.fault import suggestion
 from lvlm_atlas.rules.edit import present_id
 from lvlm_atlas.rules.rule import Files, Finding, rule
-from lvlm_atlas.rules.sample import ALPHA, unused_work
+from lvlm_atlas.rules.sample import ALPHA, SYSTEM, unused_work
 from lvlm_atlas.rules.sample import BIB as SAMPLE_BIB
 
 
@@ -56,6 +56,18 @@ def unknown_technique(inspection: Inspection) -> Iterator[Finding]:
     """Targets of interactions, redirects and measurements."""
     atlas = inspection.atlas
     return _unknown(inspection, "technique", TECHNIQUES, [*atlas.techniques, *atlas.redirects])
+
+
+@rule(
+    id="unknown-system",
+    message="there is no system {id!r}",
+    repair="{hint}",
+    why="A form that is not there cannot be looked at.",
+    example=lambda files: files[SYSTEM].update(forms=["epsilom"]),
+)
+def unknown_system(inspection: Inspection) -> Iterator[Finding]:
+    """Forms of serving systems."""
+    return _unknown(inspection, "system", SYSTEMS, inspection.atlas.systems)
 
 
 @rule(

@@ -67,6 +67,8 @@ class Curve(Record):
     """Where it ran."""
     checkpoints: dict[Id, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
     """Trained models, and the hashes of their weights."""
+    parts: dict[Id, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] = Field(default_factory=dict)
+    """Trained parts of these models that the technique used, and the hashes of their weights."""
     samples: Annotated[int, Field(ge=1, le=MOST_COUNT)]
     """Samples of each task."""
     knob: Text | None = None

@@ -72,6 +72,26 @@ class LinearAttention(Record):
     """The layers with softmax attention and a cache; all others are linear."""
 
 
+class SharedCache(Record):
+    """Last layers that keep no keys and values: they attend to those of the last layer before them of their kind."""
+
+    layers: Count
+    """How many of the last layers."""
+    intermediate: Width | None = None
+    """Width of the gated MLP of these layers; absent: that of the others."""
+
+
+class LayerInputs(Record):
+    """An input that every layer gets beside the hidden states: an embedding of the token, with what is projected from
+    the hidden states before the first layer. A gate of the layer's own scales it before it is projected back.
+    """
+
+    width: Width
+    """Width of the input of one layer."""
+    vocab: Width
+    """Rows of the table of embeddings; a row holds the inputs of all layers."""
+
+
 class SlidingWindow(Record):
     """Layers that look back only so far."""
 
@@ -122,6 +142,10 @@ class Llm(Sourced):
     """Heads of the layers without a window; absent: those of all layers."""
     linear_attention: LinearAttention | None = None
     """Layers with a state of constant size; absent: every layer has a cache."""
+    shared_cache: SharedCache | None = None
+    """Last layers without a cache of their own; absent: none."""
+    layer_inputs: LayerInputs | None = None
+    """What each layer gets beside the hidden states; absent: nothing."""
     output_gate: bool = False
     """Whether queries are projected together with a gate of the attention's output, which makes the matrix twice as
     wide."""
@@ -132,4 +156,10 @@ class Llm(Sourced):
     def _heads_share_evenly(self) -> Llm:
         if self.heads % self.kv_heads:
             raise ValueError(f"has {self.heads} heads, which {self.kv_heads} key-value heads cannot share evenly")
+        return self
+
+    @model_validator(mode="after")
+    def _some_layer_has_a_cache(self) -> Llm:
+        if self.shared_cache and self.shared_cache.layers >= self.layers:
+            raise ValueError(f"has {self.layers} layers, of which {self.shared_cache.layers} cannot use others' caches")
         return self

@@ -10,6 +10,7 @@ from lvlm_atlas.limits import MOST_COUNT
 from lvlm_atlas.schema.record import Day, Id, Record, Ref, Setting, Text
 
 Counted = Annotated[int, Field(ge=0, le=MOST_COUNT)]
+Mean = Annotated[int | float, Field(ge=0, le=MOST_COUNT)]
 
 
 class Machine(Record):
@@ -55,10 +56,14 @@ class Counts(Record):
     """Tokens that enter each LLM layer in prefill."""
     score_entries: tuple[Counted, ...]
     """Attention scores computed in prefill, per LLM layer, over all heads."""
-    kv_entries: tuple[Annotated[int | float, Field(ge=0, le=MOST_COUNT)], ...]
+    kv_entries: tuple[Mean, ...]
     """Cache entries per key-value head after prefill, per LLM layer; their mean where heads differ."""
     kv_byte: Counted
     """Bytes of the cache after prefill."""
+    kv_settled_entries: tuple[Mean, ...] = ()
+    """Cache entries a head of all layers together: after prefill, and when each round has settled."""
+    accepted_lengths: tuple[Counted, ...] = ()
+    """Drafted tokens accepted in each round; nothing for a run that drafts none."""
     target_passes: Counted
     """Forward passes of the target after prefill."""
     output_tokens: Counted

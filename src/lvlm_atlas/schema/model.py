@@ -33,6 +33,40 @@ class Window(Record):
     """The layers that attend to the whole sequence."""
 
 
+class Convolution(Record):
+    """A convolution over the patch grid, without bias."""
+
+    kernel: Count
+    """Side of its kernel in patches."""
+    stride: Count = 1
+    """Patches from one output to the next, along a side."""
+    into: Width
+    """Channels that it reads."""
+    out: Width
+    """Channels that it writes."""
+
+
+class Front(Record):
+    """A smaller encoder on square images, whose convolutions hand fewer patches on to the main one."""
+
+    layers: Depth
+    """Layers."""
+    hidden: Width
+    """Width of the hidden states."""
+    mlp: Width
+    """Width of the MLP."""
+    heads: Width
+    """Attention heads, which share the hidden width."""
+    patch_size: Count
+    """Side of a patch in pixels."""
+    window: Count
+    """Patches along a side of a window; those at the edge are padded."""
+    full_attention_layers: Layers
+    """The layers that attend to the whole image."""
+    convolutions: tuple[Convolution, ...] = Field(min_length=1)
+    """What follows its layers, in order."""
+
+
 class Vision(Sourced):
     """The vision encoder."""
 
@@ -68,6 +102,8 @@ class Vision(Sourced):
     """How positions are told."""
     attention: Text
     """Who attends to whom, in words."""
+    front: Front | None = None
+    """A smaller encoder that makes the patches of this one; absent: a linear layer makes them from pixels."""
     window: Window | None = None
     """Window attention; absent: every layer attends to the whole sequence."""
     deepstack_layers: Layers = ()
@@ -84,6 +120,9 @@ class Adapter(Sourced):
     width."""
     gated: bool = False
     """Whether the last hidden width has a gate, so a matrix more."""
+    pools_by_attention: bool = False
+    """Whether the first step is attention, to its second width: the mean of the patches that become a token attends to
+    them."""
     copies: Count = 1
     """How many chains of these shapes run on the same rows: the main one and those of deepstack."""
     merge: Count | None = None

@@ -220,6 +220,8 @@ class System(Record):
     """Further works that define it."""
     family: Annotated[Id, Ref("family")] | None = None
     """Where the survey files it; a feature of an engine has no place there."""
+    forms: tuple[Annotated[Id, Ref("system")], ...] = ()
+    """Systems that are forms of it, where it is what they have in common."""
     stages: tuple[Annotated[Id, Ref("stage")], ...] = Field(min_length=1)
     """The stages whose work it schedules, spares or moves."""
     modality: tuple[Annotated[Id, Ref("modality")], ...] = Field(min_length=1)

@@ -77,8 +77,8 @@ class Prices:
             ranks=deployment.tensor_parallel if encoder_data_parallel else 1,
         )  # fmt: skip
         self._stack = stack
-        self._places = Counter(places(self.layout))
-        self._order = places(self.layout)
+        self._places = Counter(places(self.layout.model.llm))
+        self._order = places(self.layout.model.llm)
         self._shares = Shares()
         self._shapes: dict[Workload, Shape] = {}
         self._layers: dict[tuple[Place, float, float, float], Spent] = {}

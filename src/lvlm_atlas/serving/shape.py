@@ -138,7 +138,7 @@ class Shape:
         flop = activation = kv = host = whole = 0.0
         for layer, count in cache_layers(cached, self.stages.places).items():
             holds = held(self.layout, cached, layer, grown)
-            whole += count * holds.byte
+            whole += 0.0 if layer.place.borrows else count * holds.byte
             for work in llm.step_attention(self.layout, cached, layer, 1, holds, count * depth):
                 flop += work.flop
                 activation += work.activation_byte

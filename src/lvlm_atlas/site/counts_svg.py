@@ -31,6 +31,26 @@ class Panel:
     """The same without techniques; nothing if there is none."""
 
 
+def panels_of(with_: object, without: object | None) -> list[Panel]:
+    """Tokens and cache layer by layer, the cache over the answer, and what each verification accepted.
+
+    Args:
+        with_: the trace of a run, or the record of one.
+        without: the same without techniques; None if there is none.
+    """
+
+    def panel(title: str, across: str, field: str) -> Panel:
+        return Panel(title, across, getattr(with_, field), getattr(without, field) if without else ())
+
+    return [
+        panel("tokens that enter, a frame", "encoder layer", "encoder_tokens"),
+        panel("tokens that enter", "LLM layer", "llm_tokens"),
+        panel("cache entries a head, prompt read", "LLM layer", "kv_entries"),
+        panel("cache entries of all layers while answering", "round", "kv_settled_entries"),
+        panel("drafted tokens accepted", "round", "accepted_lengths"),
+    ]
+
+
 def counts(panels: Sequence[Panel], *, id_: str, title: str, style: bool = False) -> Markup:
     """The panels below each other: the technique's line whole, the plain run's dashed; those of zeros are left out.
 
@@ -54,12 +74,7 @@ def counts_picture(result: SmokeResult, id_: str) -> Markup:
     with_, without = result.counts, result.baseline
     if with_ is None or without is None:
         return Markup()
-    panels = (
-        Panel("tokens that enter, a frame", "encoder layer", with_.encoder_tokens, without.encoder_tokens),
-        Panel("tokens that enter", "LLM layer", with_.llm_tokens, without.llm_tokens),
-        Panel("cache entries a head", "LLM layer", with_.kv_entries, without.kv_entries),
-    )
-    changed = [panel for panel in panels if panel.with_ != panel.without]
+    changed = [panel for panel in panels_of(with_, without) if panel.with_ != panel.without]
     return counts(changed, id_=id_, title=f"What the run of {result.technique} counted") if changed else Markup()
 
 

@@ -10,11 +10,15 @@ from markupsafe import Markup
 
 from lvlm_atlas.atlas.atlas import Atlas
 from lvlm_atlas.graph.results import results
+from lvlm_atlas.planner.interest import WANTED
 from lvlm_atlas.schema.curve import COST, Curve
+from lvlm_atlas.schema.stack import VERDICTS, MeasuredStack
 from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.site.content import FULL_WIDTH, Content, Page
 from lvlm_atlas.site.curve_svg import Line, curve_plot
+from lvlm_atlas.site.equal_quality import equal_quality
 from lvlm_atlas.site.routes import FIXED
+from lvlm_atlas.site.trained import Trained, trained
 from lvlm_atlas.specs.answers import Kept, cheapest, kept, tasks_of
 from lvlm_atlas.survey.order import Agreement, agreement
 
@@ -30,7 +34,7 @@ ENOUGH = 0.95
 """Share of the answers that counts as kept."""
 SPARED = 0.98
 """Share of its cost that a technique must come below, at some setting, to be compared by it."""
-LINES = 5
+LINES = 4
 """Lines of a plot beside the baselines'."""
 
 
@@ -83,12 +87,31 @@ class Curves:
             rows.sort(key=lambda row: (-row.near.share, row.technique.id))
         return {cost: rows for cost, rows in tables.items() if rows}
 
+    @cached_property
+    def baselines(self) -> tuple[Row, ...]:
+        """What others are held against, whatever it moves most."""
+        rows = (row for rows in self.by_cost.values() for row in rows)
+        return tuple(row for row in rows if self.atlas.is_baseline(row.technique))
+
+    @cached_property
+    def models(self) -> tuple[Trained, ...]:
+        """The trained models that curves and stacks name, as far as they lie here."""
+        alone = (id_ for curve in self.atlas.curves.values() for id_ in curve.checkpoints)
+        named = dict.fromkeys((*alone, *(id_ for stack in self.stacks for id_ in stack.checkpoints)))
+        known = trained(self.atlas.root)
+        return tuple(known[id_] for id_ in named if id_ in known)
+
+    @cached_property
+    def stacks(self) -> tuple[MeasuredStack, ...]:
+        """Techniques together, those first that lose most beyond the sum."""
+        return tuple(sorted(self.atlas.stacks.values(), key=lambda each: (-each.departure.value, each.id)))
+
     def plot(self, cost: str, id_: str) -> Markup:
         """The best techniques of a cost, and its baselines."""
         rows = self.by_cost[cost]
         best = [row for row in rows if not self.atlas.is_baseline(row.technique)][:LINES]
         lines = [Line(row.technique.name, row.all_, f"la-k{number}") for number, row in enumerate(best)]
-        others = [row for row in rows if self.atlas.is_baseline(row.technique)]
+        others = [row for row in self.baselines if min(each.cost[cost] for each in row.all_) < SPARED]
         lines += [Line(row.technique.name, row.all_, f"la-k{LINES + number}") for number, row in enumerate(others)]
         return curve_plot(
             lines, cost, f"of the {WORDS[cost]}", id_=id_, title=f"Answers kept against {WORDS[cost]}",
@@ -121,5 +144,6 @@ def curves_page(content: Content) -> Iterator[Page]:
         yield Page(
             path=FIXED["curves"], title="All techniques on one model", template="curves.md.j2", hide=FULL_WIDTH,
             description="What every technique costs in answers, measured on small models trained on photographs.",
-            context={"curves": curves, "words": WORDS, "near": NEAR, "enough": ENOUGH},
+            context={"curves": curves, "words": WORDS, "near": NEAR, "enough": ENOUGH, "verdicts": VERDICTS,
+                     "wanted": WANTED, "equal": equal_quality(content.estimates, ENOUGH)},
         )  # fmt: skip

@@ -8,7 +8,7 @@ from xml.sax.saxutils import escape
 
 from markupsafe import Markup
 
-from lvlm_atlas.graph.edges import Edge
+from lvlm_atlas.graph.edges import COMPUTED, Edge
 from lvlm_atlas.graph.knowledge import KnowledgeBase
 from lvlm_atlas.graph.relations import reading
 from lvlm_atlas.schema.technique import Technique
@@ -70,7 +70,7 @@ def neighbours(kb: KnowledgeBase, technique: Technique, href: Href) -> Markup:
 def _columns(kb: KnowledgeBase, technique: Technique) -> tuple[dict[int, list[_Neighbour]], int]:
     joined: dict[str, list[Edge]] = defaultdict(list)
     for edge in kb.interactions(technique.id):
-        if edge.evidence != "predicted":  # a number that the roofline expects of every pair would hide what is known
+        if edge.evidence not in COMPUTED:  # a number that somebody computed of every pair would hide what is known
             joined[edge.other(technique.id)].append(edge)
     here = kb.atlas.place(technique)
     columns: dict[int, list[_Neighbour]] = {-1: [], 0: [], 1: []}

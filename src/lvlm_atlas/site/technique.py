@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from lvlm_atlas.graph.edges import Edge
+from lvlm_atlas.graph.edges import COMPUTED, Edge
 from lvlm_atlas.graph.neighbourhood import by_law, informative_first
 from lvlm_atlas.graph.relations import reading
 from lvlm_atlas.graph.results import results_of
@@ -53,7 +53,7 @@ def technique_page(content: Content, technique: Technique) -> Page:
     source = source_of(technique.reference)
     path = content.routes.path("technique", technique.id)
     rows = _rows(content, technique)
-    known = _neighbours(content, technique, [row for row in rows if row[2].evidence != "predicted"])
+    known = _neighbours(content, technique, [row for row in rows if row[2].evidence not in COMPUTED])
     effect = effect_of(content, technique)
     file = atlas.paths[technique.id].as_posix()
     return Page(
@@ -74,6 +74,7 @@ def technique_page(content: Content, technique: Technique) -> Page:
             "more_stated": [each for each in known if each.stated and each not in first],
             "derived": [each for each in known if not each.stated],
             "predicted": [row for row in rows if row[2].evidence == "predicted"],
+            "together": [row for row in rows if row[2].evidence == "measured"],
             "law": by_law(kb, technique.id),
             "shown": SHOWN,
             "numbers": NUMBERS,

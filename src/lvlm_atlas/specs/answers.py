@@ -32,6 +32,15 @@ class Kept:
     """Questions asked."""
     models: int
     """Trained models asked."""
+    hard: int = 0
+    """Questions that the model answers rightly, but not at half the resolution."""
+    hard_right: int = 0
+    """Those of them that it still answers rightly."""
+
+    @property
+    def hard_share(self) -> float | None:
+        """The share kept of the questions that half the resolution loses; None where there are none."""
+        return self.hard_right / self.hard if self.hard else None
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -78,7 +87,8 @@ def _kept(setting: dict[str, Setting], curves: Sequence[TaskCurve], tasks: Seque
     return Kept(
         setting, {name: _mean(point.cost.get(name, 1.0) for _, point in pairs) for name in COST}, _mean(shares),
         NORMAL * math.sqrt(within + between), tuple(name for name in tasks if name in served),
-        sum(each.of for each, _ in pairs), len(by_model),
+        sum(each.of for each, _ in pairs), len(by_model), sum(each.hard for each, _ in pairs),
+        sum(point.hard_right for _, point in pairs),
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from lvlm_atlas.roofline import deployment, device, model, workload
 from lvlm_atlas.roofline.tokens import unfit_arguments
 from lvlm_atlas.schema.hardware import Hardware
 from lvlm_atlas.schema.llm import Llm
-from lvlm_atlas.schema.model import Adapter, Model, Parameters, Tokens, VideoRule, Vision
+from lvlm_atlas.schema.model import Adapter, Front, Model, Parameters, Tokens, VideoRule, Vision
 from lvlm_atlas.schema.workload import Workload
 
 MEGA, GIGA, TERA = 1e6, 1e9, 1e12
@@ -100,8 +100,17 @@ def _encoder(vision: Vision, params: Parameters) -> model.Encoder:
         patch_size=vision.patch_size,
         temporal_patch_size=vision.temporal_patch_size,
         class_token=vision.cls_token,
+        front=_front(vision.front) if vision.front else None,
         full_attention_layers=frozenset(vision.window.full_attention_layers) if vision.window else None,
         parameters=params.vision,
+    )
+
+
+def _front(front: Front) -> model.Front:
+    shapes = front.model_dump(exclude={"full_attention_layers", "convolutions"})
+    convolutions = tuple(model.Convolution(**dict(each)) for each in front.convolutions)
+    return model.Front(
+        **shapes, full_attention_layers=frozenset(front.full_attention_layers), convolutions=convolutions
     )
 
 
@@ -110,6 +119,7 @@ def _adapter(adapter: Adapter, params: Parameters) -> model.Adapter:
         widths=adapter.widths,
         merge=adapter.merge or 1,
         gated=adapter.gated,
+        pools_by_attention=adapter.pools_by_attention,
         copies=adapter.copies,
         queries=adapter.queries,
         parameters=params.adapter,
@@ -129,6 +139,10 @@ def _llm(llm: Llm, params: Parameters) -> model.Llm:
         experts=model.Experts(**dict(llm.experts)) if llm.experts else None,
         linear=_linear(llm),
         global_heads=_global_heads(llm),
+        borrowing_layers=llm.shared_cache.layers if llm.shared_cache else 0,
+        borrowing_intermediate=llm.shared_cache.intermediate if llm.shared_cache else None,
+        layer_input=llm.layer_inputs.width if llm.layer_inputs else 0,
+        layer_vocab=llm.layer_inputs.vocab if llm.layer_inputs else 0,
         output_gate=llm.output_gate,
         latent=model.LatentAttention(**dict(llm.mla)) if llm.mla else None,
         window=window.tokens if window else None,

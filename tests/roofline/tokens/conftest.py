@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import math
 import warnings
 from collections import defaultdict
@@ -69,7 +70,12 @@ def published_alone() -> Callable[..., Any]:
         assert len(kept) == 1 + len(others)
         for each in kept:
             each.decorator_list = []
-        names: dict[str, Any] = {"math": math, "defaultdict": defaultdict, "torch": pytest.importorskip("torch")}
+        names: dict[str, Any] = {
+            "math": math,
+            "defaultdict": defaultdict,
+            "itertools": itertools,
+            "torch": pytest.importorskip("torch"),
+        }
         future = ast.parse("from __future__ import annotations").body
         exec(compile(ast.Module(future + kept, []), spec.origin, "exec"), names)  # noqa: S102 - the library's own
         return names[name]

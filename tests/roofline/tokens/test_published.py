@@ -5,6 +5,7 @@ Their helpers that count without pixels are compared where they exist; a few sma
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -20,6 +21,8 @@ from lvlm_atlas.roofline.tokens.idefics3_split import idefics3_split, split_grid
 from lvlm_atlas.roofline.tokens.minicpm_slice import minicpm_slice
 from lvlm_atlas.roofline.tokens.mllama_canvas import mllama_canvas
 from lvlm_atlas.roofline.tokens.navit_pad import navit_pad
+from lvlm_atlas.roofline.tokens.overlapping_crops import overlapping_crops
+from lvlm_atlas.roofline.tokens.padded_crops import padded_crops
 from lvlm_atlas.roofline.tokens.patch_budget import patch_budget
 from lvlm_atlas.roofline.tokens.pixtral_grid import pixtral_grid
 from lvlm_atlas.roofline.tokens.still_clip_resize import still_clip_resize
@@ -255,6 +258,37 @@ def test_llama_4_pads_to_the_canvas_that_enlarges_least(published_alone, sizes):
         tall, wide = (int(side) // 336 for side in fit((height, width), canvases))
         visual = canvas_tiles([(width, height)], **constants)
         assert tiles_of(visual) == tall * wide + (tall * wide > 1), (width, height)
+
+
+def test_molmo2_cuts_crops_that_overlap(published_alone, sizes):
+    geometry = published_alone("models.molmo2.image_processing_molmo2", "compute_crop_geometry", "select_tiling")
+    for width, height in sizes:
+        rows, columns, tall, wide = geometry(height, width, 8, [4, 4], 378, 14)
+        visual = overlapping_crops([(width, height)], tile=378, patch=14, pool=2, margin=4, max_crops=8)
+        assert tiles_of(visual) == 1 + rows * columns, (width, height)
+        high = math.ceil(tall / 28), math.ceil(wide / 28)
+        assert visual.adapter_token == 14 * 14 + high[0] * high[1]
+        assert visual.llm_token == 14 * 15 + high[0] * (high[1] + 1)
+
+
+def test_phi_4_leaves_out_tokens_that_show_padding_alone(sizes):
+    """The mask of the released processor, whose method needs torchvision to resize, made anew patch by patch."""
+    tile, side, half = 448, 32, 16
+    for width, height in sizes:
+        columns, rows = math.ceil(width / tile), math.ceil(height / tile)
+        if columns * rows > 36:
+            continue
+        across, down = columns * tile / width, rows * tile / height
+        spare_x = 0 if across < down else columns * tile - int(width * down)
+        spare_y = rows * tile - int(height * across) if across < down else 0
+        if min(columns * tile - spare_x, rows * tile - spare_y) < 10:
+            continue
+        shown_x = [column < columns * side - spare_x // 14 for column in range(columns * side)]
+        shown_y = [row < rows * side - spare_y // 14 for row in range(rows * side)]
+        seen_x, seen_y = sum(shown_x[::2]), sum(shown_y[::2])
+        visual = padded_crops([(width, height)], tile=tile, patch=14, max_crops=36)
+        assert visual.llm_token == half**2 + 1 + seen_x * seen_y + seen_y + half, (width, height)
+        assert tiles_of(visual) == 1 + columns * rows
 
 
 def test_ovis2_takes_as_few_tiles_as_show_nine_tenths(published_alone, sizes):

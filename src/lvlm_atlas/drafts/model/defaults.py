@@ -133,7 +133,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "vocab_size": 262144, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 30,
         "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "tie_word_embeddings": True,
         "attention_bias": False, "sliding_window": 512, "attention_k_eq_v": False, "num_kv_shared_layers": 0,
-        "hidden_size_per_layer_input": 256,
+        "hidden_size_per_layer_input": 256, "vocab_size_per_layer_input": 262144, "use_double_wide_mlp": False,
     },
     "Gemma4VisionConfig": {
         "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 16, "num_attention_heads": 12,
@@ -205,6 +205,26 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "hidden_size": 768, "intermediate_size": 5632, "num_hidden_layers": 34, "num_attention_heads": 16,
         "patch_size": 14, "image_size": 448, "hidden_act": "gelu", "pixel_shuffle_ratio": 0.5,
         "projector_input_dim": 4096, "projector_output_dim": 4096, "vision_output_dim": 7680,
+    },
+    "Molmo2TextConfig": {
+        "vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": False,
+        "attention_bias": False, "additional_vocab_size": 128, "qk_norm_type": "qwen3",
+        "max_position_embeddings": 36864,
+    },
+    "Molmo2VisionConfig": {
+        "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 25, "num_attention_heads": 16,
+        "image_size": 378, "patch_size": 14, "hidden_act": "gelu_pytorch_tanh",
+    },
+    "Molmo2AdapterConfig": {"num_attention_heads": 16, "head_dim": 72, "intermediate_size": 18944},
+    "Phi4MultimodalConfig": {
+        "vocab_size": 200064, "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": False,
+        "max_position_embeddings": 131072,
+    },
+    "Phi4MultimodalVisionConfig": {
+        "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16,
+        "image_size": 448, "patch_size": 14, "hidden_act": "gelu_pytorch_tanh", "crop_size": 448,
     },
     "PaliGemmaConfig": {"projection_dim": 2048, "tie_word_embeddings": True},
     "Kimi_K25VisionConfig": {

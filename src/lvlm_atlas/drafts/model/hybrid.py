@@ -36,6 +36,14 @@ def fields(text: Source, layers: float) -> dict[str, Any]:
             "kv_heads": text.number(heads) if shared and heads in text else text.number("num_key_value_heads"),
             "head_dim": text.number("global_head_dim"), "shared_projection": shared,
         }  # fmt: skip
+    if text.number("num_kv_shared_layers", least=0) > 0:
+        made["shared_cache"] = {"layers": text.number("num_kv_shared_layers")}
+        if text.truth("use_double_wide_mlp"):
+            made["shared_cache"]["intermediate"] = 2 * text.number("intermediate_size")
+    if text.number("hidden_size_per_layer_input", least=0) > 0:
+        made["layer_inputs"] = {
+            "width": text.number("hidden_size_per_layer_input"), "vocab": text.number("vocab_size_per_layer_input"),
+        }  # fmt: skip
     return made
 
 
@@ -53,6 +61,27 @@ def wider(fields: Mapping[str, Any], local: float) -> float:
     keys = (1 if wide["shared_projection"] else 2) * wide["kv_heads"]
     each = hidden * (2 * fields["heads"] + keys) * width + 2 * width * fields["qk_norm"]
     count: float = len(fields["sliding_window"]["global_layers"] or ()) * (each - local)
+    return count
+
+
+def beside(fields: Mapping[str, Any]) -> float:
+    """Parameters that inputs of every layer add, and layers without a cache of their own leave out."""
+    hidden, layers, given, shared = (
+        fields["hidden"],
+        fields["layers"],
+        *map(fields.get, ("layer_inputs", "shared_cache")),
+    )
+    count = 0.0
+    if given:
+        width = given["width"]
+        count += layers * width * (given["vocab"] + 3 * hidden) + layers * hidden + width
+    if shared:
+        for layer in range(layers - shared["layers"], layers):
+            heads = fields if layer not in fields["sliding_window"]["global_layers"] else fields["global_attention"]
+            keys = 1 if heads.get("shared_projection") else 2
+            count -= (keys * heads["kv_heads"] * hidden + fields["qk_norm"]) * heads["head_dim"]
+        wide = shared.get("intermediate", fields["intermediate"])
+        count += shared["layers"] * 3 * hidden * (wide - fields["intermediate"])
     return count
 
 

@@ -56,6 +56,9 @@ KINDS: Mapping[str, Kind] = {
     "gemma2": Kind("Gemma2Config", norms=4, tied=True),
     "gemma3_text": Kind("Gemma3TextConfig", qk_norm=True, norms=4, context=True),
     "gemma4_text": Kind("Gemma4TextConfig", qk_norm=True, norms=4, tied=True),
+    "molmo": Kind("MolmoConfig", bias_key="qkv_bias"),
+    "molmo2_text": Kind("Molmo2TextConfig", qk_norm=True, context=True),
+    "phi4_multimodal": Kind("Phi4MultimodalConfig", bias_key=None, context=True),
     "mllama_text_model": Kind("MllamaTextConfig", bias_key=None),
 }
 """Kinds by the `model_type` of the text configuration."""
@@ -125,6 +128,7 @@ def parameters(fields: Mapping[str, Any], norms: int, *, active: bool = False) -
         total += (layers - full) * hybrid.parameters(linear, hidden)
     if "experts" in fields:
         total += mixture.parameters(fields, active=active)
+    total += hybrid.beside(fields)
     embeddings = fields["vocab"] * hidden * (1 if fields["tied_embeddings"] else 2)
     total += hidden + embeddings
     return total

@@ -32,10 +32,10 @@ class Answered:
 
 
 def placeholder(model: LVLM, sample: Sample) -> str:
-    """What marks the frames of a sample in a model's prompts: several of them are a video's where it knows those."""
+    """What marks the frames of a sample in a model's prompts: those of a clip are a video's where it knows those."""
     tokens = {vocabulary()[word]: word for word in (IMAGE, VIDEO)}
     ours = [tokens[id_] for id_ in model.config.placeholders]
-    return ours[0] if len(sample.frames) > 1 else ours[-1]
+    return ours[0] if sample.video else ours[-1]
 
 
 def first_request(model: LVLM, sample: Sample) -> Request:

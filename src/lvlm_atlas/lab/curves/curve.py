@@ -16,11 +16,11 @@ from lvlm_atlas.lab.built import built, forget
 from lvlm_atlas.lab.curves.asking import Answered, ask, to_calibrate
 from lvlm_atlas.lab.curves.cost import Costs, cost, ratios, total
 from lvlm_atlas.lab.curves.knob import Knob, Settings, knob, recorded
+from lvlm_atlas.lab.parts.part import Equipment, equipment
 from lvlm_atlas.lab.tasks.sample import Sample
 from lvlm_atlas.lab.tasks.task import TASKS, Task
 from lvlm_atlas.lab.training.checkpoint import known, load
 from lvlm_atlas.reference.lvlm import LVLM
-from lvlm_atlas.reference.modules.kept import forget as forget_modules
 from lvlm_atlas.reference.modules.kept import random_weights
 from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.schema.curve import Curve, CurvePoint, TaskCurve
@@ -56,6 +56,10 @@ class CurveAnswer(Record):
     tasks: tuple[TaskCurve, ...] = ()
     refused: dict[str, str] = Field(default_factory=dict)
     idle: tuple[str, ...] = ()
+    checkpoints: tuple[str, ...] = ()
+    """The trained models that it ran on: those whose parts are trained that it brings along."""
+    parts: dict[str, str] = Field(default_factory=dict)
+    """Trained parts that it used, and the hashes of their weights."""
     untrained: bool = False
     """Whether it brings weights of its own, which would be random here; then nothing was run."""
     declined: str | None = None
@@ -77,10 +81,11 @@ class Sat:
 def prepare(job: CurveJob) -> None:
     """Load the models and ask them everything without techniques, which all jobs share."""
     for checkpoint in job.checkpoints:
+        equipment_of(job.root, checkpoint, job.device)
         for task in job.tasks:
-            _sat(job.root, checkpoint, task, job.samples, job.device)
+            sat_of(job.root, checkpoint, task, job.samples, job.device)
         for task in PROBES:
-            _sat(job.root, checkpoint, task, 1, job.device)
+            sat_of(job.root, checkpoint, task, 1, job.device)
 
 
 def reset() -> None:
@@ -98,19 +103,22 @@ def carry_out(job: CurveJob) -> CurveAnswer:
 
 def _carried_out(job: CurveJob) -> CurveAnswer:
     technique, first = job.technique, job.checkpoints[0]
-    forget_modules(_model(job.root, first, job.device))
     found = recorded(job.again) if job.again else knob(technique, lambda setting: _probed(job, first, setting))
     if found is None:
-        return CurveAnswer(technique=technique.id, declined=_declined(job, first))
-    if random_weights(_model(job.root, first, job.device)):
+        declined = _declined(job, first)
+        untrained = bool(random_weights(model_of(job.root, first, job.device)))
+        return CurveAnswer(technique=technique.id, declined=None if untrained else declined, untrained=untrained)
+    parts = _trained(job, found)
+    if not parts:
         return CurveAnswer(technique=technique.id, untrained=True)
+    first = next(iter(parts))
     curves: list[TaskCurve] = []
     refused: dict[str, str] = {}
     idle: list[str] = []
     for name in job.tasks:
-        for checkpoint in job.checkpoints:
-            model = _model(job.root, checkpoint, job.device)
-            sat = _sat(job.root, checkpoint, name, job.samples, job.device)
+        for checkpoint in parts:
+            model = model_of(job.root, checkpoint, job.device)
+            sat = sat_of(job.root, checkpoint, name, job.samples, job.device)
             if checkpoint == first and _idle(job, model, TASKS[name], sat[0], found):
                 idle.append(name)
                 break
@@ -130,8 +138,29 @@ def _carried_out(job: CurveJob) -> CurveAnswer:
             ))  # fmt: skip
     return CurveAnswer(
         technique=technique.id, knob=found.parameter, main_cost=found.main_cost, tasks=tuple(curves), refused=refused,
-        idle=tuple(idle),
+        idle=tuple(idle), checkpoints=tuple(parts),
+        parts={id_: hash_ for each in parts.values() for id_, hash_ in each},
     )  # fmt: skip
+
+
+def _trained(job: CurveJob, found: Knob) -> dict[str, list[tuple[str, str]]]:
+    """The parts that a technique takes of each trained model, ids and hashes, in a run of the probes.
+
+    Models are left out where it takes others than of the first, or than in the record that is run again, and where it
+    takes weights that nobody trained.
+    """
+    wanted = {id_.removeprefix(f"{name}-") for name in job.again.checkpoints for id_ in job.again.parts
+              if id_.startswith(f"{name}-")} if job.again else None  # fmt: skip
+    taken: dict[str, list[tuple[str, str]]] = {}
+    for checkpoint in job.checkpoints:
+        ran = _probed(job, checkpoint, found.settings[-1]) is not None
+        model = model_of(job.root, checkpoint, job.device)
+        parts = equipment_of(job.root, checkpoint, job.device).used(model)
+        lessons = {part.lesson for part in parts}
+        wanted = lessons if wanted is None else wanted
+        if ran and lessons == wanted:
+            taken[checkpoint] = [(part.id, part.sha256) for part in parts]
+    return taken
 
 
 def _answered(job: CurveJob, model: LVLM, task: Task, sample: Sample, setting: Settings) -> Answered:
@@ -139,23 +168,26 @@ def _answered(job: CurveJob, model: LVLM, task: Task, sample: Sample, setting: S
 
 
 def _probed(job: CurveJob, checkpoint: str, setting: Settings) -> Costs | None:
-    """What a setting costs on the probes together; None where it is refused on all."""
-    model, costs, full = _model(job.root, checkpoint, job.device), [], []
+    """What a setting costs on the probes together; None where it is refused on all, or takes weights nobody trained."""
+    model, costs, full = model_of(job.root, checkpoint, job.device), [], []
+    equipment_of(job.root, checkpoint, job.device).equip(model)
     for name in PROBES:
-        (sat,) = _sat(job.root, checkpoint, name, 1, job.device)
+        (sat,) = sat_of(job.root, checkpoint, name, 1, job.device)
         try:
             costs.append(cost(_answered(job, model, TASKS[name], sat.sample, setting).trace))
         except (Refusal, ValueError):
             continue
+        if random_weights(model):
+            return None
         full.append(cost(sat.full.trace))
     return ratios(total(costs), total(full)) if costs else None
 
 
 def _declined(job: CurveJob, checkpoint: str) -> str:
     """What a technique says that declines the model."""
-    (sat,) = _sat(job.root, checkpoint, PROBES[0], 1, job.device)
+    (sat,) = sat_of(job.root, checkpoint, PROBES[0], 1, job.device)
     try:
-        _answered(job, _model(job.root, checkpoint, job.device), TASKS[PROBES[0]], sat.sample, {})
+        _answered(job, model_of(job.root, checkpoint, job.device), TASKS[PROBES[0]], sat.sample, {})
     except (Refusal, ValueError) as error:
         return str(error)
     return "it takes its defaults, but none of the settings that its entry names"
@@ -189,14 +221,22 @@ def _point(job: CurveJob, model: LVLM, task: Task, sat: Sequence[Sat], setting: 
 
 
 @cache
-def _model(root: str, checkpoint: str, device: str) -> LVLM:
+def model_of(root: str, checkpoint: str, device: str) -> LVLM:
+    """A trained model."""
     torch.set_num_threads(1)
     return load(Path(root), known(Path(root))[checkpoint], device)
 
 
 @cache
-def _sat(root: str, checkpoint: str, task: str, samples: int, device: str) -> tuple[Sat, ...]:
-    model, kind = _model(root, checkpoint, device), TASKS[task]
+def equipment_of(root: str, checkpoint: str, device: str) -> Equipment:
+    """The trained parts of a model."""
+    return equipment(Path(root), known(Path(root))[checkpoint], model_of(root, checkpoint, device))
+
+
+@cache
+def sat_of(root: str, checkpoint: str, task: str, samples: int, device: str) -> tuple[Sat, ...]:
+    """The first samples of a task, each asked without techniques."""
+    model, kind = model_of(root, checkpoint, device), TASKS[task]
     sat = []
     for number in range(samples):
         sample = kind.sample(number)

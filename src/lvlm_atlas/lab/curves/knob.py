@@ -11,7 +11,7 @@ from lvlm_atlas.schema.curve import Curve
 from lvlm_atlas.schema.record import Setting
 from lvlm_atlas.schema.technique import RANGE, Parameter, Technique
 
-TARGETS = (0.5, 0.25, 0.11, 0.05)
+TARGETS = (0.75, 0.5, 0.25, 0.1)
 """What the points of a curve lie near: shares of the way from the least of the main cost that the knob reaches to that
 without techniques."""
 SQUARES = 0.5

@@ -12,14 +12,32 @@ import yaml
 from lvlm_atlas.atlas.records import CURVES
 from lvlm_atlas.files import replace_file
 from lvlm_atlas.lab.curves.curve import CurveAnswer
+from lvlm_atlas.lab.parts.part import Part
 from lvlm_atlas.lab.record import commit, machine
 from lvlm_atlas.schema.curve import Curve
 
+NO_PARTS: Mapping[str, Mapping[str, Part]] = {}
 
-def missing(curve: Curve | None, samples: int, hashes: Mapping[str, str]) -> tuple[str, ...]:
-    """The trained models that a curve does not hold on so many samples."""
-    held = curve.checkpoints.items() if curve and curve.samples == samples else ()
-    return tuple(name for name, hash_ in hashes.items() if (name, hash_) not in held)
+
+def missing(
+    curve: Curve | None, samples: int, hashes: Mapping[str, str], parts: Mapping[str, Mapping[str, Part]] = NO_PARTS
+) -> tuple[str, ...]:
+    """The trained models that a curve does not hold on so many samples, with the parts that they have now.
+
+    Args:
+        curve: the curve, if there is one.
+        samples: of each task.
+        hashes: of the models' weights, by model.
+        parts: of the models, by model and lesson.
+    """
+    if curve is None or curve.samples != samples:
+        return tuple(hashes)
+    now = {part.id: part.sha256 for each in parts.values() for part in each.values()}
+    stale = {id_ for id_, hash_ in curve.parts.items() if now.get(id_, hash_) != hash_}
+    return tuple(
+        name for name, hash_ in hashes.items()
+        if curve.checkpoints.get(name) != hash_ or any(part.id in stale for part in parts.get(name, {}).values())
+    )  # fmt: skip
 
 
 def write(
@@ -37,20 +55,23 @@ def write(
         root: the root.
         answer: what was run.
         samples: of each task.
-        hashes: all trained models that the record then holds, and the hashes of their weights.
+        hashes: the trained models that the record may hold, and the hashes of their weights.
         device: what it ran on.
         earlier: the same settings on those of these models that were not run; None: all were run.
 
     Raises:
         AtlasError: it cannot be written.
     """
-    curves = [each for each in (*(earlier.tasks if earlier else ()), *answer.tasks) if each.checkpoint in hashes]
-    tasks, models = [*dict.fromkeys(each.task for each in curves)], [*hashes]
+    ran = {*answer.checkpoints, *(earlier.checkpoints if earlier else ())}
+    held = {name: hash_ for name, hash_ in hashes.items() if name in ran}
+    parts = (earlier.parts if earlier else {}) | answer.parts
+    curves = [each for each in (*(earlier.tasks if earlier else ()), *answer.tasks) if each.checkpoint in held]
+    tasks, models = [*dict.fromkeys(each.task for each in curves)], [*held]
     curves.sort(key=lambda each: (tasks.index(each.task), models.index(each.checkpoint)))
     idle = dict.fromkeys((*(earlier.idle if earlier else ()), *answer.idle))
     curve = Curve(
         id=answer.technique, date=date.today().isoformat(), commit=commit(root), version=version("lvlm-atlas"),
-        machine=machine(device), checkpoints=dict(hashes), samples=samples, knob=answer.knob,
+        machine=machine(device), checkpoints=held, parts=parts, samples=samples, knob=answer.knob,
         main_cost=answer.main_cost, tasks=tuple(curves),  # type: ignore[arg-type]
         refused=answer.refused | (earlier.refused if earlier else {}),
         idle=tuple(name for name in idle if name not in tasks),

@@ -21,3 +21,5 @@ class Sample:
 
     frames: tuple[Scene, ...]
     turns: tuple[Turn, ...]
+    video: bool = False
+    """Whether the pictures are frames of one clip, which some dialects read otherwise than pictures."""

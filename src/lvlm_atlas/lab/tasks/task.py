@@ -52,13 +52,13 @@ def _many(random: np.random.Generator, training: bool) -> Sample:
 
 
 def _several(
-    make: Callable[..., tuple[Scene, ...]], ask: Callable[..., Turn | None]
+    make: Callable[..., tuple[Scene, ...]], ask: Callable[..., Turn | None], *, video: bool = False
 ) -> Callable[[np.random.Generator, bool], Sample]:
     def draw(random: np.random.Generator, training: bool) -> Sample:
         while True:
             pictures = make(random, training=training)
             if turn := ask(random, pictures):
-                return Sample(pictures, (turn,))
+                return Sample(pictures, (turn,), video)
 
     return draw
 
@@ -81,7 +81,8 @@ TASKS: dict[str, Task] = {
         Task("chart", "which bar is the tallest: thin structures", 0.7, _still(stills.chart)),
         Task("caption", "all things and their cells, 8 to 20 words: a long answer", 0.85, _still(stills.caption)),
         Task("images", "which of four pictures shows a thing", 0.85, _several(frames.images, frames.which)),
-        Task("needle", "which of eight frames of a clip shows a thing", 0.85, _several(frames.needle, frames.which)),
+        Task("needle", "which of eight frames of a clip shows a thing", 0.85,
+             _several(frames.needle, frames.which, video=True)),
         Task("burst", "which of eight pictures showed a thing, asked after them", 0.85,
              _several(frames.burst, frames.which), streamed=True),
         Task("turns", "eight questions on one picture, one after the other", 0.85, _many, streamed=True),
@@ -107,7 +108,7 @@ def training_sample(random: np.random.Generator, kind: str, most_words: int) -> 
             picture = scene(random, training=True)
         return Sample((picture,), _fitting(_alone(random, picture, _ALONE[kind]), most_words))
     pictures = {"images": frames.images, "needle": frames.needle, "burst": frames.burst}[kind](random, training=True)
-    return Sample(pictures, _fitting(_on_frames(random, pictures, kind), most_words))
+    return Sample(pictures, _fitting(_on_frames(random, pictures, kind), most_words), video=kind == "needle")
 
 
 _ALONE: dict[str, stills.Ask] = {"chart": stills.chart, "count": stills.count, "caption": stills.caption}

@@ -15,13 +15,16 @@ from pydantic import Field
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.files import replace_file
 from lvlm_atlas.lab.photographs.sources import sources
-from lvlm_atlas.reference.lvlm.config import LVLMConfig
+from lvlm_atlas.reference.lvlm.config import Config, LVLMConfig, WindowLVLMConfig
 from lvlm_atlas.reference.lvlm.formats import FORMATS
 from lvlm_atlas.reference.lvlm.model import LVLM
 from lvlm_atlas.schema.record import Id, Record
 
-FOLDER, WEIGHTS, RECORD = Path("checkpoints"), "model.safetensors", "checkpoint.yaml"
-"""Where trained models lie under a root, and what a folder of one holds beside config.json."""
+FOLDER, WEIGHTS, CONFIG, RECORD = Path("checkpoints"), "model.safetensors", "config.json", "checkpoint.yaml"
+"""Where trained models lie under a root, and what a folder of one holds."""
+QWEN_VISION = {"depth": "num_hidden_layers", "num_heads": "num_attention_heads",
+               "fullatt_block_indexes": "full_attention_layers"}  # fmt: skip
+"""What the published format of Qwen2.5-VL calls fields of ours."""
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -30,7 +33,7 @@ class Checkpoint(Record):
 
     id: Id
     """The folder's name."""
-    dialect: Literal["llava"]
+    dialect: Literal["llava", "qwen2_5_vl"]
     """Name of its shapes."""
     seed: int
     """Of its first weights and of all that it was shown."""
@@ -65,25 +68,32 @@ def write(root: Path, id_: str, model: LVLM, about: dict[str, Any]) -> Path:
         model: the model.
         about: the fields of its record that are not known here.
     """
+    folder = root / FOLDER / id_
+    folder.mkdir(parents=True, exist_ok=True)
+    files = pretrained_files(model)
+    record = Checkpoint(
+        id=id_, parameters=sum(weight.numel() for weight in model.parameters()),
+        sha256=sha256(files[WEIGHTS]).hexdigest(), data=sources().digest, licences=licences(), **about,
+    )  # fmt: skip
+    for name, content in files.items():
+        replace_file(folder / name, content)
+    replace_file(folder / RECORD, yaml.safe_dump(record.model_dump(mode="json"), sort_keys=False, width=120))
+    return folder
+
+
+def pretrained_files(model: LVLM) -> dict[str, bytes]:
+    """What a folder in a model's published format holds, by file: its weights in half precision, and its shapes."""
     from safetensors.torch import save  # noqa: PLC0415 - an extra
 
-    folder = root / FOLDER / id_
-    if not isinstance(model.config, LVLMConfig):
-        raise TypeError(f"no published form is known here of {type(model.config).__name__}")
-    folder.mkdir(parents=True, exist_ok=True)
     raw = published(model.config)
     names = [(ours, theirs) for theirs, ours in FORMATS[raw["model_type"]].names]
     tensors = {_renamed(name, names): weight.detach().half().contiguous() for name, weight in model.named_parameters()}
-    weights = save(tensors, {"format": "pt"})
-    used = {package: sources().packages[package].licence for package in sources().packages}
-    record = Checkpoint(
-        id=id_, parameters=sum(weight.numel() for weight in model.parameters()), sha256=sha256(weights).hexdigest(),
-        data=sources().digest, licences=used, **about,
-    )  # fmt: skip
-    replace_file(folder / WEIGHTS, weights)
-    replace_file(folder / "config.json", json.dumps(raw, indent=2) + "\n")
-    replace_file(folder / RECORD, yaml.safe_dump(record.model_dump(mode="json"), sort_keys=False, width=120))
-    return folder
+    return {WEIGHTS: save(tensors, {"format": "pt"}), CONFIG: f"{json.dumps(raw, indent=2)}\n".encode()}
+
+
+def licences() -> dict[str, str]:
+    """The packages that pictures are made of, and the licences of what is used of them."""
+    return {name: package.licence for name, package in sources().packages.items()}
 
 
 def known(root: Path) -> dict[str, Checkpoint]:
@@ -113,17 +123,37 @@ def load(root: Path, checkpoint: Checkpoint, device: str = "cpu") -> LVLM:
     return LVLM.from_pretrained(folder, dtype=torch.float32, device=device)
 
 
-def published(config: LVLMConfig) -> dict[str, Any]:
-    """What a published config.json says of these shapes."""
-    ends = list(config.eos_token_ids)
-    return {
-        "model_type": "llava",
-        "vision_config": {"model_type": "clip_vision_model", **asdict(config.vision)},
-        "text_config": {"model_type": "llama", **asdict(config.text), "eos_token_id": ends},
-        "image_token_index": config.image_token_id,
-        "eos_token_id": ends,
-        "vision_feature_layer": config.vision_feature_layer,
-    }
+def published(config: Config) -> dict[str, Any]:
+    """What a published config.json says of these shapes.
+
+    Raises:
+        TypeError: no published form is known here.
+    """
+    ends = {"eos_token_id": list(config.eos_token_ids)}
+    match config:
+        case LVLMConfig():
+            return {
+                "model_type": "llava",
+                "vision_config": {"model_type": "clip_vision_model", **asdict(config.vision)},
+                "text_config": {"model_type": "llama", **asdict(config.text), **ends},
+                "image_token_index": config.image_token_id,
+                **ends,
+                "vision_feature_layer": config.vision_feature_layer,
+            }
+        case WindowLVLMConfig():
+            vision = asdict(config.vision)
+            for theirs, ours in QWEN_VISION.items():
+                vision[theirs] = vision.pop(ours)
+            rope = {"type": "mrope", "mrope_section": list(config.text.rope_sections)}
+            return {
+                "model_type": "qwen2_5_vl",
+                "vision_config": vision | {"tokens_per_second": config.tokens_per_second},
+                "text_config": asdict(config.text) | {"rope_scaling": rope, **ends},
+                "image_token_id": config.image_token_id,
+                "video_token_id": config.video_token_id,
+                **ends,
+            }
+    raise TypeError(f"no published form is known here of {type(config).__name__}")
 
 
 def _renamed(name: str, names: list[tuple[str, str]]) -> str:

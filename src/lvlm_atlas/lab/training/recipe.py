@@ -21,6 +21,9 @@ class Phase:
     """Share of the learning rates that it starts at; None: they go on falling from the phase before."""
     sparse: float = 0.0
     """Share of the steps that show the language model only some of each picture's vision tokens, drawn by chance."""
+    placed: float = 0.0
+    """Weight of telling from the features of a patch in which row and column it lies, so that a vision token says it
+    wherever it stands in the prompt."""
 
 
 FRAMES = 32
@@ -34,13 +37,21 @@ PHASES = (
     Phase(1_000, {"still": 0.15, "chart": 0.15, "count": 0.1, "images": 0.2, "needle": 0.2, "burst": 0.2}),
     Phase(600, {"still": 0.1, "chart": 0.25, "caption": 0.2, "needle": 0.2, "burst": 0.25}, rate=0.6),
     Phase(
-        600,
-        {"still": 0.25, "chart": 0.15, "count": 0.1, "caption": 0.15, "images": 0.1, "needle": 0.1, "burst": 0.15},
-        rate=0.6,
-        sparse=0.7,
+        900,
+        {"still": 0.3, "chart": 0.1, "count": 0.1, "caption": 0.2, "images": 0.05, "needle": 0.1, "burst": 0.15},
+        rate=0.8,
+        sparse=0.5,
+        placed=1.0,
+    ),
+    Phase(
+        700,
+        {"still": 0.2, "chart": 0.1, "count": 0.1, "caption": 0.25, "images": 0.05, "needle": 0.1, "burst": 0.2},
+        rate=0.7,
+        sparse=0.5,
+        placed=1.0,
     ),
 )
-LEAST_KEPT = 0.1
+LEAST_KEPT = 0.15
 """Share of a picture's vision tokens that a sparse step keeps at least."""
 MATRIX_RATE, OTHER_RATE = 3e-3, 3e-3
 """Learning rates of matrices, whose updates Muon makes orthogonal (scaled to the size of AdamW's), and of all else."""

@@ -22,7 +22,9 @@ from lvlm_atlas.lab.tasks.frames import IMAGES
 from lvlm_atlas.lab.tasks.task import training_sample
 from lvlm_atlas.lab.training import recipe
 from lvlm_atlas.lab.training.batch import UNJUDGED, Batch, batch
-from lvlm_atlas.reference.flow.trace import Trace
+from lvlm_atlas.lab.training.optimisers import Optimisers
+from lvlm_atlas.lab.training.reading import encoded, logits, sequence
+from lvlm_atlas.lab.training.shapes import grid, patch_order, vision_tokens
 from lvlm_atlas.reference.lvlm.config import Config
 from lvlm_atlas.reference.lvlm.model import LVLM
 from lvlm_atlas.reference.lvlm.weights import fill
@@ -58,18 +60,21 @@ class Trainer:
     model: LVLM = field(init=False)
     tell: nn.Linear = field(init=False)
     """From the encoder's features to what a patch shows."""
+    place: nn.Linear = field(init=False)
+    """From the same to the row and the column in which it lies."""
 
     def __post_init__(self) -> None:
         self.model = fill(LVLM.empty(self.config), seed=self.seed, dtype=torch.float32, device="cpu")
         torch.manual_seed(self.seed)
         self.tell = nn.Linear(self.config.vision.hidden_size, len(labels()))
+        self.place = nn.Linear(self.config.vision.hidden_size, 2 * grid(self.config))
         with torch.no_grad():
             for name, weight in self.model.named_parameters():
                 weight.requires_grad_()
                 if "embed" in name and weight.dim() < 3:
                     weight.mul_(0.2)  # one is as large as what a patch or token says
-        self._optimisers = self._new_optimisers()
-        self._rates = [group["lr"] for one in self._optimisers for group in one.param_groups]
+        heads = (*self.tell.parameters(), *self.place.parameters())
+        self._optimisers = Optimisers(self.model.named_parameters(), heads)
         if self.kept.is_file():
             self._resume()
 
@@ -84,32 +89,25 @@ class Trainer:
 
     def _one(self, phase: recipe.Phase) -> tuple[float, float]:
         random = np.random.default_rng((self.seed, self.step))
-        whole = self.config.vision.patches // self.config.patches_a_token
+        whole = vision_tokens(self.config)
         index_FK = _some(random, whole) if phase.sparse and random.random() < phase.sparse else None
         shown = self._shown(random, phase, whole if index_FK is None else index_FK.shape[1])
         with torch.enable_grad():
-            feature_FPD, answers = self._forward(shown, index_FK, language=phase.language)
-            told = self.tell(feature_FPD).flatten(0, 1)
+            feature_TPD, answers = self._forward(shown, index_FK, language=phase.language)
+            told = self.tell(feature_TPD).flatten(0, 1)
             weight = torch.ones(told.shape[-1])
             weight[0] = recipe.BACKGROUND
-            patches = cross_entropy(told, shown.shown_FP.flatten(), weight)
-            (answers + patches).backward()
-        weights = [*self.model.parameters(), *self.tell.parameters()]
-        nn.utils.clip_grad_norm_([weight for weight in weights if weight.grad is not None], recipe.CLIP)
-        for group, rate in zip(
-            (group for one in self._optimisers for group in one.param_groups), self._rates, strict=True
-        ):
-            group["lr"] = rate * recipe.rate_share(self.step)
-        for one in self._optimisers:
-            one.step()
-            one.zero_grad()
+            patches = cross_entropy(told, shown.shown_TP.flatten(), weight)
+            places = self._placed(feature_TPD) if phase.placed else 0.0
+            (answers + patches + phase.placed * places).backward()
+        self._optimisers.step(recipe.rate_share(self.step))
         return float(answers.detach()), float(patches.detach())
 
     def _shown(self, random: np.random.Generator, phase: recipe.Phase, tokens: int) -> Batch:
         kinds = [*phase.kinds]
         kind = kinds[random.choice(len(kinds), p=[*phase.kinds.values()])]
         samples = [training_sample(random, kind, recipe.WORDS) for _ in range(recipe.FRAMES // PICTURES[kind])]
-        return batch(samples, self.config.vision.patch_size, tokens)
+        return batch(samples, self.config, tokens)
 
     def _forward(self, shown: Batch, index_FK: Tensor | None, *, language: bool) -> tuple[Tensor, Tensor]:
         """The encoder's features, and the loss of the answers; that is 0 where the encoder alone is trained.
@@ -119,34 +117,25 @@ class Trainer:
             index_FK: the vision tokens of each frame that the language model gets; None: all.
             language: whether the whole model is trained.
         """
-        dialect = self.model.dialect
-        patches = dialect.patches(shown.frames_F3HW, Trace(), lambda _, __, patches: patches)
-        feature_FPD = dialect.features(patches)
+        frames = encoded(self.model, shown.frames_F3HW)
         if not language:
-            return feature_FPD, torch.zeros(())
-        tokens = dialect.vision_tokens(dialect.adapter(feature_FPD), patches, dialect.clips(shown.frames_F3HW)[0])
-        if index_FK is not None:
-            tokens = tokens.keep([*index_FK])
-        prompt = dialect.prompt(shown.ids_BN, None, [tokens])
-        left = self.model.prefill(prompt.embed(self.model.language_model.model.embed_tokens)).outputs
-        logits = self.model.language_model.logits(left.hidden_BND)
-        return feature_FPD, cross_entropy(logits.flatten(0, 1), shown.target_BN.flatten(), ignore_index=UNJUDGED)
+            return frames.feature_TPD, torch.zeros(())
+        told = logits(self.model, sequence(self.model, shown, frames, index_FK))
+        answers = cross_entropy(told.flatten(0, 1), shown.target_BN.flatten(), ignore_index=UNJUDGED)
+        return frames.feature_TPD, answers
 
-    def _new_optimisers(self) -> list[torch.optim.Optimizer]:
-        matrices, others = list[nn.Parameter](), [*self.tell.parameters()]
-        for name, weight in self.model.named_parameters():
-            apart = weight.dim() != 2 or "embed" in name or "lm_head" in name
-            (others if apart else matrices).append(weight)
-        return [
-            torch.optim.Muon(
-                matrices, lr=recipe.MATRIX_RATE, weight_decay=recipe.DECAY, adjust_lr_fn="match_rms_adamw"
-            ),
-            torch.optim.AdamW(others, lr=recipe.OTHER_RATE, betas=(0.9, 0.98), weight_decay=recipe.DECAY),
-        ]
+    def _placed(self, feature_TPD: Tensor) -> Tensor:
+        """The loss of rows and columns."""
+        side, order_P = grid(self.config), patch_order(self.config)
+        told = self.place(feature_TPD).unflatten(-1, (2, side)).flatten(0, 2)
+        place_P2 = torch.stack([order_P // side, order_P % side], dim=-1)
+        return cross_entropy(told, place_P2.expand(len(feature_TPD), -1, -1).flatten())
 
     def _keep(self) -> None:
-        state = {"step": self.step, "model": self.model.state_dict(), "tell": self.tell.state_dict(),
-                 "optimisers": [one.state_dict() for one in self._optimisers]}  # fmt: skip
+        state = {
+            "step": self.step, "model": self.model.state_dict(), "tell": self.tell.state_dict(),
+            "place": self.place.state_dict(), "optimisers": [one.state_dict() for one in self._optimisers.each],
+        }  # fmt: skip
         self.kept.parent.mkdir(parents=True, exist_ok=True)
         half = self.kept.with_suffix(f".{os.getpid()}.part")
         torch.save(state, half)
@@ -157,7 +146,8 @@ class Trainer:
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
         self.tell.load_state_dict(state["tell"])
-        for one, kept in zip(self._optimisers, state["optimisers"], strict=True):
+        self.place.load_state_dict(state["place"])
+        for one, kept in zip(self._optimisers.each, state["optimisers"], strict=True):
             one.load_state_dict(kept)
 
 

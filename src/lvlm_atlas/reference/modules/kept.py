@@ -20,9 +20,11 @@ from lvlm_atlas.reference.lvlm.weights import draw
 Module = TypeVar("Module", bound=nn.Module)
 
 _KEPT: MutableMapping[Target, dict[Hashable, nn.Module]] = WeakKeyDictionary()
-"""The modules of each model."""
-_GIVEN: MutableMapping[Target, set[Hashable]] = WeakKeyDictionary()
-"""Keys of those that were given."""
+"""The modules of each model that were drawn."""
+_GIVEN: MutableMapping[Target, dict[Hashable, nn.Module]] = WeakKeyDictionary()
+"""Those that were given to it."""
+_TAKEN: MutableMapping[Target, set[Hashable]] = WeakKeyDictionary()
+"""Keys of given modules that something asked for."""
 
 
 def module_of(run: Run, key: Hashable, build: Callable[[], Module], *, dtype: torch.dtype | None = None) -> Module:
@@ -36,6 +38,8 @@ def module_of(run: Run, key: Hashable, build: Callable[[], Module], *, dtype: to
         dtype: type of the weights; None is that of the model's.
     """
     kept = _KEPT.setdefault(run.target, {})
+    if (trained := given(run.target, key)) is not None:
+        return trained  # type: ignore[return-value]  # a key stands for one kind of module
     if key not in kept:
         kept[key] = drawn(build, dtype=dtype or run.target.dtype, device=run.target.device)
     return kept[key]  # type: ignore[return-value]  # a key stands for one kind of module
@@ -43,24 +47,31 @@ def module_of(run: Run, key: Hashable, build: Callable[[], Module], *, dtype: to
 
 def random_weights(model: Target) -> int:
     """How many numbers with random values the modules hold that a model keeps; those that were given do not count."""
-    return sum(
-        weight.numel()
-        for key, module in _KEPT.get(model, {}).items()
-        if key not in _GIVEN.get(model, ())
-        for weight in module.parameters()
-    )
+    return sum(weight.numel() for module in _KEPT.get(model, {}).values() for weight in module.parameters())
 
 
 def give(model: Target, key: Hashable, module: nn.Module) -> None:
     """Let a model keep this module under `key`, trained weights and all, in place of a random one; it is frozen."""
-    _KEPT.setdefault(model, {})[key] = module.eval().requires_grad_(requires_grad=False)
-    _GIVEN.setdefault(model, set()).add(key)
+    _GIVEN.setdefault(model, {})[key] = module.eval().requires_grad_(requires_grad=False)
+
+
+def given(model: Target, key: Hashable) -> nn.Module | None:
+    """The module that was given to a model under `key`, if there is one; from then on it counts as taken."""
+    module = _GIVEN.get(model, {}).get(key)
+    if module is not None:
+        _TAKEN.setdefault(model, set()).add(key)
+    return module
+
+
+def taken(model: Target) -> frozenset[Hashable]:
+    """The keys of given modules that something asked for."""
+    return frozenset(_TAKEN.get(model, ()))
 
 
 def forget(model: Target) -> None:
     """Let a model keep no module any more."""
-    _KEPT.pop(model, None)
-    _GIVEN.pop(model, None)
+    for each in (_KEPT, _GIVEN, _TAKEN):
+        each.pop(model, None)
 
 
 def drawn(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
+from lvlm_atlas.drafts.model import deepseek_ocr
 from lvlm_atlas.drafts.model.encoders import siglip
 from lvlm_atlas.drafts.model.llms import llm, parameters
 from lvlm_atlas.drafts.model.parts import Parts
@@ -24,11 +25,13 @@ LATENT = ("kv_lora_rank", "q_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim",
 
 
 def parts(config: Source, processor: Source) -> Parts:  # noqa: ARG001 - all families are called alike
-    """What a configuration of DeepSeek-VL2 says.
+    """What a configuration of DeepSeek-VL2 says, or of DeepSeek-OCR, which has the same name.
 
     Raises:
-        AtlasError: the encoder or the projector is another, as in DeepSeek-OCR.
+        AtlasError: the encoder or the projector is another.
     """
+    if config.part("vision_config").text("model_name") == deepseek_ocr.NAME:
+        return deepseek_ocr.parts(config, _llm(config))
     vision, vision_parameters = siglip(_encoder(config))
     text, text_parameters, text_active = _llm(config)
     adapter, adapter_parameters = _adapter(config.part("projector_config"), text["hidden"])
@@ -60,8 +63,7 @@ def _encoder(config: Source) -> Source:
     name = given.text("model_name") or ""
     if name not in ENCODERS:
         raise AtlasError(
-            f"{config.file}: vision_config.model_name is {name!r}, which is not known; {suggestion(name, ENCODERS)}; "
-            "DeepSeek-OCR shares the family's name, not its encoder"
+            f"{config.file}: vision_config.model_name is {name!r}, which is not known; {suggestion(name, ENCODERS)}"
         )
     return Source(ENCODERS[name], given.place, given.file, given.said)
 

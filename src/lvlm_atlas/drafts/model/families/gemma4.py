@@ -6,25 +6,14 @@ from lvlm_atlas.drafts.model.encoders import block, vit
 from lvlm_atlas.drafts.model.llms import llm, parameters
 from lvlm_atlas.drafts.model.parts import Parts
 from lvlm_atlas.drafts.model.source import Source
-from lvlm_atlas.fault import AtlasError
 
 VIDEO_FRAMES, VIDEO_TOKENS = 32, 70
 """Frames that the class of the family's video processor reads, and the budget of each."""
 
 
 def parts(config: Source, processor: Source) -> Parts:
-    """What a configuration of Gemma-4 says.
-
-    Raises:
-        AtlasError: layers have inputs of their own or share caches, which records cannot say.
-    """
+    """What a configuration of Gemma-4 says."""
     text_given = config.part("text_config").read_by("Gemma4TextConfig")
-    for key in ("hidden_size_per_layer_input", "num_kv_shared_layers"):
-        if text_given.number(key, least=0):
-            raise AtlasError(
-                f"{config.file}: text_config.{key} is {text_given.number(key)}, which records cannot say; "
-                "write this one by hand"
-            )
     given = config.part("vision_config").read_by("Gemma4VisionConfig")
     vision = vit(
         given, class_token=False, position="learned, and 2D RoPE", gated=True, norm="rmsnorm",

@@ -46,7 +46,7 @@ class RelaxedVerification(Technique):
     mass: float = 0.4
     """Share θ of the attention that the choice of the draft's vision tokens gathers first."""
     draft: Target | None = field(default=None, repr=False)
-    """The draft model; None lets the target draft for itself."""
+    """The draft model; None takes the one that was given to the model of the run, else the target itself."""
 
     acts_at: ClassVar = ("decode-loop",)
     needs: ClassVar = (

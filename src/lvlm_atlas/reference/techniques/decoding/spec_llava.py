@@ -28,6 +28,7 @@ from lvlm_atlas.reference.drafting.target import Target
 from lvlm_atlas.reference.drafting.tree import GrowingTreeDrafter, grow_and_prune
 from lvlm_atlas.reference.lvlm.contexts import DecodeLoop
 from lvlm_atlas.reference.lvlm.technique import Technique
+from lvlm_atlas.reference.modules.draft_model import draft_model
 from lvlm_atlas.reference.ops.verification import verify_tree  # noqa: F401 - steps of the entry
 
 
@@ -46,7 +47,7 @@ class SpecLlava(Technique):
     top_k: int = 31
     """Children k of each node that is expanded."""
     draft: Target | None = field(default=None, repr=False)
-    """The draft model; None lets the target draft for itself."""
+    """The draft model; None takes the one that was given to the model of the run, else the target itself."""
 
     acts_at: ClassVar = ("decode-loop",)
     needs: ClassVar = ("draft-model", "same-vocabulary", "tree-attention", "cache-rollback")
@@ -57,7 +58,8 @@ class SpecLlava(Technique):
     def begin_decoding(self, at: DecodeLoop) -> Speculation:
         """The drafter of this request, its draft prefilled with the whole prompt; trees are accepted losslessly."""
         run = at.run
-        model, prompt = draft_prompt(self.draft, run.target, run.request, run.techniques, at.prefill.inputs)
+        small = draft_model(self.draft, run)
+        model, prompt = draft_prompt(small, run.target, run.request, run.techniques, at.prefill.inputs)
         draft = Draft(model, prompt, run.trace)
         drafter = GrowingTreeDrafter(draft, self.nodes, self.depth, self.top_k, grow_and_prune)
         return Speculation(drafter, RejectionSampling())

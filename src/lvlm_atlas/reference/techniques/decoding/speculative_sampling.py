@@ -25,6 +25,7 @@ from lvlm_atlas.reference.drafting.rounds import Speculation
 from lvlm_atlas.reference.drafting.target import Target
 from lvlm_atlas.reference.lvlm.contexts import DecodeLoop
 from lvlm_atlas.reference.lvlm.technique import Technique
+from lvlm_atlas.reference.modules.draft_model import draft_model
 from lvlm_atlas.reference.ops.verification import verify  # noqa: F401 - steps of the entry
 
 
@@ -39,7 +40,7 @@ class SpeculativeSampling(Technique):
     gamma: int = 4
     """Tokens γ drafted in a round."""
     draft: Target | None = field(default=None, repr=False)
-    """The draft model; None lets the target draft for itself."""
+    """The draft model; None takes the one that was given to the model of the run, else the target itself."""
 
     acts_at: ClassVar = ("decode-loop",)
     needs: ClassVar = ("draft-model", "same-vocabulary", "cache-rollback")
@@ -50,7 +51,8 @@ class SpeculativeSampling(Technique):
     def begin_decoding(self, at: DecodeLoop) -> Speculation:
         """The drafter of this request, its draft prefilled with the whole prompt."""
         run, request = at.run, at.run.request
-        model, prompt = draft_prompt(self.draft, run.target, request, run.techniques, at.prefill.inputs)
+        small = draft_model(self.draft, run)
+        model, prompt = draft_prompt(small, run.target, request, run.techniques, at.prefill.inputs)
         # Not the verifier's stream, which starts from `seed`: a draft drawn with the numbers that judge it is biased.
         generator = torch.Generator().manual_seed(~request.seed)
         drafter = ChainDrafter(Draft(model, prompt, run.trace), self.gamma, request.distribution, generator)

@@ -31,6 +31,7 @@ from lvlm_atlas.reference.drafting.target import Target
 from lvlm_atlas.reference.drafting.tree import Shape, TreeDrafter
 from lvlm_atlas.reference.lvlm.contexts import DecodeLoop
 from lvlm_atlas.reference.lvlm.technique import Technique
+from lvlm_atlas.reference.modules.draft_model import draft_model
 from lvlm_atlas.reference.ops.places import mask_of, places_of
 from lvlm_atlas.reference.ops.verification import accept  # noqa: F401 - steps of the entry
 from lvlm_atlas.reference.refusal import Refusal
@@ -106,7 +107,7 @@ class SpecVlmJi(Technique):
     tree: bool = True
     """Whether to draft the tree of 25 tokens; otherwise a chain of 5."""
     draft: Target | None = field(default=None, repr=False)
-    """The draft model; None lets the target draft for itself."""
+    """The draft model; None takes the one that was given to the model of the run, else the target itself."""
 
     acts_at: ClassVar = ("decode-loop",)
     needs: ClassVar = (
@@ -141,7 +142,8 @@ class SpecVlmJi(Technique):
             Refusal: draft and target see different numbers of vision tokens; no text follows the last vision token.
         """
         run, request, prefill = at.run, at.run.request, at.prefill
-        model, prompt = draft_prompt(self.draft, run.target, request, run.techniques, prefill.inputs)
+        small = draft_model(self.draft, run)
+        model, prompt = draft_prompt(small, run.target, request, run.techniques, prefill.inputs)
         vision, ours = (inputs.vision_places().shape[1] for inputs in (prefill.inputs, prompt))
         if vision != ours:
             raise Refusal(f"draft and target must see equally many vision tokens, got {ours} and {vision}")

@@ -29,6 +29,7 @@ from lvlm_atlas.reference.drafting.rounds import Drafter, Proposal, Speculation,
 from lvlm_atlas.reference.drafting.target import Target
 from lvlm_atlas.reference.lvlm.contexts import CacheStep, DecodeLoop
 from lvlm_atlas.reference.lvlm.technique import Run, Technique
+from lvlm_atlas.reference.modules.draft_model import draft_model
 from lvlm_atlas.reference.ops.attention import mask_of_heads
 from lvlm_atlas.reference.ops.verification import verify  # noqa: F401 - steps of the entry
 
@@ -80,7 +81,8 @@ class _Gate:
     def begin_decoding(self, at: DecodeLoop) -> Speculation:
         """A chain of the draft model behind the gate."""
         run, request = at.run, at.run.request
-        model, prompt = draft_prompt(self.technique.draft, run.target, request, run.techniques, at.prefill.inputs)
+        small = draft_model(self.technique.draft, run)
+        model, prompt = draft_prompt(small, run.target, request, run.techniques, at.prefill.inputs)
         # Not the verifier's stream, which starts from `seed`: a draft drawn with the numbers that judge it is biased.
         generator = torch.Generator().manual_seed(~request.seed)
         chain = ChainDrafter(Draft(model, prompt, run.trace), self.technique.gamma, request.distribution, generator)
@@ -108,7 +110,7 @@ class ViSkip(Technique):
     gamma: int = 4
     """Tokens γ drafted in a round."""
     draft: Target | None = field(default=None, repr=False)
-    """The draft model; None lets the target draft for itself."""
+    """The draft model; None takes the one that was given to the model of the run, else the target itself."""
 
     acts_at: ClassVar = ("cache-step", "decode-loop")
     needs: ClassVar = ("draft-model", "same-vocabulary", "attention-row", "modality-mask", "cache-rollback")

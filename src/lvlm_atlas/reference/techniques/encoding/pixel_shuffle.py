@@ -83,10 +83,8 @@ class PixelShuffle(Technique):
             raise ValueError(f"version must be v1 or v2, got {self.version!r}")
 
     def begin(self, run: Run) -> Any:
-        """The adapter with its weights, which both versions share."""
-        widths = run.config.vision.hidden_size, run.config.text.hidden_size
-        projector = module_of(run, (PixelShuffle, self.factor), lambda: ShuffleProjector(*widths, factor=self.factor))
-        return _Acting(self, run, projector)
+        """The adapter in this run."""
+        return _Acting(self, run)
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,15 @@ class _Acting:
 
     setting: PixelShuffle
     run: Run
-    projector: ShuffleProjector
+
+    @property
+    def projector(self) -> ShuffleProjector:
+        """The adapter with its weights, which both versions share; made only once the factor is known to fit."""
+        setting, config = self.setting, self.run.config
+        widths = config.vision.hidden_size, config.text.hidden_size
+        return module_of(
+            self.run, (PixelShuffle, setting.factor), lambda: ShuffleProjector(*widths, factor=setting.factor)
+        )
 
     def adapt(self, at: Adapter) -> Tensor:
         """The vision tokens (F, N / k², D).

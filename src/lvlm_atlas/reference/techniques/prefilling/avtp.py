@@ -1,6 +1,6 @@
 """AVTP: vision tokens whose hidden states change little between layers go, fewer of them in images that change more.
 
-Paper: anonymous2026avtp; code: zry13/AVTP, qwen3vl/modeling_qwen3vl_avtp.py (`Qwen3VLTextModel.forward`).
+Paper: zhang2026avtp; code: zry13/AVTP, qwen3vl/modeling_qwen3vl_avtp.py (`Qwen3VLTextModel.forward`).
 
 Symbols: `reduce_layers` → `layers`, `base_ratio_list` → `shares`, `cos_sim` → cosine, `img_start_pos` → the place in
 front of an image, whose token is its start mark.

@@ -1,0 +1,67 @@
+"""How far the loss of techniques together is from the sum of their losses, with a paired bootstrap interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lvlm_atlas.schema.stack import Departure, StackTask
+
+DRAWS = 4000
+"""Resamples of the bootstrap."""
+LEVEL = 0.95
+DIGITS = 4
+Right = NDArray[np.int64]
+
+
+def departure(tasks: Sequence[StackTask]) -> Departure:
+    """The joint loss less the sum of the losses, mean over tasks and models.
+
+    A loss is one less the questions answered rightly over those without techniques. Samples are drawn again with all of
+    their questions, the same for each technique, for all of them and for every model; models are drawn again too.
+
+    Args:
+        tasks: what was answered rightly; models may have tasks that others lack.
+    """
+    random = np.random.default_rng(0)
+    samples = {each.task: each.samples for each in tasks}
+    drawn = {name: random.integers(count, size=(DRAWS, count)) for name, count in samples.items()}
+    models = [*dict.fromkeys(each.checkpoint for each in tasks)]
+    own = [[each for each in tasks if each.checkpoint == model] for model in models]
+    value = np.mean([np.mean([_difference(each, np.arange(each.samples)[None]) for each in ours]) for ours in own])
+    again_MD = np.stack([np.mean([_difference(each, drawn[each.task]) for each in ours], axis=0) for ours in own])
+    chosen_MD = random.integers(len(models), size=again_MD.shape)
+    again_D = np.take_along_axis(again_MD, chosen_MD, axis=0).mean(axis=0)
+    low, high = np.quantile(again_D, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Departure(value=_rounded(value), low=_rounded(low), high=_rounded(high))
+
+
+def kept(tasks: Sequence[StackTask]) -> tuple[tuple[float, ...], float]:
+    """The share of right answers kept by each technique alone, and by all together, mean over tasks and models."""
+    rows = [
+        [answers.count("1") / max(1, each.full.count("1")) for answers in (*each.alone, each.joint)] for each in tasks
+    ]
+    *alone, joint = np.mean(rows, axis=0)
+    return tuple(_rounded(share) for share in alone), _rounded(joint)
+
+
+def _difference(task: StackTask, drawn_DS: Right) -> NDArray[np.float64]:
+    """Joint loss less the sum of the losses, for samples that are drawn, a row a time."""
+    full_D, joint_D, *alone = (
+        _right(answers, task.samples)[drawn_DS].sum(axis=1) for answers in (task.full, task.joint, *task.alone)
+    )
+    lost = full_D - joint_D - sum(full_D - alone_D for alone_D in alone)
+    share_D: NDArray[np.float64] = lost / np.maximum(full_D, 1)
+    return share_D
+
+
+def _right(answers: str, samples: int) -> Right:
+    """Questions of each sample that are answered rightly."""
+    right_S: Right = np.array([*map(int, answers)]).reshape(samples, -1).sum(axis=1)
+    return right_S
+
+
+def _rounded(number: float) -> float:
+    return round(float(number), DIGITS) + 0.0  # no minus before a zero

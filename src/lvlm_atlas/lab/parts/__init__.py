@@ -1,0 +1,1 @@
+"""Trains what techniques bring along, for a model that is trained already: scorers, a draft, heads."""

@@ -1,0 +1,150 @@
+"""Parts of trained models, as they lie beside these: written with a record of how they came about, and found again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+
+from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.files import replace_file
+from lvlm_atlas.lab.parts.lessons import LESSONS
+from lvlm_atlas.lab.photographs.sources import sources
+from lvlm_atlas.lab.training.checkpoint import FOLDER, WEIGHTS, Checkpoint, Share, licences
+from lvlm_atlas.reference.lvlm.model import LVLM
+from lvlm_atlas.reference.modules.kept import forget, give, taken
+from lvlm_atlas.schema.record import Id, Record
+
+RECORD = "part.yaml"
+
+
+class Part(Record):
+    """How a part was trained, and how well it does on pictures that were held back."""
+
+    id: Id
+    """The folder's name."""
+    lesson: Id
+    """What it is."""
+    checkpoint: Id
+    """The model that it was trained for."""
+    model: str
+    """Hash of that model's weights."""
+    summary: str
+    """What it is, in words."""
+    departs: str
+    """What was done otherwise than in the papers."""
+    seed: int
+    """Of its first weights and of all that it was shown."""
+    parameters: int
+    """How many numbers it has."""
+    steps: int
+    """Steps of training."""
+    pictures: int
+    """Pictures that these showed."""
+    sha256: str
+    """Hash of the weights' file."""
+    data: str
+    """Digest of what its pictures are made of."""
+    licences: dict[str, str]
+    """Packages of these pictures, and the licences of what is used of them."""
+    samples: int
+    """Held-back samples of each kind."""
+    held_back: dict[str, Share]
+    """How well it does on them; what is counted, the lesson says."""
+
+
+@dataclass(frozen=True)
+class Equipment:
+    """The parts of a model, ready to be given to it."""
+
+    parts: Mapping[Any, tuple[Part, nn.Module]]
+    """By what the model keeps them under."""
+
+    def equip(self, model: LVLM) -> None:
+        """Let the model keep these parts, and no others."""
+        forget(model)
+        for key, (_, module) in self.parts.items():
+            give(model, key, module)
+
+    def used(self, model: LVLM) -> list[Part]:
+        """The parts that something has asked the model for since."""
+        asked = taken(model)
+        return [part for key, (part, _) in self.parts.items() if key in asked]
+
+
+def write(root: Path, checkpoint: Checkpoint, name: str, part: nn.Module, about: Mapping[str, Any]) -> Path:
+    """Write a part of a model under `root`, with its record.
+
+    Args:
+        root: the root.
+        checkpoint: the model.
+        name: of the lesson.
+        part: the part.
+        about: the fields of its record that are not known here.
+    """
+    lesson, id_ = LESSONS[name], f"{checkpoint.id}-{name}"
+    folder = root / FOLDER / id_
+    folder.mkdir(parents=True, exist_ok=True)
+    files = lesson.files(part)
+    record = Part(
+        id=id_, lesson=name, checkpoint=checkpoint.id, model=checkpoint.sha256, summary=lesson.summary,
+        departs=lesson.departs, parameters=sum(weight.numel() for weight in part.parameters()), steps=lesson.steps,
+        pictures=lesson.steps * lesson.pictures, sha256=sha256(files[WEIGHTS]).hexdigest(), data=sources().digest,
+        licences=licences(), **about,
+    )  # fmt: skip
+    for file, content in files.items():
+        replace_file(folder / file, content)
+    replace_file(folder / RECORD, yaml.safe_dump(record.model_dump(mode="json"), sort_keys=False, width=120))
+    return folder
+
+
+def known(root: Path, checkpoint: Checkpoint) -> dict[str, Part]:
+    """The parts of a model that lie under `root`, by lesson.
+
+    Raises:
+        AtlasError: one of them was trained for another model of that name.
+    """
+    found = _records(root, checkpoint)
+    for part in found.values():
+        if part.model != checkpoint.sha256:
+            raise AtlasError(
+                f"{root / FOLDER / part.id / RECORD}: was trained for a {checkpoint.id} with other weights, "
+                f"{part.model[:8]}…, than are there now, {checkpoint.sha256[:8]}…; train it anew: "
+                f"lvlm-atlas lab train {checkpoint.dialect} --seed {checkpoint.seed} --part {part.lesson}"
+            )
+    return found
+
+
+def lacking(root: Path, checkpoint: Checkpoint, names: Iterable[str]) -> list[str]:
+    """Of lessons those whose part a model lacks, or has from other weights or from another number of steps."""
+    found = _records(root, checkpoint)
+    return [
+        name for name in names
+        if name not in found or (found[name].model, found[name].steps) != (checkpoint.sha256, LESSONS[name].steps)
+    ]  # fmt: skip
+
+
+def _records(root: Path, checkpoint: Checkpoint) -> dict[str, Part]:
+    paths = sorted((root / FOLDER).glob(f"*/{RECORD}"))
+    found = (Part.model_validate(yaml.safe_load(path.read_text("utf-8"))) for path in paths)
+    return {part.lesson: part for part in found if part.checkpoint == checkpoint.id}
+
+
+def equipment(root: Path, checkpoint: Checkpoint, model: LVLM) -> Equipment:
+    """The parts of a model that is loaded.
+
+    Raises:
+        AtlasError: as in `known`, or the weights of one are not those of its record.
+    """
+    parts = {}
+    for name, part in known(root, checkpoint).items():
+        folder, lesson = root / FOLDER / part.id, LESSONS[name]
+        if sha256((folder / WEIGHTS).read_bytes()).hexdigest() != part.sha256:
+            raise AtlasError(f"{folder / WEIGHTS}: is not what {RECORD} beside it says; restore it, or train it anew")
+        parts[lesson.key(model.config)] = (part, lesson.read(folder, model))
+    return Equipment(parts)

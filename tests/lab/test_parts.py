@@ -1,0 +1,217 @@
+"""Parts of trained models: trained by seed, written with a record, read again, and asked for by techniques."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lvlm_atlas import load as load_atlas
+from lvlm_atlas.atlas.records import CURVES, Records
+from lvlm_atlas.atlas.root import data_root
+from lvlm_atlas.fault import AtlasError
+from lvlm_atlas.lab.curves import curve
+from lvlm_atlas.lab.curves.asking import first_request
+from lvlm_atlas.lab.curves.curve import CurveAnswer, CurveJob, carry_out
+from lvlm_atlas.lab.curves.record import missing
+from lvlm_atlas.lab.curves.record import write as write_curve
+from lvlm_atlas.lab.parts import questions, scorer
+from lvlm_atlas.lab.parts.draft import SHARE
+from lvlm_atlas.lab.parts.lessons import LESSONS, lessons
+from lvlm_atlas.lab.parts.part import equipment, known, lacking, write
+from lvlm_atlas.lab.parts.trainer import train
+from lvlm_atlas.lab.photographs.scene import scene
+from lvlm_atlas.lab.tasks.task import TASKS
+from lvlm_atlas.lab.tasks.vocabulary import token_ids
+from lvlm_atlas.lab.training import recipe
+from lvlm_atlas.lab.training.checkpoint import WEIGHTS, Checkpoint
+from lvlm_atlas.lab.training.checkpoint import known as trained_models
+from lvlm_atlas.lab.training.shapes import shapes, smaller
+from lvlm_atlas.reference.lvlm.model import LVLM
+from lvlm_atlas.reference.lvlm.weights import fill
+from lvlm_atlas.reference.modules.kept import random_weights
+from lvlm_atlas.reference.techniques.decoding.massv import Massv
+from lvlm_atlas.reference.techniques.decoding.msd import Msd
+from lvlm_atlas.reference.techniques.decoding.speculative_sampling import SpeculativeSampling
+from lvlm_atlas.reference.techniques.decoding.tree_verification import TreeVerification
+from lvlm_atlas.reference.techniques.encoding.keyvideollm import KeyVideoLLM
+from lvlm_atlas.reference.techniques.encoding.nvila import Nvila
+from lvlm_atlas.reference.techniques.encoding.pixel_shuffle import PixelShuffle
+from lvlm_atlas.reference.techniques.encoding.tosa import ToSA
+from lvlm_atlas.reference.techniques.encoding.trim import Trim
+
+ROOT = data_root()
+STEPS = 2
+every_lesson = pytest.mark.parametrize("name", LESSONS)
+USED_BY = {
+    "frame-scorer": KeyVideoLLM(max_frames=2),
+    "patch-scorer": Trim(),
+    "depth-head": ToSA(),
+    "draft": SpeculativeSampling(),
+    "feature-head": TreeVerification(),
+    "decoupled-head": Msd(),
+    "seeing-drafter": Massv(),
+    "shuffle-projector": PixelShuffle(),
+    "nvila-projector": Nvila(),
+}
+"""A technique that asks for each part."""
+
+pytestmark = pytest.mark.usefixtures("noise")
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lessons of a few small steps."""
+    monkeypatch.setattr(recipe, "FRAMES", 8)
+    monkeypatch.setattr(scorer, "PICTURES", (("still", 2), ("needle", 1)))
+    monkeypatch.setattr(scorer, "TOWER", replace(scorer.TOWER, hidden_size=16, num_hidden_layers=1))
+    for lesson in LESSONS.values():
+        monkeypatch.setattr(type(lesson), "steps", STEPS)
+
+
+def a_model(seed: int = 0) -> LVLM:
+    narrow = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2}
+    config = smaller(shapes()["llava"], narrow, narrow | {"hidden_size": 32})
+    return fill(LVLM.empty(config), seed=seed, dtype=torch.float32, device="cpu")
+
+
+def a_checkpoint() -> Checkpoint:
+    return Checkpoint(
+        id="lab-x", dialect="llava", seed=0, parameters=1, steps=1, pictures=1, sha256="a" * 64, data="", licences={},
+        samples=1, accuracy={}, blind={}, downsampled={},
+    )  # fmt: skip
+
+
+def trained(name: str, model: LVLM) -> tuple[torch.nn.Module, list[float]]:
+    pupil = LESSONS[name].pupil(model, 3)
+    losses = [*train(LESSONS[name], model, pupil, 3)]
+    return pupil.part, losses
+
+
+@every_lesson
+def test_a_part_is_the_same_for_a_seed_and_is_read_as_it_was_written(name: str, tmp_path: Path) -> None:
+    model, lesson, checkpoint = a_model(), LESSONS[name], a_checkpoint()
+    begun = {key: weight.clone() for key, weight in lesson.pupil(model, 3).part.state_dict().items()}
+    part, losses = trained(name, model)
+    again, same = trained(name, model)
+    assert losses == same
+    assert len(losses) == STEPS
+    assert any(not torch.equal(begun[key], weight) for key, weight in part.state_dict().items())
+    held_back = dict(lesson.judged(model, part, 1))
+    assert held_back == dict(lesson.judged(model, again, 1))
+    folder = write(tmp_path, checkpoint, name, part, {"seed": 3, "samples": 1, "held_back": held_back})
+    (record,) = known(tmp_path, checkpoint).values()
+    assert lacking(tmp_path, checkpoint, LESSONS) == [each for each in LESSONS if each != name]
+    assert record.held_back == held_back
+    read = lesson.read(folder, model)
+    for (key_1, one), (key_2, other) in zip(part.named_parameters(), read.named_parameters(), strict=True):
+        assert key_1 == key_2
+        assert torch.allclose(one, other, atol=1e-2)
+
+
+@every_lesson
+def test_a_technique_takes_the_part_that_its_model_is_equipped_with(name: str, tmp_path: Path) -> None:
+    model, checkpoint = a_model(), a_checkpoint()
+    request = first_request(model, TASKS["images"].sample(0))
+    folder = write(tmp_path, checkpoint, name, LESSONS[name].pupil(model, 3).part,
+                   {"seed": 3, "samples": 1, "held_back": {}})  # fmt: skip
+    gear = equipment(tmp_path, checkpoint, model)
+    gear.equip(model)
+    assert not gear.used(model)
+    model.run(request, USED_BY[name])
+    assert [part.id for part in gear.used(model)] == [folder.name]
+    assert not random_weights(model)
+
+
+def test_every_technique_that_a_lesson_serves_has_an_entry_that_wants_training() -> None:
+    atlas = load_atlas(ROOT)
+    for lesson in LESSONS.values():
+        for technique in lesson.techniques:
+            assert atlas.technique(technique).training in ("pretrain", "finetune")
+
+
+def test_a_part_of_other_weights_is_refused_and_says_how_to_train_it_anew(tmp_path: Path) -> None:
+    model, checkpoint = a_model(), a_checkpoint()
+    write(tmp_path, checkpoint, "depth-head", LESSONS["depth-head"].pupil(model, 0).part,
+          {"seed": 0, "samples": 1, "held_back": {}})  # fmt: skip
+    other = checkpoint.model_copy(update={"sha256": "b" * 64})
+    with pytest.raises(AtlasError, match="lab train llava --seed 0 --part depth-head"):
+        known(tmp_path, other)
+    assert lacking(tmp_path, other, ["depth-head"]) == ["depth-head"]
+    assert not lacking(tmp_path, checkpoint, ["depth-head"])
+
+
+def test_a_changed_part_is_refused(tmp_path: Path) -> None:
+    model, checkpoint = a_model(), a_checkpoint()
+    folder = write(tmp_path, checkpoint, "depth-head", LESSONS["depth-head"].pupil(model, 0).part,
+                   {"seed": 0, "samples": 1, "held_back": {}})  # fmt: skip
+    (folder / WEIGHTS).write_bytes(b"changed")
+    with pytest.raises(AtlasError, match="train it anew"):
+        equipment(tmp_path, checkpoint, model)
+
+
+@pytest.mark.parametrize("dialect", shapes())
+def test_the_draft_has_at_most_a_quarter_of_the_models_numbers(dialect: str) -> None:
+    config = shapes()[dialect]
+    draft, model = (
+        sum(weight.numel() for weight in each.parameters())
+        for each in (LESSONS["draft"].empty(config), LVLM.empty(config))
+    )
+    assert draft <= SHARE * model
+    assert "draft" in lessons(config)
+
+
+def test_a_question_on_a_frame_asks_for_what_it_shows_and_others_need_not() -> None:
+    random = np.random.default_rng(0)
+    pictures = [scene(random, training=True) for _ in range(20)]
+    asked = [questions.on(random, each) for each in pictures]
+    for picture, question in zip(pictures, asked, strict=True):
+        assert question is not None
+        assert questions.shows(picture, question)
+        bare = replace(picture, things=(), label="", bars=())
+        assert not questions.shows(bare, question)
+        assert questions.on(random, bare) is None
+
+
+def test_the_prompt_of_a_question_is_what_scorers_are_shown_of_a_sample() -> None:
+    model = a_model()
+    for task in TASKS.values():
+        sample = task.sample(0)
+        shown = first_request(model, sample).text_N.tolist()
+        assert shown == token_ids(*questions.prompt_of(len(sample.frames), sample.turns[0].question))
+
+
+def test_a_curve_lacks_models_whose_parts_were_trained_anew_and_those_it_did_not_run_on(tmp_path: Path) -> None:
+    model, checkpoint, lesson = a_model(), a_checkpoint(), LESSONS["depth-head"]
+    write(tmp_path, checkpoint, "depth-head", lesson.pupil(model, 0).part, {"seed": 0, "samples": 1, "held_back": {}})
+    parts = {checkpoint.id: known(tmp_path, checkpoint), "lab-y": {}}
+    (part,) = parts[checkpoint.id].values()
+    hashes = {checkpoint.id: checkpoint.sha256, "lab-y": "c" * 64}
+    answer = CurveAnswer(technique="tosa", main_cost="vision_tokens", checkpoints=(checkpoint.id,),
+                         parts={part.id: part.sha256})  # fmt: skip
+    write_curve(tmp_path, answer, 1, hashes, "cpu")
+    curve = Records(tmp_path, CURVES)["tosa"]
+    assert missing(curve, 1, hashes, parts) == ("lab-y",)
+    other = curve.model_copy(update={"parts": {part.id: "d" * 64}})
+    assert missing(other, 1, hashes, parts) == (checkpoint.id, "lab-y")
+
+
+def test_a_curve_holds_the_settings_alone_whose_weights_are_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (checkpoint, *_), name = trained_models(ROOT).values(), "shuffle-projector"
+    model = curve.model_of(str(ROOT), checkpoint.id, "cpu")
+    write(tmp_path, checkpoint, name, LESSONS[name].pupil(model, 0).part,
+          {"seed": 0, "samples": 1, "held_back": {}})  # fmt: skip
+    gear = equipment(tmp_path, checkpoint, model)
+    job = CurveJob(technique=load_atlas(ROOT).technique("pixel-shuffle"), root=str(ROOT), checkpoints=(checkpoint.id,),
+                   samples=1, tasks=("where",), device="cpu")  # fmt: skip
+    with monkeypatch.context() as patched:
+        patched.setattr(curve, "equipment_of", lambda *_: gear)
+        answer = carry_out(job)
+    assert answer.checkpoints == (checkpoint.id,)
+    assert [*answer.parts] == [f"{checkpoint.id}-{name}"]
+    assert {point.setting.get("factor", 2) for each in answer.tasks for point in each.points} == {2}
