@@ -132,6 +132,7 @@ def test_facets_narrow_the_list_to_what_their_query_finds(site: Any) -> None:
     assert parse_qs(urlsplit(page.url).query) == {"training": ["none"], "modality": ["video"], "year": ["2025"]}
     page.get_by_role("button", name="Show all").press("Enter")
     assert listed.count() == len(kb.atlas.techniques)
+    assert not page.locator(".la-facets pre").is_visible()  # there is no query that asks for nothing
 
 
 def test_a_comparison_has_fields_numbers_and_reasons_side_by_side(site: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -184,12 +185,13 @@ class Html(HTMLParser):
 
     def __post_init__(self) -> None:
         super().__init__()
-        self.feed(self.text)
+        self.feed(re.sub(r"<title>.*?</title>", "", self.text))  # a title holds text alone, whatever it looks like
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = {key: value or "" for key, value in attrs}
         self.tags.append(tag)
-        self.ids.update({given[key] for key in ("id", "name") if key in given})
+        if "id" in given:
+            self.ids[given["id"]] += 1
         if tag == "a" and "href" in given:
             self.links.append(given["href"])
         if tag == "link" and given.get("rel") not in ("canonical", "next", "prev"):

@@ -35,7 +35,7 @@ def planner(checkout: Path) -> Planner:
 def shown(page: Path) -> str:
     """The text of a built page, without marks; cells are set apart."""
     html = re.sub(r"<(script|style|head).*?</\1>", "", page.read_text(encoding="utf-8"), flags=re.S)
-    return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", "", re.sub(r"</t[dh]>", " | ", html))))
+    return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", "", re.sub(r"<t[dh]\b[^>]*>", " | ", html))))
 
 
 TOO_LARGE = {"kimi-k2.5"}

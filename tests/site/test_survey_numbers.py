@@ -29,7 +29,7 @@ def claims(catalog: lvlm_atlas.KnowledgeBase) -> tuple[Claim, ...]:
 def words(site: Path) -> str:
     """The page as read."""
     html = re.sub(r"<sub>(.*?)</sub>", r"_\1", (site / PAGE).read_text(encoding="utf-8"))
-    html = html.replace("<td>", " <td>")
+    html = re.sub(r"<td\b", " <td", html)
     return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", "", html)))
 
 
