@@ -14,7 +14,7 @@ from lvlm_atlas.cli.contracts import CONTRACTS
 REQUEST = ("-m", "qwen2.5-vl-7b", "-d", "l40s")
 COMMANDS: dict[str, tuple[str, ...]] = {
     "estimate": ("estimate", *REQUEST),
-    "plan": ("plan", *REQUEST, "-g", "ttft", "--slo", "ttft=1", "--max", "2"),
+    "plan": ("plan", *REQUEST, "-g", "ttft", "--slo", "ttft=1", "--max", "2", "--keep-quality", "0.8"),
     "interactions": ("interactions", "fastv", "kivi", *REQUEST),
     "results": ("results", "fastv"),
     "list": ("list",),

@@ -298,6 +298,26 @@ def test_the_lite_form_of_nvila_merges_nine_patches(tmp_path: Path) -> None:
     assert record["tokens"]["image"]["params"]["token_per_tile"] == 121
 
 
+MOLMO = {
+    "model_type": "molmo", "hidden_size": 3584, "intermediate_size": 37_888, "num_hidden_layers": 28,
+    "num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152_064, "embedding_size": 152_064,
+    "qkv_bias": True, "attention_layer_norm": False, "tie_word_embeddings": False, "max_position_embeddings": 4096,
+}  # fmt: skip
+"""The configuration of Molmo-7B-D, whose language model is Qwen2-7B."""
+
+
+def test_molmo_is_qwen2_behind_attention_that_pools_and_keeps_rows_of_its_own(tmp_path: Path) -> None:
+    record = drafted(written(tmp_path, MOLMO, {})[0], None, "mine").record
+    qwen2 = MODELS["qwen2-vl-7b"].params.llm
+    assert record["params"]["llm"] == qwen2 + 128 * 3584
+    attention = 3 * 2049 * 1024 + 1025 * 1024
+    assert record["params"]["adapter"] == attention + 2 * 2048 + 2 * 1024 * 18_944 + 18_944 * 3584
+    assert (record["vision"]["layers"], record["vision"]["layers_needed"]) == (23, 22)
+    normed = {**MOLMO, "attention_layer_norm": True}
+    more = drafted(written(tmp_path, normed, {})[0], None, "mine").record["params"]["llm"]
+    assert more == record["params"]["llm"] + 28 * (3584 + 512)
+
+
 def test_molmo2_in_its_authors_form_ends_with_the_deepest_layer_that_is_used(tmp_path: Path) -> None:
     new = {"image_size": 378, "patch_size": 14, "num_hidden_layers": 25, "num_position_embeddings": 729}
     old = {
@@ -333,7 +353,7 @@ def test_every_family_has_a_case() -> None:
 
 ORIGINAL = {"llava", "llava_llama", "llava_mistral", "llava_qwen"}
 """Families that have their authors' form of LLaVA."""
-UNCOUNTED = {"kimi_vl"}
+UNCOUNTED = {"kimi_vl", "molmo"}
 """Families that transformers has not, so that nothing but the catalog holds their counts."""
 UNPAD = {"image_aspect_ratio": "anyres", "mm_patch_merge_type": "spatial_unpad"}
 

@@ -1,4 +1,4 @@
-"""The committed curves, run again in part: what comes out lies within their intervals. Needs the lab's photographs."""
+"""The committed curves and stacks, run again in part: what comes out lies near. Needs the lab's photographs."""
 
 from __future__ import annotations
 
@@ -8,15 +8,23 @@ from lvlm_atlas import load
 from lvlm_atlas.atlas.root import data_root
 from lvlm_atlas.lab.curves import curve
 from lvlm_atlas.lab.curves.curve import CurveJob, carry_out
+from lvlm_atlas.lab.joint import job as joint
+from lvlm_atlas.lab.joint.job import JointJob
 from lvlm_atlas.lab.photographs.collection import collection, place
 from lvlm_atlas.lab.training.checkpoint import known
 from lvlm_atlas.schema.curve import Curve
+from lvlm_atlas.schema.stack import MeasuredStack
 from lvlm_atlas.specs.answers import kept, tasks_of
 
 ROOT = data_root()
 EVERY, TASKS_RUN = 40, 2
 """Of the curves in order of their names every so many-th runs again, on so many of its tasks."""
 CURVES = [curve_ for at, curve_ in enumerate(load(ROOT).atlas.curves.values()) if at % EVERY == 0]
+
+STACKS = [*load(ROOT).atlas.stacks.values()][:1]
+"""The stacks that run again, on the task of theirs with fewest questions."""
+DIFFERENT = 0.1
+"""Share of the questions that another machine may answer otherwise."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,6 +51,22 @@ def test_a_committed_curve_comes_out_again(committed: Curve) -> None:
     for one, other in zip(kept(committed, tasks), kept(again, tasks), strict=True):
         assert one.setting == other.setting
         assert abs(one.share - other.share) <= one.margin + 1 / committed.samples
+
+
+@pytest.mark.catalog
+@pytest.mark.parametrize("committed", STACKS, ids=[each.id for each in STACKS])
+def test_a_committed_stack_comes_out_again(committed: MeasuredStack) -> None:
+    task = min(committed.tasks, key=lambda each: len(each.full))
+    answer = joint.carry_out(JointJob(
+        techniques=tuple(load(ROOT).technique(id_) for id_ in committed.techniques),
+        settings=tuple(each.setting for each in committed.members), root=str(ROOT), checkpoints=(task.checkpoint,),
+        samples=task.samples, tasks=(task.task,), device="cpu",
+    ))  # fmt: skip
+    assert answer.failed is None
+    (again,) = answer.tasks
+    for one, other in ((task.full, again.full), (task.joint, again.right)):
+        changed = sum(now != then for now, then in zip(one, other, strict=True))
+        assert changed <= DIFFERENT * len(one)
 
 
 def test_the_weights_of_committed_models_are_those_of_their_records() -> None:

@@ -12,7 +12,7 @@ from lvlm_atlas.atlas.records import STACKS, Records
 from lvlm_atlas.atlas.root import data_root
 from lvlm_atlas.lab.joint.departure import departure, kept
 from lvlm_atlas.lab.joint.job import JointAnswer, JointJob, carry_out
-from lvlm_atlas.lab.joint.record import compared, record, up_to_date, write
+from lvlm_atlas.lab.joint.record import compared, known_alone, record, up_to_date, write
 from lvlm_atlas.lab.training.checkpoint import known
 from lvlm_atlas.schema.stack import StackTask
 from lvlm_atlas.specs.joint import departure as departure_of
@@ -84,10 +84,32 @@ def test_a_record_holds_the_same_questions_alone_and_together_and_is_read_again(
     again = Records(tmp_path, STACKS)
     assert again["fastv.kivi"] == made
     assert made.departure.value == pytest.approx(departure_of(made), abs=1e-4)
-    assert up_to_date(again, settings, hashes)
-    assert not up_to_date(again, settings, {"lab-x": "1" * 64})
-    assert not up_to_date(again, settings | {"kivi": {"bits": 4}}, hashes)
-    assert not up_to_date(again, settings | {"h2o": {}}, hashes)
+    assert up_to_date(again, settings, hashes, {}, 2)
+    assert up_to_date(again, settings, hashes, {}, 1), "a run of fewer samples takes the place of none"
+    assert not up_to_date(again, settings, hashes, {}, 3)
+    assert not up_to_date(again, settings, {"lab-x": "1" * 64}, {}, 2)
+    assert not up_to_date(again, settings | {"kivi": {"bits": 4}}, hashes, {}, 2)
+    assert not up_to_date(again, settings | {"h2o": {}}, hashes, {}, 2)
+
+
+@pytest.mark.usefixtures("noise")
+def test_what_a_technique_answers_alone_is_taken_from_records_that_say_it_whole() -> None:
+    joint, *alone = (_run(*ids) for ids in (("fastv", "kivi"), ("fastv",), ("kivi",)))
+    models = {name: each.sha256 for name, each in [*known(ROOT).items()][:1]}
+    part = {"lab-x-draft": "2" * 64}
+    made = record(
+        {"fastv": {}, "kivi": {}}, compared(joint, alone, 2), models, ROOT, "cpu", (),
+        joint.model_copy(update={"parts": part}),
+    )  # fmt: skip
+    tasks = ("where", "turns")
+    found = known_alone([made], "kivi", {}, models, part, tasks, 2)
+    assert found is not None
+    assert found.tasks == alone[1].tasks
+    for setting, hashes, parts, asked, samples in (
+        ({"bits": 4}, models, part, tasks, 2), ({}, dict.fromkeys(models, "0" * 64), part, tasks, 2),
+        ({}, models, {}, tasks, 2), ({}, models, part, (*tasks, "read"), 2), ({}, models, part, tasks, 3),
+    ):  # fmt: skip
+        assert known_alone([made], "kivi", setting, hashes, parts, asked, samples) is None
 
 
 @pytest.mark.usefixtures("noise")

@@ -85,7 +85,7 @@ def test_the_strongest_predictions_are_shown(crowd: lvlm_atlas.KnowledgeBase, to
 
 def test_what_nobody_has_said_is_counted(crowd: lvlm_atlas.KnowledgeBase, together: str) -> None:
     count = len(crowd.query(f"unknown-with({drafting(crowd).id})"))
-    assert f"of {count} others nobody has said or measured it" in together
+    assert f"of {count} others nobody has said it" in together
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,8 @@ except ImportError:
 INSTRUCTIONS = """\
 Techniques that make inference of large vision-language models cheaper: what each does and needs, what conflicts with
 what, what its sources report, and what a roofline predicts for a model, device and workload. Numbers are `reported` (by
-a source), `measured` (counted in runs of references) or `predicted`: never mix them, and cite the source given.
+a source), `measured` (in runs of references, or on the lab's small models) or `predicted`: never mix them, and cite the
+source given.
 That two techniques are not known to conflict does not mean that they work together.
 Ids stand in `search`; a query such as `stage:prefilling training:none -need:attention-map` narrows it down.
 """

@@ -52,6 +52,15 @@ class Together(TypedDict):
     why: list[str]
 
 
+class KeptTogether(TypedDict):
+    """What a stack is expected to keep of the answers of the lab's models, measured; shares from 0 to 1."""
+
+    share: float
+    margin: float
+    records: list[str]
+    unmeasured: list[list[str]]
+
+
 class Option(TypedDict):
     """A stack; SI base units."""
 
@@ -72,6 +81,7 @@ class Option(TypedDict):
     limits: list[Limit]
     pairs: list[Together]
     reported: dict[str, list[ReportedResult]]
+    answers_together: KeptTogether | None
     assumptions: list[str]
 
 

@@ -16,10 +16,11 @@ from lvlm_atlas.cli.progress import progress
 from lvlm_atlas.cli.tensors import need_torch
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.graph.knowledge import KnowledgeBase
-from lvlm_atlas.planner.interest import Interesting, interesting, planned, settings
+from lvlm_atlas.planner.interest import LEAST, Interesting, interesting, planned, settings
 from lvlm_atlas.planner.planner import Planner
 from lvlm_atlas.schema.curve import Curve
 from lvlm_atlas.schema.record import Setting
+from lvlm_atlas.schema.stack import MeasuredStack
 from lvlm_atlas.specs.answers import Kept, tasks_of
 from lvlm_atlas.specs.joint import stack_id
 
@@ -49,29 +50,38 @@ def run_stacks(
     from lvlm_atlas.lab.isolation import Bounds, in_processes
     from lvlm_atlas.lab.joint.job import JointAnswer, about, lost
     from lvlm_atlas.lab.joint.record import up_to_date
+    from lvlm_atlas.lab.parts.part import known as known_parts
     from lvlm_atlas.lab.photographs.collection import collection
     from lvlm_atlas.lab.tasks.task import TASKS
     from lvlm_atlas.lab.training.checkpoint import known
 
     own = authored_root(root)
     collection()
-    hashes = {name: each.sha256 for name, each in known(root).items()}
+    trained = known(root)
+    hashes = {name: each.sha256 for name, each in trained.items()}
+    parts = {part.id: part.sha256 for each in trained.values() for part in known_parts(root, each).values()}
     asked = chosen_of("task", tasks, TASKS) if tasks else ()
     planner = Planner(root, _current(load(root), hashes))
     atlas, wanted = planner.kb.atlas, {planner.kb.technique(id_).id for id_ in ids}
     chosen = settings(planner.kb)
+    if bare := sorted(wanted - atlas.curves.keys()):
+        raise AtlasError(f"{', '.join(bare)}: no curve of these models; `lvlm-atlas lab run {bare[0]}` makes one")
     if barred := sorted(wanted - chosen.keys()):
         raise AtlasError(
-            f"{', '.join(barred)}: no setting of a curve of these models keeps enough of the answers and spares "
-            f"something; `lvlm-atlas lab run {barred[0]}` makes a curve"
+            f"{', '.join(barred)}: no setting of its curve keeps {LEAST:.0%} of the answers and spares something; "
+            f"name others, such as {', '.join([*chosen][:3])}"
         )
     stacks = interesting(planner.kb, planned(planner), limit, wanted)
-    run = _Run(own, chosen, hashes, samples, asked, device, atlas.curves)
+    run = _Run(own, chosen, hashes, samples, asked, device, atlas.curves, parts)
     pending = [
         each
         for each in stacks
-        if again or tasks or not up_to_date(atlas.stacks, run.settings(each), run.models(each.checkpoints))
+        if again
+        or tasks
+        or not up_to_date(atlas.stacks, run.settings(each), run.models(each.checkpoints), parts, samples)
     ]
+    if not again:
+        run.recall(atlas.stacks.values())
     with progress(f"stacks on {device}", len(stacks), len(stacks) - len(pending)) as advance:
         try:
             for answer in in_processes(
@@ -107,6 +117,8 @@ class _Run:
     device: str
     curves: Mapping[str, Curve]
     """Those of these models."""
+    parts: Mapping[str, str]
+    """Trained parts, with the hashes of their weights."""
     failed: int = 0
     alone: dict[str, JointAnswer] = field(default_factory=dict)
     joint: dict[str, tuple[Interesting, JointAnswer]] = field(default_factory=dict)
@@ -119,12 +131,23 @@ class _Run:
         """The setting of each technique of a stack."""
         return {each.id: self.chosen[each.id].setting for each in stack.techniques}
 
+    def recall(self, stacks: Collection[MeasuredStack]) -> None:
+        """Take what techniques alone answered from records, where they say it of all that is asked."""
+        from lvlm_atlas.lab.joint.record import known_alone
+
+        for id_, each in self.chosen.items():
+            curve = self.curves[id_]
+            tasks = [task for task in tasks_of(curve) if not self.tasks or task in self.tasks]
+            models = self.models(curve.checkpoints)
+            if answer := known_alone(stacks, id_, each.setting, models, self.parts, tasks, self.samples):
+                self.alone[id_] = answer
+
     def jobs(self, stacks: Sequence[Interesting]) -> Iterator[JointJob]:
         """Each stack after those of its techniques alone that were not run yet."""
         from lvlm_atlas.lab.joint.job import JointJob
 
         self.pending = {each.id: each for each in stacks}
-        begun: set[str] = set()
+        begun = {*self.alone}
         for stack in stacks:
             fresh = [each for each in stack.techniques if each.id not in begun]
             begun |= {each.id for each in fresh}

@@ -56,6 +56,7 @@ KINDS: Mapping[str, Kind] = {
     "gemma2": Kind("Gemma2Config", norms=4, tied=True),
     "gemma3_text": Kind("Gemma3TextConfig", qk_norm=True, norms=4, context=True),
     "gemma4_text": Kind("Gemma4TextConfig", qk_norm=True, norms=4, tied=True),
+    "molmo": Kind("MolmoConfig", bias_key="qkv_bias"),
     "molmo2_text": Kind("Molmo2TextConfig", qk_norm=True, context=True),
     "phi4_multimodal": Kind("Phi4MultimodalConfig", bias_key=None, context=True),
     "mllama_text_model": Kind("MllamaTextConfig", bias_key=None),

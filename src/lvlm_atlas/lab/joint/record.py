@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +12,7 @@ import yaml
 from lvlm_atlas.atlas.records import STACKS
 from lvlm_atlas.files import replace_file
 from lvlm_atlas.lab.joint.departure import departure, kept
-from lvlm_atlas.lab.joint.job import JointAnswer
+from lvlm_atlas.lab.joint.job import JointAnswer, TaskAnswers
 from lvlm_atlas.lab.record import commit, machine
 from lvlm_atlas.schema.record import Setting
 from lvlm_atlas.schema.stack import MeasuredStack, Member, StackTask
@@ -20,13 +20,55 @@ from lvlm_atlas.specs.joint import record_of, stack_id
 
 
 def up_to_date(
-    stacks: Mapping[str, MeasuredStack], settings: Mapping[str, Mapping[str, Setting]], hashes: Mapping[str, str]
-) -> bool:
-    """Whether techniques have a record at these settings on these trained models."""
+    stacks: Mapping[str, MeasuredStack], settings: Mapping[str, Mapping[str, Setting]], hashes: Mapping[str, str],
+    parts: Mapping[str, str], samples: int,
+) -> bool:  # fmt: skip
+    """Whether techniques have a record at these settings on these trained models and at least so many samples.
+
+    Args:
+        stacks: the records.
+        settings: of each technique.
+        hashes: of the models' weights, by model.
+        parts: hashes of all trained parts, by part.
+        samples: of each task.
+    """
     known = record_of(stacks, settings)
-    if known is None or known.checkpoints != dict(hashes):
+    if known is None or known.checkpoints != dict(hashes) or not known.parts.items() <= parts.items():
         return False
-    return {each.technique: each.setting for each in known.members} == settings
+    whole = all(each.samples >= samples for each in known.tasks)
+    return whole and {each.technique: each.setting for each in known.members} == settings
+
+
+def known_alone(
+    stacks: Iterable[MeasuredStack], technique: str, setting: Mapping[str, Setting], hashes: Mapping[str, str],
+    parts: Mapping[str, str], tasks: Collection[str], samples: int,
+) -> JointAnswer | None:  # fmt: skip
+    """What a technique alone answers rightly, where records of stacks say it of all these models and tasks.
+
+    Args:
+        stacks: the records.
+        technique: the technique.
+        setting: its setting.
+        hashes: of the models' weights, by model.
+        parts: hashes of all trained parts, by part.
+        tasks: the tasks.
+        samples: of each task.
+    """
+    rows = {
+        (each.checkpoint, each.task): TaskAnswers(
+            checkpoint=each.checkpoint, task=each.task, full=each.full, right=each.alone[at]
+        )
+        for stack in stacks
+        if stack.parts.items() <= parts.items()
+        for at, member in enumerate(stack.members)
+        if member.technique == technique and member.setting == setting
+        for each in stack.tasks
+        if stack.checkpoints[each.checkpoint] == hashes.get(each.checkpoint) and each.samples == samples
+    }
+    wanted = [(model, task) for model in hashes for task in tasks]
+    if not all(each in rows for each in wanted):
+        return None
+    return JointAnswer(techniques=(technique,), tasks=tuple(rows[each] for each in wanted))
 
 
 def compared(joint: JointAnswer, alone: Sequence[JointAnswer], samples: int) -> tuple[StackTask, ...]:

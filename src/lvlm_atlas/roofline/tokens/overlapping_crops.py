@@ -1,4 +1,4 @@
-"""Crops that overlap, and the whole, of which neighbours are pooled: Molmo2."""
+"""Crops that overlap, and the whole, of which neighbours are pooled: Molmo and Molmo2."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from lvlm_atlas.roofline.visual import Visual
 
 
 def overlapping_crops(
-    sizes: Sequence[tuple[int, int]], *, tile: int, patch: int, pool: int, margin: int, max_crops: int
-) -> Visual:
+    sizes: Sequence[tuple[int, int]], *, tile: int, patch: int, pool: int, margin: int, max_crops: int,
+    class_token: bool = False,
+) -> Visual:  # fmt: skip
     """Each image is resized to the canvas of crops that enlarges it least, or shrinks it least where all are too small.
 
     Neighbouring crops share twice the margin; patches of the margins count once. Rows of tokens end with a mark.
@@ -23,11 +24,12 @@ def overlapping_crops(
         pool: patches along a side that become one token, the last ones padded.
         margin: patches at each side of a crop that its neighbour shows too.
         max_crops: most crops of an image.
+        class_token: whether the encoder adds one to each crop.
 
     Raises:
         AtlasError: a size that no image has.
 
-    Source: transformers 5.23, image_processing_molmo2 and processing_molmo2.
+    Source: transformers 5.23, image_processing_molmo2 and processing_molmo2; vllm-project/vllm, molmo.py at 0176b7b.
     """
     side, window = tile // patch, tile // patch - 2 * margin
     whole = -(-side // pool)
@@ -39,7 +41,9 @@ def overlapping_crops(
         count += 1 + rows * columns
         pooled += whole**2 + tall * wide
         marks += whole + tall
-    return Visual(tiles(count, tile=tile, patch=patch), pooled, pooled + marks, frames=len(sizes))
+    return Visual(
+        tiles(count, tile=tile, patch=patch, class_token=class_token), pooled, pooled + marks, frames=len(sizes)
+    )
 
 
 def crop_grid(width: int, height: int, *, side: int, most: int) -> tuple[int, int]:
