@@ -70,7 +70,7 @@ def divergence(ours_BNC: Tensor, theirs_BNC: Tensor, shown: Batch) -> Tensor:
 
 
 def agreement(model: LVLM, samples: int, said_of: Callable[[Batch], tuple[Tensor, Tensor]]) -> dict[str, float]:
-    """Shares of tokens at which a draft's likeliest is the model's, by task.
+    """Shares of tokens at which a draft's likeliest is the model's, by task with answers of several words.
 
     Of answers, their first tokens left out, which follow from the prompt: drafts begin behind them.
 
@@ -81,13 +81,15 @@ def agreement(model: LVLM, samples: int, said_of: Callable[[Batch], tuple[Tensor
     """
     shares = dict[str, float]()
     for name, task in TASKS.items():
-        same = list[bool]()
+        same, answers = list[bool](), 0
         for number in range(samples):
             shown = batch([task.sample(number)], model.config)
             drafted_BN = (shown.target_BN != UNJUDGED) & (shown.ids_BN != token_ids(ASK)[0])
             ours, theirs = (each[drafted_BN].argmax(-1) for each in said_of(shown))
             same += (ours == theirs).tolist()
-        shares[name] = round(sum(same) / len(same), 4)
+            answers += int((shown.ids_BN == token_ids(ASK)[0]).sum())
+        if len(same) > answers:  # else nothing but the ends of answers
+            shares[name] = round(sum(same) / len(same), 4)
     return shares
 
 
