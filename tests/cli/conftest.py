@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,10 +30,14 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     def call(*arguments: object) -> Said:
         monkeypatch.setattr(sys, "argv", ["lvlm-atlas", *map(str, arguments)])
         code = 0
+        threshold = gc.get_threshold()
         try:
             main()
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        finally:
+            gc.set_threshold(*threshold)
+            gc.unfreeze()  # the program ends with all that is left frozen; here another one follows
         said = capsys.readouterr()
         assert "Traceback" not in said.err
         return Said(code, said.out, said.err)

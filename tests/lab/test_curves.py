@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from lvlm_atlas.lab.curves.knob import TARGETS, Knob, Settings
 from lvlm_atlas.lab.curves.knob import knob as knob_of
 from lvlm_atlas.lab.curves.record import missing, write
 from lvlm_atlas.lab.tasks.task import TASKS
-from lvlm_atlas.lab.training.checkpoint import known
+from lvlm_atlas.lab.training.checkpoint import FOLDER, known
 from lvlm_atlas.schema.technique import Parameter, Technique
 
 ROOT = data_root()
@@ -121,8 +122,11 @@ def test_a_model_that_comes_later_is_added_to_the_record(tmp_path: Path) -> None
         assert (one.task, one.points) == (two.task, two.points)
 
 
-def test_a_technique_whose_own_weights_nobody_trained_has_no_curve() -> None:
-    answer = carry_out(job_of("adaptive-keyframe-sampling", samples=1))
+def test_a_technique_whose_own_weights_nobody_trained_has_no_curve(tmp_path: Path) -> None:
+    job = job_of("adaptive-keyframe-sampling", samples=1)
+    (name,) = job.checkpoints
+    shutil.copytree(ROOT / FOLDER / name, tmp_path / FOLDER / name)  # without the parts beside it
+    answer = carry_out(job.model_copy(update={"root": str(tmp_path)}))
     assert answer.untrained
     assert not answer.tasks
 
