@@ -27,8 +27,9 @@ from lvlm_atlas.schema.curve import Curve, CurvePoint, TaskCurve
 from lvlm_atlas.schema.record import Record
 from lvlm_atlas.schema.technique import Technique
 
-PROBES = ("where", "needle", "burst")
-"""Tasks with a picture, with several, and in a session, on one sample each of which settings are compared."""
+PROBES = ("where", "caption", "needle", "burst")
+"""Tasks with one picture, with a long answer, with several pictures, and in a session: settings are compared on a sample
+of each."""
 
 
 class CurveJob(Record):
