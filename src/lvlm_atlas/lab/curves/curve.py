@@ -28,8 +28,7 @@ from lvlm_atlas.schema.record import Record
 from lvlm_atlas.schema.technique import Technique
 
 PROBES = ("where", "caption", "needle", "burst")
-"""Tasks with one picture, with a long answer, with several pictures, and in a session: settings are compared on a sample
-of each."""
+"""Tasks with one picture, a long answer, several pictures, and a session: settings are compared on a sample of each."""
 
 
 class CurveJob(Record):
