@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import lvlm_atlas
+from lvlm_atlas.graph.edges import COMPUTED
 from lvlm_atlas.planner.planner import Planner
 from lvlm_atlas.planner.predicted import with_predictions
 from lvlm_atlas.schema.technique import Interaction, Technique
@@ -52,7 +53,7 @@ def rows(text: str) -> list[str]:
 def test_what_is_stated_is_shown_with_its_verdict_and_what_rules_derive_is_folded(
     crowd: lvlm_atlas.KnowledgeBase, together: str
 ) -> None:
-    known = [edge for edge in crowd.interactions(drafting(crowd).id) if edge.evidence != "predicted"]
+    known = [edge for edge in crowd.interactions(drafting(crowd).id) if edge.evidence not in COMPUTED]
     derived = {edge.other(drafting(crowd).id) for edge in known} - {"made-47"}
     shown, _, folded = together.partition("<details")
     (row,) = rows(shown)
@@ -66,7 +67,7 @@ def test_a_neighbour_has_one_row_however_many_edges_join_it(catalog: lvlm_atlas.
     content = Content(catalog)
     page = technique_page(content, catalog.technique("fastv"))
     each = [n for name in ("stated", "more_stated", "derived") for n in page.context[name]]
-    known = [edge for edge in catalog.interactions("fastv") if edge.evidence != "predicted"]
+    known = [edge for edge in catalog.interactions("fastv") if edge.evidence not in COMPUTED]
     assert len({n.id for n in each}) == len(each) < len(known)
     assert sum(len(n.edges) for n in each) == len(known)
     assert all(n.verdict == catalog.relation("fastv", n.id).value for n in each)
