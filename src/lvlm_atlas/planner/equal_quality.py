@@ -70,7 +70,7 @@ def at_quality(kb: KnowledgeBase, technique: Technique, quality: Quality, baseli
     """A technique at the cheapest setting of its curve that keeps enough, or why there is none.
 
     A whole number, such as a budget of tokens, is another share of another request: the number that leaves as large a
-    share of the vision tokens, or of the cache, takes its place.
+    share of the vision tokens, or of the cache, takes its place. How many tokens are drafted means the same anywhere.
 
     Args:
         kb: the techniques, with their curves.
@@ -89,7 +89,8 @@ def at_quality(kb: KnowledgeBase, technique: Technique, quality: Quality, baseli
     if found is None:
         return f"keeps {max(each.share for each in settings):.0%} of the answers at most, of the settings that were run"
     parameter = technique.parameters.get(curve.knob or "")
-    if parameter is None or parameter.type != "int" or parameter.choices or _quantises(kb, technique):
+    drafts = curve.main_cost == "target_passes"
+    if parameter is None or parameter.type != "int" or parameter.choices or drafts or _quantises(kb, technique):
         return Equal(Choice(technique, found.setting), found) if _bites_alike(kb, technique, found, baseline) else IDLE
     if curve.main_cost not in _LEFT:
         return f"its `{curve.knob}` is a number, and what it leaves of another request cannot be held against its curve"
