@@ -81,7 +81,7 @@ def a_model(seed: int = 0) -> LVLM:
 def a_checkpoint() -> Checkpoint:
     return Checkpoint(
         id="lab-x", dialect="llava", seed=0, parameters=1, steps=1, pictures=1, sha256="a" * 64, data="", licences={},
-        samples=1, accuracy={}, blind={}, downsampled={},
+        samples=1, vision_tokens=144, layers=2, accuracy={}, blind={}, downsampled={},
     )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from lvlm_atlas.reference.lvlm.config import Config, LVLMConfig
 from lvlm_atlas.reference.lvlm.model import LVLM
 from lvlm_atlas.reference.lvlm.weights import fill
 from lvlm_atlas.reference.lvlm.windows import to_patches
+from lvlm_atlas.site.trained import trained
 
 every_shape = pytest.mark.parametrize("name", shapes())
 PHASES = (
@@ -106,6 +107,8 @@ def test_what_is_written_is_read_again_and_answers_alike(name: str, tmp_path: Pa
     (checkpoint,) = known(tmp_path).values()
     again = load(tmp_path, checkpoint)
     assert again.config == config
+    shown = trained(tmp_path)["lab-x"]  # as pages read it, without torch
+    assert (shown.vision_tokens, shown.layers) == (vision_tokens(config), config.text.num_hidden_layers)
     for (name_1, one), (name_2, other) in zip(model.named_parameters(), again.named_parameters(), strict=True):
         assert name_1 == name_2
         assert torch.allclose(one, other, atol=1e-2)

@@ -105,4 +105,9 @@ def test_at_equal_quality_all_keep_enough_and_have_the_numbers_of_their_estimate
         assert (again.ttft_s, again.tpot_s) == (row.estimate.ttft_s, row.estimate.tpot_s)
     shown = {row.technique.id for row in equal.rows} | {each.what for each in equal.lost}
     assert shown == {*content.atlas.curves}
-    assert equal.command.startswith("lvlm-atlas plan")
+    plan = content.estimates.planner.plan(
+        base.model.id, base.device.id, base.workload.id, goal="ttft", keep_quality=ENOUGH
+    )
+    assert {id_ for option in plan for id_ in option.answers} <= {row.technique.id for row in equal.rows}
+    for flag, value in (("model", base.model.id), ("hardware", base.device.id), ("keep-quality", f"{ENOUGH:g}")):
+        assert f"--{flag} {value}" in equal.command

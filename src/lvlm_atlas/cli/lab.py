@@ -18,8 +18,6 @@ PART_SAMPLES = 64
 """Held-back samples that parts are judged by, at most, where they are trained behind their model."""
 UNTRAINED = ("none", "calibration")
 """Kinds of training that the lab needs not do: none, and fits that a reference makes itself."""
-
-
 THREADS = 2
 """Of a training: more hardly help matrices of this size, and another number sums in another order."""
 

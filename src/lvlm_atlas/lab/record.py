@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -15,7 +16,10 @@ import yaml
 from lvlm_atlas.atlas.document import MAX_BYTE
 from lvlm_atlas.files import create_file
 from lvlm_atlas.schema.measurement import Machine, Measurement, SmokeResult, Workload
+from lvlm_atlas.schema.record import Record
 
+KIND = "measurement"
+"""Name of the schema of these records."""
 ROOM_BYTE = 64
 """Left in a file for the number behind its name, which stands in it too."""
 
@@ -41,14 +45,11 @@ def record(
     Raises:
         AtlasError: the folder cannot be written.
     """
-    today = date.today().isoformat()
+    run = run_fields(root, device)
     measurement = Measurement(
-        id=f"smoke-{device.split(':', maxsplit=1)[0]}-{workload.dtype}-{today}",
+        id=f"smoke-{device.split(':', maxsplit=1)[0]}-{workload.dtype}-{run['date']}",
         kind="smoke",
-        date=today,
-        commit=commit(root),
-        version=version("lvlm-atlas"),
-        machine=machine(device),
+        **run,
         workload=workload,
         results=tuple(sorted(results, key=lambda r: r.technique)),
     )
@@ -58,7 +59,7 @@ def record(
 def _parts(measurement: Measurement, most_byte: int) -> Iterator[Measurement]:
     """The measurement, halved until each part fits a file that the loader reads."""
     half = len(measurement.results) // 2
-    if not half or len(_yaml(measurement).encode()) + ROOM_BYTE <= most_byte:
+    if not half or len(as_yaml(measurement, KIND).encode()) + ROOM_BYTE <= most_byte:
         yield measurement
         return
     for results in (measurement.results[:half], measurement.results[half:]):
@@ -69,17 +70,32 @@ def _created(folder: Path, measurement: Measurement) -> Path:
     for name in numbered(measurement.id):
         path = folder / f"{name}.yaml"
         try:
-            create_file(path, _yaml(measurement.model_copy(update={"id": name})))
+            create_file(path, as_yaml(measurement.model_copy(update={"id": name}), KIND))
         except FileExistsError:
             continue  # somebody else recorded today, perhaps this very moment
         return path
     raise AssertionError("numbers do not end")
 
 
-def _yaml(measurement: Measurement) -> str:
-    data = measurement.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
-    body = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
-    return f"# yaml-language-server: $schema=../../taxonomy/schema/measurement.json\n{body}"
+def as_yaml(record: Record, schema: str, width: int = 120) -> str:
+    """A record under catalog as the tool writes it.
+
+    Args:
+        record: the record.
+        schema: name of the schema that editors check it by.
+        width: of its lines, characters.
+    """
+    data = record.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    body = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=width, default_flow_style=None)
+    return f"# yaml-language-server: $schema=../../taxonomy/schema/{schema}.json\n{body}"
+
+
+def run_fields(root: Path, device: str) -> dict[str, Any]:
+    """The fields of a record that say when, with which code and where it ran."""
+    return {
+        "date": date.today().isoformat(), "commit": commit(root), "version": version("lvlm-atlas"),
+        "machine": machine(device),
+    }  # fmt: skip
 
 
 def numbered(stem: str) -> Iterator[str]:

@@ -7,8 +7,8 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field
 
 from lvlm_atlas.limits import MOST_COUNT
-from lvlm_atlas.schema.measurement import Machine
-from lvlm_atlas.schema.record import Day, Id, Record, Ref, Setting, Text
+from lvlm_atlas.schema.lab_run import LabRun
+from lvlm_atlas.schema.record import Id, Record, Ref, Setting, Text
 
 Number = Annotated[int, Field(ge=0, le=MOST_COUNT)]
 Ratio = Annotated[float, Field(ge=0, le=MOST_COUNT)]
@@ -52,23 +52,11 @@ class TaskCurve(Record):
     """Settings, the main cost falling."""
 
 
-class Curve(Record):
+class Curve(LabRun):
     """One technique, alone."""
 
     id: Annotated[Id, Ref("technique")]
     """The technique; also the file's name."""
-    date: Day
-    """Day of the last run; what follows down to `machine` is of that run too."""
-    commit: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}(-dirty)?$")
-    """Commit of the code, where it ran in a checkout."""
-    version: str
-    """Version of lvlm-atlas."""
-    machine: Machine
-    """Where it ran."""
-    checkpoints: dict[Id, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
-    """Trained models, and the hashes of their weights."""
-    parts: dict[Id, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] = Field(default_factory=dict)
-    """Trained parts of these models that the technique used, and the hashes of their weights."""
     samples: Annotated[int, Field(ge=1, le=MOST_COUNT)]
     """Samples of each task."""
     knob: Text | None = None

@@ -7,8 +7,8 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, StringConstraints
 
 from lvlm_atlas.schema.curve import Number, Ratio
-from lvlm_atlas.schema.measurement import Machine
-from lvlm_atlas.schema.record import ID_PATTERN, Day, Id, Record, Ref, Setting, Text
+from lvlm_atlas.schema.lab_run import LabRun
+from lvlm_atlas.schema.record import ID_PATTERN, Id, Record, Ref, Setting, Text
 
 StackId = Annotated[str, StringConstraints(pattern=ID_PATTERN, max_length=256)]
 """Ids of the techniques, ascending, joined by `.`, which no id of a technique has."""
@@ -64,23 +64,11 @@ class Departure(Record):
         return "harmful" if self.low > 0 else "redundant" if self.high < 0 else "additive"
 
 
-class MeasuredStack(Record):
+class MeasuredStack(LabRun):
     """Techniques in one stack."""
 
     id: StackId
     """Also the file's name."""
-    date: Day
-    """Day of the run."""
-    commit: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}(-dirty)?$")
-    """Commit of the code, where it ran in a checkout."""
-    version: str
-    """Version of lvlm-atlas."""
-    machine: Machine
-    """Where it ran."""
-    checkpoints: dict[Id, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
-    """Trained models, and the hashes of their weights."""
-    parts: dict[Id, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] = Field(default_factory=dict)
-    """Trained parts of these models that the techniques used, and the hashes of their weights."""
     members: tuple[Member, ...] = Field(min_length=2)
     """The techniques, in pipeline order."""
     why: tuple[Text, ...] = ()

@@ -1,15 +1,14 @@
-"""The lab's trained models, as pages tell of them: read from the records and configurations beside their weights."""
+"""The lab's trained models, as pages tell of them: read from the records beside their weights."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import yaml
 
-FOLDER, RECORD, CONFIG = Path("checkpoints"), "checkpoint.yaml", "config.json"
+FOLDER, RECORD = Path("checkpoints"), "checkpoint.yaml"
 """Where the models lie under a root, and what is read of one."""
 
 
@@ -38,15 +37,9 @@ class Trained:
 
 def trained(root: Path) -> dict[str, Trained]:
     """The models under a root by id; a root may have none."""
-    return {each.id: each for each in (_read(path.parent) for path in sorted((root / FOLDER).glob(f"*/{RECORD}")))}
+    return {each.id: each for each in map(_read, sorted((root / FOLDER).glob(f"*/{RECORD}")))}
 
 
-def _read(folder: Path) -> Trained:
-    record = yaml.safe_load((folder / RECORD).read_text("utf-8"))
-    config = json.loads((folder / CONFIG).read_text("utf-8"))
-    vision, text = config["vision_config"], config["text_config"]
-    own = ("id", "seed", "parameters", "steps", "pictures", "samples", "accuracy", "blind", "downsampled")
-    return Trained(
-        **{name: record[name] for name in own}, layers=text["num_hidden_layers"],
-        vision_tokens=(vision["image_size"] // vision["patch_size"]) ** 2,
-    )  # fmt: skip
+def _read(path: Path) -> Trained:
+    record = yaml.safe_load(path.read_text("utf-8"))
+    return Trained(**{each.name: record[each.name] for each in fields(Trained)})

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
-
-import yaml
 
 from lvlm_atlas.atlas.records import CURVES
 from lvlm_atlas.files import replace_file
 from lvlm_atlas.lab.curves.curve import CurveAnswer
 from lvlm_atlas.lab.parts.part import Part
-from lvlm_atlas.lab.record import commit, machine
+from lvlm_atlas.lab.record import as_yaml, run_fields
 from lvlm_atlas.schema.curve import Curve
 
 NO_PARTS: Mapping[str, Mapping[str, Part]] = {}
@@ -70,15 +66,12 @@ def write(
     curves.sort(key=lambda each: (tasks.index(each.task), models.index(each.checkpoint)))
     idle = dict.fromkeys((*(earlier.idle if earlier else ()), *answer.idle))
     curve = Curve(
-        id=answer.technique, date=date.today().isoformat(), commit=commit(root), version=version("lvlm-atlas"),
-        machine=machine(device), checkpoints=held, parts=parts, samples=samples, knob=answer.knob,
-        main_cost=answer.main_cost, tasks=tuple(curves),  # type: ignore[arg-type]
+        id=answer.technique, **run_fields(root, device), checkpoints=held, parts=parts, samples=samples,
+        knob=answer.knob, main_cost=answer.main_cost, tasks=tuple(curves),  # type: ignore[arg-type]
         refused=answer.refused | (earlier.refused if earlier else {}),
         idle=tuple(name for name in idle if name not in tasks),
     )  # fmt: skip
     path = root / CURVES / f"{answer.technique}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = curve.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
-    body = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
-    replace_file(path, f"# yaml-language-server: $schema=../../taxonomy/schema/curve.json\n{body}")
+    replace_file(path, as_yaml(curve, "curve"))
     return path

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
-
-import yaml
 
 from lvlm_atlas.atlas.records import STACKS
 from lvlm_atlas.files import replace_file
 from lvlm_atlas.lab.joint.departure import departure, kept
 from lvlm_atlas.lab.joint.job import JointAnswer, TaskAnswers
-from lvlm_atlas.lab.record import commit, machine
+from lvlm_atlas.lab.record import as_yaml, run_fields
 from lvlm_atlas.schema.record import Setting
 from lvlm_atlas.schema.stack import MeasuredStack, Member, StackTask
 from lvlm_atlas.specs.joint import record_of, stack_id
@@ -106,9 +102,8 @@ def record(
         for (id_, setting), share in zip(settings.items(), shares, strict=True)
     )
     return MeasuredStack(
-        id=stack_id(settings), date=date.today().isoformat(), commit=commit(root), version=version("lvlm-atlas"),
-        machine=machine(device), checkpoints=dict(hashes), members=members, why=why, kept=together,
-        departure=found, verdict=found.verdict, tasks=tasks, refused=joint.refused, parts=joint.parts,
+        id=stack_id(settings), **run_fields(root, device), checkpoints=dict(hashes), members=members, why=why,
+        kept=together, departure=found, verdict=found.verdict, tasks=tasks, refused=joint.refused, parts=joint.parts,
     )  # fmt: skip
 
 
@@ -120,7 +115,5 @@ def write(root: Path, stack: MeasuredStack) -> Path:
     """
     path = root / STACKS / f"{stack.id}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = stack.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
-    body = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=400, default_flow_style=None)
-    replace_file(path, f"# yaml-language-server: $schema=../../taxonomy/schema/stack.json\n{body}")
+    replace_file(path, as_yaml(stack, "stack", width=400))
     return path

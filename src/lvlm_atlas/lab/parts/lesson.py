@@ -18,7 +18,7 @@ from lvlm_atlas.reference.lvlm.model import LVLM
 Module = TypeVar("Module", bound=nn.Module)
 
 
-class Pupil(nn.Module):
+class Pupil(nn.Module, ABC):
     """A part in training, with what is trained beside it and thrown away."""
 
     part: nn.Module
@@ -27,9 +27,9 @@ class Pupil(nn.Module):
         super().__init__()
         self.part = part.requires_grad_()
 
+    @abstractmethod
     def forward(self, model: LVLM, random: np.random.Generator) -> Tensor:
         """The loss () of a step, on pictures that `random` draws."""
-        raise NotImplementedError
 
 
 class Lesson(ABC, Generic[Module]):

@@ -12,22 +12,18 @@ import yaml
 from torch import nn
 
 from lvlm_atlas.fault import AtlasError
-from lvlm_atlas.files import replace_file
 from lvlm_atlas.lab.parts.lessons import LESSONS
-from lvlm_atlas.lab.photographs.sources import sources
-from lvlm_atlas.lab.training.checkpoint import FOLDER, WEIGHTS, Checkpoint, Share, licences
+from lvlm_atlas.lab.training.checkpoint import FOLDER, WEIGHTS, Checkpoint, Share, Trained, origin, write_files
 from lvlm_atlas.reference.lvlm.model import LVLM
 from lvlm_atlas.reference.modules.kept import forget, give, taken
-from lvlm_atlas.schema.record import Id, Record
+from lvlm_atlas.schema.record import Id
 
 RECORD = "part.yaml"
 
 
-class Part(Record):
+class Part(Trained):
     """How a part was trained, and how well it does on pictures that were held back."""
 
-    id: Id
-    """The folder's name."""
     lesson: Id
     """What it is."""
     checkpoint: Id
@@ -38,22 +34,6 @@ class Part(Record):
     """What it is, in words."""
     departs: str
     """What was done otherwise than in the papers."""
-    seed: int
-    """Of its first weights and of all that it was shown."""
-    parameters: int
-    """How many numbers it has."""
-    steps: int
-    """Steps of training."""
-    pictures: int
-    """Pictures that these showed."""
-    sha256: str
-    """Hash of the weights' file."""
-    data: str
-    """Digest of what its pictures are made of."""
-    licences: dict[str, str]
-    """Packages of these pictures, and the licences of what is used of them."""
-    samples: int
-    """Held-back samples of each kind."""
     held_back: dict[str, Share]
     """How well it does on them; what is counted, the lesson says."""
 
@@ -87,20 +67,14 @@ def write(root: Path, checkpoint: Checkpoint, name: str, part: nn.Module, about:
         part: the part.
         about: the fields of its record that are not known here.
     """
-    lesson, id_ = LESSONS[name], f"{checkpoint.id}-{name}"
-    folder = root / FOLDER / id_
-    folder.mkdir(parents=True, exist_ok=True)
+    lesson = LESSONS[name]
     files = lesson.files(part)
     record = Part(
-        id=id_, lesson=name, checkpoint=checkpoint.id, model=checkpoint.sha256, summary=lesson.summary,
-        departs=lesson.departs, parameters=sum(weight.numel() for weight in part.parameters()), steps=lesson.steps,
-        pictures=lesson.steps * lesson.pictures, sha256=sha256(files[WEIGHTS]).hexdigest(), data=sources().digest,
-        licences=licences(), **about,
+        id=f"{checkpoint.id}-{name}", lesson=name, checkpoint=checkpoint.id, model=checkpoint.sha256,
+        summary=lesson.summary, departs=lesson.departs, steps=lesson.steps, pictures=lesson.steps * lesson.pictures,
+        **origin(part, files), **about,
     )  # fmt: skip
-    for file, content in files.items():
-        replace_file(folder / file, content)
-    replace_file(folder / RECORD, yaml.safe_dump(record.model_dump(mode="json"), sort_keys=False, width=120))
-    return folder
+    return write_files(root, files, RECORD, record)
 
 
 def known(root: Path, checkpoint: Checkpoint) -> dict[str, Part]:

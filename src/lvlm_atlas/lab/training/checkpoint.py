@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Annotated, Any, Literal
 import torch
 import yaml
 from pydantic import Field
+from torch import nn
 
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.files import replace_file
 from lvlm_atlas.lab.photographs.sources import sources
+from lvlm_atlas.lab.training.shapes import vision_tokens
 from lvlm_atlas.reference.lvlm.config import Config, LVLMConfig, WindowLVLMConfig
 from lvlm_atlas.reference.lvlm.formats import FORMATS
 from lvlm_atlas.reference.lvlm.model import LVLM
@@ -28,13 +31,11 @@ QWEN_VISION = {"depth": "num_hidden_layers", "num_heads": "num_attention_heads",
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class Checkpoint(Record):
-    """How a model was trained, and how well it answers on pictures that were held back."""
+class Trained(Record):
+    """How something was trained."""
 
     id: Id
     """The folder's name."""
-    dialect: Literal["llava", "qwen2_5_vl"]
-    """Name of its shapes."""
     seed: int
     """Of its first weights and of all that it was shown."""
     parameters: int
@@ -50,7 +51,18 @@ class Checkpoint(Record):
     licences: dict[str, str]
     """Packages of these pictures, and the licences of what is used of them."""
     samples: int
-    """Held-back samples of each task."""
+    """Held-back samples of each kind that it was judged by."""
+
+
+class Checkpoint(Trained):
+    """How a model was trained, and how well it answers on pictures that were held back."""
+
+    dialect: Literal["llava", "qwen2_5_vl"]
+    """Name of its shapes."""
+    vision_tokens: int
+    """Of a picture of the lab."""
+    layers: int
+    """Of its LLM."""
     accuracy: dict[str, Share]
     """Of each task."""
     blind: dict[str, Share]
@@ -68,16 +80,30 @@ def write(root: Path, id_: str, model: LVLM, about: dict[str, Any]) -> Path:
         model: the model.
         about: the fields of its record that are not known here.
     """
-    folder = root / FOLDER / id_
-    folder.mkdir(parents=True, exist_ok=True)
     files = pretrained_files(model)
     record = Checkpoint(
-        id=id_, parameters=sum(weight.numel() for weight in model.parameters()),
-        sha256=sha256(files[WEIGHTS]).hexdigest(), data=sources().digest, licences=licences(), **about,
+        id=id_, vision_tokens=vision_tokens(model.config), layers=model.config.text.num_hidden_layers,
+        **origin(model, files), **about,
     )  # fmt: skip
-    for name, content in files.items():
-        replace_file(folder / name, content)
-    replace_file(folder / RECORD, yaml.safe_dump(record.model_dump(mode="json"), sort_keys=False, width=120))
+    return write_files(root, files, RECORD, record)
+
+
+def origin(module: nn.Module, files: Mapping[str, bytes]) -> dict[str, Any]:
+    """The fields of a record that follow from what was trained, the files it is written to, and the pictures."""
+    return {
+        "parameters": sum(weight.numel() for weight in module.parameters()),
+        "sha256": sha256(files[WEIGHTS]).hexdigest(), "data": sources().digest,
+        "licences": {name: package.licence for name, package in sources().packages.items()},
+    }  # fmt: skip
+
+
+def write_files(root: Path, files: Mapping[str, bytes], name: str, record: Trained) -> Path:
+    """Write files, and a record of that name beside them, into the folder of what was trained, and return that."""
+    folder = root / FOLDER / record.id
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, content in files.items():
+        replace_file(folder / file, content)
+    replace_file(folder / name, yaml.safe_dump(record.model_dump(mode="json"), sort_keys=False, width=120))
     return folder
 
 
@@ -89,11 +115,6 @@ def pretrained_files(model: LVLM) -> dict[str, bytes]:
     names = [(ours, theirs) for theirs, ours in FORMATS[raw["model_type"]].names]
     tensors = {_renamed(name, names): weight.detach().half().contiguous() for name, weight in model.named_parameters()}
     return {WEIGHTS: save(tensors, {"format": "pt"}), CONFIG: f"{json.dumps(raw, indent=2)}\n".encode()}
-
-
-def licences() -> dict[str, str]:
-    """The packages that pictures are made of, and the licences of what is used of them."""
-    return {name: package.licence for name, package in sources().packages.items()}
 
 
 def known(root: Path) -> dict[str, Checkpoint]:
