@@ -21,7 +21,7 @@ from lvlm_atlas.planner.predicted import predicted_edges
 from lvlm_atlas.site.build import build
 from synthetic import varied
 
-SITE_FILES = {"atlas.json": 5.0, "assets/find-data.js": 3.0}
+SITE_FILES = {"atlas.json.gz": 1.0, "assets/find-data.js": 3.0}
 """Files of the site that grow with the catalog, and how large they may be, in MB."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -19,7 +20,8 @@ def test_every_link_leads_to_data_and_no_record_is_left_out(odd: lvlm_atlas.Know
     kinds = {"technique": odd.atlas.techniques, "model": odd.atlas.models, "device": odd.atlas.hardware}
     linked: dict[str, set[str]] = {kind: set() for kind in kinds}
     for link in links:
-        document = json.loads((odd_site / link).read_text(encoding="utf-8"))
+        data = (odd_site / link).read_bytes()
+        document = json.loads(gzip.decompress(data) if link.endswith(".gz") else data)
         for kind in kinds:
             if kind in document:
                 linked[kind].add(document[kind]["id"])

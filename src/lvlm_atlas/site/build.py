@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
@@ -105,6 +106,7 @@ def generate(
     require(engine)
     from lvlm_atlas.site.config import configuration
     from lvlm_atlas.site.content import Content
+    from lvlm_atlas.site.data import WHOLE
     from lvlm_atlas.site.doors import doors
     from lvlm_atlas.site.finder import DATA, find_data
     from lvlm_atlas.site.heads import heads
@@ -123,7 +125,6 @@ def generate(
         files[content.routes.path(kind, id_).removesuffix(".md") + ".json"] = document
     for old in kb.atlas.redirects:
         files[f"techniques/{old}.json"] = content.data.forwarding(old, final(content, old))
-    files["atlas.json"] = content.data.whole
     files["llms.txt"] = llms_txt(content)
     files |= dict(doors(content))
     shutil.copytree(source / "assets", folder / "pages" / "assets")
@@ -131,6 +132,7 @@ def generate(
         place = folder / "pages" / path
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(text, encoding="utf-8", newline="\n")
+    (folder / "pages" / WHOLE).write_bytes(gzip.compress(content.data.whole.encode(), mtime=0))
     config = configuration(content, made, source / "mkdocs.yml", site_dir)
     (folder / "mkdocs.yml").write_text(config, encoding="utf-8", newline="\n")
     for name, value in ((HEADS, heads(content, made, published)), (BLOCKS, blocks), (COMMANDS, commands)):

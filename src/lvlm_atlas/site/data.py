@@ -20,6 +20,9 @@ from lvlm_atlas.schema.technique import Technique
 FORMAT = "lvlm-atlas-technique/3"
 """Names the layout of a technique's JSON; the number rises when a key changes its meaning."""
 
+WHOLE = "atlas.json.gz"
+"""The file of the whole atlas. It says again what each technique's own file says, so that it is packed."""
+
 
 @dataclass(frozen=True)
 class Data:

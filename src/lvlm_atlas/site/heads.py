@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lvlm_atlas.site.content import Content, Page
+from lvlm_atlas.site.data import WHOLE
 from lvlm_atlas.site.markup import attribute
 from lvlm_atlas.site.published import Published
 from lvlm_atlas.site.routes import FIXED, built
@@ -54,8 +55,8 @@ def _linked_data(content: Content, page: Page, published: Published) -> dict[str
         said |= {
             "@type": "Dataset", "license": "https://opensource.org/license/mit", "version": str(content.kb.edition),
             "creator": {"@type": "Organization", "name": "The LVLM Atlas contributors"},
-            "distribution": [{"@type": "DataDownload", "encodingFormat": "application/json",
-                              "contentUrl": f"{published.url}atlas.json"}],
+            "distribution": [{"@type": "DataDownload", "encodingFormat": "application/gzip",
+                              "contentUrl": f"{published.url}{WHOLE}"}],
             "isBasedOn": {"@type": "ScholarlyArticle", "name": survey.title, "url": survey.url},
             "potentialAction": {"@type": "SearchAction", "target": f"{published.url}?q={{search_term_string}}",
                                 "query-input": "required name=search_term_string"},

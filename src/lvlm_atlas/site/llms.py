@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lvlm_atlas.site.content import Content
+from lvlm_atlas.site.data import WHOLE
 
 _SUMMARY = (
     "An executable knowledge base of efficient inference for large vision-language models: techniques with effects, "
@@ -21,7 +22,7 @@ def llms_txt(content: Content) -> str:
     survey = content.data.survey
     about = f"Data of {content.kb.edition}. The frame is the survey {survey.title} ({survey.url}). {_EVIDENCE}"
     sections = (line for heading, lines in _sections(content) for line in (f"## {heading}", "", *lines, ""))
-    whole = "- [The whole atlas](atlas.json): every entry, vocabulary, work and edge"
+    whole = f"- [The whole atlas]({WHOLE}): every entry, vocabulary, work and edge, gzipped JSON"
     return "\n".join(["# LVLM Atlas", "", f"> {_SUMMARY}", "", about, "", "## Data", "", whole, "", *sections])
 
 
