@@ -13,6 +13,8 @@ from lvlm_atlas import load
 
 PHONE = {"viewport": {"width": 390, "height": 844}}
 DARK = {"color_scheme": "dark"}
+LONGEST_PX = 4_500
+"""What a reader scrolls through at most, where all folds are closed."""
 KINDS = [
     "index.html", "matrix.html", "techniques/index.html", "techniques/fastv.html", "techniques/specvlm-ji.html",
     "stages/index.html", "stages/prefilling.html", "bounds/index.html", "bounds/compute.html", "families/index.html",
@@ -215,6 +217,17 @@ def test_pages_can_be_read_without_scripts_and_with_the_network_cut(browser: Any
     page.locator("details.la-drawn > summary").click()
     assert page.locator("figure.la-neighbours svg a").first.is_visible()
     context.close()
+
+
+@pytest.mark.parametrize("watched", [{"viewport": {"width": 1440, "height": 1000}}], indirect=True)
+def test_no_page_of_a_technique_is_longer_than_a_few_screens(watched: Any, folder: Path) -> None:
+    longest = {}
+    for file in sorted((folder / "techniques").glob("*.html")):
+        if file.stem != "index":
+            page = watched.open(f"techniques/{file.name}")
+            longest[file.stem] = page.evaluate("document.documentElement.scrollHeight")
+    assert longest
+    assert {name: px for name, px in longest.items() if px > LONGEST_PX} == {}
 
 
 def test_a_table_sorts_by_the_head_that_is_pressed(watched: Any, checkout: Path) -> None:

@@ -23,10 +23,12 @@ from lvlm_atlas.site.words import formula
 SHOWN = 10
 """Rows of a table of interactions, and techniques of a list, that the page shows; the rest is folded or left to the
 JSON beside it."""
-STATED = 2
+STATED = {"works": 2, "breaks": 2, "unknown": 1}
 """Neighbours of each verdict that the page shows unfolded."""
 NUMBERS = 3
 """Reported numbers that the page shows unfolded."""
+SETTINGS = 7
+"""Parameters that the page shows unfolded."""
 GAINS = ("Time to first token", "Time per output token", "Cache after prefilling", "Device memory")
 """What of the predicted effect stands at the top of the page, where it changes."""
 
@@ -78,6 +80,7 @@ def technique_page(content: Content, technique: Technique) -> Page:
             "law": by_law(kb, technique.id),
             "shown": SHOWN,
             "numbers": NUMBERS,
+            "settings": SETTINGS,
             "effect": effect,
             "gains": [(name, gain) for name, _, _, gain in effect.rows if name in GAINS and gain != units.NO_CHANGE],
             "effect_picture": pictured(content, effect),
@@ -134,7 +137,7 @@ def _first(known: list[Neighbour]) -> list[Neighbour]:
     first = []
     for each in known:
         taken[each.verdict] += 1
-        if taken[each.verdict] <= STATED:
+        if taken[each.verdict] <= STATED[each.verdict]:
             first.append(each)
     return first
 
