@@ -20,9 +20,9 @@ from lvlm_atlas.lab.curves.record import missing
 from lvlm_atlas.lab.curves.record import write as write_curve
 from lvlm_atlas.lab.parts import questions, scorer
 from lvlm_atlas.lab.parts.draft import SHARE
-from lvlm_atlas.lab.parts.lessons import LESSONS, lessons
 from lvlm_atlas.lab.parts.part import equipment, known, lacking, write
 from lvlm_atlas.lab.parts.trainer import train
+from lvlm_atlas.lab.parts.trainings import TRAININGS, trainings
 from lvlm_atlas.lab.photographs.scene import scene
 from lvlm_atlas.lab.tasks.task import TASKS
 from lvlm_atlas.lab.tasks.vocabulary import token_ids
@@ -45,7 +45,7 @@ from lvlm_atlas.reference.techniques.encoding.trim import Trim
 
 ROOT = data_root()
 STEPS = 2
-every_lesson = pytest.mark.parametrize("name", LESSONS)
+every_kind = pytest.mark.parametrize("name", TRAININGS)
 USED_BY = {
     "frame-scorer": KeyVideoLLM(max_frames=2),
     "patch-scorer": Trim(),
@@ -64,12 +64,12 @@ pytestmark = pytest.mark.usefixtures("noise")
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lessons of a few small steps."""
+    """Trainings of a few small steps."""
     monkeypatch.setattr(recipe, "FRAMES", 8)
     monkeypatch.setattr(scorer, "PICTURES", (("still", 2), ("needle", 1)))
     monkeypatch.setattr(scorer, "TOWER", replace(scorer.TOWER, hidden_size=16, num_hidden_layers=1))
-    for lesson in LESSONS.values():
-        monkeypatch.setattr(type(lesson), "steps", STEPS)
+    for training in TRAININGS.values():
+        monkeypatch.setattr(type(training), "steps", STEPS)
 
 
 def a_model(seed: int = 0) -> LVLM:
@@ -86,37 +86,37 @@ def a_checkpoint() -> Checkpoint:
 
 
 def trained(name: str, model: LVLM) -> tuple[torch.nn.Module, list[float]]:
-    pupil = LESSONS[name].pupil(model, 3)
-    losses = [*train(LESSONS[name], model, pupil, 3)]
-    return pupil.part, losses
+    trainable = TRAININGS[name].trainable(model, 3)
+    losses = [*train(TRAININGS[name], model, trainable, 3)]
+    return trainable.part, losses
 
 
-@every_lesson
+@every_kind
 def test_a_part_is_the_same_for_a_seed_and_is_read_as_it_was_written(name: str, tmp_path: Path) -> None:
-    model, lesson, checkpoint = a_model(), LESSONS[name], a_checkpoint()
-    begun = {key: weight.clone() for key, weight in lesson.pupil(model, 3).part.state_dict().items()}
+    model, training, checkpoint = a_model(), TRAININGS[name], a_checkpoint()
+    begun = {key: weight.clone() for key, weight in training.trainable(model, 3).part.state_dict().items()}
     part, losses = trained(name, model)
     again, same = trained(name, model)
     assert losses == same
     assert len(losses) == STEPS
     assert any(not torch.equal(begun[key], weight) for key, weight in part.state_dict().items())
-    held_back = dict(lesson.judged(model, part, 1))
-    assert held_back == dict(lesson.judged(model, again, 1))
+    held_back = dict(training.judged(model, part, 1))
+    assert held_back == dict(training.judged(model, again, 1))
     folder = write(tmp_path, checkpoint, name, part, {"seed": 3, "samples": 1, "held_back": held_back})
     (record,) = known(tmp_path, checkpoint).values()
-    assert lacking(tmp_path, checkpoint, LESSONS) == [each for each in LESSONS if each != name]
+    assert lacking(tmp_path, checkpoint, TRAININGS) == [each for each in TRAININGS if each != name]
     assert record.held_back == held_back
-    read = lesson.read(folder, model)
+    read = training.read(folder, model)
     for (key_1, one), (key_2, other) in zip(part.named_parameters(), read.named_parameters(), strict=True):
         assert key_1 == key_2
         assert torch.allclose(one, other, atol=1e-2)
 
 
-@every_lesson
+@every_kind
 def test_a_technique_takes_the_part_that_its_model_is_equipped_with(name: str, tmp_path: Path) -> None:
     model, checkpoint = a_model(), a_checkpoint()
     request = first_request(model, TASKS["images"].sample(0))
-    folder = write(tmp_path, checkpoint, name, LESSONS[name].pupil(model, 3).part,
+    folder = write(tmp_path, checkpoint, name, TRAININGS[name].trainable(model, 3).part,
                    {"seed": 3, "samples": 1, "held_back": {}})  # fmt: skip
     gear = equipment(tmp_path, checkpoint, model)
     gear.equip(model)
@@ -128,14 +128,14 @@ def test_a_technique_takes_the_part_that_its_model_is_equipped_with(name: str, t
 
 def test_every_technique_that_a_lesson_serves_has_an_entry_that_wants_training() -> None:
     atlas = load_atlas(ROOT)
-    for lesson in LESSONS.values():
-        for technique in lesson.techniques:
+    for training in TRAININGS.values():
+        for technique in training.techniques:
             assert atlas.technique(technique).training in ("pretrain", "finetune")
 
 
 def test_a_part_of_other_weights_is_refused_and_says_how_to_train_it_anew(tmp_path: Path) -> None:
     model, checkpoint = a_model(), a_checkpoint()
-    write(tmp_path, checkpoint, "depth-head", LESSONS["depth-head"].pupil(model, 0).part,
+    write(tmp_path, checkpoint, "depth-head", TRAININGS["depth-head"].trainable(model, 0).part,
           {"seed": 0, "samples": 1, "held_back": {}})  # fmt: skip
     other = checkpoint.model_copy(update={"sha256": "b" * 64})
     with pytest.raises(AtlasError, match="lab train llava --seed 0 --part depth-head"):
@@ -146,7 +146,7 @@ def test_a_part_of_other_weights_is_refused_and_says_how_to_train_it_anew(tmp_pa
 
 def test_a_changed_part_is_refused(tmp_path: Path) -> None:
     model, checkpoint = a_model(), a_checkpoint()
-    folder = write(tmp_path, checkpoint, "depth-head", LESSONS["depth-head"].pupil(model, 0).part,
+    folder = write(tmp_path, checkpoint, "depth-head", TRAININGS["depth-head"].trainable(model, 0).part,
                    {"seed": 0, "samples": 1, "held_back": {}})  # fmt: skip
     (folder / WEIGHTS).write_bytes(b"changed")
     with pytest.raises(AtlasError, match="train it anew"):
@@ -158,10 +158,10 @@ def test_the_draft_has_at_most_a_quarter_of_the_models_numbers(dialect: str) -> 
     config = shapes()[dialect]
     draft, model = (
         sum(weight.numel() for weight in each.parameters())
-        for each in (LESSONS["draft"].empty(config), LVLM.empty(config))
+        for each in (TRAININGS["draft"].empty(config), LVLM.empty(config))
     )
     assert draft <= SHARE * model
-    assert "draft" in lessons(config)
+    assert "draft" in trainings(config)
 
 
 def test_a_question_on_a_frame_asks_for_what_it_shows_and_others_need_not() -> None:
@@ -185,8 +185,14 @@ def test_the_prompt_of_a_question_is_what_scorers_are_shown_of_a_sample() -> Non
 
 
 def test_a_curve_lacks_models_whose_parts_were_trained_anew_and_those_it_did_not_run_on(tmp_path: Path) -> None:
-    model, checkpoint, lesson = a_model(), a_checkpoint(), LESSONS["depth-head"]
-    write(tmp_path, checkpoint, "depth-head", lesson.pupil(model, 0).part, {"seed": 0, "samples": 1, "held_back": {}})
+    model, checkpoint, training = a_model(), a_checkpoint(), TRAININGS["depth-head"]
+    write(
+        tmp_path,
+        checkpoint,
+        "depth-head",
+        training.trainable(model, 0).part,
+        {"seed": 0, "samples": 1, "held_back": {}},
+    )
     parts = {checkpoint.id: known(tmp_path, checkpoint), "lab-y": {}}
     (part,) = parts[checkpoint.id].values()
     hashes = {checkpoint.id: checkpoint.sha256, "lab-y": "c" * 64}
@@ -204,7 +210,7 @@ def test_a_curve_holds_the_settings_alone_whose_weights_are_trained(
 ) -> None:
     (checkpoint, *_), name = trained_models(ROOT).values(), "shuffle-projector"
     model = curve.model_of(str(ROOT), checkpoint.id, "cpu")
-    write(tmp_path, checkpoint, name, LESSONS[name].pupil(model, 0).part,
+    write(tmp_path, checkpoint, name, TRAININGS[name].trainable(model, 0).part,
           {"seed": 0, "samples": 1, "held_back": {}})  # fmt: skip
     gear = equipment(tmp_path, checkpoint, model)
     job = CurveJob(technique=load_atlas(ROOT).technique("pixel-shuffle"), root=str(ROOT), checkpoints=(checkpoint.id,),

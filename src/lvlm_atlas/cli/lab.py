@@ -104,9 +104,9 @@ def run_train_parts(root: Path, name: str, seed: int, samples: int, parts: Seque
     need()
     import torch
 
-    from lvlm_atlas.lab.parts.lessons import lessons
     from lvlm_atlas.lab.parts.part import lacking, write
     from lvlm_atlas.lab.parts.trainer import train
+    from lvlm_atlas.lab.parts.trainings import trainings
     from lvlm_atlas.lab.photographs.collection import collection
     from lvlm_atlas.lab.training.checkpoint import known, load
 
@@ -116,16 +116,16 @@ def run_train_parts(root: Path, name: str, seed: int, samples: int, parts: Seque
     collection()
     torch.set_num_threads(THREADS)
     model = load(root, trained[id_])
-    suiting = lessons(model.config)
+    suiting = trainings(model.config)
     for part in chosen_of("part", parts, suiting) if parts else lacking(root, trained[id_], suiting):
-        lesson = suiting[part]
-        pupil = lesson.pupil(model, seed)
-        with progress(f"steps of {part}", lesson.steps) as advance:
-            for _ in train(lesson, model, pupil, seed):
+        training = suiting[part]
+        trainable = training.trainable(model, seed)
+        with progress(f"steps of {part}", training.steps) as advance:
+            for _ in train(training, model, trainable, seed):
                 advance()
-        held_back = dict(lesson.judged(model, pupil.part, samples))
+        held_back = dict(training.judged(model, trainable.part, samples))
         about = {"seed": seed, "samples": samples, "held_back": held_back}
-        typer.echo(f"wrote {write(own, trained[id_], part, pupil.part, about)}")
+        typer.echo(f"wrote {write(own, trained[id_], part, trainable.part, about)}")
         typer.echo(", ".join(f"{kind} {share:.3f}" for kind, share in held_back.items()), err=True)
 
 
@@ -203,8 +203,8 @@ def run_curves(
 
 
 def _ready(technique: Technique, parts: Mapping[str, Collection[str]]) -> list[str]:
-    """The models that have what a technique must have trained, from the lessons that each model's parts have had."""
-    from lvlm_atlas.lab.parts.lessons import serving
+    """The models that have what a technique must have trained, by the kinds of their parts."""
+    from lvlm_atlas.lab.parts.trainings import serving
 
     if technique.training in UNTRAINED:
         return [*parts]

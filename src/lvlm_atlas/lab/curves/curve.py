@@ -156,9 +156,9 @@ def _trained(job: CurveJob, found: Knob) -> dict[str, list[tuple[str, str]]]:
         ran = _probed(job, checkpoint, found.settings[-1]) is not None
         model = model_of(job.root, checkpoint, job.device)
         parts = equipment_of(job.root, checkpoint, job.device).used(model)
-        lessons = {part.lesson for part in parts}
-        wanted = lessons if wanted is None else wanted
-        if ran and lessons == wanted:
+        kinds = {part.kind for part in parts}
+        wanted = kinds if wanted is None else wanted
+        if ran and kinds == wanted:
             taken[checkpoint] = [(part.id, part.sha256) for part in parts]
     return taken
 

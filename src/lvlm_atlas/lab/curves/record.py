@@ -24,7 +24,7 @@ def missing(
         curve: the curve, if there is one.
         samples: of each task.
         hashes: of the models' weights, by model.
-        parts: of the models, by model and lesson.
+        parts: of the models, by model and kind.
     """
     if curve is None or curve.samples != samples:
         return tuple(hashes)

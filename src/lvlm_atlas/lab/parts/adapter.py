@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
 from lvlm_atlas.lab.parts.draft import KINDS, said
-from lvlm_atlas.lab.parts.lesson import Lesson, Pupil
+from lvlm_atlas.lab.parts.part_training import PartTraining, Trainable
 from lvlm_atlas.lab.tasks.sample import Sample
 from lvlm_atlas.lab.tasks.task import TASKS, training_sample
 from lvlm_atlas.lab.training import recipe
@@ -29,22 +29,22 @@ from lvlm_atlas.reference.lvlm.technique import Technique
 from lvlm_atlas.reference.modules.kept import drawn, give
 
 
-class Adapting(Pupil):
+class Adapting(Trainable):
     """An adapter, with which the model learns to say what it says with its own."""
 
-    def __init__(self, part: nn.Module, lesson: AdapterLesson) -> None:
+    def __init__(self, part: nn.Module, kind: AdapterTraining) -> None:
         super().__init__(part)
-        self.lesson = lesson
+        self.kind = kind
 
     def forward(self, model: LVLM, random: np.random.Generator) -> Tensor:
-        """See `Pupil`."""
+        """See `Trainable`."""
         kind = [*KINDS][random.choice(len(KINDS), p=[*KINDS.values()])]
         samples = [training_sample(random, kind, recipe.WORDS) for _ in range(recipe.FRAMES // PICTURES[kind])]
-        ours, theirs = (each.log_softmax(-1) for each in self.lesson.answers(model, samples))
+        ours, theirs = (each.log_softmax(-1) for each in self.kind.answers(model, samples))
         return kl_div(ours, theirs, reduction="batchmean", log_target=True)
 
 
-class AdapterLesson(Lesson[nn.Module]):
+class AdapterTraining(PartTraining[nn.Module]):
     """An adapter.
 
     Args:
@@ -70,15 +70,15 @@ class AdapterLesson(Lesson[nn.Module]):
         return isinstance(config, LVLMConfig)
 
     def key(self, config: Config) -> Hashable:  # noqa: ARG002
-        """See `Lesson`."""
+        """See `PartTraining`."""
         return self._key
 
     def empty(self, config: Config) -> nn.Module:
-        """See `Lesson`."""
+        """See `PartTraining`."""
         return self._build(config.vision.hidden_size, config.text.hidden_size)
 
-    def pupil(self, model: LVLM, seed: int) -> Adapting:
-        """See `Lesson`."""
+    def trainable(self, model: LVLM, seed: int) -> Adapting:
+        """See `PartTraining`."""
         part = drawn(lambda: self.empty(model.config), seed=seed)
         give(model, self._key, part)
         return Adapting(part, self)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from lvlm_atlas.lab.parts.lesson import Lesson, Pupil
+from lvlm_atlas.lab.parts.part_training import PartTraining, Trainable
 from lvlm_atlas.lab.photographs.scene import Scene, scene
 from lvlm_atlas.lab.training.batch import normalised, shown
 from lvlm_atlas.reference.flow.states import Patches
@@ -22,13 +22,13 @@ from lvlm_atlas.reference.lvlm.model import LVLM
 from lvlm_atlas.reference.techniques.encoding.tosa import DepthHead
 
 
-class Far(Pupil):
+class Far(Trainable):
     """A head, told which patches show nothing but the photograph."""
 
     part: DepthHead
 
     def forward(self, model: LVLM, random: np.random.Generator) -> Tensor:
-        """See `Pupil`."""
+        """See `Trainable`."""
         scenes = [scene(random, training=True) for _ in range(Depth.pictures)]
         feature_FND, far_FN = first_features(model, scenes)
         return binary_cross_entropy_with_logits(self.part.linear(feature_FND)[..., 0], far_FN)
@@ -49,7 +49,7 @@ def first_features(model: LVLM, scenes: list[Scene]) -> tuple[Tensor, Tensor]:
     return seen[0], far_FN.float()
 
 
-class Depth(Lesson[DepthHead]):
+class Depth(PartTraining[DepthHead]):
     """The depth head."""
 
     summary = "a head that tells from the encoder's first layer how far away a patch is"
@@ -61,15 +61,15 @@ class Depth(Lesson[DepthHead]):
         return isinstance(config, LVLMConfig)
 
     def key(self, config: Config) -> Hashable:  # noqa: ARG002
-        """See `Lesson`."""
+        """See `PartTraining`."""
         return DepthHead
 
     def empty(self, config: Config) -> DepthHead:
-        """See `Lesson`."""
+        """See `PartTraining`."""
         return DepthHead(config.vision.hidden_size)
 
-    def pupil(self, model: LVLM, seed: int) -> Far:
-        """See `Lesson`."""
+    def trainable(self, model: LVLM, seed: int) -> Far:
+        """See `PartTraining`."""
         torch.manual_seed(seed)
         return Far(self.empty(model.config))
 

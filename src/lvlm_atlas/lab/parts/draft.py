@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div
 
-from lvlm_atlas.lab.parts.lesson import Lesson, Pupil
+from lvlm_atlas.lab.parts.part_training import PartTraining, Trainable
 from lvlm_atlas.lab.photographs.scene import labels
 from lvlm_atlas.lab.tasks.task import TASKS, training_sample
 from lvlm_atlas.lab.tasks.vocabulary import ASK, token_ids
@@ -38,7 +38,7 @@ LOOKING = 0.15
 """Share of the steps in which it learns to see alone: to tell what each patch shows."""
 
 
-class Distilled(Pupil):
+class Distilled(Trainable):
     """A draft, which learns the model's distributions at the tokens of answers."""
 
     part: LVLM
@@ -49,7 +49,7 @@ class Distilled(Pupil):
         self.step = 0
 
     def forward(self, model: LVLM, random: np.random.Generator) -> Tensor:
-        """See `Pupil`."""
+        """See `Trainable`."""
         shown = drawn_batch(model, random)
         frames = encoded(self.part, shown.frames_F3HW)
         weight = torch.ones(len(labels()))
@@ -106,7 +106,7 @@ def said(model: LVLM, shown: Batch) -> Tensor:
         return logits(model, sequence(model, shown, encoded(model, shown.frames_F3HW)))
 
 
-class Draft(Lesson[LVLM]):
+class Draft(PartTraining[LVLM]):
     """The draft."""
 
     summary = "a draft of a quarter of the model's size"
@@ -118,18 +118,18 @@ class Draft(Lesson[LVLM]):
     steps, pictures = 700, recipe.FRAMES
 
     def key(self, config: Config) -> Hashable:  # noqa: ARG002
-        """See `Lesson`."""
+        """See `PartTraining`."""
         return DRAFT
 
     def empty(self, config: Config) -> LVLM:
-        """See `Lesson`."""
+        """See `PartTraining`."""
         vision = {"num_hidden_layers": ENCODER_LAYERS}
         text = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2,
                 "num_key_value_heads": 1}  # fmt: skip
         return LVLM.empty(smaller(config, vision, text))
 
-    def pupil(self, model: LVLM, seed: int) -> Distilled:
-        """See `Lesson`."""
+    def trainable(self, model: LVLM, seed: int) -> Distilled:
+        """See `PartTraining`."""
         draft = fill(self.empty(model.config), seed=seed, dtype=torch.float32, device="cpu")
         theirs = dict(model.named_parameters())
         with torch.no_grad():
@@ -147,9 +147,9 @@ class Draft(Lesson[LVLM]):
         return agreement(model, samples, lambda shown: (said(part, shown), said(model, shown)))
 
     def files(self, part: LVLM) -> Mapping[str, bytes]:
-        """See `Lesson`: the published format."""
+        """See `PartTraining`: the published format."""
         return pretrained_files(part)
 
     def read(self, folder: Path, model: LVLM) -> LVLM:
-        """See `Lesson`."""
+        """See `PartTraining`."""
         return LVLM.from_pretrained(folder, dtype=torch.float32, device=model.device)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
 
 from lvlm_atlas.lab.parts.draft import agreement, divergence, drawn_batch
-from lvlm_atlas.lab.parts.lesson import Lesson, Pupil
+from lvlm_atlas.lab.parts.part_training import PartTraining, Trainable
 from lvlm_atlas.lab.training import recipe
 from lvlm_atlas.lab.training.batch import UNJUDGED, Batch
 from lvlm_atlas.lab.training.reading import encoded, sequence, states
@@ -27,30 +27,30 @@ from lvlm_atlas.reference.ops.attention import attend, causal_mask
 from lvlm_atlas.reference.techniques.decoding.msd import decouple
 
 
-class Following(Pupil):
+class Following(Trainable):
     """A head, which learns the model's next feature and what the model would say of it.
 
     Args:
         part: the head.
-        lesson: whose rows it reads.
+        kind: whose rows it reads.
     """
 
     part: FeatureHead
 
-    def __init__(self, part: FeatureHead, lesson: FeatureLesson) -> None:
+    def __init__(self, part: FeatureHead, kind: FeatureHeadTraining) -> None:
         super().__init__(part)
-        self.lesson = lesson
+        self.kind = kind
 
     def forward(self, model: LVLM, random: np.random.Generator) -> Tensor:
-        """See `Pupil`."""
+        """See `Trainable`."""
         shown = drawn_batch(model, random)
-        ours_BND, theirs_BND = self.lesson.features(model, self.part, shown)
+        ours_BND, theirs_BND = self.kind.features(model, self.part, shown)
         answers_BN = shown.target_BN != UNJUDGED
         near = smooth_l1_loss(ours_BND[answers_BN], theirs_BND[answers_BN])
         return near + divergence(model.head(ours_BND), model.head(theirs_BND), shown)
 
 
-class FeatureLesson(Lesson[FeatureHead]):
+class FeatureHeadTraining(PartTraining[FeatureHead]):
     """The head of EAGLE, on the model's own features."""
 
     summary = "a draft head of one layer on the model's features"
@@ -62,7 +62,7 @@ class FeatureLesson(Lesson[FeatureHead]):
     steps, pictures = 300, recipe.FRAMES
 
     def key(self, config: Config) -> Hashable:  # noqa: ARG002
-        """See `Lesson`."""
+        """See `PartTraining`."""
         return "feature-head"
 
     def rows(self, head: FeatureHead, entered: Sequence, feature_BND: Tensor) -> Tensor:
@@ -87,11 +87,11 @@ class FeatureLesson(Lesson[FeatureHead]):
         return torch.cat([feature_BND[:, :1], ours_BND], dim=1), feature_BND
 
     def empty(self, config: Config) -> FeatureHead:
-        """See `Lesson`."""
+        """See `PartTraining`."""
         return FeatureHead(config.text)
 
-    def pupil(self, model: LVLM, seed: int) -> Following:
-        """See `Lesson`."""
+    def trainable(self, model: LVLM, seed: int) -> Following:
+        """See `PartTraining`."""
         return Following(drawn(lambda: self.empty(model.config), seed=seed), self)
 
     @torch.no_grad()
@@ -105,19 +105,21 @@ class FeatureLesson(Lesson[FeatureHead]):
         return agreement(model, samples, said)
 
 
-class DecoupledLesson(FeatureLesson):
+class DecoupledHeadTraining(FeatureHeadTraining):
     """The head of MSD, which reads vision tokens as they are."""
 
     summary = "a draft head of one layer on the model's features, which reads vision tokens as they are"
-    departs = f"{FeatureLesson.departs} Of all tasks at once; the paper trains on text first, then on more images."
+    departs = (
+        f"{FeatureHeadTraining.departs} Of all tasks at once; the paper trains on text first, then on more images."
+    )
     techniques: ClassVar[tuple[str, ...]] = ("msd",)
 
     def key(self, config: Config) -> Hashable:  # noqa: ARG002
-        """See `Lesson`."""
+        """See `PartTraining`."""
         return "msd"
 
     def rows(self, head: FeatureHead, entered: Sequence, feature_BND: Tensor) -> Tensor:
-        """See `FeatureLesson`."""
+        """See `FeatureHeadTraining`."""
         embed_BND, vision_BN = entered.hidden_BND[:, 1:], entered.vision_BN[:, 1:]
         rows_MD = decouple(
             head.enter, embed_BND.flatten(0, 1), feature_BND[:, :-1].flatten(0, 1), vision_BN.flatten(0, 1)

@@ -12,7 +12,7 @@ import yaml
 from torch import nn
 
 from lvlm_atlas.fault import AtlasError
-from lvlm_atlas.lab.parts.lessons import LESSONS
+from lvlm_atlas.lab.parts.trainings import TRAININGS
 from lvlm_atlas.lab.training.checkpoint import FOLDER, WEIGHTS, Checkpoint, Share, Trained, origin, write_files
 from lvlm_atlas.reference.lvlm.model import LVLM
 from lvlm_atlas.reference.modules.kept import forget, give, taken
@@ -24,7 +24,7 @@ RECORD = "part.yaml"
 class Part(Trained):
     """How a part was trained, and how well it does on pictures that were held back."""
 
-    lesson: Id
+    kind: Id
     """What it is."""
     checkpoint: Id
     """The model that it was trained for."""
@@ -35,7 +35,7 @@ class Part(Trained):
     departs: str
     """What was done otherwise than in the papers."""
     held_back: dict[str, Share]
-    """How well it does on them; what is counted, the lesson says."""
+    """How well it does on them; what is counted, its training says."""
 
 
 @dataclass(frozen=True)
@@ -63,22 +63,23 @@ def write(root: Path, checkpoint: Checkpoint, name: str, part: nn.Module, about:
     Args:
         root: the root.
         checkpoint: the model.
-        name: of the lesson.
+        name: its kind.
         part: the part.
         about: the fields of its record that are not known here.
     """
-    lesson = LESSONS[name]
-    files = lesson.files(part)
+    training = TRAININGS[name]
+    files = training.files(part)
     record = Part(
-        id=f"{checkpoint.id}-{name}", lesson=name, checkpoint=checkpoint.id, model=checkpoint.sha256,
-        summary=lesson.summary, departs=lesson.departs, steps=lesson.steps, pictures=lesson.steps * lesson.pictures,
+        id=f"{checkpoint.id}-{name}", kind=name, checkpoint=checkpoint.id, model=checkpoint.sha256,
+        summary=training.summary, departs=training.departs,
+        steps=training.steps, pictures=training.steps * training.pictures,
         **origin(part, files), **about,
     )  # fmt: skip
     return write_files(root, files, RECORD, record)
 
 
 def known(root: Path, checkpoint: Checkpoint) -> dict[str, Part]:
-    """The parts of a model that lie under `root`, by lesson.
+    """The parts of a model that lie under `root`, by kind.
 
     Raises:
         AtlasError: one of them was trained for another model of that name.
@@ -89,24 +90,24 @@ def known(root: Path, checkpoint: Checkpoint) -> dict[str, Part]:
             raise AtlasError(
                 f"{root / FOLDER / part.id / RECORD}: was trained for a {checkpoint.id} with other weights, "
                 f"{part.model[:8]}…, than are there now, {checkpoint.sha256[:8]}…; train it anew: "
-                f"lvlm-atlas lab train {checkpoint.dialect} --seed {checkpoint.seed} --part {part.lesson}"
+                f"lvlm-atlas lab train {checkpoint.dialect} --seed {checkpoint.seed} --part {part.kind}"
             )
     return found
 
 
 def lacking(root: Path, checkpoint: Checkpoint, names: Iterable[str]) -> list[str]:
-    """Of lessons those whose part a model lacks, or has from other weights or from another number of steps."""
+    """Of kinds those that a model lacks, or has from other weights or from another number of steps."""
     found = _records(root, checkpoint)
     return [
         name for name in names
-        if name not in found or (found[name].model, found[name].steps) != (checkpoint.sha256, LESSONS[name].steps)
+        if name not in found or (found[name].model, found[name].steps) != (checkpoint.sha256, TRAININGS[name].steps)
     ]  # fmt: skip
 
 
 def _records(root: Path, checkpoint: Checkpoint) -> dict[str, Part]:
     paths = sorted((root / FOLDER).glob(f"*/{RECORD}"))
     found = (Part.model_validate(yaml.safe_load(path.read_text("utf-8"))) for path in paths)
-    return {part.lesson: part for part in found if part.checkpoint == checkpoint.id}
+    return {part.kind: part for part in found if part.checkpoint == checkpoint.id}
 
 
 def equipment(root: Path, checkpoint: Checkpoint, model: LVLM) -> Equipment:
@@ -117,8 +118,8 @@ def equipment(root: Path, checkpoint: Checkpoint, model: LVLM) -> Equipment:
     """
     parts = {}
     for name, part in known(root, checkpoint).items():
-        folder, lesson = root / FOLDER / part.id, LESSONS[name]
+        folder, training = root / FOLDER / part.id, TRAININGS[name]
         if sha256((folder / WEIGHTS).read_bytes()).hexdigest() != part.sha256:
             raise AtlasError(f"{folder / WEIGHTS}: is not what {RECORD} beside it says; restore it, or train it anew")
-        parts[lesson.key(model.config)] = (part, lesson.read(folder, model))
+        parts[training.key(model.config)] = (part, training.read(folder, model))
     return Equipment(parts)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
 from lvlm_atlas.lab.parts import questions
-from lvlm_atlas.lab.parts.lesson import Lesson, Pupil
+from lvlm_atlas.lab.parts.part_training import PartTraining, Trainable
 from lvlm_atlas.lab.photographs.scene import SIDE, labels
 from lvlm_atlas.lab.tasks.task import TASKS, training_sample
 from lvlm_atlas.lab.tasks.vocabulary import token_ids, vocabulary
@@ -40,7 +40,7 @@ SOFT = 8.0
 """How sharply the patches of a frame are pooled: the larger, the more its best patch says alone."""
 
 
-class Contrast(Pupil):
+class Contrast(Trainable):
     """A matcher, told which questions ask for what a frame shows, by a sigmoid for each pair."""
 
     part: ImageTextMatcher
@@ -50,7 +50,7 @@ class Contrast(Pupil):
         self.scale, self.offset = nn.Parameter(torch.tensor(2.0)), nn.Parameter(torch.tensor(-4.0))
 
     def forward(self, model: LVLM, random: np.random.Generator) -> Tensor:
-        """See `Pupil`."""
+        """See `Trainable`."""
         scenes = [
             frame for kind, count in PICTURES for _ in range(count)
             for frame in training_sample(random, kind, 1).frames
@@ -84,7 +84,7 @@ def features(model: LVLM, frames_F3HW: Tensor) -> Tensor:
     return patches.hidden_FND[:, patches.prefix :]
 
 
-class FrameScorer(Lesson[ImageTextMatcher]):
+class FrameScorer(PartTraining[ImageTextMatcher]):
     """The towers that rate frames."""
 
     summary = "the two towers of a dual encoder that rates frames by a question"
@@ -95,15 +95,15 @@ class FrameScorer(Lesson[ImageTextMatcher]):
     steps, pictures = 300, sum(count * (1 if kind == "still" else 8) for kind, count in PICTURES)
 
     def key(self, config: Config) -> Hashable:  # noqa: ARG002
-        """See `Lesson`."""
+        """See `PartTraining`."""
         return SMALL
 
     def empty(self, config: Config) -> ImageTextMatcher:  # noqa: ARG002
-        """See `Lesson`."""
+        """See `PartTraining`."""
         return ImageTextMatcher(_shapes(TOWER))
 
-    def pupil(self, model: LVLM, seed: int) -> Contrast:
-        """See `Lesson`."""
+    def trainable(self, model: LVLM, seed: int) -> Contrast:
+        """See `PartTraining`."""
         part = drawn(lambda: self.empty(model.config), seed=seed)
         if model.config.vision == TOWER:
             tower: nn.Module = model.get_submodule("dialect.vision_tower.vision_model")
@@ -129,7 +129,7 @@ class FrameScorer(Lesson[ImageTextMatcher]):
         return shares
 
 
-class PatchScorer(Lesson[ImageTextMatcher]):
+class PatchScorer(PartTraining[ImageTextMatcher]):
     """The text tower and projections that rate patches of the model's encoder."""
 
     summary = "a text tower and projections that rate patches of the model's own encoder by a question"
@@ -144,15 +144,15 @@ class PatchScorer(Lesson[ImageTextMatcher]):
         return isinstance(config, LVLMConfig)
 
     def key(self, config: Config) -> Hashable:
-        """See `Lesson`."""
+        """See `PartTraining`."""
         return matcher_config(_clip(config))
 
     def empty(self, config: Config) -> ImageTextMatcher:
-        """See `Lesson`."""
+        """See `PartTraining`."""
         return ImageTextMatcher(_shapes(replace(_clip(config), num_hidden_layers=0)))
 
-    def pupil(self, model: LVLM, seed: int) -> PatchContrast:
-        """See `Lesson`."""
+    def trainable(self, model: LVLM, seed: int) -> PatchContrast:
+        """See `PartTraining`."""
         return PatchContrast(_calmed(drawn(lambda: self.empty(model.config), seed=seed)))
 
     @torch.no_grad()

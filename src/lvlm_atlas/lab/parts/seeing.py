@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lvlm_atlas.lab.parts.draft import agreement, divergence, drawn_batch
-from lvlm_atlas.lab.parts.lesson import Lesson, Pupil
+from lvlm_atlas.lab.parts.part_training import PartTraining, Trainable
 from lvlm_atlas.lab.training import recipe
 from lvlm_atlas.lab.training.batch import Batch
 from lvlm_atlas.lab.training.reading import encoded, logits, sequence
@@ -39,18 +39,18 @@ def said(model: LVLM, drafter: SeeingDrafter, shown: Batch) -> tuple[Tensor, Ten
     return drafter.language_model.logits(left.hidden_BND), theirs_BNC
 
 
-class Drafting(Pupil):
+class Drafting(Trainable):
     """A drafter, which learns the model's distributions at the tokens of answers."""
 
     part: SeeingDrafter
 
     def forward(self, model: LVLM, random: np.random.Generator) -> Tensor:
-        """See `Pupil`."""
+        """See `Trainable`."""
         shown = drawn_batch(model, random)
         return divergence(*said(model, self.part, shown), shown)
 
 
-class SeeingLesson(Lesson[SeeingDrafter]):
+class SeeingDrafterTraining(PartTraining[SeeingDrafter]):
     """The drafter of MASSV."""
 
     summary = "a small language model that drafts from the model's own vision tokens"
@@ -62,15 +62,15 @@ class SeeingLesson(Lesson[SeeingDrafter]):
     steps, pictures = 300, recipe.FRAMES
 
     def key(self, config: Config) -> Hashable:  # noqa: ARG002
-        """See `Lesson`."""
+        """See `PartTraining`."""
         return "massv", LAYERS
 
     def empty(self, config: Config) -> SeeingDrafter:
-        """See `Lesson`."""
+        """See `PartTraining`."""
         return SeeingDrafter(replace(config.text, num_hidden_layers=LAYERS), config.text.hidden_size)
 
-    def pupil(self, model: LVLM, seed: int) -> Drafting:
-        """See `Lesson`."""
+    def trainable(self, model: LVLM, seed: int) -> Drafting:
+        """See `PartTraining`."""
         part, theirs = drawn(lambda: self.empty(model.config), seed=seed), model.state_dict()
         ours = part.language_model.state_dict()
         part.language_model.load_state_dict({name: theirs[f"language_model.{name}"] for name in ours})

@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from lvlm_atlas.lab.parts.lesson import Lesson, Pupil
+from lvlm_atlas.lab.parts.part_training import PartTraining, Trainable
 from lvlm_atlas.lab.training import recipe
 from lvlm_atlas.lab.training.optimisers import Optimisers
 from lvlm_atlas.reference.lvlm.model import LVLM
 
 
-def train(lesson: Lesson[Any], model: LVLM, pupil: Pupil, seed: int) -> Iterator[float]:
+def train(training: PartTraining[Any], model: LVLM, trainable: Trainable, seed: int) -> Iterator[float]:
     """Train to the end; yields the loss after each step. The rates are those of the model's recipe."""
-    optimisers = Optimisers(pupil.named_parameters())
-    for step in range(lesson.steps):
-        share = min(1.0, (step + 1) / recipe.WARM_UP) * (0.55 + 0.45 * math.cos(math.pi * step / lesson.steps))
+    optimisers = Optimisers(trainable.named_parameters())
+    for step in range(training.steps):
+        share = min(1.0, (step + 1) / recipe.WARM_UP) * (0.55 + 0.45 * math.cos(math.pi * step / training.steps))
         with torch.enable_grad():
-            loss = pupil(model, np.random.default_rng((seed, step)))
+            loss = trainable(model, np.random.default_rng((seed, step)))
             loss.backward()
         optimisers.step(share)
         yield float(loss.detach())
-    pupil.requires_grad_(requires_grad=False)
+    trainable.requires_grad_(requires_grad=False)

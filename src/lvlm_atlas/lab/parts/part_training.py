@@ -18,7 +18,7 @@ from lvlm_atlas.reference.lvlm.model import LVLM
 Module = TypeVar("Module", bound=nn.Module)
 
 
-class Pupil(nn.Module, ABC):
+class Trainable(nn.Module, ABC):
     """A part in training, with what is trained beside it and thrown away."""
 
     part: nn.Module
@@ -32,7 +32,7 @@ class Pupil(nn.Module, ABC):
         """The loss () of a step, on pictures that `random` draws."""
 
 
-class Lesson(ABC, Generic[Module]):
+class PartTraining(ABC, Generic[Module]):
     """How a part is trained."""
 
     summary: ClassVar[str]
@@ -55,7 +55,7 @@ class Lesson(ABC, Generic[Module]):
         """The part of a model of these shapes, its weights not trained."""
 
     @abstractmethod
-    def pupil(self, model: LVLM, seed: int) -> Pupil:
+    def trainable(self, model: LVLM, seed: int) -> Trainable:
         """The part with the weights that training begins with."""
 
     @abstractmethod
