@@ -11,12 +11,13 @@ import pytest
 from lvlm_atlas import load as load_atlas
 from lvlm_atlas.atlas.records import CURVES, Records
 from lvlm_atlas.atlas.root import data_root
+from lvlm_atlas.atlas.trained import FOLDER
 from lvlm_atlas.lab.curves.curve import CurveJob, carry_out
 from lvlm_atlas.lab.curves.knob import TARGETS, Knob, Settings
 from lvlm_atlas.lab.curves.knob import knob as knob_of
 from lvlm_atlas.lab.curves.record import missing, write
 from lvlm_atlas.lab.tasks.task import TASKS
-from lvlm_atlas.lab.training.checkpoint import FOLDER, known
+from lvlm_atlas.lab.training.checkpoint import known
 from lvlm_atlas.schema.technique import Parameter, Technique
 
 ROOT = data_root()

@@ -6,10 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import yaml
-
-FOLDER, RECORD = Path("checkpoints"), "checkpoint.yaml"
-"""Where the models lie under a root, and what is read of one."""
+from lvlm_atlas.atlas.trained import MODEL, records
 
 
 @dataclass(frozen=True)
@@ -37,9 +34,5 @@ class Trained:
 
 def trained(root: Path) -> dict[str, Trained]:
     """The models under a root by id; a root may have none."""
-    return {each.id: each for each in map(_read, sorted((root / FOLDER).glob(f"*/{RECORD}")))}
-
-
-def _read(path: Path) -> Trained:
-    record = yaml.safe_load(path.read_text("utf-8"))
-    return Trained(**{each.name: record[each.name] for each in fields(Trained)})
+    names = [each.name for each in fields(Trained)]
+    return {id_: Trained(**{name: record[name] for name in names}) for id_, record in records(root, MODEL).items()}

@@ -8,17 +8,15 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import nn
 
+from lvlm_atlas.atlas.trained import FOLDER, PART, records
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.lab.parts.trainings import TRAININGS
-from lvlm_atlas.lab.training.checkpoint import FOLDER, WEIGHTS, Checkpoint, Share, Trained, origin, write_files
+from lvlm_atlas.lab.training.checkpoint import WEIGHTS, Checkpoint, Share, Trained, origin, write_files
 from lvlm_atlas.reference.lvlm.model import LVLM
 from lvlm_atlas.reference.modules.kept import forget, give, taken
 from lvlm_atlas.schema.record import Id
-
-RECORD = "part.yaml"
 
 
 class Part(Trained):
@@ -75,7 +73,7 @@ def write(root: Path, checkpoint: Checkpoint, name: str, part: nn.Module, about:
         steps=training.steps, pictures=training.steps * training.pictures,
         **origin(part, files), **about,
     )  # fmt: skip
-    return write_files(root, files, RECORD, record)
+    return write_files(root, files, PART, record)
 
 
 def known(root: Path, checkpoint: Checkpoint) -> dict[str, Part]:
@@ -88,7 +86,7 @@ def known(root: Path, checkpoint: Checkpoint) -> dict[str, Part]:
     for part in found.values():
         if part.model != checkpoint.sha256:
             raise AtlasError(
-                f"{root / FOLDER / part.id / RECORD}: was trained for a {checkpoint.id} with other weights, "
+                f"{root / FOLDER / part.id / PART}: was trained for a {checkpoint.id} with other weights, "
                 f"{part.model[:8]}…, than are there now, {checkpoint.sha256[:8]}…; train it anew: "
                 f"lvlm-atlas lab train {checkpoint.dialect} --seed {checkpoint.seed} --part {part.kind}"
             )
@@ -105,8 +103,7 @@ def lacking(root: Path, checkpoint: Checkpoint, names: Iterable[str]) -> list[st
 
 
 def _records(root: Path, checkpoint: Checkpoint) -> dict[str, Part]:
-    paths = sorted((root / FOLDER).glob(f"*/{RECORD}"))
-    found = (Part.model_validate(yaml.safe_load(path.read_text("utf-8"))) for path in paths)
+    found = map(Part.model_validate, records(root, PART).values())
     return {part.kind: part for part in found if part.checkpoint == checkpoint.id}
 
 
@@ -120,6 +117,6 @@ def equipment(root: Path, checkpoint: Checkpoint, model: LVLM) -> Equipment:
     for name, part in known(root, checkpoint).items():
         folder, training = root / FOLDER / part.id, TRAININGS[name]
         if sha256((folder / WEIGHTS).read_bytes()).hexdigest() != part.sha256:
-            raise AtlasError(f"{folder / WEIGHTS}: is not what {RECORD} beside it says; restore it, or train it anew")
+            raise AtlasError(f"{folder / WEIGHTS}: is not what {PART} beside it says; restore it, or train it anew")
         parts[training.key(model.config)] = (part, training.read(folder, model))
     return Equipment(parts)

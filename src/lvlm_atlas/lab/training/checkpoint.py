@@ -14,6 +14,7 @@ import yaml
 from pydantic import Field
 from torch import nn
 
+from lvlm_atlas.atlas.trained import FOLDER, MODEL, records
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.files import replace_file
 from lvlm_atlas.lab.photographs.sources import sources
@@ -23,7 +24,7 @@ from lvlm_atlas.reference.lvlm.formats import FORMATS
 from lvlm_atlas.reference.lvlm.model import LVLM
 from lvlm_atlas.schema.record import Id, Record
 
-FOLDER, WEIGHTS, CONFIG, RECORD = Path("checkpoints"), "model.safetensors", "config.json", "checkpoint.yaml"
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
 """Where trained models lie under a root, and what a folder of one holds."""
 QWEN_VISION = {"depth": "num_hidden_layers", "num_heads": "num_attention_heads",
                "fullatt_block_indexes": "full_attention_layers"}  # fmt: skip
@@ -85,7 +86,7 @@ def write(root: Path, id_: str, model: LVLM, about: dict[str, Any]) -> Path:
         id=id_, vision_tokens=vision_tokens(model.config), layers=model.config.text.num_hidden_layers,
         **origin(model, files), **about,
     )  # fmt: skip
-    return write_files(root, files, RECORD, record)
+    return write_files(root, files, MODEL, record)
 
 
 def origin(module: nn.Module, files: Mapping[str, bytes]) -> dict[str, Any]:
@@ -123,10 +124,7 @@ def known(root: Path) -> dict[str, Checkpoint]:
     Raises:
         AtlasError: there is none.
     """
-    found = {
-        path.parent.name: Checkpoint.model_validate(yaml.safe_load(path.read_text("utf-8")))
-        for path in sorted((root / FOLDER).glob(f"*/{RECORD}"))
-    }
+    found = {id_: Checkpoint.model_validate(record) for id_, record in records(root, MODEL).items()}
     if not found:
         raise AtlasError(f"{root / FOLDER}: holds no trained model; work in a checkout, or `lvlm-atlas lab train`")
     return found
@@ -140,7 +138,7 @@ def load(root: Path, checkpoint: Checkpoint, device: str = "cpu") -> LVLM:
     """
     folder = root / FOLDER / checkpoint.id
     if sha256((folder / WEIGHTS).read_bytes()).hexdigest() != checkpoint.sha256:
-        raise AtlasError(f"{folder / WEIGHTS}: is not what {RECORD} beside it says; restore it, or train it anew")
+        raise AtlasError(f"{folder / WEIGHTS}: is not what {MODEL} beside it says; restore it, or train it anew")
     return LVLM.from_pretrained(folder, dtype=torch.float32, device=device)
 
 
