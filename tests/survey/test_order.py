@@ -9,7 +9,7 @@ import pytest
 from lvlm_atlas.graph.results import ReportedResult
 from lvlm_atlas.schema.curve import Curve, CurvePoint, TaskCurve
 from lvlm_atlas.schema.measurement import Machine
-from lvlm_atlas.survey.order import LEAST, agreement, spearman
+from lvlm_atlas.survey.order import LEAST, agreement, between_models, spearman
 
 MACHINE = Machine(device="a", kind="cpu", python="3.11", torch="2", system="Linux")
 IDS = tuple("abcde")
@@ -65,3 +65,17 @@ def test_too_few_or_other_shares_are_no_comparison(template: ReportedResult) -> 
     elsewhere = {id_: curve(id_, 50 + at, cost=0.6) for at, id_ in enumerate(IDS)}
     assert agreement(reported, few).mean is None
     assert agreement(reported, elsewhere).comparisons == ()
+
+
+def two_models(id_: str, first: int, second: int) -> Curve:
+    one = curve(id_, first)
+    other = curve(id_, second).tasks[0].model_copy(update={"checkpoint": "lab-b"})
+    return one.model_copy(update={"checkpoints": {"lab-a": "0" * 64, "lab-b": "1" * 64}, "tasks": (*one.tasks, other)})
+
+
+def test_models_that_order_techniques_alike_agree_whatever_they_keep() -> None:
+    alike = [two_models(id_, 50 + at, 20 + 3 * at) for at, id_ in enumerate(IDS)]
+    reverse = [two_models(id_, 50 + at, 40 - at) for at, id_ in enumerate(IDS)]
+    assert between_models(alike, 0.25) == pytest.approx(1)
+    assert between_models(reverse, 0.25) == pytest.approx(-1)
+    assert between_models([curve(id_, 50 + at) for at, id_ in enumerate(IDS)], 0.25) is None

@@ -20,7 +20,7 @@ from lvlm_atlas.site.equal_quality import equal_quality
 from lvlm_atlas.site.routes import FIXED
 from lvlm_atlas.site.trained import Trained, trained
 from lvlm_atlas.specs.answers import Kept, cheapest, kept, tasks_of
-from lvlm_atlas.survey.order import Agreement, agreement
+from lvlm_atlas.survey.order import Agreement, agreement, between_models
 
 WORDS: Mapping[str, str] = {
     "pixels": "pixels", "frames": "frames", "encoder_tokens": "tokens in the encoder",
@@ -135,6 +135,11 @@ class Curves:
     def agreement(self) -> Agreement:
         """How this order agrees with that of public comparisons."""
         return agreement(results(self.atlas, self.atlas.techniques.values()), self.atlas.curves)
+
+    @cached_property
+    def between_models(self) -> float | None:
+        """How alike the trained models order what spares anything."""
+        return between_models((row.curve for rows in self.by_cost.values() for row in rows), NEAR)
 
 
 def curves_page(content: Content) -> Iterator[Page]:

@@ -6,6 +6,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from lvlm_atlas.graph.results import ReportedResult
 from lvlm_atlas.schema.curve import Curve
@@ -62,6 +63,34 @@ def agreement(results: Iterable[ReportedResult], curves: Mapping[str, Curve]) ->
         if correlation is not None:
             found.append(Comparison(paper, model, measure, share, tuple(sorted(ours)), correlation))
     return Agreement(tuple(found))
+
+
+def between_models(curves: Iterable[Curve], share: float) -> float | None:
+    """How alike trained models order techniques: the mean over pairs of models of the rank correlation.
+
+    Args:
+        curves: a technique each.
+        share: of its main cost; techniques are compared at the setting that lies nearest.
+
+    Returns:
+        None where no two models have an order in common.
+    """
+    kept_by: dict[str, dict[str, float]] = defaultdict(dict)
+    for curve in curves:
+        for model in curve.checkpoints:
+            alone = curve.model_copy(update={"tasks": tuple(task for task in curve.tasks if task.checkpoint == model)})
+            if points := kept(alone):
+                near = min(points, key=lambda each: abs(each.cost[curve.main_cost] - share))
+                kept_by[model][curve.id] = near.share
+    found = []
+    for one, two in combinations(kept_by.values(), 2):
+        both = sorted({*one} & {*two})
+        if (
+            len(both) >= LEAST
+            and (alike := spearman([one[id_] for id_ in both], [two[id_] for id_ in both])) is not None
+        ):
+            found.append(alike)
+    return statistics.mean(found) if found else None
 
 
 def spearman(one: Sequence[float], two: Sequence[float]) -> float | None:
