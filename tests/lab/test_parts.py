@@ -126,7 +126,7 @@ def test_a_technique_takes_the_part_that_its_model_is_equipped_with(name: str, t
     assert not random_weights(model)
 
 
-def test_every_technique_that_a_lesson_serves_has_an_entry_that_wants_training() -> None:
+def test_every_technique_that_a_part_serves_has_an_entry_that_wants_training() -> None:
     atlas = load_atlas(ROOT)
     for training in TRAININGS.values():
         for technique in training.techniques:

@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from lvlm_atlas.fault import AtlasError
+
 FOLDER = Path("checkpoints")
 """Where they lie under a root."""
 MODEL, PART = "checkpoint.yaml", "part.yaml"
@@ -14,6 +16,20 @@ MODEL, PART = "checkpoint.yaml", "part.yaml"
 
 
 def records(root: Path, name: str) -> dict[str, dict[str, Any]]:
-    """The records of that file name by id; a root may have none."""
-    found = (yaml.safe_load(path.read_text("utf-8")) for path in sorted((root / FOLDER).glob(f"*/{name}")))
+    """The records of that file name by id; a root may have none.
+
+    Raises:
+        AtlasError: a file is no such record.
+    """
+    found = map(_record, sorted((root / FOLDER).glob(f"*/{name}")))
     return {record["id"]: record for record in found}
+
+
+def _record(path: Path) -> dict[str, Any]:
+    try:
+        record = yaml.safe_load(path.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        record = None
+    if not isinstance(record, dict) or not {"id", "sha256"} <= record.keys():
+        raise AtlasError(f"{path}: is no record with an id and the hash of weights; restore it, or train it anew")
+    return record
