@@ -59,7 +59,7 @@ def test_a_committed_stack_comes_out_again(committed: MeasuredStack) -> None:
     task = min(committed.tasks, key=lambda each: len(each.full))
     answer = joint.carry_out(JointJob(
         techniques=tuple(load(ROOT).technique(id_) for id_ in committed.techniques),
-        settings=tuple(each.setting for each in committed.members), root=str(ROOT), checkpoints=(task.checkpoint,),
+        settings=tuple(each.setting for each in committed.members), root=str(ROOT), checkpoint=task.checkpoint,
         samples=task.samples, tasks=(task.task,), device="cpu",
     ))  # fmt: skip
     assert answer.failed is None

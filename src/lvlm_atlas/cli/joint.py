@@ -21,6 +21,7 @@ from lvlm_atlas.planner.planner import Planner
 from lvlm_atlas.schema.curve import Curve
 from lvlm_atlas.schema.record import Setting
 from lvlm_atlas.schema.stack import MeasuredStack
+from lvlm_atlas.schema.technique import Technique
 from lvlm_atlas.specs.answers import Kept, tasks_of
 from lvlm_atlas.specs.joint import stack_id
 
@@ -49,7 +50,6 @@ def run_stacks(
     need_torch("the lab needs", device)
     from lvlm_atlas.lab.isolation import Bounds, in_processes
     from lvlm_atlas.lab.joint.job import JointAnswer, about, lost
-    from lvlm_atlas.lab.joint.record import up_to_date
     from lvlm_atlas.lab.parts.part import known as known_parts
     from lvlm_atlas.lab.photographs.collection import collection
     from lvlm_atlas.lab.tasks.task import TASKS
@@ -59,7 +59,9 @@ def run_stacks(
     collection()
     trained = known(root)
     hashes = {name: each.sha256 for name, each in trained.items()}
-    parts = {part.id: part.sha256 for each in trained.values() for part in known_parts(root, each).values()}
+    parts = {
+        name: {part.id: part.sha256 for part in known_parts(root, each).values()} for name, each in trained.items()
+    }
     asked = chosen_of("task", tasks, TASKS) if tasks else ()
     planner = Planner(root, _current(load(root), hashes))
     atlas, wanted = planner.kb.atlas, {planner.kb.technique(id_).id for id_ in ids}
@@ -72,24 +74,18 @@ def run_stacks(
             f"name others, such as {', '.join([*chosen][:3])}"
         )
     stacks = interesting(planner.kb, planned(planner), limit, wanted)
-    run = _Run(own, chosen, hashes, samples, asked, device, atlas.curves, parts)
-    pending = [
-        each
-        for each in stacks
-        if again
-        or tasks
-        or not up_to_date(atlas.stacks, run.settings(each), run.models(each.checkpoints), parts, samples)
-    ]
-    if not again:
-        run.recall(atlas.stacks.values())
-    with progress(f"stacks on {device}", len(stacks), len(stacks) - len(pending)) as advance:
+    run = _Run(own, chosen, hashes, samples, asked, device, atlas.curves, parts, {**atlas.stacks}, again=again)
+    pending = {name: [each for each in stacks if run.lacks(each, name)] for name in trained}
+    count = sum(name in each.checkpoints for each in stacks for name in trained)
+    with progress(f"stacks and models on {device}", count, count - sum(map(len, pending.values()))) as advance:
         try:
-            for answer in in_processes(
-                run.jobs(pending), "lvlm_atlas.lab.joint.job", JointAnswer, lost, about, device=device,
-                bounds=Bounds(time_s=3_600.0),
-            ):  # fmt: skip
-                for said in run.take(answer):
-                    advance(said)
+            for name, theirs in pending.items():
+                for answer in in_processes(
+                    run.jobs(name, theirs), "lvlm_atlas.lab.joint.job", JointAnswer, lost, about, device=device,
+                    bounds=Bounds(time_s=3_600.0),
+                ):  # fmt: skip
+                    for said in run.take(answer):
+                        advance(said)
         except KeyboardInterrupt:
             typer.echo("interrupted: records that are written stay, and the same command goes on", err=True)
             raise
@@ -117,78 +113,99 @@ class _Run:
     device: str
     curves: Mapping[str, Curve]
     """Those of these models."""
-    parts: Mapping[str, str]
-    """Trained parts, with the hashes of their weights."""
+    parts: Mapping[str, Mapping[str, str]]
+    """Hashes of trained parts, by model and part."""
+    stacks: dict[str, MeasuredStack]
+    """The records so far."""
+    again: bool
+    """Whether what they hold is run again."""
     failed: int = 0
-    alone: dict[str, JointAnswer] = field(default_factory=dict)
-    joint: dict[str, tuple[Interesting, JointAnswer]] = field(default_factory=dict)
-
-    def models(self, names: Iterable[str]) -> dict[str, str]:
-        """Trained models with the hashes of their weights."""
-        return {name: self.hashes[name] for name in names}
+    alone: dict[tuple[str, str], JointAnswer] = field(default_factory=dict)
+    """By technique and model."""
+    joint: dict[str, JointAnswer] = field(default_factory=dict)
+    """Of the model that runs, those that wait for their techniques alone."""
+    pending: Mapping[str, Interesting] = field(default_factory=dict)
 
     def settings(self, stack: Interesting) -> dict[str, dict[str, Setting]]:
         """The setting of each technique of a stack."""
         return {each.id: self.chosen[each.id].setting for each in stack.techniques}
 
-    def recall(self, stacks: Collection[MeasuredStack]) -> None:
-        """Take what techniques alone answered from records, where they say it of all that is asked."""
-        from lvlm_atlas.lab.joint.record import known_alone
+    def holding(self, stack: Interesting) -> tuple[str, ...]:
+        """The models of which the stack's record holds."""
+        from lvlm_atlas.lab.joint.record import holding
 
-        for id_, each in self.chosen.items():
-            curve = self.curves[id_]
-            tasks = [task for task in tasks_of(curve) if not self.tasks or task in self.tasks]
-            models = self.models(curve.checkpoints)
-            if answer := known_alone(stacks, id_, each.setting, models, self.parts, tasks, self.samples):
-                self.alone[id_] = answer
+        return holding(self.stacks.get(stack.id), self.settings(stack), self.hashes, self.parts, self.samples)
 
-    def jobs(self, stacks: Sequence[Interesting]) -> Iterator[JointJob]:
-        """Each stack after those of its techniques alone that were not run yet."""
-        from lvlm_atlas.lab.joint.job import JointJob
+    def lacks(self, stack: Interesting, model: str) -> bool:
+        """Whether a stack is to be run on a model."""
+        return model in stack.checkpoints and bool(self.again or self.tasks or model not in self.holding(stack))
 
-        self.pending = {each.id: each for each in stacks}
+    def jobs(self, model: str, stacks: Sequence[Interesting]) -> Iterator[JointJob]:
+        """Each stack on a model, after those of its techniques alone that no record tells of."""
+        self.pending, self.joint = {each.id: each for each in stacks}, {}
         begun = {*self.alone}
         for stack in stacks:
-            fresh = [each for each in stack.techniques if each.id not in begun]
-            begun |= {each.id for each in fresh}
-            curves = [self.curves[each.id] for each in fresh]
-            runs = [
-                ((each,), tasks_of(curve), tuple(curve.checkpoints)) for each, curve in zip(fresh, curves, strict=True)
-            ]
-            for techniques, tasks, models in [*runs, (stack.techniques, stack.tasks, stack.checkpoints)]:
-                yield JointJob(
-                    techniques=techniques, settings=tuple(self.chosen[each.id].setting for each in techniques),
-                    root=str(self.root), checkpoints=models, samples=self.samples,
-                    tasks=tuple(task for task in tasks if not self.tasks or task in self.tasks), device=self.device,
-                )  # fmt: skip
+            for each in stack.techniques:
+                if (each.id, model) not in begun and not self._recall(each.id, model):
+                    yield self._job(model, (each,), tasks_of(self.curves[each.id]))
+                begun.add((each.id, model))
+            yield self._job(model, stack.techniques, stack.tasks)
 
     def take(self, answer: JointAnswer) -> Iterator[str]:
         """Take an answer, write what it completes, and say what came of each stack that is done."""
         if len(answer.techniques) == 1:
-            self.alone[answer.techniques[0]] = answer
+            self.alone[answer.techniques[0], answer.checkpoint] = answer
         else:
-            id_ = stack_id(answer.techniques)
-            self.joint[id_] = (self.pending[id_], answer)
-        for id_, (stack, joint) in [*self.joint.items()]:
-            if all(each.id in self.alone for each in stack.techniques):
+            self.joint[stack_id(answer.techniques)] = answer
+        for id_, joint in [*self.joint.items()]:
+            keys = [(each, joint.checkpoint) for each in joint.techniques]
+            if all(each in self.alone for each in keys):
                 del self.joint[id_]
-                yield self._said(stack, joint)
+                yield self._said(self.pending[id_], joint, [self.alone[each] for each in keys])
 
-    def _said(self, stack: Interesting, joint: JointAnswer) -> str:
+    def _recall(self, technique: str, model: str) -> bool:
+        """Take what a technique alone answered from records, where they say it of all that is asked."""
+        from lvlm_atlas.lab.joint.record import known_alone
+
+        tasks = self._tasks(tasks_of(self.curves[technique]))
+        answer = None if self.again else known_alone(
+            self.stacks.values(), technique, self.chosen[technique].setting, model, self.hashes[model],
+            self.parts[model], tasks, self.samples,
+        )  # fmt: skip
+        if answer:
+            self.alone[technique, model] = answer
+        return answer is not None
+
+    def _job(self, model: str, techniques: tuple[Technique, ...], tasks: Iterable[str]) -> JointJob:
+        from lvlm_atlas.lab.joint.job import JointJob
+
+        return JointJob(
+            techniques=techniques, settings=tuple(self.chosen[each.id].setting for each in techniques),
+            root=str(self.root), checkpoint=model, samples=self.samples, tasks=self._tasks(tasks), device=self.device,
+        )  # fmt: skip
+
+    def _tasks(self, tasks: Iterable[str]) -> tuple[str, ...]:
+        return tuple(task for task in tasks if not self.tasks or task in self.tasks)
+
+    def _said(self, stack: Interesting, joint: JointAnswer, alone: Sequence[JointAnswer]) -> str:
         from lvlm_atlas.lab.joint.record import compared, record, write
 
-        alone = [self.alone[each.id] for each in stack.techniques]
-        label = " + ".join(each.id for each in stack.techniques)
+        label = f"{' + '.join(joint.techniques)} on {joint.checkpoint}"
         if problem := next((each.failed for each in (joint, *alone) if each.failed), None):
             self.failed += 1
             return f"{label} FAILED: {problem}"
         tasks = compared(joint, alone, self.samples)
         if not tasks:
             return f"{label}: {next(iter(joint.refused.values()), 'no task in common')}"
-        settings = self.settings(stack)
-        models = self.models(stack.checkpoints)
-        made = record(settings, tasks, models, self.root, self.device, stack.why, joint)
+        made = record(
+            self.settings(stack), tasks, self.hashes[joint.checkpoint], self.root, self.device, stack.why, joint,
+            self.stacks.get(stack.id), self.holding(stack),
+        )  # fmt: skip
         if not self.tasks:
             write(self.root, made)
-        each = made.departure
-        return f"{label}: {made.verdict}, {100 * each.value:+.1f} ({100 * each.low:+.1f} to {100 * each.high:+.1f})"
+            self.stacks[stack.id] = made
+        each, models = made.departure, len(made.checkpoints)
+        return (
+            f"{label}: {made.verdict}, {100 * each.value:+.1f} ({100 * each.low:+.1f} to {100 * each.high:+.1f})"
+            f"{f', with {models - 1} more' if models > 1 else ''}"
+        )

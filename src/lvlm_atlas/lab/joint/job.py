@@ -1,4 +1,4 @@
-"""Asks the lab's models with techniques together, or one alone at the same setting; a worker process does it."""
+"""Asks one of the lab's models with techniques together, or one alone at the same setting; a worker process does it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lvlm_atlas.lab.tasks.task import TASKS
 from lvlm_atlas.reference.lvlm import LVLM
 from lvlm_atlas.reference.modules.kept import random_weights
 from lvlm_atlas.reference.refusal import Refusal
-from lvlm_atlas.schema.record import Record, Setting
+from lvlm_atlas.schema.record import Id, Record, Setting
 from lvlm_atlas.schema.technique import Technique
 
 
@@ -24,7 +24,7 @@ class JointJob(Record):
     """Of each."""
     root: str
     """Where the trained models lie."""
-    checkpoints: tuple[str, ...]
+    checkpoint: Id
     """Which of them."""
     samples: int
     """Samples of each task."""
@@ -38,9 +38,8 @@ class JointJob(Record):
 
 
 class TaskAnswers(Record):
-    """What was answered rightly of a task by a model: a digit for each question."""
+    """What was answered rightly of a task: a digit for each question."""
 
-    checkpoint: str
     task: str
     full: str
     """Without techniques."""
@@ -52,6 +51,8 @@ class JointAnswer(Record):
     """What came of a job."""
 
     techniques: tuple[str, ...]
+    checkpoint: str
+    """The model."""
     tasks: tuple[TaskAnswers, ...] = ()
     refused: dict[str, str] = Field(default_factory=dict)
     """Tasks that the techniques decline, with what is said."""
@@ -62,11 +63,10 @@ class JointAnswer(Record):
 
 
 def prepare(job: JointJob) -> None:
-    """Load the models and ask them everything without techniques, which all jobs share."""
-    for checkpoint in job.checkpoints:
-        equipment_of(job.root, checkpoint, job.device)
-        for task in TASKS:
-            sat_of(job.root, checkpoint, task, job.samples, job.device)
+    """Load the model and ask it everything without techniques, which all jobs of that model share."""
+    equipment_of(job.root, job.checkpoint, job.device)
+    for task in TASKS:
+        sat_of(job.root, job.checkpoint, task, job.samples, job.device)
 
 
 def reset() -> None:
@@ -79,33 +79,33 @@ def carry_out(job: JointJob) -> JointAnswer:
     try:
         return _carried_out(job)
     except Exception as error:  # noqa: BLE001 - whatever a reference raises is its result
-        return JointAnswer(techniques=job.ids, failed=f"{type(error).__name__}: {error}")
+        return lost(job, f"{type(error).__name__}: {error}")
 
 
 def _carried_out(job: JointJob) -> JointAnswer:
     answers: list[TaskAnswers] = []
     refused: dict[str, str] = {}
-    parts: dict[str, str] = {}
-    for checkpoint in job.checkpoints:
-        model = model_of(job.root, checkpoint, job.device)
-        equipment = equipment_of(job.root, checkpoint, job.device)
-        equipment.equip(model)
-        for task in job.tasks:
-            try:
-                answers.append(_answers(job, model, checkpoint, task))
-            except Refusal as error:
-                refused[task] = str(error)
-        if random_weights(model):
-            raise ValueError(f"they bring weights that nobody trained for {checkpoint}")
-        parts |= {part.id: part.sha256 for part in equipment.used(model)}
-    return JointAnswer(techniques=job.ids, tasks=tuple(answers), refused=refused, parts=parts)
+    model = model_of(job.root, job.checkpoint, job.device)
+    equipment = equipment_of(job.root, job.checkpoint, job.device)
+    equipment.equip(model)
+    for task in job.tasks:
+        try:
+            answers.append(_answers(job, model, task))
+        except Refusal as error:
+            refused[task] = str(error)
+    if random_weights(model):
+        raise ValueError(f"they bring weights that nobody trained for {job.checkpoint}")
+    parts = {part.id: part.sha256 for part in equipment.used(model)}
+    return JointAnswer(
+        techniques=job.ids, checkpoint=job.checkpoint, tasks=tuple(answers), refused=refused, parts=parts
+    )
 
 
-def _answers(job: JointJob, model: LVLM, checkpoint: str, task: str) -> TaskAnswers:
-    sat = sat_of(job.root, checkpoint, task, job.samples, job.device)
+def _answers(job: JointJob, model: LVLM, task: str) -> TaskAnswers:
+    sat = sat_of(job.root, job.checkpoint, task, job.samples, job.device)
     right = [each for sitting in sat for each in _right(job, model, task, sitting)]
     full = [each for sitting in sat for each in sitting.full.right]
-    return TaskAnswers(checkpoint=checkpoint, task=task, full=_digits(full), right=_digits(right))
+    return TaskAnswers(task=task, full=_digits(full), right=_digits(right))
 
 
 def _right(job: JointJob, model: LVLM, task: str, sat: Sat) -> tuple[bool, ...]:
@@ -120,9 +120,9 @@ def _digits(right: list[bool]) -> str:
 
 def lost(job: JointJob, problem: str) -> JointAnswer:
     """The answer of a job whose process gave none."""
-    return JointAnswer(techniques=job.ids, failed=problem)
+    return JointAnswer(techniques=job.ids, checkpoint=job.checkpoint, failed=problem)
 
 
 def about(answer: JointAnswer, job: JointJob) -> bool:
     """Whether an answer is one to a job."""
-    return answer.techniques == job.ids
+    return (answer.techniques, answer.checkpoint) == (job.ids, job.checkpoint)
