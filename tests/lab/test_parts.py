@@ -20,6 +20,7 @@ from lvlm_atlas.lab.curves.record import missing
 from lvlm_atlas.lab.curves.record import write as write_curve
 from lvlm_atlas.lab.parts import questions, scorer
 from lvlm_atlas.lab.parts.draft import SHARE
+from lvlm_atlas.lab.parts.imitation import Imitation
 from lvlm_atlas.lab.parts.part import equipment, known, lacking, write
 from lvlm_atlas.lab.parts.trainer import train
 from lvlm_atlas.lab.parts.trainings import TRAININGS, trainings
@@ -38,12 +39,11 @@ from lvlm_atlas.reference.techniques.decoding.msd import Msd
 from lvlm_atlas.reference.techniques.decoding.speculative_sampling import SpeculativeSampling
 from lvlm_atlas.reference.techniques.decoding.tree_verification import TreeVerification
 from lvlm_atlas.reference.techniques.encoding.keyvideollm import KeyVideoLLM
-from lvlm_atlas.reference.techniques.encoding.nvila import Nvila
-from lvlm_atlas.reference.techniques.encoding.pixel_shuffle import PixelShuffle
 from lvlm_atlas.reference.techniques.encoding.tosa import ToSA
 from lvlm_atlas.reference.techniques.encoding.trim import Trim
 
 ROOT = data_root()
+TRAINED = ("pretrain", "finetune")
 STEPS = 2
 every_kind = pytest.mark.parametrize("name", TRAININGS)
 USED_BY = {
@@ -54,8 +54,7 @@ USED_BY = {
     "feature-head": TreeVerification(),
     "decoupled-head": Msd(),
     "seeing-drafter": Massv(),
-    "shuffle-projector": PixelShuffle(),
-    "nvila-projector": Nvila(),
+    **{name: each.technique for name, each in TRAININGS.items() if isinstance(each, Imitation)},
 }
 """A technique that asks for each part."""
 
@@ -68,12 +67,13 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe, "FRAMES", 8)
     monkeypatch.setattr(scorer, "PICTURES", (("still", 2), ("needle", 1)))
     monkeypatch.setattr(scorer, "TOWER", replace(scorer.TOWER, hidden_size=16, num_hidden_layers=1))
+    monkeypatch.setattr(Imitation, "pictures", 8)
     for training in TRAININGS.values():
         monkeypatch.setattr(type(training), "steps", STEPS)
 
 
 def a_model(seed: int = 0) -> LVLM:
-    narrow = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2}
+    narrow = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 4}
     config = smaller(shapes()["llava"], narrow, narrow | {"hidden_size": 32})
     return fill(LVLM.empty(config), seed=seed, dtype=torch.float32, device="cpu")
 
@@ -126,11 +126,21 @@ def test_a_technique_takes_the_part_that_its_model_is_equipped_with(name: str, t
     assert not random_weights(model)
 
 
-def test_every_technique_that_a_part_serves_has_an_entry_that_wants_training() -> None:
-    atlas = load_atlas(ROOT)
-    for training in TRAININGS.values():
-        for technique in training.techniques:
-            assert atlas.technique(technique).training in ("pretrain", "finetune")
+def test_imitations_are_of_techniques_whose_entries_want_training() -> None:
+    wanting = {each.reference for each in load_atlas(ROOT).atlas.techniques.values() if each.training in TRAINED}
+    assert {each.reference for each in TRAININGS.values() if isinstance(each, Imitation)} <= wanting
+
+
+def test_of_a_part_that_one_setting_asks_for_that_setting_is_known(tmp_path: Path) -> None:
+    model, checkpoint = a_model(), a_checkpoint()
+    for name in ("c-abstractor", "draft"):
+        write(tmp_path, checkpoint, name, TRAININGS[name].trainable(model, 0).part,
+              {"seed": 0, "samples": 1, "held_back": {}})  # fmt: skip
+    gear = equipment(tmp_path, checkpoint, model)
+    assert gear.settings("lvlm_atlas.reference.techniques.encoding.honeybee:Honeybee") == [
+        {"queries": 36, "depth": 2, "width": 64}
+    ]
+    assert gear.settings("lvlm_atlas.reference.techniques.decoding.spec_llava:SpecLlava") == []
 
 
 def test_a_part_of_other_weights_is_refused_and_says_how_to_train_it_anew(tmp_path: Path) -> None:

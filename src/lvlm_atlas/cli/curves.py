@@ -40,7 +40,9 @@ def curve_rows(kb: KnowledgeBase, ids: Sequence[str], tasks: Sequence[str]) -> I
             yield {
                 "id": f"{id_} {setting}", "technique": id_, "setting": setting,
                 "cost": f"{share(each.cost[curve.main_cost])} of {curve.main_cost}",
-                "kept": f"{share(each.share)} ± {share(each.margin)}", "questions": each.questions,
+                "kept": f"{share(each.share)} ± {share(each.margin)}{', untuned' * curve.untuned}",
+                "questions": each.questions,
                 "share": each.share, "margin": each.margin, "costs": each.cost, "tasks": list(each.tasks),
-                "hard": each.hard, "hard_right": each.hard_right, "models": each.models, "parameters": each.setting,
+                "untuned": curve.untuned, "hard": each.hard, "hard_right": each.hard_right, "models": each.models,
+                "parameters": each.setting,
             }  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import typer
@@ -12,12 +12,9 @@ from lvlm_atlas.atlas.root import authored_root
 from lvlm_atlas.cli.progress import progress
 from lvlm_atlas.cli.tensors import need_torch
 from lvlm_atlas.fault import AtlasError, suggestion
-from lvlm_atlas.schema.technique import Technique
 
 PART_SAMPLES = 64
 """Held-back samples that parts are judged by, at most, where they are trained behind their model."""
-UNTRAINED = ("none", "calibration")
-"""Kinds of training that the lab needs not do: none, and fits that a reference makes itself."""
 THREADS = 2
 """Of a training: more hardly help matrices of this size, and another number sums in another order."""
 
@@ -161,24 +158,20 @@ def run_curves(
     named = [*{each.id: each for each in map(atlas.technique, ids)}.values()]
     hashes = {name: trained[name].sha256 for name in chosen_checkpoints}
     parts = {name: known_parts(root, trained[name]) for name in chosen_checkpoints}
-    if untrained := [each.id for each in named if not _ready(each, parts)]:
-        raise AtlasError(f"{', '.join(untrained)}: its weights must be trained first, which the lab does not do yet")
-    every = [each for each in atlas.atlas.techniques.values() if each.reference and _ready(each, parts)]
+    every = named or [each for each in atlas.atlas.techniques.values() if each.reference]
     curves = atlas.atlas.curves
     jobs = []
-    for each in named or every:
+    for each in every:
         earlier = curves.get(each.id) if whole and not again else None
-        ours = {name: hashes[name] for name in _ready(each, parts)}
-        if run := missing(earlier, samples, ours, parts):
-            kept = earlier if len(run) < len(ours) else None
+        if run := missing(earlier, samples, hashes, parts):
+            kept = earlier if len(run) < len(hashes) else None
             jobs.append(CurveJob(
                 technique=each, root=str(root), checkpoints=run, samples=samples, tasks=chosen_tasks, device=device,
                 again=kept,
             ))  # fmt: skip
     earlier_of = {job.technique.id: job.again for job in jobs}
     failed, bounds = 0, Bounds(time_s=3_600.0)
-    count = len(named or every)
-    with progress(f"techniques on {device}", count, count - len(jobs)) as advance:
+    with progress(f"techniques on {device}", len(every), len(every) - len(jobs)) as advance:
         try:
             for answer in in_processes(
                 jobs, "lvlm_atlas.lab.curves.curve", CurveAnswer, lost, about, device=device, bounds=bounds
@@ -200,15 +193,6 @@ def run_curves(
     if not whole:
         typer.echo("not recorded: a record holds all tasks and trained models", err=True)
     return failed
-
-
-def _ready(technique: Technique, parts: Mapping[str, Collection[str]]) -> list[str]:
-    """The models that have what a technique must have trained, by the kinds of their parts."""
-    from lvlm_atlas.lab.parts.trainings import serving
-
-    if technique.training in UNTRAINED:
-        return [*parts]
-    return [name for name, theirs in parts.items() if not serving(technique.id).isdisjoint(theirs)]
 
 
 def chosen_of(what: str, names: Sequence[str], known: Collection[str]) -> tuple[str, ...]:

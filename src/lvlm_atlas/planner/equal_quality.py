@@ -81,6 +81,8 @@ def at_quality(kb: KnowledgeBase, technique: Technique, quality: Quality, baseli
     if technique.id not in kb.atlas.curves:
         return "has no curve, so what it keeps of the answers is not known"
     curve: Curve = kb.atlas.curves[technique.id]
+    if curve.untuned:
+        return "its paper trains the model for it; its curve is that of models that were not"
     tasks = quality.tasks
     settings = kept(curve, tasks)
     if not settings:

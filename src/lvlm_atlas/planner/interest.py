@@ -48,10 +48,13 @@ class Interesting:
 def settings(kb: KnowledgeBase) -> dict[str, Kept]:
     """Of each technique that can take part the setting of its curve that keeps a share nearest to `WANTED`.
 
-    Left out are those that keep less than `LEAST` there, or spare nothing; of two alike the cheaper counts.
+    Left out are those that keep less than `LEAST` there, spare nothing, or ran without the training that they want; of
+    two alike the cheaper counts.
     """
     found = {}
     for id_, curve in kb.atlas.curves.items():
+        if curve.untuned:
+            continue
         cost = curve.main_cost
         sparing = [each for each in kept(curve) if each.cost[cost] < SPARED and each.share >= LEAST]
         if sparing:

@@ -59,6 +59,8 @@ class Curve(LabRun):
     """The technique; also the file's name."""
     samples: Annotated[int, Field(ge=1, le=MOST_COUNT)]
     """Samples of each task."""
+    untuned: bool = False
+    """Whether the paper trains the model for the technique, and here it ran on the models as they are."""
     knob: Text | None = None
     """The parameter that was moved; absent: none changes what a run costs."""
     main_cost: Cost

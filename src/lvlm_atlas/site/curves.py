@@ -109,7 +109,7 @@ class Curves:
     def plot(self, cost: str, id_: str) -> Markup:
         """The best techniques of a cost, and its baselines."""
         rows = self.by_cost[cost]
-        best = [row for row in rows if not self.atlas.is_baseline(row.technique)][:LINES]
+        best = [row for row in rows if not (self.atlas.is_baseline(row.technique) or row.curve.untuned)][:LINES]
         lines = [Line(row.technique.name, row.all_, f"la-k{number}") for number, row in enumerate(best)]
         others = [row for row in self.baselines if min(each.cost[cost] for each in row.all_) < SPARED]
         lines += [Line(row.technique.name, row.all_, f"la-k{LINES + number}") for number, row in enumerate(others)]

@@ -47,10 +47,14 @@ class Agreement:
 
 
 def agreement(results: Iterable[ReportedResult], curves: Mapping[str, Curve]) -> Agreement:
-    """Hold the order of sources against the order of the curves, at equal shares of the vision tokens."""
+    """Hold the order of sources against the order of the curves, at equal shares of the vision tokens.
+
+    Curves of models that were not trained for a technique, as its source's were, are left out.
+    """
     groups: dict[tuple[str, str, str, float], dict[str, ReportedResult]] = defaultdict(dict)
     for result in results:
-        if result.kind == "benchmark" and result.share_kept and result.technique in curves:
+        curve = curves.get(result.technique)
+        if result.kind == "benchmark" and result.share_kept and curve and not curve.untuned:
             key = (result.paper, result.model, result.measure, round(result.share_kept, 2))
             groups[key][result.technique] = result
     found = []

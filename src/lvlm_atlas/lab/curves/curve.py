@@ -29,6 +29,8 @@ from lvlm_atlas.schema.technique import Technique
 
 PROBES = ("where", "caption", "needle", "burst")
 """Tasks with one picture, a long answer, several pictures, and a session: settings are compared on a sample of each."""
+UNTRAINED = ("none", "calibration")
+"""Kinds of training that ask for no other model: none, and fits that a reference makes itself."""
 
 
 class CurveJob(Record):
@@ -60,6 +62,8 @@ class CurveAnswer(Record):
     """The trained models that it ran on: those whose parts are trained that it brings along."""
     parts: dict[str, str] = Field(default_factory=dict)
     """Trained parts that it used, and the hashes of their weights."""
+    untuned: bool = False
+    """Whether the paper trains the model for it, and nothing was trained here; it ran on the models as they are."""
     untrained: bool = False
     """Whether it brings weights of its own, which would be random here; then nothing was run."""
     declined: str | None = None
@@ -103,7 +107,8 @@ def carry_out(job: CurveJob) -> CurveAnswer:
 
 def _carried_out(job: CurveJob) -> CurveAnswer:
     technique, first = job.technique, job.checkpoints[0]
-    found = recorded(job.again) if job.again else knob(technique, lambda setting: _probed(job, first, setting))
+    trained = equipment_of(job.root, first, job.device).settings(str(technique.reference))
+    found = recorded(job.again) if job.again else knob(technique, lambda at: _probed(job, first, at), trained)
     if found is None:
         declined = _declined(job, first)
         untrained = bool(random_weights(model_of(job.root, first, job.device)))
@@ -136,10 +141,11 @@ def _carried_out(job: CurveJob) -> CurveAnswer:
                 full=sum(sum(each.full.right) for each in sat), hard=sum(sum(each.hard) for each in sat),
                 points=tuple(sorted(points, key=lambda point: -point.cost.get(found.main_cost, 1.0))),  # type: ignore[call-overload]
             ))  # fmt: skip
+    taken = {id_: hash_ for each in parts.values() for id_, hash_ in each}
     return CurveAnswer(
-        technique=technique.id, knob=found.parameter, main_cost=found.main_cost, tasks=tuple(curves), refused=refused,
-        idle=tuple(idle), checkpoints=tuple(parts),
-        parts={id_: hash_ for each in parts.values() for id_, hash_ in each},
+        technique=technique.id, untuned=not taken and technique.training not in UNTRAINED,
+        knob=found.parameter, main_cost=found.main_cost, tasks=tuple(curves), refused=refused,
+        idle=tuple(idle), checkpoints=tuple(parts), parts=taken,
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from lvlm_atlas.lab.curves.cost import Costs
@@ -35,16 +35,19 @@ class Knob:
     """The main cost falling."""
 
 
-def knob(technique: Technique, cost_of: Callable[[Settings], Costs | None]) -> Knob | None:
+def knob(
+    technique: Technique, cost_of: Callable[[Settings], Costs | None], trained: Sequence[Settings] = ()
+) -> Knob | None:
     """The parameter that changes most of any cost, at values whose costs lie near `TARGETS`, and the base setting.
 
     Args:
         technique: the entry.
         cost_of: what a run at a setting costs, as shares of the run without techniques; None where it is refused.
+        trained: settings whose weights are trained, which come before the entry's.
 
     Returns None where the defaults and every setting that the entry names are refused.
     """
-    begun = _base(technique, cost_of)
+    begun = _base([*trained, *sorted(authored(technique), key=bool)], technique, cost_of)
     if begun is None:
         return None
     base, own = begun
@@ -91,9 +94,11 @@ def values(technique: Technique, name: str, parameter: Parameter) -> Iterator[Se
             yield value
 
 
-def _base(technique: Technique, cost_of: Callable[[Settings], Costs | None]) -> tuple[Settings, Costs] | None:
-    """The defaults, or else the first of the entry's settings that the model takes."""
-    for setting in ({}, *authored(technique)):
+def _base(
+    settings: Sequence[Settings], technique: Technique, cost_of: Callable[[Settings], Costs | None]
+) -> tuple[Settings, Costs] | None:
+    """The first of some settings that the model takes."""
+    for setting in settings:
         if setting != technique.neutral and (costs := cost_of(dict(setting))):
             return dict(setting), costs
     return None

@@ -67,7 +67,7 @@ def write(
     idle = dict.fromkeys((*(earlier.idle if earlier else ()), *answer.idle))
     curve = Curve(
         id=answer.technique, **run_fields(root, device), checkpoints=held, parts=parts, samples=samples,
-        knob=answer.knob, main_cost=answer.main_cost, tasks=tuple(curves),  # type: ignore[arg-type]
+        untuned=answer.untuned, knob=answer.knob, main_cost=answer.main_cost, tasks=tuple(curves),  # type: ignore[arg-type]
         refused=answer.refused | (earlier.refused if earlier else {}),
         idle=tuple(name for name in idle if name not in tasks),
     )  # fmt: skip

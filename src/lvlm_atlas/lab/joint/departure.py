@@ -31,7 +31,9 @@ def departure(tasks: Sequence[StackTask]) -> Departure:
     models = [*dict.fromkeys(each.checkpoint for each in tasks)]
     own = [[each for each in tasks if each.checkpoint == model] for model in models]
     value = np.mean([np.mean([_difference(each, np.arange(each.samples)[None]) for each in ours]) for ours in own])
-    again_MD = np.stack([np.mean([_difference(each, drawn[each.task, each.samples]) for each in ours], axis=0) for ours in own])
+    again_MD = np.stack(
+        [np.mean([_difference(each, drawn[each.task, each.samples]) for each in ours], axis=0) for ours in own]
+    )
     chosen_MD = random.integers(len(models), size=again_MD.shape)
     again_D = np.take_along_axis(again_MD, chosen_MD, axis=0).mean(axis=0)
     low, high = np.quantile(again_D, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

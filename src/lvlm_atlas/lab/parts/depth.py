@@ -9,7 +9,7 @@ from collections.abc import Hashable, Mapping
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from lvlm_atlas.lab.parts.part_training import PartTraining, Trainable
@@ -60,9 +60,9 @@ class Depth(PartTraining[DepthHead]):
         """Whether the encoder is CLIP's, whose patches ToSA may merge."""
         return isinstance(config, LVLMConfig)
 
-    def key(self, config: Config) -> Hashable:  # noqa: ARG002
+    def kept(self, config: Config, part: DepthHead) -> Mapping[Hashable, nn.Module]:  # noqa: ARG002
         """See `PartTraining`."""
-        return DepthHead
+        return {DepthHead: part}
 
     def empty(self, config: Config) -> DepthHead:
         """See `PartTraining`."""

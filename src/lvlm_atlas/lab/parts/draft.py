@@ -114,12 +114,11 @@ class Draft(PartTraining[LVLM]):
         "Begins with the first layers of the model's encoder and is trained on the model's distributions at the tokens "
         "of right answers, which most of its own are; papers draw answers from the model, and begin from a small model."
     )
-    techniques = ("spec-llava",)
     steps, pictures = 700, recipe.FRAMES
 
-    def key(self, config: Config) -> Hashable:  # noqa: ARG002
+    def kept(self, config: Config, part: LVLM) -> Mapping[Hashable, nn.Module]:  # noqa: ARG002
         """See `PartTraining`."""
-        return DRAFT
+        return {DRAFT: part}
 
     def empty(self, config: Config) -> LVLM:
         """See `PartTraining`."""

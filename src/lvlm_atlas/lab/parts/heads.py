@@ -6,11 +6,10 @@ B samples, N tokens, D width, C vocabulary.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import smooth_l1_loss
 
 from lvlm_atlas.lab.parts.draft import agreement, divergence, drawn_batch
@@ -58,12 +57,11 @@ class FeatureHeadTraining(PartTraining[FeatureHead]):
         "A smooth L1 loss on features and a divergence from the model's distribution, weighted alike, at the tokens of "
         "right answers, which most of the model's own are; no noise on what the head reads."
     )
-    techniques: ClassVar[tuple[str, ...]] = ("tree-verification",)
     steps, pictures = 300, recipe.FRAMES
 
-    def key(self, config: Config) -> Hashable:  # noqa: ARG002
+    def kept(self, config: Config, part: FeatureHead) -> Mapping[Hashable, nn.Module]:  # noqa: ARG002
         """See `PartTraining`."""
-        return "feature-head"
+        return {"feature-head": part}
 
     def rows(self, head: FeatureHead, entered: Sequence, feature_BND: Tensor) -> Tensor:
         """What enters the head's layer (B, N − 1, D), as the technique has it.
@@ -112,11 +110,10 @@ class DecoupledHeadTraining(FeatureHeadTraining):
     departs = (
         f"{FeatureHeadTraining.departs} Of all tasks at once; the paper trains on text first, then on more images."
     )
-    techniques: ClassVar[tuple[str, ...]] = ("msd",)
 
-    def key(self, config: Config) -> Hashable:  # noqa: ARG002
+    def kept(self, config: Config, part: FeatureHead) -> Mapping[Hashable, nn.Module]:  # noqa: ARG002
         """See `PartTraining`."""
-        return "msd"
+        return {"msd": part}
 
     def rows(self, head: FeatureHead, entered: Sequence, feature_BND: Tensor) -> Tensor:
         """See `FeatureHeadTraining`."""

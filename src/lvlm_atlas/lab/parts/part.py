@@ -16,7 +16,7 @@ from lvlm_atlas.lab.parts.trainings import TRAININGS
 from lvlm_atlas.lab.training.checkpoint import WEIGHTS, Checkpoint, Share, Trained, origin, write_files
 from lvlm_atlas.reference.lvlm.model import LVLM
 from lvlm_atlas.reference.modules.kept import forget, give, taken
-from lvlm_atlas.schema.record import Id
+from lvlm_atlas.schema.record import Id, Setting
 
 
 class Part(Trained):
@@ -52,7 +52,13 @@ class Equipment:
     def used(self, model: LVLM) -> list[Part]:
         """The parts that something has asked the model for since."""
         asked = taken(model)
-        return [part for key, (part, _) in self.parts.items() if key in asked]
+        return [*{part.id: part for key, (part, _) in self.parts.items() if key in asked}.values()]
+
+    def settings(self, reference: str) -> list[dict[str, Setting]]:
+        """The settings at which a technique, `module:Class`, asks for one of these parts."""
+        kinds = dict.fromkeys(part.kind for part, _ in self.parts.values())
+        found = [TRAININGS[kind].setting(reference) for kind in kinds]
+        return [each for each in found if each is not None]
 
 
 def write(root: Path, checkpoint: Checkpoint, name: str, part: nn.Module, about: Mapping[str, Any]) -> Path:
@@ -113,10 +119,11 @@ def equipment(root: Path, checkpoint: Checkpoint, model: LVLM) -> Equipment:
     Raises:
         AtlasError: as in `known`, or the weights of one are not those of its record.
     """
-    parts = {}
+    parts = dict[Any, tuple[Part, nn.Module]]()
     for name, part in known(root, checkpoint).items():
         folder, training = root / FOLDER / part.id, TRAININGS[name]
         if sha256((folder / WEIGHTS).read_bytes()).hexdigest() != part.sha256:
             raise AtlasError(f"{folder / WEIGHTS}: is not what {PART} beside it says; restore it, or train it anew")
-        parts[training.key(model.config)] = (part, training.read(folder, model))
+        module = training.read(folder, model)
+        parts |= {key: (part, each) for key, each in training.kept(model.config, module).items()}
     return Equipment(parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import ClassVar, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lvlm_atlas.lab.training.checkpoint import WEIGHTS
 from lvlm_atlas.reference.lvlm.config import Config
 from lvlm_atlas.reference.lvlm.model import LVLM
+from lvlm_atlas.schema.record import Setting
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -35,20 +36,22 @@ class Trainable(nn.Module, ABC):
 class PartTraining(ABC, Generic[Module]):
     """How a part is trained."""
 
-    summary: ClassVar[str]
+    summary: str
     """What the part is."""
-    departs: ClassVar[str]
+    departs: str
     """What is done otherwise than in the papers of the techniques that bring it."""
-    techniques: ClassVar[tuple[str, ...]] = ()
-    """Those techniques among them whose entries want training."""
-    steps: ClassVar[int]
+    steps: int
     """Steps of training."""
-    pictures: ClassVar[int]
+    pictures: int
     """Pictures of a step."""
 
     @abstractmethod
-    def key(self, config: Config) -> Hashable:
-        """What a model of these shapes keeps the part under (`reference.modules.kept`)."""
+    def kept(self, config: Config, part: Module) -> Mapping[Hashable, nn.Module]:
+        """What a model of these shapes keeps of the part, by key (`reference.modules.kept`)."""
+
+    def setting(self, reference: str) -> dict[str, Setting] | None:  # noqa: ARG002
+        """The setting at which a technique, `module:Class`, asks for the part; None: at any, or at none."""
+        return None
 
     @abstractmethod
     def empty(self, config: Config) -> Module:

@@ -94,9 +94,9 @@ class FrameScorer(PartTraining[ImageTextMatcher]):
     )
     steps, pictures = 300, sum(count * (1 if kind == "still" else 8) for kind, count in PICTURES)
 
-    def key(self, config: Config) -> Hashable:  # noqa: ARG002
+    def kept(self, config: Config, part: ImageTextMatcher) -> Mapping[Hashable, nn.Module]:  # noqa: ARG002
         """See `PartTraining`."""
-        return SMALL
+        return {SMALL: part}
 
     def empty(self, config: Config) -> ImageTextMatcher:  # noqa: ARG002
         """See `PartTraining`."""
@@ -143,9 +143,9 @@ class PatchScorer(PartTraining[ImageTextMatcher]):
         """Whether the encoder is CLIP's."""
         return isinstance(config, LVLMConfig)
 
-    def key(self, config: Config) -> Hashable:
+    def kept(self, config: Config, part: ImageTextMatcher) -> Mapping[Hashable, nn.Module]:
         """See `PartTraining`."""
-        return matcher_config(_clip(config))
+        return {matcher_config(_clip(config)): part}
 
     def empty(self, config: Config) -> ImageTextMatcher:
         """See `PartTraining`."""

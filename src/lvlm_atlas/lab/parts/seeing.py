@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lvlm_atlas.lab.parts.draft import agreement, divergence, drawn_batch
 from lvlm_atlas.lab.parts.part_training import PartTraining, Trainable
@@ -58,12 +58,11 @@ class SeeingDrafterTraining(PartTraining[SeeingDrafter]):
         "Begins with the first layers of the model's decoder and is trained at once, on the model's distributions at "
         "the tokens of right answers; the paper trains the projector first, then on answers of the model."
     )
-    techniques = ("massv",)
     steps, pictures = 300, recipe.FRAMES
 
-    def key(self, config: Config) -> Hashable:  # noqa: ARG002
+    def kept(self, config: Config, part: SeeingDrafter) -> Mapping[Hashable, nn.Module]:  # noqa: ARG002
         """See `PartTraining`."""
-        return "massv", LAYERS
+        return {("massv", LAYERS): part}
 
     def empty(self, config: Config) -> SeeingDrafter:
         """See `PartTraining`."""

@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from lvlm_atlas.lab.parts.adapter import AdapterTraining
+import yaml
+from pydantic import Field
+
 from lvlm_atlas.lab.parts.depth import Depth
 from lvlm_atlas.lab.parts.draft import Draft
 from lvlm_atlas.lab.parts.heads import DecoupledHeadTraining, FeatureHeadTraining
+from lvlm_atlas.lab.parts.imitation import Imitation
 from lvlm_atlas.lab.parts.part_training import PartTraining
 from lvlm_atlas.lab.parts.scorer import FrameScorer, PatchScorer
 from lvlm_atlas.lab.parts.seeing import SeeingDrafterTraining
 from lvlm_atlas.reference.lvlm.config import Config
-from lvlm_atlas.reference.techniques.encoding.nvila import Nvila, NvilaProjector
-from lvlm_atlas.reference.techniques.encoding.pixel_shuffle import PixelShuffle, ShuffleProjector
+from lvlm_atlas.schema.record import Record, Setting
+
+FILE = Path(__file__).with_name("imitations.yaml")
+
+
+class ImitationRecord(Record):
+    """An entry of that file."""
+
+    summary: str
+    """What the part is."""
+    reference: str
+    """The technique, `module:Class`."""
+    setting: dict[str, Setting] = Field(default_factory=dict)
+    """Its parameters; those left out have their defaults."""
+
+
+def _imitations() -> dict[str, Imitation]:
+    entries = yaml.safe_load(FILE.read_text("utf-8")).items()
+    records = {name: ImitationRecord.model_validate_json(json.dumps(each)) for name, each in entries}
+    return {name: Imitation(each.summary, each.reference, each.setting) for name, each in records.items()}
+
 
 TRAININGS: Mapping[str, PartTraining[Any]] = {
     "frame-scorer": FrameScorer(),
@@ -24,21 +48,10 @@ TRAININGS: Mapping[str, PartTraining[Any]] = {
     "feature-head": FeatureHeadTraining(),
     "decoupled-head": DecoupledHeadTraining(),
     "seeing-drafter": SeeingDrafterTraining(),
-    "shuffle-projector": AdapterTraining(
-        "pixel-shuffle", PixelShuffle(), (PixelShuffle, PixelShuffle().factor),
-        lambda encoder, llm: ShuffleProjector(encoder, llm, PixelShuffle().factor),
-    ),
-    "nvila-projector": AdapterTraining(
-        "nvila", Nvila(), (Nvila, Nvila().factor), lambda encoder, llm: NvilaProjector(encoder, llm, Nvila().factor)
-    ),
-}  # fmt: skip
+    **_imitations(),
+}
 
 
 def trainings(config: Config) -> dict[str, PartTraining[Any]]:
     """Those that suit models of these shapes."""
     return {name: training for name, training in TRAININGS.items() if training.suits(config)}
-
-
-def serving(technique: str) -> set[str]:
-    """Names of those that train what a technique must have trained."""
-    return {name for name, training in TRAININGS.items() if technique in training.techniques}

@@ -6,7 +6,7 @@ so that they are the same on every device, then moved. `give` puts trained ones 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, MutableMapping
+from collections.abc import Callable, Hashable, Mapping, MutableMapping
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
@@ -43,6 +43,11 @@ def module_of(run: Run, key: Hashable, build: Callable[[], Module], *, dtype: to
     if key not in kept:
         kept[key] = drawn(build, dtype=dtype or run.target.dtype, device=run.target.device)
     return kept[key]  # type: ignore[return-value]  # a key stands for one kind of module
+
+
+def brought(model: Target) -> Mapping[Hashable, nn.Module]:
+    """The modules with random weights that a model keeps, by key, in the order in which they were asked for."""
+    return dict(_KEPT.get(model, {}))
 
 
 def random_weights(model: Target) -> int:
