@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from lvlm_atlas import load as load_atlas
 from lvlm_atlas.atlas.records import CURVES, Records
@@ -22,38 +25,63 @@ from lvlm_atlas.lab.parts import questions, scorer
 from lvlm_atlas.lab.parts.draft import SHARE
 from lvlm_atlas.lab.parts.imitation import Imitation
 from lvlm_atlas.lab.parts.part import equipment, known, lacking, write
+from lvlm_atlas.lab.parts.prompt_head import PromptHead, behind_pictures, prefilled
+from lvlm_atlas.lab.parts.selector import soft_selection
 from lvlm_atlas.lab.parts.trainer import train
 from lvlm_atlas.lab.parts.trainings import TRAININGS, trainings
 from lvlm_atlas.lab.photographs.scene import scene
 from lvlm_atlas.lab.tasks.task import TASKS
 from lvlm_atlas.lab.tasks.vocabulary import token_ids
 from lvlm_atlas.lab.training import recipe
+from lvlm_atlas.lab.training.batch import batch
 from lvlm_atlas.lab.training.checkpoint import WEIGHTS, Checkpoint
 from lvlm_atlas.lab.training.checkpoint import known as trained_models
 from lvlm_atlas.lab.training.shapes import shapes, smaller
+from lvlm_atlas.reference.drafting.blocks import BlockDrafter
+from lvlm_atlas.reference.drafting.early_exit import EarlyExitDrafter
+from lvlm_atlas.reference.drafting.feature_chain import FeatureChainDrafter
+from lvlm_atlas.reference.drafting.rounds import Drafter
+from lvlm_atlas.reference.drafting.tree import GrowingTreeDrafter
+from lvlm_atlas.reference.lvlm.contexts import DecodeLoop
 from lvlm_atlas.reference.lvlm.model import LVLM
 from lvlm_atlas.reference.lvlm.weights import fill
-from lvlm_atlas.reference.modules.kept import random_weights
+from lvlm_atlas.reference.modules.kept import give, random_weights
+from lvlm_atlas.reference.techniques.decoding.eagle_3 import Eagle3
+from lvlm_atlas.reference.techniques.decoding.fastvlm_self_speculative import FastVlmSelfSpeculative
+from lvlm_atlas.reference.techniques.decoding.flash import Flash
+from lvlm_atlas.reference.techniques.decoding.hivis import HiViS
 from lvlm_atlas.reference.techniques.decoding.massv import Massv
 from lvlm_atlas.reference.techniques.decoding.msd import Msd
+from lvlm_atlas.reference.techniques.decoding.multi_token_prediction import MultiTokenPrediction
 from lvlm_atlas.reference.techniques.decoding.speculative_sampling import SpeculativeSampling
+from lvlm_atlas.reference.techniques.decoding.specvlm_huang import BRANCHES, ElasticHead, SpecVlmHuang
 from lvlm_atlas.reference.techniques.decoding.tree_verification import TreeVerification
+from lvlm_atlas.reference.techniques.decoding.vispec import ViSpec
 from lvlm_atlas.reference.techniques.encoding.keyvideollm import KeyVideoLLM
 from lvlm_atlas.reference.techniques.encoding.tosa import ToSA
 from lvlm_atlas.reference.techniques.encoding.trim import Trim
+from lvlm_atlas.reference.techniques.prefilling.visionselector import VisionSelector
 
 ROOT = data_root()
 TRAINED = ("pretrain", "finetune")
 STEPS = 2
 every_kind = pytest.mark.parametrize("name", TRAININGS)
-USED_BY = {
+USED_BY: dict[str, Any] = {
     "frame-scorer": KeyVideoLLM(max_frames=2),
     "patch-scorer": Trim(),
+    "selector": VisionSelector(),
     "depth-head": ToSA(),
     "draft": SpeculativeSampling(),
     "feature-head": TreeVerification(),
     "decoupled-head": Msd(),
     "seeing-drafter": Massv(),
+    "multi-token-module": MultiTokenPrediction(),
+    "stepped-head": HiViS(),
+    "fused-head": Eagle3(),
+    "vision-aware-head": ViSpec(),
+    "block-head": Flash(),
+    "elastic-head": SpecVlmHuang(),
+    "early-exit": FastVlmSelfSpeculative(exit_layer=2),
     **{name: each.technique for name, each in TRAININGS.items() if isinstance(each, Imitation)},
 }
 """A technique that asks for each part."""
@@ -68,6 +96,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scorer, "PICTURES", (("still", 2), ("needle", 1)))
     monkeypatch.setattr(scorer, "TOWER", replace(scorer.TOWER, hidden_size=16, num_hidden_layers=1))
     monkeypatch.setattr(Imitation, "pictures", 8)
+    monkeypatch.setattr(PromptHead, "pictures", 8)
     for training in TRAININGS.values():
         monkeypatch.setattr(type(training), "steps", STEPS)
 
@@ -124,6 +153,58 @@ def test_a_technique_takes_the_part_that_its_model_is_equipped_with(name: str, t
     model.run(request, USED_BY[name])
     assert [part.id for part in gear.used(model)] == [folder.name]
     assert not random_weights(model)
+
+
+@pytest.mark.parametrize("name", [name for name, each in TRAININGS.items() if isinstance(each, PromptHead)])
+def test_a_head_is_trained_on_what_it_gives_when_it_drafts(name: str) -> None:
+    model, training, sample = a_model(), TRAININGS[name], TASKS["caption"].sample(0)
+    assert isinstance(training, PromptHead)
+    part = training.trainable(model, 3).part
+    torch.manual_seed(0)
+    for weight in part.parameters():  # what begins as zero is seen too
+        weight.data.add_(0.1 * torch.randn_like(weight))
+    if isinstance(part, ElasticHead):  # which branch is chosen depends on how much of the answer was read
+        part.gate.bias.data[BRANCHES.index("resample")] = 1e3
+    give(model, training.key(), part)
+    (turn,) = sample.turns
+    answer = token_ids(*turn.answer)
+    read = prefilled(model, batch([sample], model.config))
+    at = behind_pictures(read) - len(answer) - 1  # of the answer's first token, behind the pictures
+    with torch.no_grad():
+        trained = [
+            training.logits(model, part, each[-behind_pictures(read) :])
+            for each in training.drafts(model, part, read)
+        ]  # fmt: skip
+        run = model.begin(first_request(model, sample), [USED_BY[name]])
+        speculation = USED_BY[name].begin_decoding(DecodeLoop(run, model.prefill(model.prepare(run), run)))
+        drafted = [*_drafted(speculation.drafter, answer[: len(trained)], lambda x: training.logits(model, part, x))]
+    for step, logits_C in enumerate(drafted):
+        assert torch.allclose(logits_C, trained[step][at + step], atol=1e-4), step
+
+
+def _drafted(drafter: Drafter, answer: list[int], logits: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
+    """What a drafter says after the first token of an answer, and after each further one that it is given as its own
+    guess.
+    """
+    if isinstance(drafter, EarlyExitDrafter):
+        first = torch.tensor(answer[:1])
+        yield logits(drafter.imitate(drafter.target.hidden_states(first, drafter.cache, until=drafter.layers)[-1]))[0]
+    elif isinstance(drafter, BlockDrafter):
+        yield from logits(drafter.draft.read(answer[:1]))
+    else:
+        assert isinstance(drafter, GrowingTreeDrafter | FeatureChainDrafter)
+        yield drafter.draft.read(answer[:1])
+        for token in answer[1:]:
+            yield drafter.draft.guess(torch.tensor([token]))[0]
+
+
+def test_a_soft_selection_sums_to_the_count_and_sharpens_to_the_best() -> None:
+    score_BV = torch.randn(3, 40, generator=torch.Generator().manual_seed(0))
+    for sharpness in (1.0, 10.0, 1000.0):
+        selected_BV = soft_selection(score_BV, 10, sharpness)
+        assert torch.allclose(selected_BV.sum(1), torch.full((3,), 10.0), atol=1e-2)
+    best_BV = torch.zeros_like(score_BV).scatter(1, score_BV.topk(10).indices, 1.0)
+    assert torch.allclose(selected_BV, best_BV, atol=1e-2)
 
 
 def test_imitations_are_of_techniques_whose_entries_want_training() -> None:

@@ -114,16 +114,17 @@ class Imitation(PartTraining[nn.Module]):
         return shares
 
     def _answers(self, model: LVLM, sample: Sample) -> Tensor:
-        """The same (M, C) of one sample, its answers read as a part of the prompt; they stand behind all pictures."""
+        """The same (M, C) of one sample: the first question ends the prompt, what follows is read as if decoded."""
         shown = batch([sample], model.config, tokens=1)
-        (prompt_N,), (target_N,) = shown.ids_BN, shown.target_BN
-        mark = model.config.placeholders[0]
-        behind = len(prompt_N) - int((prompt_N == mark).nonzero()[-1])
-        run = model.begin(
-            Request(frames_F3HW=shown.frames_F3HW, prompt_N=prompt_N, image_token_id=mark), [self.technique]
+        (ids_N,), (target_N,) = shown.ids_BN, shown.target_BN
+        asked = int((target_N != UNJUDGED).nonzero()[0]) + 1
+        request = Request(
+            frames_F3HW=shown.frames_F3HW, prompt_N=ids_N[:asked], image_token_id=model.config.placeholders[0]
         )
-        left_ND = model.prefill(model.prepare(run), run).outputs.hidden_BND[0, 1 - behind :]
-        return model.language_model.logits(left_ND[target_N[1 - behind :] != UNJUDGED])
+        run = model.begin(request, [self.technique])
+        read = model.prefill(model.prepare(run), run)
+        logits_NC = torch.cat([read.logits_BC, model.step(ids_N[asked:], read.cache)])
+        return logits_NC[target_N[asked - 1 :] != UNJUDGED]
 
     def _equip(self, model: LVLM, part: nn.Module) -> None:
         for key, module in self.kept(model.config, part).items():

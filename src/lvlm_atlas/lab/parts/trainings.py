@@ -10,13 +10,23 @@ from typing import Any
 import yaml
 from pydantic import Field
 
+from lvlm_atlas.lab.parts.block_head import BlockHeadTraining
 from lvlm_atlas.lab.parts.depth import Depth
 from lvlm_atlas.lab.parts.draft import Draft
+from lvlm_atlas.lab.parts.early_exit import EarlyExitTraining
+from lvlm_atlas.lab.parts.elastic_head import ElasticHeadTraining
 from lvlm_atlas.lab.parts.heads import DecoupledHeadTraining, FeatureHeadTraining
 from lvlm_atlas.lab.parts.imitation import Imitation
 from lvlm_atlas.lab.parts.part_training import PartTraining
+from lvlm_atlas.lab.parts.prompt_heads import (
+    FusedHeadTraining,
+    MultiTokenTraining,
+    SteppedHeadTraining,
+    VisionAwareHeadTraining,
+)
 from lvlm_atlas.lab.parts.scorer import FrameScorer, PatchScorer
 from lvlm_atlas.lab.parts.seeing import SeeingDrafterTraining
+from lvlm_atlas.lab.parts.selector import Selector
 from lvlm_atlas.reference.lvlm.config import Config
 from lvlm_atlas.schema.record import Record, Setting
 
@@ -43,11 +53,19 @@ def _imitations() -> dict[str, Imitation]:
 TRAININGS: Mapping[str, PartTraining[Any]] = {
     "frame-scorer": FrameScorer(),
     "patch-scorer": PatchScorer(),
+    "selector": Selector(),
     "depth-head": Depth(),
     "draft": Draft(),
     "feature-head": FeatureHeadTraining(),
     "decoupled-head": DecoupledHeadTraining(),
     "seeing-drafter": SeeingDrafterTraining(),
+    "multi-token-module": MultiTokenTraining(),
+    "stepped-head": SteppedHeadTraining(),
+    "fused-head": FusedHeadTraining(),
+    "vision-aware-head": VisionAwareHeadTraining(),
+    "block-head": BlockHeadTraining(),
+    "elastic-head": ElasticHeadTraining(),
+    "early-exit": EarlyExitTraining(),
     **_imitations(),
 }
 
