@@ -132,6 +132,16 @@ def test_a_technique_whose_own_weights_nobody_trained_has_no_curve(tmp_path: Pat
     assert not answer.tasks
 
 
+def test_a_technique_whose_paper_trains_the_model_for_it_runs_untuned_and_its_record_says_so(tmp_path: Path) -> None:
+    answer = carry_out(job_of("longva", samples=1))
+    assert answer.untuned
+    assert answer.tasks
+    (name,) = answer.checkpoints
+    write(tmp_path, answer, 1, {name: "0" * 64}, "cpu")
+    assert Records(tmp_path, CURVES)["longva"].untuned
+    assert not carry_out(job_of("uniform", samples=1)).untuned
+
+
 def test_a_technique_that_declines_the_model_says_why() -> None:
     answer = carry_out(job_of("llava-prumerge", samples=1))
     assert answer.declined

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
 from lvlm_atlas import load
+from lvlm_atlas.graph.knowledge import KnowledgeBase
 from lvlm_atlas.planner.interest import FRONT, LEAST, SPARED, Interesting, interesting, settings
 from lvlm_atlas.specs.answers import tasks_of
 
 KB = load()
+
+
+def test_curves_without_the_training_that_a_paper_asks_for_take_no_part() -> None:
+    able = settings(KB)
+    one = next(iter(able))
+    untuned = {**KB.atlas.curves, one: KB.atlas.curves[one].model_copy(update={"untuned": True})}
+    kb = KnowledgeBase(replace(KB.atlas, curves=untuned))
+    assert settings(kb).keys() == able.keys() - {one}
 
 
 def test_settings_spare_something_and_keep_enough() -> None:

@@ -59,6 +59,12 @@ def test_the_same_order_agrees_and_the_other_way_round_disagrees(template: Repor
     assert agreement(reported, falling).mean == pytest.approx(-1)
 
 
+def test_curves_without_the_training_of_their_source_are_no_part_of_the_order(template: ReportedResult) -> None:
+    reported = [result(id_, 10.0 * at, template) for at, id_ in enumerate(IDS)]
+    rising = {id_: curve(id_, 50 + at).model_copy(update={"untuned": True}) for at, id_ in enumerate(IDS)}
+    assert not agreement(reported, rising).comparisons
+
+
 def test_too_few_or_other_shares_are_no_comparison(template: ReportedResult) -> None:
     reported = [result(id_, 10.0 * at, template) for at, id_ in enumerate(IDS)]
     few = {id_: curve(id_, 50 + at) for at, id_ in enumerate(IDS[: LEAST - 1])}
