@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ def reset() -> None:
     """Forget what `prepare` and the jobs made."""
     _model.cache_clear()
     _baseline.cache_clear()
+    _ran.cache_clear()
     forget()
 
 
@@ -57,20 +58,13 @@ def _outcomes(job: StackJob, plan: Plan) -> Iterator[Outcome]:
 
 def _outcome(job: StackJob, plan: Plan) -> Outcome:
     try:
-        settings = [*zip(job.items, plan.settings, strict=True)]
-        if plan.shape.on_device:
-            lvlm, request, result, syncs = _run_on_device(plan.shape, settings)
-            rounds: list[tuple[Request, Result, Held]] = [(request, result, ())]
-        else:
-            lvlm, syncs = _model(plan.shape.preset, job.dtype, job.device), {}
-            stack = [built(str(item.technique.reference), setting, lvlm) for item, setting in settings]
-            rounds = [*_rounds(lvlm, plan.shape, stack)]
+        references = tuple(str(item.technique.reference) for item in job.items)
+        lvlm, request, counts = _ran(plan.model_dump_json(), references, job.dtype, job.device)
     except Refusal as error:
         return Outcome(plan=plan, refused=f"{type(error).__name__}: {error}")
     except Exception as error:  # noqa: BLE001 - whatever a reference raises is its result
         return Outcome(plan=plan, crashed=f"{type(error).__name__}: {error}")
     declared = {effect.quantity for item in job.items for effect in item.technique.effects}
-    counts = [_counts(dimensions_for(lvlm, request, held), result, syncs) for request, result, held in rounds]
 
     def rows(without: Part | None = None) -> Iterator[Row]:
         first: tuple[Dimensions, Observed] | None = None
@@ -92,21 +86,48 @@ def _outcome(job: StackJob, plan: Plan) -> Outcome:
         )
     except ValueError as error:
         return Outcome(plan=plan, crashed=f"a declared amount fails: {error}")
-    request, result, _ = rounds[0]
+    _, _, result = counts[0]
     return Outcome(plan=plan, rows=(*all_rows, *_same_answer(job, lvlm, plan, request, result)), bites=bites)
 
 
 Held = tuple[tuple[float, float], ...]
 """Vision and text entries a head that each layer holds; empty: there are none."""
+Counts = tuple[Dimensions, list[Observed], Result]
+"""What was counted of each run that an answer took, with the sizes of its request."""
+RUNS_KEPT = 24
+"""Runs that are remembered, so that one plan under several declarations is run once."""
+
+
+@lru_cache(RUNS_KEPT)
+def _ran(plan_json: str, references: tuple[str, ...], dtype: str, device: str) -> tuple[LVLM, Request, list[Counts]]:
+    """The model of a plan, its first request, and what each of its rounds counted.
+
+    Args:
+        plan_json: the plan; as JSON 1, 1.0 and true are told apart.
+        references: `module:Class` of each technique.
+        dtype: type of the weights.
+        device: where to run.
+    """
+    plan = Plan.model_validate_json(plan_json)
+    settings = [*zip(references, plan.settings, strict=True)]
+    if plan.shape.on_device:
+        lvlm, request, result, syncs = _run_on_device(plan.shape, settings)
+        rounds: list[tuple[Request, Result, Held]] = [(request, result, ())]
+    else:
+        lvlm, syncs = _model(plan.shape.preset, dtype, device), {}
+        stack = [built(reference, setting, lvlm) for reference, setting in settings]
+        rounds = [*_rounds(lvlm, plan.shape, stack)]
+    counts = [_counts(dimensions_for(lvlm, request, held), result, syncs) for request, result, held in rounds]
+    return lvlm, rounds[0][0], counts
 
 
 def _run_on_device(
-    shape: Shape, settings: Sequence[tuple[Item, Mapping[str, Setting]]]
+    shape: Shape, settings: Sequence[tuple[str, Mapping[str, Setting]]]
 ) -> tuple[LVLM, Request, Result, Observed]:
     """A run as on a GPU, and how often its techniques made the host wait."""
     lvlm = LVLM.random(shape.preset, dtype=torch.bfloat16)
     request = _request(lvlm, shape)
-    stack = [built(str(item.technique.reference), setting, lvlm) for item, setting in settings]
+    stack = [built(reference, setting, lvlm) for reference, setting in settings]
     with DeviceRun(stack) as run:
         result = run.place(lvlm).run(request, stack)
     rounds = result.trace.target_passes
@@ -131,8 +152,7 @@ def _rounds(lvlm: LVLM, shape: Shape, stack: Sequence[Any]) -> Iterator[tuple[Re
         held = tuple(_held(session.cache, layer) for layer in range(len(session.cache.stores)))
 
 
-def _counts(dimensions: Dimensions, result: Result, syncs: Observed) -> tuple[Dimensions, list[Observed], Result]:
-    """What was counted of each run that an answer took, with the sizes of its request."""
+def _counts(dimensions: Dimensions, result: Result, syncs: Observed) -> Counts:
     traces = [each.result.trace for each in result.rounds] or [result.trace]
     return dimensions, [{**observe(trace, dimensions), **syncs} for trace in traces], result
 
