@@ -95,6 +95,18 @@ def test_the_page_tells_of_the_models_that_curves_name_and_holds_stacks_against_
     assert bare is None or "held against the sum" not in render(content, bare, environment(Path(data_root()) / "site"))
 
 
+def test_the_page_tells_what_was_trained_for_techniques_and_which_of_them_are_untuned(content: Content) -> None:
+    curves, (page,) = Curves(content.atlas), curves_page(content)
+    used = {id_ for curve in content.atlas.curves.values() for id_ in curve.parts}
+    assert {part.id for part, _ in curves.parts.values()} <= used
+    text = render(content, page, environment(Path(data_root()) / "site"))
+    for part, techniques in curves.parts.values():
+        assert part.summary in text
+        assert not any(content.atlas.curves[each.id].untuned for each in techniques)
+    rows = [row for rows in curves.by_cost.values() for row in rows]
+    assert text.count("*untuned* |") == sum(row.curve.untuned for row in rows)
+
+
 def test_at_equal_quality_all_keep_enough_and_have_the_numbers_of_their_estimate(content: Content) -> None:
     equal = equal_quality(content.estimates, ENOUGH)
     assert equal

@@ -25,6 +25,16 @@ def records(root: Path, name: str) -> dict[str, dict[str, Any]]:
     return {record["id"]: record for record in found}
 
 
+def record(root: Path, id_: str, name: str) -> dict[str, Any] | None:
+    """The record of that file name of one model or part; None where it lies under no such root.
+
+    Raises:
+        AtlasError: the file is no such record.
+    """
+    path = root / FOLDER / id_ / name
+    return _record(path) if path.is_file() else None
+
+
 def _record(path: Path) -> dict[str, Any]:
     try:
         record = yaml.safe_load(path.read_text("utf-8"))

@@ -18,7 +18,7 @@ from lvlm_atlas.site.content import FULL_WIDTH, Content, Page
 from lvlm_atlas.site.curve_svg import Line, curve_plot
 from lvlm_atlas.site.equal_quality import equal_quality
 from lvlm_atlas.site.routes import FIXED
-from lvlm_atlas.site.trained import Trained, trained
+from lvlm_atlas.site.trained import Trained, TrainedPart, trained, trained_part
 from lvlm_atlas.specs.answers import Kept, cheapest, kept, tasks_of
 from lvlm_atlas.survey.order import Agreement, agreement, between_models
 
@@ -102,6 +102,20 @@ class Curves:
         return tuple(known[id_] for id_ in named if id_ in known)
 
     @cached_property
+    def parts(self) -> Mapping[str, tuple[TrainedPart, list[Technique]]]:
+        """What was trained for techniques, by kind: as the first model has it, and the techniques that take it."""
+        taken = dict[str, tuple[TrainedPart, list[Technique]]]()
+        for id_, curve in self.atlas.curves.items():
+            for part in self.parts_of(curve):
+                taken.setdefault(part.kind, (part, []))[1].append(self.atlas.techniques[id_])
+        return dict(sorted(taken.items()))
+
+    def parts_of(self, curve: Curve) -> list[TrainedPart]:
+        """What was trained for a technique, as the first model has it."""
+        found = [part for id_ in sorted(curve.parts) if (part := trained_part(self.atlas.root, id_))]
+        return [*{part.kind: part for part in reversed(found)}.values()]
+
+    @cached_property
     def stacks(self) -> tuple[MeasuredStack, ...]:
         """Techniques together, those first that lose most beyond the sum."""
         return tuple(sorted(self.atlas.stacks.values(), key=lambda each: (-each.departure.value, each.id)))
@@ -118,18 +132,19 @@ class Curves:
             desc="Means over the tasks that each serves, with 95 % intervals; the table below has all techniques.",
         )  # fmt: skip
 
-    def of(self, technique: Technique) -> tuple[Curve, Markup] | None:
-        """The curve of a technique and its drawing by task; None where there is none."""
+    def of(self, technique: Technique) -> tuple[Curve, Markup, list[TrainedPart]] | None:
+        """The curve of a technique, its drawing by task, and what was trained for it; None where there is none."""
         curve = self.atlas.curves.get(technique.id)
         if curve is None or not kept(curve):
             return None
         lines = [Line("all tasks", kept(curve), "la-k0")]
         lines += [Line(task, kept(curve, (task,)), f"la-k{1 + at % 7}") for at, task in enumerate(tasks_of(curve))]
         words = f"of the {WORDS[curve.main_cost]}"
-        return curve, curve_plot(
+        picture = curve_plot(
             lines, curve.main_cost, words, id_="la-answers", title=f"Answers kept with {technique.name}",
             desc=f"By task, against what is left {words}; measured on small models trained here.",
         )  # fmt: skip
+        return curve, picture, self.parts_of(curve)
 
     @cached_property
     def agreement(self) -> Agreement:
