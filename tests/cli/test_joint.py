@@ -13,6 +13,7 @@ from lvlm_atlas import load
 from lvlm_atlas.atlas.records import STACKS, Records
 from lvlm_atlas.cli.joint import _Run
 from lvlm_atlas.lab.joint.job import JointAnswer, JointJob, TaskAnswers
+from lvlm_atlas.lab.tasks.task import TASKS
 from lvlm_atlas.planner.interest import Interesting, interesting, settings
 
 KB = load()
@@ -24,7 +25,16 @@ def run(tmp_path: Path) -> _Run:
     curves = KB.atlas.curves
     hashes = {name: hash_ for curve in curves.values() for name, hash_ in curve.checkpoints.items()}
     return _Run(
-        tmp_path, settings(KB), hashes, SAMPLES, (), "cpu", curves, {name: {} for name in hashes}, {}, again=False
+        tmp_path,
+        settings(KB),
+        hashes,
+        SAMPLES,
+        dict.fromkeys(hashes, tuple(TASKS)),
+        "cpu",
+        curves,
+        {name: {} for name in hashes},
+        {},
+        again=False,
     )
 
 
@@ -117,7 +127,7 @@ def test_what_fails_or_is_declined_has_no_record(run: _Run, stacks: list[Interes
 
 
 def test_a_run_of_some_tasks_writes_nothing(run: _Run, stacks: list[Interesting]) -> None:
-    run.tasks = stacks[0].tasks[:1]
+    run.recorded, run.tasks = False, dict.fromkeys(run.hashes, stacks[0].tasks[:1])
     said = [line for job in run.jobs(some_model(stacks), stacks[:1]) for line in run.take(answered(job))]
     assert len(said) == 1
     assert not (run.root / STACKS).exists()

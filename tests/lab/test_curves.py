@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lvlm_atlas import load as load_atlas
 from lvlm_atlas.atlas.records import CURVES, Records
 from lvlm_atlas.atlas.root import data_root
-from lvlm_atlas.atlas.trained import FOLDER
+from lvlm_atlas.atlas.trained import FOLDER, MODEL
 from lvlm_atlas.lab.curves.curve import CurveJob, carry_out
 from lvlm_atlas.lab.curves.knob import TARGETS, Knob, Settings
 from lvlm_atlas.lab.curves.knob import knob as knob_of
@@ -140,6 +141,19 @@ def test_a_technique_whose_paper_trains_the_model_for_it_runs_untuned_and_its_re
     write(tmp_path, answer, 1, {name: "0" * 64}, "cpu")
     assert Records(tmp_path, CURVES)["longva"].untuned
     assert not carry_out(job_of("uniform", samples=1)).untuned
+
+
+def test_a_task_that_a_model_does_badly_is_not_run_on_it(tmp_path: Path) -> None:
+    job = job_of("uniform", samples=1)
+    (name,) = job.checkpoints
+    shutil.copytree(ROOT / FOLDER / name, tmp_path / FOLDER / name)
+    record = tmp_path / FOLDER / name / MODEL
+    about = yaml.safe_load(record.read_text("utf-8"))
+    about["accuracy"]["where"] = TASKS["where"].least - 0.01
+    record.write_text(yaml.safe_dump(about), encoding="utf-8")
+    answer = carry_out(job.model_copy(update={"root": str(tmp_path)}))
+    assert [each.task for each in answer.tasks] == ["turns"]
+    assert "where" not in {*answer.idle, *answer.refused}
 
 
 def test_a_technique_that_declines_the_model_says_why() -> None:

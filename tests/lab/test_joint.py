@@ -67,6 +67,15 @@ def test_tasks_and_models_count_alike_and_models_that_differ_widen_the_interval(
     assert other.high - other.low > 1.5 * (one.high - one.low)
 
 
+def test_a_task_that_one_model_lacks_counts_as_much_as_one_that_all_have() -> None:
+    harm, none = "0" * 10 + "1" * 30, "1" * 40
+    read = [task(none, [none, none], harm, checkpoint=name) for name in ("lab-a", "lab-b")]
+    found = departure([*read, task(none, [none, none], none, "where")])
+    assert found.value == pytest.approx(0.125)
+    assert found.low > 0
+    assert kept([*read, task(none, [none, none], none, "where")]) == ((1.0, 1.0), 0.875)
+
+
 def test_models_may_have_been_asked_different_numbers_of_samples() -> None:
     harm = [task("1" * 40, ["1" * 40] * 2, "0" * 10 + "1" * 30), task("1" * 8, ["1" * 8] * 2, "1" * 8, checkpoint="b")]
     found = departure(harm)

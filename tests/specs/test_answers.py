@@ -56,6 +56,16 @@ def test_trained_models_that_differ_widen_the_interval() -> None:
     assert one.models == 3
 
 
+def test_a_model_that_lacks_a_task_neither_shifts_the_share_nor_widens_its_interval() -> None:
+    read = [task("read", 100, point(0.5, 80, 20), checkpoint=name) for name in ("lab-a", "lab-b")]
+    where = task("where", 100, point(0.5, 50, 50))
+    (found,) = kept(curve(*read, where))
+    assert found.share == pytest.approx((0.8 + 0.5) / 2)
+    of_read, of_where = (20 - 20**2 / 100) / 100**2, (50 - 50**2 / 100) / 100**2
+    assert found.margin == pytest.approx(NORMAL * math.sqrt((of_read / 2 + of_where) / 4))
+    assert found.models == 2
+
+
 def test_a_task_that_the_model_cannot_do_says_nothing() -> None:
     made = curve(task("chart", 30, point(0.5, 30, 0)), task("read", 90, point(0.5, 45, 45)))
     assert tasks_of(made) == ("read",)

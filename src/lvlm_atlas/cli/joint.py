@@ -74,7 +74,11 @@ def run_stacks(
             f"name others, such as {', '.join([*chosen][:3])}"
         )
     stacks = interesting(planner.kb, planned(planner), limit, wanted)
-    run = _Run(own, chosen, hashes, samples, asked, device, atlas.curves, parts, {**atlas.stacks}, again=again)
+    able = {name: [task for task in each.tasks if not asked or task in asked] for name, each in trained.items()}
+    run = _Run(
+        own, chosen, hashes, samples, able, device, atlas.curves, parts, {**atlas.stacks}, again=again,
+        recorded=not asked,
+    )  # fmt: skip
     pending = {name: [each for each in stacks if run.lacks(each, name)] for name in trained}
     count = sum(name in each.checkpoints for each in stacks for name in trained)
     with progress(f"stacks and models on {device}", count, count - sum(map(len, pending.values()))) as advance:
@@ -108,8 +112,8 @@ class _Run:
     chosen: Mapping[str, Kept]
     hashes: Mapping[str, str]
     samples: int
-    tasks: Collection[str]
-    """Only these; none: all."""
+    tasks: Mapping[str, Collection[str]]
+    """Those to run on each model."""
     device: str
     curves: Mapping[str, Curve]
     """Those of these models."""
@@ -119,6 +123,8 @@ class _Run:
     """The records so far."""
     again: bool
     """Whether what they hold is run again."""
+    recorded: bool = True
+    """Whether records are written."""
     failed: int = 0
     alone: dict[tuple[str, str], JointAnswer] = field(default_factory=dict)
     """By technique and model."""
@@ -138,7 +144,9 @@ class _Run:
 
     def lacks(self, stack: Interesting, model: str) -> bool:
         """Whether a stack is to be run on a model."""
-        return model in stack.checkpoints and bool(self.again or self.tasks or model not in self.holding(stack))
+        if model not in stack.checkpoints or not self._tasks(model, stack.tasks):
+            return False
+        return self.again or not self.recorded or model not in self.holding(stack)
 
     def jobs(self, model: str, stacks: Sequence[Interesting]) -> Iterator[JointJob]:
         """Each stack on a model, after those of its techniques alone that no record tells of."""
@@ -167,7 +175,7 @@ class _Run:
         """Take what a technique alone answered from records, where they say it of all that is asked."""
         from lvlm_atlas.lab.joint.record import known_alone
 
-        tasks = self._tasks(tasks_of(self.curves[technique]))
+        tasks = self._tasks(model, tasks_of(self.curves[technique]))
         answer = None if self.again else known_alone(
             self.stacks.values(), technique, self.chosen[technique].setting, model, self.hashes[model],
             self.parts[model], tasks, self.samples,
@@ -181,11 +189,12 @@ class _Run:
 
         return JointJob(
             techniques=techniques, settings=tuple(self.chosen[each.id].setting for each in techniques),
-            root=str(self.root), checkpoint=model, samples=self.samples, tasks=self._tasks(tasks), device=self.device,
+            root=str(self.root), checkpoint=model, samples=self.samples, tasks=self._tasks(model, tasks),
+            device=self.device,
         )  # fmt: skip
 
-    def _tasks(self, tasks: Iterable[str]) -> tuple[str, ...]:
-        return tuple(task for task in tasks if not self.tasks or task in self.tasks)
+    def _tasks(self, model: str, tasks: Iterable[str]) -> tuple[str, ...]:
+        return tuple(task for task in tasks if task in self.tasks[model])
 
     def _said(self, stack: Interesting, joint: JointAnswer, alone: Sequence[JointAnswer]) -> str:
         from lvlm_atlas.lab.joint.record import compared, record, write
@@ -201,7 +210,7 @@ class _Run:
             self.settings(stack), tasks, self.hashes[joint.checkpoint], self.root, self.device, stack.why, joint,
             self.stacks.get(stack.id), self.holding(stack),
         )  # fmt: skip
-        if not self.tasks:
+        if self.recorded:
             write(self.root, made)
             self.stacks[stack.id] = made
         each, models = made.departure, len(made.checkpoints)

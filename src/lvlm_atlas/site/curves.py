@@ -102,6 +102,15 @@ class Curves:
         return tuple(known[id_] for id_ in named if id_ in known)
 
     @cached_property
+    def served(self) -> Mapping[str, set[str]]:
+        """The tasks that were run on each model: those that it does well enough to tell anything."""
+        found = dict[str, set[str]]()
+        for curve in self.atlas.curves.values():
+            for each in curve.tasks:
+                found.setdefault(each.checkpoint, set()).add(each.task)
+        return found
+
+    @cached_property
     def parts(self) -> Mapping[str, tuple[TrainedPart, list[Technique]]]:
         """What was trained for techniques, by kind: as the first model has it, and the techniques that take it."""
         taken = dict[str, tuple[TrainedPart, list[Technique]]]()

@@ -75,18 +75,20 @@ def cheapest(curve: Curve, share: float, tasks: Collection[str] | None = None) -
 
 def _kept(setting: dict[str, Setting], curves: Sequence[TaskCurve], tasks: Sequence[str]) -> Kept:
     pairs = [(each, point) for each in curves for point in each.points if point.setting == setting]
-    shares = [point.right / each.full for each, point in pairs]
+    served = dict.fromkeys(each.task for each, _ in pairs)
+    by_task = {name: [pair for pair in pairs if pair[0].task == name] for name in served}
+    share_of = {name: _mean(point.right / each.full for each, point in ours) for name, ours in by_task.items()}
+    # Of a model the mean distance from its tasks' means: another model may have other tasks.
     by_model = [
-        _mean(point.right / each.full for each, point in pairs if each.checkpoint == name)
+        _mean(point.right / each.full - share_of[each.task] for each, point in pairs if each.checkpoint == name)
         for name in dict.fromkeys(each.checkpoint for each, _ in pairs)
     ]
-    within = sum(_variance(each, point) for each, point in pairs) / len(pairs) ** 2
+    within = sum(_variance(*pair) / len(ours) ** 2 for ours in by_task.values() for pair in ours) / len(by_task) ** 2
     mean = _mean(by_model)
     between = sum((one - mean) ** 2 for one in by_model) / (len(by_model) - 1) / len(by_model) if by_model[1:] else 0.0
-    served = {each.task for each, _ in pairs}
     return Kept(
-        setting, {name: _mean(point.cost.get(name, 1.0) for _, point in pairs) for name in COST}, _mean(shares),
-        NORMAL * math.sqrt(within + between), tuple(name for name in tasks if name in served),
+        setting, {name: _mean(point.cost.get(name, 1.0) for _, point in pairs) for name in COST},
+        _mean(share_of.values()), NORMAL * math.sqrt(within + between), tuple(name for name in tasks if name in served),
         sum(each.of for each, _ in pairs), len(by_model), sum(each.hard for each, _ in pairs),
         sum(point.hard_right for _, point in pairs),
     )  # fmt: skip

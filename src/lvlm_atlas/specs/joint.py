@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
+from statistics import fmean
 
 from lvlm_atlas.schema.stack import MeasuredStack, StackTask
 from lvlm_atlas.specs.answers import Kept
@@ -36,14 +37,17 @@ def record_of(stacks: Mapping[str, MeasuredStack], ids: Collection[str]) -> Meas
 
 
 def departure(stack: MeasuredStack, tasks: Collection[str] | None = None) -> float | None:
-    """How far the joint loss of a record is from the sum, mean over tasks and models; above 0 more is lost together.
+    """How far the joint loss of a record is from the sum, mean over tasks, and models; above 0 more is lost together.
 
     Args:
         stack: the record.
         tasks: tasks to take the mean of; None: all. None is returned where it has none of them.
     """
-    chosen = [each for each in stack.tasks if tasks is None or each.task in tasks]
-    return sum(map(_departure, chosen)) / len(chosen) if chosen else None
+    by_task = dict[str, list[float]]()
+    for each in stack.tasks:
+        if tasks is None or each.task in tasks:
+            by_task.setdefault(each.task, []).append(_departure(each))
+    return fmean(map(fmean, by_task.values())) if by_task else None
 
 
 def together(

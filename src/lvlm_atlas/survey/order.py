@@ -79,22 +79,24 @@ def between_models(curves: Iterable[Curve], share: float) -> float | None:
     Returns:
         None where no two models have an order in common.
     """
-    kept_by: dict[str, dict[str, float]] = defaultdict(dict)
-    for curve in curves:
-        for model in curve.checkpoints:
-            alone = curve.model_copy(update={"tasks": tuple(task for task in curve.tasks if task.checkpoint == model)})
-            if points := kept(alone):
-                near = min(points, key=lambda each: abs(each.cost[curve.main_cost] - share))
-                kept_by[model][curve.id] = near.share
+    several = [each for each in curves if len(each.checkpoints) > 1]
     found = []
-    for one, two in combinations(kept_by.values(), 2):
-        both = sorted({*one} & {*two})
-        if (
-            len(both) >= LEAST
-            and (alike := spearman([one[id_] for id_ in both], [two[id_] for id_ in both])) is not None
-        ):
+    for one, two in combinations(sorted({name for each in several for name in each.checkpoints}), 2):
+        pairs = [pair for each in several if (pair := _on_both(each, one, two, share))]
+        if len(pairs) >= LEAST and (alike := spearman(*zip(*pairs, strict=True))) is not None:
             found.append(alike)
     return statistics.mean(found) if found else None
+
+
+def _on_both(curve: Curve, one: str, two: str, share: float) -> tuple[float, float] | None:
+    """What a technique keeps of each of two models, at the setting nearest to a cost, on the tasks that both have."""
+    rows = {name: {each.task: each for each in curve.tasks if each.checkpoint == name} for name in (one, two)}
+    shared = [task for task in rows[one] if task in rows[two]]
+    points = [kept(curve.model_copy(update={"tasks": tuple(ours[task] for task in shared)})) for ours in rows.values()]
+    if not all(points):
+        return None
+    mine, theirs = (min(each, key=lambda at: abs(at.cost[curve.main_cost] - share)).share for each in points)
+    return mine, theirs
 
 
 def spearman(one: Sequence[float], two: Sequence[float]) -> float | None:

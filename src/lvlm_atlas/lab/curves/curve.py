@@ -86,7 +86,7 @@ def prepare(job: CurveJob) -> None:
     """Load the models and ask them everything without techniques, which all jobs share."""
     for checkpoint in job.checkpoints:
         equipment_of(job.root, checkpoint, job.device)
-        for task in job.tasks:
+        for task in _serving(job, checkpoint):
             sat_of(job.root, checkpoint, task, job.samples, job.device)
         for task in PROBES:
             sat_of(job.root, checkpoint, task, 1, job.device)
@@ -116,15 +116,15 @@ def _carried_out(job: CurveJob) -> CurveAnswer:
     parts = _trained(job, found)
     if not parts:
         return CurveAnswer(technique=technique.id, untrained=True)
-    first = next(iter(parts))
     curves: list[TaskCurve] = []
     refused: dict[str, str] = {}
     idle: list[str] = []
     for name in job.tasks:
-        for checkpoint in parts:
+        able = [checkpoint for checkpoint in parts if name in _serving(job, checkpoint)]
+        for checkpoint in able:
             model = model_of(job.root, checkpoint, job.device)
             sat = sat_of(job.root, checkpoint, name, job.samples, job.device)
-            if checkpoint == first and _idle(job, model, TASKS[name], sat[0], found):
+            if checkpoint == able[0] and _idle(job, model, TASKS[name], sat[0], found):
                 idle.append(name)
                 break
             points = []
@@ -147,6 +147,12 @@ def _carried_out(job: CurveJob) -> CurveAnswer:
         knob=found.parameter, main_cost=found.main_cost, tasks=tuple(curves), refused=refused,
         idle=tuple(idle), checkpoints=tuple(parts), parts=taken,
     )  # fmt: skip
+
+
+def _serving(job: CurveJob, checkpoint: str) -> tuple[str, ...]:
+    """The tasks of a job that a model is good enough at."""
+    tasks = known(Path(job.root))[checkpoint].tasks
+    return tuple(task for task in job.tasks if task in tasks)
 
 
 def _trained(job: CurveJob, found: Knob) -> dict[str, list[tuple[str, str]]]:

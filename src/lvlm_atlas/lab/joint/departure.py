@@ -17,7 +17,7 @@ Right = NDArray[np.int64]
 
 
 def departure(tasks: Sequence[StackTask]) -> Departure:
-    """The joint loss less the sum of the losses, mean over tasks and models.
+    """The joint loss less the sum of the losses, mean over tasks, of each over the models that have it.
 
     A loss is one less the questions answered rightly over those without techniques. Samples are drawn again with all of
     their questions, the same for each technique, for all of them and for every model; models are drawn again too.
@@ -29,23 +29,27 @@ def departure(tasks: Sequence[StackTask]) -> Departure:
     sizes = dict.fromkeys((each.task, each.samples) for each in tasks)
     drawn = {size: random.integers(size[1], size=(DRAWS, size[1])) for size in sizes}
     models = [*dict.fromkeys(each.checkpoint for each in tasks)]
-    own = [[each for each in tasks if each.checkpoint == model] for model in models]
-    value = np.mean([np.mean([_difference(each, np.arange(each.samples)[None]) for each in ours]) for ours in own])
-    again_MD = np.stack(
-        [np.mean([_difference(each, drawn[each.task, each.samples]) for each in ours], axis=0) for ours in own]
-    )
-    chosen_MD = random.integers(len(models), size=again_MD.shape)
-    again_D = np.take_along_axis(again_MD, chosen_MD, axis=0).mean(axis=0)
-    low, high = np.quantile(again_D, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Departure(value=_rounded(value), low=_rounded(low), high=_rounded(high))
+    chosen_DM = random.multinomial(len(models), np.full(len(models), 1 / len(models)), size=DRAWS)
+    values, agains = [], []
+    for name in dict.fromkeys(each.task for each in tasks):
+        rows = [each for each in tasks if each.task == name]
+        values.append(np.mean([_difference(each, np.arange(each.samples)[None]) for each in rows]))
+        again_DR = np.stack([_difference(each, drawn[each.task, each.samples]) for each in rows], axis=1)
+        often_DR = chosen_DM[:, [models.index(each.checkpoint) for each in rows]]
+        count_D = often_DR.sum(axis=1)
+        agains.append(np.where(count_D > 0, (again_DR * often_DR).sum(axis=1) / np.maximum(count_D, 1), np.nan))
+    low, high = np.quantile(np.nanmean(agains, axis=0), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Departure(value=_rounded(np.mean(values)), low=_rounded(low), high=_rounded(high))
 
 
 def kept(tasks: Sequence[StackTask]) -> tuple[tuple[float, ...], float]:
-    """The share of right answers kept by each technique alone, and by all together, mean over tasks and models."""
+    """The share of right answers kept by each technique alone, and by all together: mean over tasks, and models."""
     rows = [
         [answers.count("1") / max(1, each.full.count("1")) for answers in (*each.alone, each.joint)] for each in tasks
     ]
-    *alone, joint = np.mean(rows, axis=0)
+    names = [*dict.fromkeys(each.task for each in tasks)]
+    by_task = [[row for row, each in zip(rows, tasks, strict=True) if each.task == name] for name in names]
+    *alone, joint = np.mean([np.mean(ours, axis=0) for ours in by_task], axis=0)
     return tuple(_rounded(share) for share in alone), _rounded(joint)
 
 

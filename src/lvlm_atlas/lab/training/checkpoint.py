@@ -18,6 +18,7 @@ from lvlm_atlas.atlas.trained import FOLDER, MODEL, records
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.files import replace_file
 from lvlm_atlas.lab.photographs.sources import sources
+from lvlm_atlas.lab.tasks.task import TASKS
 from lvlm_atlas.lab.training.shapes import vision_tokens
 from lvlm_atlas.reference.lvlm.config import Config, LVLMConfig, WindowLVLMConfig
 from lvlm_atlas.reference.lvlm.formats import FORMATS
@@ -70,6 +71,11 @@ class Checkpoint(Trained):
     """The same where all pictures are grey."""
     downsampled: dict[str, Share]
     """The same where all pictures have half their resolution."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that it is good enough at for them to say anything; those of others are not run on it."""
+        return tuple(name for name, task in TASKS.items() if self.accuracy.get(name, 0.0) >= task.least)
 
 
 def write(root: Path, id_: str, model: LVLM, about: dict[str, Any]) -> Path:
