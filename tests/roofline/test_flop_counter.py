@@ -336,11 +336,12 @@ def test_linear_layers_and_attention_equal_those_of_a_run(
 
 @pytest.mark.parametrize("preset", TINY)
 @pytest.mark.parametrize(("id_", "trial"), TRIALS)
-def test_linear_layers_and_attention_equal_those_of_a_run_with_a_technique(
+def test_bytes_of_the_cache_and_flops_equal_those_of_a_run_with_a_technique(
     planner: Planner, preset: str, id_: str, trial: int
 ) -> None:
     model, own, trace, choice = run_trial(preset, id_, trial)
     found = predicted(planner, preset, (choice,), **SIZES)
+    holds_as_many_bytes(found, trace, choice)
     attention = flop(found, ATTENTION)
     if "projections" in TECHNIQUES[id_].acts_at:
         # Its matrices are its own; of what they take the entry gives bounds, on top of the model's.
@@ -379,27 +380,22 @@ def test_linear_layers_and_attention_equal_those_of_a_run_with_a_technique(
     assert scores < model[ATTENTION] - (attention - flop(found, ATTENTION, "prefilling")) <= squares
 
 
+def holds_as_many_bytes(found: Estimate, trace: Trace, choice: Choice) -> None:
+    """Once the prompt is in, and at the end, where quantisation has moved on."""
+    memory = found.memory
+    assert memory.kv_byte == pytest.approx(sum(trace.kv_byte), rel=1e-12)
+    assert memory.kv_peak_byte == pytest.approx(trace.kv_byte_end, rel=1e-12)
+    if trace.kv_vision_entries and not choice.technique.effects[0].quantity.startswith("kv"):
+        share = sum(trace.kv_vision_entries) / sum(trace.kv_entries)
+        assert memory.kv_vision_byte == pytest.approx(share * memory.kv_byte, rel=1e-12)
+
+
 def own_entries(technique: Technique, preset: str) -> int:
     """What steps read beyond the estimate: a full cache evicts after a step, which still reads its own entry too."""
     if not any(getattr(effect, "limit", None) for effect in technique.effects):
         return 0
     text = PRESETS[preset].text
     return 4 * text.head_dim * text.num_attention_heads * text.num_hidden_layers * (SIZES["output"] - 1)
-
-
-@pytest.mark.parametrize("preset", TINY)
-@pytest.mark.parametrize(("id_", "trial"), TRIALS)
-def test_bytes_of_the_cache_equal_those_of_a_run_with_a_technique(
-    planner: Planner, preset: str, id_: str, trial: int
-) -> None:
-    """Once the prompt is in, and at the end, where quantisation has moved on."""
-    _, _, trace, choice = run_trial(preset, id_, trial)
-    memory = predicted(planner, preset, (choice,), **SIZES).memory
-    assert memory.kv_byte == pytest.approx(sum(trace.kv_byte), rel=1e-12)
-    assert memory.kv_peak_byte == pytest.approx(trace.kv_byte_end, rel=1e-12)
-    if trace.kv_vision_entries and not choice.technique.effects[0].quantity.startswith("kv"):
-        share = sum(trace.kv_vision_entries) / sum(trace.kv_entries)
-        assert memory.kv_vision_byte == pytest.approx(share * memory.kv_byte, rel=1e-12)
 
 
 def test_linear_layers_and_attention_equal_those_of_a_run_with_a_stack(planner: Planner) -> None:

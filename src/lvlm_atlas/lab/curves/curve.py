@@ -151,8 +151,7 @@ def _carried_out(job: CurveJob) -> CurveAnswer:
 
 def _serving(job: CurveJob, checkpoint: str) -> tuple[str, ...]:
     """The tasks of a job that a model is good enough at."""
-    tasks = known(Path(job.root))[checkpoint].tasks
-    return tuple(task for task in job.tasks if task in tasks)
+    return tuple(task for task in job.tasks if task in tasks_of_model(job.root, checkpoint))
 
 
 def _trained(job: CurveJob, found: Knob) -> dict[str, list[tuple[str, str]]]:
@@ -237,6 +236,12 @@ def model_of(root: str, checkpoint: str, device: str) -> LVLM:
     """A trained model."""
     torch.set_num_threads(1)
     return load(Path(root), known(Path(root))[checkpoint], device)
+
+
+@cache
+def tasks_of_model(root: str, checkpoint: str) -> tuple[str, ...]:
+    """The tasks that a trained model is good enough at."""
+    return known(Path(root))[checkpoint].tasks
 
 
 @cache

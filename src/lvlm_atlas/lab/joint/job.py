@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import Field
 
 from lvlm_atlas.lab.built import built, forget
 from lvlm_atlas.lab.curves.asking import ask, to_calibrate
-from lvlm_atlas.lab.curves.curve import Sat, equipment_of, model_of, sat_of
+from lvlm_atlas.lab.curves.curve import Sat, equipment_of, model_of, sat_of, tasks_of_model
 from lvlm_atlas.lab.tasks.task import TASKS
-from lvlm_atlas.lab.training.checkpoint import known
 from lvlm_atlas.reference.lvlm import LVLM
 from lvlm_atlas.reference.modules.kept import random_weights
 from lvlm_atlas.reference.refusal import Refusal
@@ -68,7 +65,7 @@ class JointAnswer(Record):
 def prepare(job: JointJob) -> None:
     """Load the model and ask it everything without techniques, which all jobs of that model share."""
     equipment_of(job.root, job.checkpoint, job.device)
-    for task in known(Path(job.root))[job.checkpoint].tasks:
+    for task in tasks_of_model(job.root, job.checkpoint):
         sat_of(job.root, job.checkpoint, task, job.samples, job.device)
 
 
