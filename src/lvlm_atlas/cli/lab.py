@@ -17,6 +17,8 @@ PART_SAMPLES = 64
 """Held-back samples that parts are judged by, at most, where they are trained behind their model."""
 THREADS = 2
 """Of a training: more hardly help matrices of this size, and another number sums in another order."""
+PART_THREADS = 1
+"""Of a part's training, whose matrices are smaller still: several are trained side by side."""
 
 
 def run_fetch(given: Path | None) -> None:
@@ -111,7 +113,7 @@ def run_train_parts(root: Path, name: str, seed: int, samples: int, parts: Seque
     if id_ not in trained:
         raise AtlasError(f"no trained model {id_!r}; {suggestion(id_, trained, trained)}")
     collection()
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(PART_THREADS)
     model = load(root, trained[id_])
     suiting = trainings(model.config)
     for part in chosen_of("part", parts, suiting) if parts else lacking(root, trained[id_], suiting):
