@@ -110,9 +110,9 @@ def _carried_out(job: CurveJob) -> CurveAnswer:
     trained = equipment_of(job.root, first, job.device).settings(str(technique.reference))
     found = recorded(job.again) if job.again else knob(technique, lambda at: _probed(job, first, at), trained)
     if found is None:
-        declined = _declined(job, first)
-        untrained = bool(random_weights(model_of(job.root, first, job.device)))
-        return CurveAnswer(technique=technique.id, declined=None if untrained else declined, untrained=untrained)
+        if random_weights(model_of(job.root, first, job.device)):
+            return CurveAnswer(technique=technique.id, untrained=True)
+        return CurveAnswer(technique=technique.id, declined=_declined(job, first))
     parts = _trained(job, found)
     if not parts:
         return CurveAnswer(technique=technique.id, untrained=True)
