@@ -112,12 +112,15 @@ class Curves:
 
     @cached_property
     def parts(self) -> Mapping[str, tuple[TrainedPart, list[Technique]]]:
-        """What was trained for techniques, by kind: as the first model has it, and the techniques that take it."""
+        """What was trained for techniques, by kind: as the first model has it, and the techniques that take it.
+
+        What departs alike from papers stands together.
+        """
         taken = dict[str, tuple[TrainedPart, list[Technique]]]()
         for id_, curve in self.atlas.curves.items():
             for part in self.parts_of(curve):
                 taken.setdefault(part.kind, (part, []))[1].append(self.atlas.techniques[id_])
-        return dict(sorted(taken.items()))
+        return dict(sorted(taken.items(), key=lambda each: (each[1][0].departs, each[0])))
 
     def parts_of(self, curve: Curve) -> list[TrainedPart]:
         """What was trained for a technique, as the first model has it."""
