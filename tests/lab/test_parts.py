@@ -129,8 +129,8 @@ def test_a_part_is_the_same_for_a_seed_and_is_read_as_it_was_written(name: str, 
     assert losses == same
     assert len(losses) == STEPS
     assert any(not torch.equal(begun[key], weight) for key, weight in part.state_dict().items())
+    assert all(map(torch.equal, part.state_dict().values(), again.state_dict().values()))
     held_back = dict(training.judged(model, part, 1))
-    assert held_back == dict(training.judged(model, again, 1))
     folder = write(tmp_path, checkpoint, name, part, {"seed": 3, "samples": 1, "held_back": held_back})
     (record,) = known(tmp_path, checkpoint).values()
     assert lacking(tmp_path, checkpoint, TRAININGS) == [each for each in TRAININGS if each != name]
