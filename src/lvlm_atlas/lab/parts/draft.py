@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy, kl_div
 
 from lvlm_atlas.lab.parts.part_training import PartTraining, Trainable
 from lvlm_atlas.lab.photographs.scene import labels
+from lvlm_atlas.lab.tasks.sample import Sample
 from lvlm_atlas.lab.tasks.task import TASKS, training_sample
 from lvlm_atlas.lab.tasks.vocabulary import ASK, token_ids
 from lvlm_atlas.lab.training import recipe
@@ -93,11 +94,15 @@ def agreement(model: LVLM, samples: int, said_of: Callable[[Batch], tuple[Tensor
     return shares
 
 
+def drawn_samples(random: np.random.Generator, pictures: int) -> list[Sample]:
+    """Samples of one kind to train on, of so many pictures together."""
+    kind = [*KINDS][random.choice(len(KINDS), p=[*KINDS.values()])]
+    return [training_sample(random, kind, recipe.WORDS) for _ in range(pictures // PICTURES[kind])]
+
+
 def drawn_batch(model: LVLM, random: np.random.Generator) -> Batch:
     """A batch to train on."""
-    kind = [*KINDS][random.choice(len(KINDS), p=[*KINDS.values()])]
-    samples = [training_sample(random, kind, recipe.WORDS) for _ in range(recipe.FRAMES // PICTURES[kind])]
-    return batch(samples, model.config)
+    return batch(drawn_samples(random, recipe.FRAMES), model.config)
 
 
 def said(model: LVLM, shown: Batch) -> Tensor:

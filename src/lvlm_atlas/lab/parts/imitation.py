@@ -13,15 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
-from lvlm_atlas.lab.parts.draft import KINDS, said
+from lvlm_atlas.lab.parts.draft import drawn_samples, said
 from lvlm_atlas.lab.parts.part_training import PartTraining, Trainable
 from lvlm_atlas.lab.photographs.scene import SIDE
 from lvlm_atlas.lab.tasks.sample import Sample
-from lvlm_atlas.lab.tasks.task import TASKS, training_sample
+from lvlm_atlas.lab.tasks.task import TASKS
 from lvlm_atlas.lab.tasks.vocabulary import ASK, token_ids
 from lvlm_atlas.lab.training import recipe
 from lvlm_atlas.lab.training.batch import UNJUDGED, batch, opening
-from lvlm_atlas.lab.training.trainer import PICTURES
 from lvlm_atlas.reference.flow.request import Request
 from lvlm_atlas.reference.lvlm.config import Config, LVLMConfig
 from lvlm_atlas.reference.lvlm.model import LVLM
@@ -40,8 +39,7 @@ class Imitating(Trainable):
 
     def forward(self, model: LVLM, random: np.random.Generator) -> Tensor:
         """See `Trainable`."""
-        kind = [*KINDS][random.choice(len(KINDS), p=[*KINDS.values()])]
-        samples = [training_sample(random, kind, recipe.WORDS) for _ in range(self.kind.pictures // PICTURES[kind])]
+        samples = drawn_samples(random, self.kind.pictures)
         ours, theirs = (each.log_softmax(-1) for each in self.kind.answers(model, samples))
         return kl_div(ours, theirs, reduction="batchmean", log_target=True)
 

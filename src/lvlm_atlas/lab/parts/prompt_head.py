@@ -14,13 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import smooth_l1_loss
 
-from lvlm_atlas.lab.parts.draft import KINDS, agreement, divergence
+from lvlm_atlas.lab.parts.draft import agreement, divergence, drawn_samples
 from lvlm_atlas.lab.parts.part_training import Module, PartTraining, Trainable
-from lvlm_atlas.lab.tasks.task import training_sample
 from lvlm_atlas.lab.training import recipe
 from lvlm_atlas.lab.training.batch import UNJUDGED, Batch, batch
 from lvlm_atlas.lab.training.reading import encoded, sequence
-from lvlm_atlas.lab.training.trainer import PICTURES
 from lvlm_atlas.reference.caches.prefilled import Prefill
 from lvlm_atlas.reference.drafting.features import HeadLayer
 from lvlm_atlas.reference.flow.trace import Trace
@@ -32,11 +30,12 @@ from lvlm_atlas.reference.modules.kept import drawn
 from lvlm_atlas.reference.ops.attention import attend
 
 Enter = Callable[[Tensor, int], Tensor]
+"""From features (M, D) that a head gave, and the step of the draft, to what enters its layer behind them (M, D)."""
 FADING = 0.8
 """What the loss of each further step of a draft counts less."""
 
 
-class HeadTraining(Trainable):
+class Unrolling(Trainable):
     """A head, which learns what the model would say, sample by sample."""
 
     def __init__(self, part: nn.Module, kind: PromptHead[Any]) -> None:
@@ -45,9 +44,7 @@ class HeadTraining(Trainable):
 
     def forward(self, model: LVLM, random: np.random.Generator) -> Tensor:
         """See `Trainable`."""
-        kind = [*KINDS][random.choice(len(KINDS), p=[*KINDS.values()])]
-        count = self.kind.pictures // PICTURES[kind]
-        shown = [batch([training_sample(random, kind, recipe.WORDS)], model.config) for _ in range(count)]
+        shown = [batch([each], model.config) for each in drawn_samples(random, self.kind.pictures)]
         return torch.stack([self.kind.loss(model, self.part, each) for each in shown]).mean()
 
 
@@ -72,12 +69,12 @@ class PromptHead(PartTraining[Module]):
         """See `PartTraining`."""
         return {self.key(): part}
 
-    def trainable(self, model: LVLM, seed: int) -> HeadTraining:
+    def trainable(self, model: LVLM, seed: int) -> Unrolling:
         """See `PartTraining`."""
         part = drawn(lambda: self.empty(model.config), seed=seed)
         with torch.no_grad():
             self.begun(part)
-        return HeadTraining(part, self)
+        return Unrolling(part, self)
 
     @abstractmethod
     def drafts(self, model: LVLM, head: Module, read: Prefill) -> Iterator[Tensor]:
