@@ -29,6 +29,7 @@ from lvlm_atlas.lab.parts.prompt_head import PromptHead, behind_pictures, prefil
 from lvlm_atlas.lab.parts.selector import soft_selection
 from lvlm_atlas.lab.parts.trainer import train
 from lvlm_atlas.lab.parts.trainings import TRAININGS, trainings
+from lvlm_atlas.lab.parts.vision_encoders import pooled
 from lvlm_atlas.lab.photographs.scene import scene
 from lvlm_atlas.lab.tasks.task import TASKS
 from lvlm_atlas.lab.tasks.vocabulary import token_ids
@@ -144,7 +145,7 @@ def test_a_part_is_the_same_for_a_seed_and_is_read_as_it_was_written(name: str, 
 @every_kind
 def test_a_technique_takes_the_part_that_its_model_is_equipped_with(name: str, tmp_path: Path) -> None:
     model, checkpoint = a_model(), a_checkpoint()
-    request = first_request(model, TASKS["images"].sample(0))
+    request = first_request(model, TASKS["burst"].sample(0))
     folder = write(tmp_path, checkpoint, name, TRAININGS[name].trainable(model, 3).part,
                    {"seed": 3, "samples": 1, "held_back": {}})  # fmt: skip
     gear = equipment(tmp_path, checkpoint, model)
@@ -205,6 +206,13 @@ def test_a_soft_selection_sums_to_the_count_and_sharpens_to_the_best() -> None:
         assert torch.allclose(selected_BV.sum(1), torch.full((3,), 10.0), atol=1e-2)
     best_BV = torch.zeros_like(score_BV).scatter(1, score_BV.topk(10).indices, 1.0)
     assert torch.allclose(selected_BV, best_BV, atol=1e-2)
+
+
+def test_an_encoder_aims_at_the_mean_of_the_patches_that_its_own_cover() -> None:
+    square_RCD = torch.arange(16.0).reshape(4, 4, 1)
+    aim_FPD = pooled(square_RCD.flatten(0, 1)[None], 4)
+    assert aim_FPD.flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
+    assert torch.equal(pooled(square_RCD.flatten(0, 1)[None], 16), square_RCD.flatten(0, 1)[None])
 
 
 def test_imitations_are_of_techniques_whose_entries_want_training() -> None:

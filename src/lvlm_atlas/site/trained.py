@@ -14,6 +14,8 @@ class Trained:
     """One model."""
 
     id: str
+    dialect: str
+    """Of which published LVLM it has the architecture."""
     seed: int
     parameters: int
     steps: int

@@ -64,9 +64,14 @@ class Distilled(Trainable):
 
 
 def divergence(ours_BNC: Tensor, theirs_BNC: Tensor, shown: Batch) -> Tensor:
-    """How far a draft's distributions are from the model's at the tokens of answers, mean: Kullback and Leibler's."""
+    """How far a draft's distributions are from the model's at the tokens of answers, see `kl_divergence`."""
     answers_BN = shown.target_BN != UNJUDGED
-    ours, theirs = (each[answers_BN].log_softmax(-1) for each in (ours_BNC, theirs_BNC))
+    return kl_divergence(ours_BNC[answers_BN], theirs_BNC[answers_BN])
+
+
+def kl_divergence(ours_MC: Tensor, theirs_MC: Tensor) -> Tensor:
+    """Kullback's and Leibler's divergence () of distributions from the model's, mean over tokens, of their logits."""
+    ours, theirs = (each.log_softmax(-1) for each in (ours_MC, theirs_MC))
     return kl_div(ours, theirs, reduction="batchmean", log_target=True)
 
 
@@ -94,9 +99,9 @@ def agreement(model: LVLM, samples: int, said_of: Callable[[Batch], tuple[Tensor
     return shares
 
 
-def drawn_samples(random: np.random.Generator, pictures: int) -> list[Sample]:
+def drawn_samples(random: np.random.Generator, pictures: int, kinds: Mapping[str, float] = KINDS) -> list[Sample]:
     """Samples of one kind to train on, of so many pictures together."""
-    kind = [*KINDS][random.choice(len(KINDS), p=[*KINDS.values()])]
+    kind = [*kinds][random.choice(len(kinds), p=[*kinds.values()])]
     return [training_sample(random, kind, recipe.WORDS) for _ in range(pictures // PICTURES[kind])]
 
 

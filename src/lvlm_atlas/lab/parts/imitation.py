@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Hashable, Mapping, Sequence
+from typing import Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import kl_div
 
-from lvlm_atlas.lab.parts.draft import drawn_samples, said
+from lvlm_atlas.lab.parts.draft import KINDS, drawn_samples, kl_divergence, said
 from lvlm_atlas.lab.parts.part_training import PartTraining, Trainable
 from lvlm_atlas.lab.photographs.scene import SIDE
 from lvlm_atlas.lab.tasks.sample import Sample
@@ -24,10 +24,25 @@ from lvlm_atlas.lab.training.batch import UNJUDGED, batch, opening
 from lvlm_atlas.reference.flow.request import Request
 from lvlm_atlas.reference.lvlm.config import Config, LVLMConfig
 from lvlm_atlas.reference.lvlm.model import LVLM
-from lvlm_atlas.reference.lvlm.technique import Technique
+from lvlm_atlas.reference.lvlm.technique import Run, Technique
 from lvlm_atlas.reference.lvlm.weights import fill
 from lvlm_atlas.reference.modules.kept import brought, drawn, give
 from lvlm_atlas.schema.record import Setting
+
+SEEDS = 2**31
+"""Seeds of requests that training draws from."""
+
+
+class Penalised(Protocol):
+    """What acts in a run, and says what is to be added to the loss."""
+
+    penalty: Tensor
+
+
+def request_on(frames_F3HW: Tensor, config: Config) -> Request:
+    """A request on frames that asks nothing in particular."""
+    prompt_N = torch.tensor(token_ids(*opening(len(frames_F3HW)), ASK))
+    return Request(frames_F3HW=frames_F3HW, prompt_N=prompt_N, image_token_id=config.placeholders[0], max_new_tokens=1)
 
 
 class Imitating(Trainable):
@@ -39,9 +54,12 @@ class Imitating(Trainable):
 
     def forward(self, model: LVLM, random: np.random.Generator) -> Tensor:
         """See `Trainable`."""
-        samples = drawn_samples(random, self.kind.pictures)
-        ours, theirs = (each.log_softmax(-1) for each in self.kind.answers(model, samples))
-        return kl_div(ours, theirs, reduction="batchmean", log_target=True)
+        samples = drawn_samples(random, self.kind.pictures, self.kind.kinds)
+        return self.kind.loss(model, samples, int(random.integers(SEEDS)))
+
+
+RELAXED = "Where the technique chooses, training goes through a relaxation of the choice."
+"""What departs further where it does."""
 
 
 class Imitation(PartTraining[nn.Module]):
@@ -51,6 +69,10 @@ class Imitation(PartTraining[nn.Module]):
         summary: what it is.
         reference: the technique, `module:Class`.
         setting: its parameters; those left out have their defaults.
+        relaxed: the class that stands in for the technique's in training, `module:Class`, where gradients do not reach
+            its modules through a choice that it makes; what acts is `Penalised`.
+        frames: pictures of a request in which it asks for its modules.
+        kinds: how often a step shows pictures of a kind.
     """
 
     departs = (
@@ -59,8 +81,14 @@ class Imitation(PartTraining[nn.Module]):
     )
     steps, pictures = 300, recipe.FRAMES // 2
 
-    def __init__(self, summary: str, reference: str, setting: Mapping[str, Setting]) -> None:
+    def __init__(
+        self, summary: str, reference: str, setting: Mapping[str, Setting], relaxed: str | None = None,
+        frames: int = 1, kinds: Mapping[str, float] = KINDS,
+    ) -> None:  # fmt: skip
         self.summary, self.reference, self.at = summary, reference, dict(setting)
+        self.relaxed, self.frames, self.kinds = relaxed, frames, kinds
+        if relaxed:
+            self.departs = f"{RELAXED} {self.departs}"
 
     @property
     def technique(self) -> Technique:
@@ -92,11 +120,31 @@ class Imitation(PartTraining[nn.Module]):
         self._equip(model, part)
         return Imitating(part, self)
 
+    def loss(self, model: LVLM, samples: Sequence[Sample], seed: int) -> Tensor:
+        """How far the model is with the modules that it keeps from what it says without, and penalties.
+
+        Args:
+            model: the model.
+            samples: what it is asked.
+            seed: of what is drawn by chance.
+        """
+        if not self.relaxed:
+            return kl_divergence(*self.answers(model, samples))
+        relaxed = pkgutil.resolve_name(self.relaxed)(**self.at)
+        read = [self.read_answer(model, each, relaxed, (seed + at) % SEEDS) for at, each in enumerate(samples)]
+        acting = [cast("Penalised", run.acts.at(relaxed.acts_at[0])[0]) for _, run in read]
+        distance = kl_divergence(torch.cat([logits_MC for logits_MC, _ in read]), self.said(model, samples))
+        return distance + torch.stack([each.penalty for each in acting]).mean()
+
     def answers(self, model: LVLM, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
         """Logits (M, C) at the tokens of answers, with the modules that the model keeps and without the technique."""
+        ours = [self.read_answer(model, each, self.technique)[0] for each in samples]
+        return torch.cat(ours), self.said(model, samples)
+
+    def said(self, model: LVLM, samples: Sequence[Sample]) -> Tensor:
+        """The same (M, C) without the technique."""
         whole = batch(samples, model.config)
-        theirs_MC = said(model, whole)[whole.target_BN != UNJUDGED]
-        return torch.cat([self._answers(model, each) for each in samples]), theirs_MC
+        return said(model, whole)[whole.target_BN != UNJUDGED]
 
     @torch.no_grad()
     def judged(self, model: LVLM, part: nn.Module, samples: int) -> Mapping[str, float]:
@@ -111,18 +159,24 @@ class Imitation(PartTraining[nn.Module]):
             shares[name] = round(sum(same) / len(same), 4)
         return shares
 
-    def _answers(self, model: LVLM, sample: Sample) -> Tensor:
-        """The same (M, C) of one sample: the first question ends the prompt, what follows is read as if decoded."""
+    def read_answer(self, model: LVLM, sample: Sample, technique: Technique, seed: int = 0) -> tuple[Tensor, Run]:
+        """Logits (M, C) at the tokens of a sample's answers with a technique, and the run.
+
+        The first question ends the prompt; what follows is read as if it were decoded.
+        """
         shown = batch([sample], model.config, tokens=1)
         (ids_N,), (target_N,) = shown.ids_BN, shown.target_BN
         asked = int((target_N != UNJUDGED).nonzero()[0]) + 1
         request = Request(
-            frames_F3HW=shown.frames_F3HW, prompt_N=ids_N[:asked], image_token_id=model.config.placeholders[0]
+            frames_F3HW=shown.frames_F3HW,
+            prompt_N=ids_N[:asked],
+            image_token_id=model.config.placeholders[0],
+            seed=seed,
         )
-        run = model.begin(request, [self.technique])
+        run = model.begin(request, [technique])
         read = model.prefill(model.prepare(run), run)
         logits_NC = torch.cat([read.logits_BC, model.step(ids_N[asked:], read.cache)])
-        return logits_NC[target_N[asked - 1 :] != UNJUDGED]
+        return logits_NC[target_N[asked - 1 :] != UNJUDGED], run
 
     def _equip(self, model: LVLM, part: nn.Module) -> None:
         for key, module in self.kept(model.config, part).items():
@@ -131,10 +185,5 @@ class Imitation(PartTraining[nn.Module]):
     def _brought(self, config: Config) -> Mapping[Hashable, nn.Module]:
         """What the technique asks a model of these shapes for, in the order in which it does."""
         model = fill(LVLM.empty(config), seed=0, dtype=torch.float32, device="cpu")
-        model.run(
-            Request(
-                frames_F3HW=torch.zeros(1, 3, SIDE, SIDE), prompt_N=torch.tensor(token_ids(*opening(1), ASK)),
-                image_token_id=config.placeholders[0], max_new_tokens=1,
-            ), self.technique,
-        )  # fmt: skip
+        model.run(request_on(torch.zeros(self.frames, 3, SIDE, SIDE), config), self.technique)
         return brought(model)

@@ -11,8 +11,9 @@ import yaml
 from pydantic import Field
 
 from lvlm_atlas.lab.parts.block_head import BlockHeadTraining
+from lvlm_atlas.lab.parts.connectors import ConnectorTraining
 from lvlm_atlas.lab.parts.depth import Depth
-from lvlm_atlas.lab.parts.draft import Draft
+from lvlm_atlas.lab.parts.draft import KINDS, Draft
 from lvlm_atlas.lab.parts.early_exit import EarlyExitTraining
 from lvlm_atlas.lab.parts.elastic_head import ElasticHeadTraining
 from lvlm_atlas.lab.parts.heads import DecoupledHeadTraining, FeatureHeadTraining
@@ -27,6 +28,7 @@ from lvlm_atlas.lab.parts.prompt_heads import (
 from lvlm_atlas.lab.parts.scorer import FrameScorer, PatchScorer
 from lvlm_atlas.lab.parts.seeing import SeeingDrafterTraining
 from lvlm_atlas.lab.parts.selector import Selector
+from lvlm_atlas.lab.parts.vision_encoders import EncoderImitation
 from lvlm_atlas.reference.lvlm.config import Config
 from lvlm_atlas.schema.record import Record, Setting
 
@@ -42,12 +44,23 @@ class ImitationRecord(Record):
     """The technique, `module:Class`."""
     setting: dict[str, Setting] = Field(default_factory=dict)
     """Its parameters; those left out have their defaults."""
+    relaxed: str | None = None
+    """What stands in for it in training, `module:Class`."""
+    frames: int = 1
+    """Pictures of a request in which it asks for its modules."""
+    features: bool = False
+    """Whether it is an encoder, which first learns to give the features of the model's own."""
+    kinds: dict[str, float] = Field(default_factory=lambda: dict(KINDS))
+    """How often a step shows pictures of a kind."""
 
 
 def _imitations() -> dict[str, Imitation]:
     entries = yaml.safe_load(FILE.read_text("utf-8")).items()
     records = {name: ImitationRecord.model_validate_json(json.dumps(each)) for name, each in entries}
-    return {name: Imitation(each.summary, each.reference, each.setting) for name, each in records.items()}
+    return {
+        name: (EncoderImitation if each.features else Imitation)(**each.model_dump(exclude={"features"}))
+        for name, each in records.items()
+    }
 
 
 TRAININGS: Mapping[str, PartTraining[Any]] = {
@@ -66,6 +79,7 @@ TRAININGS: Mapping[str, PartTraining[Any]] = {
     "block-head": BlockHeadTraining(),
     "elastic-head": ElasticHeadTraining(),
     "early-exit": EarlyExitTraining(),
+    "connectors": ConnectorTraining(),
     **_imitations(),
 }
 

@@ -161,11 +161,11 @@ class ViCO(Technique):
     def begin(self, run: Run) -> Any:
         """The connectors and the router with their weights, which all thresholds share."""
         shape = (run.config.vision.hidden_size, run.config.text.hidden_size, self.factor, self.low_factor)
-        return _Acting(self, run, module_of(run, (ViCO, *shape), lambda: Connectors(*shape)))
+        return ViCOActing(self, run, module_of(run, (ViCO, *shape), lambda: Connectors(*shape)))
 
 
 @dataclass(frozen=True)
-class _Acting:
+class ViCOActing:
     """The technique in a run."""
 
     setting: ViCO
@@ -185,5 +185,9 @@ class _Acting:
         high = self.modules.high(space_to_depth(grid_FRCD, setting.factor).flatten(1, 2))
         low = self.modules.low(space_to_depth(grid_FRCD, setting.low_factor).flatten(1, 2))
         gate_F = self.modules.router(at.hidden_FND)
-        few = to_compress(gate_F, setting.relative_threshold, setting.absolute_threshold).tolist()
+        few = self.few(gate_F).tolist()
         return tuple(low[tile] if compressed else high[tile] for tile, compressed in enumerate(few))
+
+    def few(self, gate_F: Tensor) -> Tensor:
+        """Which tiles (F,) get few tokens."""
+        return to_compress(gate_F, self.setting.relative_threshold, self.setting.absolute_threshold)

@@ -144,6 +144,14 @@ class Prompting:
         frames, segments = len(mean_FN), self.setting.segments
         if segments >= frames:
             return [*range(frames)]
+        place_S = self.sample(mean_FN).argmax(dim=-1)
+        return [
+            first + place for first, place in zip(borders(frames, segments).tolist(), place_S.tolist(), strict=False)
+        ]
+
+    def sample(self, mean_FN: Tensor) -> Tensor:
+        """A 1 at one frame of each stretch (S, L), see `hard_sample`."""
+        segments = self.setting.segments
         mean_SLN, real_SL = in_stretches(mean_FN, segments)
         _, longest, tokens = mean_SLN.shape
         gate = module_of(self.run, (ViLAFramePrompter, longest, tokens), lambda: FrameGate(longest, tokens))
@@ -151,7 +159,4 @@ class Prompting:
         noise_SL = torch.zeros_like(logit_SL)
         if self.setting.noise:
             noise_SL = gumbel_noise(segments, longest, self.run.request.seed).to(logit_SL.device)
-        place_S = hard_sample(logit_SL, noise_SL).argmax(dim=-1)
-        return [
-            first + place for first, place in zip(borders(frames, segments).tolist(), place_S.tolist(), strict=False)
-        ]
+        return hard_sample(logit_SL, noise_SL)

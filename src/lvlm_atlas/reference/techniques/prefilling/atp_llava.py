@@ -163,8 +163,13 @@ class Modules:
         self_BV = _self_score(attention, place_BV)
         cross_BV = cross_score(attention.rows(slice(behind, None)), place_BV)
         spatial_BV = spatial_score(_places(sequence, place_BV), self.setting.sampling_rate, self.setting.sample_weight)
-        thresholds = self.at_layer[at.layer](self_BV, cross_BV)
-        return sequence.keep_vision(places_of(stays((self_BV + cross_BV) / 2, spatial_BV, *thresholds)))
+        return self.pruned(sequence, (self_BV + cross_BV) / 2, spatial_BV, self.at_layer[at.layer](self_BV, cross_BV))
+
+    def pruned(
+        self, sequence: Sequence, redundant_BV: Tensor, spatial_BV: Tensor, thresholds: tuple[Tensor, Tensor]
+    ) -> Sequence:
+        """The tokens whose scores are above one of two thresholds (B, 1)."""
+        return sequence.keep_vision(places_of(stays(redundant_BV, spatial_BV, *thresholds)))
 
 
 def _self_score(attention: Probe, place_BV: Tensor) -> Tensor:

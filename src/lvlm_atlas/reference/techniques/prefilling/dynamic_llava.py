@@ -158,7 +158,9 @@ class DynamicLlava(Technique):
         if self.sparse_layer > last:
             raise Refusal(f"sparse_layer must be in 1..{last} for an LLM of {last + 1} layers, got {self.sparse_layer}")
         vision = module_of(run, (VisionPredictor, self.width), lambda: VisionPredictor(hidden, self.width))
-        text = module_of(run, (TextPredictor, self.width), lambda: TextPredictor(hidden, self.width))
+        text = None
+        if self.output_text_predictor:
+            text = module_of(run, (TextPredictor, self.width), lambda: TextPredictor(hidden, self.width))
         return Sparsifying(self, vision, text)
 
 
@@ -168,7 +170,8 @@ class Sparsifying:
 
     setting: DynamicLlava
     vision: VisionPredictor
-    text: TextPredictor
+    text: TextPredictor | None
+    """None: generated tokens are not judged."""
     settled: dict[int, Tensor] = field(default_factory=dict)
     """Of the tokens that settle now, by place in the text, those that not all rows cache: True (B,) where one does."""
 
@@ -180,16 +183,19 @@ class Sparsifying:
         place_BV = sequence.vision_places()
         if not place_BV.shape[1]:
             return sequence
-        logit_BV2 = self.vision(take(sequence.hidden_BND, place_BV))
-        return sequence.keep_vision(keep_likeliest(logit_BV2, setting.vision_keep_rate))
+        return self.pruned(sequence, self.vision(take(sequence.hidden_BND, place_BV)))
+
+    def pruned(self, sequence: Sequence, logit_BV2: Tensor) -> Sequence:
+        """The vision tokens that the predictor's logits let stay."""
+        return sequence.keep_vision(keep_likeliest(logit_BV2, self.setting.vision_keep_rate))
 
     def evict(self, at: CacheStep) -> Tensor | None:
         """True (B, G, S) at what stays: of the generated tokens that settle now those that the predictor keeps."""
-        setting = self.setting
-        if not setting.output_text_predictor or at.prompt or at.layer < setting.sparse_layer:
+        text, first = self.text, self.setting.sparse_layer
+        if text is None or at.prompt or at.layer < first:
             return None
-        if at.layer == setting.sparse_layer:
-            cached = {place: is_cached(self.text(state_BD)) for place, state_BD in at.entered.items()}
+        if at.layer == first:
+            cached = {place: is_cached(text(state_BD)) for place, state_BD in at.entered.items()}
             all_M = torch.stack([*cached.values()]).all(dim=1).tolist()
             self.settled = {place: each for (place, each), all_ in zip(cached.items(), all_M, strict=True) if not all_}
         if not self.settled:
