@@ -49,7 +49,7 @@ class EncoderImitating(Imitating):
         """The share of the variance of the model's own features that ours miss."""
         with torch.no_grad():
             own = encoded(model, frames_F3HW)
-        (acting,) = model.begin(request_on(frames_F3HW, model.config), [self.kind.technique]).acts.at("encoder")
+        (acting,) = model.begin(request_on(frames_F3HW[:1], model.config), [self.kind.technique]).acts.at("encoder")
         ours_FPD = model.dialect.features(acting.encode(Encoder(frames_F3HW, lambda _: own.patches)))
         aim_FPD = pooled(own.feature_TPD, ours_FPD.shape[1])
         return (ours_FPD - aim_FPD).square().mean() / aim_FPD.var()
