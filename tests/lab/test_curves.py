@@ -75,6 +75,23 @@ def test_settings_that_are_refused_are_none() -> None:
     assert knob_of(entry, lambda _: None) is None
 
 
+@pytest.mark.parametrize(("trained", "most"), [((), 96), (({"side": 384},), 384)])
+def test_no_value_is_tried_above_what_an_entry_or_its_trained_weights_say(
+    trained: tuple[Settings, ...], most: int
+) -> None:
+    side = Parameter(type="int", default=32, range="[1, inf)", tried_up_to=96, doc="A side.")
+    tried: list[int] = []
+
+    def cost_of(setting: Settings) -> dict[str, float]:
+        side = setting.get("side", 32)
+        assert isinstance(side, int)
+        tried.append(side)
+        return {"vision_tokens": side / 1000}
+
+    knob_of(technique(side=side), cost_of, trained)
+    assert max(tried) == most
+
+
 pytestmark = pytest.mark.usefixtures("noise")
 
 

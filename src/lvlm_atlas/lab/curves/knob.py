@@ -53,7 +53,8 @@ def knob(
     base, own = begun
     best: tuple[float, str, str, list[tuple[float, Settings]]] | None = None
     for name, parameter in technique.parameters.items():
-        tried = [(base | {name: value}) for value in values(technique, name, parameter)]
+        most = MOST_VALUE if parameter.tried_up_to is None else max(parameter.tried_up_to, _largest(base.get(name, 0)))
+        tried = [(base | {name: value}) for value in values(technique, name, parameter) if _largest(value) <= most]
         found = [(setting, costs) for setting in tried if (costs := cost_of(setting))]
         for cost in own:
             shares = [own[cost], *(costs[cost] for _, costs in found)]
@@ -89,9 +90,14 @@ def values(technique: Technique, name: str, parameter: Parameter) -> Iterator[Se
         high = high if high < float("inf") else max(2.0, 4 * abs(float(parameter.default)))  # type: ignore[arg-type]
         found += [low + (high - low) * share / 16 for share in range(17)]
     for value in dict.fromkeys(found):
-        numbers = value if isinstance(value, tuple) else (value,)
-        if parameter.problem_with(value) is None and all(abs(float(number)) <= MOST_VALUE for number in numbers):
+        if parameter.problem_with(value) is None and _largest(value) <= MOST_VALUE:
             yield value
+
+
+def _largest(value: Setting) -> float:
+    """The largest number in a value by its size; 0 where it holds none."""
+    numbers = value if isinstance(value, tuple) else (value,)
+    return max((abs(float(number)) for number in numbers if not isinstance(number, str)), default=0.0)
 
 
 def _base(
