@@ -87,7 +87,7 @@ class ConnectorTraining(Imitation):
         "the same steps: few tokens do for the half of the samples that lose least by them. The paper trains the "
         "language model with both first, then the router, by the ratio of the two losses on each tile."
     )
-    pictures = Imitation.pictures // 2  # each is read twice
+    steps, pictures = 1_200, Imitation.pictures // 2  # each is read twice
 
     def __init__(self) -> None:
         super().__init__(
