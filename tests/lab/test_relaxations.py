@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lvlm_atlas.lab.curves.asking import first_request
 from lvlm_atlas.lab.parts.connectors import ConnectorTraining, UniformViCO
+from lvlm_atlas.lab.parts.draft import drawn_samples
 from lvlm_atlas.lab.parts.imitation import Imitating, Imitation
 from lvlm_atlas.lab.parts.relaxations import (
     ATP_SHARE,
@@ -23,8 +24,11 @@ from lvlm_atlas.lab.parts.relaxations import (
     faded,
 )
 from lvlm_atlas.lab.parts.trainings import TRAININGS
+from lvlm_atlas.lab.parts.vision_encoders import pooled
 from lvlm_atlas.lab.tasks.task import TASKS, training_sample
 from lvlm_atlas.lab.training import recipe
+from lvlm_atlas.lab.training.batch import batch
+from lvlm_atlas.lab.training.reading import encoded
 from lvlm_atlas.lab.training.shapes import shapes, smaller
 from lvlm_atlas.reference.flow.states import Sequence
 from lvlm_atlas.reference.lvlm import LVLM, Technique
@@ -130,6 +134,23 @@ def test_gradients_reach_what_chooses(model: LVLM, name: str) -> None:
     # Its modules are the technique's own, under the same keys.
     assert not brought(model)
     assert issubclass(pkgutil.resolve_name(str(training.relaxed)), pkgutil.resolve_name(training.reference))
+
+
+def test_an_encoder_learns_features_first_and_the_share_of_their_variance_that_it_misses_is_its_loss(
+    model: LVLM,
+) -> None:
+    training = TRAININGS["convnext-encoder"]
+    trainable = training.trainable(model, 0)
+    for weight in trainable.part.parameters():
+        weight.data.zero_()  # so that it gives zeros
+    samples = drawn_samples(np.random.default_rng(0), training.pictures)
+    own_FND = encoded(model, batch(samples, model.config).frames_F3HW).feature_TPD
+    assert len(own_FND) == training.pictures
+    aim_FPD = pooled(own_FND, 36)
+    first = trainable(model, np.random.default_rng(0))
+    assert float(first.detach()) == pytest.approx(float(aim_FPD.square().mean() / aim_FPD.var()), rel=1e-4)
+    trainable.step = training.steps  # type: ignore[assignment]
+    assert float(trainable(model, np.random.default_rng(0)).detach()) != pytest.approx(float(first.detach()), rel=1e-2)
 
 
 def test_connectors_are_trained_on_many_tokens_and_on_few_and_the_router_on_both(model: LVLM) -> None:
