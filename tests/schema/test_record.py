@@ -1,6 +1,8 @@
 """What every record can do."""
 
 import pickle
+import sys
+from types import FrameType
 
 from lvlm_atlas import load
 
@@ -20,3 +22,20 @@ def test_a_pickled_record_is_the_same_record() -> None:
         assert again == record
         assert again.model_dump_json() == record.model_dump_json()
         assert again.model_copy(update={"name": "other"}).name == "other"
+
+
+def test_an_interrupt_cannot_come_while_pydantic_writes_a_record() -> None:
+    """Within pydantic, only Python's functions hear Ctrl-C, and pydantic loses what they raise: it must call none."""
+    calls = []
+
+    def notice(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_back is not None and frame.f_back.f_code.co_name == "model_dump_json":
+            calls.append(frame.f_code)
+
+    for record in ATLAS.techniques.values():
+        sys.setprofile(notice)
+        try:
+            record.model_dump_json(by_alias=True)
+        finally:
+            sys.setprofile(None)
+    assert calls == []

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Annotated, Any
 
-from pydantic import PlainValidator, WithJsonSchema
+from pydantic import BeforeValidator, WithJsonSchema
 from typing_extensions import TypeAliasType
 
 Names = Mapping[str, Any]
@@ -225,7 +225,7 @@ Amount = TypeAliasType(
     "Amount",
     Annotated[
         int | float | str,
-        PlainValidator(_check),
+        BeforeValidator(_check),
         WithJsonSchema(
             {
                 "anyOf": [{"type": "number"}, {"type": "string"}],
@@ -236,5 +236,6 @@ Amount = TypeAliasType(
 )
 """A number, or an arithmetic expression over the entry's parameters and the taxonomy's symbols.
 
-A named type, so that the JSON Schema for editors defines it once.
+A named type, so that the JSON Schema for editors defines it once. It is written without calls into Python: pydantic
+would lose a Ctrl-C that comes in one.
 """
