@@ -11,7 +11,7 @@ from lvlm_atlas import load
 from lvlm_atlas.atlas.root import data_root
 from lvlm_atlas.schema.stack import Departure, MeasuredStack, Member, StackTask
 from lvlm_atlas.site.content import Content
-from lvlm_atlas.site.curves import ENOUGH, SPARED, Curves, curves_page
+from lvlm_atlas.site.curves import ENOUGH, SPARED, Curves, by_architecture, curves_page
 from lvlm_atlas.site.equal_quality import equal_quality
 from lvlm_atlas.site.render import environment, render
 from lvlm_atlas.specs.answers import kept
@@ -93,6 +93,13 @@ def test_the_page_tells_of_the_models_that_curves_name_and_holds_stacks_against_
         assert each.accuracy.keys() == each.blind.keys() == each.downsampled.keys()
     (bare,) = curves_page(content) if not content.atlas.stacks else (None,)
     assert bare is None or "held against the sum" not in render(content, bare, environment(Path(data_root()) / "site"))
+
+
+def test_orders_of_one_architecture_and_of_two_are_told_apart(content: Content) -> None:
+    pairs = {("a", "b"): 0.8, ("a", "c"): 0.5, ("b", "c"): 0.3, ("a", "gone"): -1.0}
+    apart = by_architecture(pairs, {"a": "llava", "b": "llava", "c": "qwen"})
+    assert apart == pytest.approx({"of one architecture": 0.8, "of two architectures": 0.4})
+    assert Curves(content.atlas).between_models
 
 
 def test_the_page_tells_what_was_trained_for_techniques_and_which_of_them_are_untuned(content: Content) -> None:

@@ -82,6 +82,6 @@ def two_models(id_: str, first: int, second: int) -> Curve:
 def test_models_that_order_techniques_alike_agree_whatever_they_keep() -> None:
     alike = [two_models(id_, 50 + at, 20 + 3 * at) for at, id_ in enumerate(IDS)]
     reverse = [two_models(id_, 50 + at, 40 - at) for at, id_ in enumerate(IDS)]
-    assert between_models(alike, 0.25) == pytest.approx(1)
-    assert between_models(reverse, 0.25) == pytest.approx(-1)
-    assert between_models([curve(id_, 50 + at) for at, id_ in enumerate(IDS)], 0.25) is None
+    assert between_models(alike, 0.25) == pytest.approx({("lab-a", "lab-b"): 1})
+    assert between_models(reverse, 0.25) == pytest.approx({("lab-a", "lab-b"): -1})
+    assert between_models([curve(id_, 50 + at) for at, id_ in enumerate(IDS)], 0.25) == {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import mean
 
 from markupsafe import Markup
 
@@ -164,9 +165,20 @@ class Curves:
         return agreement(results(self.atlas, self.atlas.techniques.values()), self.atlas.curves)
 
     @cached_property
-    def between_models(self) -> float | None:
-        """How alike the trained models order what spares anything."""
-        return between_models((row.curve for rows in self.by_cost.values() for row in rows), NEAR)
+    def between_models(self) -> Mapping[str, float]:
+        """How alike the trained models order what spares anything: means over pairs, `of one architecture` or not."""
+        every = (row.curve for rows in self.by_cost.values() for row in rows)
+        return by_architecture(between_models(every, NEAR), {each.id: each.dialect for each in self.models})
+
+
+def by_architecture(correlations: Mapping[tuple[str, str], float], dialects: Mapping[str, str]) -> dict[str, float]:
+    """Means over pairs of models `of one architecture` and `of two architectures`, of models whose dialect is known."""
+    kinds: dict[str, list[float]] = {}
+    for (one, two), correlation in correlations.items():
+        if one in dialects and two in dialects:
+            kind = "of one architecture" if dialects[one] == dialects[two] else "of two architectures"
+            kinds.setdefault(kind, []).append(correlation)
+    return {kind: mean(kinds[kind]) for kind in sorted(kinds)}
 
 
 def curves_page(content: Content) -> Iterator[Page]:

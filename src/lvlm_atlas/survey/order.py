@@ -69,23 +69,20 @@ def agreement(results: Iterable[ReportedResult], curves: Mapping[str, Curve]) ->
     return Agreement(tuple(found))
 
 
-def between_models(curves: Iterable[Curve], share: float) -> float | None:
-    """How alike trained models order techniques: the mean over pairs of models of the rank correlation.
+def between_models(curves: Iterable[Curve], share: float) -> dict[tuple[str, str], float]:
+    """How alike trained models order techniques: the rank correlation of each two that have an order in common.
 
     Args:
         curves: a technique each.
         share: of its main cost; techniques are compared at the setting that lies nearest.
-
-    Returns:
-        None where no two models have an order in common.
     """
     several = [each for each in curves if len(each.checkpoints) > 1]
-    found = []
+    alike = {}
     for one, two in combinations(sorted({name for each in several for name in each.checkpoints}), 2):
         pairs = [pair for each in several if (pair := _on_both(each, one, two, share))]
-        if len(pairs) >= LEAST and (alike := spearman(*zip(*pairs, strict=True))) is not None:
-            found.append(alike)
-    return statistics.mean(found) if found else None
+        if len(pairs) >= LEAST and (correlation := spearman(*zip(*pairs, strict=True))) is not None:
+            alike[one, two] = correlation
+    return alike
 
 
 def _on_both(curve: Curve, one: str, two: str, share: float) -> tuple[float, float] | None:
