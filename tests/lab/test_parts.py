@@ -27,13 +27,13 @@ from lvlm_atlas.lab.parts.imitation import Imitation
 from lvlm_atlas.lab.parts.part import equipment, known, lacking, write
 from lvlm_atlas.lab.parts.prompt_head import PromptHead, behind_pictures, prefilled
 from lvlm_atlas.lab.parts.selector import soft_selection
-from lvlm_atlas.lab.parts.trainer import train
+from lvlm_atlas.lab.parts.trainer import PartTrainer
 from lvlm_atlas.lab.parts.trainings import TRAININGS, trainings
 from lvlm_atlas.lab.parts.vision_encoders import pooled
 from lvlm_atlas.lab.photographs.scene import scene
 from lvlm_atlas.lab.tasks.task import TASKS
 from lvlm_atlas.lab.tasks.vocabulary import token_ids
-from lvlm_atlas.lab.training import recipe
+from lvlm_atlas.lab.training import interrupted, recipe
 from lvlm_atlas.lab.training.batch import batch
 from lvlm_atlas.lab.training.checkpoint import WEIGHTS, Checkpoint
 from lvlm_atlas.lab.training.checkpoint import known as trained_models
@@ -98,8 +98,9 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scorer, "TOWER", replace(scorer.TOWER, hidden_size=16, num_hidden_layers=1))
     monkeypatch.setattr(Imitation, "pictures", 8)
     monkeypatch.setattr(PromptHead, "pictures", 8)
+    monkeypatch.setattr(interrupted, "SAVE_EVERY", 1)
     for training in TRAININGS.values():
-        monkeypatch.setattr(type(training), "steps", STEPS)
+        monkeypatch.setattr(training, "steps", STEPS)
 
 
 def a_model(seed: int = 0) -> LVLM:
@@ -115,19 +116,20 @@ def a_checkpoint() -> Checkpoint:
     )  # fmt: skip
 
 
-def trained(name: str, model: LVLM) -> tuple[torch.nn.Module, list[float]]:
-    trainable = TRAININGS[name].trainable(model, 3)
-    losses = [*train(TRAININGS[name], model, trainable, 3)]
-    return trainable.part, losses
+def trained(name: str, model: LVLM, kept: Path) -> tuple[torch.nn.Module, list[float]]:
+    trainer = PartTrainer(TRAININGS[name], model, 3, kept)
+    losses = [*trainer.run()]
+    return trainer.trainable.part, losses
 
 
 @every_kind
 def test_a_part_is_the_same_for_a_seed_and_is_read_as_it_was_written(name: str, tmp_path: Path) -> None:
     model, training, checkpoint = a_model(), TRAININGS[name], a_checkpoint()
     begun = {key: weight.clone() for key, weight in training.trainable(model, 3).part.state_dict().items()}
-    part, losses = trained(name, model)
-    again, same = trained(name, model)
-    assert losses == same
+    part, losses = trained(name, model, tmp_path / "whole.pt")
+    first = next(PartTrainer(training, model, 3, tmp_path / "begun.pt").run())  # and interrupted then
+    again, rest = trained(name, model, tmp_path / "begun.pt")
+    assert losses == [first, *rest]
     assert len(losses) == STEPS
     assert any(not torch.equal(begun[key], weight) for key, weight in part.state_dict().items())
     assert all(map(torch.equal, part.state_dict().values(), again.state_dict().values()))

@@ -14,7 +14,7 @@ from lvlm_atlas.lab.curves.asking import ask, first_request
 from lvlm_atlas.lab.curves.judging import judged
 from lvlm_atlas.lab.photographs.scene import SIDE
 from lvlm_atlas.lab.tasks.task import TASKS
-from lvlm_atlas.lab.training import recipe, trainer
+from lvlm_atlas.lab.training import interrupted, recipe
 from lvlm_atlas.lab.training.batch import batch
 from lvlm_atlas.lab.training.checkpoint import WEIGHTS, known, load, write
 from lvlm_atlas.lab.training.reading import encoded, sequence
@@ -43,7 +43,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """A recipe of seven steps that is kept after each."""
     monkeypatch.setattr(recipe, "PHASES", PHASES)
     monkeypatch.setattr(recipe, "FRAMES", 8)
-    monkeypatch.setattr(trainer, "SAVE_EVERY", 1)
+    monkeypatch.setattr(interrupted, "SAVE_EVERY", 1)
 
 
 def small(config: Config) -> Config:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import typer
@@ -65,13 +66,9 @@ def run_train(root: Path, name: str, seed: int, samples: int, out: Path) -> None
     id_ = _id(name, seed)
     torch.set_num_threads(THREADS)
     trainer = Trainer(shapes()[name], seed, out / f"{id_}-{recipe.digest()}.pt")
-    with progress("steps of training", recipe.total(), trainer.step) as advance:
-        try:
-            for _ in trainer.run():
-                advance()
-        except KeyboardInterrupt:
-            typer.echo(f"interrupted: the run is kept in {out}, and the same command goes on", err=True)
-            raise
+    with progress("steps of training", recipe.total(), trainer.step) as advance, _told(out):
+        for _ in trainer.run():
+            advance()
     trainer.model.requires_grad_(requires_grad=False)
     with progress("tasks", len(TASKS)) as advance:
         about = judged(trainer.model, samples, advance)
@@ -84,10 +81,10 @@ def run_train(root: Path, name: str, seed: int, samples: int, out: Path) -> None
     typer.echo(f"wrote {folder}")
     for task, accuracy in about["accuracy"].items():
         typer.echo(f"{task}: {accuracy:.3f}, blind {about['blind'][task]:.3f}", err=True)
-    run_train_parts(root, name, seed, min(samples, PART_SAMPLES), ())
+    run_train_parts(root, name, seed, min(samples, PART_SAMPLES), (), out)
 
 
-def run_train_parts(root: Path, name: str, seed: int, samples: int, parts: Sequence[str]) -> None:
+def run_train_parts(root: Path, name: str, seed: int, samples: int, parts: Sequence[str], out: Path) -> None:
     """Train parts of a model that is trained already, judge them, and write them.
 
     Args:
@@ -96,6 +93,7 @@ def run_train_parts(root: Path, name: str, seed: int, samples: int, parts: Seque
         seed: the model's; the parts have the same.
         samples: held-back samples of each kind to judge by.
         parts: which; none means all that suit the model and that it lacks.
+        out: folder that keeps what was begun.
 
     Raises:
         AtlasError: there is no such part or model, or no pictures.
@@ -104,7 +102,7 @@ def run_train_parts(root: Path, name: str, seed: int, samples: int, parts: Seque
     import torch
 
     from lvlm_atlas.lab.parts.part import lacking, write
-    from lvlm_atlas.lab.parts.trainer import train
+    from lvlm_atlas.lab.parts.trainer import PartTrainer
     from lvlm_atlas.lab.parts.trainings import trainings
     from lvlm_atlas.lab.photographs.collection import collection
     from lvlm_atlas.lab.training.checkpoint import known, load
@@ -118,14 +116,26 @@ def run_train_parts(root: Path, name: str, seed: int, samples: int, parts: Seque
     suiting = trainings(model.config)
     for part in chosen_of("part", parts, suiting) if parts else lacking(root, trained[id_], suiting):
         training = suiting[part]
-        trainable = training.trainable(model, seed)
-        with progress(f"steps of {part}", training.steps) as advance:
-            for _ in train(training, model, trainable, seed):
+        kept = out / f"{id_}-{part}-{trained[id_].sha256[:8]}-{training.steps}.pt"
+        trainer = PartTrainer(training, model, seed, kept)
+        with progress(f"steps of {part}", training.steps, trainer.step) as advance, _told(out):
+            for _ in trainer.run():
                 advance()
-        held_back = dict(training.judged(model, trainable.part, samples))
+        held_back = dict(training.judged(model, trainer.trainable.part, samples))
         about = {"seed": seed, "samples": samples, "held_back": held_back}
-        typer.echo(f"wrote {write(own, trained[id_], part, trainable.part, about)}")
+        typer.echo(f"wrote {write(own, trained[id_], part, trainer.trainable.part, about)}")
+        kept.unlink(missing_ok=True)
         typer.echo(", ".join(f"{kind} {share:.3f}" for kind, share in held_back.items()), err=True)
+
+
+@contextmanager
+def _told(out: Path) -> Iterator[None]:
+    """Where a training is interrupted, say that it goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted: the run is kept in {out}, and the same command goes on", err=True)
+        raise
 
 
 def _id(dialect: str, seed: int) -> str:

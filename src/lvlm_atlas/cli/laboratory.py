@@ -48,7 +48,7 @@ def train(
     from lvlm_atlas.cli.lab import run_train, run_train_parts
 
     if part:
-        run_train_parts(root_of(root), name, seed, samples, [] if "all" in part else part)
+        run_train_parts(root_of(root), name, seed, samples, [] if "all" in part else part, out)
     else:
         run_train(root_of(root), name, seed, samples, out)
 

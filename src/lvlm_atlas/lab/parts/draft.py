@@ -47,7 +47,6 @@ class Distilled(Trainable):
     def __init__(self, part: LVLM) -> None:
         super().__init__(part)
         self.tell = nn.Linear(part.config.vision.hidden_size, len(labels()))
-        self.step = 0
 
     def forward(self, model: LVLM, random: np.random.Generator) -> Tensor:
         """See `Trainable`."""
@@ -56,8 +55,7 @@ class Distilled(Trainable):
         weight = torch.ones(len(labels()))
         weight[0] = recipe.BACKGROUND
         loss = cross_entropy(self.tell(frames.feature_TPD).flatten(0, 1), shown.shown_TP.flatten(), weight)
-        self.step += 1
-        if self.step <= LOOKING * Draft.steps:
+        if self.done < LOOKING:
             return loss
         ours = logits(self.part, sequence(self.part, shown, frames))
         return loss + divergence(ours, said(model, shown), shown)

@@ -73,6 +73,7 @@ class Imitation(PartTraining[nn.Module]):
             its modules through a choice that it makes; what acts is `Penalised`.
         frames: pictures of a request in which it asks for its modules.
         kinds: how often a step shows pictures of a kind.
+        steps: steps of training; None: those of the class.
     """
 
     departs = (
@@ -83,10 +84,11 @@ class Imitation(PartTraining[nn.Module]):
 
     def __init__(
         self, summary: str, reference: str, setting: Mapping[str, Setting], relaxed: str | None = None,
-        frames: int = 1, kinds: Mapping[str, float] = KINDS,
+        frames: int = 1, kinds: Mapping[str, float] = KINDS, steps: int | None = None,
     ) -> None:  # fmt: skip
         self.summary, self.reference, self.at = summary, reference, dict(setting)
         self.relaxed, self.frames, self.kinds = relaxed, frames, kinds
+        self.steps = steps or type(self).steps
         if relaxed:
             self.departs = f"{RELAXED} {self.departs}"
 

@@ -23,6 +23,8 @@ class Trainable(nn.Module, ABC):
     """A part in training, with what is trained beside it and thrown away."""
 
     part: nn.Module
+    done: float = 0.0
+    """The share of its steps that are behind it, as the trainer says."""
 
     def __init__(self, part: nn.Module) -> None:
         super().__init__()

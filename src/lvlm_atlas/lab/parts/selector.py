@@ -56,15 +56,10 @@ class Selecting(Trainable):
 
     part: ImportanceScorer
 
-    def __init__(self, part: ImportanceScorer) -> None:
-        super().__init__(part)
-        self.step = 0
-
     def forward(self, model: LVLM, random: np.random.Generator) -> Tensor:
         """See `Trainable`."""
         shown, share = drawn_batch(model, random), float(random.uniform(*SHARES))
-        sharpness = SHARPNESS[0] + (SHARPNESS[1] - SHARPNESS[0]) * self.step / Selector.steps
-        self.step += 1
+        sharpness = SHARPNESS[0] + (SHARPNESS[1] - SHARPNESS[0]) * self.done
         with torch.no_grad():
             entered, theirs_BNC = sequence(model, shown, encoded(model, shown.frames_F3HW)), said(model, shown)
         place_BV = entered.vision_places()

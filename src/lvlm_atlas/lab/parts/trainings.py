@@ -52,6 +52,8 @@ class ImitationRecord(Record):
     """Whether it is an encoder, which first learns to give the features of the model's own."""
     kinds: dict[str, float] = Field(default_factory=lambda: dict(KINDS))
     """How often a step shows pictures of a kind."""
+    steps: int | None = Field(default=None, ge=1)
+    """Steps of training; None: those of its class."""
 
 
 def _imitations() -> dict[str, Imitation]:

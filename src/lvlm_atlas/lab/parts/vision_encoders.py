@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from lvlm_atlas.lab.parts.draft import drawn_samples
@@ -33,14 +33,9 @@ def pooled(feature_FND: Tensor, patches: int) -> Tensor:
 class EncoderImitating(Imitating):
     """An encoder in training."""
 
-    def __init__(self, part: nn.Module, kind: Imitation) -> None:
-        super().__init__(part, kind)
-        self.step = 0
-
     def forward(self, model: LVLM, random: np.random.Generator) -> Tensor:
         """See `Trainable`."""
-        self.step += 1
-        if self.step > LOOKING * self.kind.steps:
+        if self.done >= LOOKING:
             return super().forward(model, random)
         samples = drawn_samples(random, self.kind.pictures, self.kind.kinds)
         return self._missed(model, batch(samples, model.config).frames_F3HW)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,6 +32,15 @@ class Optimisers:
             torch.optim.AdamW(rest, lr=recipe.OTHER_RATE, betas=(0.9, 0.98), weight_decay=recipe.DECAY),
         ]
         self._rates = [group["lr"] for one in self.each for group in one.param_groups]
+
+    def state(self) -> list[dict[str, Any]]:
+        """What they need to go on."""
+        return [one.state_dict() for one in self.each]
+
+    def load(self, state: Iterable[dict[str, Any]]) -> None:
+        """Go on from what `state` gave."""
+        for one, kept in zip(self.each, state, strict=True):
+            one.load_state_dict(kept)
 
     def step(self, share: float) -> None:
         """Clip the gradients, take a step at this share of the rates, and forget the gradients."""

@@ -5,8 +5,7 @@ F frames, P patches, D width, B samples, N tokens.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from lvlm_atlas.lab.photographs.scene import labels
 from lvlm_atlas.lab.tasks.frames import FRAMES as VIDEO_FRAMES
 from lvlm_atlas.lab.tasks.frames import IMAGES
 from lvlm_atlas.lab.tasks.task import training_sample
-from lvlm_atlas.lab.training import recipe
+from lvlm_atlas.lab.training import interrupted, recipe
 from lvlm_atlas.lab.training.batch import UNJUDGED, Batch, batch
 from lvlm_atlas.lab.training.optimisers import Optimisers
 from lvlm_atlas.lab.training.reading import encoded, logits, sequence
@@ -29,8 +28,6 @@ from lvlm_atlas.reference.lvlm.config import Config
 from lvlm_atlas.reference.lvlm.model import LVLM
 from lvlm_atlas.reference.lvlm.weights import fill
 
-SAVE_EVERY = 50
-"""Steps between two times that a run is kept."""
 PICTURES = {
     "still": 1,
     "chart": 1,
@@ -75,15 +72,15 @@ class Trainer:
                     weight.mul_(0.2)  # one is as large as what a patch or token says
         heads = (*self.tell.parameters(), *self.place.parameters())
         self._optimisers = Optimisers(self.model.named_parameters(), heads)
-        if self.kept.is_file():
-            self._resume()
+        if state := interrupted.kept(self.kept):
+            self._resume(state)
 
     def run(self) -> Iterator[tuple[int, float, float]]:
         """Train to the end; yields the step and the two losses after each, of answers and of patches."""
         while self.step < recipe.total():
             losses = self._one(recipe.phase_of(self.step))
             self.step += 1
-            if self.step % SAVE_EVERY == 0 or self.step == recipe.total():
+            if self.step % interrupted.SAVE_EVERY == 0 or self.step == recipe.total():
                 self._keep()
             yield self.step, *losses
 
@@ -132,23 +129,17 @@ class Trainer:
         return cross_entropy(told, place_P2.expand(len(feature_TPD), -1, -1).flatten())
 
     def _keep(self) -> None:
-        state = {
+        interrupted.keep(self.kept, {
             "step": self.step, "model": self.model.state_dict(), "tell": self.tell.state_dict(),
-            "place": self.place.state_dict(), "optimisers": [one.state_dict() for one in self._optimisers.each],
-        }  # fmt: skip
-        self.kept.parent.mkdir(parents=True, exist_ok=True)
-        half = self.kept.with_suffix(f".{os.getpid()}.part")
-        torch.save(state, half)
-        half.replace(self.kept)
+            "place": self.place.state_dict(), "optimisers": self._optimisers.state(),
+        })  # fmt: skip
 
-    def _resume(self) -> None:
-        state: dict[str, Any] = torch.load(self.kept, weights_only=True)
+    def _resume(self, state: Mapping[str, Any]) -> None:
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
         self.tell.load_state_dict(state["tell"])
         self.place.load_state_dict(state["place"])
-        for one, kept in zip(self._optimisers.each, state["optimisers"], strict=True):
-            one.load_state_dict(kept)
+        self._optimisers.load(state["optimisers"])
 
 
 def _some(random: np.random.Generator, tokens: int) -> Tensor:
