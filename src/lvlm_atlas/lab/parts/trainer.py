@@ -48,7 +48,7 @@ class PartTrainer:
         while self.step < self.training.steps:
             loss = self._one()
             self.step += 1
-            if self.step % interrupted.SAVE_EVERY == 0:
+            if self.step % interrupted.SAVE_EVERY == 0 or self.step == self.training.steps:
                 self._keep()
             yield loss
         self.trainable.requires_grad_(requires_grad=False)
