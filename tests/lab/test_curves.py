@@ -178,3 +178,13 @@ def test_a_technique_that_declines_the_model_says_why() -> None:
     assert answer.declined
     assert "layer" in answer.declined
     assert answer.failed is None
+
+
+def test_a_model_that_comes_later_and_cannot_be_served_is_declined_with_the_reason() -> None:
+    committed = load_atlas(ROOT).atlas.curves["pooling"]
+    later = next(each.id for each in known(ROOT).values() if each.dialect != "llava")
+    job = job_of("pooling", samples=1)
+    answer = carry_out(job.model_copy(update={"checkpoints": (later,), "again": committed}))
+    assert not answer.untrained
+    assert answer.declined
+    assert "this model cannot give it" in answer.declined

@@ -109,13 +109,11 @@ def _carried_out(job: CurveJob) -> CurveAnswer:
     technique, first = job.technique, job.checkpoints[0]
     trained = equipment_of(job.root, first, job.device).settings(str(technique.reference))
     found = recorded(job.again) if job.again else knob(technique, lambda at: _probed(job, first, at), trained)
-    if found is None:
+    parts = _trained(job, found) if found else None
+    if not (found and parts):
         if random_weights(model_of(job.root, first, job.device)):
             return CurveAnswer(technique=technique.id, untrained=True)
         return CurveAnswer(technique=technique.id, declined=_declined(job, first))
-    parts = _trained(job, found)
-    if not parts:
-        return CurveAnswer(technique=technique.id, untrained=True)
     curves: list[TaskCurve] = []
     refused: dict[str, str] = {}
     idle: list[str] = []
@@ -201,6 +199,8 @@ def _declined(job: CurveJob, checkpoint: str) -> str:
         _answered(job, model_of(job.root, checkpoint, job.device), TASKS[PROBES[0]], sat.sample, {})
     except (Refusal, ValueError) as error:
         return str(error)
+    if job.again:
+        return "it takes its defaults, but not the strongest setting of its record with the parts that its record names"
     return "it takes its defaults, but none of the settings that its entry names"
 
 
