@@ -14,7 +14,7 @@ from lvlm_atlas.lab.photographs.collection import collection, place
 from lvlm_atlas.lab.training.checkpoint import known
 from lvlm_atlas.schema.curve import Curve
 from lvlm_atlas.schema.stack import MeasuredStack
-from lvlm_atlas.specs.answers import kept, tasks_of
+from lvlm_atlas.specs.answers import architecture_of, architectures_of, kept, of_architecture, tasks_of
 
 ROOT = data_root()
 EVERY, TASKS_RUN = 40, 2
@@ -48,9 +48,13 @@ def test_a_committed_curve_comes_out_again(committed: Curve) -> None:
     answer = carry_out(job)
     assert answer.failed is None
     again = committed.model_copy(update={"tasks": answer.tasks})
-    for one, other in zip(kept(committed, tasks), kept(again, tasks), strict=True):
-        assert one.setting == other.setting
-        assert abs(one.share - other.share) <= one.margin + 1 / committed.samples
+    asked = {architecture_of(each.checkpoint) for each in committed.tasks if each.task in tasks}
+    assert {*architectures_of(again)} == asked
+    for name in asked:
+        then, now = (kept(of_architecture(each, name), tasks) for each in (committed, again))
+        for one, other in zip(then, now, strict=True):
+            assert one.setting == other.setting
+            assert abs(one.share - other.share) <= one.margin + 1 / committed.samples
 
 
 @pytest.mark.catalog

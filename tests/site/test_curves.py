@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from lvlm_atlas.site.content import Content
 from lvlm_atlas.site.curves import ENOUGH, SPARED, Curves, by_architecture, curves_page
 from lvlm_atlas.site.equal_quality import equal_quality
 from lvlm_atlas.site.render import environment, render
-from lvlm_atlas.specs.answers import kept
+from lvlm_atlas.specs.answers import kept, of_architecture
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +94,21 @@ def test_the_page_tells_of_the_models_that_curves_name_and_holds_stacks_against_
         assert each.accuracy.keys() == each.blind.keys() == each.downsampled.keys()
     (bare,) = curves_page(content) if not content.atlas.stacks else (None,)
     assert bare is None or "held against the sum" not in render(content, bare, environment(Path(data_root()) / "site"))
+
+
+def test_what_another_architecture_keeps_stands_apart_at_the_same_setting(content: Content) -> None:
+    curves = Curves(content.atlas)
+    assert curves.elsewhere
+    rows = [row for rows in curves.by_cost.values() for row in rows]
+    assert {name for row in rows for name in row.elsewhere} == {*curves.elsewhere}
+    for row in rows:
+        for name, other in row.elsewhere.items():
+            assert other.setting == row.near.setting
+            assert other in kept(of_architecture(row.curve, name))
+    (page,) = curves_page(content)
+    text = unescape(render(content, page, environment(Path(data_root()) / "site")))
+    for dialect in curves.elsewhere.values():
+        assert text.count(f"On <code>{dialect}</code> |") == len(curves.by_cost)
 
 
 def test_orders_of_one_architecture_and_of_two_are_told_apart(content: Content) -> None:

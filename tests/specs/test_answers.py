@@ -8,7 +8,7 @@ import pytest
 
 from lvlm_atlas.schema.curve import Curve, CurvePoint, TaskCurve
 from lvlm_atlas.schema.measurement import Machine
-from lvlm_atlas.specs.answers import NORMAL, cheapest, kept, tasks_of
+from lvlm_atlas.specs.answers import NORMAL, architectures_of, cheapest, kept, of_architecture, tasks_of
 
 MACHINE = Machine(device="a", kind="cpu", python="3.11", torch="2", system="Linux")
 
@@ -81,3 +81,15 @@ def test_the_cheapest_setting_keeps_enough() -> None:
     assert found.setting == {"keep_ratio": 0.5}
     assert cheapest(made, 0.995) is None
     assert cheapest(made, 0.5, ("no-task",)) is None
+
+
+def test_a_mean_is_over_the_architecture_of_most_models_and_the_others_stand_apart() -> None:
+    llava = [task("read", 100, point(0.5, 80, 20), checkpoint=f"lab-llava-s{seed}") for seed in range(2)]
+    qwen = [task(name, 100, point(0.5, 40, 60), checkpoint="lab-qwen-s0") for name in ("chart", "read")]
+    both = curve(*qwen, *llava)
+    assert architectures_of(both) == ("lab-llava", "lab-qwen")
+    assert tasks_of(both) == ("read",)
+    (first,), (other,) = kept(both), kept(of_architecture(both, "lab-qwen"))
+    assert (first.share, first.models, first.questions) == (pytest.approx(0.8), 2, 200)
+    assert (other.share, other.models, other.tasks) == (pytest.approx(0.4), 1, ("chart", "read"))
+    assert kept(curve()) == ()

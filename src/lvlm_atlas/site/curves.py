@@ -20,7 +20,7 @@ from lvlm_atlas.site.curve_svg import Line, curve_plot
 from lvlm_atlas.site.equal_quality import equal_quality
 from lvlm_atlas.site.routes import FIXED
 from lvlm_atlas.site.trained import Trained, TrainedPart, trained, trained_part
-from lvlm_atlas.specs.answers import Kept, cheapest, kept, tasks_of
+from lvlm_atlas.specs.answers import Kept, architecture_of, architectures_of, cheapest, kept, of_architecture, tasks_of
 from lvlm_atlas.survey.order import Agreement, agreement, between_models
 
 WORDS: Mapping[str, str] = {
@@ -53,6 +53,8 @@ class Row:
     """The same setting by task."""
     enough: Kept | None
     """The cheapest setting that keeps `ENOUGH`."""
+    elsewhere: Mapping[str, Kept]
+    """The same setting on models of other architectures, by architecture."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class Curves:
                     if each.setting == near.setting
                 }
                 technique = self.atlas.techniques[id_]
-                row = Row(technique, curve, settings, near, by_task, cheapest(curve, ENOUGH))
+                row = Row(technique, curve, settings, near, by_task, cheapest(curve, ENOUGH), elsewhere(curve, near))
                 tables[curve.main_cost].append(row)
         for rows in tables.values():
             rows.sort(key=lambda row: (-row.near.share, row.technique.id))
@@ -101,6 +103,13 @@ class Curves:
         named = dict.fromkeys((*alone, *(id_ for stack in self.stacks for id_ in stack.checkpoints)))
         known = trained(self.atlas.root)
         return tuple(known[id_] for id_ in named if id_ in known)
+
+    @cached_property
+    def elsewhere(self) -> Mapping[str, str]:
+        """Architectures that only some techniques were run on, and whose they are."""
+        dialect = {architecture_of(each.id): each.dialect for each in self.models}
+        others = {name for curve in self.atlas.curves.values() for name in architectures_of(curve)[1:]}
+        return {name: dialect[name] for name in sorted(others) if name in dialect}
 
     @cached_property
     def served(self) -> Mapping[str, set[str]]:
@@ -169,6 +178,12 @@ class Curves:
         """How alike the trained models order what spares anything: means over pairs, `of one architecture` or not."""
         every = (row.curve for rows in self.by_cost.values() for row in rows)
         return by_architecture(between_models(every, NEAR), {each.id: each.dialect for each in self.models})
+
+
+def elsewhere(curve: Curve, at: Kept) -> dict[str, Kept]:
+    """What a setting keeps on models of other architectures than the curve's first, where it ran on them."""
+    others = {name: kept(of_architecture(curve, name)) for name in architectures_of(curve)[1:]}
+    return {name: each for name, settings in others.items() for each in settings if each.setting == at.setting}
 
 
 def by_architecture(correlations: Mapping[tuple[str, str], float], dialects: Mapping[str, str]) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -48,20 +49,40 @@ class Kept:
         return max(0.0, self.share - self.margin), self.share + self.margin
 
 
+def architecture_of(checkpoint: str) -> str:
+    """The architecture of a trained model, as its id tells: `lab-llava` of `lab-llava-s0`."""
+    return checkpoint.rpartition("-s")[0]
+
+
+def architectures_of(curve: Curve) -> tuple[str, ...]:
+    """Those of a curve's models, that of most models first."""
+    models = dict.fromkeys(each.checkpoint for each in curve.tasks)
+    return tuple(name for name, _ in Counter(map(architecture_of, models)).most_common())
+
+
+def of_architecture(curve: Curve, architecture: str) -> Curve:
+    """A curve on the models of one architecture alone."""
+    tasks = tuple(each for each in curve.tasks if architecture_of(each.checkpoint) == architecture)
+    return curve.model_copy(update={"tasks": tasks})
+
+
 def tasks_of(curve: Curve) -> tuple[str, ...]:
-    """The tasks on which a technique changes something and the model does well enough, in order."""
-    return tuple(dict.fromkeys(each.task for each in curve.tasks if each.full >= LEAST_FULL * each.of))
+    """The tasks on which a technique changes something and the models of `kept` do well enough, in order."""
+    return tuple(dict.fromkeys(each.task for each in _first(curve).tasks if each.full >= LEAST_FULL * each.of))
 
 
 def kept(curve: Curve, tasks: Collection[str] | None = None) -> tuple[Kept, ...]:
     """What each setting of a curve keeps, the main cost falling; empty where it has none of these tasks.
+
+    Of models of several architectures those of its first are asked: another serves other techniques, and a mean over
+    both would tell them apart by that. See `of_architecture` for the others.
 
     Args:
         curve: the curve.
         tasks: tasks to take the mean of; None: all of the curve's.
     """
     wanted = [name for name in tasks_of(curve) if tasks is None or name in tasks]
-    curves = [each for each in curve.tasks if each.task in wanted]
+    curves = [each for each in _first(curve).tasks if each.task in wanted]
     settings = {tuple(sorted(point.setting.items())): point.setting for each in curves for point in each.points}
     found = [_kept(setting, curves, wanted) for setting in settings.values()]
     return tuple(sorted(found, key=lambda each: -each.cost[curve.main_cost]))
@@ -71,6 +92,11 @@ def cheapest(curve: Curve, share: float, tasks: Collection[str] | None = None) -
     """The setting of least main cost that keeps such a share of the answers; None where none does, or none is known."""
     enough = [each for each in kept(curve, tasks) if each.share >= share]
     return min(enough, key=lambda each: each.cost[curve.main_cost], default=None)
+
+
+def _first(curve: Curve) -> Curve:
+    """A curve on the models of its first architecture."""
+    return of_architecture(curve, architectures_of(curve)[0]) if curve.tasks else curve
 
 
 def _kept(setting: dict[str, Setting], curves: Sequence[TaskCurve], tasks: Sequence[str]) -> Kept:
