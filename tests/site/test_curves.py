@@ -128,6 +128,7 @@ def test_the_page_tells_what_was_trained_for_techniques_and_which_of_them_are_un
         assert not any(content.atlas.curves[each.id].untuned for each in techniques)
     rows = [row for rows in curves.by_cost.values() for row in rows]
     assert text.count("*untuned* |") == sum(row.curve.untuned for row in rows)
+    assert text.count(" steps*") == sum(len(curves.parts_of(row.curve)) for row in rows)
 
 
 def test_at_equal_quality_all_keep_enough_and_have_the_numbers_of_their_estimate(content: Content) -> None:
