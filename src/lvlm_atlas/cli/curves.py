@@ -8,7 +8,7 @@ from typing import Any
 from lvlm_atlas.fault import AtlasError, suggestion
 from lvlm_atlas.graph.knowledge import KnowledgeBase
 from lvlm_atlas.roofline.units import share
-from lvlm_atlas.specs.answers import architectures_of, kept, of_architecture, tasks_of
+from lvlm_atlas.specs.answers import elsewhere, kept, tasks_of
 
 COLUMNS = ("technique", "setting", "cost", "kept", "questions")
 """What a table shows of a setting."""
@@ -35,7 +35,6 @@ def curve_rows(kb: KnowledgeBase, ids: Sequence[str], tasks: Sequence[str]) -> I
             raise AtlasError(f"no task {task!r} in any curve; {suggestion(task, known, known)}")
     for id_ in chosen:
         curve = curves[id_]
-        others = {name: kept(of_architecture(curve, name), tasks or None) for name in architectures_of(curve)[1:]}
         for each in kept(curve, tasks or None):
             setting = ", ".join(f"{name}={value}" for name, value in each.setting.items()) or "defaults"
             yield {
@@ -46,8 +45,5 @@ def curve_rows(kb: KnowledgeBase, ids: Sequence[str], tasks: Sequence[str]) -> I
                 "share": each.share, "margin": each.margin, "costs": each.cost, "tasks": list(each.tasks),
                 "untuned": curve.untuned, "hard": each.hard, "hard_right": each.hard_right, "models": each.models,
                 "parameters": each.setting,
-                "elsewhere": {
-                    name: other.share for name, points in others.items() for other in points
-                    if other.setting == each.setting
-                },
+                "elsewhere": {name: other.share for name, other in elsewhere(curve, each, tasks or None).items()},
             }  # fmt: skip

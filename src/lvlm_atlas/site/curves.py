@@ -20,7 +20,7 @@ from lvlm_atlas.site.curve_svg import Line, curve_plot
 from lvlm_atlas.site.equal_quality import equal_quality
 from lvlm_atlas.site.routes import FIXED
 from lvlm_atlas.site.trained import Trained, TrainedPart, trained, trained_part
-from lvlm_atlas.specs.answers import Kept, architecture_of, architectures_of, cheapest, kept, of_architecture, tasks_of
+from lvlm_atlas.specs.answers import Kept, architecture_of, architectures_of, cheapest, elsewhere, kept, tasks_of
 from lvlm_atlas.survey.order import Agreement, agreement, between_models
 
 WORDS: Mapping[str, str] = {
@@ -178,12 +178,6 @@ class Curves:
         """How alike the trained models order what spares anything: means over pairs, `of one architecture` or not."""
         every = (row.curve for rows in self.by_cost.values() for row in rows)
         return by_architecture(between_models(every, NEAR), {each.id: each.dialect for each in self.models})
-
-
-def elsewhere(curve: Curve, at: Kept) -> dict[str, Kept]:
-    """What a setting keeps on models of other architectures than the curve's first, where it ran on them."""
-    others = {name: kept(of_architecture(curve, name)) for name in architectures_of(curve)[1:]}
-    return {name: each for name, settings in others.items() for each in settings if each.setting == at.setting}
 
 
 def by_architecture(correlations: Mapping[tuple[str, str], float], dialects: Mapping[str, str]) -> dict[str, float]:

@@ -88,6 +88,12 @@ def kept(curve: Curve, tasks: Collection[str] | None = None) -> tuple[Kept, ...]
     return tuple(sorted(found, key=lambda each: -each.cost[curve.main_cost]))
 
 
+def elsewhere(curve: Curve, at: Kept, tasks: Collection[str] | None = None) -> dict[str, Kept]:
+    """What a setting keeps on models of other architectures than the curve's first, where it ran on them."""
+    others = {name: kept(of_architecture(curve, name), tasks) for name in architectures_of(curve)[1:]}
+    return {name: each for name, settings in others.items() for each in settings if each.setting == at.setting}
+
+
 def cheapest(curve: Curve, share: float, tasks: Collection[str] | None = None) -> Kept | None:
     """The setting of least main cost that keeps such a share of the answers; None where none does, or none is known."""
     enough = [each for each in kept(curve, tasks) if each.share >= share]
