@@ -120,6 +120,7 @@ def test_facets_narrow_the_list_to_what_their_query_finds(site: Any) -> None:
     page.goto(f"{where}/techniques/index.html?training=none")
     listed = page.locator(".la-list tbody tr:visible")
     page.locator(".la-facets pre").wait_for()
+    page.locator(".la-facets pre").evaluate("pre => pre.prepend(document.createElement('nav'))")  # a late copy button
     page.get_by_label("modality").select_option("video")
     page.get_by_label("year").select_option("2025")
     page.locator(".la-facets code", has_text="year:2025").wait_for()

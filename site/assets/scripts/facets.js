@@ -26,7 +26,8 @@
       this.form = element("form", { class: "la-ask", "aria-label": "Narrow the list" });
       this.form.addEventListener("submit", (event) => event.preventDefault());
       this.said = element("p", { role: "status", class: "la-count" });
-      this.query = element("pre", {}, element("code"));
+      this.command = element("code");
+      this.query = element("pre", {}, this.command);  // which the theme puts its copy button into, at its own time
       place.replaceChildren(this.form, this.said, this.query);
       this.show();
     }
@@ -62,7 +63,7 @@
       const conditions = this.conditions();
       this.said.textContent = `${found.size} of ${this.rows.size} techniques`;
       this.query.hidden = !conditions;
-      this.query.firstChild.textContent = `lvlm-atlas query "${conditions}"`;
+      this.command.textContent = `lvlm-atlas query "${conditions}"`;
     }
 
     conditions() {
