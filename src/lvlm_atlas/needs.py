@@ -10,6 +10,7 @@ LACKS: Mapping[str, str] = {
     "vision-in-sequence": "its sequence holds no vision tokens",
     "one-position-axis": "its positions have several axes",
     "full-encoder-attention": "its encoder attends inside windows already",
+    "unread-encoder-layer": "it reads what its encoder's last layer gives",
 }
 """What to say of a model that does not offer a need. Other needs depend on kernels, drafts or data: no model decides
 them."""

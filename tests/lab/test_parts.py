@@ -18,6 +18,7 @@ from lvlm_atlas.atlas.root import data_root
 from lvlm_atlas.fault import AtlasError
 from lvlm_atlas.lab.curves import curve
 from lvlm_atlas.lab.curves.asking import first_request
+from lvlm_atlas.lab.curves.cost import cost
 from lvlm_atlas.lab.curves.curve import CurveAnswer, CurveJob, carry_out
 from lvlm_atlas.lab.curves.record import missing
 from lvlm_atlas.lab.curves.record import write as write_curve
@@ -47,6 +48,7 @@ from lvlm_atlas.reference.lvlm.contexts import DecodeLoop
 from lvlm_atlas.reference.lvlm.model import LVLM
 from lvlm_atlas.reference.lvlm.weights import fill
 from lvlm_atlas.reference.modules.kept import give, random_weights
+from lvlm_atlas.reference.refusal import Refusal
 from lvlm_atlas.reference.techniques.decoding.eagle_3 import Eagle3
 from lvlm_atlas.reference.techniques.decoding.fastvlm_self_speculative import FastVlmSelfSpeculative
 from lvlm_atlas.reference.techniques.decoding.flash import Flash
@@ -59,6 +61,7 @@ from lvlm_atlas.reference.techniques.decoding.specvlm_huang import BRANCHES, Ela
 from lvlm_atlas.reference.techniques.decoding.tree_verification import TreeVerification
 from lvlm_atlas.reference.techniques.decoding.vispec import ViSpec
 from lvlm_atlas.reference.techniques.encoding.keyvideollm import KeyVideoLLM
+from lvlm_atlas.reference.techniques.encoding.llava_prumerge import LlavaPruMerge
 from lvlm_atlas.reference.techniques.encoding.tosa import ToSA
 from lvlm_atlas.reference.techniques.encoding.trim import Trim
 from lvlm_atlas.reference.techniques.prefilling.visionselector import VisionSelector
@@ -72,6 +75,7 @@ USED_BY: dict[str, Any] = {
     "patch-scorer": Trim(),
     "selector": VisionSelector(),
     "depth-head": ToSA(),
+    "last-layer": LlavaPruMerge(),
     "draft": SpeculativeSampling(),
     "feature-head": TreeVerification(),
     "decoupled-head": Msd(),
@@ -151,11 +155,25 @@ def test_a_technique_takes_the_part_that_its_model_is_equipped_with(name: str, t
     folder = write(tmp_path, checkpoint, name, TRAININGS[name].trainable(model, 3).part,
                    {"seed": 3, "samples": 1, "held_back": {}})  # fmt: skip
     gear = equipment(tmp_path, checkpoint, model)
-    gear.equip(model)
-    assert not gear.used(model)
-    model.run(request, USED_BY[name])
-    assert [part.id for part in gear.used(model)] == [folder.name]
-    assert not random_weights(model)
+    subject = gear.model_for(USED_BY[name].needs)
+    gear.equip(subject)
+    assert bool(gear.used(subject)) == (subject is not model)
+    subject.run(request, USED_BY[name])
+    assert [part.id for part in gear.used(subject)] == [folder.name]
+    assert not random_weights(subject)
+
+
+def test_a_model_with_a_last_layer_says_what_it_said_and_lets_it_be_looked_at() -> None:
+    model, training = a_model(), TRAININGS["last-layer"]
+    taller = training.grown(model, training.trainable(model, 3).part)
+    for task in TASKS.values():
+        request = first_request(model, task.sample(0))
+        ours, theirs = taller.run(request), model.run(request)
+        assert torch.equal(ours.tokens_N, theirs.tokens_N)
+        assert cost(ours.trace) == cost(theirs.trace)
+    with pytest.raises(Refusal, match="reads what its encoder's last layer gives"):
+        model.run(request, LlavaPruMerge())
+    assert len(taller.run(request, LlavaPruMerge()).tokens_N)
 
 
 @pytest.mark.parametrize("name", [name for name, each in TRAININGS.items() if isinstance(each, PromptHead)])

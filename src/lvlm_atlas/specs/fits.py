@@ -20,6 +20,7 @@ def offers(model: Model) -> frozenset[str]:
         "vision-in-sequence": not model.llm.cross_layers,
         "one-position-axis": model.llm.position_axes == 1,
         "full-encoder-attention": model.encoder.full_attention_layers is None,
+        "unread-encoder-layer": model.encoder.layers_needed < model.encoder.layers,
     }
     assert met.keys() == LACKS.keys()  # noqa: S101
     return frozenset(need for need, is_met in met.items() if is_met)

@@ -111,7 +111,7 @@ def _carried_out(job: CurveJob) -> CurveAnswer:
     found = recorded(job.again) if job.again else knob(technique, lambda at: _probed(job, first, at), trained)
     parts = _trained(job, found) if found else None
     if not (found and parts):
-        if random_weights(model_of(job.root, first, job.device)):
+        if random_weights(_model(job, first)):
             return CurveAnswer(technique=technique.id, untrained=True)
         return CurveAnswer(technique=technique.id, declined=_declined(job, first))
     curves: list[TaskCurve] = []
@@ -120,7 +120,7 @@ def _carried_out(job: CurveJob) -> CurveAnswer:
     for name in job.tasks:
         able = [checkpoint for checkpoint in parts if name in _serving(job, checkpoint)]
         for checkpoint in able:
-            model = model_of(job.root, checkpoint, job.device)
+            model = _model(job, checkpoint)
             sat = sat_of(job.root, checkpoint, name, job.samples, job.device)
             if checkpoint == able[0] and _idle(job, model, TASKS[name], sat[0], found):
                 idle.append(name)
@@ -147,6 +147,11 @@ def _carried_out(job: CurveJob) -> CurveAnswer:
     )  # fmt: skip
 
 
+def _model(job: CurveJob, checkpoint: str) -> LVLM:
+    """The model that the technique runs on."""
+    return equipment_of(job.root, checkpoint, job.device).model_for(job.technique.needs)
+
+
 def _serving(job: CurveJob, checkpoint: str) -> tuple[str, ...]:
     """The tasks of a job that a model is good enough at."""
     return tuple(task for task in job.tasks if task in tasks_of_model(job.root, checkpoint))
@@ -163,7 +168,7 @@ def _trained(job: CurveJob, found: Knob) -> dict[str, list[tuple[str, str]]]:
     taken: dict[str, list[tuple[str, str]]] = {}
     for checkpoint in job.checkpoints:
         ran = _probed(job, checkpoint, found.settings[-1]) is not None
-        model = model_of(job.root, checkpoint, job.device)
+        model = _model(job, checkpoint)
         parts = equipment_of(job.root, checkpoint, job.device).used(model)
         kinds = {part.kind for part in parts}
         wanted = kinds if wanted is None else wanted
@@ -178,7 +183,7 @@ def _answered(job: CurveJob, model: LVLM, task: Task, sample: Sample, setting: S
 
 def _probed(job: CurveJob, checkpoint: str, setting: Settings) -> Costs | None:
     """What a setting costs on the probes together; None where it is refused on all, or takes weights nobody trained."""
-    model, costs, full = model_of(job.root, checkpoint, job.device), [], []
+    model, costs, full = _model(job, checkpoint), [], []
     equipment_of(job.root, checkpoint, job.device).equip(model)
     for name in PROBES:
         (sat,) = sat_of(job.root, checkpoint, name, 1, job.device)
@@ -196,7 +201,7 @@ def _declined(job: CurveJob, checkpoint: str) -> str:
     """What a technique says that declines the model."""
     (sat,) = sat_of(job.root, checkpoint, PROBES[0], 1, job.device)
     try:
-        _answered(job, model_of(job.root, checkpoint, job.device), TASKS[PROBES[0]], sat.sample, {})
+        _answered(job, _model(job, checkpoint), TASKS[PROBES[0]], sat.sample, {})
     except (Refusal, ValueError) as error:
         return str(error)
     if job.again:

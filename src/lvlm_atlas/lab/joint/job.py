@@ -6,7 +6,7 @@ from pydantic import Field
 
 from lvlm_atlas.lab.built import built, forget
 from lvlm_atlas.lab.curves.asking import ask, to_calibrate
-from lvlm_atlas.lab.curves.curve import Sat, equipment_of, model_of, sat_of, tasks_of_model
+from lvlm_atlas.lab.curves.curve import Sat, equipment_of, sat_of, tasks_of_model
 from lvlm_atlas.lab.tasks.task import TASKS
 from lvlm_atlas.reference.lvlm import LVLM
 from lvlm_atlas.reference.modules.kept import random_weights
@@ -85,8 +85,8 @@ def carry_out(job: JointJob) -> JointAnswer:
 def _carried_out(job: JointJob) -> JointAnswer:
     answers: list[TaskAnswers] = []
     refused: dict[str, str] = {}
-    model = model_of(job.root, job.checkpoint, job.device)
     equipment = equipment_of(job.root, job.checkpoint, job.device)
+    model = equipment.model_for(need for each in job.techniques for need in each.needs)
     equipment.equip(model)
     for task in job.tasks:
         try:

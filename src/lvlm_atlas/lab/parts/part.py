@@ -40,19 +40,28 @@ class Part(Trained):
 class Equipment:
     """The parts of a model, ready to be given to it."""
 
+    model: LVLM
     parts: Mapping[Any, tuple[Part, nn.Module]]
-    """By what the model keeps them under."""
+    """Modules that techniques ask for, by what the model keeps them under."""
+    grown: Mapping[str, tuple[Part, LVLM]]
+    """The model with a part in it, by the need that this meets."""
+
+    def model_for(self, needs: Iterable[str]) -> LVLM:
+        """The model that techniques with such needs run on."""
+        return next((self.grown[need][1] for need in needs if need in self.grown), self.model)
 
     def equip(self, model: LVLM) -> None:
-        """Let the model keep these parts, and no others."""
+        """Let one of these models keep these parts, and no others."""
         forget(model)
         for key, (_, module) in self.parts.items():
             give(model, key, module)
 
     def used(self, model: LVLM) -> list[Part]:
-        """The parts that something has asked the model for since."""
+        """The parts that are in the model, or that something has asked it for since."""
         asked = taken(model)
-        return [*{part.id: part for key, (part, _) in self.parts.items() if key in asked}.values()]
+        used = [part for part, grown in self.grown.values() if grown is model]
+        used += [part for key, (part, _) in self.parts.items() if key in asked]
+        return [*{part.id: part for part in used}.values()]
 
     def settings(self, reference: str) -> list[dict[str, Setting]]:
         """The settings at which a technique, `module:Class`, asks for one of these parts."""
@@ -119,11 +128,13 @@ def equipment(root: Path, checkpoint: Checkpoint, model: LVLM) -> Equipment:
     Raises:
         AtlasError: as in `known`, or the weights of one are not those of its record.
     """
-    parts = dict[Any, tuple[Part, nn.Module]]()
+    parts, grown = dict[Any, tuple[Part, nn.Module]](), dict[str, tuple[Part, LVLM]]()
     for name, part in known(root, checkpoint).items():
         folder, training = root / FOLDER / part.id, TRAININGS[name]
         if sha256((folder / WEIGHTS).read_bytes()).hexdigest() != part.sha256:
             raise AtlasError(f"{folder / WEIGHTS}: is not what {PART} beside it says; restore it, or train it anew")
         module = training.read(folder, model)
         parts |= {key: (part, each) for key, each in training.kept(model.config, module).items()}
-    return Equipment(parts)
+        if training.need:
+            grown[training.need] = part, training.grown(model, module)
+    return Equipment(model, parts, grown)

@@ -46,10 +46,16 @@ class PartTraining(ABC, Generic[Module]):
     """Steps of training."""
     pictures: int
     """Pictures of a step."""
+    need: str | None = None
+    """What a model offers with the part in it (`grown`); None: the part is a module that techniques ask for."""
 
     @abstractmethod
     def kept(self, config: Config, part: Module) -> Mapping[Hashable, nn.Module]:
         """What a model of these shapes keeps of the part, by key (`reference.modules.kept`)."""
+
+    def grown(self, model: LVLM, part: Module) -> LVLM:  # noqa: ARG002
+        """A model with the part in it, where that meets a need."""
+        return model
 
     def setting(self, reference: str) -> dict[str, Setting] | None:  # noqa: ARG002
         """The setting at which a technique, `module:Class`, asks for the part; None: at any, or at none."""

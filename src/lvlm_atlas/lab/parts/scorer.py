@@ -41,12 +41,16 @@ SOFT = 8.0
 
 
 class Contrast(Trainable):
-    """A matcher, told which questions ask for what a frame shows, by a sigmoid for each pair."""
+    """A matcher, told which questions ask for what a frame shows, by a sigmoid for each pair.
 
-    part: ImageTextMatcher
+    Args:
+        matcher: the matcher.
+        part: what is trained with it and stays; None: the matcher itself.
+    """
 
-    def __init__(self, part: ImageTextMatcher) -> None:
-        super().__init__(part)
+    def __init__(self, matcher: ImageTextMatcher, part: nn.Module | None = None) -> None:
+        super().__init__(part or matcher)
+        self.matcher = matcher.requires_grad_()
         self.scale, self.offset = nn.Parameter(torch.tensor(2.0)), nn.Parameter(torch.tensor(-4.0))
 
     def forward(self, model: LVLM, random: np.random.Generator) -> Tensor:
@@ -57,7 +61,7 @@ class Contrast(Trainable):
         ]  # fmt: skip
         asked = [*{each: None for scene in scenes if (each := questions.on(random, scene))}]
         texts = [token_ids(*questions.prompt(random, each)) for each in asked]
-        text_QP = torch.stack([self.part.embed_text(torch.tensor(text)) for text in texts])
+        text_QP = torch.stack([self.matcher.embed_text(torch.tensor(text)) for text in texts])
         truth_FQ = torch.tensor([[float(questions.shows(scene, each)) for each in asked] for scene in scenes])
         frames_F3HW = normalised(*(scene.pixels for scene in scenes))
         logit_FQ = self.scale.exp() * self.likeness(model, frames_F3HW, normalize(text_QP, dim=-1)) + self.offset
@@ -65,7 +69,7 @@ class Contrast(Trainable):
 
     def likeness(self, model: LVLM, frames_F3HW: Tensor, text_QP: Tensor) -> Tensor:  # noqa: ARG002
         """How alike frames and unit texts are (F, Q)."""
-        return normalize(self.part.embed_frames(frames_F3HW), dim=-1) @ text_QP.mT
+        return normalize(self.matcher.embed_frames(frames_F3HW), dim=-1) @ text_QP.mT
 
 
 class PatchContrast(Contrast):
@@ -73,7 +77,7 @@ class PatchContrast(Contrast):
 
     def likeness(self, model: LVLM, frames_F3HW: Tensor, text_QP: Tensor) -> Tensor:
         """Minus the cosine, pooled softly over the patches of each frame."""
-        patch_FNP = normalize(self.part.project(features(model, frames_F3HW)), dim=-1)
+        patch_FNP = normalize(self.matcher.project(features(model, frames_F3HW)), dim=-1)
         return (-SOFT * patch_FNP @ text_QP.mT).logsumexp(dim=1) / SOFT
 
 
@@ -100,7 +104,7 @@ class FrameScorer(PartTraining[ImageTextMatcher]):
 
     def empty(self, config: Config) -> ImageTextMatcher:  # noqa: ARG002
         """See `PartTraining`."""
-        return ImageTextMatcher(_shapes(TOWER))
+        return ImageTextMatcher(matcher_shapes(TOWER))
 
     def trainable(self, model: LVLM, seed: int) -> Contrast:
         """See `PartTraining`."""
@@ -108,7 +112,7 @@ class FrameScorer(PartTraining[ImageTextMatcher]):
         if model.config.vision == TOWER:
             tower: nn.Module = model.get_submodule("dialect.vision_tower.vision_model")
             part.vision_model.load_state_dict(tower.state_dict())
-        return Contrast(_calmed(part))
+        return Contrast(calmed(part))
 
     @torch.no_grad()
     def judged(self, model: LVLM, part: ImageTextMatcher, samples: int) -> Mapping[str, float]:  # noqa: ARG002
@@ -145,15 +149,15 @@ class PatchScorer(PartTraining[ImageTextMatcher]):
 
     def kept(self, config: Config, part: ImageTextMatcher) -> Mapping[Hashable, nn.Module]:
         """See `PartTraining`."""
-        return {matcher_config(_clip(config)): part}
+        return {matcher_config(clip(config)): part}
 
     def empty(self, config: Config) -> ImageTextMatcher:
         """See `PartTraining`."""
-        return ImageTextMatcher(_shapes(replace(_clip(config), num_hidden_layers=0)))
+        return ImageTextMatcher(matcher_shapes(replace(clip(config), num_hidden_layers=0)))
 
     def trainable(self, model: LVLM, seed: int) -> PatchContrast:
         """See `PartTraining`."""
-        return PatchContrast(_calmed(drawn(lambda: self.empty(model.config), seed=seed)))
+        return PatchContrast(calmed(drawn(lambda: self.empty(model.config), seed=seed)))
 
     @torch.no_grad()
     def judged(self, model: LVLM, part: ImageTextMatcher, samples: int) -> Mapping[str, float]:
@@ -175,17 +179,19 @@ class PatchScorer(PartTraining[ImageTextMatcher]):
         return shares
 
 
-def _shapes(vision: VisionConfig) -> MatcherConfig:
+def matcher_shapes(vision: VisionConfig) -> MatcherConfig:
+    """A matcher of the lab with this image tower."""
     return MatcherConfig(
         vision=vision, text=TEXT, vocab_size=len(vocabulary()), max_position_embeddings=WORDS, projection_dim=WIDTH
     )
 
 
-def _clip(config: Config) -> VisionConfig:
+def clip(config: Config) -> VisionConfig:
+    """The encoder of a model that has CLIP's."""
     return cast("LVLMConfig", config).vision
 
 
-def _calmed(part: ImageTextMatcher) -> ImageTextMatcher:
+def calmed(part: ImageTextMatcher) -> ImageTextMatcher:
     """Embeddings of words and positions as small as those that the model begins with."""
     with torch.no_grad():
         for name, weight in part.text_model.named_parameters():

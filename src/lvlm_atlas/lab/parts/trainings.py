@@ -18,6 +18,7 @@ from lvlm_atlas.lab.parts.early_exit import EarlyExitTraining
 from lvlm_atlas.lab.parts.elastic_head import ElasticHeadTraining
 from lvlm_atlas.lab.parts.heads import DecoupledHeadTraining, FeatureHeadTraining
 from lvlm_atlas.lab.parts.imitation import Imitation
+from lvlm_atlas.lab.parts.last_layer import LastLayer
 from lvlm_atlas.lab.parts.part_training import PartTraining
 from lvlm_atlas.lab.parts.prompt_heads import (
     FusedHeadTraining,
@@ -70,6 +71,7 @@ TRAININGS: Mapping[str, PartTraining[Any]] = {
     "patch-scorer": PatchScorer(),
     "selector": Selector(),
     "depth-head": Depth(),
+    "last-layer": LastLayer(),
     "draft": Draft(),
     "feature-head": FeatureHeadTraining(),
     "decoupled-head": DecoupledHeadTraining(),

@@ -90,9 +90,11 @@ class Llava(nn.Module):
     @property
     def offers(self) -> frozenset[str]:
         """See `Dialect`."""
-        return frozenset({
+        met = {
             "cls-token", "free-patches", "vision-in-sequence", "one-position-axis", "full-encoder-attention",
-        })  # fmt: skip
+        }  # fmt: skip
+        unread = self.config.encoder_layers < self.config.vision.num_hidden_layers
+        return frozenset(met | ({"unread-encoder-layer"} if unread else set()))
 
     def patches(
         self, frames_F3HW: Tensor, trace: Trace, between: Between, attending: Attending | None = None

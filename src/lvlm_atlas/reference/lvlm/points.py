@@ -81,6 +81,7 @@ POINTS: Mapping[str, Point] = {
             "cls-token",
             "attention-bias",
             "full-encoder-attention",
+            "unread-encoder-layer",
         ),
     ),
     "encoder-attention": Point(

@@ -80,7 +80,8 @@ class LlavaPruMerge(Technique):
     neighbours: int = 32
 
     acts_at: ClassVar = ("encoder-output",)
-    needs: ClassVar = ("encoder-attention", "encoder-keys", "cls-token", "free-patches", "whole-grid")
+    needs: ClassVar = ("encoder-attention", "encoder-keys", "cls-token", "free-patches", "whole-grid",
+                       "unread-encoder-layer")  # fmt: skip
     withholds: ClassVar = ("cls-token", "whole-grid")
 
     def __post_init__(self) -> None:

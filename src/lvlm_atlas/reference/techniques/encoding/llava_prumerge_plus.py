@@ -65,7 +65,8 @@ class LlavaPruMergePlus(Technique):
     density: int = 3
 
     acts_at: ClassVar = ("encoder-output", "adapter-output")
-    needs: ClassVar = ("encoder-attention", "encoder-keys", "cls-token", "free-patches", "whole-grid")
+    needs: ClassVar = ("encoder-attention", "encoder-keys", "cls-token", "free-patches", "whole-grid",
+                       "unread-encoder-layer")  # fmt: skip
     withholds: ClassVar = ("cls-token", "whole-grid", "equal-frames")
 
     def __post_init__(self) -> None:
