@@ -38,7 +38,8 @@ class Ranking:
         self.base = costs.of(0)
         """What the request costs without techniques."""
         self._fields = tuple(dict.fromkeys(metric.field for metric in (goal, *also)))
-        self._bounded = frozenset((*self._fields, *(metric.field for metric in limits)))
+        memory = () if self.fits(self.base) else ("device_byte",)  # else hardly a stack is too large
+        self._bounded = frozenset((*self._fields, *(metric.field for metric in limits), *memory))
         bounds = [(costs.floor(stack.bits, self._bounded, rough=True), stack) for stack in stacks]
         self._ascending = sorted(bounds, key=lambda each: (self._goal_of(each[0]), each[1].count, each[1].bits))
         """All stacks with rough lower bounds of their costs, in the order of that of the goal."""
@@ -120,8 +121,10 @@ class Ranking:
         return next((other for other in front if dominates(self.point(other), point)), None)
 
     def _front(self, *, strict: bool) -> list[Stack]:
-        # What exceeds a limit even by a lower bound need not be looked at.
-        rough = {stack: cost for cost, stack in self._ascending if not (strict and self.exceeded(cost))}
+        # What does not fit, or exceeds a limit, even by a lower bound need not be looked at.
+        rough = {
+            stack: cost for cost, stack in self._ascending if self.fits(cost) and not (strict and self.exceeded(cost))
+        }
         kinds = {(stack.risk, stack.full, stack.count) for stack in rough}
         ends: dict[tuple[int, int, int], float] = {}
         """Where the goal alone counts: above which of its figures a stack of a risk and a size is dominated."""
