@@ -105,6 +105,8 @@ def test_what_another_architecture_keeps_stands_apart_at_the_same_setting(conten
         for name, other in row.elsewhere.items():
             assert other.setting == row.near.setting
             assert other in kept(of_architecture(row.curve, name))
+            assert (own := curves.of(row.technique))
+            assert f">all, on {name.removeprefix('lab-')}<" in own[1]
     (page,) = curves_page(content)
     text = unescape(render(content, page, environment(Path(data_root()) / "site")))
     for dialect in curves.elsewhere.values():

@@ -20,7 +20,16 @@ from lvlm_atlas.site.curve_svg import Line, curve_plot
 from lvlm_atlas.site.equal_quality import equal_quality
 from lvlm_atlas.site.routes import FIXED
 from lvlm_atlas.site.trained import Trained, TrainedPart, trained, trained_part
-from lvlm_atlas.specs.answers import Kept, architecture_of, architectures_of, cheapest, elsewhere, kept, tasks_of
+from lvlm_atlas.specs.answers import (
+    Kept,
+    architecture_of,
+    architectures_of,
+    cheapest,
+    elsewhere,
+    kept,
+    of_architecture,
+    tasks_of,
+)
 from lvlm_atlas.survey.order import Agreement, agreement, between_models
 
 WORDS: Mapping[str, str] = {
@@ -161,6 +170,9 @@ class Curves:
             return None
         lines = [Line("all tasks", kept(curve), "la-k0")]
         lines += [Line(task, kept(curve, (task,)), f"la-k{1 + at % 7}") for at, task in enumerate(tasks_of(curve))]
+        for name in architectures_of(curve)[1:]:
+            if others := kept(of_architecture(curve, name)):
+                lines.append(Line(f"all, on {name.removeprefix('lab-')}", others, "la-k0 la-elsewhere"))
         words = f"of the {WORDS[curve.main_cost]}"
         picture = curve_plot(
             lines, curve.main_cost, words, id_="la-answers", title=f"Answers kept with {technique.name}",
