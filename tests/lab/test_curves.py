@@ -173,18 +173,28 @@ def test_a_task_that_a_model_does_badly_is_not_run_on_it(tmp_path: Path) -> None
     assert "where" not in {*answer.idle, *answer.refused}
 
 
-def test_a_technique_that_declines_the_model_says_why() -> None:
-    answer = carry_out(job_of("llava-prumerge", samples=1))
-    assert answer.declined
-    assert "layer" in answer.declined
+def test_a_technique_that_declines_the_model_says_why(tmp_path: Path) -> None:
+    job = job_of("llava-prumerge", samples=1)
+    (name,) = job.checkpoints
+    shutil.copytree(ROOT / FOLDER / name, tmp_path / FOLDER / name)  # without the last layer that was trained for it
+    answer = carry_out(job.model_copy(update={"root": str(tmp_path)}))
+    assert answer.unsuited
+    assert "layer" in answer.unsuited
+    assert answer.declined == {name: answer.unsuited}
     assert answer.failed is None
 
 
-def test_a_model_that_comes_later_and_cannot_be_served_is_declined_with_the_reason() -> None:
+def test_a_model_that_comes_later_and_is_declined_stands_in_the_record_with_the_reason(tmp_path: Path) -> None:
     committed = load_atlas(ROOT).atlas.curves["pooling"]
     later = next(each.id for each in known(ROOT).values() if each.dialect != "llava")
     job = job_of("pooling", samples=1)
     answer = carry_out(job.model_copy(update={"checkpoints": (later,), "again": committed}))
     assert not answer.untrained
-    assert answer.declined
-    assert "this model cannot give it" in answer.declined
+    assert "this model cannot give it" in answer.declined[later]
+    bare = committed.model_copy(update={"declined": {}})
+    both = {**committed.checkpoints, later: "0" * 64}
+    assert missing(bare, committed.samples, both) == (later,)
+    write(tmp_path, answer, committed.samples, both, "cpu", earlier=bare)
+    held = Records(tmp_path, CURVES)["pooling"]
+    assert held == bare.model_copy(update={"declined": answer.declined})
+    assert not missing(held, committed.samples, both)

@@ -193,12 +193,13 @@ def run_curves(
                     advance(f"{answer.technique} FAILED: {answer.failed}")
                 elif answer.untrained:
                     advance(f"{answer.technique}: brings weights that are not trained here, no curve")
-                elif answer.declined:
-                    advance(f"{answer.technique}: declines these models: {answer.declined}")
                 else:
-                    if whole:
-                        write(own, answer, samples, hashes, device, earlier=earlier_of[answer.technique])
-                    advance(f"{answer.technique}: {answer.knob or 'no knob'}, {len(answer.tasks)} curves")
+                    earlier = earlier_of[answer.technique]
+                    if whole and (earlier or not answer.unsuited):
+                        write(own, answer, samples, hashes, device, earlier=earlier)
+                    declines = answer.unsuited and f"declines these models: {answer.unsuited}"
+                    ran = f"{answer.knob or 'no knob'}, {len(answer.tasks)} curves"
+                    advance(f"{answer.technique}: {declines or ran}")
         except KeyboardInterrupt:
             typer.echo("interrupted: records that are written stay, and the same command goes on", err=True)
             raise

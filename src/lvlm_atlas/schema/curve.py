@@ -71,3 +71,5 @@ class Curve(LabRun):
     """Tasks that it declines, with what it says."""
     idle: tuple[Id, ...] = ()
     """Tasks on which it changes nothing."""
+    declined: dict[Id, Text] = Field(default_factory=dict)
+    """Trained models that it declines, with what it says."""

@@ -66,8 +66,10 @@ class CurveAnswer(Record):
     """Whether the paper trains the model for it, and nothing was trained here; it ran on the models as they are."""
     untrained: bool = False
     """Whether it brings weights of its own, which would be random here; then nothing was run."""
-    declined: str | None = None
-    """What it says where it declines the model in every setting; then nothing was run either."""
+    unsuited: str | None = None
+    """Why nothing was run where all its weights are trained."""
+    declined: dict[str, str] = Field(default_factory=dict)
+    """Models that it declines, with what it says."""
     failed: str | None = None
     """What went wrong; None: nothing."""
 
@@ -109,11 +111,15 @@ def _carried_out(job: CurveJob) -> CurveAnswer:
     technique, first = job.technique, job.checkpoints[0]
     trained = equipment_of(job.root, first, job.device).settings(str(technique.reference))
     found = recorded(job.again) if job.again else knob(technique, lambda at: _probed(job, first, at), trained)
-    parts = _trained(job, found) if found else None
+    parts = _trained(job, found) if found else {}
+    if not (found and parts) and random_weights(_model(job, first)):
+        return CurveAnswer(technique=technique.id, untrained=True)
+    setting = found.settings[-1] if found else {}
+    others = (name for name in job.checkpoints if name not in parts)
+    declined = {name: why for name in others if (why := _refusal(job, name, setting))}
     if not (found and parts):
-        if random_weights(_model(job, first)):
-            return CurveAnswer(technique=technique.id, untrained=True)
-        return CurveAnswer(technique=technique.id, declined=_declined(job, first))
+        why = declined.get(first, "it takes the model, but none of the settings that its entry or its record names")
+        return CurveAnswer(technique=technique.id, unsuited=why, declined=declined)
     curves: list[TaskCurve] = []
     refused: dict[str, str] = {}
     idle: list[str] = []
@@ -143,7 +149,7 @@ def _carried_out(job: CurveJob) -> CurveAnswer:
     return CurveAnswer(
         technique=technique.id, untuned=not taken and technique.training not in UNTRAINED,
         knob=found.parameter, main_cost=found.main_cost, tasks=tuple(curves), refused=refused,
-        idle=tuple(idle), checkpoints=tuple(parts), parts=taken,
+        idle=tuple(idle), checkpoints=tuple(parts), parts=taken, declined=declined,
     )  # fmt: skip
 
 
@@ -197,16 +203,18 @@ def _probed(job: CurveJob, checkpoint: str, setting: Settings) -> Costs | None:
     return ratios(total(costs), total(full)) if costs else None
 
 
-def _declined(job: CurveJob, checkpoint: str) -> str:
-    """What a technique says that declines the model."""
-    (sat,) = sat_of(job.root, checkpoint, PROBES[0], 1, job.device)
-    try:
-        _answered(job, _model(job, checkpoint), TASKS[PROBES[0]], sat.sample, {})
-    except (Refusal, ValueError) as error:
-        return str(error)
-    if job.again:
-        return "it takes its defaults, but not the strongest setting of its record with the parts that its record names"
-    return "it takes its defaults, but none of the settings that its entry names"
+def _refusal(job: CurveJob, checkpoint: str, setting: Settings) -> str | None:
+    """What a technique says that declines a model at a setting on all probes; None where it takes one."""
+    why = None
+    for name in PROBES:
+        (sat,) = sat_of(job.root, checkpoint, name, 1, job.device)
+        try:
+            _answered(job, _model(job, checkpoint), TASKS[name], sat.sample, setting)
+        except (Refusal, ValueError) as error:
+            why = why or str(error)
+        else:
+            return None
+    return why
 
 
 def _idle(job: CurveJob, model: LVLM, task: Task, sat: Sat, found: Knob) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lvlm_atlas.atlas.records import CURVES
 from lvlm_atlas.files import replace_file
@@ -20,6 +21,8 @@ def missing(
 ) -> tuple[str, ...]:
     """The trained models that a curve does not hold on so many samples, with the parts that they have now.
 
+    Those that its technique declined are not asked again.
+
     Args:
         curve: the curve, if there is one.
         samples: of each task.
@@ -32,7 +35,8 @@ def missing(
     stale = {id_ for id_, hash_ in curve.parts.items() if now.get(id_, hash_) != hash_}
     return tuple(
         name for name, hash_ in hashes.items()
-        if curve.checkpoints.get(name) != hash_ or any(part.id in stale for part in parts.get(name, {}).values())
+        if (curve.checkpoints.get(name) != hash_ and name not in curve.declined)
+        or any(part.id in stale for part in parts.get(name, {}).values())
     )  # fmt: skip
 
 
@@ -58,6 +62,22 @@ def write(
     Raises:
         AtlasError: it cannot be written.
     """
+    declined = {
+        name: why for name, why in ((earlier.declined if earlier else {}) | answer.declined).items()
+        if name in hashes and name not in answer.checkpoints
+    }  # fmt: skip
+    if earlier and not answer.checkpoints:
+        curve = earlier.model_copy(update={"declined": declined})
+    else:
+        curve = _joined(answer, earlier, hashes, samples=samples, declined=declined, **run_fields(root, device))
+    path = root / CURVES / f"{answer.technique}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, as_yaml(curve, "curve"))
+    return path
+
+
+def _joined(answer: CurveAnswer, earlier: Curve | None, hashes: Mapping[str, str], **about: Any) -> Curve:
+    """What was run and what was run earlier, in one record."""
     ran = {*answer.checkpoints, *(earlier.checkpoints if earlier else ())}
     held = {name: hash_ for name, hash_ in hashes.items() if name in ran}
     parts = (earlier.parts if earlier else {}) | answer.parts
@@ -65,13 +85,9 @@ def write(
     tasks, models = [*dict.fromkeys(each.task for each in curves)], [*held]
     curves.sort(key=lambda each: (tasks.index(each.task), models.index(each.checkpoint)))
     idle = dict.fromkeys((*(earlier.idle if earlier else ()), *answer.idle))
-    curve = Curve(
-        id=answer.technique, **run_fields(root, device), checkpoints=held, parts=parts, samples=samples,
+    return Curve(
+        id=answer.technique, checkpoints=held, parts=parts,
         untuned=answer.untuned, knob=answer.knob, main_cost=answer.main_cost, tasks=tuple(curves),  # type: ignore[arg-type]
         refused=answer.refused | (earlier.refused if earlier else {}),
-        idle=tuple(name for name in idle if name not in tasks),
+        idle=tuple(name for name in idle if name not in tasks), **about,
     )  # fmt: skip
-    path = root / CURVES / f"{answer.technique}.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, as_yaml(curve, "curve"))
-    return path
