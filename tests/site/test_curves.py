@@ -15,7 +15,7 @@ from lvlm_atlas.site.content import Content
 from lvlm_atlas.site.curves import ENOUGH, SPARED, Curves, by_architecture, curves_page
 from lvlm_atlas.site.equal_quality import equal_quality
 from lvlm_atlas.site.render import environment, render
-from lvlm_atlas.specs.answers import kept, of_architecture
+from lvlm_atlas.specs.answers import architectures_of, kept, of_architecture
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +107,8 @@ def test_what_another_architecture_keeps_stands_apart_at_the_same_setting(conten
             assert other in kept(of_architecture(row.curve, name))
             assert (own := curves.of(row.technique))
             assert f">all, on {name.removeprefix('lab-')}<" in own[1]
+            means = sum(len(kept(of_architecture(row.curve, each))) for each in architectures_of(row.curve))
+            assert own[1].count("la-interval") == means
     (page,) = curves_page(content)
     text = unescape(render(content, page, environment(Path(data_root()) / "site")))
     for dialect in curves.elsewhere.values():

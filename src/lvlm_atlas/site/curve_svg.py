@@ -25,7 +25,9 @@ class Line:
     name: str
     points: tuple[Kept, ...]
     class_: str
-    """CSS class that gives its colour."""
+    """CSS classes that give its colour and stroke."""
+    bars: bool = True
+    """Whether intervals are drawn; their numbers are told either way."""
 
 
 def curve_plot(lines: Sequence[Line], cost: str, words: str, *, id_: str, title: str, desc: str) -> Markup:
@@ -53,10 +55,15 @@ def curve_plot(lines: Sequence[Line], cost: str, words: str, *, id_: str, title:
         at = [(_x(kept.cost[cost]), _y(kept.share), kept) for kept in line.points]
         body.append(tag("path", d="M" + "L".join(f"{x:g} {y:g}" for x, y, _ in at), class_=f"la-kept {line.class_}"))
         for x, y, kept in at:
-            low, high = (_y(bound) for bound in kept.interval)
-            body.append(tag("path", d=f"M{x:g} {low:g}V{high:g}", class_=f"la-leader {line.class_}"))
+            if line.bars:
+                top, bottom = (_y(bound) for bound in kept.interval)
+                body.append(tag("path", d=f"M{x:g} {top:g}V{bottom:g}", class_=f"la-interval {line.class_}"))
             setting = ", ".join(f"{name} {value}" for name, value in kept.setting.items()) or "defaults"
-            said = f"{line.name}, {setting}: {share(kept.share)} of the answers at {share(kept.cost[cost])} of the cost"
+            low, high = map(share, kept.interval)
+            said = (
+                f"{line.name}, {setting}: {share(kept.share)} ({low} to {high}) of the answers at "
+                f"{share(kept.cost[cost])} of the cost"
+            )
             body.append(
                 tag("circle", tag("title", escape(clean(said))), cx=x, cy=y, r=3, class_=f"la-dot {line.class_}")
             )

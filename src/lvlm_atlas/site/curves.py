@@ -168,11 +168,13 @@ class Curves:
         curve = self.atlas.curves.get(technique.id)
         if curve is None or not kept(curve):
             return None
-        lines = [Line("all tasks", kept(curve), "la-k0")]
-        lines += [Line(task, kept(curve, (task,)), f"la-k{1 + at % 7}") for at, task in enumerate(tasks_of(curve))]
+        lines = [Line("all tasks", kept(curve), "la-k0 la-mean")]
+        lines += [
+            Line(task, kept(curve, (task,)), f"la-k{1 + at % 7}", bars=False) for at, task in enumerate(tasks_of(curve))
+        ]
         for name in architectures_of(curve)[1:]:
             if others := kept(of_architecture(curve, name)):
-                lines.append(Line(f"all, on {name.removeprefix('lab-')}", others, "la-k0 la-elsewhere"))
+                lines.append(Line(f"all, on {name.removeprefix('lab-')}", others, "la-k0 la-mean la-elsewhere"))
         words = f"of the {WORDS[curve.main_cost]}"
         picture = curve_plot(
             lines, curve.main_cost, words, id_="la-answers", title=f"Answers kept with {technique.name}",
