@@ -324,6 +324,24 @@ def test_a_curve_lacks_models_whose_parts_were_trained_anew_and_those_it_did_not
     assert missing(other, 1, hashes, parts) == (checkpoint.id, "lab-y")
 
 
+def test_a_model_that_was_declined_is_asked_again_once_it_has_the_layer_that_others_needed(tmp_path: Path) -> None:
+    model, training = a_model(), TRAININGS["last-layer"]
+    checkpoint = a_checkpoint()
+    other = checkpoint.model_copy(update={"id": "lab-y"})
+    for each in (checkpoint, other):
+        write(tmp_path, each, "last-layer", training.trainable(model, 0).part,
+              {"seed": 0, "samples": 1, "held_back": {}})  # fmt: skip
+    parts = {each.id: known(tmp_path, each) for each in (checkpoint, other)}
+    hashes = {each.id: each.sha256 for each in (checkpoint, other)}
+    (part,) = parts[checkpoint.id].values()
+    answer = CurveAnswer(technique="llava-prumerge", main_cost="vision_tokens", checkpoints=(checkpoint.id,),
+                         parts={part.id: part.sha256}, declined={other.id: "needs a layer"})  # fmt: skip
+    write_curve(tmp_path, answer, 1, hashes, "cpu")
+    curve = Records(tmp_path, CURVES)["llava-prumerge"]
+    assert not missing(curve, 1, hashes, {checkpoint.id: parts[checkpoint.id], other.id: {}})
+    assert missing(curve, 1, hashes, parts) == (other.id,)
+
+
 def test_a_curve_holds_the_settings_alone_whose_weights_are_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ from lvlm_atlas.atlas.records import CURVES
 from lvlm_atlas.files import replace_file
 from lvlm_atlas.lab.curves.curve import CurveAnswer
 from lvlm_atlas.lab.parts.part import Part
+from lvlm_atlas.lab.parts.trainings import TRAININGS
 from lvlm_atlas.lab.record import as_yaml, run_fields
 from lvlm_atlas.schema.curve import Curve
 
@@ -21,7 +22,7 @@ def missing(
 ) -> tuple[str, ...]:
     """The trained models that a curve does not hold on so many samples, with the parts that they have now.
 
-    Those that its technique declined are not asked again.
+    Those that its technique declined are not asked again, unless they have a layer now that it needed of others.
 
     Args:
         curve: the curve, if there is one.
@@ -31,11 +32,13 @@ def missing(
     """
     if curve is None or curve.samples != samples:
         return tuple(hashes)
-    now = {part.id: part.sha256 for each in parts.values() for part in each.values()}
-    stale = {id_ for id_, hash_ in curve.parts.items() if now.get(id_, hash_) != hash_}
+    by_id = {part.id: part for each in parts.values() for part in each.values()}
+    stale = {id_ for id_, hash_ in curve.parts.items() if id_ in by_id and by_id[id_].sha256 != hash_}
+    layers = {by_id[id_].kind for id_ in curve.parts if id_ in by_id and TRAININGS[by_id[id_].kind].need}
+    declined = {name for name in curve.declined if layers.isdisjoint(parts.get(name, {}))}
     return tuple(
         name for name, hash_ in hashes.items()
-        if (curve.checkpoints.get(name) != hash_ and name not in curve.declined)
+        if (curve.checkpoints.get(name) != hash_ and name not in declined)
         or any(part.id in stale for part in parts.get(name, {}).values())
     )  # fmt: skip
 
