@@ -14,7 +14,7 @@ from lvlm_atlas.planner.equal_quality import _LEFT, NEAR, SPARED, Equal, Quality
 from lvlm_atlas.roofline.estimate import Estimate
 from lvlm_atlas.schema.measurement import Machine
 from lvlm_atlas.schema.stack import Departure, MeasuredStack, Member, StackTask
-from lvlm_atlas.specs.answers import Kept, kept
+from lvlm_atlas.specs.answers import Kept, architectures_of, kept, of_architecture
 from lvlm_atlas.specs.fits import problem
 from lvlm_atlas.specs.joint import stack_id, together
 
@@ -86,6 +86,13 @@ def test_a_plan_holds_only_what_keeps_enough_and_says_how_much(equals: dict[str,
         ids = [each.id for each in option.estimate.stack]
         assert list(option.answers) == ids
         assert all(isinstance(equals[id_], Equal) for id_ in ids)
+        for id_, others in option.elsewhere.items():
+            curve = PLANNER.kb.atlas.curves[id_]
+            assert [*others] == [name for name in architectures_of(curve)[1:] if name in others]
+            for name, other in others.items():
+                assert other in kept(of_architecture(curve, name))
+                assert other.setting == option.answers[id_].setting
+    assert any(others for option in plan.front for others in option.elsewhere.values())
     assert "80%" in plan.settings
     assert all(option["answers"] for option in plan.to_dict()["front"])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import typer
@@ -22,6 +22,7 @@ from lvlm_atlas.roofline.stage import STAGES
 from lvlm_atlas.roofline.summary import head, subject
 from lvlm_atlas.roofline.units import number, seconds
 from lvlm_atlas.rows import markdown
+from lvlm_atlas.specs.answers import Kept
 from lvlm_atlas.specs.joint import KeptTogether
 
 SHOWN = 2
@@ -116,13 +117,19 @@ def _notes(option: Option) -> Iterator[str]:
     if kept := [_kept(id_, result, model) for id_, result in option.quality.items()]:
         yield f"quality kept, reported of each alone: {', '.join(kept)}"
     if option.answers:
-        said = ", ".join(f"{id_} {kept.share:.0%} ± {kept.margin:.0%}" for id_, kept in option.answers.items())
+        said = ", ".join(_answers(id_, kept, option.elsewhere.get(id_, {})) for id_, kept in option.answers.items())
         yield f"answers kept, measured of each alone on small models trained here: {said}"
     if option.together:
         yield _together_kept(option.together)
     yield from option.warnings
     if unknown := [f"{pair.one} × {pair.two}" for pair in option.pairs if pair.verdict == "unknown"]:
         yield f"no source shows that they work together: {', '.join(unknown)}"
+
+
+def _answers(id_: str, kept: Kept, elsewhere: Mapping[str, Kept]) -> str:
+    """What a technique keeps of the answers, and in brackets what it does on other architectures."""
+    others = "".join(f" ({name} {other.share:.0%})" for name, other in elsewhere.items())
+    return f"{id_} {kept.share:.0%} ± {kept.margin:.0%}{others}"
 
 
 def _together_kept(kept: KeptTogether) -> str:

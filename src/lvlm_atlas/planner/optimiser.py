@@ -23,7 +23,7 @@ from lvlm_atlas.planner.stack_risk import StackRisk
 from lvlm_atlas.planner.warnings import shipments, vision_left, warnings
 from lvlm_atlas.roofline.costs import Costs
 from lvlm_atlas.roofline.estimate import Estimate, estimate
-from lvlm_atlas.specs.answers import Kept
+from lvlm_atlas.specs.answers import Kept, elsewhere
 from lvlm_atlas.specs.joint import together
 
 
@@ -93,6 +93,8 @@ def _option(
         why = tuple(edge.reason for edge in verdict.edges)
         pairs.append(Together(one, two, verdict.value, why, kb.between(one, two)))
     alone = {each.id: answers[each.id] for each in members if answers and each.id in answers}
+    tasks = quality_kept.tasks if quality_kept else None
+    others = {id_: elsewhere(kb.atlas.curves[id_], kept, tasks) for id_, kept in alone.items()}
     return Option(
         estimate=prediction,
         risk=RISKS[risk],
@@ -102,6 +104,7 @@ def _option(
         quality={id_: quality(results, baseline.model.id, left) for id_, results in reported.items()},
         warnings=tuple(warnings([each.choice.technique for each in members], baseline, prediction, reported)),
         answers=alone,
-        together=together(kb.atlas.stacks, alone, quality_kept.tasks) if quality_kept and len(alone) > 1 else None,
+        elsewhere=others,
+        together=together(kb.atlas.stacks, alone, tasks) if len(alone) > 1 else None,
         shipped=tuple(text for each in members for text in shipments(each.choice.technique)),
     )

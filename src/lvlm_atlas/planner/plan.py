@@ -86,6 +86,8 @@ class Option:
     """Of those, by technique, the one that says best which share of the quality it keeps; None: no source says."""
     answers: Mapping[str, Kept] = field(default_factory=dict)
     """What each technique alone keeps of the answers of the lab's small models, where that was asked for."""
+    elsewhere: Mapping[str, Mapping[str, Kept]] = field(default_factory=dict)
+    """The same on models of other architectures, by technique and architecture, as far as it ran there."""
     together: KeptTogether | None = None
     """What all are expected to keep of them together, where that was asked for and there are several."""
     warnings: tuple[str, ...] = ()
@@ -261,7 +263,8 @@ class Plan:
                 id_: [asdict(result) for result in results] for id_, results in option.reported.items()
             },
             "answers": {
-                id_: {"share": kept.share, "margin": kept.margin, "tasks": list(kept.tasks), "models": kept.models}
+                id_: {"share": kept.share, "margin": kept.margin, "tasks": list(kept.tasks), "models": kept.models,
+                      "elsewhere": {name: other.share for name, other in option.elsewhere.get(id_, {}).items()}}
                 for id_, kept in option.answers.items()
             },
             "answers_together": None if option.together is None else asdict(option.together),
