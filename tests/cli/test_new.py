@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lvlm_atlas.atlas.loader import taxonomy
+from lvlm_atlas.atlas.records import CURVES, MEASUREMENTS, STACKS
 from lvlm_atlas.atlas.yaml_subset import parse
 from lvlm_atlas.drafts.points import extension_points
 from lvlm_atlas.rules.check import check
@@ -17,6 +18,7 @@ from lvlm_atlas.rules.sample import as_yaml
 
 POSITIONS = list(extension_points())
 ALL_POSITIONS = [term.id for term in taxonomy().terms("position")]
+MEASURED = [folder.name for folder in (CURVES, STACKS, MEASUREMENTS)]
 BIB = """\
 @inproceedings{doe2024madeup,
   title         = {MadeUp: LLM Knows What You are Looking for Before Generation},
@@ -32,11 +34,11 @@ BIB = """\
 
 @pytest.fixture
 def clone(checkout: Path, tmp_path: Path) -> Path:
-    """A copy of what `new` writes into."""
+    """A copy of what `new` writes into, without what was measured, which no new entry is in."""
     root = tmp_path / "clone"
     root.mkdir()
     for name in ("taxonomy", "catalog"):
-        shutil.copytree(checkout / name, root / name)
+        shutil.copytree(checkout / name, root / name, ignore=shutil.ignore_patterns(*MEASURED))
     shutil.copy(checkout / "papers.bib", root)
     (root / "src" / "lvlm_atlas" / "reference" / "techniques").mkdir(parents=True)
     (root / "tests" / "reference" / "techniques").mkdir(parents=True)
