@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
@@ -15,6 +16,7 @@ from lvlm_atlas.site.content import Content
 from lvlm_atlas.site.curves import ENOUGH, SPARED, Curves, by_architecture, curves_page
 from lvlm_atlas.site.equal_quality import equal_quality
 from lvlm_atlas.site.render import environment, render
+from lvlm_atlas.site.technique import technique_page
 from lvlm_atlas.specs.answers import architectures_of, kept, of_architecture
 
 
@@ -113,6 +115,14 @@ def test_what_another_architecture_keeps_stands_apart_at_the_same_setting(conten
     text = unescape(render(content, page, environment(Path(data_root()) / "site")))
     for dialect in curves.elsewhere.values():
         assert text.count(f"On <code>{dialect}</code> |") == len(curves.by_cost)
+
+
+def test_the_page_of_a_technique_says_which_models_it_declines(content: Content) -> None:
+    id_, curve = next((id_, curve) for id_, curve in content.atlas.curves.items() if curve.declined)
+    page = technique_page(content, content.atlas.techniques[id_])
+    text = unescape(render(content, page, environment(Path(data_root()) / "site")))
+    bare = re.sub("</?code>", "`", text)
+    assert "".join(f"- `{model}` was declined: {why}\n" for model, why in curve.declined.items()) + "\n" in bare
 
 
 def test_orders_of_one_architecture_and_of_two_are_told_apart(content: Content) -> None:
