@@ -240,6 +240,38 @@ class Counted(Costs):
 
 
 @pytest.mark.parametrize("goal", sorted(METRICS))
+def test_where_the_request_alone_does_not_fit_the_stacks_that_do_are_ranked_and_others_not_worked_out(
+    goal: str,
+) -> None:
+    kb = made_up.varied(PLANNER.kb.atlas, 16)
+    ready = sorted(
+        (candidate(kb, Choice(each)) for each in kb.atlas.techniques.values()), key=lambda each: each.applied.order
+    )
+    stacks = [*Search(kb, ready).stacks(2, UNKNOWN)]
+    device, deployment = PLANNER.device("h200"), Deployment(price_usd_h=2.5)
+
+    def ranking(memory_byte: float) -> tuple[Ranking, Counted]:
+        small = replace(device, memory_byte=memory_byte)
+        model, workload = PLANNER.model("qwen2.5-vl-7b"), PLANNER.workload("images-20")
+        costs = Counted(model, small, workload, deployment, [each.applied for each in ready])
+        baseline = estimate(model, small, workload, deployment)
+        return Ranking(costs, baseline, METRICS[goal], (), {}, stacks, StackRisk.among(kb, ready, costs)), costs
+
+    _, costs = ranking(device.memory_byte)
+    held = sorted({costs.of(stack.bits).device_byte for stack in stacks})
+    some, costs = ranking((held[0] + costs.of(0).device_byte) / 2 / deployment.memory_share)
+    fitting = [stack for stack in stacks if some.fits(costs.of(stack.bits))]
+    assert 0 < len(fitting) < len(stacks)
+    assert not some.fits(some.base)
+    assert {*some.front()} <= {*fitting}
+    assert some.front()[0] == min(fitting, key=some.rank)
+    none, costs = ranking(costs.floor(0, ("device_byte",), rough=True).device_byte / 2)
+    costs.exact = 0
+    assert not none.front()
+    assert not costs.exact
+
+
+@pytest.mark.parametrize("goal", sorted(METRICS))
 def test_a_ranking_works_out_few_of_its_stacks_in_full(goal: str) -> None:
     kb = made_up.varied(PLANNER.kb.atlas, 30)
     ready = sorted(

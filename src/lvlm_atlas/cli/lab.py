@@ -197,7 +197,7 @@ def run_curves(
                     earlier = earlier_of[answer.technique]
                     if whole and (earlier or not answer.unsuited):
                         write(own, answer, samples, hashes, device, earlier=earlier)
-                    declines = answer.unsuited and f"declines these models: {answer.unsuited}"
+                    declines = answer.unsuited and f"no curve on these models: {answer.unsuited}"
                     ran = f"{answer.knob or 'no knob'}, {len(answer.tasks)} curves"
                     advance(f"{answer.technique}: {declines or ran}")
         except KeyboardInterrupt:

@@ -16,8 +16,7 @@ from lvlm_atlas.lab.parts.part_training import PartTraining
 from lvlm_atlas.lab.parts.scorer import Contrast, FrameScorer, calmed, clip, matcher_shapes
 from lvlm_atlas.lab.tasks.task import TASKS
 from lvlm_atlas.lab.training.batch import normalised, shown
-from lvlm_atlas.reference.flow.states import Patches
-from lvlm_atlas.reference.flow.trace import Trace
+from lvlm_atlas.lab.training.reading import encoded
 from lvlm_atlas.reference.lvlm.ahead import unchanged
 from lvlm_atlas.reference.lvlm.config import Config, LVLMConfig
 from lvlm_atlas.reference.lvlm.model import LVLM
@@ -36,14 +35,10 @@ class LayerContrast(Contrast):
 
     def likeness(self, model: LVLM, frames_F3HW: Tensor, text_QP: Tensor) -> Tensor:
         """The cosine (F, Q) of the class token behind the layer and unit texts."""
-        left = self.part(encoded(model, frames_F3HW), unchanged, lambda _entries: None)
+        with torch.no_grad():
+            entered = encoded(model, frames_F3HW).patches
+        left = self.part(entered, unchanged, lambda _entries: None)
         return normalize(self.matcher.project(left.hidden_FND[:, 0]), dim=-1) @ text_QP.mT
-
-
-@torch.no_grad()
-def encoded(model: LVLM, frames_F3HW: Tensor) -> Patches:
-    """What leaves the model's encoder, class token first."""
-    return model.dialect.patches(frames_F3HW, Trace(), lambda _, __, patches: patches)
 
 
 class LastLayer(PartTraining[Layer]):
@@ -97,7 +92,7 @@ class LastLayer(PartTraining[Layer]):
             best, chance = 0.0, 0.0
             for number in range(samples):
                 (frame,) = TASKS[name].sample(number).frames
-                attention_1N, _, _ = look(encoded(taller, normalised(frame.pixels)), last, self.summary)
+                attention_1N, _, _ = look(encoded(taller, normalised(frame.pixels)).patches, last, self.summary)
                 shows_N = shown(frame, config.patch_size) != 0
                 best += float(shows_N[attention_1N[0].argmax()])
                 chance += float(shows_N.float().mean())

@@ -20,7 +20,7 @@ from lvlm_atlas.lab.photographs.scene import SIDE, labels
 from lvlm_atlas.lab.tasks.task import TASKS, training_sample
 from lvlm_atlas.lab.tasks.vocabulary import token_ids, vocabulary
 from lvlm_atlas.lab.training.batch import normalised, shown
-from lvlm_atlas.reference.flow.trace import Trace
+from lvlm_atlas.lab.training.reading import encoded
 from lvlm_atlas.reference.lvlm.config import Config, LVLMConfig, VisionConfig
 from lvlm_atlas.reference.lvlm.model import LVLM
 from lvlm_atlas.reference.modules.kept import drawn
@@ -84,8 +84,7 @@ class PatchContrast(Contrast):
 @torch.no_grad()
 def features(model: LVLM, frames_F3HW: Tensor) -> Tensor:
     """What leaves the model's encoder, patches alone (F, N, D)."""
-    patches = model.dialect.patches(frames_F3HW, Trace(), lambda _, __, patches: patches)
-    return patches.hidden_FND[:, patches.prefix :]
+    return encoded(model, frames_F3HW).feature_TPD
 
 
 class FrameScorer(PartTraining[ImageTextMatcher]):
